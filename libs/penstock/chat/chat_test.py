@@ -1,0 +1,66 @@
+"""Turn by turn, the tokens are those of the whole conversation rendered at once; masks cover the assistant alone."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from penstock.chat import ChatTokenizer, TemplateError
+from penstock.common.v1.common_pb2 import Message
+from penstock.tiny import make_model
+
+QWEN = (
+    "{%- for m in messages -%}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' + '\\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
+)
+
+
+def m(role: str, content: str) -> Message:
+    return Message(role=role, content=content)
+
+
+@pytest.fixture(scope="module", params=["tiny", "newline after the stop token"])
+def chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatTokenizer]:
+    folder = tmp_path_factory.mktemp("model")
+    make_model(folder)
+    if request.param != "tiny":
+        (folder / "chat_template.jinja").write_text(QWEN)
+    yield ChatTokenizer(folder)
+
+
+def test_turn_by_turn_equals_the_whole(chat: ChatTokenizer) -> None:
+    whole = chat.render([m("user", "ab"), m("assistant", "cd"), m("user", "ef")])
+    first = chat.render([m("user", "ab")])
+    drawn = [*chat.render([m("user", "ab"), m("assistant", "cd")], generate=False)[len(first) :]]
+    drawn = drawn[: drawn.index(chat.stop_token) + 1]
+    assert first + drawn + chat.after_turn([m("user", "ef")]) == whole
+
+
+def test_model_tokens_are_kept_even_if_text_would_tokenise_otherwise(chat: ChatTokenizer) -> None:
+    odd = [63, 62, chat.stop_token]  # reserved tokens that no text gives
+    tokens = chat.render([m("user", "ab")]) + odd + chat.after_turn([m("user", "c")])
+    assert tokens[len(chat.render([m("user", "ab")])) :][:3] == odd
+
+
+def test_demonstration_trains_the_assistant_alone(chat: ChatTokenizer) -> None:
+    tokens, mask = chat.demonstration([m("user", "ba"), m("assistant", "ab"), m("user", "dc"), m("assistant", "cd")])
+    trained = [t for t, on in zip(tokens, mask, strict=True) if on]
+    assert chat.text(trained) == "abcd"
+    assert trained.count(chat.stop_token) == 2
+    assert mask[-1] == 1
+
+
+def test_a_demonstration_without_assistant_is_refused(chat: ChatTokenizer) -> None:
+    with pytest.raises(TemplateError, match="assistant"):
+        chat.demonstration([m("user", "ba"), m("user", "x")])
+
+
+def test_a_directory_without_template_is_refused(tmp_path: pathlib.Path) -> None:
+    make_model(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(TemplateError, match="no chat template"):
+        ChatTokenizer(tmp_path)

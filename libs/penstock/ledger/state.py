@@ -1,0 +1,165 @@
+"""Folds ledger entries, in stream order, into what the run knows about every group.
+
+Life of a group:  ADMITTED -> TRAINED (a BatchRecord names it) | FILTERED | EXPIRED | FAILED
+
+Invariants (test names): every group is admitted once and released exactly once; samples always add up:
+admitted = trained + filtered + expired + failed + in flight. A fold that would break one raises LedgerError: a ledger
+that contradicts itself is a fault to stop at, not to train over.
+
+Example, group_size 4: a batch that trained members 0, 1 and 3 of g00000007 adds 3 to `trained` and 1 to `failed`.
+"""
+
+import dataclasses
+import datetime
+import enum
+
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+
+class LedgerError(RuntimeError):
+    """The ledger contradicts itself."""
+
+
+class Fate(enum.Enum):
+    """Where a group is."""
+
+    IN_FLIGHT = "IN_FLIGHT"
+    TRAINED = "TRAINED"
+    FILTERED = "FILTERED"
+    EXPIRED = "EXPIRED"
+    FAILED = "FAILED"
+
+
+@dataclasses.dataclass(slots=True)
+class Group:
+    """One admitted group. `sequence` is the ledger sequence of its admission: the order of batches."""
+
+    name: str
+    sequence: int
+    admitted: pb.Admitted
+    admitted_at: datetime.datetime
+    fate: Fate = Fate.IN_FLIGHT
+    step: int | None = None
+    detail: str = ""
+
+
+@dataclasses.dataclass(slots=True)
+class SampleCounts:
+    """Samples by where they are; they add up."""
+
+    admitted: int = 0
+    trained: int = 0
+    filtered: int = 0
+    expired: int = 0
+    failed: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self.admitted - self.trained - self.filtered - self.expired - self.failed
+
+
+class Ledger:
+    """The state after the entries applied so far."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, Group] = {}
+        self.in_flight: dict[str, Group] = {}
+        self.batches: dict[int, pb.BatchRecord] = {}
+        self.reports: dict[int, pb.StepReport] = {}
+        self.evaluations: dict[int, pb.EvaluationReport] = {}
+        self.samples = SampleCounts()
+        self.sequence = 0
+        self.failures: dict[str, int] = {}
+        self._order: list[str] = []
+
+    @property
+    def step(self) -> int:
+        """The newest step whose batch is recorded: the version that is made or being made."""
+        return len(self.batches)
+
+    @property
+    def admitted_groups(self) -> int:
+        """Groups admitted since the run began; also the number of the next group."""
+        return len(self.groups)
+
+    def last_admitted(self) -> Group | None:
+        """The newest group, if any."""
+        return self.groups[self._order[-1]] if self._order else None
+
+    def apply_event(self, event: pb.LedgerEvent, sequence: int) -> None:
+        """Applies an entry of ledger.group.<group>."""
+        self.sequence = sequence
+        match event.WhichOneof("event"):
+            case "admitted":
+                self._admit(event, sequence)
+            case "filtered":
+                group = self._release(event.group, Fate.FILTERED)
+                group.detail = pb.FilterReason.Name(event.filtered.reason).removeprefix("FILTER_REASON_").lower()
+                self.samples.filtered += group.admitted.group_size
+            case "expired":
+                group = self._release(event.group, Fate.EXPIRED)
+                group.detail = f"{event.expired.age} versions old"
+                self.samples.expired += group.admitted.group_size
+            case "failed":
+                group = self._release(event.group, Fate.FAILED)
+                group.detail = event.failed.detail
+                self.samples.failed += group.admitted.group_size
+                for name, count in event.failed.failures.items():
+                    self.failures[name] = self.failures.get(name, 0) + count
+            case None:
+                raise LedgerError(f"ledger entry {sequence} for {event.group!r} says nothing")
+
+    def apply_batch(self, record: pb.BatchRecord, sequence: int) -> None:
+        """Applies an entry of ledger.batch.<step>: the terminal event of every group it names."""
+        if record.step != self.step + 1:
+            raise LedgerError(f"ledger entry {sequence}: batch of step {record.step} after step {self.step}")
+        self.sequence = sequence
+        for part in record.groups:
+            group = self._release(part.group, Fate.TRAINED)
+            group.step = record.step
+            self.samples.trained += len(part.indices)
+            self.samples.failed += group.admitted.group_size - len(part.indices)
+        self.batches[record.step] = record
+
+    def apply_report(self, report: pb.StepReport, sequence: int) -> None:
+        """Applies an entry of ledger.step.<step>."""
+        self.sequence = sequence
+        self.reports.setdefault(report.step, report)
+
+    def apply_evaluation(self, report: pb.EvaluationReport, sequence: int) -> None:
+        """Applies an entry of ledger.eval.<step>."""
+        self.sequence = sequence
+        self.evaluations.setdefault(report.step, report)
+
+    def apply(self, subject: str, payload: bytes, sequence: int) -> None:
+        """Applies a raw ledger entry by its subject `….ledger.<kind>.<key>`."""
+        kind = subject.split(".")[-2]
+        match kind:
+            case "group":
+                self.apply_event(pb.LedgerEvent.FromString(payload), sequence)
+            case "batch":
+                self.apply_batch(pb.BatchRecord.FromString(payload), sequence)
+            case "step":
+                self.apply_report(pb.StepReport.FromString(payload), sequence)
+            case "eval":
+                self.apply_evaluation(pb.EvaluationReport.FromString(payload), sequence)
+            case _:
+                raise LedgerError(f"ledger entry {sequence} has an unknown subject {subject!r}")
+
+    def _admit(self, event: pb.LedgerEvent, sequence: int) -> None:
+        if event.group in self.groups:
+            raise LedgerError(f"ledger entry {sequence} admits {event.group} a second time")
+        group = Group(event.group, sequence, event.admitted, event.at.ToDatetime(datetime.UTC))
+        self.groups[event.group] = self.in_flight[event.group] = group
+        self._order.append(event.group)
+        self.samples.admitted += event.admitted.group_size
+
+    def _release(self, name: str, fate: Fate) -> Group:
+        group = self.groups.get(name)
+        if group is None:
+            raise LedgerError(f"{name} is {fate.value} but was never admitted")
+        if group.fate is not Fate.IN_FLIGHT:
+            raise LedgerError(f"{name} is {fate.value} but was {group.fate.value} before")
+        group.fate = fate
+        del self.in_flight[name]
+        return group

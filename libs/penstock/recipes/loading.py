@@ -1,0 +1,115 @@
+"""Reads a recipe file and overrides into a Recipe, or says exactly what is wrong: path, value, nearest valid name.
+
+Nothing is started before this has passed.
+"""
+
+import copy
+import difflib
+import pathlib
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pydantic
+import yaml
+
+from penstock.recipes.checks import check
+from penstock.recipes.recipe import Recipe
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be run. `problems` has one sentence per fault, each naming the key's path."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        super().__init__(f"{source}:\n" + "\n".join(f"  {p}" for p in problems))
+        self.problems = list(problems)
+
+
+def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe in a YAML file with `key=value` overrides on top. Raises RecipeError."""
+    file = pathlib.Path(path)
+    try:
+        raw = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise RecipeError(str(path), [f"cannot be read: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(str(path), [f"is not YAML: {error}"]) from error
+    if not isinstance(raw, dict):
+        raise RecipeError(str(path), ["must be a mapping of sections"])
+    return resolve(raw, overrides, source=str(path))
+
+
+def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str = "recipe") -> Recipe:
+    """The recipe of a mapping with overrides. Raises RecipeError."""
+    raw = copy.deepcopy(raw)
+    for override in overrides:
+        _apply(raw, override, source)
+    try:
+        recipe = Recipe.model_validate(_tuples(raw))
+    except pydantic.ValidationError as error:
+        raise RecipeError(source, [_sentence(raw, e) for e in error.errors()]) from error
+    problems = check(recipe)
+    if problems:
+        raise RecipeError(source, problems)
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default spelled out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(raw: dict[str, Any], override: str, source: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(source, [f"override {override!r} must have the form key.path=value"])
+    at: Any = raw
+    *parents, leaf = key.split(".")
+    for name in parents:
+        if not isinstance(at, dict) or (name in at and not isinstance(at[name], dict)):
+            raise RecipeError(source, [f"override {key}: {name} is not a section"])
+        at = at.setdefault(name, {})
+    try:
+        at[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(source, [f"override {key}: {text!r} is not a YAML value ({error})"]) from error
+
+
+def _tuples(value: Any) -> Any:
+    """YAML lists as tuples and whole numbers where floats are wanted: strict mode takes neither by itself."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _section(path: Sequence[str | int]) -> type[pydantic.BaseModel] | None:
+    """The model class at a path of keys, if it is one."""
+    at: Any = Recipe
+    for key in path:
+        if isinstance(key, int):
+            continue
+        if not (isinstance(at, type) and issubclass(at, pydantic.BaseModel)) or key not in at.model_fields:
+            return None
+        options = [at.model_fields[key].annotation]
+        for option in list(options):
+            options += typing.get_args(option)
+        at = next((o for o in options if isinstance(o, type) and issubclass(o, pydantic.BaseModel)), None)
+    return at if isinstance(at, type) and issubclass(at, pydantic.BaseModel) else None
+
+
+def _sentence(raw: Any, error: Any) -> str:
+    path = [str(p) for p in error["loc"]]
+    where = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        section = _section(error["loc"][:-1])
+        names = list(section.model_fields) if section else []
+        near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.0)
+        return f"{where}: unknown key; did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"{where}: unknown key"
+    if error["type"] == "missing":
+        return f"{where}: is required"
+    if error["type"] == "literal_error":
+        expected = error["ctx"]["expected"]
+        names = [e.strip(" '") for e in expected.replace(" or ", ",").split(",")]
+        near = difflib.get_close_matches(str(error["input"]), names, n=1, cutoff=0.0)
+        return f"{where}: {error['input']!r} is not one of {expected}; did you mean {near[0]!r}?"
+    return f"{where}: {error['msg']} (got {error['input']!r})"

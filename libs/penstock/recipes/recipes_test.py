@@ -1,0 +1,86 @@
+"""A recipe that cannot be run is refused with the key's path and the nearest valid choice."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from penstock.recipes import RecipeError, dump, load, resolve
+
+
+@pytest.fixture
+def raw(tmp_path: pathlib.Path) -> dict[str, Any]:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    return {
+        "run": "r1",
+        "model": {"path": str(tmp_path / "model")},
+        "data": {"train": str(tmp_path / "train.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": 3},
+    }
+
+
+def problems(raw: dict[str, Any], *overrides: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        resolve(raw, overrides)
+    return "\n".join(error.value.problems)
+
+
+def test_defaults_are_those_of_a_stale_corrected_run(raw: dict[str, Any]) -> None:
+    recipe = resolve(raw)
+    assert recipe.staleness.max_versions == 2
+    assert recipe.algorithm.loss.correction == "tis"
+    assert recipe.groups_budget == 96
+    assert recipe.rewards()[0].name == "sort_characters"
+
+
+def test_unknown_key_names_its_path_and_the_nearest(raw: dict[str, Any]) -> None:
+    assert "algorithm.loss.clip_hi: unknown key; did you mean algorithm.loss.clip_high?" in problems(
+        raw, "algorithm.loss.clip_hi=0.3"
+    )
+    assert "lerner: unknown key; did you mean learner?" in problems(raw, "lerner.ranks=2")
+
+
+def test_wrong_types_and_ranges_are_named(raw: dict[str, Any]) -> None:
+    text = problems(raw, "algorithm.steps=many", "sampling.top_p=1.5")
+    assert "algorithm.steps" in text and "'many'" in text
+    assert "sampling.top_p" in text and "1.5" in text
+
+
+def test_choices_are_listed(raw: dict[str, Any]) -> None:
+    assert "did you mean 'token'" in problems(raw, "algorithm.loss.normalisation=tokens")
+    assert "ppo_clip, cispo" in problems(raw, "algorithm.loss.name=ppo")
+
+
+def test_contradictory_parallel_sizes(raw: dict[str, Any]) -> None:
+    text = problems(raw, "learner.ranks=3", "learner.parallel.tensor=2")
+    assert "learner.ranks: 3 is not a multiple" in text and "nearest valid value is 2" in text
+    assert "sequence_parallel: needs" in problems(raw, "learner.parallel.sequence_parallel=true")
+
+
+def test_uncorrected_asynchronous_run_is_refused(raw: dict[str, Any]) -> None:
+    assert "neither an off-policy correction" in problems(raw, "algorithm.loss.correction=none")
+    assert resolve(raw, ["algorithm.loss.correction=none", "staleness.max_versions=0"])
+    assert resolve(raw, ["algorithm.loss.correction=none", "staleness.allow_uncorrected=true"])
+
+
+def test_missing_files_are_named(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    assert "data.eval: no file './nowhere.jsonl'" in problems(raw, "data.eval=./nowhere.jsonl")
+    (tmp_path / "model" / "config.json").unlink()
+    assert "is not a Hugging Face model directory" in problems(raw)
+
+
+def test_a_dumped_recipe_is_the_same_recipe(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    recipe = resolve(raw, ["environment.rewards=[{name: a, weight: 0.5}]"])
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    assert load(tmp_path / "recipe.yaml") == recipe
+
+
+def test_unreadable_files(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(RecipeError, match="is not YAML"):
+        load(tmp_path / "bad.yaml")

@@ -1,0 +1,164 @@
+"""Makes a random Qwen3 of about a million parameters, its character tokenizer and the data sets. No hub, no torch.
+
+The task is `sort_characters`: given n distinct characters of 0-9a-z, answer them in ascending order. n is heavy-tailed
+(rounded lognormal, median 10, at most 36), so the longest completion of a batch is about three times the median.
+Demonstrations are noisy on purpose (half carry one error): supervised warm-up teaches the format and most of the
+skill, and reinforcement learning has something left to do.
+"""
+
+import json
+import math
+import os
+import pathlib
+import random
+from typing import Any
+
+import numpy as np
+
+ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+SPECIALS = ("<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+CHARACTERS = "0123456789+-*=;#,.:()<>? \nabcdefghijklmnopqrstuvwxyz"
+VOCABULARY = 64
+NOISE = 0.5
+
+TEMPLATE = (
+    "{%- for m in messages -%}"
+    "{{- '<|' + m['role'] + '|>' + m['content'] + '<|end|>' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+
+
+def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40_000, prompts: int = 16_384) -> None:
+    """Writes model/, sft.jsonl, train.jsonl and eval.jsonl below `folder`. Rows of the sets never overlap."""
+    make_model(folder / "model", seed=seed)
+    rng = random.Random(seed)
+    seen: set[str] = set()
+
+    def take(n: int) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        while len(rows) < n:
+            row = _problem(rng)
+            if row["prompt"] not in seen:
+                seen.add(row["prompt"])
+                rows.append(row)
+        return rows
+
+    held_out, train, sft = take(512), take(prompts), take(demonstrations)
+    for row in sft:
+        row["target"] = _corrupt(rng, row["answer"]) if rng.random() < NOISE else row["answer"]
+    for name, rows in (("eval", held_out), ("train", train), ("sft", sft)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_model(
+    folder: pathlib.Path,
+    *,
+    seed: int = 0,
+    hidden: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int = 32,
+    intermediate: int = 512,
+    context: int = 256,
+) -> None:
+    """Writes a randomly initialised Qwen3 with its tokenizer as a Hugging Face directory."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from safetensors.numpy import save_file
+    from transformers import Qwen3Config
+
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        intermediate_size=intermediate,
+        max_position_embeddings=context,
+        tie_word_embeddings=False,
+        attention_dropout=0.0,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        dtype="float32",
+        architectures=["Qwen3ForCausalLM"],
+        initializer_range=0.06,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
+    rng = np.random.default_rng(seed)
+
+    def weight(rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return (rng.standard_normal((rows, columns)) * 0.06).astype(np.float32)
+
+    def ones(n: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.ones(n, np.float32)
+
+    tensors = {"model.embed_tokens.weight": weight(VOCABULARY, hidden), "lm_head.weight": weight(VOCABULARY, hidden)}
+    tensors["model.norm.weight"] = ones(hidden)
+    for i in range(layers):
+        at = f"model.layers.{i}."
+        tensors |= {
+            at + "self_attn.q_proj.weight": weight(heads * head_dim, hidden),
+            at + "self_attn.k_proj.weight": weight(kv_heads * head_dim, hidden),
+            at + "self_attn.v_proj.weight": weight(kv_heads * head_dim, hidden),
+            at + "self_attn.o_proj.weight": weight(hidden, heads * head_dim),
+            at + "self_attn.q_norm.weight": ones(head_dim),
+            at + "self_attn.k_norm.weight": ones(head_dim),
+            at + "mlp.gate_proj.weight": weight(intermediate, hidden),
+            at + "mlp.up_proj.weight": weight(intermediate, hidden),
+            at + "mlp.down_proj.weight": weight(hidden, intermediate),
+            at + "input_layernorm.weight": ones(hidden),
+            at + "post_attention_layernorm.weight": ones(hidden),
+        }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_tokenizer(folder)
+
+
+def _write_tokenizer(folder: pathlib.Path) -> None:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate([*SPECIALS, *CHARACTERS])}
+    while len(vocabulary) < VOCABULARY:
+        vocabulary[f"<|reserved_{len(vocabulary)}|>"] = len(vocabulary)
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    characters.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=characters,
+        bos_token="<|bos|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def _problem(rng: random.Random) -> dict[str, Any]:
+    n = int(min(36, max(3, round(math.exp(rng.gauss(2.3, 0.6))))))
+    prompt = "".join(rng.sample(ALPHABET, n))
+    return {"prompt": prompt, "answer": "".join(sorted(prompt)), "n": n}
+
+
+def _corrupt(rng: random.Random, answer: str) -> str:
+    """A plausible wrong answer: one character dropped, doubled, replaced or swapped with the next."""
+    while True:
+        letters = list(answer)
+        i = rng.randrange(len(letters))
+        kind = rng.randrange(4)
+        if kind == 0 and len(letters) > 1:
+            del letters[i]
+        elif kind == 1:
+            letters.insert(i, letters[i])
+        elif kind == 2:
+            letters[i] = rng.choice(ALPHABET)
+        elif i + 1 < len(letters):
+            letters[i], letters[i + 1] = letters[i + 1], letters[i]
+        if "".join(letters) != answer:
+            return "".join(letters)

@@ -1,0 +1,21 @@
+"""Trajectories between protos, bytes and arrays, and the checks that keep a malformed one from being trained on."""
+
+from penstock.trajectories.arrays import float32s, from_float32s, from_int32s, int32s
+from penstock.trajectories.building import TrajectoryBuilder, demonstration, failed
+from penstock.trajectories.checks import TrajectoryError, check, oldest_step
+from penstock.trajectories.codec import decode, encode
+
+__all__ = [
+    "TrajectoryBuilder",
+    "TrajectoryError",
+    "check",
+    "decode",
+    "demonstration",
+    "encode",
+    "failed",
+    "float32s",
+    "from_float32s",
+    "from_int32s",
+    "int32s",
+    "oldest_step",
+]

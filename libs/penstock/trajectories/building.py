@@ -1,0 +1,122 @@
+"""Puts a trajectory together turn by turn, so that arrays cannot disagree: the only way our code makes one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from penstock.common.v1 import common_pb2
+from penstock.trajectories.arrays import float32s, int32s
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+
+class TrajectoryBuilder:
+    """Tokens, mask, log-probabilities, versions and turns of one episode as they come.
+
+    Invariant: the four arrays always have the same length, and every generated token lies in a version segment.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self._mask: list[int] = []
+        self._logprobs: list[float] = []
+        self._turns: list[pb.Turn] = []
+        self._segments: list[pb.VersionSegment] = []
+
+    def context(self, role: str, tokens: Sequence[int]) -> None:
+        """Adds tokens that the policy did not draw: prompts and observations. Not trained."""
+        if not tokens:
+            return
+        start = len(self.tokens)
+        self.tokens += tokens
+        self._mask += [0] * len(tokens)
+        self._logprobs += [0.0] * len(tokens)
+        self._turns.append(pb.Turn(role=role, start=start, end=len(self.tokens)))
+
+    def begin_completion(self) -> None:
+        """Opens the policy's turn; `drawn` fills it and `end_completion` closes it."""
+        self._turns.append(pb.Turn(role="assistant", start=len(self.tokens), end=len(self.tokens)))
+
+    def drawn(
+        self, tokens: Sequence[int], logprobs: Sequence[float], segments: Sequence[pb.VersionSegment]
+    ) -> None:
+        """Adds drawn tokens [n] with log-probabilities [n] and the chunk's version segments (`first` from its start)."""
+        if len(tokens) != len(logprobs):
+            raise ValueError(f"{len(tokens)} tokens but {len(logprobs)} logprobs")
+        if tokens and (not segments or segments[0].first != 0):
+            raise ValueError("version segments must begin with the chunk's first token")
+        start = len(self.tokens)
+        self.tokens += tokens
+        self._mask += [1] * len(tokens)
+        self._logprobs += logprobs
+        for segment in segments:
+            if not self._segments or self._segments[-1].version != segment.version:
+                self._segments.append(pb.VersionSegment(first=start + segment.first, version=segment.version))
+        self._turns[-1].end = len(self.tokens)
+
+    def end_completion(self, finish: pb.FinishReason) -> None:
+        """Closes the policy's turn."""
+        self._turns[-1].finish_reason = finish
+
+    @property
+    def completion(self) -> list[int]:
+        """Tokens of the policy's latest turn."""
+        turn = self._turns[-1]
+        return self.tokens[turn.start : turn.end]
+
+    def fill(self, t: pb.Trajectory) -> pb.Trajectory:
+        """Writes the arrays into `t` and gives it back."""
+        t.token_count = len(self.tokens)
+        t.tokens = int32s(self.tokens)
+        t.loss_mask = np.asarray(self._mask, np.uint8).tobytes()
+        t.logprobs = float32s(np.minimum(self._logprobs, 0.0))
+        t.turns.extend(self._turns)
+        t.version_segments.extend(self._segments)
+        return t
+
+
+def header(task: pb.GroupTask, index: int, model: str) -> pb.Trajectory:
+    """A trajectory with the identity of one sample of a task, and nothing else yet."""
+    t = pb.Trajectory(
+        run=task.run,
+        group=task.group,
+        index=index,
+        group_size=task.group_size,
+        kind=task.kind,
+        model=model,
+        seed=task.seed + index,
+        row=task.row,
+    )
+    if task.HasField("rollout"):
+        t.task_id = task.rollout.task.id
+        t.environment = task.rollout.task.environment
+        t.min_step = task.rollout.min_step
+        t.sampling.CopyFrom(task.rollout.sampling)
+        t.sampling.seed = t.seed
+    return t
+
+
+def demonstration(task: pb.GroupTask, index: int, model: str, tokens: Sequence[int], mask: Sequence[int]) -> pb.Trajectory:
+    """A supervised sample: tokens [n], mask [n] (1 where trained), no log-probabilities, no versions."""
+    t = header(task, index, model)
+    t.token_count = len(tokens)
+    t.tokens = int32s(tokens)
+    t.loss_mask = np.asarray(mask, np.uint8).tobytes()
+    t.logprobs = float32s([0.0] * len(tokens))
+    t.outcome.status = pb.Outcome.STATUS_COMPLETED
+    t.ended_at.GetCurrentTime()
+    return t
+
+
+def failed(task: pb.GroupTask, index: int, model: str, failure: pb.Outcome.Failure, detail: str) -> pb.Trajectory:
+    """The typed end of a sample that could not be completed. It carries no tokens and no reward."""
+    t = header(task, index, model)
+    t.outcome.status = pb.Outcome.STATUS_FAILED
+    t.outcome.failure = failure
+    t.outcome.detail = detail[:2000]
+    t.ended_at.GetCurrentTime()
+    return t
+
+
+def version(epoch: int, step: int, digest: bytes = b"") -> common_pb2.PolicyVersion:
+    """A PolicyVersion."""
+    return common_pb2.PolicyVersion(epoch=epoch, step=step, digest=digest)

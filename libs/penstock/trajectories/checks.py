@@ -1,0 +1,81 @@
+"""What must hold of a trajectory before it is published and again before it is trained on.
+
+The proto's rules say that arrays agree in length; these say that their contents make sense together. A trajectory that
+breaks one becomes FAILED{invalid}: it never becomes a trained sample, and never a reward of 0.
+"""
+
+import numpy as np
+import protovalidate
+
+from penstock.trajectories.arrays import from_float32s, from_int32s
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+
+class TrajectoryError(ValueError):
+    """A trajectory that must not be used. The text names the field and the value."""
+
+
+def check(t: pb.Trajectory) -> None:
+    """Raises TrajectoryError unless every invariant of trajectory.proto holds."""
+    try:
+        protovalidate.validate(t)
+    except protovalidate.ValidationError as error:
+        raise TrajectoryError(f"{name(t)}: {error}") from error
+    _check_outcome(t)
+    if t.outcome.status != pb.Outcome.STATUS_FAILED:
+        _check_arrays(t)
+        _check_segments(t)
+
+
+def name(t: pb.Trajectory) -> str:
+    """The sample's id for messages."""
+    return f"{t.run}/{t.group}/{t.index}"
+
+
+def oldest_step(t: pb.Trajectory) -> int | None:
+    """The step of the oldest version that produced one of its tokens; None if no version did (demonstrations)."""
+    return min((s.version.step for s in t.version_segments), default=None)
+
+
+def _check_outcome(t: pb.Trajectory) -> None:
+    failed = t.outcome.status == pb.Outcome.STATUS_FAILED
+    if failed != (t.outcome.failure != pb.Outcome.FAILURE_UNSPECIFIED):
+        raise TrajectoryError(f"{name(t)}: outcome.failure must be set exactly when outcome.status is FAILED")
+    if failed and t.HasField("reward"):
+        raise TrajectoryError(f"{name(t)}: a failed sample has no reward (got {t.reward})")
+    if t.index >= t.group_size:
+        raise TrajectoryError(f"{name(t)}: index {t.index} must be below group_size {t.group_size}")
+
+
+def _check_arrays(t: pb.Trajectory) -> None:
+    if t.token_count < 2:
+        raise TrajectoryError(f"{name(t)}: token_count {t.token_count} is below 2, nothing can be predicted")
+    mask = np.frombuffer(t.loss_mask, np.uint8)
+    if mask.max() > 1:
+        raise TrajectoryError(f"{name(t)}: loss_mask holds {mask.max()}; it must be 0 or 1")
+    if not mask.any():
+        raise TrajectoryError(f"{name(t)}: loss_mask has no trained token")
+    if mask[0]:
+        raise TrajectoryError(f"{name(t)}: loss_mask[0] is 1, but nothing precedes the first token")
+    logprobs = from_float32s(t.logprobs)
+    if not np.isfinite(logprobs).all():
+        where = int(np.flatnonzero(~np.isfinite(logprobs))[0])
+        raise TrajectoryError(f"{name(t)}: logprobs[{where}] is {logprobs[where]}; it must be finite")
+    if (logprobs > 1e-4).any():
+        where = int(np.argmax(logprobs))
+        raise TrajectoryError(f"{name(t)}: logprobs[{where}] is {logprobs[where]}; a log-probability is at most 0")
+    if logprobs[mask == 0].any():
+        raise TrajectoryError(f"{name(t)}: logprobs must be 0 where loss_mask is 0")
+    if from_int32s(t.tokens).min() < 0:
+        raise TrajectoryError(f"{name(t)}: tokens holds a negative id")
+
+
+def _check_segments(t: pb.Trajectory) -> None:
+    firsts = [s.first for s in t.version_segments]
+    if firsts != sorted(set(firsts)):
+        raise TrajectoryError(f"{name(t)}: version_segments must have increasing `first` (got {firsts[:8]})")
+    if firsts and firsts[-1] >= t.token_count:
+        raise TrajectoryError(f"{name(t)}: version_segments[-1].first {firsts[-1]} is beyond token_count {t.token_count}")
+    trained = np.flatnonzero(np.frombuffer(t.loss_mask, np.uint8))
+    if firsts and trained[0] < firsts[0]:
+        raise TrajectoryError(f"{name(t)}: version_segments start at {firsts[0]}, after the first trained token")
