@@ -1,0 +1,62 @@
+"""KL to a reference policy as a loss, on-policy or weighted for off-policy samples.
+
+The *value* of an estimator and its *gradient* answer different questions: with samples from the current policy, k1 has
+mean KL(π‖ref) but a gradient of mean zero, k2 has the gradient of KL(π‖ref), k3 that of KL(ref‖π). Off-policy, the
+importance weight exp(current − behaviour) repairs this: with its gradient times k3, or detached times k2, both are
+unbiased for ∇KL(π‖ref). Source: Schulman 2020, "Approximating KL divergence"; Tang & Munos 2025.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from penstock.objectives.inputs import LossInputs
+from penstock.objectives.registry import kl_estimators
+
+LOG_RATIO_LIMIT = 20.0
+VALUE_LIMIT = 10.0
+
+Importance = Literal["none", "differentiable", "detached"]
+
+
+def _log_ratio(current: Tensor, reference: Tensor) -> Tensor:
+    return (reference - current).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
+@kl_estimators("k1")
+def k1(current: Tensor, reference: Tensor) -> Tensor:
+    """−Δ, Δ = reference − current; unbiased value, useless as a loss on-policy."""
+    return (-_log_ratio(current, reference)).clamp(-VALUE_LIMIT, VALUE_LIMIT)
+
+
+@kl_estimators("k2")
+def k2(current: Tensor, reference: Tensor) -> Tensor:
+    """Δ²/2."""
+    return (_log_ratio(current, reference).square() / 2).clamp(-VALUE_LIMIT, VALUE_LIMIT)
+
+
+@kl_estimators("k3")
+def k3(current: Tensor, reference: Tensor) -> Tensor:
+    """e^Δ − 1 − Δ, never negative."""
+    delta = _log_ratio(current, reference)
+    return (delta.exp() - 1.0 - delta).clamp(-VALUE_LIMIT, VALUE_LIMIT)
+
+
+def kl_loss(inputs: LossInputs, estimator: str, importance: Importance) -> Tensor:
+    """[T] KL penalty before its coefficient. Needs `inputs.reference`; raises ValueError without it.
+
+    importance: `none` (samples are on-policy), `differentiable` (exp(c−g) with its gradient; use with k3) or
+    `detached` (sg(exp(c−g)); use with k2).
+    """
+    if inputs.reference is None:
+        raise ValueError("a KL term needs reference log-probabilities")
+    value: Tensor = kl_estimators.get(estimator)(inputs.current, inputs.reference)
+    if importance == "none":
+        return value
+    log_weight = (inputs.current - inputs.behaviour).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    if importance == "detached":
+        log_weight = log_weight.detach()
+    elif importance != "differentiable":
+        raise ValueError(f"unknown importance {importance!r}; valid: none, differentiable, detached")
+    return torch.exp(log_weight) * value

@@ -1,0 +1,72 @@
+"""What every plan must satisfy, for any lengths."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.packing import SequenceTooLong, pack
+
+CASES = {
+    "lengths": st.lists(st.integers(1, 64), max_size=80),
+    "budget": st.integers(64, 300),
+    "ranks": st.integers(1, 5),
+    "multiple": st.integers(1, 3),
+}
+
+
+@given(**CASES)
+def test_every_sequence_exactly_once(lengths, budget, ranks, multiple):
+    plan = pack(lengths, budget, ranks, multiple)
+    assert sorted(i for rank in plan.micro_batches for b in rank for i in b) == list(range(len(lengths)))
+
+
+@given(**CASES)
+def test_budget_kept(lengths, budget, ranks, multiple):
+    plan = pack(lengths, budget, ranks, multiple)
+    assert all(sum(lengths[i] for i in b) <= budget for rank in plan.micro_batches for b in rank)
+
+
+@given(**CASES)
+def test_equal_counts_on_all_ranks(lengths, budget, ranks, multiple):
+    plan = pack(lengths, budget, ranks, multiple)
+    assert len(plan.micro_batches) == ranks
+    assert {len(rank) for rank in plan.micro_batches} == {plan.per_rank}
+    assert plan.per_rank >= 1 and plan.per_rank % multiple == 0
+
+
+@given(**CASES)
+def test_empty_micro_batches_only_when_sequences_are_scarce(lengths, budget, ranks, multiple):
+    plan = pack(lengths, budget, ranks, multiple)
+    bins = [b for rank in plan.micro_batches for b in rank]
+    assert len(lengths) < len(bins) or all(bins)
+
+
+@given(**CASES)
+def test_no_more_micro_batches_than_first_fit_decreasing_guarantees(lengths, budget, ranks, multiple):
+    """FFD needs at most 11/9 of the optimum plus one bin; rounding up to ranks × multiple adds the rest."""
+    plan = pack(lengths, budget, ranks, multiple)
+    step = ranks * multiple
+    assert plan.per_rank * ranks < 11 / 9 * 2 * (sum(lengths) / budget + 1) + 1 + step
+
+
+@given(**CASES)
+def test_waste_is_a_share(lengths, budget, ranks, multiple):
+    plan = pack(lengths, budget, ranks, multiple)
+    assert 0.0 <= plan.waste <= 1.0
+    assert plan.imbalance(lengths) >= 1.0 or not lengths
+
+
+def test_worked_example():
+    plan = pack([9, 4, 4, 1], budget=10)
+    assert plan.micro_batches == [[[0], [1, 2, 3]]]
+    assert plan.waste == pytest.approx(0.1)
+
+
+def test_equal_lengths_are_spread_evenly():
+    plan = pack([10] * 8, budget=1000, ranks=4)
+    assert plan.imbalance([10] * 8) == 1.0
+
+
+def test_a_sequence_over_the_budget_is_named():
+    with pytest.raises(SequenceTooLong, match="sequence 1 has 11 tokens, but a micro-batch holds at most 10"):
+        pack([3, 11], budget=10)
