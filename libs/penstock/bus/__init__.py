@@ -1,0 +1,77 @@
+"""The bus: everything Penstock knows about NATS JetStream. No other package speaks NATS.
+
+Tasks are delivered at least once (`TaskConsumer`), trajectories and decisions are written exactly once
+(`publish_once`, `append`) and read in order (`read`); large payloads travel by claim check.
+"""
+
+from penstock.bus.claims import forget_payload, load_payload, store_payload
+from penstock.bus.connection import Bus, connect
+from penstock.bus.embedded import EmbeddedServer, find_nats_server, server_command, write_config
+from penstock.bus.errors import (
+    BusClosed,
+    BusError,
+    BusRefused,
+    BusTimeout,
+    DigestMismatch,
+    Fenced,
+    KeyConflict,
+    LeaseLost,
+    NotFound,
+    PayloadTooLarge,
+    SequenceGap,
+    StreamFull,
+    StreamMismatch,
+    UnsafeServer,
+)
+from penstock.bus.kv import Bucket, KeyValue, Lease
+from penstock.bus.names import RunNames, TaskKind
+from penstock.bus.publishing import Published, append, publish_once
+from penstock.bus.reading import Entry, last_entry, read
+from penstock.bus.streams import RunLimits, StreamState, delete_run, ensure_run, stream_state, trim
+from penstock.bus.tasks import Backlog, Task, TaskConsumer
+
+__all__ = [
+    "Backlog",
+    "Bucket",
+    "Bus",
+    "BusClosed",
+    "BusError",
+    "BusRefused",
+    "BusTimeout",
+    "DigestMismatch",
+    "EmbeddedServer",
+    "Entry",
+    "Fenced",
+    "KeyConflict",
+    "KeyValue",
+    "Lease",
+    "LeaseLost",
+    "NotFound",
+    "PayloadTooLarge",
+    "Published",
+    "RunLimits",
+    "RunNames",
+    "SequenceGap",
+    "StreamFull",
+    "StreamMismatch",
+    "StreamState",
+    "Task",
+    "TaskConsumer",
+    "TaskKind",
+    "UnsafeServer",
+    "append",
+    "connect",
+    "delete_run",
+    "ensure_run",
+    "find_nats_server",
+    "forget_payload",
+    "last_entry",
+    "load_payload",
+    "publish_once",
+    "read",
+    "server_command",
+    "store_payload",
+    "stream_state",
+    "trim",
+    "write_config",
+]

@@ -1,0 +1,190 @@
+"""One connection to NATS whose every call ends: with an answer, or with a named error after a bounded time.
+
+The NATS client buffers while it is disconnected and leaves some futures hanging for ever; it notices a silent server
+only after four minutes by default. `Bus.ask` is the one way in which this package calls the server: it repeats the call
+over timeouts and reconnections until `within` seconds are over, then raises `BusTimeout` naming the call. So a call must
+be idempotent to be asked; those of this package are, by subject or by message id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import nats
+import nats.errors
+import nats.js
+import nats.js.errors
+from nats.aio.client import Client
+
+from penstock.bus.errors import BusClosed, BusRefused, BusTimeout, NotFound
+from penstock.telemetry.waits import waiting
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CALL_SECONDS = 10.0
+ATTEMPT_SECONDS = 2.0
+PING_SECONDS = 2
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+_STREAM_STORE_FAILED = 10077
+
+_TRANSIENT = (
+    TimeoutError,
+    asyncio.TimeoutError,
+    nats.errors.TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.StaleConnectionError,
+    nats.errors.FlushTimeoutError,
+    nats.js.errors.NoStreamResponseError,
+    ConnectionError,
+)
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, nats.js.errors.ServiceUnavailableError | nats.js.errors.ServerError):
+        return error.err_code != _STREAM_STORE_FAILED
+    return isinstance(error, _TRANSIENT)
+
+
+class Bus:
+    """A connection, made by `connect`. The other modules of this package are functions over it."""
+
+    def __init__(self, client: Client, name: str, monitor_url: str | None, attempt_seconds: float) -> None:
+        self.client = client
+        self.name = name
+        self.monitor_url = monitor_url
+        self.attempt_seconds = attempt_seconds
+        self.js: nats.js.JetStreamContext = client.jetstream(timeout=attempt_seconds)
+        self._streams: dict[str, str] = {}
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the largest message the server takes, headers included."""
+        return int(self.client.max_payload)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server answered recently."""
+        return bool(self.client.is_connected)
+
+    async def ask(self, what: str, call: Callable[[], Awaitable[T]], *, within: float = CALL_SECONDS) -> T:
+        """Calls the server until it answers. `call` is made anew for every attempt and must be idempotent.
+
+        Args:
+            what: the call's name in errors and in the list of waits.
+            within: seconds after which `BusTimeout` is raised.
+
+        Raises:
+            BusTimeout: no answer within `within`.
+            BusClosed: the connection was closed.
+            NotFound, BusRefused: the server's answer is no.
+        """
+        end = time.monotonic() + within
+        pause, last = _FIRST_PAUSE, ""
+        with waiting(what, on="nats", deadline=within):
+            while (left := end - time.monotonic()) > 0:
+                if self.client.is_closed:
+                    raise BusClosed(f"the connection {self.name!r} is closed; cannot {what}")
+                try:
+                    async with asyncio.timeout(min(self.attempt_seconds, left)):
+                        return await call()
+                except nats.errors.ConnectionClosedError as error:
+                    raise BusClosed(f"the connection {self.name!r} is closed; cannot {what}") from error
+                except nats.js.errors.NotFoundError as error:
+                    raise NotFound(what, error.err_code or 404, error.description or "not found") from error
+                except Exception as error:
+                    if not _is_transient(error):
+                        if isinstance(error, nats.js.errors.APIError):
+                            raise BusRefused(what, error.err_code or 0, error.description or str(error)) from error
+                        raise
+                    last = f"{type(error).__name__}: {error}".rstrip(": ")
+                await asyncio.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, end - time.monotonic())))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        raise BusTimeout(what, within, last)
+
+    async def stream_of(self, subject: str) -> str:
+        """Name of the stream that stores `subject`, remembered by the subject's first three tokens."""
+        family = ".".join(subject.split(".")[:3])
+        if family not in self._streams:
+            self._streams[family] = await self.ask(
+                f"stream of {subject}", lambda: self.js.find_stream_name_by_subject(subject)
+            )
+        return self._streams[family]
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    name: str,
+    token: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    monitor_url: str | None = None,
+    within: float = CALL_SECONDS,
+    attempt_seconds: float = ATTEMPT_SECONDS,
+) -> AsyncIterator[Bus]:
+    """Connects, and closes at the end of the block. A lost connection is re-established in the background for ever.
+
+    Args:
+        url: `nats://host:port`, several separated by commas.
+        name: shown by the server's monitoring, and in errors.
+        monitor_url: the server's `http://host:8222`; `ensure_run` needs it to verify durability.
+        within: seconds for the first connection.
+        attempt_seconds: how long one attempt of a call may take before it is repeated.
+
+    Raises:
+        BusTimeout: no server within `within`.
+        BusRefused: the server does not accept the token or certificate.
+    """
+    client = Client()
+
+    async def on_error(error: Exception) -> None:
+        logger.info("connection to NATS: %s", error or type(error).__name__, extra={"connection": name})
+
+    async def on_disconnect() -> None:
+        if not client.is_closed:
+            logger.warning("lost the connection to NATS", extra={"connection": name})
+
+    async def on_reconnect() -> None:
+        logger.info("connected to NATS again", extra={"connection": name})
+
+    async def dial() -> None:
+        await client.connect(
+            [part.strip() for part in url.split(",")],
+            name=name,
+            token=token,
+            tls=tls,
+            connect_timeout=2,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]
+            max_reconnect_attempts=-1,
+            ping_interval=PING_SECONDS,
+            max_outstanding_pings=2,
+            pending_size=32 << 20,
+            error_cb=on_error,
+            disconnected_cb=on_disconnect,
+            reconnected_cb=on_reconnect,
+        )
+
+    try:
+        with waiting("connection", on=f"nats {url}", deadline=within):
+            async with asyncio.timeout(within):
+                await dial()
+    except TimeoutError as error:
+        await client.close()
+        raise BusTimeout(f"connect to {url}", within) from error
+    except nats.errors.Error as error:
+        await client.close()
+        raise BusRefused(f"connect to {url}", 0, str(error)) from error
+    try:
+        yield Bus(client, name, monitor_url, attempt_seconds)
+    finally:
+        await client.close()
