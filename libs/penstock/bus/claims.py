@@ -1,8 +1,9 @@
 """Claim checks: a payload too large for one message is stored in pieces and travels as a reference.
 
-The pieces are addressed by the payload's digest and published once each, so storing is idempotent and two writers of the
-same payload share it. (The NATS client's object store is neither, and read 7 MB/s.) An envelope is one tag byte, then
-either the payload itself or a JSON reference `{"digest", "size", "pieces"}`; `digest` is BLAKE2b-256 in hexadecimal.
+The pieces are addressed by the payload's digest and published once each, so storing is idempotent and two writers of
+the same payload share it. (The NATS client's object store is neither, and read 7 MB/s.) An envelope is one tag byte,
+then either the payload itself or a JSON reference `{"digest", "size", "pieces"}`; `digest` is BLAKE2b-256 in
+hexadecimal.
 """
 
 from __future__ import annotations

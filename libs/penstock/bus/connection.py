@@ -2,8 +2,8 @@
 
 The NATS client buffers while it is disconnected and leaves some futures hanging for ever; it notices a silent server
 only after four minutes by default. `Bus.ask` is the one way in which this package calls the server: it repeats the call
-over timeouts and reconnections until `within` seconds are over, then raises `BusTimeout` naming the call. So a call must
-be idempotent to be asked; those of this package are, by subject or by message id.
+over timeouts and reconnections until `within` seconds are over, then raises `BusTimeout` naming the call. So a call
+must be idempotent to be asked; those of this package are, by subject or by message id.
 """
 
 from __future__ import annotations
@@ -179,12 +179,20 @@ async def connect(
             async with asyncio.timeout(within):
                 await dial()
     except TimeoutError as error:
-        await client.close()
+        await _close(client)
         raise BusTimeout(f"connect to {url}", within) from error
     except nats.errors.Error as error:
-        await client.close()
+        await _close(client)
         raise BusRefused(f"connect to {url}", 0, str(error)) from error
     try:
         yield Bus(client, name, monitor_url, attempt_seconds)
     finally:
-        await client.close()
+        await _close(client)
+
+
+async def _close(client: Client) -> None:
+    try:
+        async with asyncio.timeout(2):
+            await client.close()
+    except (TimeoutError, ConnectionError, nats.errors.Error) as error:
+        logger.info("the connection to NATS was down when it was closed: %s", error)

@@ -2,8 +2,8 @@
 
 It always writes with `sync_interval: always`: the server's default (flush every two minutes) lost every acknowledged
 message of the last 12 s in a simulated power cut. `write_config` alone is enough for a supervisor that runs the server
-as an ordinary child; `EmbeddedServer` also owns the process, can be killed and started again on the same port and store,
-and cannot outlive its parent.
+as an ordinary child; `EmbeddedServer` also owns the process, can be killed and started again on the same port and
+store, and cannot outlive its parent.
 """
 
 from __future__ import annotations

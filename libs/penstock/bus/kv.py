@@ -1,7 +1,7 @@
 """The run's key-value bucket and leases in it.
 
-The bucket is a stream with one message per key, as NATS defines it (`nats kv` reads it); it is written with `append`, so
-creating and updating are idempotent under retries. A lease is a key that the server itself removes when it is not
+The bucket is a stream with one message per key, as NATS defines it (`nats kv` reads it); it is written with `append`,
+so creating and updating are idempotent under retries. A lease is a key that the server itself removes when it is not
 renewed: no clocks are compared, and a holder that was away finds its revision fenced.
 
 Invariant (`test_a_lease_has_one_holder`): between two acquisitions of a lease by different holders, the first was

@@ -1,8 +1,8 @@
 """Writing to the bus so that repeating a write changes nothing.
 
 `publish_once` rests on the stream: it holds one message per subject and refuses others, so the first writer wins
-whoever and however often publishes. `append` rests on the message id and the per-subject fence. Both recognise their own
-earlier attempt, whose acknowledgement was lost, by a header that is unique to the call.
+whoever and however often publishes. `append` rests on the message id and the per-subject fence. Both recognise their
+own earlier attempt, whose acknowledgement was lost, by a header that is unique to the call.
 
 Invariants (tests bear their names): a subject published once holds exactly one message, whatever is killed;
 an append that was stored is never reported as fenced by itself.

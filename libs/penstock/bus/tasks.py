@@ -2,10 +2,11 @@
 
 A task is delivered, held with automatic heartbeats, and either done, given back, or — when its holder dies — delivered
 again after `ack_wait`. The server redelivers without end and the consumer counts: a task delivered more often than
-`max_deliver` arrives marked `exhausted`, to be recorded as failed without being run. (With the server's own limit such a
-task would silently stay in the stream, for instance when it kills every worker that runs it.)
+`max_deliver` arrives marked `exhausted`, to be recorded as failed without being run. (With the server's own limit such
+a task would silently stay in the stream, for instance when it kills every worker that runs it.)
 
-Invariant (`test_every_task_is_done_or_delivered_again`): a published task is delivered until somebody has called `done`.
+Invariant (`test_every_task_is_done_or_delivered_again`): a published task is delivered until somebody has called
+`done`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class Task:
 
     async def done(self) -> None:
         """Tells the server that the task is finished, and waits until it knows.
+
+        The server keeps acknowledgements in memory for a moment: after its kill -9 the last ones are forgotten and
+        those tasks are delivered again. Delivery is at least once; exactly-once is the log's and the ledger's.
 
         Raises:
             BusTimeout: it may be delivered again; its results are idempotent by contract.

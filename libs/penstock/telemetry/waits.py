@@ -3,8 +3,8 @@
 Every await on another process is wrapped in `waiting(...)`: it says what is awaited, who must act, and until when. The
 diagnostics RPC of every server returns the list; the coordinator joins the lists of all services into one sentence.
 
-Invariant (`test_a_wait_is_listed_exactly_while_it_is_open`): a wait is listed from the moment its block is entered until
-it is left, whatever the way out.
+Invariant (`test_a_wait_is_listed_exactly_while_it_is_open`): a wait is listed from the moment its block is entered
+until it is left, whatever the way out.
 """
 
 from __future__ import annotations
