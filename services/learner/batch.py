@@ -1,0 +1,149 @@
+"""The batch that rank 0 hands to all ranks: flat arrays of whole sequences, sent as one tensor.
+
+Every rank gets the whole batch (a few bytes per token), so packing, normalisation weights and mini-batches are computed
+everywhere from the same numbers and never sent. Position t of every per-token array belongs to token t, which the model
+predicts at position t−1; position 0 is never trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+
+class InvalidBatch(ValueError):
+    """A sample that must not reach the model; the message names it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence for training, on rank 0.
+
+    Attributes:
+      tokens: [L] ids, L ≥ 2. loss_mask: [L], 1 where the token is trained.
+      behaviour_logprobs: [L] log-prob under the engine, used where the mask is 1; None for supervised data.
+      advantage: one number, or [L].
+      group: id of the prompt's group, ≥ 0; samples of a group share it.
+    """
+
+    tokens: ArrayLike
+    loss_mask: ArrayLike
+    behaviour_logprobs: ArrayLike | None = None
+    advantage: float | ArrayLike = 0.0
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N sequences with T tokens in all; CPU or device tensors.
+
+    Attributes: lengths, groups: int32 [N]. tokens: int32 [T]. mask (0.0 or 1.0), behaviour, advantage: fp32 [T].
+    """
+
+    lengths: Tensor
+    groups: Tensor
+    tokens: Tensor
+    mask: Tensor
+    behaviour: Tensor
+    advantage: Tensor
+
+    @staticmethod
+    def from_samples(samples: Sequence[Sample]) -> "Batch":
+        """Raises InvalidBatch for an empty batch or a sample that breaks the rules of `Sample`."""
+        if not samples:
+            raise InvalidBatch("a batch needs at least one sample")
+        columns = [_checked(i, s) for i, s in enumerate(samples)]
+        tokens, mask, behaviour, advantage = (np.concatenate(c) for c in zip(*columns, strict=True))
+        return Batch(
+            lengths=torch.tensor([len(c[0]) for c in columns], dtype=torch.int32),
+            groups=torch.tensor([s.group for s in samples], dtype=torch.int32),
+            tokens=torch.from_numpy(tokens),
+            mask=torch.from_numpy(mask),
+            behaviour=torch.from_numpy(behaviour),
+            advantage=torch.from_numpy(advantage),
+        )
+
+    @property
+    def sequences(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def starts(self) -> Tensor:
+        """int64 [N]: where each sequence begins in the flat arrays."""
+        lengths = self.lengths.to(torch.int64)
+        return torch.cumsum(lengths, 0) - lengths
+
+    @property
+    def sequence_of_token(self) -> Tensor:
+        """int64 [T]."""
+        index = torch.arange(self.sequences, device=self.lengths.device)
+        return torch.repeat_interleave(index, self.lengths.to(torch.int64))
+
+    def select(self, sequences: Tensor) -> "tuple[Batch, Tensor]":
+        """The batch of the given sequences (int64 [n]), and the positions (int64) of its tokens in this batch."""
+        lengths = self.lengths[sequences].to(torch.int64)
+        within = torch.arange(int(lengths.sum()), device=lengths.device)
+        within -= torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
+        where = torch.repeat_interleave(self.starts[sequences], lengths) + within
+        return (
+            Batch(
+                self.lengths[sequences],
+                self.groups[sequences],
+                *(x[where] for x in (self.tokens, self.mask, self.behaviour, self.advantage)),
+            ),
+            where,
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(x.to(device) for x in self._columns()))
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        return self.lengths, self.groups, self.tokens, self.mask, self.behaviour, self.advantage
+
+
+def _checked(i: int, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    tokens = np.asarray(sample.tokens, dtype=np.int32)
+    length = len(tokens)
+    mask = np.asarray(sample.loss_mask, dtype=np.float32)
+    behaviour = np.zeros(length, np.float32)
+    if sample.behaviour_logprobs is not None:
+        behaviour = np.asarray(sample.behaviour_logprobs, dtype=np.float32)
+    advantage = np.broadcast_to(np.asarray(sample.advantage, dtype=np.float32), (length,))
+    if tokens.ndim != 1 or length < 2:
+        raise InvalidBatch(f"sample {i}: needs at least 2 tokens in one row, got shape {tokens.shape}")
+    if mask.shape != tokens.shape or behaviour.shape != tokens.shape:
+        raise InvalidBatch(f"sample {i}: {length} tokens, mask {mask.shape}, log-probabilities {behaviour.shape}")
+    if not np.isin(mask, (0.0, 1.0)).all() or mask[0] != 0.0:
+        raise InvalidBatch(f"sample {i}: the mask must be 0 or 1, and 0 at the first token, which nothing predicts")
+    trained = mask > 0
+    if not (np.isfinite(behaviour[trained]).all() and np.isfinite(advantage[trained]).all()):
+        raise InvalidBatch(f"sample {i}: a trained token has a log-probability or advantage that is not finite")
+    if not 0 <= sample.group < 2**31:
+        raise InvalidBatch(f"sample {i}: group {sample.group} is not an int32 >= 0")
+    return tokens, mask, np.where(trained, behaviour, np.float32(0)), np.where(trained, advantage, np.float32(0))
+
+
+def broadcast(batch: Batch | None, device: torch.device) -> Batch:
+    """Rank 0's batch on every rank, on `device` (collective; other ranks pass None).
+
+    Two messages: the sizes, then all columns as one int32 tensor (floats by their bits).
+    """
+    if dist.get_world_size() == 1:
+        assert batch is not None
+        return batch.to(device)
+    sizes = torch.zeros(2, dtype=torch.int64, device=device)
+    flat = None
+    if batch is not None:
+        flat = torch.cat([c.contiguous().view(torch.int32) for c in batch._columns()]).to(device)
+        sizes.copy_(torch.tensor([batch.sequences, len(batch.tokens)]))
+    dist.broadcast(sizes, src=0)
+    n, t = (int(x) for x in sizes)
+    if flat is None:
+        flat = torch.empty(2 * n + 4 * t, dtype=torch.int32, device=device)
+    dist.broadcast(flat, src=0)
+    lengths, groups, tokens, *floats = flat.split([n, n, t, t, t, t])
+    return Batch(lengths, groups, tokens, *(f.view(torch.float32) for f in floats))

@@ -1,0 +1,114 @@
+"""Reads a Hugging Face model directory's config.json strictly: what Penstock trains, or a clear refusal.
+
+A field that would change the model's arithmetic and that the Megatron model here does not implement is refused by name;
+silently ignoring it would train another model than the one that generates. No transformers import: it costs seconds at
+start, and its defaults change between versions.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class UnsupportedModel(ValueError):
+    """The directory holds no model, or one that the learner does not implement."""
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    qkv_bias: bool
+    qk_norm: bool
+
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": _Architecture(qkv_bias=False, qk_norm=False),
+    "Qwen2ForCausalLM": _Architecture(qkv_bias=True, qk_norm=False),
+    "Qwen3ForCausalLM": _Architecture(qkv_bias=False, qk_norm=True),
+}
+"""Architectures with a weight mapping; Qwen2.5 calls itself Qwen2ForCausalLM."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The numbers that define the model; names as in Hugging Face. `rope_factor` is None without llama3 scaling."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    norm_epsilon: float
+    tied_embeddings: bool
+    qkv_bias: bool
+    qk_norm: bool
+    rope_base: float
+    rope_factor: float | None
+
+
+def read_config(model_dir: str | Path) -> ModelConfig:
+    """ModelConfig of a local Hugging Face directory. Raises UnsupportedModel."""
+    path = Path(model_dir) / "config.json"
+    if not path.is_file():
+        raise UnsupportedModel(f"{model_dir} is not a Hugging Face model directory: there is no config.json in it")
+    try:
+        raw = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UnsupportedModel(f"{path} is not valid JSON: {error}") from error
+    names = raw.get("architectures") or ["(none)"]
+    if names[0] not in ARCHITECTURES:
+        raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported; known: {', '.join(ARCHITECTURES)}")
+    known = ARCHITECTURES[names[0]]
+    _refuse_what_is_not_implemented(raw, known, path)
+    base, scale = _rope(raw, path)
+    try:
+        return ModelConfig(
+            architecture=names[0],
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            intermediate_size=raw["intermediate_size"],
+            num_layers=raw["num_hidden_layers"],
+            num_heads=raw["num_attention_heads"],
+            num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+            max_positions=raw["max_position_embeddings"],
+            norm_epsilon=raw["rms_norm_eps"],
+            tied_embeddings=raw.get("tie_word_embeddings", False),
+            qkv_bias=known.qkv_bias,
+            qk_norm=known.qk_norm,
+            rope_base=base,
+            rope_factor=scale,
+        )
+    except KeyError as error:
+        raise UnsupportedModel(f"{path} has no field {error}") from error
+
+
+def _refuse_what_is_not_implemented(raw: dict[str, Any], known: _Architecture, path: Path) -> None:
+    only: dict[str, tuple[Any, ...]] = {
+        "hidden_act": ("silu", None),
+        "use_sliding_window": (False, None),
+        "mlp_bias": (False, None),
+        "attention_bias": (known.qkv_bias, None),
+        "partial_rotary_factor": (1.0, None),
+        "quantization_config": (None,),
+    }
+    for field, allowed in only.items():
+        if raw.get(field) not in allowed:
+            raise UnsupportedModel(f"{path}: {field}={raw[field]!r} is not supported, only {allowed[0]!r}")
+
+
+def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | None]:
+    """(base, llama3 factor or None), from transformers 5's rope_parameters or 4's rope_theta and rope_scaling."""
+    rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    base = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return base, None
+    fixed = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    if kind != "llama3" or any(rope.get(k, v) != v for k, v in fixed.items()):
+        raise UnsupportedModel(f"{path}: rope scaling {rope} is not supported; known: default, llama3 with {fixed}")
+    return base, float(rope["factor"])

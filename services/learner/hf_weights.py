@@ -1,0 +1,208 @@
+"""Maps parameters between Hugging Face names and Megatron shards, both ways, one tensor at a time.
+
+Loading reads only what this rank holds; exporting gathers a parameter over tensor ranks and hands it to rank 0 under its
+Hugging Face name. Our own mapping, because it must run without TransformerEngine and be bitwise in a round trip.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from services.learner.hf_config import ModelConfig, UnsupportedModel
+from services.learner.layout import Layout
+
+Kind = Literal["same", "vocab", "qkv", "row", "gate_up"]
+
+_LAYER = r"decoder\.layers\.(\d+)\."
+_HF_LAYER = "model.layers.{}."
+_RULES: list[tuple[str, Kind, list[str]]] = [
+    (r"embedding\.word_embeddings\.weight", "vocab", ["model.embed_tokens.weight"]),
+    (r"output_layer\.weight", "vocab", ["lm_head.weight"]),
+    (r"decoder\.final_layernorm\.weight", "same", ["model.norm.weight"]),
+    (_LAYER + r"input_layernorm\.weight", "same", [_HF_LAYER + "input_layernorm.weight"]),
+    (_LAYER + r"pre_mlp_layernorm\.weight", "same", [_HF_LAYER + "post_attention_layernorm.weight"]),
+    (_LAYER + r"self_attention\.q_layernorm\.weight", "same", [_HF_LAYER + "self_attn.q_norm.weight"]),
+    (_LAYER + r"self_attention\.k_layernorm\.weight", "same", [_HF_LAYER + "self_attn.k_norm.weight"]),
+    (
+        _LAYER + r"self_attention\.linear_qkv\.(weight|bias)",
+        "qkv",
+        [_HF_LAYER + f"self_attn.{x}_proj." + "{}" for x in "qkv"],
+    ),
+    (_LAYER + r"self_attention\.linear_proj\.weight", "row", [_HF_LAYER + "self_attn.o_proj.weight"]),
+    (
+        _LAYER + r"mlp\.linear_fc1\.weight",
+        "gate_up",
+        [_HF_LAYER + "mlp.gate_proj.weight", _HF_LAYER + "mlp.up_proj.weight"],
+    ),
+    (_LAYER + r"mlp\.linear_fc2\.weight", "row", [_HF_LAYER + "mlp.down_proj.weight"]),
+]
+"""Megatron name (global layer number) -> how it is sharded, Hugging Face names."""
+
+
+@dataclass(frozen=True)
+class MappedParameter:
+    """One local Megatron parameter and the Hugging Face tensors it is made of."""
+
+    name: str
+    parameter: torch.nn.Parameter
+    kind: Kind
+    hf_names: list[str]
+
+
+def mapped_parameters(model: Any) -> Iterator[MappedParameter]:
+    """Parameters of this rank's (unwrapped) PolicyModel; a parameter without a rule raises KeyError."""
+    for name, parameter in model.named_parameters():
+        numbered = re.sub(_LAYER, lambda m: f"decoder.layers.{model.decoder.layers[int(m[1])].layer_number - 1}.", name)
+        for pattern, kind, hf_names in _RULES:
+            match = re.fullmatch(pattern, numbered)
+            if match:
+                yield MappedParameter(numbered, parameter, kind, [h.format(*match.groups()) for h in hf_names])
+                break
+        else:
+            raise KeyError(f"no Hugging Face counterpart for parameter {name}")
+
+
+def shard(kind: Kind, tensors: list[Tensor], config: ModelConfig, rank: int, size: int) -> Tensor:
+    """Whole Hugging Face tensors -> the Megatron tensor of tensor-parallel rank `rank` of `size`."""
+    if kind == "same":
+        return tensors[0]
+    if kind == "row":
+        return tensors[0].chunk(size, 1)[rank]
+    if kind == "vocab":
+        return F.pad(tensors[0], (0, 0, 0, -tensors[0].shape[0] % size)).chunk(size, 0)[rank]
+    if kind == "qkv":
+        rest = tensors[0].shape[1:]
+        groups = [x.reshape(config.num_kv_heads, -1, *rest) for x in tensors]
+        return torch.cat(groups, 1).reshape(-1, *rest).chunk(size, 0)[rank]
+    return torch.cat([x.chunk(size, 0)[rank] for x in tensors], 0)
+
+
+def unshard(kind: Kind, parts: list[Tensor], config: ModelConfig) -> list[Tensor]:
+    """The Megatron tensors of all tensor-parallel ranks -> whole Hugging Face tensors (may be views)."""
+    if kind == "same":
+        return [parts[0]]
+    if kind == "row":
+        return [torch.cat(parts, 1)]
+    if kind == "vocab":
+        return [torch.cat(parts, 0)[: config.vocab_size]]
+    if kind == "qkv":
+        rest = parts[0].shape[1:]
+        queries = config.num_heads // config.num_kv_heads
+        grouped = torch.cat(parts, 0).view(config.num_kv_heads, (queries + 2) * config.head_dim, *rest)
+        split = grouped.split([queries * config.head_dim, config.head_dim, config.head_dim], 1)
+        return [x.reshape(-1, *rest) for x in split]
+    return [torch.cat(x, 0) for x in zip(*(p.chunk(2, 0) for p in parts), strict=True)]
+
+
+class SafetensorsDirectory:
+    """Reads single tensors of a Hugging Face directory, one file or sharded with an index."""
+
+    def __init__(self, model_dir: str | Path) -> None:
+        self._dir = Path(model_dir)
+        index = self._dir / "model.safetensors.index.json"
+        if index.is_file():
+            self._file_of: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        elif (self._dir / "model.safetensors").is_file():
+            with safe_open(self._dir / "model.safetensors", "pt") as file:
+                self._file_of = dict.fromkeys(file.keys(), "model.safetensors")
+        else:
+            raise UnsupportedModel(f"{model_dir} has no model.safetensors (nor an index of sharded ones)")
+
+    def get(self, name: str) -> Tensor:
+        """Raises UnsupportedModel if there is no such tensor."""
+        if name not in self._file_of:
+            raise UnsupportedModel(f"{self._dir} has no tensor {name}; it has {len(self._file_of)} others")
+        with safe_open(self._dir / self._file_of[name], "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+
+@torch.no_grad()
+def load(model: Any, get: Callable[[str], Tensor], config: ModelConfig, layout: Layout) -> None:
+    """Fills this rank's parameters from `get(hf name)`. Raises UnsupportedModel for a missing or misshapen tensor."""
+    tp = layout.groups.tp
+    for p in mapped_parameters(model):
+        tied = p.hf_names == ["lm_head.weight"] and config.tied_embeddings
+        names = ["model.embed_tokens.weight"] if tied else p.hf_names
+        local = shard(p.kind, [get(name) for name in names], config, tp.rank(), tp.size())
+        if local.shape != p.parameter.shape:
+            raise UnsupportedModel(
+                f"{', '.join(names)} gives {tuple(local.shape)} where config.json implies {tuple(p.parameter.shape)}"
+            )
+        p.parameter.copy_(local)
+
+
+Value = Callable[[torch.nn.Parameter], Tensor]
+
+
+def _data(parameter: torch.nn.Parameter) -> Tensor:
+    return parameter.data
+
+
+@torch.no_grad()
+def export(model: Any, config: ModelConfig, layout: Layout, value: Value = _data) -> Iterator[tuple[str, Tensor]]:
+    """Streams (hf name, whole tensor) to rank 0; a collective: every rank must drain the iterator.
+
+    Yields on rank 0 only: contiguous CPU copies that nothing else refers to. Other ranks yield nothing; those outside
+    the first data and context replica return at once. `value` chooses what is exported for a parameter (its data, or
+    its gradient in tests).
+    """
+    if layout.groups.dp_cp.rank() != 0:
+        return
+    tp, pp = layout.groups.tp, layout.groups.pp
+    stage = [p for p in mapped_parameters(model) if not (p.hf_names == ["lm_head.weight"] and config.tied_embeddings)]
+    if pp.rank() == 0:
+        for name, tensor in _gathered(stage, config, layout, value):
+            if tp.rank() == 0:
+                yield name, tensor.to("cpu", copy=True).contiguous()
+    if pp.size() == 1:
+        return
+    yield from _later_stages(stage, config, layout, value)
+
+
+def _gathered(
+    stage: list[MappedParameter], config: ModelConfig, layout: Layout, value: Value
+) -> Iterator[tuple[str, Tensor]]:
+    tp = layout.groups.tp
+    for p in stage:
+        local = value(p.parameter).contiguous()  # gloo ignores strides
+        parts = [local]
+        if tp.size() > 1 and p.kind != "same":
+            parts = [torch.empty_like(local) for _ in range(tp.size())]
+            dist.all_gather(parts, local, group=tp)
+        yield from zip(p.hf_names, unshard(p.kind, parts, config), strict=True)
+
+
+def _later_stages(
+    stage: list[MappedParameter], config: ModelConfig, layout: Layout, value: Value
+) -> Iterator[tuple[str, Tensor]]:
+    """Stages 1, 2, … send to stage 0, in turn; shapes go ahead in one message, worked out on meta tensors."""
+    tp, pp = layout.groups.tp, layout.groups.pp
+    shapes: list[tuple[str, torch.Size, torch.dtype]] = []
+    for p in stage:
+        meta = [torch.empty_like(value(p.parameter), device="meta")] * tp.size()
+        whole = unshard(p.kind, meta, config)
+        shapes += [(name, t.shape, t.dtype) for name, t in zip(p.hf_names, whole, strict=True)]
+    first = dist.get_global_rank(pp, 0)
+    announced: list[Any] | None = [None] * pp.size() if pp.rank() == 0 else None
+    dist.gather_object(shapes, announced, dst=first, group=pp)
+    if announced is not None:
+        for s in range(1, pp.size()):
+            for name, shape, dtype in announced[s]:
+                if tp.rank() == 0:
+                    tensor = torch.empty(shape, dtype=dtype, device=layout.device)
+                    dist.recv(tensor, src=dist.get_global_rank(pp, s), group=pp)
+                    yield name, tensor.to("cpu", copy=tensor.is_cuda)
+        return
+    for _, tensor in _gathered(stage, config, layout, value):
+        if tp.rank() == 0:
+            dist.send(tensor.contiguous(), dst=first, group=pp)

@@ -1,0 +1,105 @@
+"""Which rank holds which part of the model: checked sizes, process groups, and this rank's place in them.
+
+A layout that Megatron would accept and compute wrongly, or refuse deep inside with a bare assertion, is refused here
+with the field, its value and the limit.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from services.learner.hf_config import ModelConfig
+from services.learner.settings import ParallelSettings
+
+
+class LayoutError(ValueError):
+    """The parallel sizes do not fit the model or the number of ranks."""
+
+
+def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
+    """Raises LayoutError naming field, value and limit."""
+    for name in ("tensor", "pipeline", "context"):
+        if getattr(parallel, name) < 1:
+            raise LayoutError(f"parallel.{name} must be at least 1, got {getattr(parallel, name)}")
+    product = parallel.tensor * parallel.pipeline * parallel.context
+    if world_size % product:
+        raise LayoutError(
+            f"parallel.tensor × pipeline × context = {parallel.tensor} × {parallel.pipeline} × {parallel.context} = "
+            f"{product} must divide the number of learner ranks, {world_size}"
+        )
+    if parallel.sequence and parallel.tensor == 1:
+        raise LayoutError("parallel.sequence needs parallel.tensor > 1, got parallel.tensor = 1")
+    for field, size in (("num_attention_heads", model.num_heads), ("intermediate_size", model.intermediate_size)):
+        if size % parallel.tensor:
+            raise LayoutError(f"parallel.tensor = {parallel.tensor} must divide the model's {field} = {size}")
+    kv = model.num_kv_heads
+    if kv % parallel.tensor and parallel.tensor % kv:
+        raise LayoutError(
+            f"parallel.tensor = {parallel.tensor} must divide the model's num_key_value_heads = {kv} or be a multiple"
+        )
+    if model.num_layers % parallel.pipeline:
+        raise LayoutError(
+            f"parallel.pipeline = {parallel.pipeline} must divide the model's num_hidden_layers = {model.num_layers}"
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes, and this rank's process groups (`groups`, Megatron's own collection)."""
+
+    parallel: ParallelSettings
+    data: int
+    groups: ProcessGroupCollection
+
+    @staticmethod
+    def create(parallel: ParallelSettings, model: ModelConfig, seed: int) -> "Layout":
+        """Checks the sizes, then builds all process groups (collective). torch.distributed must be initialised.
+
+        Raises LayoutError before any group exists.
+        """
+        world = dist.get_world_size()
+        check(parallel, world, model)
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tensor,
+            pipeline_model_parallel_size=parallel.pipeline,
+            context_parallel_size=parallel.context,
+        )
+        torch.manual_seed(seed)
+        model_parallel_cuda_manual_seed(seed)
+        data = world // (parallel.tensor * parallel.pipeline * parallel.context)
+        return Layout(parallel, data, ProcessGroupCollection.use_mpu_process_groups())
+
+    @property
+    def alignment(self) -> int:
+        """Tokens a packed sequence is padded to a multiple of: two zigzag chunks per context rank, each divisible over
+        the tensor ranks under sequence parallelism."""
+        zigzag = 2 * self.parallel.context if self.parallel.context > 1 else 1
+        return zigzag * (self.parallel.tensor if self.parallel.sequence else 1)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+    @property
+    def is_last_stage(self) -> bool:
+        return bool(self.groups.pp.rank() == self.groups.pp.size() - 1)
+
+    @property
+    def reports(self) -> bool:
+        """True on exactly one rank per data-parallel replica: the one whose loss values count."""
+        return self.is_last_stage and self.groups.tp.rank() == 0 and self.groups.cp.rank() == 0
+
+    def describe(self) -> dict[str, int | bool]:
+        """The sizes that a checkpoint of this layout can be loaded into."""
+        p = self.parallel
+        return {
+            "tensor": p.tensor,
+            "pipeline": p.pipeline,
+            "context": p.context,
+            "sequence": p.sequence,
+            "data": self.data,
+        }

@@ -1,0 +1,125 @@
+"""From settings to the function that the policy minimises: objectives by name, applied to a micro-batch.
+
+Everything that needs the whole batch (normalisation weights, proximal and reference log-probs) is computed before and
+kept as flat arrays; a micro-batch picks its tokens by index. So the sum over micro-batches and ranks is the loss of the
+batch, however it was cut.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from penstock.objectives import (
+    LossInputs,
+    TokenLoss,
+    diagnostics,
+    kl,
+    kl_estimators,
+    negative_log_likelihood,
+    normalisations,
+    off_policy_corrections,
+    policy_losses,
+)
+from services.learner.batch import Batch
+from services.learner.policy import Scored
+from services.learner.settings import LossSettings
+
+_ADDITIVE = ("tokens", "clipped", "dropped", "weight", "weight_square")
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The functions that settings name. Raises UnknownChoice or ValueError when made from settings that are wrong."""
+
+    settings: LossSettings
+    policy_loss: Callable[[LossInputs], TokenLoss]
+    correction: Callable[[LossInputs], Tensor]
+    normalisation: Callable[..., Tensor]
+
+    @staticmethod
+    def of(settings: LossSettings) -> "Objectives":
+        for name, value in (("algorithm", ("grpo", "sft")), ("proximal", ("recompute", "behaviour"))):
+            if getattr(settings, name) not in value:
+                raise ValueError(f"loss.{name} {getattr(settings, name)!r} is unknown; valid: {', '.join(value)}")
+        if settings.kl_coefficient:
+            kl_estimators.get(settings.kl_estimator)
+        if settings.temperature <= 0:
+            raise ValueError(f"loss.temperature must be positive, got {settings.temperature}")
+        if settings.optimizer_steps_per_batch < 1:
+            raise ValueError(f"loss.optimizer_steps_per_batch must be >= 1, got {settings.optimizer_steps_per_batch}")
+        correction, options = settings.correction, settings.correction_settings
+        if settings.proximal == "behaviour":  # the ratio to the engine is the trust region's: w = 1
+            correction, options = "none", {}
+        return Objectives(
+            settings,
+            policy_losses.make(settings.policy_loss, **settings.policy_loss_settings),
+            off_policy_corrections.make(correction, **options),
+            normalisations.make(settings.normalisation, **settings.normalisation_settings),
+        )
+
+    def weights(self, batch: Batch) -> Tensor:
+        """fp32 [T]: what each token's loss is multiplied by so that the batch's loss is a plain sum."""
+        sequence = batch.sequence_of_token
+        group = torch.unique(batch.groups, return_inverse=True)[1][sequence]
+        return self.normalisation(batch.mask.to(torch.float64), sequence, group).to(torch.float32)
+
+
+class SupervisedLoss:
+    """Σ weight · −log-prob."""
+
+    names = ("tokens", "entropy")
+
+    def __init__(self, weights: Tensor) -> None:
+        self._weights = weights
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        ones = torch.ones_like(scored.current)
+        zeros = torch.zeros_like(ones)
+        inputs = LossInputs(scored.current, zeros, zeros, zeros, ones, scored.sequence, scored.sequences)
+        loss = (negative_log_likelihood(inputs) * self._weights[scored.index]).sum()
+        return loss, torch.stack([ones.sum(), scored.entropy.detach().sum()]).to(torch.float64)
+
+
+class PolicyGradientLoss:
+    """Σ weight · (correction · policy loss + β · KL − coefficient · entropy).
+
+    proximal [T]: log-probs at the start of the step, or None if the weights being trained *are* those (the first
+    optimizer step on a batch): then the detached current log-probs are the same numbers, and one forward pass is saved.
+    """
+
+    names = (*_ADDITIVE, "entropy", "kl")
+
+    def __init__(
+        self, objectives: Objectives, batch: Batch, weights: Tensor, proximal: Tensor | None, reference: Tensor | None
+    ) -> None:
+        self._objectives, self._batch, self._weights = objectives, batch, weights
+        self._proximal, self._reference = proximal, reference
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        settings, at = self._objectives.settings, scored.index
+        current = scored.current
+        inputs = LossInputs(
+            current=current,
+            proximal=current.detach() if self._proximal is None else self._proximal[at],
+            behaviour=self._batch.behaviour[at],
+            advantage=self._batch.advantage[at],
+            mask=torch.ones_like(current),
+            sequence=scored.sequence,
+            sequences=scored.sequences,
+            reference=None if self._reference is None else self._reference[at],
+        )
+        values, clipped = self._objectives.policy_loss(inputs)
+        correction = self._objectives.correction(inputs)
+        token_loss = correction * values
+        penalty = torch.zeros_like(current)
+        if settings.kl_coefficient:
+            penalty = kl.kl_loss(inputs, settings.kl_estimator, settings.kl_importance)
+            token_loss = token_loss + settings.kl_coefficient * penalty
+        if settings.entropy_coefficient:
+            token_loss = token_loss - settings.entropy_coefficient * scored.entropy
+        sums: dict[str, Any] = diagnostics.additive(inputs, correction, clipped)
+        stats = [sums[name] for name in _ADDITIVE] + [scored.entropy.detach().sum(), penalty.detach().sum()]
+        return (self._weights[at] * token_loss).sum(), torch.stack([s.to(torch.float64) for s in stats])

@@ -1,0 +1,98 @@
+"""A batch cut into packed micro-batches for one rank: what the model is fed, and where its outputs belong.
+
+Inputs are tokens 0 … L−2 of each sequence (the last one predicts nothing), padded to the layout's alignment,
+concatenated, and cut zigzag over context ranks. Targets are shifted *before* the cut. Only trained tokens are scored.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from penstock.packing import Plan, pack
+from services.learner import zigzag
+from services.learner.batch import Batch
+from services.learner.layout import Layout
+from services.learner.packed import PackedSequences, describe_pack
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass on one rank. t local (padded) tokens, n local and k pack-wide trained tokens, S sequences.
+
+    Attributes:
+      tokens, positions: int64 [1, t].
+      packed: sequence boundaries for attention and RoPE.
+      rows, targets: int64 [n], local positions that predict a trained token, and that token.
+      index: int64 [k], positions of the pack's trained tokens in the batch's flat arrays, in natural order.
+      sequence: int64 [k], 0 … sequences−1. sequences: S.
+      join: int64 [k] or None; under context parallelism, where each trained token lies in the concatenation of all
+        context ranks' [t] positions.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    packed: PackedSequences
+    rows: Tensor
+    targets: Tensor
+    index: Tensor
+    sequence: Tensor
+    sequences: int
+    join: Tensor | None
+
+
+def plan(batch: Batch, layout: Layout, budget: int) -> Plan:
+    """The same on every rank. Raises penstock.packing.SequenceTooLong."""
+    align = layout.alignment
+    return pack([-(-(n - 1) // align) * align for n in batch.lengths.tolist()], budget, ranks=layout.data)
+
+
+def build(batch: Batch, layout: Layout, budget: int) -> list[MicroBatch]:
+    """This rank's micro-batches, equally many on every rank."""
+    starts, lengths = batch.starts.tolist(), batch.lengths.tolist()
+    mine = plan(batch, layout, budget).micro_batches[layout.groups.dp.rank()]
+    return [_pack([(starts[i], lengths[i]) for i in sequences], batch, layout) for sequences in mine]
+
+
+def _pack(spans: list[tuple[int, int]], batch: Batch, layout: Layout) -> MicroBatch:
+    """spans: (start, tokens) of each sequence in the flat arrays; none for a rank that must wait with the others, which
+    runs one untrained stretch of token 0."""
+    align, device = layout.alignment, batch.tokens.device
+    context, rank = layout.parallel.context, layout.groups.cp.rank()
+    inputs = [length - 1 for _, length in spans] or [1]
+    padded = [-(-n // align) * align for n in inputs]
+    packed = describe_pack(inputs, padded, context, device)
+
+    size = torch.tensor(inputs)
+    room = torch.tensor(padded)
+    begin = torch.tensor(packed.boundaries[:-1])
+    sequence = torch.repeat_interleave(torch.arange(len(padded)), room)
+    position = torch.arange(packed.boundaries[-1]) - begin[sequence]
+    real = position < size[sequence]
+    if not spans:
+        real = torch.zeros_like(real)
+    start = torch.tensor([s for s, _ in spans] or [0])
+    source = torch.where(real, start[sequence] + position, 0).to(device)
+    sequence, position, real = sequence.to(device), position.to(device), real.to(device)
+
+    tokens = torch.where(real, batch.tokens[source].to(torch.int64), 0)
+    target_at = torch.where(real, source + 1, 0)
+    trained = real & (batch.mask[target_at] > 0)
+    targets = batch.tokens[target_at].to(torch.int64)
+    local = zigzag.local_index(packed.boundaries, context, rank).to(device)
+    rows = torch.nonzero(trained[local])[:, 0]
+    whole = torch.nonzero(trained)[:, 0]
+    join = None
+    if context > 1:
+        join = zigzag.join_index(packed.boundaries, context).to(device)[whole]
+    return MicroBatch(
+        tokens=tokens[local][None],
+        positions=position[local][None],
+        packed=packed,
+        rows=rows,
+        targets=targets[local][rows],
+        index=target_at[whole],
+        sequence=sequence[whole],
+        sequences=len(padded),
+        join=join,
+    )

@@ -1,0 +1,145 @@
+"""Builds the Megatron-Core model for a Hugging Face configuration: config, layer spec, and a head-less GPT model.
+
+The model returns hidden states; the loss applies the output layer only to trained tokens and chunk by chunk
+(`token_logprobs`), so full logits never exist.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor
+
+from services.learner.attention import TorchAttention
+from services.learner.hf_config import ModelConfig
+from services.learner.layout import Layout
+from services.learner.settings import PrecisionSettings
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """Megatron's torch norm refuses sequence parallelism; this one tags its weight, so that finalize_model_grads sums
+    its gradient over tensor ranks. Without the tag the gradient is a partial sum, silently."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+class PolicyModel(GPTModel):  # type: ignore[misc]
+    """GPTModel whose last stage returns the final hidden states [tokens(/tp), 1, hidden]."""
+
+    def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return hidden_states
+
+    def head_weight(self) -> Tensor:
+        """[padded vocabulary / tp, hidden]: the output layer, or the embedding it is tied to."""
+        tied = self.share_embeddings_and_output_weights
+        weight: Tensor = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        return weight
+
+
+def _keep(weight: Tensor) -> Tensor:
+    """Initialises nothing: weights are loaded. `perform_initialization=False` would instead also skip the
+    tensor_model_parallel attributes, and the gradient norm would count tensor rank 0's shard only."""
+    return weight
+
+
+def megatron_config(model: ModelConfig, layout: Layout, precision: PrecisionSettings) -> TransformerConfig:
+    """TransformerConfig for packed training. Fusions that need TransformerEngine or Apex are off."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision.weights]
+    parallel = layout.parallel
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.intermediate_size,
+        num_attention_heads=model.num_heads,
+        num_query_groups=model.num_kv_heads,
+        kv_channels=model.head_dim,
+        layernorm_epsilon=model.norm_epsilon,
+        normalization="RMSNorm",
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=model.qkv_bias,
+        qk_layernorm=model.qk_norm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        init_method=_keep,
+        output_layer_init_method=_keep,
+        embedding_init_method=_keep,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        # Sums, not means, over data and context ranks: the loss arrives globally normalised.
+        calculate_per_token_loss=True,
+        # Every micro-batch has its own length; Core insists on this dispatcher then, even for dense models.
+        variable_seq_lengths=parallel.pipeline > 1,
+        moe_token_dispatcher_type="alltoall",
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
+        sequence_parallel=parallel.sequence,
+    )
+
+
+def _layer(qk_norm: bool) -> ModuleSpec:
+    norm = RMSNorm if qk_norm else IdentityOp
+    attention = SelfAttentionSubmodules(
+        linear_qkv=ColumnParallelLinear,
+        core_attention=TorchAttention,
+        linear_proj=RowParallelLinear,
+        q_layernorm=norm,
+        k_layernorm=norm,
+    )
+    mlp = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=attention
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=ModuleSpec(module=MLP, submodules=mlp),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def build(model: ModelConfig, config: TransformerConfig, layout: Layout) -> PolicyModel:
+    """This rank's pipeline stage and tensor shard, weights uninitialised."""
+    pp = layout.groups.pp
+    layers = get_num_layers_to_build(config, None, pp.rank())
+    tensor = layout.parallel.tensor
+    return PolicyModel(
+        config=config,
+        transformer_layer_spec=TransformerBlockSubmodules([_layer(model.qk_norm)] * layers, RMSNorm),
+        vocab_size=-(-model.vocab_size // tensor) * tensor,
+        max_sequence_length=model.max_positions,
+        pre_process=pp.rank() == 0,
+        post_process=pp.rank() == pp.size() - 1,
+        parallel_output=True,
+        share_embeddings_and_output_weights=model.tied_embeddings,
+        position_embedding_type="rope",
+        rotary_base=model.rope_base,
+        rope_scaling=model.rope_factor is not None,
+        rope_scaling_factor=model.rope_factor or 1.0,
+        pg_collection=layout.groups,
+    ).to(layout.device)

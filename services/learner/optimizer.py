@@ -1,0 +1,101 @@
+"""Megatron's (distributed) AdamW with the two things a learner service needs around it: a step that is skipped when a
+gradient is not finite, and a state that can be saved and loaded exactly per rank.
+"""
+
+import math
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+
+from services.learner import schedules
+from services.learner.layout import Layout
+from services.learner.settings import OptimizerSettings
+
+
+class GuardedOptimizer:
+    """Steps with the scheduled learning rate; a step whose gradient norm is not finite changes nothing.
+
+    Attributes:
+      steps: steps asked for, skipped ones included; the schedule follows it.
+      skipped: steps not taken because the gradient norm was NaN or infinite.
+    """
+
+    def __init__(self, settings: OptimizerSettings, model: DistributedDataParallel, layout: Layout) -> None:
+        """Raises schedules.ScheduleError."""
+        schedules.check(settings.schedule)
+        self.settings = settings
+        self.steps = 0
+        self.skipped = 0
+        config = model.config
+        self._separate_main_weights = config.bf16
+        self._optimizer = get_megatron_optimizer(
+            OptimizerConfig(
+                optimizer="adam",
+                lr=settings.learning_rate,
+                min_lr=0.0,
+                weight_decay=settings.weight_decay,
+                adam_beta1=settings.beta1,
+                adam_beta2=settings.beta2,
+                adam_eps=settings.epsilon,
+                clip_grad=settings.clip_norm,
+                use_distributed_optimizer=settings.distributed,
+                bf16=config.bf16,
+                params_dtype=config.params_dtype,
+            ),
+            [model],
+            use_gloo_process_groups=False,
+            pg_collection=layout.groups,
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next step."""
+        return self.settings.learning_rate * schedules.factor(self.settings.schedule, self.steps)
+
+    def zero_grad(self) -> None:
+        self._optimizer.zero_grad()
+
+    @torch.no_grad()
+    def step(self) -> tuple[bool, float]:
+        """(taken, global gradient norm before clipping). The norm is equal on all ranks, so all take or skip."""
+        rate = self.learning_rate
+        self.steps += 1
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["lr_mult"]
+            group["weight_decay"] = self.settings.weight_decay * group["wd_mult"]  # nobody else applies wd_mult
+        overflow = self._optimizer.prepare_grads()
+        norm = float(self._optimizer.get_grad_norm())
+        if overflow or not math.isfinite(norm):
+            self.skipped += 1
+            return False, norm
+        if self.settings.clip_norm > 0:
+            for part in self._optimizer.chained_optimizers:
+                parameters = part.get_parameters()
+                if parameters:
+                    clip_grad_by_total_norm_fp32(parameters, self.settings.clip_norm, norm)
+        self._optimizer.step_with_ready_grads()
+        return True, norm
+
+    def state(self) -> dict[str, Any]:
+        """This rank's shard: tensors and plain values, referring to live memory."""
+        parts = []
+        for part in self._optimizer.chained_optimizers:
+            inner = part.optimizer
+            main = [p.detach() for g in inner.param_groups for p in g["params"]] if self._separate_main_weights else []
+            parts.append({"inner": inner.state_dict(), "main": main})
+        return {"parts": parts, "steps": self.steps, "skipped": self.skipped}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes a `state()` of the same layout. fp32 main weights are the model's own memory, so load the model too."""
+        for part, saved in zip(self._optimizer.chained_optimizers, state["parts"], strict=True):
+            inner = part.optimizer
+            inner.load_state_dict(saved["inner"])
+            if self._separate_main_weights:
+                live = [p for g in inner.param_groups for p in g["params"]]
+                for parameter, value in zip(live, saved["main"], strict=True):
+                    parameter.copy_(value)
+        self.steps, self.skipped = state["steps"], state["skipped"]

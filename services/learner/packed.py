@@ -1,0 +1,83 @@
+"""Where the sequences of a packed micro-batch lie, worked out once and used by every layer's attention.
+
+Attention over a pack must not look across sequences. One kernel call per sequence is slow for many short sequences, and
+one padded batch is wasteful for mixed lengths; so sequences of similar length share a call (a *bucket*), padded to the
+longest of them. Padding sits behind every real token, where causal attention cannot see it, and its outputs are
+dropped, so results and gradients are those of separate calls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from torch import Tensor
+
+_LARGEST_STRETCH = 1.25
+"""Sequences share a bucket while its longest is at most this times its shortest."""
+
+
+@dataclass
+class Bucket:
+    """`index` [n, length] takes the pack's tokens to a padded batch."""
+
+    index: Tensor
+
+
+@dataclass
+class PackedSequences(PackedSeqParams):  # type: ignore[misc]
+    """Megatron's packing parameters (`thd`), plus the boundaries on the host and the attention buckets.
+
+    `boundaries`: start of each padded sequence and the end of the last, over all context ranks. With buckets the pack's
+    tokens, flattened bucket by bucket and indexed with `restore` [tokens], are in natural order again.
+    """
+
+    boundaries: list[int] = field(default_factory=list)
+    buckets: list[Bucket] = field(default_factory=list)
+    restore: Tensor | None = None
+
+
+def describe_pack(lengths: Sequence[int], padded: Sequence[int], context: int, device: torch.device) -> PackedSequences:
+    """Parameters for sequences of `lengths` tokens padded to `padded`. Buckets are only built without context
+    parallelism, where a rank holds whole sequences."""
+    real, bounds = [0], [0]
+    for length, size in zip(lengths, padded, strict=True):
+        real.append(real[-1] + length)
+        bounds.append(bounds[-1] + size)
+    cu_real = torch.tensor(real, dtype=torch.int32, device=device)
+    cu_padded = torch.tensor(bounds, dtype=torch.int32, device=device)
+    packed = PackedSequences(
+        qkv_format="thd",
+        cu_seqlens_q=cu_real,
+        cu_seqlens_kv=cu_real,
+        cu_seqlens_q_padded=cu_padded,
+        cu_seqlens_kv_padded=cu_padded,
+        max_seqlen_q=max(padded),
+        max_seqlen_kv=max(padded),
+        boundaries=bounds,
+    )
+    if context == 1 and len(padded) > 1:
+        packed.buckets, packed.restore = _buckets(bounds, device)
+    return packed
+
+
+def _buckets(bounds: list[int], device: torch.device) -> tuple[list[Bucket], Tensor]:
+    size = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    falling = sorted(range(len(size)), key=lambda i: -size[i])
+    starts = torch.tensor([bounds[i] for i in falling])
+    sizes = torch.tensor([size[i] for i in falling])
+    buckets, where = [], torch.empty(bounds[-1], dtype=torch.int64)
+    first, offset = 0, 0
+    while first < len(falling):
+        longest = int(sizes[first])
+        last = first
+        while last < len(falling) and int(sizes[last]) * _LARGEST_STRETCH >= longest:
+            last += 1
+        column = torch.arange(longest)
+        index = starts[first:last, None] + torch.minimum(column, sizes[first:last, None] - 1)
+        is_token = column < sizes[first:last, None]
+        where[index[is_token]] = offset + torch.arange(index.numel()).view_as(index)[is_token]
+        buckets.append(Bucket(index.to(device)))
+        offset += index.numel()
+        first = last
+    return buckets, where.to(device)

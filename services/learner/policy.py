@@ -1,0 +1,341 @@
+"""The policy on Megatron-Core: score tokens, take one optimizer step, export and save. Every method is a collective.
+
+    policy = MegatronPolicy.create(model_dir, parallel, optimizer, precision, batch, seed)
+    outcome = policy.train_step(batch, loss)        # forward and backward over packed micro-batches, one step
+    for name, tensor in policy.export(): ...        # Hugging Face names, complete on rank 0
+
+It knows nothing of algorithms: a loss is a function of the log-probabilities of the trained tokens (`Scored`), already
+normalised over the whole batch, so the losses of all micro-batches and ranks are summed and never averaged.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from services.learner import megatron_cpu
+
+megatron_cpu.install()
+
+from megatron.core.distributed import (  # noqa: E402
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  # noqa: E402
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker  # noqa: E402
+
+from services.learner import checkpoints, hf_weights, micro_batches, model  # noqa: E402
+from services.learner.batch import Batch, InvalidBatch  # noqa: E402
+from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
+from services.learner.layout import Layout  # noqa: E402
+from services.learner.micro_batches import MicroBatch  # noqa: E402
+from services.learner.optimizer import GuardedOptimizer  # noqa: E402
+from services.learner.settings import (  # noqa: E402
+    BatchSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PrecisionSettings,
+)
+from services.learner.token_logprobs import token_logprobs  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The trained tokens of one micro-batch, whole sequences in natural order under any layout.
+
+    Attributes:
+      current, entropy: fp32 [k] with gradient.
+      index: int64 [k], their positions in the batch's flat arrays.
+      sequence: int64 [k], 0 … sequences−1. sequences: how many the micro-batch has.
+    """
+
+    current: Tensor
+    entropy: Tensor
+    index: Tensor
+    sequence: Tensor
+    sequences: int
+
+
+class Loss(Protocol):
+    """A loss over one micro-batch. `names`: of the statistics it returns beside the loss, summed over the batch."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        """(scalar that is this micro-batch's part of the global loss, float64 [len(names)])."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """Attributes:
+    loss: of the whole batch. sums: the loss's statistics. current: fp32 [T] log-probs before the step, 0 if untrained.
+    gradient_norm: before clipping. taken: False if the gradient was not finite and the weights were left alone.
+    """
+
+    loss: float
+    sums: dict[str, float]
+    current: Tensor
+    gradient_norm: float
+    learning_rate: float
+    taken: bool
+    micro_batches: int
+
+
+class MegatronPolicy:
+    """One rank's part of the model and its optimizer."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: Layout,
+        network: DistributedDataParallel,
+        optimizer: GuardedOptimizer,
+        precision: PrecisionSettings,
+        batching: BatchSettings,
+    ) -> None:
+        self.config, self.layout, self.optimizer = config, layout, optimizer
+        self._network, self._precision, self._batching = network, precision, batching
+        self._initial: list[Tensor] | None = None
+        self._schedule = get_forward_backward_func(pp_size=layout.groups.pp.size(), vp_size=None)
+
+    @staticmethod
+    def create(
+        model_dir: str | Path,
+        parallel: ParallelSettings,
+        optimizer: OptimizerSettings,
+        precision: PrecisionSettings,
+        batching: BatchSettings,
+        seed: int,
+        keep_reference: bool = False,
+    ) -> "MegatronPolicy":
+        """Builds groups, model and optimizer from a Hugging Face directory; torch.distributed is initialised.
+
+        keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
+        Raises UnsupportedModel, LayoutError, ScheduleError: bad input, before anything is allocated.
+        """
+        config = read_config(model_dir)
+        layout = Layout.create(parallel, config, seed)
+        megatron = model.megatron_config(config, layout, precision)
+        shard = model.build(config, megatron, layout)
+        hf_weights.load(shard, hf_weights.SafetensorsDirectory(model_dir).get, config, layout)
+        network = DistributedDataParallel(
+            config=megatron,
+            ddp_config=DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed
+            ),
+            module=shard,
+            pg_collection=layout.groups,
+        )
+        guarded = GuardedOptimizer(optimizer, network, layout)
+        megatron.finalize_model_grads_func = _finalize
+        policy = MegatronPolicy(config, layout, network, guarded, precision, batching)
+        if keep_reference:
+            policy._initial = [p.detach().clone() for p in shard.parameters()]
+        return policy
+
+    def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
+        self._check(batch)
+        with torch.no_grad():
+            logprobs, _ = self._run(batch, _ScoreOnly(), temperature, forward_only=True)
+        return logprobs
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference."""
+        if self._initial is None:
+            raise RuntimeError("the policy was created without keep_reference")
+        parameters = list(self._network.module.parameters())
+        trained = [p.detach().clone() for p in parameters]
+        _copy(parameters, self._initial)
+        try:
+            return self.logprobs(batch, temperature)
+        finally:
+            _copy(parameters, trained)
+
+    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
+        """Forward and backward over the batch, then one guarded optimizer step.
+
+        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong.
+        """
+        self._check(batch)
+        self._network.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        current, sums = self._run(batch, loss, temperature, forward_only=False)
+        rate = self.optimizer.learning_rate
+        taken, norm = self.optimizer.step()
+        total, *stats = sums.tolist()
+        return StepOutcome(
+            loss=total,
+            sums=dict(zip(loss.names, stats, strict=True)),
+            current=current,
+            gradient_norm=norm,
+            learning_rate=rate,
+            taken=taken,
+            micro_batches=micro_batches.plan(batch, self.layout, self._batching.tokens_per_micro_batch).per_rank,
+        )
+
+    def export(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it."""
+        return hf_weights.export(self._network.module, self.config, self.layout)
+
+    def export_gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, the accumulated gradients; complete only where optimizer.distributed is off or one rank holds
+        the whole data and context dimension."""
+        return hf_weights.export(self._network.module, self.config, self.layout, lambda p: p.main_grad)
+
+    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
+        """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
+        states = dict(zip(self._shard_names(), (self._weights(), self._rank_state()), strict=True))
+        if self.layout.groups.dp_cp.rank() != 0:
+            del states[self._shard_names()[0]]
+        checkpoints.write(path, states, self._identity(), extra)
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Restores a save of the same layout exactly; returns its `extra`. Raises CheckpointError."""
+        (weights, state), extra = checkpoints.read(path, self._shard_names(), self._identity())
+        parameters = dict(self._network.module.named_parameters())
+        if weights.keys() != parameters.keys():
+            raise checkpoints.CheckpointError(f"{path} is of another model: {weights.keys() ^ parameters.keys()}")
+        _copy(list(parameters.values()), [weights[name] for name in parameters])
+        self.optimizer.load_state(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        get_cuda_rng_tracker().set_states(state["tracker"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"])
+        return extra
+
+    def _shard_names(self) -> list[str]:
+        groups = self.layout.groups
+        return [f"model-pp{groups.pp.rank()}-tp{groups.tp.rank()}.pt", f"rank-{dist.get_rank():05d}.pt"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            **self.layout.describe(),
+            "weights": self._precision.weights,
+            "distributed_optimizer": self.optimizer.settings.distributed,
+        }
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self._network.module.named_parameters()}
+
+    def _rank_state(self) -> dict[str, Any]:
+        state = {
+            "optimizer": self.optimizer.state(),
+            "rng": torch.get_rng_state(),
+            "tracker": get_cuda_rng_tracker().get_states(),
+        }
+        if torch.cuda.is_available():
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        return state
+
+    def _check(self, batch: Batch) -> None:
+        low, high = int(batch.tokens.min()), int(batch.tokens.max())
+        if low < 0 or high >= self.config.vocab_size:
+            raise InvalidBatch(
+                f"token {low if low < 0 else high} is outside the vocabulary of {self.config.vocab_size}"
+            )
+        longest = int(batch.lengths.max())
+        if longest > self.config.max_positions:
+            raise InvalidBatch(f"a sequence has {longest} tokens, the model {self.config.max_positions} positions")
+
+    def _run(self, batch: Batch, loss: Loss, temperature: float, forward_only: bool) -> tuple[Tensor, Tensor]:
+        """(log-probs of trained tokens [T], [loss, *statistics] summed over the batch), equal on every rank."""
+        parts = micro_batches.build(batch, self.layout, self._batching.tokens_per_micro_batch)
+        logprobs = torch.zeros_like(batch.behaviour)
+        sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
+        settings: dict[str, Any] = {"pg_collection": self.layout.groups}
+        if self.layout.parallel.pipeline > 1:
+            settings["p2p_communicator"] = P2PCommunicator(pp_group=self.layout.groups.pp, config=self._network.config)
+        self._schedule(
+            forward_step_func=partial(self._forward, loss=loss, temperature=temperature, logprobs=logprobs, sums=sums),
+            data_iterator=iter(parts),
+            model=self._network,
+            num_microbatches=len(parts),
+            seq_length=parts[0].tokens.shape[1] * self.layout.parallel.context,
+            micro_batch_size=1,
+            forward_only=forward_only,
+            **settings,
+        )
+        if not self.layout.reports:
+            logprobs.zero_()
+            sums.zero_()
+        if dist.get_world_size() > 1:
+            dist.all_reduce(logprobs)
+            dist.all_reduce(sums)
+        return logprobs, sums
+
+    def _forward(
+        self,
+        parts: Iterator[MicroBatch],
+        network: Any,
+        *,
+        loss: Loss,
+        temperature: float,
+        logprobs: Tensor,
+        sums: Tensor,
+    ) -> tuple[Tensor, Any]:
+        """Megatron's forward step: hidden states now, the loss when it calls back on the last stage."""
+        part = next(parts)
+
+        def finish(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            scored = self._score(part, hidden, temperature)
+            value, stats = loss(scored)
+            logprobs[scored.index] = scored.current.detach()
+            sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
+            # The loss is globally normalised already, so no token count: _finalize does not divide.
+            return value, torch.zeros((), dtype=torch.int, device=value.device), {}
+
+        return network(part.tokens, part.positions, None, packed_seq_params=part.packed), finish
+
+    def _score(self, part: MicroBatch, hidden: Tensor, temperature: float) -> Scored:
+        """Log-probs and entropies of the trained tokens, gathered over context ranks so that sequences are whole."""
+        logprob, entropy = token_logprobs(
+            hidden,
+            self._network.module.head_weight(),
+            part.rows,
+            part.targets,
+            self.layout.groups.tp,
+            self.config.vocab_size,
+            sequence_parallel=self.layout.parallel.sequence,
+            temperature=temperature,
+            chunk=self._batching.head_chunk,
+            fp32_logits=self._precision.fp32_logits,
+        )
+        if part.join is not None:
+            both = torch.stack([logprob, entropy], 1)
+            local = both.new_zeros(part.tokens.shape[1], 2).index_copy(0, part.rows, both)
+            # Every context rank computes the same loss of the whole, so each keeps its own slice of the gradient.
+            whole = gather_from_sequence_parallel_region(local, False, self.layout.groups.cp)
+            logprob, entropy = whole.index_select(0, part.join).unbind(1)
+        return Scored(logprob, entropy, part.index, part.sequence, part.sequences)
+
+
+class _ScoreOnly:
+    """No loss: forward passes that only want log-probabilities."""
+
+    names: tuple[str, ...] = ()
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        return scored.current.new_zeros(()), scored.current.new_zeros(0, dtype=torch.float64)
+
+
+def _finalize(network: list[Any], num_tokens: Tensor | None, **groups: Any) -> None:
+    """Reduces gradients over data, context, tensor (norms under sequence parallelism) and tied embeddings, without
+    Megatron's division by a token count: the loss is normalised over the whole batch before."""
+    finalize_model_grads(network, None, **groups)
+
+
+def _copy(targets: list[Any], sources: list[Tensor]) -> None:
+    with torch.no_grad():
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source)

@@ -1,0 +1,129 @@
+"""What a learner can be told, as plain frozen dataclasses; the recipe's models are mapped onto these.
+
+No field is read from the environment and none has a hidden second meaning. Checks that need the model or the number of
+ranks are in `layout`; names of losses are checked by `penstock.objectives` when the trainer is built.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ParallelSettings:
+    """How one model is spread over ranks; data parallelism is what remains of the world size.
+
+    Attributes:
+      tensor: ranks that share each weight matrix.
+      pipeline: stages the layers are cut into.
+      context: ranks that share each sequence.
+      sequence: shard activations between tensor-parallel blocks along the sequence (needs tensor > 1).
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    sequence: bool = False
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Learning rate over optimizer steps, as a factor of the peak (see `schedules`).
+
+    Attributes:
+      kind: constant, linear, cosine or wsd (warm-up, stable, decay).
+      warmup_steps: steps of linear warm-up; the first step already moves.
+      total_steps: step at which the decay ends; needed by every kind but constant.
+      decay_steps: length of wsd's final decay.
+      final_ratio: factor at and after total_steps.
+    """
+
+    kind: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    warmup_steps: int = 0
+    total_steps: int | None = None
+    decay_steps: int = 0
+    final_ratio: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with decoupled weight decay on matrices only (norms and biases are not decayed).
+
+    Attributes:
+      learning_rate: the peak.
+      clip_norm: largest global gradient norm; 0 turns clipping off (the norm is still reported).
+      distributed: shard optimizer state over data × context ranks (ZeRO-1).
+    """
+
+    learning_rate: float = 1e-6
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0
+    distributed: bool = True
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
+
+@dataclass(frozen=True)
+class PrecisionSettings:
+    """Attributes:
+    weights: fp32, or bf16 with fp32 main weights and fp32 gradient reduction.
+    fp32_logits: compute the head in fp32 whatever the weights; log-probabilities are fp32 in any case.
+    """
+
+    weights: Literal["fp32", "bf16"] = "fp32"
+    fp32_logits: bool = True
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Attributes:
+    tokens_per_micro_batch: token budget of one forward pass on one data-parallel rank (all its context ranks together).
+    head_chunk: tokens whose logits exist at once; bounds memory at chunk × vocabulary.
+    """
+
+    tokens_per_micro_batch: int = 4096
+    head_chunk: int = 1024
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is minimised. Names and their parameters are those of `penstock.objectives`.
+
+    Attributes:
+      algorithm: grpo (policy gradient with the fields below) or sft (negative log-likelihood; only normalisation counts).
+      policy_loss, policy_loss_settings: e.g. ppo_clip, {"clip_low": 0.2}.
+      correction, correction_settings: off-policy weight, e.g. tis, {"cap": 2.0}. Ignored with proximal = behaviour,
+        where the ratio to the engine is already the trust region's.
+      proximal: recompute (the learner's log-probs before the step) or behaviour (the engine's).
+      normalisation, normalisation_settings: token, sequence, prompt or constant {"max_tokens": …}.
+      kl_coefficient, kl_estimator, kl_importance: KL to the model the run started from; 0 keeps no reference.
+      entropy_coefficient: weight of the entropy bonus.
+      temperature: sampling temperature; the learner's logits are divided by it as the engine's were.
+      optimizer_steps_per_batch: mini-batches of whole groups that a batch is cut into.
+    """
+
+    algorithm: Literal["grpo", "sft"] = "grpo"
+    policy_loss: str = "ppo_clip"
+    policy_loss_settings: Mapping[str, Any] = field(default_factory=dict)
+    correction: str = "tis"
+    correction_settings: Mapping[str, Any] = field(default_factory=dict)
+    proximal: Literal["recompute", "behaviour"] = "recompute"
+    normalisation: str = "token"
+    normalisation_settings: Mapping[str, Any] = field(default_factory=dict)
+    kl_coefficient: float = 0.0
+    kl_estimator: str = "k3"
+    kl_importance: Literal["none", "differentiable", "detached"] = "differentiable"
+    entropy_coefficient: float = 0.0
+    temperature: float = 1.0
+    optimizer_steps_per_batch: int = 1
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """Attributes:
+    keep: newest checkpoints that are kept; at least 2, so that a damaged newest one has a predecessor.
+    """
+
+    keep: int = 2

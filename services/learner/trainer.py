@@ -1,0 +1,103 @@
+"""The training step: from a batch with advantages to new weights and the numbers that describe what happened.
+
+    log-probs before the step → normalisation weights → loss → forward, backward, optimizer step → diagnostics
+
+The step is a pure function of the weights, the optimizer and the batch; nothing here waits for or talks to a service.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from penstock.objectives import diagnostics
+from services.learner.batch import Batch
+from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLoss
+from services.learner.policy import Loss, MegatronPolicy, StepOutcome
+from services.learner.settings import LossSettings
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Attributes:
+    metrics: `loss`, `grad_norm`, `learning_rate`, `tokens`, `entropy`, `optimizer_steps`, `skipped_steps`,
+      `micro_batches`; for grpo also `kl`, `clip_share`, `masked_share`, `weight_mean`, `ess_share`, `mismatch_kl`,
+      `ratio_p99`, `logprob_gap_max`. Equal on every rank.
+    """
+
+    metrics: dict[str, float]
+
+
+class Trainer:
+    """Settings bound to a policy. Raises UnknownChoice or ValueError for settings that name nothing."""
+
+    def __init__(self, settings: LossSettings, policy: MegatronPolicy) -> None:
+        self.settings, self.policy = settings, policy
+        self._objectives = Objectives.of(settings)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Trains on one batch (the same on every rank); a collective.
+
+        With `proximal: recompute` and one optimizer step per batch no extra forward pass is made: the proximal policy
+        is the one being trained at that moment, so its log-probs are the detached current ones, the same numbers.
+        """
+        parts = self._mini_batches(batch)
+        proximal = self._proximal(batch, len(parts))
+        reference = self._reference(batch)
+        outcomes = []
+        for part, where in parts:
+            loss = self._loss(part, _at(proximal, where), _at(reference, where))
+            outcomes.append(self.policy.train_step(part, loss, self.settings.temperature))
+        before = proximal
+        if before is None:
+            before = torch.zeros_like(batch.behaviour)
+            before[parts[0][1]] = outcomes[0].current
+        return StepResult(self._metrics(batch, before, outcomes))
+
+    def _mini_batches(self, batch: Batch) -> list[tuple[Batch, Tensor]]:
+        """Whole groups, in order, in equally many groups per optimizer step; (part, its tokens in the batch)."""
+        groups = torch.unique(batch.groups, return_inverse=True)[1]
+        steps = min(self.settings.optimizer_steps_per_batch, int(groups.max()) + 1)
+        turn = groups * steps // (int(groups.max()) + 1)
+        return [batch.select(torch.nonzero(turn == i)[:, 0]) for i in range(steps)]
+
+    def _proximal(self, batch: Batch, steps: int) -> Tensor | None:
+        if self.settings.algorithm == "sft" or (self.settings.proximal == "recompute" and steps == 1):
+            return None
+        if self.settings.proximal == "behaviour":
+            return batch.behaviour
+        return self.policy.logprobs(batch, self.settings.temperature)
+
+    def _reference(self, batch: Batch) -> Tensor | None:
+        if self.settings.algorithm == "sft" or not self.settings.kl_coefficient:
+            return None
+        return self.policy.reference_logprobs(batch, self.settings.temperature)
+
+    def _loss(self, part: Batch, proximal: Tensor | None, reference: Tensor | None) -> Loss:
+        weights = self._objectives.weights(part)
+        if self.settings.algorithm == "sft":
+            return SupervisedLoss(weights)
+        return PolicyGradientLoss(self._objectives, part, weights, proximal, reference)
+
+    def _metrics(self, batch: Batch, before: Tensor, outcomes: list[StepOutcome]) -> dict[str, float]:
+        sums = {name: sum(o.sums[name] for o in outcomes) for name in outcomes[0].sums}
+        tokens = max(sums["tokens"], 1.0)
+        metrics = {
+            "loss": sum(o.loss for o in outcomes) / len(outcomes),
+            "grad_norm": sum(o.gradient_norm for o in outcomes) / len(outcomes),
+            "learning_rate": outcomes[-1].learning_rate,
+            "tokens": sums["tokens"],
+            "entropy": sums["entropy"] / tokens,
+            "optimizer_steps": float(self.policy.optimizer.steps),
+            "skipped_steps": float(self.policy.optimizer.skipped),
+            "micro_batches": float(sum(o.micro_batches for o in outcomes)),
+        }
+        if self.settings.algorithm == "grpo":
+            metrics["kl"] = sums["kl"] / tokens
+            metrics |= diagnostics.shares(sums)
+            metrics |= diagnostics.mismatch(before, batch.behaviour, batch.mask)
+        return metrics
+
+
+def _at(values: Tensor | None, where: Tensor) -> Tensor | None:
+    return None if values is None else values[where]
