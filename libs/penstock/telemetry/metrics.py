@@ -1,0 +1,76 @@
+"""Metrics: names that all services share, one registry per process, and an HTTP endpoint for Prometheus.
+
+Names follow the `rl.*` conventions proposed for OpenTelemetry. Prometheus has no dots: `rl.samples.admitted` is exposed
+as `rl_samples_admitted_total`. Make metrics at import time with `counter`, `gauge`, `histogram`: asking again for the
+same name gives the same metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.metrics import MetricWrapperBase
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+
+SAMPLES_ADMITTED = "rl.samples.admitted"
+SAMPLES_FINISHED = "rl.samples.finished"
+SAMPLES_TRAINED = "rl.samples.trained"
+GROUPS_RELEASED = "rl.groups.released"
+TOKENS_GENERATED = "rl.tokens.generated"
+TOKENS_TRAINED = "rl.tokens.trained"
+REWARD = "rl.reward"
+REWARD_INVALID = "rl.reward.invalid"
+REWARD_SECONDS = "rl.reward.duration"
+EPISODES_OPEN = "rl.environment.episodes"
+WORKER_RESTARTS = "rl.environment.worker_restarts"
+STALENESS = "rl.staleness"
+STEP = "rl.learner.step"
+STEP_SECONDS = "rl.learner.step.duration"
+LOSS = "rl.learner.loss"
+VERSIONS_PUBLISHED = "rl.weights.versions"
+WEIGHT_BYTES = "rl.weights.bytes"
+PAUSE_SECONDS = "rl.weights.pause"
+CALLS_WITHOUT_DEADLINE = "rpc.server.calls_without_deadline"
+INCIDENTS = "rpc.server.incidents"
+
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
+_made: dict[str, MetricWrapperBase] = {}
+
+
+def counter(name: str, help: str, labels: Sequence[str] = ()) -> Counter:
+    """A number that only grows."""
+    return _once(Counter, name, lambda flat: Counter(flat, help, labels, registry=REGISTRY))
+
+
+def gauge(name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
+    """A number that goes up and down."""
+    return _once(Gauge, name, lambda flat: Gauge(flat, help, labels, registry=REGISTRY))
+
+
+def histogram(
+    name: str, help: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = Histogram.DEFAULT_BUCKETS
+) -> Histogram:
+    """A distribution; for durations in seconds unless `buckets` are given."""
+    return _once(Histogram, name, lambda flat: Histogram(flat, help, labels, registry=REGISTRY, buckets=buckets))
+
+
+def _once(kind: type[_Metric], name: str, make: Callable[[str], _Metric]) -> _Metric:
+    if name not in _made:
+        _made[name] = make(name.replace(".", "_"))
+    metric = _made[name]
+    if not isinstance(metric, kind):
+        raise TypeError(f"metric {name} is a {type(metric).__name__} already")
+    return metric
+
+
+def serve(port: int, *, host: str = "127.0.0.1") -> int:
+    """Serves `/metrics` from a daemon thread for the life of the process; returns the port (0 takes a free one).
+
+    Raises:
+        OSError: the port is taken.
+    """
+    server, _ = start_http_server(port, addr=host, registry=REGISTRY)
+    return int(server.server_port)
