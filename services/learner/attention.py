@@ -1,8 +1,8 @@
 """Core attention for Megatron's local layer spec in plain torch, for packed sequences, with context parallelism.
 
-Upstream's local attention refuses packing and its context parallelism needs TransformerEngine. Here K and V are gathered
-over context ranks (small under grouped-query attention; any head count works) while each rank keeps its zigzag part of
-the queries. The same code runs on CPU and CUDA.
+Upstream's local attention refuses packing and its context parallelism needs TransformerEngine. Here K and V are
+gathered over context ranks (small under grouped-query attention; any head count works) while each rank keeps its zigzag
+part of the queries. The same code runs on CPU and CUDA.
 """
 
 from typing import Any

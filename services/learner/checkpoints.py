@@ -65,7 +65,8 @@ def _gather_failures(failure: str | None) -> list[str]:
 def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     """Writes `path` with this rank's `shards` (file name -> picklable state); a collective.
 
-    A directory already at `path` is replaced; a crash between its removal and the rename leaves the previous checkpoint.
+    A directory already at `path` is replaced; a crash between its removal and the rename leaves the previous
+    checkpoint as the newest.
     Raises CheckpointError on every rank if any rank failed; `path` is then as it was.
     """
     path = Path(path)
@@ -183,7 +184,7 @@ def path_of(root: str | Path, step: int) -> Path:
 
 
 def prune(root: str | Path, keep: int) -> list[Path]:
-    """Removes all but the newest `keep` checkpoints (rank 0 only); returns what was removed. Raises ValueError below 1."""
+    """Removes all but the newest `keep` checkpoints (rank 0 only) and returns them. Raises ValueError for keep < 1."""
     if keep < 1:
         raise ValueError(f"at least one checkpoint must be kept, got {keep}")
     old = present(root)[keep:]

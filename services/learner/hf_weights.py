@@ -1,7 +1,7 @@
 """Maps parameters between Hugging Face names and Megatron shards, both ways, one tensor at a time.
 
-Loading reads only what this rank holds; exporting gathers a parameter over tensor ranks and hands it to rank 0 under its
-Hugging Face name. Our own mapping, because it must run without TransformerEngine and be bitwise in a round trip.
+Loading reads only what this rank holds; exporting gathers a parameter over tensor ranks and hands it to rank 0 under
+its Hugging Face name. Our own mapping, because it must run without TransformerEngine and be bitwise in a round trip.
 """
 
 import json

@@ -92,7 +92,7 @@ class LossSettings:
     """What is minimised. Names and their parameters are those of `penstock.objectives`.
 
     Attributes:
-      algorithm: grpo (policy gradient with the fields below) or sft (negative log-likelihood; only normalisation counts).
+      algorithm: grpo (policy gradient with the fields below) or sft (negative log-likelihood; normalisation only).
       policy_loss, policy_loss_settings: e.g. ppo_clip, {"clip_low": 0.2}.
       correction, correction_settings: off-policy weight, e.g. tis, {"cap": 2.0}. Ignored with proximal = behaviour,
         where the ratio to the engine is already the trust region's.

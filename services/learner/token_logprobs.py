@@ -16,7 +16,7 @@ from torch import Tensor
 def _chunk_logits(
     hidden: Tensor, weight: Tensor, target: Tensor, start: int, vocab: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled local fp32 logits of one chunk (padding −inf), local target index, and where the target is in our shard."""
+    """Scaled local fp32 logits of one chunk (padding −inf), local target index, and where the target is ours."""
     logits = torch.nn.functional.linear(hidden, weight).float().mul_(scale)
     size = weight.shape[0]
     if start + size > vocab:

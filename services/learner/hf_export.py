@@ -1,0 +1,76 @@
+"""Writes a complete Hugging Face model directory: what transformers, vLLM or another run loads without our help."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+SHARD_BYTES = 4 * 2**30
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
+
+
+def write(tensors: Iterable[tuple[str, Tensor]], source: str | Path, target: str | Path) -> Path:
+    """Streams `tensors` (rank 0's `policy.export()`) into `target`, beside a copy of everything in `source` but weights.
+
+    Config, tokenizer, chat template and generation defaults are those of the model the run started from; the config's
+    dtype is set to that of the tensors. At most one shard is in memory. `target` appears complete or not at all; one
+    that exists is replaced. Only rank 0 calls this; the others drain their `export()`. Returns `target`.
+    """
+    target = Path(target)
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for path in Path(source).iterdir():
+        if path.is_file() and not path.name.endswith(_WEIGHTS):
+            shutil.copy(path, temporary)
+    shards = _write_shards(tensors, temporary)
+    if len(shards) > 1:
+        _write_index(shards, temporary)
+    _set_dtype(temporary / "config.json", shards[0][1])
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    return target
+
+
+def _write_shards(tensors: Iterable[tuple[str, Tensor]], directory: Path) -> list[tuple[Path, dict[str, Tensor]]]:
+    """Files in order with their tensors as meta tensors (names, shapes and dtypes only)."""
+    shards: list[tuple[Path, dict[str, Tensor]]] = []
+    shard: dict[str, Tensor] = {}
+    size = 0
+
+    def flush() -> None:
+        path = directory / f"shard-{len(shards)}"
+        save_file(shard, path, metadata={"format": "pt"})
+        shards.append((path, {name: tensor.to("meta") for name, tensor in shard.items()}))
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            flush()
+            size = 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    flush()
+    named = []
+    for i, (path, content) in enumerate(shards, 1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        named.append((path.rename(directory / name), content))
+    return named
+
+
+def _write_index(shards: list[tuple[Path, dict[str, Tensor]]], directory: Path) -> None:
+    index = {
+        "metadata": {"total_size": sum(t.nbytes for _, content in shards for t in content.values())},
+        "weight_map": {name: path.name for path, content in shards for name in content},
+    }
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def _set_dtype(config: Path, content: dict[str, Tensor]) -> None:
+    raw = json.loads(config.read_text())
+    dtype = str(next(iter(content.values())).dtype).removeprefix("torch.")
+    raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = dtype
+    config.write_text(json.dumps(raw, indent=2))

@@ -1,0 +1,86 @@
+"""Tiny Hugging Face models and batches that exercise every branch of the learner."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from services.learner.batch import Batch, Sample
+
+VOCABULARY = 251  # not divisible by any tensor size: padded rows take part if nobody masks them
+
+
+def tiny_config(family: str, tied: bool = False) -> Any:
+    """4 layers, 4 heads, 2 KV heads; Qwen3 with head_dim ≠ hidden/heads, Llama with llama3 rope scaling."""
+    common = dict(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=tied,
+    )
+    if family == "qwen3":
+        return Qwen3Config(head_dim=32, **common)
+    if family == "qwen2":
+        return Qwen2Config(**common)
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    return LlamaConfig(rope_parameters=scaling, **common)
+
+
+def tiny_model(family: str, tied: bool = False) -> Any:
+    """fp32, deterministic; norms and biases moved off their trivial initial values."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        tiny_config(family, tied), dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.mul_(2.0)
+    return model
+
+
+def save_tiny_model(directory: Path, family: str, tied: bool = False) -> Path:
+    tiny_model(family, tied).save_pretrained(directory)
+    return directory
+
+
+def random_samples(seed: int, count: int = 11, vocabulary: int = VOCABULARY, longest: int = 40) -> list[Sample]:
+    """Lengths 2 … longest, masks with holes, one sample with nothing to train, groups of uneven size."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i in range(count):
+        length = 2 if i == 0 else int(rng.integers(3, longest + 1))
+        mask = (rng.random(length) < 0.6).astype(np.float32)
+        mask[0], mask[1] = 0.0, 1.0
+        if i == 3:
+            mask[:] = 0.0
+        samples.append(
+            Sample(
+                tokens=rng.integers(0, vocabulary, length),
+                loss_mask=mask,
+                behaviour_logprobs=np.where(mask > 0, rng.normal(-5.5, 0.7, length), 0.0),
+                advantage=float(rng.normal()),
+                group=int(i**0.5) * 7,
+            )
+        )
+    return samples
+
+
+def random_batch(seed: int, **sizes: int) -> Batch:
+    return Batch.from_samples(random_samples(seed, **sizes))
