@@ -21,13 +21,14 @@ def test_a_trace_crosses_messages_and_strings(provider: TracerProvider, tmp_path
     with tracer.start_as_current_span("prompt", attributes={"group": 7}) as span:
         headers, text = tracing.inject({"other": "kept"}), tracing.inject_string()
     assert headers["other"] == "kept" and headers["traceparent"] == text
-    with tracer.start_as_current_span("train", context=tracing.extract(headers), links=[trace.Link(span.context)]):
+    links = [trace.Link(span.get_span_context())]
+    with tracer.start_as_current_span("train", context=tracing.extract(headers), links=links):
         pass
     prompt, train = (json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines())
     assert train["trace_id"] == prompt["trace_id"] and train["parent_id"] == prompt["span_id"]
     assert prompt["attributes"] == {"group": 7} and train["links"] == [prompt["trace_id"]]
     linked = trace.get_current_span(tracing.extract_string(text)).get_span_context()
-    assert linked.span_id == span.context.span_id
+    assert linked.span_id == span.get_span_context().span_id
 
 
 def test_nothing_and_nonsense_give_the_empty_context() -> None:

@@ -1,0 +1,41 @@
+"""How every server and channel of Penstock is built, and the errors that cross them."""
+
+from penstock.rpc.channel import channel, ready
+from penstock.rpc.errors import (
+    Abort,
+    RpcError,
+    Violation,
+    aborted,
+    call,
+    deadline_exceeded,
+    failed_precondition,
+    invalid_argument,
+    not_found,
+    resource_exhausted,
+    translated,
+    unavailable,
+)
+from penstock.rpc.security import Security
+from penstock.rpc.server import AddressInUse, Server
+from penstock.rpc.settings import Transport
+
+__all__ = [
+    "Abort",
+    "AddressInUse",
+    "RpcError",
+    "Security",
+    "Server",
+    "Transport",
+    "Violation",
+    "aborted",
+    "call",
+    "channel",
+    "deadline_exceeded",
+    "failed_precondition",
+    "invalid_argument",
+    "not_found",
+    "ready",
+    "resource_exhausted",
+    "translated",
+    "unavailable",
+]

@@ -1,0 +1,228 @@
+"""Errors on the wire: how a handler refuses, and what its caller gets.
+
+A handler raises an `Abort`, made by one of the functions below, from however deep; the server turns it into a status
+with `google.rpc` details. The client's `translated()` turns the status back into the tree under `RpcError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from google.protobuf import duration_pb2
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "penstock"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What is wrong with one field. `field` is its path: `items[3].id`."""
+
+    field: str
+    description: str
+    rule: str = ""
+
+
+class Abort(Exception):
+    """Ends the call with a status. Raise it from a handler; its text goes to the caller."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, details: Sequence[Message] = ()) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.details = details
+
+    def status(self) -> grpc.Status:
+        """The status with its details packed, as `abort_with_status` takes it."""
+        packed = status_pb2.Status(code=self.code.value[0], message=self.message)
+        for detail in self.details:
+            packed.details.add().Pack(detail)
+        status: grpc.Status = rpc_status.to_status(packed)
+        return status
+
+
+def _info(reason: str, metadata: Mapping[str, str] | None) -> list[Message]:
+    if not reason:
+        return []
+    return [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata or {}))]
+
+
+def _retry(seconds: float) -> Message:
+    delay = duration_pb2.Duration()
+    delay.FromNanoseconds(int(seconds * 1e9))
+    info: Message = error_details_pb2.RetryInfo(retry_delay=delay)
+    return info
+
+
+def invalid_argument(message: str, *violations: Violation) -> Abort:
+    """The request is wrong; repeating it does not help."""
+    listed = [
+        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description, reason=v.rule)
+        for v in violations
+    ]
+    details = [error_details_pb2.BadRequest(field_violations=listed)] if listed else []
+    return Abort(grpc.StatusCode.INVALID_ARGUMENT, message, details)
+
+
+def not_found(message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> Abort:
+    """The named thing does not exist."""
+    return Abort(grpc.StatusCode.NOT_FOUND, message, _info(reason, metadata))
+
+
+def failed_precondition(message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> Abort:
+    """The thing is in a state in which the call makes no sense."""
+    return Abort(grpc.StatusCode.FAILED_PRECONDITION, message, _info(reason, metadata))
+
+
+def aborted(message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> Abort:
+    """A conflict with another writer: read again, then decide."""
+    return Abort(grpc.StatusCode.ABORTED, message, _info(reason, metadata))
+
+
+def unavailable(message: str, *, retry_after: float = 1.0, reason: str = "") -> Abort:
+    """Not now; repeat after `retry_after` seconds."""
+    return Abort(grpc.StatusCode.UNAVAILABLE, message, [_retry(retry_after), *_info(reason, None)])
+
+
+def resource_exhausted(message: str, *, retry_after: float = 1.0, reason: str = "") -> Abort:
+    """Too much at once; repeat after `retry_after` seconds."""
+    return Abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message, [_retry(retry_after), *_info(reason, None)])
+
+
+def deadline_exceeded(message: str) -> Abort:
+    """The time given to the call, or to something that it needs, is over."""
+    return Abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+
+class RpcError(Exception):
+    """A call failed, as its caller sees it.
+
+    Attributes:
+        code: the gRPC status.
+        message: the server's text.
+        reason: machine-readable reason (`ErrorInfo.reason`), empty where it gave none.
+        metadata: of the reason.
+        retry_after: seconds after which repeating makes sense, None where the server does not say.
+        violations: fields that are wrong, for INVALID_ARGUMENT.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        violations: Sequence[Violation] = (),
+    ) -> None:
+        fields = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        super().__init__(f"{code.name}: {message}" + (f" ({fields})" if fields else ""))
+        self.code = code
+        self.message = message
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+        self.violations = tuple(violations)
+
+
+class InvalidArgument(RpcError):
+    """The request is wrong; see `violations`."""
+
+
+class NotFound(RpcError):
+    """The named thing does not exist."""
+
+
+class FailedPrecondition(RpcError):
+    """The thing is in the wrong state."""
+
+
+class Aborted(RpcError):
+    """A conflict with another writer."""
+
+
+class Unavailable(RpcError):
+    """The server is not reachable, starting or draining; an idempotent call may be repeated."""
+
+
+class ResourceExhausted(RpcError):
+    """Too much at once, or a message above the limit."""
+
+
+class DeadlineExceeded(RpcError):
+    """The call's deadline ended first; it is not known whether the server did the work."""
+
+
+class Unauthenticated(RpcError):
+    """The server does not know the caller."""
+
+
+class Unimplemented(RpcError):
+    """The server does not serve this method."""
+
+
+class Internal(RpcError):
+    """The server failed; its log has the incident that the message names."""
+
+
+_TREE: dict[grpc.StatusCode, type[RpcError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ABORTED: Aborted,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.INTERNAL: Internal,
+}
+
+
+def from_call(error: grpc.aio.AioRpcError) -> RpcError:
+    """The error of this module's tree for a failed call."""
+    reason, metadata, retry_after = "", dict[str, str](), None
+    violations: list[Violation] = []
+    try:
+        status = rpc_status.from_call(error)
+    except (ValueError, DecodeError):  # details that do not belong to the status: the status alone counts
+        status = None
+    for packed in status.details if status is not None else ():
+        info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+        if packed.Unpack(info):
+            reason, metadata = info.reason, dict(info.metadata)
+        elif packed.Unpack(retry):
+            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+        elif packed.Unpack(bad):
+            violations += [Violation(v.field, v.description, v.reason) for v in bad.field_violations]
+    return _TREE.get(error.code(), RpcError)(
+        error.code(),
+        error.details() or "",
+        reason=reason,
+        metadata=metadata,
+        retry_after=retry_after,
+        violations=violations,
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns a failed call of the block into an `RpcError`."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise from_call(error) from error
+
+
+async def call(answer: Awaitable[T]) -> T:
+    """Awaits a unary call with its failure translated: `await call(stub.Score(request, timeout=5))`."""
+    with translated():
+        return await answer

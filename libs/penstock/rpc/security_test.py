@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from penstock.reward.v1 import reward_pb2_grpc
+from penstock.rpc import Security, Server, call, channel
+from penstock.rpc.conftest import Misbehaving, request
+from penstock.rpc.errors import Unauthenticated, Unavailable
+
+Pair = tuple[bytes, bytes]
+
+
+def _issue(directory: Path, name: str, issuer: str = "") -> Pair:
+    """A certificate and its key in PEM, signed by `issuer` (made before in the same directory) or by itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make certificates with")
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
+    if issuer:
+        command += ["-CA", str(directory / f"{issuer}.crt"), "-CAkey", str(directory / f"{issuer}.key")]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate.read_bytes(), key.read_bytes()
+
+
+async def _score(address: str, security: Security) -> None:
+    async with channel(address, security=security) as opened:
+        await call(reward_pb2_grpc.RewardServiceStub(opened).Score(request("x"), timeout=3))
+
+
+async def test_mutual_tls_admits_only_certificates_of_the_authority(servicer: Misbehaving, tmp_path: Path) -> None:
+    ca, _ = _issue(tmp_path, "ca")
+    _issue(tmp_path, "stranger")
+    server_side = Security(None, *_issue(tmp_path, "server", "ca"), ca)
+    learner = Security(None, *_issue(tmp_path, "learner", "ca"), ca)
+    imposter = Security(None, *_issue(tmp_path, "imposter", "stranger"), ca)
+    async with Server("test", security=server_side) as server:
+        server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
+        await server.start()
+        await _score(server.address, learner)
+        for wrong in (imposter, Security(authority=ca), Security()):
+            with pytest.raises(Unavailable):
+                await _score(server.address, wrong)
+    assert servicer.calls == 1
+
+
+async def test_a_token_is_demanded_except_for_health(servicer: Misbehaving) -> None:
+    async with Server("test", security=Security(token="right")) as server:
+        server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
+        await server.start()
+        await _score(server.address, Security(token="right"))
+        for wrong in (Security(), Security(token="wrong")):
+            with pytest.raises(Unauthenticated):
+                await _score(server.address, wrong)
+        async with channel(server.address) as opened:
+            stub = health_pb2_grpc.HealthStub(opened)
+            await call(stub.Check(health_pb2.HealthCheckRequest(), timeout=3))
+            garbage: Any = opened.unary_unary("/penstock.reward.v1.RewardService/Score")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await garbage(b"\xff\xff", timeout=3)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert servicer.calls == 1
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        Security(certificate=b"x")
+    with pytest.raises(ValueError, match="empty"):
+        Security(token=" ")
+    with pytest.raises(ValueError, match="needs TLS"):
+        Security(token="x").check_address("10.0.0.7:80")
+    Security(token="x").check_address("unix:/tmp/x")
+    assert "secret" not in repr(Security(token="secret"))
