@@ -58,8 +58,12 @@ class TorchAttention(torch.nn.Module):
         elif packed_seq_params.restore is not None:
             out = self._bucketed(query, key, value, packed_seq_params, packed_seq_params.restore)
         else:
-            out = _attend(*(x.transpose(0, 1).unsqueeze(0) for x in (query, key, value)), self.scale)[0].transpose(0, 1)
+            out = self._whole(query, key, value)
         return out.reshape(out.shape[0], 1, -1)
+
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # [1, heads, tokens, d]
+        return _attend(q, k, v, self.scale)[0].transpose(0, 1)
 
     def _bucketed(self, q: Tensor, k: Tensor, v: Tensor, packed: PackedSequences, restore: Tensor) -> Tensor:
         heads = [x.shape[1] for x in (q, k, v)]
@@ -68,7 +72,8 @@ class TorchAttention(torch.nn.Module):
         for bucket in packed.buckets:
             n, length = bucket.index.shape
             batch = qkv.index_select(0, bucket.index.view(-1)).view(n, length, *qkv.shape[1:]).transpose(1, 2)
-            outs.append(_attend(*batch.split(heads, 1), self.scale).transpose(1, 2).reshape(n * length, heads[0], -1))
+            bq, bk, bv = batch.split(heads, 1)
+            outs.append(_attend(bq, bk, bv, self.scale).transpose(1, 2).reshape(n * length, heads[0], -1))
         return torch.cat(outs).index_select(0, restore)
 
     def _context_parallel(self, q: Tensor, k: Tensor, v: Tensor, boundaries: list[int]) -> Tensor:

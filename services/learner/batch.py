@@ -7,6 +7,7 @@ predicts at position t−1; position 0 is never trained.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def _checked(i: int, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray
     tokens = np.asarray(sample.tokens, dtype=np.int32)
     length = len(tokens)
     mask = np.asarray(sample.loss_mask, dtype=np.float32)
-    behaviour = np.zeros(length, np.float32)
+    behaviour: Any = np.zeros(length, np.float32)
     if sample.behaviour_logprobs is not None:
         behaviour = np.asarray(sample.behaviour_logprobs, dtype=np.float32)
     advantage = np.broadcast_to(np.asarray(sample.advantage, dtype=np.float32), (length,))

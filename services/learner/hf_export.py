@@ -13,7 +13,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"
 
 
 def write(tensors: Iterable[tuple[str, Tensor]], source: str | Path, target: str | Path) -> Path:
-    """Streams `tensors` (rank 0's `policy.export()`) into `target`, beside a copy of everything in `source` but weights.
+    """Streams `tensors` (rank 0's `policy.export()`) into `target`, beside a copy of all that `source` has but weights.
 
     Config, tokenizer, chat template and generation defaults are those of the model the run started from; the config's
     dtype is set to that of the tensors. At most one shard is in memory. `target` appears complete or not at all; one

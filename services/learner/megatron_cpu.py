@@ -144,8 +144,8 @@ def install() -> bool:
     if torch.cuda.is_available():
         return False
     if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
-        torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
+        sys.meta_path.insert(0, _Finder)
+        torch.Tensor.cuda = lambda self, *args, **kwargs: self
         for name in [n for n in sys.modules if n.startswith("megatron.core")]:
             _fix(sys.modules[name])
     return True

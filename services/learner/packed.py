@@ -25,7 +25,7 @@ class Bucket:
 
 
 @dataclass
-class PackedSequences(PackedSeqParams):  # type: ignore[misc]
+class PackedSequences(PackedSeqParams):
     """Megatron's packing parameters (`thd`), plus the boundaries on the host and the attention buckets.
 
     `boundaries`: start of each padded sequence and the end of the last, over all context ranks. With buckets the pack's

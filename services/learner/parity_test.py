@@ -1,7 +1,8 @@
 """Every parallel layout against Hugging Face transformers in one process, sequence by sequence.
 
-Two optimizer steps of the whole policy-gradient objective (clipped ratio, truncated importance weights, KL to the initial
-model, entropy bonus, temperature) over packed batches: loss, clipped gradients, gradient norm and weights must agree.
+Two optimizer steps of the whole policy-gradient objective (clipped ratio, truncated importance weights, KL to the
+initial model, entropy bonus, temperature) over packed batches: loss, clipped gradients, gradient norm and weights must
+agree.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """Runs a function on N forked gloo ranks and returns what each returned.
 
 Forked, because importing Megatron takes seconds and a fork inherits it. Each rank has its own process group and asks
-the kernel to die with its parent, so neither a failed test nor a killed test runner leaves processes behind. When one rank
-fails the others, which would wait for it in a collective, are ended at once.
+the kernel to die with its parent, so neither a failed test nor a killed test runner leaves processes behind. When one
+rank fails the others, which would wait for it in a collective, are ended at once.
 """
 
 import ctypes

@@ -88,6 +88,30 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
+class AdvantageSettings:
+    """From rewards to advantages, in this order: scale, overlong penalty, estimator, clip; and which groups to drop.
+
+    Attributes:
+      estimator, estimator_settings: of `penstock.objectives` (grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl).
+      reward_scale: factor of every reward.
+      overlong_buffer, max_tokens: DAPO's soft punishment of answers that come within `overlong_buffer` tokens of
+        `max_tokens`; buffer 0 turns it off.
+      drop_zero_variance: filter groups whose valid rewards are all equal (dynamic sampling).
+      pass_rate: (low, high); filter groups whose mean valid reward lies outside.
+      clip: largest absolute advantage, or None.
+    """
+
+    estimator: str = "batch_norm"
+    estimator_settings: Mapping[str, Any] = field(default_factory=dict)
+    reward_scale: float = 1.0
+    overlong_buffer: int = 0
+    max_tokens: int = 0
+    drop_zero_variance: bool = False
+    pass_rate: tuple[float, float] | None = None
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
 class LossSettings:
     """What is minimised. Names and their parameters are those of `penstock.objectives`.
 

@@ -27,7 +27,7 @@ def _chunk_logits(
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -61,7 +61,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return logprob, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> Any:
         hidden, weight, target, normaliser, entropy = ctx.saved_tensors
         start, vocab, scale, chunk, fp32 = ctx.args
         head = weight.float() if fp32 else weight

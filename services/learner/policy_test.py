@@ -1,0 +1,308 @@
+"""What the policy guarantees beside its numbers: exact resume, skipped steps, atomic checkpoints, refusals."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.learner import checkpoints
+from services.learner.batch import Batch, InvalidBatch, Sample
+from services.learner.checkpoints import CheckpointError, LayoutMismatch
+from services.learner.models_testing import random_batch, save_tiny_model
+from services.learner.policy import MegatronPolicy, Scored
+from services.learner.ranks_testing import RankFailed, run_ranks
+from services.learner.settings import (
+    BatchSettings,
+    LossSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PrecisionSettings,
+    ScheduleSettings,
+)
+from services.learner.trainer import Trainer
+
+OPTIMIZER = OptimizerSettings(
+    learning_rate=1e-2, weight_decay=0.1, schedule=ScheduleSettings("cosine", warmup_steps=2, total_steps=6)
+)
+LAYOUTS = {
+    "one": (1, ParallelSettings()),
+    "tp2": (2, ParallelSettings(tensor=2)),
+    "pp2": (2, ParallelSettings(pipeline=2)),
+    "dp2": (2, ParallelSettings()),
+}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
+
+
+def make(
+    model_dir: Path, parallel: ParallelSettings, precision: str = "fp32", keep_reference: bool = False
+) -> MegatronPolicy:
+    return MegatronPolicy.create(
+        model_dir,
+        parallel,
+        OPTIMIZER,
+        PrecisionSettings(weights=precision),
+        BatchSettings(tokens_per_micro_batch=80),
+        seed=3,
+        keep_reference=keep_reference,
+    )
+
+
+def weights(policy: MegatronPolicy) -> dict[str, torch.Tensor]:
+    return dict(policy.export())
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ------------------------------------------------------------------ resume
+def _uninterrupted(model_dir: Path, root: Path, parallel: ParallelSettings, precision: str) -> Any:
+    policy = make(model_dir, parallel, precision)
+    trainer = Trainer(LossSettings(), policy)
+    for seed in (1, 2):
+        trainer.step(random_batch(seed))
+    policy.save(checkpoints.path_of(root, 2), {"cursor": 812, "held": ["r/7/0"]})
+    metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
+    return weights(policy), metrics
+
+
+def _resumed(model_dir: Path, root: Path, parallel: ParallelSettings, precision: str) -> Any:
+    policy = make(model_dir, parallel, precision)
+    restored = checkpoints.load_newest(root, policy.load)
+    trainer = Trainer(LossSettings(), policy)
+    metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
+    return weights(policy), metrics, restored
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("one", "fp32"), ("tp2", "fp32"), ("pp2", "fp32"), ("dp2", "fp32"), ("dp2", "bf16")]
+)
+def test_resume_is_bit_identical(name, precision, model_dir, tmp_path):
+    world, parallel = LAYOUTS[name]
+    expected, metrics = run_ranks(world, _uninterrupted, model_dir, tmp_path, parallel, precision)[0]
+    got, again, restored = run_ranks(world, _resumed, model_dir, tmp_path, parallel, precision)[0]
+    assert restored == (2, {"cursor": 812, "held": ["r/7/0"]})
+    assert again == metrics
+    assert equal(got, expected)
+
+
+def test_another_layout_is_refused(model_dir, tmp_path):
+    run_ranks(1, _uninterrupted, model_dir, tmp_path, ParallelSettings(), "fp32")
+    with pytest.raises(RankFailed, match="LayoutMismatch.*was written under"):
+        run_ranks(2, _resumed, model_dir, tmp_path, ParallelSettings(tensor=2), "fp32")
+    assert issubclass(LayoutMismatch, CheckpointError)
+
+
+# ------------------------------------------------------------------ damaged checkpoints
+def _two_checkpoints(model_dir: Path, root: Path) -> None:
+    policy = make(model_dir, ParallelSettings())
+    for step in (1, 2):
+        policy.save(checkpoints.path_of(root, step), {"step": step})
+
+
+def _restore(model_dir: Path, root: Path) -> Any:
+    return checkpoints.load_newest(root, make(model_dir, ParallelSettings()).load)
+
+
+def _flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a flipped bit": lambda c: _flip_a_bit(c / "model-pp0-tp0.pt"),
+    "a short file": lambda c: (c / "rank-00000.pt").write_bytes((c / "rank-00000.pt").read_bytes()[:-100]),
+    "a missing file": lambda c: (c / "rank-00000.pt").unlink(),
+    "a half-written manifest": lambda c: (c / "manifest.json").write_text("{"),
+    "no manifest": lambda c: (c / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over(damage, model_dir, tmp_path):
+    run_ranks(1, _two_checkpoints, model_dir, tmp_path)
+    DAMAGE[damage](checkpoints.path_of(tmp_path, 2))
+    assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (1, {"step": 1})
+
+
+def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(model_dir, tmp_path):
+    run_ranks(1, _two_checkpoints, model_dir, tmp_path)
+    for step in (1, 2):
+        _flip_a_bit(checkpoints.path_of(tmp_path, step) / "model-pp0-tp0.pt")
+    with pytest.raises(RankFailed, match="none of the 2 checkpoints"):
+        run_ranks(1, _restore, model_dir, tmp_path)
+
+
+def test_an_empty_directory_is_a_fresh_start(tmp_path):
+    assert checkpoints.load_newest(tmp_path, lambda path: {}) is None
+    assert checkpoints.load_newest(tmp_path / "absent", lambda path: {}) is None
+
+
+def _save_twice(model_dir: Path, root: Path) -> None:
+    policy = make(model_dir, ParallelSettings())
+    policy.save(checkpoints.path_of(root, 1), {"turn": "first"})
+    policy.save(checkpoints.path_of(root, 1), {"turn": "second"})
+
+
+def test_saving_a_step_again_replaces_it(model_dir, tmp_path):
+    run_ranks(1, _save_twice, model_dir, tmp_path)
+    assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (1, {"turn": "second"})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+
+
+def _save_where_rank_1_cannot_write(model_dir: Path, root: Path) -> str:
+    policy = make(model_dir, ParallelSettings())
+    if torch.distributed.get_rank() == 1:
+        policy._shard_names = lambda: ["model-pp0-tp0.pt", "no-such-directory/rank-00001.pt"]  # type: ignore
+    with pytest.raises(CheckpointError, match="rank 1: .*No such file"):
+        policy.save(checkpoints.path_of(root, 1), {})
+    return ""
+
+
+def test_a_failed_write_fails_on_every_rank_and_leaves_no_checkpoint(model_dir, tmp_path):
+    run_ranks(2, _save_where_rank_1_cannot_write, model_dir, tmp_path)
+    assert checkpoints.present(tmp_path) == []
+
+
+def test_retention_keeps_the_newest(tmp_path):
+    for step in (5, 9, 10, 1000000):
+        checkpoints.path_of(tmp_path, step).mkdir()
+    removed = checkpoints.prune(tmp_path, keep=2)
+    assert [p.name for p in removed] == ["step-000009", "step-000005"]
+    assert [p.name for p in checkpoints.present(tmp_path)] == ["step-1000000", "step-000010"]
+    with pytest.raises(ValueError, match="at least one"):
+        checkpoints.prune(tmp_path, keep=0)
+
+
+# ------------------------------------------------------------------ steps that must not be taken
+class _Poison:
+    """A loss whose gradient is `value` on the micro-batches of data rank 0 only."""
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, scored: Scored) -> tuple[torch.Tensor, torch.Tensor]:
+        factor = self.value if torch.distributed.get_rank() == 0 else 1.0
+        return (scored.current * factor).sum(), torch.zeros(0, dtype=torch.float64)
+
+
+def _poisoned(model_dir: Path, parallel: ParallelSettings, value: float) -> Any:
+    policy = make(model_dir, parallel)
+    Trainer(LossSettings(), policy).step(random_batch(1))
+    before = weights(policy)
+    outcome = policy.train_step(random_batch(2), _Poison(value))
+    untouched = equal(before, weights(policy))
+    after = Trainer(LossSettings(), policy).step(random_batch(3)).metrics
+    return outcome.taken, policy.optimizer.skipped, untouched, after["grad_norm"], equal(before, weights(policy))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["one", "dp2"])
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(name, value, model_dir):
+    world, parallel = LAYOUTS[name]
+    results = run_ranks(world, _poisoned, model_dir, parallel, value)
+    for taken, skipped, _, norm, _ in results:
+        assert (taken, skipped) == (False, 1)
+        assert norm == norm and norm != float("inf"), "the poison stayed in the gradient buffer"
+    assert results[0][2], "weights moved in a skipped step"
+    assert not results[0][4], "the step after a skipped one did nothing"
+
+
+# ------------------------------------------------------------------ scoring
+def _scores(model_dir: Path) -> Any:
+    policy = make(model_dir, ParallelSettings(), keep_reference=True)
+    first = policy.logprobs(random_batch(5))
+    outcome = Trainer(LossSettings(kl_coefficient=0.1), policy).step(random_batch(5))
+    return (
+        first,
+        policy.logprobs(random_batch(5)),
+        policy.reference_logprobs(random_batch(5)),
+        policy.logprobs(random_batch(5)),
+        outcome.metrics,
+    )
+
+
+def test_reference_logprobs_are_those_of_the_initial_weights(model_dir):
+    first, later, reference, later_again, metrics = run_ranks(1, _scores, model_dir)[0]
+    assert torch.equal(reference, first)
+    assert not torch.equal(later, first)
+    assert torch.equal(later_again, later), "scoring the reference changed the weights"
+    assert torch.equal(first == 0, random_batch(5).mask == 0)
+    assert metrics["kl"] == 0.0, "in the first step the reference is the policy"
+
+
+def _two_optimizer_steps(model_dir: Path, proximal: str) -> Any:
+    policy = make(model_dir, ParallelSettings())
+    settings = LossSettings(optimizer_steps_per_batch=2, proximal=proximal)  # type: ignore[arg-type]
+    return Trainer(settings, policy).step(random_batch(6)).metrics, weights(policy)
+
+
+def test_mini_batches_take_one_optimizer_step_each(model_dir):
+    recompute, moved = run_ranks(1, _two_optimizer_steps, model_dir, "recompute")[0]
+    behaviour, otherwise = run_ranks(1, _two_optimizer_steps, model_dir, "behaviour")[0]
+    assert recompute["optimizer_steps"] == behaviour["optimizer_steps"] == 2
+    assert recompute["tokens"] == random_batch(6).mask.sum()
+    assert behaviour["mismatch_kl"] == 0.0 and recompute["mismatch_kl"] > 0.0
+    assert not equal(moved, otherwise)
+
+
+def _one_sequence(model_dir: Path, parallel: ParallelSettings) -> Any:
+    policy = make(model_dir, parallel)
+    batch = random_batch(1).select(torch.tensor([1]))[0]
+    return Trainer(LossSettings(), policy).step(batch).metrics["loss"], weights(policy)
+
+
+def test_fewer_sequences_than_ranks(model_dir):
+    (loss, _), (also, _) = run_ranks(2, _one_sequence, model_dir, ParallelSettings())
+    alone, _ = run_ranks(1, _one_sequence, model_dir, ParallelSettings())[0]
+    assert loss == also == pytest.approx(alone, abs=1e-6)
+
+
+# ------------------------------------------------------------------ refusals
+def _refusals(model_dir: Path) -> None:
+    policy = make(model_dir, ParallelSettings())
+    trainer = Trainer(LossSettings(), policy)
+    with pytest.raises(InvalidBatch, match="token 251 is outside the vocabulary of 251"):
+        trainer.step(Batch.from_samples([Sample([1, 251], [0, 1], [0, -1.0])]))
+    with pytest.raises(InvalidBatch, match="300 tokens, the model 256 positions"):
+        trainer.step(Batch.from_samples([Sample([1] * 300, [0] * 299 + [1])]))
+    with pytest.raises(ValueError, match="sequence 0 has 99 tokens, but a micro-batch holds at most 80"):
+        trainer.step(Batch.from_samples([Sample([1] * 100, [0] * 99 + [1])]))
+    with pytest.raises(RuntimeError, match="keep_reference"):
+        policy.reference_logprobs(random_batch(1))
+    with pytest.raises(ValueError, match="valid: cispo, gspo, ppo_clip, reinforce"):
+        Trainer(LossSettings(policy_loss="ppo"), policy)
+
+
+def test_bad_batches_and_settings_are_refused_by_name(model_dir):
+    run_ranks(1, _refusals, model_dir)
+
+
+def test_an_unknown_schedule_field_is_refused_before_training(model_dir):
+    bad = dataclasses.replace(OPTIMIZER, schedule=ScheduleSettings("wsd", total_steps=10))
+
+    def create() -> None:
+        MegatronPolicy.create(model_dir, ParallelSettings(), bad, PrecisionSettings(), BatchSettings(), seed=0)
+
+    with pytest.raises(RankFailed, match="schedule.decay_steps must be in 1"):
+        run_ranks(1, create)
+
+
+def test_a_missing_tensor_is_named(model_dir, tmp_path):
+    broken = tmp_path / "model"
+    shutil.copytree(model_dir, broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    with pytest.raises(RankFailed, match="has no tensor model.layers.4"):
+        run_ranks(1, lambda: make(broken, ParallelSettings()) and None)
