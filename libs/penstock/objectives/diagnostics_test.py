@@ -1,0 +1,45 @@
+"""Off-policy diagnostics by hand."""
+
+import math
+
+import pytest
+import torch
+
+from penstock.objectives import LossInputs, diagnostics
+
+
+def test_equal_policies_show_no_mismatch():
+    p = torch.tensor([-1.0, -2.0])
+    got = diagnostics.mismatch(p, p, torch.ones(2))
+    assert got == {"mismatch_kl": 0.0, "ratio_p99": 1.0, "logprob_gap_max": 0.0}
+
+
+def test_mismatch():
+    """p − g = ln 2 and a masked outlier: k3 = 1 − ln 2."""
+    got = diagnostics.mismatch(torch.tensor([math.log(2.0), 50.0]), torch.zeros(2), torch.tensor([1.0, 0.0]))
+    assert got["mismatch_kl"] == pytest.approx(1 - math.log(2), abs=1e-6)
+    assert got["ratio_p99"] == pytest.approx(2.0)
+    assert got["logprob_gap_max"] == pytest.approx(math.log(2))
+
+
+def test_one_outlier_in_a_hundred_is_the_percentile():
+    p = torch.zeros(100)
+    p[17] = 3.0
+    assert diagnostics.mismatch(p, torch.zeros(100), torch.ones(100))["ratio_p99"] == pytest.approx(math.exp(3.0))
+
+
+def test_nothing_trained_is_not_a_number():
+    assert math.isnan(diagnostics.mismatch(torch.zeros(1), torch.zeros(1), torch.zeros(1))["mismatch_kl"])
+
+
+def test_shares_add_up_over_micro_batches():
+    """Weights 2, 0 | 2, 4 with one clipped: (8)² / (4 · 24)."""
+    sums: dict[str, float] = {}
+    for weight, clipped in (([2.0, 0.0], [True, False]), ([2.0, 4.0], [False, False])):
+        zeros, ones = torch.zeros(2), torch.ones(2)
+        inputs = LossInputs(zeros, zeros, zeros, zeros, ones, zeros.long(), 1)
+        for key, value in diagnostics.additive(inputs, torch.tensor(weight), torch.tensor(clipped)).items():
+            sums[key] = sums.get(key, 0.0) + float(value)
+    assert diagnostics.shares(sums) == pytest.approx(
+        {"clip_share": 0.25, "masked_share": 0.25, "weight_mean": 2.0, "ess_share": 64 / 96}
+    )

@@ -1,0 +1,82 @@
+"""KL estimators: values by hand; gradients in expectation, exactly, by enumerating a small distribution."""
+
+import math
+
+import pytest
+import torch
+
+from penstock.objectives import LossInputs, kl, kl_estimators
+
+LOGITS = torch.tensor([0.3, -0.5, 1.2, 0.1], dtype=torch.float64)
+REFERENCE = torch.log_softmax(torch.tensor([0.0, 0.4, 0.2, -0.9], dtype=torch.float64), 0)
+BEHAVIOUR = torch.log_softmax(torch.tensor([0.5, 0.5, -0.2, 0.3], dtype=torch.float64), 0)
+
+
+def expected_gradient(estimator: str, importance: str, sampler: torch.Tensor | None) -> torch.Tensor:
+    """∇ of the loss's expectation over samples from `sampler` (None: from the policy itself), as autograd sees it:
+    the samples are fixed, so the sampling probabilities carry no gradient."""
+    logits = LOGITS.clone().requires_grad_()
+    current = torch.log_softmax(logits, 0)
+    behaviour = current.detach() if sampler is None else sampler
+    zeros = torch.zeros(4)
+    inputs = LossInputs(current, zeros, behaviour, zeros, torch.ones(4), zeros.long(), 1, REFERENCE)
+    loss = (behaviour.exp() * kl.kl_loss(inputs, estimator, importance)).sum()  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return gradient
+
+
+def true_gradient(forward: bool) -> torch.Tensor:
+    """∇KL(π‖ref) (forward=False) or ∇KL(ref‖π)."""
+    logits = LOGITS.clone().requires_grad_()
+    current = torch.log_softmax(logits, 0)
+    p, q = (REFERENCE, current) if forward else (current, REFERENCE)
+    (gradient,) = torch.autograd.grad((p.exp() * (p - q)).sum(), logits)
+    return gradient
+
+
+def test_values():
+    """Δ = ln 2: k1 = −ln 2, k2 = ln²2 / 2, k3 = 2 − 1 − ln 2."""
+    current, reference = torch.tensor([-2.0]), torch.tensor([-2.0 + math.log(2)])
+    assert kl_estimators.get("k1")(current, reference).item() == pytest.approx(-math.log(2), abs=1e-6)
+    assert kl_estimators.get("k2")(current, reference).item() == pytest.approx(math.log(2) ** 2 / 2, abs=1e-6)
+    assert kl_estimators.get("k3")(current, reference).item() == pytest.approx(1 - math.log(2), abs=1e-6)
+
+
+def test_k1_and_k3_have_the_value_of_the_kl():
+    current = torch.log_softmax(LOGITS, 0)
+    true = (current.exp() * (current - REFERENCE)).sum()
+    for name in ("k1", "k3"):
+        assert (current.exp() * kl_estimators.get(name)(current, REFERENCE)).sum().item() == pytest.approx(true.item())
+
+
+def test_on_policy_gradients():
+    assert expected_gradient("k1", "none", None).abs().max() < 1e-12
+    torch.testing.assert_close(expected_gradient("k2", "none", None), true_gradient(forward=False))
+    torch.testing.assert_close(expected_gradient("k3", "none", None), true_gradient(forward=True))
+
+
+@pytest.mark.parametrize(("estimator", "importance"), [("k3", "differentiable"), ("k2", "detached")])
+def test_off_policy_gradients_are_those_of_the_kl_to_the_reference(estimator, importance):
+    torch.testing.assert_close(expected_gradient(estimator, importance, BEHAVIOUR), true_gradient(forward=False))
+
+
+def test_unweighted_off_policy_gradients_are_wrong():
+    """Why the weight is there at all."""
+    wrong = expected_gradient("k2", "none", BEHAVIOUR)
+    assert (wrong - true_gradient(forward=False)).abs().max() > 0.01
+
+
+def test_extreme_tokens_are_bounded():
+    current, reference = torch.tensor([-100.0, -0.1], requires_grad=True), torch.tensor([-0.1, -100.0])
+    for name in kl_estimators.names():
+        value = kl_estimators.get(name)(current, reference)
+        assert value.abs().max() <= 10.0
+        (gradient,) = torch.autograd.grad(value.sum(), current)
+        assert torch.isfinite(gradient).all()
+
+
+def test_a_missing_reference_is_refused():
+    zeros = torch.zeros(1)
+    inputs = LossInputs(zeros, zeros, zeros, zeros, zeros, zeros.long(), 1)
+    with pytest.raises(ValueError, match="reference"):
+        kl.kl_loss(inputs, "k3", "none")

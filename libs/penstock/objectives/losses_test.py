@@ -1,0 +1,115 @@
+"""Policy losses against hand-computed values and gradients."""
+
+import math
+
+import pytest
+import torch
+
+from penstock.objectives import LossInputs, TokenLoss, negative_log_likelihood, policy_losses
+from penstock.objectives.inputs import sequence_mean
+
+LOG = math.log
+
+
+def inputs(current, proximal, advantage, sequence=None, mask=None, behaviour=None) -> LossInputs:
+    n = len(current)
+    sequence = sequence or [0] * n
+    return LossInputs(
+        current=torch.tensor(current, requires_grad=True),
+        proximal=torch.tensor(proximal),
+        behaviour=torch.tensor(behaviour or proximal),
+        advantage=torch.tensor(advantage),
+        mask=torch.tensor(mask or [1.0] * n),
+        sequence=torch.tensor(sequence),
+        sequences=max(sequence) + 1,
+    )
+
+
+def gradient(loss: TokenLoss, of: LossInputs) -> list[float]:
+    (result,) = torch.autograd.grad(loss.values.sum(), of.current)
+    return result.tolist()
+
+
+def ratios(values, advantage) -> LossInputs:
+    return inputs([LOG(v) - 1.0 for v in values], [-1.0] * len(values), advantage)
+
+
+def test_ppo_clip_values_and_gradients():
+    """ρ = 1.1 and 2 with A = 1, 0.5 and 2 with A = −1; bounds 0.8 … 1.28. Inside, dℓ/dc = −ρA; outside, 0 where the
+    bound is active, and still −ρA where moving back is what the bound is for."""
+    x = ratios([1.1, 2.0, 0.5, 2.0], [1.0, 1.0, -1.0, -1.0])
+    loss = policy_losses.make("ppo_clip")(x)
+    assert loss.values.tolist() == pytest.approx([-1.1, -1.28, 0.8, 2.0])
+    assert gradient(loss, x) == pytest.approx([-1.1, 0.0, 0.0, 2.0])
+    assert loss.clipped.tolist() == [False, True, True, False]
+
+
+def test_dual_clip_bounds_the_loss_of_a_bad_token():
+    """A = −1, ρ = 5, d = 3: ℓ = 3 with gradient 0; A > 0 is untouched."""
+    x = ratios([5.0, 2.0, 0.9], [-1.0, -1.0, 1.0])
+    loss = policy_losses.make("ppo_clip", dual_clip=3.0)(x)
+    assert loss.values.tolist() == pytest.approx([3.0, 2.0, -0.9])
+    assert gradient(loss, x) == pytest.approx([0.0, 2.0, -0.9])
+    assert loss.clipped.tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="dual_clip must be greater than 1"):
+        policy_losses.make("ppo_clip", dual_clip=0.5)(x)
+
+
+def test_at_the_start_of_a_step_ppo_clip_is_the_policy_gradient():
+    x = ratios([1.0, 1.0], [2.0, -3.0])
+    assert gradient(policy_losses.make("ppo_clip")(x), x) == pytest.approx([-2.0, 3.0])
+
+
+def test_cispo_caps_the_weight_and_keeps_every_gradient():
+    """cap bounds the ratio itself: ρ = 8 counts as 5, and its gradient is −5·A, not 0."""
+    x = ratios([2.0, 8.0], [1.0, -1.0])
+    loss = policy_losses.make("cispo", cap=5.0)(x)
+    assert loss.values.tolist() == pytest.approx([-2.0 * (LOG(2.0) - 1.0), 5.0 * (LOG(8.0) - 1.0)])
+    assert gradient(loss, x) == pytest.approx([-2.0, 5.0])
+    assert loss.clipped.tolist() == [False, True]
+
+
+def test_gspo_uses_the_length_normalised_sequence_ratio():
+    """Log-ratios (.2, .4) and (−.3): ρ = e^.3 and e^−.3; every token has its sequence's value. The gradient of a sum of
+    n equal terms by one of n log-probs is −ρA."""
+    x = inputs([-0.8, -0.6, -1.3], [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], sequence=[0, 0, 1])
+    loss = policy_losses.make("gspo", clip_low=0.5, clip_high=0.5)(x)
+    up, down = math.exp(0.3), math.exp(-0.3)
+    assert loss.values.tolist() == pytest.approx([-up, -up, -down])
+    assert gradient(loss, x) == pytest.approx([-up, -up, -down])
+
+
+def test_gspo_clips_whole_sequences():
+    x = inputs([-0.8, -0.6, -1.3], [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], sequence=[0, 0, 1])
+    loss = policy_losses.make("gspo")(x)
+    assert loss.clipped.tolist() == [True, True, False]
+    assert gradient(loss, x)[:2] == [0.0, 0.0]
+
+
+def test_gspo_ratio_ignores_masked_tokens():
+    x = inputs([-0.8, -50.0], [-1.0, -1.0], [1.0, 1.0], mask=[1.0, 0.0])
+    assert policy_losses.make("gspo", clip_high=9.0)(x).values[0].item() == pytest.approx(-math.exp(0.2))
+
+
+def test_reinforce():
+    x = inputs([-2.0, -0.5], [-9.0, -9.0], [3.0, -1.0])
+    loss = policy_losses.make("reinforce")(x)
+    assert loss.values.tolist() == pytest.approx([6.0, -0.5])
+    assert gradient(loss, x) == pytest.approx([-3.0, 1.0])
+
+
+def test_negative_log_likelihood():
+    assert negative_log_likelihood(inputs([-2.0], [0.0], [0.0])).tolist() == [2.0]
+
+
+def test_sequence_mean_survives_infinities_outside_the_mask():
+    x = inputs([-1.0, -3.0], [0.0, 0.0], [0.0, 0.0], mask=[1.0, 0.0])
+    assert sequence_mean(torch.tensor([2.0, float("inf")]), x).tolist() == [2.0]
+
+
+def test_names_and_settings_are_checked():
+    with pytest.raises(ValueError, match="unknown policy loss 'ppo_clp' .did you mean 'ppo_clip'.*cispo, gspo"):
+        policy_losses.make("ppo_clp")
+    with pytest.raises(ValueError, match="'cispo' has no setting 'clip_high'; valid: cap"):
+        policy_losses.make("cispo", clip_high=0.2)
+    assert policy_losses.settings_of("ppo_clip") == {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}
