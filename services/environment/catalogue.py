@@ -1,0 +1,45 @@
+"""Which rewards and environments this service hosts: the built-in ones and those that installed packages announce.
+
+A package announces its own in `pyproject.toml`, and it is served without a change here:
+
+    [project.entry-points."penstock.rewards"]
+    brevity = "my_package.rewards:brevity"
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+REWARD_GROUP = "penstock.rewards"
+ENVIRONMENT_GROUP = "penstock.environments"
+_HERE = "services.environment"
+_REWARDS = {
+    "sort_characters": f"{_HERE}.sort_characters:sort_characters",
+    "arithmetic": f"{_HERE}.arithmetic:arithmetic",
+    "math": f"{_HERE}.mathematics:mathematics",
+    "format": f"{_HERE}.format:matches_format",
+}
+_ENVIRONMENTS = {"guess_number": f"{_HERE}.guess_number:GuessNumber"}
+
+
+def rewards() -> dict[str, str]:
+    """Name -> `module:object` of every reward.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    return _merged(_REWARDS, REWARD_GROUP)
+
+
+def environments() -> dict[str, str]:
+    """Name -> `module:class` of every environment; as `rewards`."""
+    return _merged(_ENVIRONMENTS, ENVIRONMENT_GROUP)
+
+
+def _merged(built_in: dict[str, str], group: str) -> dict[str, str]:
+    merged = dict(built_in)
+    for found in entry_points(group=group):
+        if merged.get(found.name, found.value) != found.value:
+            raise ValueError(f"{group}: {found.name!r} is both {merged[found.name]} and {found.value}")
+        merged[found.name] = found.value
+    return merged

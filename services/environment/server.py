@@ -1,0 +1,64 @@
+"""The environment service: rewards and environments by name, each call in a worker process.
+
+Rewards and environments have workers of their own: a reward that is killed for hanging takes no episode with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from penstock.rpc import Security, Server
+from penstock.sdk.environments import Host
+from penstock.sdk.isolation import load_environment, load_reward
+from penstock.sdk.rewards import Scorer
+from penstock.sdk.serving import add_services
+from penstock.sdk.workers import Workers
+from services.environment import catalogue
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the service runs.
+
+    Attributes:
+        workers: processes for rewards, and as many for environments.
+        lease_seconds: an episode that is not stepped for this long is closed.
+        rewards, environments: name -> `module:object` that are served.
+    """
+
+    listen: str = "127.0.0.1:0"
+    name: str = "environment"
+    workers: int = 2
+    lease_seconds: float = 120.0
+    reflection: bool = False
+    security: Security = field(default_factory=Security)
+    rewards: Mapping[str, str] = field(default_factory=catalogue.rewards)
+    environments: Mapping[str, str] = field(default_factory=catalogue.environments)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Server]:
+    """The started server, for the block.
+
+    Raises:
+        AddressInUse: the port is taken.
+        ValueError: a reward or environment cannot be imported.
+    """
+    async with (
+        Workers(settings.workers, name="reward-worker") as for_rewards,
+        Workers(settings.workers, name="environment-worker") as for_environments,
+        Server(settings.name, settings.listen, security=settings.security, reflection=settings.reflection) as server,
+    ):
+        scorers: list[Scorer] = [
+            await load_reward(for_rewards, target, name=name) for name, target in settings.rewards.items()
+        ]
+        hosts: list[Host] = [
+            await load_environment(for_environments, target, name=name)
+            for name, target in settings.environments.items()
+        ]
+        episodes = add_services(server, scorers, hosts, lease_seconds=settings.lease_seconds)
+        await server.start()
+        yield server
+        await episodes.close_all()
