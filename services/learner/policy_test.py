@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core import parallel_state
 
 from services.learner import checkpoints
 from services.learner.batch import Batch, InvalidBatch, Sample
@@ -255,6 +256,27 @@ def test_mini_batches_take_one_optimizer_step_each(model_dir):
     assert recompute["tokens"] == random_batch(6).mask.sum()
     assert behaviour["mismatch_kl"] == 0.0 and recompute["mismatch_kl"] > 0.0
     assert not equal(moved, otherwise)
+
+
+def _losses_by_budget(model_dir: Path, normalisation: str, options: dict[str, int]) -> list[tuple[float, float]]:
+    results = []
+    for budget in (40, 80, 4096):
+        batching = BatchSettings(tokens_per_micro_batch=budget)
+        policy = MegatronPolicy.create(model_dir, ParallelSettings(), OPTIMIZER, PrecisionSettings(), batching, seed=0)
+        settings = LossSettings(normalisation=normalisation, normalisation_settings=options)
+        metrics = Trainer(settings, policy).step(random_batch(7)).metrics
+        results.append((metrics["loss"], metrics["grad_norm"]))
+        parallel_state.destroy_model_parallel()
+    return results
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "options"), [("token", {}), ("sequence", {}), ("prompt", {}), ("constant", {"max_tokens": 40})]
+)
+def test_the_loss_does_not_depend_on_how_the_batch_is_packed(normalisation, options, model_dir):
+    first, *others = run_ranks(1, _losses_by_budget, model_dir, normalisation, options)[0]
+    for other in others:
+        assert other == pytest.approx(first, rel=2e-5)
 
 
 def _one_sequence(model_dir: Path, parallel: ParallelSettings) -> Any:

@@ -1,0 +1,34 @@
+"""Layouts that cannot work are refused with field, value and limit, before any process group exists."""
+
+import pytest
+
+from services.learner import megatron_cpu
+
+megatron_cpu.install()
+
+from services.learner.hf_config import ModelConfig  # noqa: E402
+from services.learner.layout import LayoutError, check  # noqa: E402
+from services.learner.settings import ParallelSettings as P  # noqa: E402
+
+MODEL = ModelConfig("Qwen3ForCausalLM", 251, 64, 192, 6, 12, 3, 32, 256, 1e-6, False, False, True, 1e4, None)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "world", "message"),
+    [
+        (P(tensor=0), 1, "parallel.tensor must be at least 1, got 0"),
+        (P(tensor=2, pipeline=2), 6, "2 × 2 × 1 = 4 must divide the number of learner ranks, 6"),
+        (P(sequence=True), 1, "parallel.sequence needs parallel.tensor > 1"),
+        (P(tensor=8), 8, "parallel.tensor = 8 must divide the model's num_attention_heads = 12"),
+        (P(tensor=2), 2, "parallel.tensor = 2 must divide the model's num_key_value_heads = 3"),
+        (P(pipeline=4), 4, "parallel.pipeline = 4 must divide the model's num_hidden_layers = 6"),
+    ],
+)
+def test_refusals(parallel, world, message):
+    with pytest.raises(LayoutError, match=message):
+        check(parallel, world, MODEL)
+
+
+@pytest.mark.parametrize(("parallel", "world"), [(P(), 7), (P(tensor=3), 3), (P(tensor=3, pipeline=2, context=5), 30)])
+def test_what_fits_is_accepted(parallel, world):
+    check(parallel, world, MODEL)
