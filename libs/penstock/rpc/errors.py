@@ -101,6 +101,21 @@ def deadline_exceeded(message: str) -> Abort:
     return Abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
 
 
+def already_exists(message: str, *, reason: str = "") -> Abort:
+    """What the call would make is there already, and the same: the caller may go on."""
+    return Abort(grpc.StatusCode.ALREADY_EXISTS, message, _info(reason, None))
+
+
+def out_of_range(message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> Abort:
+    """A position or size is beyond the thing's end."""
+    return Abort(grpc.StatusCode.OUT_OF_RANGE, message, _info(reason, metadata))
+
+
+def data_loss(message: str, *, reason: str = "") -> Abort:
+    """The bytes are not those that were announced."""
+    return Abort(grpc.StatusCode.DATA_LOSS, message, _info(reason, None))
+
+
 class RpcError(Exception):
     """A call failed, as its caller sees it.
 
@@ -161,6 +176,18 @@ class DeadlineExceeded(RpcError):
     """The call's deadline ended first; it is not known whether the server did the work."""
 
 
+class AlreadyExists(RpcError):
+    """What the call would make is there already."""
+
+
+class OutOfRange(RpcError):
+    """A position or size is beyond the thing's end."""
+
+
+class DataLoss(RpcError):
+    """The bytes are not those that were announced."""
+
+
 class Unauthenticated(RpcError):
     """The server does not know the caller."""
 
@@ -181,6 +208,9 @@ _TREE: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
+    grpc.StatusCode.DATA_LOSS: DataLoss,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
     grpc.StatusCode.INTERNAL: Internal,

@@ -1,0 +1,55 @@
+"""penstock serve coordinator: admits work, evaluates, and tells how the run goes."""
+
+import argparse
+import asyncio
+import pathlib
+import sys
+
+from penstock.bus import RunNames, connect
+from penstock.chat import ChatTokenizer
+from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.process import Process, flags, run
+from penstock.recipes import RecipeError, load
+from services.coordinator.coordinator import Coordinator
+from services.coordinator.dataset import DatasetError
+from services.coordinator.peers import peers
+from services.coordinator.server import CoordinatorServicer
+from services.coordinator.sinks import sinks
+
+
+async def serve(process: Process, args: argparse.Namespace) -> None:
+    recipe = load(args.recipe)
+    names = RunNames(recipe.run)
+    addresses = dict(peer.split("=", 1) for peer in args.peer)
+    async with (
+        connect(args.nats, name=process.name, within=60) as bus,
+        peers(addresses, process.security) as others,
+    ):
+        chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path)
+        written = sinks(args.run_directory, recipe.run, recipe.telemetry)
+        coordinator = Coordinator(bus, names, recipe, args.run_directory, others, written, chat)
+        process.server.add(
+            coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server, CoordinatorServicer(coordinator)
+        )
+        await process.serving(coordinator.run())
+
+
+def main() -> int:
+    parser = flags("coordinator", "Admits work within the staleness budget, evaluates, and tells how the run goes.")
+    parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
+    parser.add_argument("--run-directory", type=pathlib.Path, required=True, help="where metrics and summary are written")
+    parser.add_argument("--nats", required=True, help="nats://HOST:PORT")
+    parser.add_argument("--peer", action="append", default=[], help="NAME=HOST:PORT of another service; repeat for more")
+    args = parser.parse_args()
+    bad = [p for p in args.peer if "=" not in p]
+    if bad:
+        parser.error(f"--peer: {bad[0]!r} must have the form NAME=HOST:PORT")
+    try:
+        recipe = load(args.recipe)
+    except (RecipeError, DatasetError) as error:
+        parser.error(str(error))
+    return run(args, serve, recipe.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Ends groups whose time is over: every missing sample becomes FAILED{timeout}, published like any other sample.
+
+The log takes the first message of a sample's subject, so a late worker and this closer cannot both be right; whichever
+came first is the sample's one end.
+"""
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Iterable
+
+from penstock.bus import Bus, RunNames, publish_once, store_payload
+from penstock.ledger import Group
+from penstock.trajectories import encode, failed
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+# Workers end their samples at the deadline themselves; this much later the coordinator does it for dead ones.
+GRACE = datetime.timedelta(seconds=5)
+
+
+def overdue(groups: Iterable[Group], now: datetime.datetime) -> list[Group]:
+    """The groups in flight whose deadline and grace are over."""
+    return [g for g in groups if g.admitted.deadline.ToDatetime(datetime.UTC) + GRACE <= now]
+
+
+async def close(bus: Bus, names: RunNames, task: pb.GroupTask, model: str) -> int:
+    """Ends the missing samples of a task's group; gives how many were missing."""
+
+    async def end(index: int) -> bool:
+        t = failed(task, index, model, pb.Outcome.FAILURE_TIMEOUT, "the group's deadline passed")
+        envelope = await store_payload(bus, names, encode(t))
+        published = await publish_once(bus, names.log_subject(task.group, index), envelope)
+        return published.first
+
+    ended = sum(await asyncio.gather(*(end(i) for i in range(task.group_size))))
+    if ended:
+        logger.warning("a group was closed at its deadline", extra={"group": task.group, "missing": ended})
+    return ended

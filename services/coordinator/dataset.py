@@ -1,0 +1,89 @@
+"""Rows of a data set in a seeded order that can be entered anywhere: group k's row is a function of the seed and k."""
+
+import functools
+import json
+import pathlib
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from penstock.common.v1.common_pb2 import Message
+from penstock.recipes.sections import Data
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used. The text names the file, the line and the field."""
+
+
+class Dataset:
+    """The rows of a JSON Lines file."""
+
+    def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool) -> None:
+        self.path, self._data, self._shuffle = path, data, shuffle
+        self.rows = _read(path)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def position(self, number: int) -> tuple[int, int]:
+        """(pass, row) of the number-th draw. Every pass visits every row once."""
+        turn, at = divmod(number, len(self.rows))
+        return turn, self._order(turn)[at] if self._shuffle else at
+
+    def task(self, row: int, environment: str) -> pb.Task:
+        """The row as a task of an environment."""
+        return pb.Task(
+            id=f"{self.path.stem}/{row}",
+            environment=environment,
+            messages=self._prompt(row),
+            row_json=json.dumps(self.rows[row]),
+        )
+
+    def demonstration(self, row: int) -> pb.Demonstration:
+        """The row as a conversation to imitate: its `messages`, or the recipe's prompt and completion."""
+        messages = self._prompt(row)
+        if "messages" not in self.rows[row]:
+            messages = [*messages, Message(role="assistant", content=self._fill(self._data.completion, row, "completion"))]
+        return pb.Demonstration(messages=messages)
+
+    def _prompt(self, row: int) -> list[Message]:
+        fields = self.rows[row]
+        if "messages" in fields:
+            return [Message(role=m["role"], content=m["content"]) for m in fields["messages"]]
+        messages = [Message(role="user", content=self._fill(self._data.prompt, row, "prompt"))]
+        if self._data.system is not None:
+            messages.insert(0, Message(role="system", content=self._data.system))
+        return messages
+
+    def _fill(self, template: str, row: int, key: str) -> str:
+        try:
+            return template.format_map(self.rows[row])
+        except (KeyError, ValueError, IndexError) as error:
+            have = ", ".join(sorted(self.rows[row]))
+            raise DatasetError(f"{self.path}, line {row + 1}: data.{key} {template!r} needs {error}; it has {have}") from error
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - one data set lives as long as its process
+    def _order(self, turn: int) -> Sequence[int]:
+        order = list(range(len(self.rows)))
+        random.Random(f"{self._data.seed}/{turn}").shuffle(order)
+        return order
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    rows = []
+    try:
+        with path.open() as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise DatasetError(f"{path}, line {number}: must be a JSON object, is a {type(row).__name__}")
+                    rows.append(row)
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise error if isinstance(error, DatasetError) else DatasetError(f"{path}: {error}") from error
+    if not rows:
+        raise DatasetError(f"{path}: has no rows")
+    return rows

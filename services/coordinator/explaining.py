@@ -1,0 +1,36 @@
+"""Joins the waits of all services into one sentence. Pure.
+
+A chain ends at the wait nobody else explains: if the learner waits for rollout and rollout waits for generation, what
+generation waits for (or that it is unreachable) is the reason.
+"""
+
+import time
+from collections.abc import Sequence
+
+from penstock.coordinator.v1 import coordinator_pb2 as pb
+from penstock.diagnostics.v1 import diagnostics_pb2
+
+# Waits of a healthy run: listening for what may come.
+IDLE = ("a new version", "tasks", "entries of", "messages", "live messages")
+ORDER = ("learner", "rollout", "generation", "environment", "reward", "weight_sync", "nats")
+
+
+def explain(services: Sequence[pb.ServiceWaits], now: float | None = None) -> str:
+    """One sentence: who waits for what on whom, from the learner down to the end of the chain."""
+    at = time.time() if now is None else now
+    parts = [f"{s.service} does not answer ({s.unreachable.splitlines()[0][:160]})" for s in services if s.unreachable]
+    for service in sorted(services, key=_rank):
+        longest = _longest(service)
+        if longest is not None:
+            seconds = at - longest.since.ToNanoseconds() / 1e9
+            parts.append(f"{service.service} waits for {longest.what} (on {longest.on}, {seconds:.0f} s)")
+    return "; ".join(parts) if parts else "nothing waits: every service is working"
+
+
+def _rank(service: pb.ServiceWaits) -> int:
+    return next((i for i, name in enumerate(ORDER) if service.service.startswith(name)), len(ORDER))
+
+
+def _longest(service: pb.ServiceWaits) -> diagnostics_pb2.Wait | None:
+    real = [w for w in service.waits if not w.what.startswith(IDLE)]
+    return min(real, key=lambda w: w.since.ToNanoseconds(), default=None)

@@ -1,0 +1,133 @@
+"""CoordinatorService over a Coordinator: what the command line and the dashboard see."""
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator
+from typing import Any
+
+from penstock import rpc
+from penstock.bus import last_entry, load_payload
+from penstock.coordinator.v1 import coordinator_pb2 as pb
+from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.ledger import Fate
+from penstock.trajectories import decode
+from penstock.trajectory.v1 import trajectory_pb2
+from services.coordinator.coordinator import Coordinator
+from services.coordinator.explaining import explain
+from services.coordinator.view import sample
+
+WATCH_SECONDS = 0.5
+HEARTBEAT_SECONDS = 10.0
+
+
+class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
+    """One run's public face."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._c = coordinator
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
+        return pb.GetRunResponse(run=self._run())
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.WatchRunResponse]:
+        seen = -1
+        while True:
+            yield pb.WatchRunResponse(run=self._run())
+            await asyncio.sleep(WATCH_SECONDS)  # at most twice a second, as promised
+            seen = await self._c.changed(seen, HEARTBEAT_SECONDS)
+
+    async def PauseRun(self, request: pb.PauseRunRequest, context: Any) -> pb.PauseRunResponse:
+        await self._c.pause(True)
+        return pb.PauseRunResponse()
+
+    async def ResumeRun(self, request: pb.ResumeRunRequest, context: Any) -> pb.ResumeRunResponse:
+        await self._c.pause(False)
+        return pb.ResumeRunResponse()
+
+    async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.StopRunResponse:
+        try:
+            await self._c.stop(request.reason or "stopped by a user")
+        except rpc.RpcError as error:
+            raise rpc.unavailable(f"the learner cannot be asked to end: {error}", reason="LEARNER") from error
+        return pb.StopRunResponse()
+
+    async def ListSamples(self, request: pb.ListSamplesRequest, context: Any) -> pb.ListSamplesResponse:
+        wanted = [t for t in self._c.log.recent if request.kind in (trajectory_pb2.TASK_KIND_UNSPECIFIED, t.kind)]
+        return pb.ListSamplesResponse(samples=[sample(t, self._c.chat) for t in wanted[: request.page_size or 50]])
+
+    async def GetSample(self, request: pb.GetSampleRequest, context: Any) -> pb.GetSampleResponse:
+        c = self._c
+        try:
+            subject = c.names.log_subject(request.group, request.index)
+        except ValueError as error:
+            raise rpc.invalid_argument(str(error), rpc.Violation("group", str(error))) from error
+        entry = await last_entry(c.bus, c.names.log, subject)
+        if entry is None:
+            raise rpc.not_found(f"{request.group}/{request.index} is not in the log", reason="NO_SAMPLE")
+        return pb.GetSampleResponse(sample=sample(decode(await load_payload(c.bus, c.names, entry.payload)), c.chat))
+
+    async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:
+        services = await self._c.peers.waits()
+        return pb.ExplainStallResponse(explanation=explain(services), services=services)
+
+    async def GetLineage(self, request: pb.GetLineageRequest, context: Any) -> pb.GetLineageResponse:
+        ledger = self._c.ledger
+        if request.WhichOneof("of") == "step":
+            record = ledger.batches.get(request.step)
+            if record is None:
+                raise rpc.not_found(f"step {request.step} has no batch; the newest is {ledger.step}", reason="NO_STEP")
+            return pb.GetLineageResponse(step=request.step, fate="TRAINED", samples=_entries(record))
+        group_name, _, index = request.sample.partition("/")
+        group = ledger.groups.get(group_name)
+        if group is None or not index.isdigit() or int(index) >= group.admitted.group_size:
+            raise rpc.not_found(f"sample {request.sample!r} was never admitted; ids are group/index", reason="NO_SAMPLE")
+        response = pb.GetLineageResponse(fate=group.fate.value, detail=group.detail)
+        if group.fate is Fate.TRAINED and group.step is not None:
+            entries = [e for e in _entries(ledger.batches[group.step]) if e.group == group_name and e.index == int(index)]
+            if entries:
+                response.step = group.step
+                response.samples.extend(entries)
+            else:
+                response.fate, response.detail = "FAILED", f"its group was trained in step {group.step} without it"
+        return response
+
+    def _run(self) -> pb.Run:
+        c, ledger = self._c, self._c.ledger
+        counts = ledger.samples
+        newest = ledger.reports[max(ledger.reports)] if ledger.reports else None
+        run = pb.Run(
+            name=c.recipe.run,
+            state=c.state,
+            reason=c.reason,
+            algorithm=c.recipe.algorithm.name,
+            step=newest.step if newest else 0,
+            max_steps=c.recipe.algorithm.steps,
+            samples=pb.SampleCounts(
+                admitted=counts.admitted,
+                trained=counts.trained,
+                filtered=counts.filtered,
+                expired=counts.expired,
+                failed=counts.failed,
+                in_flight=counts.in_flight,
+            ),
+            groups_in_flight=len(ledger.in_flight),
+            groups_budget=c.recipe.groups_budget,
+            tasks_pending=c.services.tasks_pending,
+            evaluations=[e for _, e in sorted(ledger.evaluations.items())],
+        )
+        if newest:
+            run.trained_version.CopyFrom(newest.version)
+            for key, value in newest.metrics.items():
+                run.metrics[key] = value
+        run.serving_version.step = c.services.serving_step
+        run.metrics["rl.tokens.generated_per_second"] = c.log.tokens_per_second()
+        run.updated_at.FromDatetime(datetime.datetime.now(datetime.UTC))
+        return run
+
+
+def _entries(record: trajectory_pb2.BatchRecord) -> list[pb.LineageEntry]:
+    return [
+        pb.LineageEntry(group=g.group, index=i, log_sequence=s)
+        for g in record.groups
+        for i, s in zip(g.indices, g.log_sequences, strict=True)
+    ]

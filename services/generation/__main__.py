@@ -1,0 +1,59 @@
+"""penstock serve generation: one vLLM replica."""
+
+import argparse
+import sys
+
+from penstock import rpc
+from penstock.generation.v1 import generation_pb2_grpc
+from penstock.process import Process, flags, run
+from services.generation.engine import EngineSettings
+from services.generation.host import EngineHost
+from services.generation.server import Generation, vocabulary_of
+
+
+async def serve(process: Process, args: argparse.Namespace) -> None:
+    settings = EngineSettings(
+        model=args.model,
+        dtype=args.dtype,
+        max_running=args.max_running,
+        max_context=args.max_context,
+        memory_gib=args.memory_gib,
+        gpu_memory_fraction=args.gpu_memory_fraction,
+        tensor_parallel=args.tensor_parallel,
+        chunk_tokens=args.chunk_tokens,
+        compile=args.compile,
+        threads=args.threads,
+        keep_kv_on_update=args.kv_on_update == "keep",
+    )
+    host = EngineHost(settings, receiver=process.name)
+    process.server.add(
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server, Generation(host, vocabulary_of(args.model))
+    )
+    async with rpc.channel(args.weight_sync, security=process.security, stream_seconds=86400) as channel:
+        await process.serving(host.run(channel))
+
+
+def main() -> int:
+    parser = flags("generation", "Serves the policy with vLLM.")
+    parser.add_argument("--model", required=True, help="Hugging Face model directory (version 0)")
+    parser.add_argument("--weight-sync", required=True, help="HOST:PORT of weight_sync")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--max-running", type=int, default=256, help="sequences in one batch")
+    parser.add_argument("--max-context", type=int, default=2048, help="tokens of prompt and completion together")
+    parser.add_argument("--memory-gib", type=float, default=1.0, help="KV cache on CPU")
+    parser.add_argument("--gpu-memory-fraction", type=float, default=0.9)
+    parser.add_argument("--tensor-parallel", type=int, default=1)
+    parser.add_argument("--chunk-tokens", type=int, default=16, help="tokens gathered before they are streamed")
+    parser.add_argument("--compile", action="store_true", help="compile the model (for GPUs)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
+    parser.add_argument("--kv-on-update", choices=["keep", "recompute"], default="recompute")
+    args = parser.parse_args()
+    try:
+        vocabulary_of(args.model)
+    except ValueError as error:
+        parser.error(f"--model: {error}")
+    return run(args, serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

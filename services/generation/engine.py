@@ -1,0 +1,208 @@
+"""One vLLM engine: token ids in, token ids with log-probabilities and versions out, weights swapped in flight.
+
+vLLM runs in a child process of its own; this is the asynchronous handle to it. Log-probabilities are those of the
+processed distribution (after temperature, top-p, top-k), which is what the learner's correction needs.
+"""
+
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
+from penstock.weights.v1.weights_pb2 import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """How the engine is built. `memory_gib` is its KV cache on CPU; a GPU uses `gpu_memory_fraction`."""
+
+    model: str
+    dtype: str = "float32"
+    max_running: int = 256
+    max_context: int = 2048
+    memory_gib: float = 1.0
+    gpu_memory_fraction: float = 0.9
+    tensor_parallel: int = 1
+    chunk_tokens: int = 16
+    compile: bool = False
+    threads: int = 1
+    keep_kv_on_update: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Some drawn tokens [n] with log-probabilities [n]; spans are (first, step label), `first` from the chunk's start."""
+
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    spans: Sequence[tuple[int, str]]
+    finish_reason: str | None
+    cached_prompt_tokens: int
+
+
+class EngineDied(RuntimeError):
+    """The engine's process is gone; a new engine is needed."""
+
+
+class Engine:
+    """A running engine. Made by `start`; every method raises EngineDied once its process is gone."""
+
+    def __init__(self, llm: Any, settings: EngineSettings, version: PolicyVersion) -> None:
+        self._llm = llm
+        self._settings = settings
+        self.version = version
+        # vLLM's CPU build cannot restore a seeded sampler after a request is preempted, which every update does.
+        from vllm.platforms import current_platform
+
+        self._seeds = not current_platform.is_cpu()
+
+    @classmethod
+    async def start(cls, settings: EngineSettings, version: PolicyVersion) -> "Engine":
+        """Starts the engine's process and loads the model directory, which is labelled `version`."""
+        _environment(settings)
+        from vllm import AsyncEngineArgs
+        from vllm.config import WeightTransferConfig
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=settings.model,
+                dtype=settings.dtype,
+                enforce_eager=not settings.compile,
+                max_model_len=settings.max_context,
+                max_num_seqs=settings.max_running,
+                tensor_parallel_size=settings.tensor_parallel,
+                distributed_executor_backend="uni" if settings.tensor_parallel == 1 else "mp",
+                gpu_memory_utilization=settings.gpu_memory_fraction,
+                skip_tokenizer_init=True,
+                generation_config="vllm",
+                logprobs_mode="processed_logprobs",
+                stream_interval=settings.chunk_tokens,
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                worker_extension_cls="services.generation.weight_backend.WorkerExtension",
+                weight_transfer_config=WeightTransferConfig(backend="penstock"),
+            )
+        )
+        await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        engine = cls(llm, settings, version)
+        await llm.update_weight_version(label(version))
+        return engine
+
+    async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
+        """Draws one completion, chunk by chunk; the last chunk has a finish reason ("stop" or "length")."""
+        from vllm import SamplingParams as VllmSampling
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = VllmSampling(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=list(sampling.stop_token_ids),
+            seed=sampling.seed if sampling.HasField("seed") and self._seeds else None,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        # The salt keeps a new request from reusing the KV that older weights left in the prefix cache.
+        inputs = {"prompt_token_ids": list(prompt), "cache_salt": label(self.version)}
+        done = 0
+        try:
+            async for output in self._llm.generate(inputs, params, request_id):
+                completion = output.outputs[0]
+                tokens = completion.token_ids
+                spans = self._spans(request_id, completion, done, done + len(tokens))
+                done += len(tokens)
+                yield Chunk(
+                    tokens, completion.logprobs.logprobs, spans, completion.finish_reason, output.num_cached_tokens or 0
+                )
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
+
+    async def update(self, manifest: Manifest, path: pathlib.Path) -> float:
+        """Swaps the weights for those of a version whose checked bytes are in `path`; requests in flight go on.
+
+        Returns the seconds during which no token was drawn. After an error the weights are undefined: the caller must
+        apply a complete version or start a new engine before anything is generated again.
+        """
+        import time
+
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        tensors = [(t.name, t.dtype, list(t.shape), t.offset, t.size) for t in manifest.tensors]
+        started = time.monotonic()
+        try:
+            await self._llm.pause_generation(mode="keep", clear_cache=not self._settings.keep_kv_on_update)
+            await self._llm.start_weight_update()
+            await self._llm.update_weights(
+                WeightTransferUpdateRequest(update_info={"path": str(path), "tensors": tensors})
+            )
+            await self._llm.finish_weight_update(label(manifest.version))
+            self.version = manifest.version
+            await self._llm.resume_generation()
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
+        return time.monotonic() - started
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's process runs."""
+        return not self._llm.errored
+
+    def running(self) -> int:
+        """Requests that have not finished."""
+        return int(self._llm.output_processor.get_num_unfinished_requests())
+
+    def stop(self) -> None:
+        """Ends the engine's process."""
+        self._llm.shutdown()
+
+    def _spans(self, request_id: str, completion: Any, start: int, end: int) -> list[tuple[int, str]]:
+        """Version spans of output tokens [start, end). vLLM gives them with the last output; before that it keeps them
+        in the request's state, which is where an unfinished request's are read."""
+        if completion.weight_versions is not None:
+            starts = [(s.version, s.start) for s in completion.weight_versions]
+        else:
+            states = self._llm.output_processor.request_states
+            starts = next((s.weight_version_starts for k, s in states.items() if k.startswith(request_id)), [])
+        inside = [(max(first, start) - start, name) for name, first in starts if first < end]
+        return [span for i, span in enumerate(inside) if i + 1 == len(inside) or inside[i + 1][0] > 0]
+
+
+def label(version: PolicyVersion) -> str:
+    """A version as the label vLLM keeps per token: "epoch.step"."""
+    return f"{version.epoch}.{version.step}"
+
+
+def from_label(text: str) -> PolicyVersion:
+    """The version of a label."""
+    epoch, _, step = text.partition(".")
+    return PolicyVersion(epoch=int(epoch), step=int(step))
+
+
+def _environment(settings: EngineSettings) -> None:
+    """What vLLM reads from its environment: nothing is sent out, nothing is fetched from a hub, threads are bounded."""
+    os.environ.update(
+        HF_HUB_OFFLINE=os.environ.get("HF_HUB_OFFLINE", "1"),
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_CPU_KVCACHE_SPACE=str(max(1, round(settings.memory_gib))),
+        VLLM_CPU_OMP_THREADS_BIND="nobind",
+        OMP_NUM_THREADS=str(settings.threads),
+        VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        VLLM_WORKER_MULTIPROC_METHOD="spawn",
+        # Workers import weight_backend from the same roots as this process.
+        PYTHONPATH=os.environ.get("PYTHONPATH", ""),
+    )
+    if not settings.compile:
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"

@@ -1,0 +1,69 @@
+"""Holds requests back until the engine holds a version they may use.
+
+Invariants (test names): a request never starts on a version older than its min_step; a pinned request starts on exactly
+its version; weights are not swapped while a pinned request runs.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from penstock.telemetry.waits import waiting
+
+
+class PinMissed(Exception):
+    """The engine has moved past the pinned version."""
+
+
+class Gate:
+    """The step the engine holds (None while it holds nothing usable), and who may pass."""
+
+    def __init__(self) -> None:
+        self._step: int | None = None
+        self._pinned = 0
+        self._changed = asyncio.Condition()
+
+    async def open(self, step: int) -> None:
+        """The engine now holds `step`."""
+        async with self._changed:
+            self._step = step
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """The engine holds nothing usable (starting, dead)."""
+        async with self._changed:
+            self._step = None
+            self._changed.notify_all()
+
+    @asynccontextmanager
+    async def passing(self, min_step: int, pinned_step: int | None, within: float) -> AsyncIterator[None]:
+        """Waits for a version the request may use, and keeps it there if it is pinned.
+
+        Raises PinMissed, or TimeoutError after `within` seconds.
+        """
+        wanted = f"version {pinned_step}" if pinned_step is not None else f"version >= {min_step}"
+        with waiting(wanted, on="weight_sync", deadline=within):
+            async with asyncio.timeout(within):
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self._allows(min_step, pinned_step))
+                    self._pinned += pinned_step is not None
+        try:
+            yield
+        finally:
+            if pinned_step is not None:
+                async with self._changed:
+                    self._pinned -= 1
+                    self._changed.notify_all()
+
+    async def unpinned(self) -> None:
+        """Waits until no pinned request runs. Bounded by those requests' own deadlines."""
+        with waiting("pinned requests", on="rollout", deadline=None):
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._pinned == 0)
+
+    def _allows(self, min_step: int, pinned_step: int | None) -> bool:
+        if self._step is None:
+            return False
+        if pinned_step is not None and self._step > pinned_step:
+            raise PinMissed(f"the engine holds version {self._step}, past the pinned {pinned_step}")
+        return self._step >= min_step if pinned_step is None else self._step == pinned_step

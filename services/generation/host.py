@@ -1,0 +1,197 @@
+"""Keeps one engine alive and at the newest version.
+
+    STARTING -> READY <-> UPDATING        an engine's life
+        ^----- DEAD <-----------'         its process died: a new one is started at the newest version
+
+Two tasks: `follow` hears of versions from weight_sync, `keep` starts, updates and restarts the engine. A version that
+cannot be applied leaves the weights undefined, so the engine is replaced rather than trusted.
+"""
+
+import asyncio
+import logging
+import pathlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+
+import grpc
+
+from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
+from penstock.generation.v1.generation_pb2 import GetEngineResponse
+from penstock.telemetry import metrics
+from penstock.telemetry.waits import progress, waiting
+from penstock.tensors import ChecksumError
+from penstock.weights.v1 import weights_pb2 as pb
+from penstock.weights.v1 import weights_pb2_grpc
+from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings
+from services.generation.fetching import fetch
+from services.generation.gate import Gate
+
+logger = logging.getLogger(__name__)
+State = GetEngineResponse.State
+
+HEALTH_SECONDS = 0.5
+RETRY_SECONDS = 1.0
+_pause = metrics.histogram(metrics.PAUSE_SECONDS, "seconds without a token during a weight update")
+_tokens = metrics.counter(metrics.TOKENS_GENERATED, "tokens drawn")
+
+StartEngine = Callable[[EngineSettings, PolicyVersion], Awaitable[Engine]]
+
+
+class EngineHost:
+    """The engine of one service process.
+
+    Invariant (test name): requests only ever run on a version that was applied completely.
+    """
+
+    def __init__(self, settings: EngineSettings, receiver: str, start: StartEngine = Engine.start) -> None:
+        self.settings = settings
+        self.gate = Gate()
+        self.state: State = State.STATE_STARTING
+        self.engine_starts = 0
+        self.tokens_generated = 0
+        self._receiver, self._start = receiver, start
+        self._engine: Engine | None = None
+        self._target: PolicyVersion | None = None
+        self._wake = asyncio.Event()
+
+    @property
+    def version(self) -> PolicyVersion:
+        """The version the engine holds; version 0 while there is none."""
+        return self._engine.version if self._engine is not None else PolicyVersion()
+
+    @property
+    def running(self) -> int:
+        """Requests in the engine."""
+        return self._engine.running() if self._engine is not None and self._engine.alive else 0
+
+    async def run(self, channel: grpc.aio.Channel) -> None:
+        """Runs until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.follow(channel))
+            tasks.create_task(self.keep(channel))
+
+    async def generate(
+        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams
+    ) -> AsyncIterator[Chunk]:
+        """Draws one completion on the engine. Raises EngineDied."""
+        engine = self._engine
+        if engine is None:
+            raise EngineDied("the engine is starting")
+        try:
+            async with aclosing(engine.generate(request_id, prompt, sampling)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    self.tokens_generated += len(chunk.tokens)
+                    _tokens.inc(len(chunk.tokens))
+                    yield chunk
+        except EngineDied:
+            self._wake.set()
+            raise
+        progress()
+
+    async def follow(self, channel: grpc.aio.Channel) -> None:
+        """Hears of versions for ever; a lost stream is asked for again."""
+        stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+        while True:
+            try:
+                with rpc.translated():
+                    async for told in stub.WatchVersions(pb.WatchVersionsRequest(receiver=self._receiver)):
+                        self._target = told.version
+                        self._wake.set()
+            except rpc.RpcError as error:
+                logger.info("watching versions again: %s", error)
+            with waiting("weight_sync", on="weight_sync", deadline=RETRY_SECONDS):
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def keep(self, channel: grpc.aio.Channel) -> None:
+        """Keeps the engine alive and at the target version for ever."""
+        with tempfile.TemporaryDirectory(prefix="penstock-weights-", dir=_memory_folder()) as folder:
+            path = pathlib.Path(folder, "version.bin")
+            async with AsyncExitStack() as stack:
+                stack.callback(self._stop)
+                while True:
+                    try:
+                        if self._engine is None or not self._engine.alive:
+                            await self._replace()
+                        if self._behind():
+                            await self._update(channel, path)
+                    except EngineDied as error:
+                        logger.error("the engine died: %s", error)
+                        continue
+                    except (rpc.RpcError, ChecksumError) as error:
+                        logger.warning("cannot fetch version %s: %s", self._target, error)
+                        await asyncio.sleep(RETRY_SECONDS)
+                        continue
+                    await self._until_woken()
+
+    def _behind(self) -> bool:
+        target, held = self._target, self.version
+        return target is not None and (target.step, target.epoch) > (held.step, held.epoch)
+
+    async def _replace(self) -> None:
+        await self.gate.close()
+        self.state = State.STATE_STARTING if self._engine is None else State.STATE_DEAD
+        self._stop()
+        started = time.monotonic()
+        with waiting("the engine to start", on="vllm", deadline=600):
+            self._engine = await self._start(self.settings, PolicyVersion())
+        self.engine_starts += 1
+        logger.info("engine started in %.1f s", time.monotonic() - started, extra={"starts": self.engine_starts})
+        if not self._behind():
+            self.state = State.STATE_READY
+            await self.gate.open(self.version.step)
+
+    async def _update(self, channel: grpc.aio.Channel, path: pathlib.Path) -> None:
+        assert self._engine is not None and self._target is not None
+        target = self._target
+        began = time.monotonic()
+        manifest = await fetch(channel, target, path)
+        transfer = time.monotonic() - began
+        await self.gate.unpinned()
+        self.state = State.STATE_UPDATING
+        report = pb.ReportAppliedRequest(receiver=self._receiver, version=manifest.version)
+        try:
+            pause = await self._engine.update(manifest, path)
+        except EngineDied:
+            raise
+        except Exception as error:
+            # Whatever went wrong, half of the weights may be new: this engine must not draw another token.
+            report.error = f"{type(error).__name__}: {error}"
+            logger.exception("version %d could not be applied; the engine is replaced", target.step)
+            await self._report(channel, report)
+            self._stop()
+            raise EngineDied(report.error) from error
+        _pause.observe(pause)
+        self.state = State.STATE_READY
+        await self.gate.open(self.version.step)
+        report.pause.FromNanoseconds(int(pause * 1e9))
+        report.transfer.FromNanoseconds(int(transfer * 1e9))
+        await self._report(channel, report)
+        progress()
+
+    async def _report(self, channel: grpc.aio.Channel, report: pb.ReportAppliedRequest) -> None:
+        try:
+            await rpc.call(weights_pb2_grpc.WeightSyncServiceStub(channel).ReportApplied(report, timeout=10))
+        except rpc.RpcError as error:
+            logger.warning("cannot report version %d: %s", report.version.step, error)
+
+    async def _until_woken(self) -> None:
+        """Until a version is announced, a request found the engine dead, or it is time to look at its health."""
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    def _stop(self) -> None:
+        if self._engine is not None:
+            self._engine.stop()
+            self._engine = None
+
+
+def _memory_folder() -> str | None:
+    """A folder in memory where there is one."""
+    return "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None

@@ -1,0 +1,109 @@
+"""GenerationService over an EngineHost: limits, deadlines and error codes as in generation.proto."""
+
+import json
+import pathlib
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from penstock import rpc
+from penstock.generation.v1 import generation_pb2 as pb
+from penstock.generation.v1 import generation_pb2_grpc
+from penstock.trajectories import float32s, from_int32s, int32s
+from penstock.trajectory.v1 import trajectory_pb2
+from services.generation.engine import EngineDied, from_label
+from services.generation.gate import PinMissed
+from services.generation.host import EngineHost
+
+# Requests admitted beyond a full batch, so that a place that becomes free is filled at once.
+QUEUE_FACTOR = 4
+FINISH = {"stop": trajectory_pb2.FINISH_REASON_STOP, "length": trajectory_pb2.FINISH_REASON_LENGTH}
+
+
+class Generation(generation_pb2_grpc.GenerationServiceServicer):
+    """One engine replica."""
+
+    def __init__(self, host: EngineHost, vocabulary: int) -> None:
+        self._host, self._vocabulary = host, vocabulary
+        self._admitted = 0
+        self._draining = False
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+        prompt = from_int32s(request.prompt_tokens)
+        self._check(request, int(prompt.min()), int(prompt.max()))
+        self._admitted += 1
+        pinned = request.pinned_step if request.HasField("pinned_step") else None
+        try:
+            async with self._host.gate.passing(request.min_step, pinned, context.time_remaining() or 60.0):
+                chunks = self._host.generate(request.request_id, prompt.tolist(), request.sampling)
+                async with aclosing(chunks):  # type: ignore[type-var]
+                    async for chunk in chunks:
+                        yield pb.GenerateResponse(
+                            tokens=int32s(chunk.tokens),
+                            logprobs=float32s(chunk.logprobs),
+                            token_count=len(chunk.tokens),
+                            version_segments=[
+                                trajectory_pb2.VersionSegment(first=first, version=from_label(label))
+                                for first, label in chunk.spans
+                            ],
+                            finish_reason=FINISH.get(chunk.finish_reason or "", trajectory_pb2.FINISH_REASON_UNSPECIFIED),
+                            cached_prompt_tokens=chunk.cached_prompt_tokens,
+                        )
+        except PinMissed as error:
+            raise rpc.failed_precondition(str(error), reason="PIN_MISSED") from error
+        except TimeoutError as error:
+            version = self._host.version.step
+            raise rpc.deadline_exceeded(f"min_step {request.min_step}: the engine holds version {version}") from error
+        except EngineDied as error:
+            raise rpc.unavailable("the engine died and is being started again", reason="ENGINE_DIED") from error
+        finally:
+            self._admitted -= 1
+
+    async def GetEngine(self, request: pb.GetEngineRequest, context: Any) -> pb.GetEngineResponse:
+        host = self._host
+        running = min(host.running, host.settings.max_running)
+        return pb.GetEngineResponse(
+            model=host.settings.model,
+            state=pb.GetEngineResponse.STATE_DRAINING if self._draining else host.state,
+            version=host.version,
+            running=running,
+            waiting=max(0, self._admitted - running),
+            max_running=host.settings.max_running,
+            max_context=host.settings.max_context,
+            tokens_generated=host.tokens_generated,
+            engine_starts=host.engine_starts,
+        )
+
+    async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
+        self._draining = True
+        return pb.DrainResponse(running=self._admitted)
+
+    async def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeResponse:
+        self._draining = False
+        return pb.ResumeResponse()
+
+    def _check(self, request: pb.GenerateRequest, least: int, greatest: int) -> None:
+        if self._draining:
+            raise rpc.unavailable("the replica is draining", reason="DRAINING")
+        if least < 0 or greatest >= self._vocabulary:
+            text = f"holds id {least if least < 0 else greatest}; the model's vocabulary is 0..{self._vocabulary - 1}"
+            raise rpc.invalid_argument(f"prompt_tokens: {text}", rpc.Violation("prompt_tokens", text))
+        limit = self._host.settings.max_context
+        if request.prompt_token_count + request.sampling.max_tokens > limit:
+            raise rpc.out_of_range(
+                f"prompt_token_count {request.prompt_token_count} + sampling.max_tokens {request.sampling.max_tokens} "
+                f"exceed the engine's context of {limit}",
+                reason="CONTEXT",
+                metadata={"max_context": str(limit)},
+            )
+        if self._admitted >= QUEUE_FACTOR * self._host.settings.max_running:
+            raise rpc.resource_exhausted(f"{self._admitted} requests wait already", reason="QUEUE_FULL")
+
+
+def vocabulary_of(model: str) -> int:
+    """Number of token ids of a model directory. Raises ValueError if it is not one."""
+    path = pathlib.Path(model, "config.json")
+    try:
+        return int(json.loads(path.read_text())["vocab_size"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{model!r} is not a Hugging Face model directory: {error}") from error

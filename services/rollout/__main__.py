@@ -1,0 +1,94 @@
+"""penstock serve rollout: drives episodes."""
+
+import argparse
+import asyncio
+import pathlib
+import sys
+from contextlib import AsyncExitStack
+
+from penstock import rpc
+from penstock.bus import RunNames, TaskConsumer, connect
+from penstock.chat import ChatTokenizer
+from penstock.environment.v1 import environment_pb2_grpc
+from penstock.process import Process, flags, run
+from penstock.recipes import Recipe, RecipeError, load
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.rollout.demonstrations import tokenise
+from services.rollout.engines import engines
+from services.rollout.episode import Tools, play
+from services.rollout.scoring import scoring
+from services.rollout.worker import Play, Worker
+
+ACK_SECONDS = 10.0
+
+
+async def serve(process: Process, args: argparse.Namespace) -> None:
+    recipe = load(args.recipe)
+    names = RunNames(recipe.run)
+    async with AsyncExitStack() as stack:
+        bus = await stack.enter_async_context(connect(args.nats, name=process.name, within=60))
+        chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path)
+        worker = Worker(bus, names, recipe.model.path, await _player(stack, process, args, recipe, chat))
+
+        def consumer(kind: str, at_once: int) -> TaskConsumer:
+            return TaskConsumer(
+                bus,
+                names,
+                "eval" if kind == "eval" else "train",
+                ack_wait=ACK_SECONDS,
+                max_deliver=recipe.rollout.deliveries,
+                max_in_flight=at_once,
+            )
+
+        at_once = recipe.rollout.groups_per_worker
+        await process.serving(worker.run(consumer("train", at_once)), worker.run(consumer("eval", 4 * at_once)))
+
+
+async def _player(
+    stack: AsyncExitStack, process: Process, args: argparse.Namespace, recipe: Recipe, chat: ChatTokenizer
+) -> Play:
+    """What plays one sample: an episode, or a tokenised demonstration."""
+    tools: Tools | None = None
+    if recipe.environment is not None and recipe.generates:
+        rollout = recipe.rollout
+        pool = await stack.enter_async_context(
+            engines(args.generation, process.security, rollout.attempts, rollout.generation_timeout_seconds)
+        )
+        scorer = await stack.enter_async_context(scoring(recipe.rewards(), args.environment, process.security))
+        stub, address = None, ""
+        if recipe.environment.multi_turn:
+            address = recipe.environment.address or args.environment[0]
+            idempotent = ["penstock.environment.v1.EnvironmentService"]
+            channel = await stack.enter_async_context(
+                rpc.channel(address, security=process.security, idempotent=idempotent)
+            )
+            stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
+        tools = Tools(recipe.model.path, chat, pool, scorer, recipe.environment, stub, address)
+
+    async def player(task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
+        if task.HasField("demonstration"):
+            return tokenise(chat, recipe.model.path, task, index)
+        assert tools is not None, "the coordinator admits rollouts only where the recipe has an environment"
+        return await play(tools, task, index, until)
+
+    return player
+
+
+def main() -> int:
+    parser = flags("rollout", "Drives episodes: prompt, tokens, environment turns, reward, trajectory.")
+    parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
+    parser.add_argument("--nats", required=True, help="nats://HOST:PORT")
+    parser.add_argument("--generation", action="append", default=[], help="HOST:PORT of a replica; repeat for more")
+    parser.add_argument("--environment", action="append", default=[], help="HOST:PORT of our environment service")
+    args = parser.parse_args()
+    try:
+        recipe = load(args.recipe)
+    except RecipeError as error:
+        parser.error(str(error))
+    if recipe.generates and not args.generation:
+        parser.error("--generation: at least one address is needed for this recipe")
+    return run(args, serve, recipe.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

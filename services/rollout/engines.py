@@ -1,0 +1,154 @@
+"""The generation replicas as one: picks one per turn, and goes on elsewhere with the tokens drawn so far.
+
+A group prefers one replica (rendezvous hash of group and address), because its members share a prompt and so a prefix
+cache; it goes to the least loaded one where the preferred is clearly busier. A replica that failed is avoided for a
+moment.
+"""
+
+import asyncio
+import dataclasses
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+
+from penstock import rpc
+from penstock.common.v1.common_pb2 import SamplingParams
+from penstock.generation.v1 import generation_pb2 as pb
+from penstock.generation.v1 import generation_pb2_grpc
+from penstock.telemetry.waits import waiting
+from penstock.trajectories import TrajectoryBuilder, from_float32s, from_int32s, int32s
+from penstock.trajectory.v1.trajectory_pb2 import FINISH_REASON_LENGTH, FinishReason, RolloutWork
+
+logger = logging.getLogger(__name__)
+
+AVOID_SECONDS = 1.0
+# A group leaves its preferred replica when that one has this many more requests than the least loaded.
+IMBALANCE = 16
+# Worth asking again: the replica is gone, full or failed in itself. Anything else would fail again.
+RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+)
+
+
+class GenerationFailed(Exception):
+    """A turn could not be generated; the text says why."""
+
+
+@dataclasses.dataclass
+class Replica:
+    """One replica as this worker sees it."""
+
+    address: str
+    stub: generation_pb2_grpc.GenerationServiceStub
+    in_flight: int = 0
+    avoid_until: float = 0.0
+
+
+class Engines:
+    """All replicas. `attempts` bounds failures of a turn; waiting for an absent replica is bounded by time instead."""
+
+    def __init__(self, replicas: Sequence[Replica], attempts: int, timeout: float) -> None:
+        if not replicas:
+            raise ValueError("at least one generation address is needed")
+        self._replicas, self._attempts, self._timeout = list(replicas), attempts, timeout
+
+    def choose(self, group: str) -> Replica:
+        """The replica for a request of `group` now."""
+        now = time.monotonic()
+        usable = [r for r in self._replicas if r.avoid_until <= now] or self._replicas
+        preferred = max(usable, key=lambda r: hashlib.blake2b(f"{group}|{r.address}".encode()).digest())
+        least = min(usable, key=lambda r: r.in_flight)
+        return least if preferred.in_flight - least.in_flight > IMBALANCE else preferred
+
+    async def complete(
+        self, builder: TrajectoryBuilder, group: str, work: RolloutWork, sampling: SamplingParams, until: float
+    ) -> tuple[FinishReason, str]:
+        """Draws the policy's next turn into `builder`; the finish reason and the replica that finished it.
+
+        A replica that dies costs nothing but time: the next one goes on from the tokens already drawn. `until` is a
+        time of time.monotonic(). Raises GenerationFailed.
+        """
+        builder.begin_completion()
+        failures, progress_at = 0, time.monotonic()
+        while True:
+            drawn = len(builder.completion)
+            left = min(until, progress_at + self._timeout) - time.monotonic()
+            if drawn >= sampling.max_tokens:
+                builder.end_completion(FINISH_REASON_LENGTH)
+                return FINISH_REASON_LENGTH, ""
+            if left <= 0:
+                raise GenerationFailed(f"no replica generated within {self._timeout:g} s ({failures} failed attempts)")
+            replica = self.choose(group)
+            try:
+                finish = await self._attempt(replica, builder, group, work, sampling, drawn, left)
+            except rpc.RpcError as error:
+                if len(builder.completion) > drawn:
+                    progress_at = time.monotonic()
+                replica.avoid_until = time.monotonic() + AVOID_SECONDS
+                absent = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+                failures += not absent
+                if error.code not in RETRIED or failures >= self._attempts:
+                    raise GenerationFailed(f"{replica.address}: {error}") from error
+                pause = min(error.retry_after or 0.2 * 2 ** min(failures, 4), AVOID_SECONDS)
+                with waiting("a generation replica", on=f"generation {replica.address}", deadline=left):
+                    await asyncio.sleep(pause)  # the time the replica asked for, or a backoff
+                continue
+            builder.end_completion(finish)
+            return finish, replica.address
+
+    async def _attempt(
+        self,
+        replica: Replica,
+        builder: TrajectoryBuilder,
+        group: str,
+        work: RolloutWork,
+        sampling: SamplingParams,
+        drawn: int,
+        timeout: float,
+    ) -> FinishReason:
+        request = pb.GenerateRequest(
+            request_id=f"{group}-{uuid.uuid4().hex[:12]}",
+            prompt_tokens=int32s(builder.tokens),
+            prompt_token_count=len(builder.tokens),
+            sampling=sampling,
+            min_step=work.min_step,
+        )
+        request.sampling.max_tokens = sampling.max_tokens - drawn
+        if work.HasField("pinned_step"):
+            request.pinned_step = work.pinned_step
+        replica.in_flight += 1
+        try:
+            with waiting(f"tokens for {group}", on=f"generation {replica.address}", deadline=timeout), rpc.translated():
+                async for chunk in replica.stub.Generate(request, timeout=timeout):
+                    builder.drawn(
+                        from_int32s(chunk.tokens).tolist(),
+                        from_float32s(chunk.logprobs).tolist(),
+                        chunk.version_segments,
+                    )
+                    if chunk.finish_reason:
+                        return chunk.finish_reason
+        finally:
+            replica.in_flight -= 1
+        raise rpc.Unavailable(grpc.StatusCode.UNAVAILABLE, "the stream ended without a finish reason")
+
+
+@asynccontextmanager
+async def engines(
+    addresses: Sequence[str], security: rpc.Security, attempts: int, timeout: float
+) -> AsyncIterator[Engines]:
+    """Engines over open channels."""
+    async with AsyncExitStack() as stack:
+        replicas = []
+        for address in addresses:
+            channel = await stack.enter_async_context(rpc.channel(address, security=security))
+            replicas.append(Replica(address, generation_pb2_grpc.GenerationServiceStub(channel)))
+        yield Engines(replicas, attempts, timeout)

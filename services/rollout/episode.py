@@ -1,0 +1,201 @@
+"""One sample from prompt to reward: tokens in, tokens out, every end typed.
+
+The chat template is rendered once per context; the model's tokens are appended as drawn and never tokenised again.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+import uuid
+
+from opentelemetry import trace
+
+from penstock import rpc
+from penstock.chat import ChatTokenizer
+from penstock.common.v1.common_pb2 import Message, SamplingParams
+from penstock.environment.v1 import environment_pb2 as env
+from penstock.environment.v1 import environment_pb2_grpc
+from penstock.recipes.sections import Environment
+from penstock.reward.v1.reward_pb2 import ScoreItem
+from penstock.telemetry.tracing import inject_string
+from penstock.telemetry.waits import waiting
+from penstock.trajectories import TrajectoryBuilder, TrajectoryError, check, failed
+from penstock.trajectories.building import header
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.rollout.engines import Engines, GenerationFailed
+from services.rollout.scoring import RewardFailed, Scoring, total
+
+logger = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
+ENVIRONMENT_SECONDS = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tools:
+    """What an episode is driven with."""
+
+    model: str
+    chat: ChatTokenizer
+    engines: Engines
+    scoring: Scoring
+    environment: Environment
+    environments: environment_pb2_grpc.EnvironmentServiceStub | None = None
+    environment_address: str = ""
+
+
+class EnvironmentFailed(Exception):
+    """The environment could not play on; the text says why."""
+
+
+async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
+    """Plays sample `index` of a task and gives its one terminal trajectory. Never raises for a failed sample.
+
+    `until` is the group's deadline as a time of time.monotonic().
+    """
+    with tracer.start_as_current_span("sample", attributes={"group": task.group, "index": index}) as span:
+        try:
+            drive = _many_turns if tools.environment.multi_turn else _one_turn
+            t = await drive(tools, task, index, until)
+            check(t)
+        except GenerationFailed as error:
+            t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_GENERATION, until), str(error))
+        except RewardFailed as error:
+            t = failed(task, index, tools.model, pb.Outcome.FAILURE_REWARD, str(error))
+        except EnvironmentFailed as error:
+            t = failed(task, index, tools.model, pb.Outcome.FAILURE_ENVIRONMENT, str(error))
+        except TrajectoryError as error:
+            t = failed(task, index, tools.model, pb.Outcome.FAILURE_INVALID, str(error))
+        t.traceparent = inject_string()
+        span.set_attribute("outcome", pb.Outcome.Status.Name(t.outcome.status))
+        if t.HasField("reward"):
+            span.set_attribute("reward", t.reward)
+    return t
+
+
+def _or_timeout(failure: pb.Outcome.Failure, until: float) -> pb.Outcome.Failure:
+    return pb.Outcome.FAILURE_TIMEOUT if time.monotonic() >= until else failure
+
+
+def _sampling(tools: Tools, work: pb.RolloutWork) -> SamplingParams:
+    """The task's sampling, ended by the model's own stop token unless the recipe names others."""
+    sampling = SamplingParams()
+    sampling.CopyFrom(work.sampling)
+    if not sampling.stop_token_ids:
+        sampling.stop_token_ids.append(tools.chat.stop_token)
+    return sampling
+
+
+async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
+    work = task.rollout
+    builder = TrajectoryBuilder()
+    builder.context("user", tools.chat.render(work.task.messages))
+    began = time.monotonic()
+    finish, engine = await tools.engines.complete(builder, task.group, work, _sampling(tools, work), until)
+    generated = time.monotonic()
+    components = await tools.scoring.score(
+        ScoreItem(
+            id="0",
+            prompt=work.task.messages,
+            completion=tools.chat.text(builder.completion),
+            finish_reason=finish,
+            row_json=work.task.row_json,
+        )
+    )
+    t = _finished(tools, task, index, builder, components, finish == pb.FINISH_REASON_LENGTH)
+    t.engine = engine
+    t.timings.generating.FromNanoseconds(int((generated - began) * 1e9))
+    t.timings.reward.FromNanoseconds(int((time.monotonic() - generated) * 1e9))
+    return t
+
+
+async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
+    work, builder = task.rollout, TrajectoryBuilder()
+    budget = work.sampling.max_tokens
+    generating = playing = 0.0
+    engine = ""
+    opened = await _ask(
+        tools,
+        env.ResetRequest(
+            request_id=f"{task.run}/{task.group}/{index}/{uuid.uuid4().hex[:8]}",
+            environment=work.task.environment,
+            row_json=work.task.row_json or json.dumps({}),
+            seed=task.seed,
+        ),
+        until,
+    )
+    builder.context("user", tools.chat.render(opened.messages))
+    truncated = True
+    try:
+        for turn in range(tools.environment.max_turns):
+            sampling = _sampling(tools, work)
+            sampling.max_tokens = budget
+            began = time.monotonic()
+            finish, engine = await tools.engines.complete(builder, task.group, work, sampling, until)
+            generating += time.monotonic() - began
+            budget -= len(builder.completion)
+            began = time.monotonic()
+            step = await _ask(
+                tools,
+                env.StepRequest(
+                    request_id=f"{opened.episode}/{turn}",
+                    episode=opened.episode,
+                    action=Message(role="assistant", content=tools.chat.text(builder.completion)),
+                    finish_reason=finish,
+                ),
+                until,
+            )
+            playing += time.monotonic() - began
+            if step.done or finish == pb.FINISH_REASON_LENGTH or budget <= 0:
+                truncated = not step.done
+                break
+            builder.context("user", tools.chat.after_turn(step.messages))
+    finally:
+        await _close(tools, opened.episode)
+    if step.invalid_reason:
+        raise RewardFailed(f"{work.task.environment}: {step.invalid_reason}")
+    if not step.HasField("reward"):
+        raise EnvironmentFailed(f"{work.task.environment} gave no reward at the end of the episode")
+    components = [pb.RewardComponent(name=work.task.environment, value=step.reward, weight=1.0)]
+    t = _finished(tools, task, index, builder, components, truncated)
+    t.engine, t.environment_instance = engine, tools.environment_address
+    t.timings.generating.FromNanoseconds(int(generating * 1e9))
+    t.timings.environment.FromNanoseconds(int(playing * 1e9))
+    return t
+
+
+def _finished(
+    tools: Tools,
+    task: pb.GroupTask,
+    index: int,
+    builder: TrajectoryBuilder,
+    components: list[pb.RewardComponent],
+    truncated: bool,
+) -> pb.Trajectory:
+    t = builder.fill(header(task, index, tools.model))
+    t.components.extend(components)
+    t.reward = total(components)
+    t.outcome.status = pb.Outcome.STATUS_TRUNCATED if truncated else pb.Outcome.STATUS_COMPLETED
+    t.ended_at.GetCurrentTime()
+    return t
+
+
+async def _ask(tools: Tools, request: env.ResetRequest | env.StepRequest, until: float) -> env.StepResponse:
+    """Reset or Step; both are idempotent by request id and are repeated by the channel while it is unavailable."""
+    assert tools.environments is not None
+    call = tools.environments.Reset if isinstance(request, env.ResetRequest) else tools.environments.Step
+    left = min(ENVIRONMENT_SECONDS, max(0.05, until - time.monotonic()))
+    on = f"environment {tools.environment_address}"
+    try:
+        with waiting(f"{tools.environment.name}.{call.__class__.__name__}", on=on, deadline=left):
+            return await rpc.call(call(request, timeout=left))  # type: ignore[operator]
+    except rpc.RpcError as error:
+        raise EnvironmentFailed(str(error)) from error
+
+
+async def _close(tools: Tools, episode: str) -> None:
+    assert tools.environments is not None
+    try:
+        await rpc.call(tools.environments.Close(env.CloseRequest(episode=episode), timeout=5))
+    except rpc.RpcError as error:
+        logger.info("episode is left to its lease: %s", error, extra={"episode": episode})

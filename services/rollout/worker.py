@@ -1,0 +1,88 @@
+"""Takes group tasks, makes every sample of a group end in the log, and only then says the task is done.
+
+A task may come again (a worker died, an acknowledgement was lost): samples that are in the log already are kept, so a
+redelivery costs only what is missing. A task that keeps killing its workers is not run again: its missing samples end
+as FAILED.
+
+Invariant (test name): when a task is acknowledged, every sample of its group is in the log, exactly once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from google.protobuf.message import DecodeError
+from opentelemetry import context as otel_context
+
+from penstock.bus import Bus, BusError, RunNames, Task, TaskConsumer, last_entry, publish_once, store_payload
+from penstock.telemetry import metrics
+from penstock.telemetry.tracing import extract, inject
+from penstock.telemetry.waits import progress
+from penstock.trajectories import encode, failed
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+logger = logging.getLogger(__name__)
+_finished = metrics.counter(metrics.SAMPLES_FINISHED, "samples by how they ended", ["status"])
+
+# How long publishing one sample may take over restarts of NATS and a full log: generation pauses meanwhile.
+PUBLISH_SECONDS = 600.0
+
+Play = Callable[[pb.GroupTask, int, float], Awaitable[pb.Trajectory]]
+
+
+class Worker:
+    """Runs tasks with `play`, which gives the terminal trajectory of one sample and does not raise for failures."""
+
+    def __init__(self, bus: Bus, names: RunNames, model: str, play: Play) -> None:
+        self._bus, self._names, self._model, self._play = bus, names, model, play
+
+    async def run(self, consumer: TaskConsumer) -> None:
+        """Takes tasks for ever. Cancelling gives back those in progress."""
+        async with asyncio.TaskGroup() as tasks:
+            async for task in consumer:
+                tasks.create_task(self._hold(task))
+
+    async def _hold(self, task: Task) -> None:
+        try:
+            async with task:
+                await self._group(task)
+                await task.done()
+        except BusError as error:
+            # The task comes again by itself; whatever was published stays.
+            logger.warning("task is left to be delivered again: %s", error, extra={"subject": task.subject})
+
+    async def _group(self, task: Task) -> None:
+        try:
+            work = pb.GroupTask.FromString(task.payload)
+        except DecodeError:
+            logger.error("a task that cannot be read is dropped", extra={"subject": task.subject})
+            return
+        missing = list(range(work.group_size))
+        if task.deliveries > 1:
+            found = await asyncio.gather(*(self._in_log(work.group, i) for i in missing))
+            missing = [i for i, there in zip(missing, found, strict=True) if not there]
+            logger.info("task came again", extra={"group": work.group, "missing": len(missing)})
+        until = time.monotonic() + max(0.0, work.deadline.seconds + work.deadline.nanos / 1e9 - time.time())
+        token = otel_context.attach(extract(task.headers))
+        try:
+            async with asyncio.TaskGroup() as samples:
+                for index in missing:
+                    samples.create_task(self._sample(work, index, until, exhausted=task.exhausted))
+        finally:
+            otel_context.detach(token)
+        progress()
+
+    async def _sample(self, work: pb.GroupTask, index: int, until: float, *, exhausted: bool) -> None:
+        if exhausted:
+            detail = "every worker that ran this task died"
+            t = failed(work, index, self._model, pb.Outcome.FAILURE_ENVIRONMENT, detail)
+        else:
+            t = await self._play(work, index, until)
+        envelope = await store_payload(self._bus, self._names, encode(t))
+        subject = self._names.log_subject(work.group, index)
+        await publish_once(self._bus, subject, envelope, headers=inject(), within=PUBLISH_SECONDS)
+        _finished.labels(pb.Outcome.Status.Name(t.outcome.status).removeprefix("STATUS_").lower()).inc()
+
+    async def _in_log(self, group: str, index: int) -> bool:
+        return await last_entry(self._bus, self._names.log, self._names.log_subject(group, index)) is not None

@@ -1,0 +1,179 @@
+"""WeightSyncService over a VersionStore: who may call what is in weights.proto."""
+
+import asyncio
+import statistics
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, frame, unframe
+from penstock.telemetry.waits import progress, waiting
+from penstock.weights.v1 import weights_pb2 as pb
+from penstock.weights.v1 import weights_pb2_grpc
+from services.weight_sync import store as s
+from services.weight_sync.holds import Holds
+
+# The longest a watcher sleeps before it looks again, whatever is announced: a bound, not a poll for changes.
+WATCH_SECONDS = 30.0
+
+
+class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
+    """One per process. Pushes and fetches touch bytes in threads; everything else is quick."""
+
+    def __init__(self, store: s.VersionStore) -> None:
+        self._store = store
+        self._holds = Holds()
+        self._changed = asyncio.Condition()
+        self._receivers: dict[str, pb.Receiver] = {}
+        self._pauses: deque[float] = deque(maxlen=1000)
+        self._transfers: deque[float] = deque(maxlen=1000)
+        self._sent = self._full = self._applied = self._changes = 0
+
+    async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
+        try:
+            await asyncio.to_thread(self._store.begin, request.manifest)
+        except ManifestError as error:
+            raise rpc.invalid_argument(str(error), rpc.Violation("manifest", str(error))) from error
+        except s.AlreadyStored as error:
+            raise rpc.already_exists(str(error), reason="VERSION_READY") from error
+        except s.Refused as error:
+            raise rpc.failed_precondition(str(error), reason="VERSION_REFUSED") from error
+        except s.NoRoom as error:
+            raise rpc.resource_exhausted(str(error), reason="NO_ROOM") from error
+        return pb.BeginVersionResponse()
+
+    async def PushTensors(self, requests: AsyncIterator[bytes], context: Any) -> pb.PushTensorsResponse:
+        version, received = None, 0
+        async for message in requests:
+            data = unframe(message, field=pb.PushTensorsRequest.DATA_FIELD_NUMBER)
+            if data is None:
+                try:
+                    first = pb.PushTensorsRequest.FromString(message)
+                except DecodeError as error:
+                    raise rpc.invalid_argument("a message of the stream is not a PushTensorsRequest") from error
+                version, data = first.version, memoryview(first.data)
+            if version is None:
+                raise rpc.invalid_argument("the first message must name the version", rpc.Violation("version", "is missing"))
+            try:
+                received = await asyncio.to_thread(self._store.feed, version, data)
+            except s.NotStaged as error:
+                raise rpc.not_found(str(error), reason="NOT_STAGED") from error
+            except ChecksumError as error:
+                self._store.abort(version)
+                raise rpc.data_loss(str(error), reason="CHECKSUM") from error
+            except ValueError as error:
+                raise rpc.out_of_range(str(error), reason="TOO_MANY_BYTES") from error
+        return pb.PushTensorsResponse(received=received)
+
+    async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
+        try:
+            self._store.commit(request.version)
+        except s.NotStaged as error:
+            raise rpc.not_found(str(error), reason="NOT_STAGED") from error
+        except s.Incomplete as error:
+            raise rpc.failed_precondition(str(error), reason="INCOMPLETE") from error
+        progress()
+        await self._announce()
+        return pb.CommitVersionResponse()
+
+    async def AbortVersion(self, request: pb.AbortVersionRequest, context: Any) -> pb.AbortVersionResponse:
+        self._store.abort(request.version)
+        return pb.AbortVersionResponse()
+
+    async def WatchVersions(
+        self, request: pb.WatchVersionsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchVersionsResponse]:
+        told: PolicyVersion | None = None
+        self._receiver(request.receiver)
+        while True:
+            seen, offered = self._changes, self._offered()
+            if offered is not None and (told is None or offered.step > told.step or offered.epoch > told.epoch):
+                told = offered
+                yield pb.WatchVersionsResponse(version=offered)
+                continue
+            await self._wait_for_change(seen)
+
+    async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> pb.GetManifestResponse:
+        return pb.GetManifestResponse(manifest=self._find(request.version).manifest)
+
+    async def FetchTensors(self, request: pb.FetchTensorsRequest, context: Any) -> AsyncIterator[bytes]:
+        stored = self._find(request.version)
+        size = stored.manifest.total_size
+        if request.offset > size:
+            raise rpc.out_of_range(f"offset: {request.offset} is beyond the end, {size}", reason="OFFSET")
+        if request.offset == 0:
+            self._full += size
+        for start in range(request.offset, size, CHUNK_BYTES):
+            chunk = stored.view[start : start + CHUNK_BYTES]
+            self._sent += chunk.nbytes
+            yield frame(chunk, field=pb.FetchTensorsResponse.DATA_FIELD_NUMBER)
+
+    async def ReportApplied(self, request: pb.ReportAppliedRequest, context: Any) -> pb.ReportAppliedResponse:
+        receiver = self._receiver(request.receiver)
+        receiver.error = request.error
+        if not request.error:
+            receiver.version.CopyFrom(request.version)
+            self._applied += 1
+            self._pauses.append(request.pause.ToTimedelta().total_seconds())
+            self._transfers.append(request.transfer.ToTimedelta().total_seconds())
+        progress()
+        return pb.ReportAppliedResponse()
+
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
+        response = pb.ListVersionsResponse(
+            versions=self._store.infos(),
+            receivers=self._receivers.values(),
+            sent_bytes=self._sent,
+            full_bytes=self._full,
+            applied=self._applied,
+        )
+        if self._pauses:
+            response.pause_median.FromNanoseconds(int(statistics.median(self._pauses) * 1e9))
+            response.transfer_median.FromNanoseconds(int(statistics.median(self._transfers) * 1e9))
+        return response
+
+    async def HoldVersions(self, request: pb.HoldVersionsRequest, context: Any) -> pb.HoldVersionsResponse:
+        lease = request.lease.ToTimedelta().total_seconds()
+        self._holds.hold(request.holder, request.step, time.monotonic() + lease)
+        await self._announce()
+        return pb.HoldVersionsResponse()
+
+    async def ReleaseHold(self, request: pb.ReleaseHoldRequest, context: Any) -> pb.ReleaseHoldResponse:
+        self._holds.release(request.holder)
+        await self._announce()
+        return pb.ReleaseHoldResponse()
+
+    def _offered(self) -> PolicyVersion | None:
+        return self._store.newest_up_to(self._holds.ceiling(time.monotonic()))
+
+    async def _announce(self) -> None:
+        self._changes += 1
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait_for_change(self, seen: int) -> None:
+        expiry = self._holds.next_expiry(time.monotonic())
+        left = WATCH_SECONDS if expiry is None else min(WATCH_SECONDS, max(0.01, expiry - time.monotonic()))
+        with waiting("a new version", on="learner", deadline=None):
+            async with self._changed:
+                try:
+                    async with asyncio.timeout(left):
+                        await self._changed.wait_for(lambda: self._changes != seen)
+                except TimeoutError:
+                    return
+
+    def _find(self, version: PolicyVersion) -> s.Stored:
+        stored = self._store.get(version)
+        if stored is None:
+            raise rpc.not_found(f"step {version.step} of epoch {version.epoch} is unknown or retired", reason="NO_VERSION")
+        return stored
+
+    def _receiver(self, name: str) -> pb.Receiver:
+        receiver = self._receivers.setdefault(name, pb.Receiver(name=name))
+        receiver.seen_at.GetCurrentTime()
+        return receiver

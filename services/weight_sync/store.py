@@ -1,0 +1,185 @@
+"""The versions this process holds: staged, verified, served, retired. Files on local disk or tmpfs.
+
+    begin -> STAGING -> feed ... -> commit -> READY -> (newer ones come) -> RETIRED
+
+A version is two files: <step>-<epoch>.bin, the tensors' bytes in the manifest's order, and <step>-<epoch>.manifest,
+renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible.
+
+Invariants (test names): a half-pushed version is never visible; the newest READY step never goes down; an older
+learner's incarnation is refused.
+"""
+
+import dataclasses
+import mmap
+import os
+import pathlib
+
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.tensors import Receiver, check_manifest
+from penstock.weights.v1 import weights_pb2 as pb
+
+
+class StoreError(Exception):
+    """A push that cannot be; see the subclasses."""
+
+
+class AlreadyStored(StoreError):
+    """The same version is READY already."""
+
+
+class Refused(StoreError):
+    """The version contradicts what is READY, or comes from a fenced learner."""
+
+
+class NotStaged(StoreError):
+    """No such version is being pushed."""
+
+
+class Incomplete(StoreError):
+    """Bytes are missing."""
+
+
+class NoRoom(StoreError):
+    """The disk cannot hold the version."""
+
+
+@dataclasses.dataclass
+class Staged:
+    """A version being pushed."""
+
+    manifest: pb.Manifest
+    path: pathlib.Path
+    memory: mmap.mmap
+    receiver: Receiver
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A READY version. `view` maps its bytes; it stays valid for whoever holds it after the version was retired."""
+
+    manifest: pb.Manifest
+    path: pathlib.Path
+    view: memoryview
+
+
+class VersionStore:
+    """The versions below `directory`, `keep` READY ones at most. Not safe for concurrent pushes of one version."""
+
+    def __init__(self, directory: pathlib.Path, keep: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory, self._keep = directory, keep
+        self._staged: dict[tuple[int, int], Staged] = {}
+        self._retired: list[pb.VersionInfo] = []
+        self._stored: dict[int, Stored] = {}
+        for partial in directory.glob("*.staging"):
+            partial.unlink()
+        for path in directory.glob("*.manifest"):
+            manifest = pb.Manifest.FromString(path.read_bytes())
+            self._stored[manifest.version.step] = self._open(manifest, path.with_suffix(".bin"))
+
+    @property
+    def newest(self) -> PolicyVersion | None:
+        """The newest READY version."""
+        return self._stored[max(self._stored)].manifest.version if self._stored else None
+
+    def newest_up_to(self, step: int | None) -> PolicyVersion | None:
+        """The newest READY version whose step is at most `step` (None: no bound)."""
+        steps = [s for s in self._stored if step is None or s <= step]
+        return self._stored[max(steps)].manifest.version if steps else None
+
+    def get(self, version: PolicyVersion) -> Stored | None:
+        """A READY version, by step and epoch."""
+        stored = self._stored.get(version.step)
+        return stored if stored is not None and stored.manifest.version.epoch == version.epoch else None
+
+    def begin(self, manifest: pb.Manifest) -> None:
+        """Opens a version; what was staged of it before is discarded. Raises StoreError or tensors.ManifestError."""
+        check_manifest(manifest)
+        version, newest = manifest.version, self.newest
+        if newest is not None:
+            if version.epoch < newest.epoch:
+                raise Refused(f"epoch {version.epoch} is fenced: a learner of epoch {newest.epoch} has published since")
+            held = self._stored.get(version.step)
+            if held is not None and held.manifest.version.digest == version.digest:
+                raise AlreadyStored(f"step {version.step} is READY with this digest")
+            if version.step <= newest.step:
+                raise Refused(f"step {version.step} is not after step {newest.step}, which is READY")
+        self.abort(version)
+        path = self._path(version).with_suffix(".staging")
+        try:
+            with path.open("wb") as file:
+                file.truncate(manifest.total_size)
+                if manifest.total_size:
+                    # Take the room now: writing to a map on a full disk would end in SIGBUS.
+                    os.posix_fallocate(file.fileno(), 0, manifest.total_size)
+            with path.open("r+b") as file:
+                memory = mmap.mmap(file.fileno() if manifest.total_size else -1, max(1, manifest.total_size))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise NoRoom(f"{manifest.total_size} bytes for step {version.step}: {error.strerror}") from error
+        view = memoryview(memory)[: manifest.total_size]
+        self._staged[version.epoch, version.step] = Staged(manifest, path, memory, Receiver(manifest, view))
+
+    def feed(self, version: PolicyVersion, data: memoryview) -> int:
+        """Takes the next bytes of a staged version; gives the bytes received. Raises tensors.ChecksumError."""
+        staged = self._find(version)
+        staged.receiver.feed(data)
+        return staged.receiver.received
+
+    def commit(self, version: PolicyVersion) -> PolicyVersion:
+        """Makes a staged version READY. Committing a READY one changes nothing."""
+        if (version.epoch, version.step) not in self._staged and self.get(version) is not None:
+            return version
+        staged = self._find(version)
+        if not staged.receiver.complete:
+            raise Incomplete(f"{staged.receiver.received} of {staged.manifest.total_size} bytes received")
+        final = self._path(version).with_suffix(".bin")
+        staged.path.rename(final)
+        temporary = final.with_suffix(".manifest.staging")
+        temporary.write_bytes(staged.manifest.SerializeToString())
+        temporary.rename(final.with_suffix(".manifest"))
+        del self._staged[version.epoch, version.step]
+        self._stored[version.step] = self._open(staged.manifest, final)
+        self._retire()
+        return staged.manifest.version
+
+    def abort(self, version: PolicyVersion) -> None:
+        """Forgets a staged version, if there is one."""
+        staged = self._staged.pop((version.epoch, version.step), None)
+        if staged is not None:
+            staged.path.unlink(missing_ok=True)
+
+    def infos(self) -> list[pb.VersionInfo]:
+        """Every known version, newest first."""
+        ready = [self._info(s.manifest, pb.VERSION_STATE_READY) for s in self._stored.values()]
+        staging = [self._info(s.manifest, pb.VERSION_STATE_STAGING) for s in self._staged.values()]
+        return sorted([*ready, *staging, *self._retired], key=lambda i: i.version.step, reverse=True)
+
+    def _retire(self) -> None:
+        for step in sorted(self._stored)[: -self._keep]:
+            stored = self._stored.pop(step)
+            stored.path.with_suffix(".manifest").unlink(missing_ok=True)
+            stored.path.unlink(missing_ok=True)
+            self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
+
+    def _find(self, version: PolicyVersion) -> Staged:
+        try:
+            return self._staged[version.epoch, version.step]
+        except KeyError:
+            raise NotStaged(f"step {version.step} of epoch {version.epoch} is not being pushed") from None
+
+    def _path(self, version: PolicyVersion) -> pathlib.Path:
+        return self._directory / f"{version.step:08d}-{version.epoch:04d}"
+
+    @staticmethod
+    def _open(manifest: pb.Manifest, path: pathlib.Path) -> Stored:
+        if not manifest.total_size:
+            return Stored(manifest, path, memoryview(b""))
+        with path.open("rb") as file:
+            return Stored(manifest, path, memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)))
+
+    @staticmethod
+    def _info(manifest: pb.Manifest, state: pb.VersionState) -> pb.VersionInfo:
+        return pb.VersionInfo(
+            version=manifest.version, state=state, size=manifest.total_size, created_at=manifest.created_at
+        )
