@@ -9,8 +9,8 @@ store, and cannot outlive its parent.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
+import os
 import shutil
 import signal
 import socket
@@ -113,8 +113,13 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+# Runs a command that dies with its parent. Not a `preexec_fn`: that forks, which crashes in a process that runs gRPC.
+_DIE_WITH_PARENT = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class EmbeddedServer:
@@ -178,14 +183,14 @@ class EmbeddedServer:
         )
         for stale in self._store.glob("*.ports"):
             stale.unlink()
-        command = [*server_command(config), "--ports_file_dir", str(self._store), "-l", str(self._log)]
+        guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        command = [*guard, *server_command(config), "--ports_file_dir", str(self._store), "-l", str(self._log)]
         self.process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
         )
         with waiting("the embedded server's start", on="nats", deadline=START_SECONDS):
             await self._until_ready(self._store / f"nats-server_{self.process.pid}.ports")

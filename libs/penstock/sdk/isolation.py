@@ -19,9 +19,7 @@ from penstock.sdk.samples import (
     result_from_json,
     sample_to_json,
 )
-from penstock.sdk.workers import Worker, WorkerFailed, Workers
-
-_LOAD_SECONDS = 60.0
+from penstock.sdk.workers import START_SECONDS, Worker, WorkerFailed, Workers
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ async def load_environment(
 async def _load(workers: Workers, target: str) -> dict[str, Any]:
     async with workers.one() as worker:
         try:
-            about = await worker.call({"op": "load", "target": target}, seconds=_LOAD_SECONDS)
+            about = await worker.call({"op": "load", "target": target}, seconds=START_SECONDS)
         except WorkerFailed as error:
             raise ValueError(f"{target}: {error}") from error
     if "error" in about:

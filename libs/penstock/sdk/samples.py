@@ -86,7 +86,10 @@ def as_result(returned: object) -> Result:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+    try:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def finish_reason(value: int) -> FinishReason:

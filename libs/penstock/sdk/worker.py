@@ -1,16 +1,18 @@
 """The program of a worker process: runs somebody's rewards and environments, one request at a time.
 
 Requests and answers are JSON lines on two private pipes; standard output goes to standard error, so that a print in a
-reward cannot spoil an answer. `python -m penstock.sdk.worker REQUEST_FD ANSWER_FD`.
+reward cannot spoil an answer. `python -m penstock.sdk.worker REQUEST_FD ANSWER_FD PARENT_PID`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import inspect
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -103,7 +105,10 @@ async def _settle(value: Any) -> Any:
 
 def main() -> None:
     """Answers requests until the pipe closes."""
-    request_fd, answer_fd = int(sys.argv[1]), int(sys.argv[2])
+    request_fd, answer_fd, parent = (int(argument) for argument in sys.argv[1:4])
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a reward that hangs must not outlive the service
+    if os.getppid() != parent:
+        return
     os.dup2(2, 1)
     requests = Requests()
     with os.fdopen(request_fd, "rb") as incoming, os.fdopen(answer_fd, "wb") as outgoing, asyncio.Runner() as runner:

@@ -1,7 +1,8 @@
 """Worker processes: where code that may hang or crash runs.
 
 A worker answers one request at a time. One that dies or takes too long is killed and replaced at its next use; whoever
-waited for it gets `WorkerFailed`. Workers die with their parent.
+waited for it gets `WorkerFailed`. Workers die with their parent; they arrange that themselves, because a `preexec_fn`
+forces a real fork, and a fork of a process that runs gRPC crashed here.
 
 Invariant (`test_a_failed_worker_is_replaced_before_its_next_use`): after a failure the next request meets a new
 process.
@@ -10,11 +11,9 @@ process.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -25,16 +24,13 @@ from penstock.telemetry import metrics
 from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
+START_SECONDS = 60.0
 _MAX_ANSWER = 64 << 20
 _restarts = metrics.counter(metrics.WORKER_RESTARTS, "Worker processes replaced after a failure.")
 
 
 class WorkerFailed(Exception):
     """The worker process died, hung, or gave nonsense."""
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Worker:
@@ -44,6 +40,7 @@ class Worker:
         self.name = name
         self.generation = 0
         self._lock = asyncio.Lock()
+        self._loaded = set[str]()
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -54,31 +51,39 @@ class Worker:
         """Sends a request and returns its answer.
 
         Args:
-            seconds: after which the process is killed. Time in the queue before the request does not count.
+            seconds: after which the process is killed. Time in the queue and for importing the target does not count.
             generation: fail at once if the process is not of this generation any more.
 
         Raises:
             WorkerFailed: see there.
         """
         async with self._lock:
-            if self._process is None or self._process.returncode is not None:
-                await self._start()
-            if generation is not None and generation != self.generation:
+            dead = self._process is None or self._process.returncode is not None
+            if generation is not None and (dead or generation != self.generation):
                 raise WorkerFailed(f"{self.name} was replaced since")
-            try:
-                with waiting(f"{request['op']} {request.get('target', '')}".strip(), on=self.name, deadline=seconds):
-                    async with asyncio.timeout(seconds):
-                        return await self._exchange(request)
-            except TimeoutError as error:
-                await self.kill()
-                raise WorkerFailed(f"{self.name} took longer than {seconds:g} s and was killed") from error
-            except (OSError, EOFError, ValueError) as error:
-                await self.kill()
-                code = self._process.returncode if self._process else None
-                raise WorkerFailed(f"{self.name} died (exit status {code})") from error
-            except BaseException:
-                await self.kill()  # cancelled: the answer would be read by the next caller
-                raise
+            if dead:
+                await self._start()
+            target = request.get("target")
+            if target is not None and target not in self._loaded:
+                await self._within(START_SECONDS, {"op": "load", "target": target})
+                self._loaded.add(target)
+            return await self._within(seconds, request)
+
+    async def _within(self, seconds: float, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            with waiting(f"{request['op']} {request.get('target', '')}".strip(), on=self.name, deadline=seconds):
+                async with asyncio.timeout(seconds):
+                    return await self._exchange(request)
+        except TimeoutError as error:
+            await self.kill()
+            raise WorkerFailed(f"{self.name} took longer than {seconds:g} s and was killed") from error
+        except (OSError, EOFError, ValueError) as error:
+            await self.kill()
+            code = self._process.returncode if self._process else None
+            raise WorkerFailed(f"{self.name} died (exit status {code})") from error
+        except BaseException:
+            await self.kill()  # cancelled: the answer would be read by the next caller
+            raise
 
     async def _exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
         assert self._writer is not None and self._reader is not None
@@ -97,14 +102,14 @@ class Worker:
             _restarts.inc()
             logger.warning("a worker process is replaced", extra={"worker": self.name, "generation": self.generation})
         self.generation += 1
+        self._loaded.clear()
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "penstock.sdk.worker", str(request_read), str(answer_write)),
+                *(sys.executable, "-m", "penstock.sdk.worker", str(request_read), str(answer_write), str(os.getpid())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(request_read, answer_write),
-                preexec_fn=_die_with_parent,
             )
         finally:
             os.close(request_read)

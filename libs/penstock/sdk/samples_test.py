@@ -1,0 +1,60 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.reward.v1 import reward_pb2
+from penstock.sdk.client import checked_results
+from penstock.sdk.samples import Invalid, Message, Sample, Scored, as_result, sample_from_json, sample_to_json
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.floats()), st.binary()
+)
+
+
+@given(ANYTHING, st.dictionaries(st.text(), st.floats(), max_size=2))
+def test_no_failure_becomes_a_number(returned: object, components: dict[str, float]) -> None:
+    for result in (as_result(returned), as_result(Scored(returned, components))):  # type: ignore[arg-type]
+        if isinstance(result, Scored):
+            assert math.isfinite(result.value) and result.value == float(returned)  # type: ignore[arg-type]
+            assert all(math.isfinite(part) for part in result.components.values())
+        else:
+            assert result.reason
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdx"), st.sampled_from(["score", "nan", "invalid", "empty"])), max_size=8))
+def test_every_item_gets_one_result_whatever_the_service_answers(answers: list[tuple[str, str]]) -> None:
+    def proto(item: str, kind: str) -> reward_pb2.ScoreResult:
+        match kind:
+            case "score":
+                return reward_pb2.ScoreResult(id=item, score=reward_pb2.Score(value=1))
+            case "nan":
+                return reward_pb2.ScoreResult(id=item, score=reward_pb2.Score(value=math.nan))
+            case "invalid":
+                return reward_pb2.ScoreResult(id=item, invalid=reward_pb2.Invalid())
+        return reward_pb2.ScoreResult(id=item)
+
+    results = checked_results(list("abcd"), [proto(*answer) for answer in answers])
+    assert list(results) == list("abcd")
+    for item, result in results.items():
+        kinds = [kind for name, kind in answers if name == item]
+        assert (result == Scored(1.0)) == (kinds == ["score"])
+        assert isinstance(result, Scored) or result.reason
+
+
+def test_answers_for_other_items_are_named() -> None:
+    answers = [reward_pb2.ScoreResult(id="theirs", score=reward_pb2.Score(value=1))]
+    result = checked_results(["mine"], answers)["mine"]
+    assert isinstance(result, Invalid) and "'theirs'" in result.reason
+
+
+def test_a_sample_crosses_to_a_worker_unchanged() -> None:
+    calls = ({"id": "1", "name": "f", "arguments": {"x": 1}},)
+    sample = Sample("a", (Message("user", "hi", calls),), "done", "length", {"answer": "4"})
+    assert sample_from_json(sample_to_json(sample)) == sample
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert as_result(numpy.float32(0.5)) == Scored(0.5)
