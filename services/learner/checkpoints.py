@@ -4,7 +4,7 @@
         manifest.json               layout, extra (the caller's JSON), size and SHA-256 of every file
         model-pp0-tp0.pt            weights of one model shard (written by one of its replicas)
         rank-00000.pt               optimizer shard, random state
-    checkpoints/.step-000014-…      being written; removed by the next save
+    checkpoints/.step-000014.partial    being written; a killed save's is removed by `prune`
 
 Shards are plain torch.save files read with weights_only: a save costs milliseconds for a small model (Megatron's
 torch_dist format starts helper processes: seconds), and a resume is bit-exact. The price: a checkpoint loads only into
@@ -78,7 +78,7 @@ def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any]
             temporary.mkdir(parents=True)
         except OSError as error:
             failure = str(error)
-    _raise_together(failure, path)
+    _raise_together(failure, path, temporary)
 
     files: dict[str, dict[str, Any]] = {}
     try:
@@ -90,7 +90,7 @@ def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any]
             files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _digest(temporary / name)}
     except OSError as error:
         failure = str(error)
-    _raise_together(failure, path)
+    _raise_together(failure, path, temporary)
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, files)
 
@@ -99,7 +99,7 @@ def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any]
             _commit(path, temporary, {k: v for part in gathered for k, v in part.items()}, layout, extra)
         except OSError as error:
             failure = str(error)
-    _raise_together(failure, path)
+    _raise_together(failure, path, temporary)
 
 
 def _commit(
@@ -122,9 +122,11 @@ def _commit(
     _sync(path.parent)
 
 
-def _raise_together(failure: str | None, path: Path) -> None:
+def _raise_together(failure: str | None, path: Path, temporary: Path) -> None:
     failures = _gather_failures(failure)
     if failures:
+        if dist.get_rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)  # the disk may be full of it
         raise CheckpointError(f"checkpoint {path} was not written: {'; '.join(failures)}")
 
 
@@ -184,9 +186,14 @@ def path_of(root: str | Path, step: int) -> Path:
 
 
 def prune(root: str | Path, keep: int) -> list[Path]:
-    """Removes all but the newest `keep` checkpoints (rank 0 only) and returns them. Raises ValueError for keep < 1."""
+    """Removes all but the newest `keep` checkpoints, and what killed saves left behind; returns the former.
+
+    For rank 0, while nobody saves. Raises ValueError for keep < 1.
+    """
     if keep < 1:
         raise ValueError(f"at least one checkpoint must be kept, got {keep}")
+    for leftover in Path(root).glob(".step-*"):
+        shutil.rmtree(leftover)
     old = present(root)[keep:]
     for path in old:
         hidden = path.parent / f".{path.name}.removed"

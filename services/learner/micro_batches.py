@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from penstock.packing import Plan, pack
+from penstock.packing import pack
 from services.learner import zigzag
 from services.learner.batch import Batch
 from services.learner.layout import Layout
@@ -41,16 +41,15 @@ class MicroBatch:
     join: Tensor | None
 
 
-def plan(batch: Batch, layout: Layout, budget: int) -> Plan:
-    """The same on every rank. Raises penstock.packing.SequenceTooLong."""
-    align = layout.alignment
-    return pack([-(-(n - 1) // align) * align for n in batch.lengths.tolist()], budget, ranks=layout.data)
-
-
 def build(batch: Batch, layout: Layout, budget: int) -> list[MicroBatch]:
-    """This rank's micro-batches, equally many on every rank."""
+    """This rank's micro-batches, equally many on every rank; all ranks make the same plan.
+
+    Raises penstock.packing.SequenceTooLong.
+    """
+    align = layout.alignment
     starts, lengths = batch.starts.tolist(), batch.lengths.tolist()
-    mine = plan(batch, layout, budget).micro_batches[layout.groups.dp.rank()]
+    plan = pack([-(-(n - 1) // align) * align for n in lengths], budget, ranks=layout.data)
+    mine = plan.micro_batches[layout.groups.dp.rank()]
     return [_pack([(starts[i], lengths[i]) for i in sequences], batch, layout) for sequences in mine]
 
 

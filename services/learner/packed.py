@@ -62,16 +62,16 @@ def describe_pack(lengths: Sequence[int], padded: Sequence[int], context: int, d
 
 
 def _buckets(bounds: list[int], device: torch.device) -> tuple[list[Bucket], Tensor]:
-    size = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    falling = sorted(range(len(size)), key=lambda i: -size[i])
+    falling = sorted(range(len(bounds) - 1), key=lambda i: bounds[i] - bounds[i + 1])
+    size = [bounds[i + 1] - bounds[i] for i in falling]
     starts = torch.tensor([bounds[i] for i in falling])
-    sizes = torch.tensor([size[i] for i in falling])
+    sizes = torch.tensor(size)
     buckets, where = [], torch.empty(bounds[-1], dtype=torch.int64)
     first, offset = 0, 0
     while first < len(falling):
-        longest = int(sizes[first])
+        longest = size[first]
         last = first
-        while last < len(falling) and int(sizes[last]) * _LARGEST_STRETCH >= longest:
+        while last < len(falling) and size[last] * _LARGEST_STRETCH >= longest:
             last += 1
         column = torch.arange(longest)
         index = starts[first:last, None] + torch.minimum(column, sizes[first:last, None] - 1)

@@ -146,7 +146,7 @@ class MegatronPolicy:
         """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
         self._check(batch)
         with torch.no_grad():
-            logprobs, _ = self._run(batch, _ScoreOnly(), temperature, forward_only=True)
+            logprobs, _, _ = self._run(batch, _ScoreOnly(), temperature, forward_only=True)
         return logprobs
 
     @torch.no_grad()
@@ -170,7 +170,7 @@ class MegatronPolicy:
         self._check(batch)
         self._network.zero_grad_buffer()
         self.optimizer.zero_grad()
-        current, sums = self._run(batch, loss, temperature, forward_only=False)
+        current, sums, count = self._run(batch, loss, temperature, forward_only=False)
         rate = self.optimizer.learning_rate
         taken, norm = self.optimizer.step()
         total, *stats = sums.tolist()
@@ -181,7 +181,7 @@ class MegatronPolicy:
             gradient_norm=norm,
             learning_rate=rate,
             taken=taken,
-            micro_batches=micro_batches.plan(batch, self.layout, self._batching.tokens_per_micro_batch).per_rank,
+            micro_batches=count,
         )
 
     def export(self) -> Iterator[tuple[str, Tensor]]:
@@ -248,8 +248,9 @@ class MegatronPolicy:
         if longest > self.config.max_positions:
             raise InvalidBatch(f"a sequence has {longest} tokens, the model {self.config.max_positions} positions")
 
-    def _run(self, batch: Batch, loss: Loss, temperature: float, forward_only: bool) -> tuple[Tensor, Tensor]:
-        """(log-probs of trained tokens [T], [loss, *statistics] summed over the batch), equal on every rank."""
+    def _run(self, batch: Batch, loss: Loss, temperature: float, forward_only: bool) -> tuple[Tensor, Tensor, int]:
+        """Log-probs of trained tokens [T], [loss, *statistics] summed over the batch (both equal on every rank), and
+        the number of micro-batches."""
         parts = micro_batches.build(batch, self.layout, self._batching.tokens_per_micro_batch)
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
@@ -272,7 +273,7 @@ class MegatronPolicy:
         if dist.get_world_size() > 1:
             dist.all_reduce(logprobs)
             dist.all_reduce(sums)
-        return logprobs, sums
+        return logprobs, sums, len(parts)
 
     def _forward(
         self,

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,23 @@ def _save_where_rank_1_cannot_write(model_dir: Path, root: Path) -> str:
 
 def test_a_failed_write_fails_on_every_rank_and_leaves_no_checkpoint(model_dir, tmp_path):
     run_ranks(2, _save_where_rank_1_cannot_write, model_dir, tmp_path)
-    assert checkpoints.present(tmp_path) == []
+    assert list(tmp_path.iterdir()) == [], "a full disk must not stay full of the attempt"
+
+
+def _die_before_the_rename(model_dir: Path, root: Path) -> None:
+    policy = make(model_dir, ParallelSettings())
+    Path.rename = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+    policy.save(checkpoints.path_of(root, 3), {"step": 3})
+
+
+def test_killed_while_saving(model_dir, tmp_path):
+    run_ranks(1, _two_checkpoints, model_dir, tmp_path)
+    with pytest.raises(RankFailed):
+        run_ranks(1, _die_before_the_rename, model_dir, tmp_path)
+    assert (tmp_path / ".step-000003.partial").exists()
+    assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (2, {"step": 2})
+    checkpoints.prune(tmp_path, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000002"]
 
 
 def test_retention_keeps_the_newest(tmp_path):
@@ -254,7 +272,8 @@ def test_mini_batches_take_one_optimizer_step_each(model_dir):
     behaviour, otherwise = run_ranks(1, _two_optimizer_steps, model_dir, "behaviour")[0]
     assert recompute["optimizer_steps"] == behaviour["optimizer_steps"] == 2
     assert recompute["tokens"] == random_batch(6).mask.sum()
-    assert behaviour["mismatch_kl"] == 0.0 and recompute["mismatch_kl"] > 0.0
+    assert behaviour["mismatch_kl"] > 0.0 and recompute["mismatch_kl"] > 0.0
+    assert (behaviour["weight_mean"], behaviour["masked_share"]) == (1.0, 0.0), "p = g: no correction"
     assert not equal(moved, otherwise)
 
 
@@ -303,7 +322,7 @@ def _refusals(model_dir: Path) -> None:
         trainer.step(Batch.from_samples([Sample([1] * 100, [0] * 99 + [1])]))
     with pytest.raises(RuntimeError, match="keep_reference"):
         policy.reference_logprobs(random_batch(1))
-    with pytest.raises(ValueError, match="valid: cispo, gspo, ppo_clip, reinforce"):
+    with pytest.raises(ValueError, match="valid: cispo, dppo, dro, gspo, ppo_clip, reinforce, sapo"):
         Trainer(LossSettings(policy_loss="ppo"), policy)
 
 

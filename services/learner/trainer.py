@@ -48,11 +48,12 @@ class Trainer:
         for part, where in parts:
             loss = self._loss(part, _at(proximal, where), _at(reference, where))
             outcomes.append(self.policy.train_step(part, loss, self.settings.temperature))
-        before = proximal
-        if before is None:
-            before = torch.zeros_like(batch.behaviour)
-            before[parts[0][1]] = outcomes[0].current
-        return StepResult(self._metrics(batch, before, outcomes))
+        current = torch.zeros_like(batch.behaviour)
+        for (_, where), outcome in zip(parts, outcomes, strict=True):
+            current[where] = outcome.current
+        if proximal is not None and self.settings.proximal == "recompute":
+            current = proximal  # of the whole batch at one time: later mini-batches were scored after updates
+        return StepResult(self._metrics(batch, current, outcomes))
 
     def _mini_batches(self, batch: Batch) -> list[tuple[Batch, Tensor]]:
         """Whole groups, in order, in equally many groups per optimizer step; (part, its tokens in the batch)."""
@@ -79,7 +80,7 @@ class Trainer:
             return SupervisedLoss(weights)
         return PolicyGradientLoss(self._objectives, part, weights, proximal, reference)
 
-    def _metrics(self, batch: Batch, before: Tensor, outcomes: list[StepOutcome]) -> dict[str, float]:
+    def _metrics(self, batch: Batch, current: Tensor, outcomes: list[StepOutcome]) -> dict[str, float]:
         sums = {name: sum(o.sums[name] for o in outcomes) for name in outcomes[0].sums}
         tokens = max(sums["tokens"], 1.0)
         metrics = {
@@ -95,7 +96,7 @@ class Trainer:
         if self.settings.algorithm == "grpo":
             metrics["kl"] = sums["kl"] / tokens
             metrics |= diagnostics.shares(sums)
-            metrics |= diagnostics.mismatch(before, batch.behaviour, batch.mask)
+            metrics |= diagnostics.mismatch(current, batch.behaviour, batch.mask)
         return metrics
 
 

@@ -11,10 +11,12 @@ from penstock.objectives import (
     clipped,
     corrections,
     diagnostics,
+    divergence,
     gspo,
     kl,
     normalisation,
     reinforce,
+    sapo,
     shaping,
 )
 from penstock.objectives.inputs import LossInputs, TokenLoss
@@ -40,6 +42,7 @@ __all__ = [
     "clipped",
     "corrections",
     "diagnostics",
+    "divergence",
     "gspo",
     "kl",
     "kl_estimators",
@@ -49,5 +52,6 @@ __all__ = [
     "off_policy_corrections",
     "policy_losses",
     "reinforce",
+    "sapo",
     "shaping",
 ]

@@ -67,7 +67,7 @@ def _batch_std(values: Tensor, valid: Tensor, centre: bool) -> tuple[Tensor, Ten
 
 @advantage_estimators("grpo")
 def grpo(rewards: Tensor, group: Tensor, valid: Tensor, *, epsilon: float = EPSILON) -> Tensor:
-    """(r − mean) / (std + ε) within the group, unbiased std. Source: DeepSeekMath (Shao et al. 2024, section 4.1.2)."""
+    """(r − mean) / (std + ε) within the group, unbiased std. Source: DeepSeekMath (Shao et al. 2024)."""
     g = _groups(rewards, group, valid)
     return _centred(g) / (g.std + epsilon)
 
@@ -80,7 +80,7 @@ def dr_grpo(rewards: Tensor, group: Tensor, valid: Tensor) -> Tensor:
 
 @advantage_estimators("rloo")
 def rloo(rewards: Tensor, group: Tensor, valid: Tensor, *, normalise: bool = False, epsilon: float = EPSILON) -> Tensor:
-    """r − mean of the *other* valid members = (r − mean)·n/(n−1). Source: Ahmadian et al. 2024, eq. 10.
+    """r − mean of the *other* valid members = (r − mean)·n/(n−1). Source: Ahmadian et al. 2024.
 
     `normalise` divides by the standard deviation of the whole group, never by that of the others: for rewards
     0, .98, .98, … the others' deviation is rounding noise and the quotient would be 1e16.

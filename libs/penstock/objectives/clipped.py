@@ -2,7 +2,7 @@
 
 import torch
 
-from penstock.objectives.inputs import LossInputs, TokenLoss
+from penstock.objectives.inputs import LOG_RATIO_LIMIT, LossInputs, TokenLoss
 from penstock.objectives.registry import policy_losses
 
 
@@ -11,10 +11,11 @@ def clipped_surrogate(
 ) -> TokenLoss:
     """−min(ρA, clip(ρ, 1−clip_low, 1+clip_high)·A) for ρ = exp(log_ratio), bounded by −A·dual_clip where A < 0.
 
+    log_ratio is clamped to ±20, so that a wild token gives a large number rather than inf or NaN.
     The minimum of the objective is the maximum of its negative; `clipped` marks tokens whose gradient is zero because a
     bound was active.
     """
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     plain = -ratio * advantage
     bounded = -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage
     loss = torch.maximum(plain, bounded)

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+LOG_RATIO_LIMIT = 20.0
+"""Log-ratios between policies are clamped to ± this before exp: beyond it there is nothing left to tell apart."""
+
 
 @dataclass(frozen=True)
 class LossInputs:

@@ -11,10 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from penstock.objectives.inputs import LossInputs
+from penstock.objectives.inputs import LOG_RATIO_LIMIT, LossInputs
 from penstock.objectives.registry import kl_estimators
 
-LOG_RATIO_LIMIT = 20.0
 VALUE_LIMIT = 10.0
 
 Importance = Literal["none", "differentiable", "detached"]

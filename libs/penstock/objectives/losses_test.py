@@ -55,6 +55,13 @@ def test_dual_clip_bounds_the_loss_of_a_bad_token():
         policy_losses.make("ppo_clip", dual_clip=0.5)(x)
 
 
+def test_a_wild_token_is_not_nan():
+    x = inputs([0.0, 0.0, 0.0], [-500.0] * 3, [0.0, 1.0, -1.0])
+    for name in policy_losses.names():
+        loss = policy_losses.make(name, **({"beta": 0.1} if name == "dro" else {}))(x)
+        assert torch.isfinite(loss.values).all() and all(map(math.isfinite, gradient(loss, x))), name
+
+
 def test_at_the_start_of_a_step_ppo_clip_is_the_policy_gradient():
     x = ratios([1.0, 1.0], [2.0, -3.0])
     assert gradient(policy_losses.make("ppo_clip")(x), x) == pytest.approx([-2.0, 3.0])
@@ -98,6 +105,37 @@ def test_reinforce():
     assert gradient(loss, x) == pytest.approx([-3.0, 1.0])
 
 
+def test_sapo_fades_where_ppo_cuts():
+    """ρ = 1: value −2A, gradient −A. ρ = 3, A = 1, τ = 1: −4σ(2), gradient −4σ(2)(1 − σ(2))·3."""
+    x = ratios([1.0, 3.0], [1.0, 1.0])
+    loss = policy_losses.make("sapo")(x)
+    s = 1 / (1 + math.exp(-2.0))
+    assert loss.values.tolist() == pytest.approx([-2.0, -4 * s])
+    assert gradient(loss, x) == pytest.approx([-1.0, -12 * s * (1 - s)])
+    assert loss.clipped.tolist() == [False, True]
+
+
+def test_dppo_bounds_probabilities_not_ratios():
+    """π, μ = (.5, .2): moved .3 > δ with A > 0, dropped. (.02, .002): ratio 10 but moved .018, kept. (.1, .4), A < 0:
+    dropped. (.1, .4), A > 0: kept, it pulls back."""
+    pi, mu = [0.5, 0.02, 0.1, 0.1], [0.2, 0.002, 0.4, 0.4]
+    x = inputs([LOG(v) for v in pi], [0.0] * 4, [1.0, 1.0, -1.0, 1.0], behaviour=[LOG(v) for v in mu])
+    loss = policy_losses.make("dppo", tau=0.0)(x)
+    assert loss.clipped.tolist() == [True, False, True, False]
+    assert loss.values.tolist() == pytest.approx([0.0, -10.0, 0.0, -0.25], rel=1e-5)
+    assert gradient(loss, x) == pytest.approx([0.0, -10.0, 0.0, -0.25], rel=1e-5)
+    pulled = policy_losses.make("dppo", tau=0.5)(x)
+    assert gradient(pulled, x)[0] == pytest.approx(LOG(2.5), rel=1e-5)
+
+
+def test_dro():
+    """c = −1, g = −3, A = 2, β = .5: −(−2 − ½·.5·4) = 3; gradient −A + β(c−g) = −1."""
+    x = inputs([-1.0], [0.0], [2.0], behaviour=[-3.0])
+    loss = policy_losses.make("dro", beta=0.5)(x)
+    assert loss.values.tolist() == [3.0]
+    assert gradient(loss, x) == [-1.0]
+
+
 def test_negative_log_likelihood():
     assert negative_log_likelihood(inputs([-2.0], [0.0], [0.0])).tolist() == [2.0]
 
@@ -108,8 +146,10 @@ def test_sequence_mean_survives_infinities_outside_the_mask():
 
 
 def test_names_and_settings_are_checked():
-    with pytest.raises(ValueError, match="unknown policy loss 'ppo_clp' .did you mean 'ppo_clip'.*cispo, gspo"):
+    with pytest.raises(ValueError, match="unknown policy loss 'ppo_clp' .did you mean 'ppo_clip'.*cispo, dppo, dro"):
         policy_losses.make("ppo_clp")
     with pytest.raises(ValueError, match="'cispo' has no setting 'clip_high'; valid: cap"):
         policy_losses.make("cispo", clip_high=0.2)
+    with pytest.raises(ValueError, match="'dro' needs the setting 'beta', which has no default"):
+        policy_losses.make("dro")
     assert policy_losses.settings_of("ppo_clip") == {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}

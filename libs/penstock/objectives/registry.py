@@ -10,6 +10,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+REQUIRED = object()
+"""Stands for the default of a setting that has none."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -55,12 +58,15 @@ class Registry(Generic[F]):
         return self._functions[name]
 
     def settings_of(self, name: str) -> dict[str, Any]:
-        """Settings of `name` with their defaults."""
+        """Settings of `name` with their defaults; REQUIRED where there is none."""
         parameters = inspect.signature(self.get(name)).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def make(self, name: str, **settings: Any) -> Callable[..., Any]:
-        """The function with `settings` bound. Raises UnknownChoice for a name or a setting that does not exist."""
+        """The function with `settings` bound.
+
+        Raises UnknownChoice for a name or a setting that does not exist, or a required setting that is missing.
+        """
         function, known = self.get(name), self.settings_of(name)
         for key in settings:
             if key not in known:
@@ -68,6 +74,9 @@ class Registry(Generic[F]):
                     f"{self.kind} {name!r} has no setting {key!r}{_nearest(key, list(known))}; "
                     f"valid: {', '.join(known) or 'none'}"
                 )
+        missing = [key for key, default in known.items() if default is REQUIRED and key not in settings]
+        if missing:
+            raise UnknownChoice(f"{self.kind} {name!r} needs the setting {missing[0]!r}, which has no default")
         return functools.partial(function, **settings)
 
 
