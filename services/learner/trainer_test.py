@@ -1,0 +1,87 @@
+"""The step as its caller sees it: it learns what it is told, and reports what happened."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.learner.batch import Batch, Sample
+from services.learner.models_testing import save_tiny_model
+from services.learner.policy import MegatronPolicy
+from services.learner.ranks_testing import run_ranks
+from services.learner.settings import (
+    BatchSettings,
+    LossSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PrecisionSettings,
+    ScheduleSettings,
+)
+from services.learner.trainer import Trainer
+
+GOOD, BAD = [5, 6, 7, 8], [5, 9, 10, 11]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
+
+
+def batch() -> Batch:
+    return Batch.from_samples(
+        [Sample(t, [0, 1, 1, 1], [0.0, -5.5, -5.5, -5.5], a, 0) for t, a in ((GOOD, 1.0), (BAD, -1.0))]
+    )
+
+
+def _learn(model_dir: Path, settings: LossSettings, precision: str) -> Any:
+    policy = MegatronPolicy.create(
+        model_dir,
+        ParallelSettings(),
+        OptimizerSettings(learning_rate=3e-3, schedule=ScheduleSettings(warmup_steps=2)),
+        PrecisionSettings(weights=precision),  # type: ignore[arg-type]
+        BatchSettings(),
+        seed=0,
+    )
+    before = policy.logprobs(batch()).split(4)
+    trainer = Trainer(settings, policy)
+    history = [trainer.step(batch()).metrics for _ in range(8)]
+    after = policy.logprobs(batch()).split(4)
+    return [(a - b).sum().item() for a, b in zip(after, before, strict=True)], history
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("loss", ["ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo"])
+def test_the_better_answer_becomes_likelier_and_the_worse_rarer(loss, precision, model_dir):
+    settings = LossSettings(policy_loss=loss, correction="none" if loss == "dppo" else "tis")
+    (good, bad), history = run_ranks(1, _learn, model_dir, settings, precision)[0]
+    assert good > 0.5 and bad < -0.5
+    assert all(isinstance(value, float) for value in history[0].values())
+    assert [m["optimizer_steps"] for m in history] == list(range(1, 9))
+    assert history[0]["learning_rate"] == pytest.approx(1.5e-3)
+    assert history[1]["learning_rate"] == pytest.approx(3e-3)
+    assert history[0]["tokens"] == 6.0
+
+
+def test_supervised_training_lowers_the_loss(model_dir):
+    (good, bad), history = run_ranks(1, _learn, model_dir, LossSettings(algorithm="sft"), "fp32")[0]
+    assert history[-1]["loss"] < history[0]["loss"] - 0.5
+    assert good > 0 and bad > 0
+    assert not {"kl", "clip_share", "mismatch_kl"} & history[0].keys()
+
+
+def _nothing_to_train(model_dir: Path) -> Any:
+    policy = MegatronPolicy.create(
+        model_dir, ParallelSettings(), OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=0
+    )
+    untrained = Batch.from_samples([Sample(GOOD, [0, 0, 0, 0])])
+    before = dict(policy.export())
+    metrics = Trainer(LossSettings(), policy).step(untrained).metrics
+    after = dict(policy.export())
+    return metrics, all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_batch_without_a_trained_token_is_a_step_of_zero(model_dir):
+    metrics, unchanged = run_ranks(1, _nothing_to_train, model_dir)[0]
+    assert (metrics["loss"], metrics["grad_norm"], metrics["tokens"]) == (0.0, 0.0, 0.0)
+    assert unchanged
