@@ -82,6 +82,7 @@ async def test_kinds_are_separate_and_places_are_bounded(bus: Bus, names: RunNam
     for group in range(3):
         await publish_once(bus, names.task_subject("train", group), b"train")
     consumer = _consumer(bus, names, max_in_flight=2)
+    await consumer.ensure()
     held: list[Task] = []
 
     async def take() -> None:

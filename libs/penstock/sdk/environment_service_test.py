@@ -17,11 +17,11 @@ from penstock.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, R
 from penstock.sdk import check_environment
 from penstock.sdk.environment_service import EnvironmentService
 from penstock.sdk.environments import Host, InProcess
-from penstock.sdk.hostile import HostileEnvironment
+from penstock.sdk.hostile_testing import HostileEnvironment
 from penstock.sdk.isolation import load_environment
 from penstock.sdk.workers import Workers
 
-TARGET = "penstock.sdk.hostile:HostileEnvironment"
+TARGET = "penstock.sdk.hostile_testing:HostileEnvironment"
 
 if TYPE_CHECKING:
     Stub = environment_pb2_grpc.EnvironmentServiceAsyncStub
