@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.learner import megatron_cpu, zigzag
@@ -33,6 +33,7 @@ def attention() -> TorchAttention:
     return TorchAttention(_Config(), 1, None, "self", pg_collection=_Groups())  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12), seed=st.integers(0, 5))
 def test_a_pack_attends_as_its_sequences_alone(lengths, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -57,6 +58,7 @@ def test_a_pack_attends_as_its_sequences_alone(lengths, seed):
         torch.testing.assert_close(a, b)
 
 
+@settings(deadline=None)
 @given(chunks=st.lists(st.integers(1, 5), min_size=1, max_size=6), n=st.integers(1, 4))
 def test_zigzag_parts_join_to_natural_order(chunks, n):
     bounds = [0]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from penstock.objectives import normalisations
@@ -42,6 +43,7 @@ def test_nothing_trained_gives_zero_not_nan(name):
 
 
 @pytest.mark.parametrize(("name", "settings"), [("token", {}), ("sequence", {}), ("prompt", {})])
+@hypothesis_settings(deadline=None)
 @given(data=st.data())
 def test_a_constant_loss_is_its_own_mean(name, settings, data):
     """Σ w = 1 whenever something is trained: the weights are those of a mean."""

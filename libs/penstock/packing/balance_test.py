@@ -1,7 +1,7 @@
 """What every plan must satisfy, for any lengths."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.packing import SequenceTooLong, pack
@@ -14,18 +14,21 @@ CASES = {
 }
 
 
+@settings(deadline=None)
 @given(**CASES)
 def test_every_sequence_exactly_once(lengths, budget, ranks, multiple):
     plan = pack(lengths, budget, ranks, multiple)
     assert sorted(i for rank in plan.micro_batches for b in rank for i in b) == list(range(len(lengths)))
 
 
+@settings(deadline=None)
 @given(**CASES)
 def test_budget_kept(lengths, budget, ranks, multiple):
     plan = pack(lengths, budget, ranks, multiple)
     assert all(sum(lengths[i] for i in b) <= budget for rank in plan.micro_batches for b in rank)
 
 
+@settings(deadline=None)
 @given(**CASES)
 def test_equal_counts_on_all_ranks(lengths, budget, ranks, multiple):
     plan = pack(lengths, budget, ranks, multiple)
@@ -34,6 +37,7 @@ def test_equal_counts_on_all_ranks(lengths, budget, ranks, multiple):
     assert plan.per_rank >= 1 and plan.per_rank % multiple == 0
 
 
+@settings(deadline=None)
 @given(**CASES)
 def test_empty_micro_batches_only_when_sequences_are_scarce(lengths, budget, ranks, multiple):
     plan = pack(lengths, budget, ranks, multiple)
@@ -41,6 +45,7 @@ def test_empty_micro_batches_only_when_sequences_are_scarce(lengths, budget, ran
     assert len(lengths) < len(bins) or all(bins)
 
 
+@settings(deadline=None)
 @given(**CASES)
 def test_no_more_micro_batches_than_first_fit_decreasing_guarantees(lengths, budget, ranks, multiple):
     """FFD needs at most 11/9 of the optimum plus one bin; rounding up to ranks × multiple adds the rest."""
@@ -49,6 +54,7 @@ def test_no_more_micro_batches_than_first_fit_decreasing_guarantees(lengths, bud
     assert plan.per_rank * ranks < 11 / 9 * 2 * (sum(lengths) / budget + 1) + 1 + step
 
 
+@settings(deadline=None)
 @given(**CASES)
 def test_waste_is_a_share(lengths, budget, ranks, multiple):
     plan = pack(lengths, budget, ranks, multiple)
