@@ -124,7 +124,7 @@ class LossSettings:
       normalisation, normalisation_settings: token, sequence, prompt or constant {"max_tokens": …}.
       kl_coefficient, kl_estimator, kl_importance: KL to the model the run started from; 0 keeps no reference.
       entropy_coefficient: weight of the entropy bonus.
-      temperature: sampling temperature; the learner's logits are divided by it as the engine's were.
+      temperature: of sampling; the learner's logits are divided by it as the engine's were. Not used by sft.
       optimizer_steps_per_batch: mini-batches of whole groups that a batch is cut into.
     """
 

@@ -34,6 +34,7 @@ class Trainer:
     def __init__(self, settings: LossSettings, policy: MegatronPolicy) -> None:
         self.settings, self.policy = settings, policy
         self._objectives = Objectives.of(settings)
+        self._temperature = 1.0 if settings.algorithm == "sft" else settings.temperature
 
     def step(self, batch: Batch) -> StepResult:
         """Trains on one batch (the same on every rank); a collective.
@@ -47,7 +48,7 @@ class Trainer:
         outcomes = []
         for part, where in parts:
             loss = self._loss(part, _at(proximal, where), _at(reference, where))
-            outcomes.append(self.policy.train_step(part, loss, self.settings.temperature))
+            outcomes.append(self.policy.train_step(part, loss, self._temperature))
         current = torch.zeros_like(batch.behaviour)
         for (_, where), outcome in zip(parts, outcomes, strict=True):
             current[where] = outcome.current
@@ -67,12 +68,12 @@ class Trainer:
             return None
         if self.settings.proximal == "behaviour":
             return batch.behaviour
-        return self.policy.logprobs(batch, self.settings.temperature)
+        return self.policy.logprobs(batch, self._temperature)
 
     def _reference(self, batch: Batch) -> Tensor | None:
         if self.settings.algorithm == "sft" or not self.settings.kl_coefficient:
             return None
-        return self.policy.reference_logprobs(batch, self.settings.temperature)
+        return self.policy.reference_logprobs(batch, self._temperature)
 
     def _loss(self, part: Batch, proximal: Tensor | None, reference: Tensor | None) -> Loss:
         weights = self._objectives.weights(part)

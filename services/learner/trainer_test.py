@@ -70,6 +70,13 @@ def test_supervised_training_lowers_the_loss(model_dir):
     assert not {"kl", "clip_share", "mismatch_kl"} & history[0].keys()
 
 
+def test_the_sampling_temperature_does_not_touch_supervised_training(model_dir):
+    plain, hot = (
+        run_ranks(1, _learn, model_dir, LossSettings(algorithm="sft", temperature=t), "fp32")[0] for t in (1.0, 3.0)
+    )
+    assert plain == hot
+
+
 def _nothing_to_train(model_dir: Path) -> Any:
     policy = MegatronPolicy.create(
         model_dir, ParallelSettings(), OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=0
