@@ -18,6 +18,7 @@ from services.coordinator.view import sample
 
 WATCH_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0
+STEPS_PER_PAGE = 500
 
 
 class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
@@ -35,6 +36,12 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             yield pb.WatchRunResponse(run=self._run())
             await asyncio.sleep(WATCH_SECONDS)  # at most twice a second, as promised
             seen = await self._c.changed(seen, HEARTBEAT_SECONDS)
+
+    async def ListSteps(self, request: pb.ListStepsRequest, context: Any) -> pb.ListStepsResponse:
+        reports = self._c.ledger.reports
+        steps = sorted(s for s in reports if s > request.after)
+        page = steps[: request.page_size or STEPS_PER_PAGE]
+        return pb.ListStepsResponse(steps=[reports[s] for s in page], more=len(page) < len(steps))
 
     async def PauseRun(self, request: pb.PauseRunRequest, context: Any) -> pb.PauseRunResponse:
         await self._c.pause(True)

@@ -185,6 +185,12 @@ def path_of(root: str | Path, step: int) -> Path:
     return Path(root) / f"step-{step:06d}"
 
 
+def extra_of(path: str | Path) -> dict[str, Any]:
+    """The `extra` that a checkpoint was written with. Raises DamagedCheckpoint."""
+    extra: dict[str, Any] = _manifest(Path(path))["extra"]
+    return extra
+
+
 def prune(root: str | Path, keep: int) -> list[Path]:
     """Removes all but the newest `keep` checkpoints, and what killed saves left behind; returns the former.
 

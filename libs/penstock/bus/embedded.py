@@ -21,6 +21,7 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
+from penstock.mortal import mortal
 from penstock.telemetry.waits import waiting
 
 MIB = 1 << 20
@@ -113,15 +114,6 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-# Runs a command that dies with its parent. Not a `preexec_fn`: that forks, which crashes in a process that runs gRPC.
-_DIE_WITH_PARENT = """\
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
 class EmbeddedServer:
     """A nats-server owned by an `async with` block.
 
@@ -183,8 +175,8 @@ class EmbeddedServer:
         )
         for stale in self._store.glob("*.ports"):
             stale.unlink()
-        guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
-        command = [*guard, *server_command(config), "--ports_file_dir", str(self._store), "-l", str(self._log)]
+        server = [*server_command(config), "--ports_file_dir", str(self._store), "-l", str(self._log)]
+        command = mortal(server, os.getpid())
         self.process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,

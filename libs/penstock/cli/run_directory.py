@@ -1,0 +1,56 @@
+"""runs/<name>: one run's files, held by one process at a time."""
+
+import fcntl
+import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import yaml
+
+from penstock.recipes import Recipe, dump
+
+
+class RunRefused(RuntimeError):
+    """The run directory cannot be used as asked; the text says why and what to do."""
+
+
+@contextmanager
+def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
+    """The run's directory, made or resumed, locked for the block.
+
+    A directory with the same resolved recipe is resumed; a finished run or another recipe is refused.
+    Raises RunRefused, or OSError where the directory cannot be written.
+    """
+    folder = root / recipe.run
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunRefused(f"{folder} is in use by another process; wait for it or choose another run=NAME") from None
+        _check(folder, recipe)
+        (folder / "recipe.yaml").write_text(dump(recipe))
+        yield folder
+
+
+def _check(folder: pathlib.Path, recipe: Recipe) -> None:
+    if (folder / "export").is_dir() and (folder / "summary.json").is_file():
+        raise RunRefused(f"{folder} holds a finished run; choose another run=NAME or remove the directory")
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text())
+    changed = sorted(_differences(before, yaml.safe_load(dump(recipe))))
+    if changed:
+        raise RunRefused(
+            f"{folder} was started with another recipe (different: {', '.join(changed[:8])}); resume it with the recipe "
+            f"it has, {path}, or choose another run=NAME"
+        )
+
+
+def _differences(a: object, b: object, path: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted({*a, *b}):
+            yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    elif a != b:
+        yield path

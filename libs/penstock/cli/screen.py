@@ -1,0 +1,209 @@
+"""`penstock train` in a terminal: a live view while the run goes on, and what came of it at the end."""
+
+import asyncio
+import json
+import pathlib
+import signal
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from penstock import rpc
+from penstock.cli.run_directory import RunRefused, held
+from penstock.cli.training import Training, training
+from penstock.coordinator.v1 import coordinator_pb2 as pb
+from penstock.recipes import Recipe, RecipeError, load
+from penstock.supervisor import ServiceFailed
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+LEARNER_END_SECONDS = 120.0
+PLAIN_EVERY = 10  # without a terminal: a line every so many steps
+
+
+async def train_on_screen(path: pathlib.Path, overrides: Sequence[str], runs: pathlib.Path) -> int:
+    """Loads, checks, trains; the exit code."""
+    console = Console()
+    try:
+        recipe = load(path, overrides)
+    except RecipeError as error:
+        Console(stderr=True).print(f"[red]The recipe cannot be run.[/red]\n{error}", highlight=False)
+        return BAD_INPUT
+    return await train(recipe, runs, console)
+
+
+async def train(recipe: Recipe, runs: pathlib.Path, console: Console) -> int:
+    """Trains a checked recipe; the exit code."""
+    errors = Console(stderr=True)
+    try:
+        with held(runs, recipe) as folder:
+            return await _train(recipe, folder, console, errors)
+    except (RunRefused, OSError) as error:
+        errors.print(f"[red]Cannot start:[/red] {error}", highlight=False)
+        return BAD_INPUT
+
+
+async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors: Console) -> int:
+    screen = Screen(recipe, console)
+    last: pb.Run | None = None
+    failures: list[BaseException] = []
+    try:
+        async with training(recipe, folder, screen.restarted) as (run, keeping):
+            screen.began(run)
+            with screen.live():
+                last = await _until_over(run, keeping, screen)
+                if last is not None and last.state == pb.RUN_STATE_DONE:
+                    async with asyncio.timeout(LEARNER_END_SECONDS):
+                        await run.supervisor.ended()
+    except* ServiceFailed as group:
+        failures += group.exceptions
+    for failure in failures:
+        errors.print(f"[red]The run failed:[/red] {failure}", highlight=False)
+    if failures:
+        return FAILED
+    return screen.ended(folder, last)
+
+
+async def _until_over(run: Training, keeping: "asyncio.Task[None]", screen: "Screen") -> pb.Run | None:
+    """Shows the run until it is over. The first Ctrl-C asks it to end, the second ends it at once."""
+    interrupts = asyncio.Event()
+    at_once = asyncio.Event()
+    asking: set[asyncio.Task[None]] = set()
+
+    def interrupted() -> None:
+        if interrupts.is_set():
+            at_once.set()
+            return
+        interrupts.set()
+        screen.note("stopping after this step, with a checkpoint (Ctrl-C again: at once)")
+        asking.add(asyncio.ensure_future(_ask_to_stop(run, screen)))
+
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, interrupted)
+    try:
+        watching = asyncio.create_task(_watch(run, screen))
+        ending = asyncio.create_task(at_once.wait())
+        done, _ = await asyncio.wait({watching, ending, keeping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (watching, ending):
+            task.cancel()
+        await asyncio.gather(watching, ending, *asking, return_exceptions=True)
+        if keeping in done:
+            keeping.result()
+        return screen.run
+    finally:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+
+
+async def _ask_to_stop(run: Training, screen: "Screen") -> None:
+    try:
+        await run.stop()
+    except rpc.RpcError as error:
+        screen.note(f"cannot ask the run to stop yet ({error.message}); press Ctrl-C again to end it at once")
+
+
+async def _watch(run: Training, screen: "Screen") -> None:
+    async for state in run.watch():
+        screen.show(state)
+
+
+class Screen:
+    """What is shown. Without a terminal it prints a line now and then instead of drawing."""
+
+    def __init__(self, recipe: Recipe, console: Console) -> None:
+        self.run: pb.Run | None = None
+        self._recipe, self._console = recipe, console
+        self._note = ""
+        self._printed = -1
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task(recipe.run, total=recipe.algorithm.steps)
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._draw)
+
+    def live(self) -> Live | Progress:
+        """The context in which the view is drawn."""
+        self._live.auto_refresh = self._console.is_terminal
+        return self._live
+
+    def began(self, run: Training) -> None:
+        """Says where things are."""
+        self._console.print(f"[bold]{self._recipe.run}[/bold]  live page: {run.page}  logs: {run.folder / 'logs'}")
+
+    def show(self, run: pb.Run) -> None:
+        """Takes the run's new state."""
+        self.run = run
+        self._progress.update(self._task, completed=run.step)
+        if not self._console.is_terminal and run.step != self._printed and run.step % PLAIN_EVERY == 0:
+            self._printed = run.step
+            self._console.print(self._line(run), highlight=False)
+
+    def restarted(self, name: str, code: int) -> None:
+        """A service died and is started again."""
+        self.note(f"{name} ended with {code} and is started again")
+
+    def note(self, text: str) -> None:
+        """A line for people."""
+        self._note = text
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False)
+
+    def ended(self, folder: pathlib.Path, run: pb.Run | None) -> int:
+        """Says what came of it; the exit code."""
+        if run is None:
+            self._console.print(f"ended before it began; see {folder / 'logs'}")
+            return FAILED
+        if run.state == pb.RUN_STATE_FAILED:
+            self._console.print(f"[red]failed:[/red] {run.reason}", highlight=False)
+            return FAILED
+        if run.state != pb.RUN_STATE_DONE:
+            self._console.print(f"stopped at step {run.step}; the same command resumes it", highlight=False)
+            return DONE
+        summary = json.loads((folder / "summary.json").read_text())
+        samples = summary["samples"]
+        self._console.print(
+            f"[green]done[/green]: {summary['steps']} steps, samples {samples['admitted']} admitted = "
+            f"{samples['trained']} trained + {samples['filtered']} filtered + {samples['expired']} expired + "
+            f"{samples['failed']} failed + {samples['in_flight']} in flight; model in {folder / 'export'}",
+            highlight=False,
+        )
+        return DONE
+
+    def _draw(self) -> Group:
+        table = Table.grid(padding=(0, 3))
+        if self.run is not None:
+            for name, value in self._numbers(self.run):
+                table.add_row(f"[dim]{name}[/dim]", value)
+        return Group(self._progress, table, self._note)
+
+    def _numbers(self, run: pb.Run) -> list[tuple[str, str]]:
+        m = run.metrics
+        rows = [("state", pb.RunState.Name(run.state).removeprefix("RUN_STATE_").lower())]
+        if "rl.reward.mean" in m:
+            rows.append(("reward", f"{m['rl.reward.mean']:.3f}"))
+        rows += [
+            ("loss", f"{m.get('rl.loss', 0):.4f}"),
+            ("staleness", f"mean {m.get('rl.staleness.mean', 0):.2f}  max {m.get('rl.staleness.max', 0):.0f} versions"),
+            ("generation", f"{m.get('rl.tokens.generated_per_second', 0):,.0f} tokens/s"),
+            ("training", f"{_rate(m):,.0f} tokens/s"),
+            ("queue", f"{run.tasks_pending} tasks waiting, {run.groups_in_flight}/{run.groups_budget} groups in flight"),
+            ("versions", f"trained {run.trained_version.step}, serving {run.serving_version.step}"),
+        ]
+        rows += [(f"eval @ {e.step}", f"reward {e.metrics['reward']:.3f}") for e in run.evaluations]
+        return rows
+
+    def _line(self, run: pb.Run) -> str:
+        numbers = "  ".join(f"{name} {value}" for name, value in self._numbers(run) if name != "state")
+        return f"step {run.step}/{run.max_steps}  {numbers}"
+
+
+def _rate(metrics: Mapping[str, float]) -> float:
+    return metrics.get("rl.tokens.trained", 0.0) / max(metrics.get("rl.step.seconds", 0.0), 1e-9)

@@ -1,0 +1,86 @@
+"""`penstock train` without its screen: everything started, watched to the end, stopped."""
+
+import asyncio
+import dataclasses
+import json
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from penstock import rpc
+from penstock.bus import RunLimits, RunNames, connect, ensure_run, server_command, write_config
+from penstock.bus.embedded import free_ports
+from penstock.coordinator.v1 import coordinator_pb2 as pb
+from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.recipes import Recipe
+from penstock.supervisor import Service, Supervisor, plan
+from penstock.supervisor.plan import instances
+
+START_SECONDS = 60.0
+
+
+@dataclasses.dataclass
+class Training:
+    """A run under way."""
+
+    folder: pathlib.Path
+    addresses: dict[str, str]
+    supervisor: Supervisor
+    stub: coordinator_pb2_grpc.CoordinatorServiceStub
+
+    @property
+    def page(self) -> str:
+        """The address of the live page."""
+        return f"http://{self.addresses['dashboard']}/"
+
+    async def watch(self) -> AsyncIterator[pb.Run]:
+        """The run whenever it changes, over restarts of the coordinator, until it is over."""
+        while True:
+            try:
+                with rpc.translated():
+                    async for answer in self.stub.WatchRun(pb.WatchRunRequest()):
+                        yield answer.run
+                        if answer.run.state in (pb.RUN_STATE_DONE, pb.RUN_STATE_STOPPED, pb.RUN_STATE_FAILED):
+                            return
+            except rpc.RpcError:
+                await asyncio.sleep(0.5)  # it is starting, or being started again
+
+    async def stop(self) -> None:
+        """Asks the run to end after the step in progress, with a checkpoint. Raises rpc.RpcError."""
+        await rpc.call(self.stub.StopRun(pb.StopRunRequest(reason="stopped by the user"), timeout=10))
+
+
+@asynccontextmanager
+async def training(
+    recipe: Recipe, folder: pathlib.Path, on_restart: Callable[[str, int], None]
+) -> AsyncIterator[tuple[Training, "asyncio.Task[None]"]]:
+    """Starts everything of a run; gives it and the task that keeps it alive.
+
+    That task fails with supervisor.ServiceFailed when a service cannot be kept alive. At the end of the block everything
+    is stopped.
+    """
+    names = instances(recipe)
+    nats_port, http_port, *ports = free_ports(2 + len(names))
+    addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+    url, monitor = f"nats://127.0.0.1:{nats_port}", f"http://127.0.0.1:{http_port}"
+    (folder / "nats").mkdir(exist_ok=True)
+    config = write_config(folder / "nats", folder / "nats" / "store", nats_port, http_port)
+    supervisor = Supervisor(folder / "logs", on_restart)
+    server = Service("nats", f"127.0.0.1:{nats_port}", tuple(server_command(config)))
+    services = list(plan(recipe, folder, url, addresses))
+    async with AsyncExitStack() as stack:
+        keeping = asyncio.create_task(supervisor.keep([server, *services]))
+        stack.push_async_callback(_end, supervisor, keeping)
+        async with connect(url, name="penstock", monitor_url=monitor, within=START_SECONDS) as bus:
+            limits = RunLimits(log_bytes=recipe.limits.log_bytes)
+            await ensure_run(bus, RunNames(recipe.run), limits)
+        (folder / "addresses.json").write_text(json.dumps(addresses, indent=2) + "\n")
+        channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"]))
+        stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
+        yield Training(folder, addresses, supervisor, stub), keeping
+
+
+async def _end(supervisor: Supervisor, keeping: "asyncio.Task[None]") -> None:
+    await supervisor.stop()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)

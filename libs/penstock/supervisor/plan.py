@@ -1,0 +1,88 @@
+"""Which processes a run needs on one host, and with which arguments. Pure: the same arguments run under Kubernetes."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+
+from penstock.recipes import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """One process: its instance name, the address it serves, its command line."""
+
+    name: str
+    address: str
+    command: tuple[str, ...]
+    ends: bool = False  # whether exit code 0 means that its work is done
+
+
+def launcher(service: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """What starts a service: the program that PENSTOCK_LAUNCH_<SERVICE> names (Bazel sets it: each service has a virtual
+    environment of its own), else its module in this interpreter (an image with everything installed)."""
+    program = environment.get(f"PENSTOCK_LAUNCH_{service.upper()}")
+    if program is None:
+        return (sys.executable, "-m", f"services.{service}")
+    return (os.path.join(environment.get("PENSTOCK_RUNFILES", ""), program),)
+
+
+def instances(recipe: Recipe) -> list[str]:
+    """Instance names of a run's services, in the order they are started. NATS is not among them."""
+    names = ["weight_sync"]
+    if recipe.generates:
+        assert recipe.environment is not None
+        names += [f"generation-{i}" for i in range(recipe.generation.replicas)]
+        names += [f"environment-{i}" for i in range(recipe.environment.replicas)]
+    names += ["learner", *(f"rollout-{i}" for i in range(recipe.rollout.workers)), "coordinator", "dashboard"]
+    return names
+
+
+def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]) -> Iterator[Service]:
+    """The services of a run. `addresses`: instance name -> HOST:PORT for every name of `instances`."""
+    for name in addresses:
+        kind = name.rpartition("-")[0] or name
+        ends = kind == "learner"
+        arguments = tuple(str(a) for a in _arguments(kind, recipe, folder, nats, addresses))
+        common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
+        yield Service(name, addresses[name], (*launcher(kind), *common, *arguments), ends)
+
+
+def _arguments(
+    kind: str, recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]
+) -> Iterator[object]:
+    resolved = folder / "recipe.yaml"
+    fraction = ("--trace-fraction", recipe.telemetry.trace_fraction)
+    match kind:
+        case "weight_sync":
+            yield from ("--directory", folder / "versions", "--keep", recipe.weight_sync.keep_versions)
+        case "generation":
+            g = recipe.generation
+            yield from ("--model", recipe.model.path, "--weight-sync", addresses["weight_sync"])
+            yield from ("--dtype", recipe.model.dtype, "--max-running", g.max_running, "--max-context", g.max_context)
+            yield from ("--memory-gib", g.memory_gib, "--gpu-memory-fraction", g.gpu_memory_fraction)
+            yield from ("--tensor-parallel", g.tensor, "--chunk-tokens", g.chunk_tokens, "--threads", g.threads)
+            yield from ("--kv-on-update", g.kv_on_update, *(("--compile",) if g.compile else ()))
+        case "environment":
+            assert recipe.environment is not None
+            yield from ("--workers", recipe.environment.workers)
+        case "learner":
+            yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats)
+            yield from ("--weight-sync", addresses["weight_sync"])
+        case "rollout":
+            yield from ("--recipe", resolved, "--nats", nats, *fraction)
+            for flag in ("generation", "environment"):
+                for name in _named(flag, addresses):
+                    yield from (f"--{flag}", addresses[name])
+        case "coordinator":
+            yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats)
+            for name, address in addresses.items():
+                if name not in ("coordinator", "dashboard"):
+                    yield from ("--peer", f"{name}={address}")
+        case "dashboard":
+            yield from ("--coordinator", addresses["coordinator"])
+
+
+def _named(kind: str, addresses: Mapping[str, str]) -> list[str]:
+    return [n for n in addresses if n.rpartition("-")[0] == kind]

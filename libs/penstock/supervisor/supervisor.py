@@ -1,0 +1,106 @@
+"""Keeps the services of a plan alive: a child that dies is started again, unless its end says that it must not be.
+
+    exit 0 of the learner   its work is done
+    exit 2                  bad input: starting it again would say the same; the run fails with its last words
+    anything else           started again after a backoff; FAST_DEATHS in a row without a life in between fail the run
+"""
+
+import asyncio
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Iterable
+
+from penstock.supervisor.child import Child
+from penstock.supervisor.plan import Service
+
+logger = logging.getLogger(__name__)
+
+EXIT_BAD_INPUT = 2
+FAST_DEATHS = 5
+A_LIFE_SECONDS = 20.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+GRACE_SECONDS = 15.0
+
+
+class ServiceFailed(RuntimeError):
+    """A service cannot be kept alive. The text has its name and its last words."""
+
+
+class Supervisor:
+    """The children of one run.
+
+    Args:
+        logs: folder of one log file per service.
+        on_restart: called with (service, exit code) whenever a child is about to be started again.
+    """
+
+    def __init__(self, logs: pathlib.Path, on_restart: Callable[[str, int], None] = lambda name, code: None) -> None:
+        self._logs, self._on_restart = logs, on_restart
+        self._children: dict[str, Child] = {}
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self.restarts: dict[str, int] = {}
+
+    async def keep(self, services: Iterable[Service]) -> None:
+        """Keeps all services alive until `stop`. Raises ServiceFailed (in an ExceptionGroup) when one cannot be."""
+        async with asyncio.TaskGroup() as tasks:
+            for service in services:
+                tasks.create_task(self._keep(service), name=service.name)
+
+    async def ended(self) -> None:
+        """Waits until a service that `ends` has ended well."""
+        await self._ended.wait()
+
+    async def stop(self, names: Iterable[str] | None = None) -> None:
+        """Stops the named children, or all, the last started first; they are not started again."""
+        self._stopping = True
+        for name in reversed(list(names or self._children)):
+            if name in self._children:
+                await self._children[name].stop(GRACE_SECONDS)
+
+    def pid(self, name: str) -> int | None:
+        """The process id of a running child."""
+        child = self._children.get(name)
+        return child.pid if child is not None and child.running else None
+
+    def last_words(self, name: str) -> str:
+        """The last line of a service's log that says something."""
+        path = self._logs / f"{name}.log"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        for line in reversed(lines[-50:]):
+            try:
+                record = json.loads(line)
+                if record.get("level") in ("error", "critical"):
+                    return str(record["message"])
+            except (ValueError, AttributeError, KeyError):
+                if line.strip() and not line.startswith(("Exception ignored", "  ")):
+                    return line.strip()
+        return "it left no words"
+
+    async def _keep(self, service: Service) -> None:
+        fast, pause = 0, FIRST_PAUSE
+        try:
+            while not self._stopping:
+                child = await Child.start(service.command, self._logs / f"{service.name}.log")
+                self._children[service.name] = child
+                logger.info("started", extra={"name_of_service": service.name, "pid": child.pid})
+                code = await child.ended()
+                if code == 0 and service.ends:
+                    self._ended.set()
+                if self._stopping or (code == 0 and service.ends):
+                    return
+                if code == EXIT_BAD_INPUT:
+                    raise ServiceFailed(f"{service.name} cannot run: {self.last_words(service.name)}")
+                lived = asyncio.get_running_loop().time() - child.started_at
+                fast, pause = (0, FIRST_PAUSE) if lived > A_LIFE_SECONDS else (fast + 1, min(2 * pause, LONGEST_PAUSE))
+                if fast >= FAST_DEATHS:
+                    raise ServiceFailed(f"{service.name} died {fast} times in a row: {self.last_words(service.name)}")
+                self.restarts[service.name] = self.restarts.get(service.name, 0) + 1
+                logger.warning("died, starting it again", extra={"name_of_service": service.name, "code": code})
+                self._on_restart(service.name, code)
+                await asyncio.sleep(pause)  # a backoff: what killed it may need a moment to go
+        finally:
+            child_or_none = self._children.get(service.name)
+            if child_or_none is not None:
+                await asyncio.shield(child_or_none.stop(GRACE_SECONDS))

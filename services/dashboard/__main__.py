@@ -1,0 +1,56 @@
+"""penstock serve dashboard: the live page of a run."""
+
+import argparse
+import asyncio
+import logging
+import pathlib
+import sys
+
+import uvicorn
+
+from penstock import rpc
+from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.process import flags
+from penstock.process.main import EXIT_BAD_INPUT, security
+from penstock.telemetry import logs
+from services.dashboard.app import app
+
+logger = logging.getLogger("services.dashboard")
+
+
+async def serve(args: argparse.Namespace) -> None:
+    host, _, port = args.listen.rpartition(":")
+    async with rpc.channel(args.coordinator, security=security(args)) as channel:
+        page = app(coordinator_pb2_grpc.CoordinatorServiceStub(channel))
+        config = uvicorn.Config(page, host=host, port=int(port), log_config=None, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.02)  # uvicorn announces its start by a flag only
+        if server.started and args.announce is not None:
+            bound = server.servers[0].sockets[0].getsockname()[1]
+            _announce(args.announce, f"{host}:{bound}")
+        await serving
+
+
+def _announce(path: pathlib.Path, address: str) -> None:
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(address)
+    temporary.replace(path)
+
+
+def main() -> int:
+    parser = flags("dashboard", "Serves the live page of a run over HTTP.")
+    parser.add_argument("--coordinator", required=True, help="HOST:PORT of the run's coordinator")
+    args = parser.parse_args()
+    logs.configure(args.name, level=args.log_level)
+    try:
+        asyncio.run(serve(args))
+    except SystemExit as error:  # how uvicorn says that it could not bind
+        logger.error("cannot listen on %s", args.listen)
+        return EXIT_BAD_INPUT if error.code else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

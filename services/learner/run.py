@@ -1,0 +1,222 @@
+"""The learner's life on every rank: build, resume, then step after step until the run is done or asked to end.
+
+Rank 0 decides what comes next and tells the others; they wait in a broadcast that is never longer than TICK_SECONDS,
+because rank 0 sends "wait" while it has no batch. So no collective waits for the network.
+"""
+
+import dataclasses
+import logging
+import pathlib
+import signal
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from penstock.bus import Bus, RunNames
+from penstock.recipes import Recipe
+from penstock.rpc import Security, Server
+from penstock.telemetry import metrics
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner import checkpoints, hf_export
+from services.learner.advantage_stage import AdvantageStage
+from services.learner.batch import broadcast
+from services.learner.feed import Feed
+from services.learner.leader import Leader, leading
+from services.learner.mapping import (
+    advantage_settings,
+    batch_settings,
+    loss_settings,
+    optimizer_settings,
+    parallel_settings,
+    precision_settings,
+)
+from services.learner.policy import MegatronPolicy
+from services.learner.preparation import Prepared, prepare
+from services.learner.server import State, Status
+from services.learner.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+_step = metrics.gauge(metrics.STEP, "optimizer steps taken")
+_step_seconds = metrics.histogram(metrics.STEP_SECONDS, "seconds per optimizer step")
+_tokens = metrics.counter(metrics.TOKENS_TRAINED, "tokens trained on")
+
+TICK_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the run lives, and whom rank 0 talks to."""
+
+    folder: pathlib.Path
+    nats: str
+    weight_sync: str
+    listen: str
+    announce: pathlib.Path | None
+    name: str
+    security: Security
+    reflection: bool = False
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.folder / "checkpoints"
+
+
+def learn(recipe: Recipe, place: Place) -> None:
+    """Trains to the recipe's last step. torch.distributed is initialised; every rank calls this."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    policy = MegatronPolicy.create(
+        recipe.model.path,
+        parallel_settings(recipe),
+        optimizer_settings(recipe),
+        precision_settings(recipe),
+        batch_settings(recipe),
+        recipe.learner.seed,
+    )
+    trainer = Trainer(loss_settings(recipe), policy)
+    resumed = checkpoints.load_newest(place.checkpoints, policy.load)
+    step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
+    status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
+    stage = AdvantageStage(advantage_settings(recipe)) if recipe.algorithm.name != "sft" else None
+    with ExitStack() as stack:
+        leader = stack.enter_context(_leader(recipe, place, status, stage, extra)) if dist.get_rank() == 0 else None
+        signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
+        logger.info("learning from step %d", step, extra={"epoch": status.epoch})
+        while step < recipe.algorithm.steps:
+            command, prepared = _next(leader, status, stage, step + 1)
+            if command == "end":
+                _save(policy, place, recipe, leader, status, step)
+                return
+            if command == "save":
+                _save(policy, place, recipe, leader, status, step)
+            elif command == "train":
+                step += 1
+                _train(trainer, policy, leader, status, prepared, step, device)
+                if step % recipe.learner.checkpoints.every == 0 or step == recipe.algorithm.steps:
+                    _save(policy, place, recipe, leader, status, step)
+        if leader is not None:
+            leader.published()
+        _export(policy, recipe, place)
+        status.state = State.STATE_DONE
+        logger.info("done", extra={"step": step})
+
+
+def _leader(recipe: Recipe, place: Place, status: Status, stage: AdvantageStage | None, extra: dict[str, Any]) -> Any:
+    def make_feed(bus: Bus, epoch: int) -> Feed:
+        return Feed(
+            bus,
+            RunNames(recipe.run),
+            groups_per_step=recipe.algorithm.groups_per_step,
+            min_group_fraction=recipe.algorithm.min_group_fraction,
+            max_age=recipe.staleness.max_versions,
+            stage=stage,
+            trained_step=status.step,
+            cursor=extra["log_cursor"],
+            epoch=epoch,
+        )
+
+    def make_server() -> Server:
+        return Server(place.name, place.listen, security=place.security, reflection=place.reflection)
+
+    return leading(
+        status,
+        nats=place.nats,
+        weight_sync=place.weight_sync,
+        names=RunNames(recipe.run),
+        security=place.security,
+        make_server=make_server,
+        announce=place.announce,
+        make_feed=make_feed,
+        checkpoints=str(place.checkpoints),
+    )
+
+
+def _next(leader: Leader | None, status: Status, stage: AdvantageStage | None, step: int) -> tuple[str, Prepared | None]:
+    """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "wait", None)."""
+    command, prepared = "wait", None
+    if leader is not None:
+        if status.drain_wanted.is_set():
+            command = "end"
+        elif status.save_wanted.is_set():
+            status.save_wanted.clear()
+            command = "save"
+        else:
+            status.state = State.STATE_WAITING
+            groups = leader.batch(step, TICK_SECONDS)
+            if groups is not None:
+                command, prepared = "train", prepare(groups, stage, step - 1)
+    if dist.get_world_size() > 1:
+        told = [command]
+        dist.broadcast_object_list(told, src=0)
+        command = told[0]
+    return command, prepared
+
+
+def _train(
+    trainer: Trainer,
+    policy: MegatronPolicy,
+    leader: Leader | None,
+    status: Status,
+    prepared: Prepared | None,
+    step: int,
+    device: torch.device,
+) -> None:
+    """One step: train, report, publish."""
+    status.state = State.STATE_TRAINING
+    status.step_started_at.GetCurrentTime()
+    began = time.monotonic()
+    result = trainer.step(broadcast(prepared.batch if prepared else None, device))
+    trained = time.monotonic()
+    tensors = list(policy.export())
+    status.step = step
+    if leader is None or prepared is None:
+        return
+    leader.trained(step)
+    report = pb.StepReport(step=step)
+    report.version.epoch, report.version.step = status.epoch, step
+    report.at.GetCurrentTime()
+    numbers = {**prepared.metrics, **{f"rl.policy.{k}": v for k, v in result.metrics.items()}}
+    numbers["rl.loss"] = result.metrics["loss"]
+    numbers["rl.train.seconds"] = trained - began
+    numbers["rl.step.seconds"] = trained - status.step_ended
+    status.step_ended = trained
+    for key, value in numbers.items():
+        report.metrics[key] = value
+    leader.report(report)
+    leader.publish(step, tensors)
+    _step.set(step)
+    _step_seconds.observe(trained - began)
+    _tokens.inc(prepared.metrics["rl.tokens.trained"])
+
+
+def _save(
+    policy: MegatronPolicy, place: Place, recipe: Recipe, leader: Leader | None, status: Status, step: int
+) -> None:
+    """One atomic unit: weights, optimizer, random state, log cursor, ledger position."""
+    if step == 0 or step == status.checkpoint_step:
+        return
+    status.state = State.STATE_SAVING
+    extra: dict[str, Any] = {"step": step, "epoch": status.epoch, "log_cursor": 0, "ledger_sequence": 0}
+    if leader is not None:
+        extra["log_cursor"] = leader.cursor()
+        extra["ledger_sequence"] = leader.feed.ledger.sequence
+    path = checkpoints.path_of(place.checkpoints, step)
+    policy.save(path, extra)
+    status.checkpoint_step = step
+    if leader is not None:
+        checkpoints.prune(place.checkpoints, recipe.learner.checkpoints.keep)
+        if not recipe.limits.keep_log:
+            oldest = checkpoints.present(place.checkpoints)[-1]
+            leader.trim_log(checkpoints.extra_of(oldest)["log_cursor"])
+    logger.info("saved", extra={"step": step, "path": str(path)})
+
+
+def _export(policy: MegatronPolicy, recipe: Recipe, place: Place) -> None:
+    """The trained model as a Hugging Face directory, export/ of the run directory."""
+    if dist.get_rank() == 0:
+        hf_export.write(policy.export(), recipe.model.path, place.folder / "export")
+    else:
+        for _ in policy.export():
+            continue
