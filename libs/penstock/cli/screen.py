@@ -4,7 +4,7 @@ import asyncio
 import json
 import pathlib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -34,18 +34,23 @@ async def train_on_screen(path: pathlib.Path, overrides: Sequence[str], runs: pa
     return await train(recipe, runs, console)
 
 
-async def train(recipe: Recipe, runs: pathlib.Path, console: Console) -> int:
-    """Trains a checked recipe; the exit code."""
+Look = Callable[[Training], Awaitable[None]]
+
+
+async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look | None = None) -> int:
+    """Trains a checked recipe; the exit code. `look` is called when it is done, while the services still answer."""
     errors = Console(stderr=True)
     try:
         with held(runs, recipe) as folder:
-            return await _train(recipe, folder, console, errors)
+            return await _train(recipe, folder, console, errors, look)
     except (RunRefused, OSError) as error:
         errors.print(f"[red]Cannot start:[/red] {error}", highlight=False)
         return BAD_INPUT
 
 
-async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors: Console) -> int:
+async def _train(
+    recipe: Recipe, folder: pathlib.Path, console: Console, errors: Console, look: Look | None
+) -> int:
     screen = Screen(recipe, console)
     last: pb.Run | None = None
     failures: list[BaseException] = []
@@ -57,6 +62,8 @@ async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors:
                 if last is not None and last.state == pb.RUN_STATE_DONE:
                     async with asyncio.timeout(LEARNER_END_SECONDS):
                         await run.supervisor.ended()
+                    if look is not None:
+                        await look(run)
     except* ServiceFailed as group:
         failures += group.exceptions
     for failure in failures:
