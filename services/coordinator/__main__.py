@@ -37,9 +37,13 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
 def main() -> int:
     parser = flags("coordinator", "Admits work within the staleness budget, evaluates, and tells how the run goes.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
-    parser.add_argument("--run-directory", type=pathlib.Path, required=True, help="where metrics and summary are written")
+    parser.add_argument(
+        "--run-directory", type=pathlib.Path, required=True, help="where metrics and summary are written"
+    )
     parser.add_argument("--nats", required=True, help="nats://HOST:PORT")
-    parser.add_argument("--peer", action="append", default=[], help="NAME=HOST:PORT of another service; repeat for more")
+    parser.add_argument(
+        "--peer", action="append", default=[], help="NAME=HOST:PORT of another service; repeat for more"
+    )
     args = parser.parse_args()
     bad = [p for p in args.peer if "=" not in p]
     if bad:

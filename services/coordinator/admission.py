@@ -1,11 +1,12 @@
 """How far generation may run ahead: which groups may be admitted now, and how old their first token may be.
 
 At most (S + 1) x n groups are admitted but not released (S = staleness.max_versions, n = groups_per_step). A new group
-behind F others is consumed F // n batches after the next one, that is, by a learner at version v + F // n at the latest,
-v being the newest recorded step. So its tokens must come from version v + F // n - S or later.
+behind F others is consumed F // n batches after the next one, that is, by a learner at version v + F // n at the
+latest, v being the newest recorded step. So its tokens must come from version v + F // n - S or later.
 
-Example, S = 2, n = 32, at the start (v = 0): groups 0..95 are admitted with min_step 0. When batch 1 is recorded (v = 1,
-F = 64), groups 96..127 are admitted at positions 64..95 with min_step = 1 + 2 - 2 = 1: they wait until version 1 serves.
+Example, S = 2, n = 32, at the start (v = 0): groups 0..95 are admitted with min_step 0. When batch 1 is recorded
+(v = 1, F = 64), groups 96..127 are admitted at positions 64..95 with min_step = 1 + 2 - 2 = 1: they wait until
+version 1 serves.
 
 Invariants (test names): never more than (S + 1) x n groups in flight; no admitted group can exceed the staleness bound
 when it is consumed in order, whatever is filtered.

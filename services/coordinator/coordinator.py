@@ -1,7 +1,7 @@
 """One run's coordinator: admits work, evaluates, closes overdue groups, keeps the run's state.
 
-It owns nothing. Everything it knows is folded from the ledger and the tail of the log, so it can be killed at any moment
-and started anywhere: the next one reads the ledger, publishes the tasks of groups in flight again (the stream refuses
+It owns nothing. Everything it knows is folded from the ledger and the tail of the log, so it can be killed at any
+moment and started anywhere: the next one reads the ledger, publishes the tasks of groups in flight again (the stream refuses
 those it has) and goes on. Two at once do no harm either: both would admit the same groups under the same names, and the
 ledger takes each once.
 """
@@ -112,7 +112,14 @@ class Coordinator:
         """Runs until the run is done, stopped or failed; then serves what there is to see until cancelled."""
         await self._restore()
         async with asyncio.TaskGroup() as tasks:
-            for work in (self._follow_ledger, self._follow_log, self._admit, self._watch_services, self._evaluate, self._close):
+            for work in (
+                self._follow_ledger,
+                self._follow_log,
+                self._admit,
+                self._watch_services,
+                self._evaluate,
+                self._close,
+            ):
                 tasks.create_task(work())
 
     async def changed(self, seen: int, within: float) -> int:

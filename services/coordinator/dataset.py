@@ -44,7 +44,10 @@ class Dataset:
         """The row as a conversation to imitate: its `messages`, or the recipe's prompt and completion."""
         messages = self._prompt(row)
         if "messages" not in self.rows[row]:
-            messages = [*messages, Message(role="assistant", content=self._fill(self._data.completion, row, "completion"))]
+            messages = [
+                *messages,
+                Message(role="assistant", content=self._fill(self._data.completion, row, "completion")),
+            ]
         return pb.Demonstration(messages=messages)
 
     def _prompt(self, row: int) -> list[Message]:
@@ -61,7 +64,9 @@ class Dataset:
             return template.format_map(self.rows[row])
         except (KeyError, ValueError, IndexError) as error:
             have = ", ".join(sorted(self.rows[row]))
-            raise DatasetError(f"{self.path}, line {row + 1}: data.{key} {template!r} needs {error}; it has {have}") from error
+            raise DatasetError(
+                f"{self.path}, line {row + 1}: data.{key} {template!r} needs {error}; it has {have}"
+            ) from error
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - one data set lives as long as its process
     def _order(self, turn: int) -> Sequence[int]:

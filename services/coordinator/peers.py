@@ -1,4 +1,4 @@
-"""The run's other services as the coordinator asks them: waits, engines, versions, the learner. Answers, or a reason."""
+"""The run's other services as the coordinator asks them: waits, engines, versions, the learner."""
 
 import asyncio
 import dataclasses

@@ -87,10 +87,14 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         group_name, _, index = request.sample.partition("/")
         group = ledger.groups.get(group_name)
         if group is None or not index.isdigit() or int(index) >= group.admitted.group_size:
-            raise rpc.not_found(f"sample {request.sample!r} was never admitted; ids are group/index", reason="NO_SAMPLE")
+            raise rpc.not_found(
+                f"sample {request.sample!r} was never admitted; ids are group/index", reason="NO_SAMPLE"
+            )
         response = pb.GetLineageResponse(fate=group.fate.value, detail=group.detail)
         if group.fate is Fate.TRAINED and group.step is not None:
-            entries = [e for e in _entries(ledger.batches[group.step]) if e.group == group_name and e.index == int(index)]
+            entries = [
+                e for e in _entries(ledger.batches[group.step]) if e.group == group_name and e.index == int(index)
+            ]
             if entries:
                 response.step = group.step
                 response.samples.extend(entries)
@@ -127,6 +131,9 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             for key, value in newest.metrics.items():
                 run.metrics[key] = value
         run.serving_version.step = c.services.serving_step
+        first = next(iter(ledger.groups.values()), None)
+        if first is not None:
+            run.started_at.FromDatetime(first.admitted_at)
         run.metrics["rl.tokens.generated_per_second"] = c.log.tokens_per_second()
         run.updated_at.FromDatetime(datetime.datetime.now(datetime.UTC))
         return run

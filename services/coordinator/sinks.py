@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, summary.json, TensorBoard always; Weights & Biases and MLflow when asked for."""
+"""Where a run's numbers go: metrics.jsonl, summary.json, TensorBoard; Weights & Biases and MLflow when asked for."""
 
 import json
 import logging

@@ -4,6 +4,8 @@ import dataclasses
 import time
 from collections import deque
 
+import numpy as np
+
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.trajectories import from_float32s, from_int32s
@@ -51,11 +53,12 @@ def sample(t: trajectory_pb2.Trajectory, chat: ChatTokenizer) -> pb.Sample:
     )
     if t.HasField("reward"):
         result.reward = t.reward
-    ends = [s.first for s in t.version_segments[1:]] + [t.token_count]
-    for segment, end in zip(t.version_segments, ends, strict=True):
-        text = chat.text(tokens[segment.first : end].tolist())
-        mean = float(logprobs[segment.first : end].mean()) if end > segment.first else 0.0
-        result.pieces.add(text=text, step=segment.version.step, mean_logprob=mean)
+    drawn = np.frombuffer(t.loss_mask, np.uint8) == 1
+    for i, segment in enumerate(t.version_segments):
+        last = i + 1 == len(t.version_segments)
+        span = slice(segment.first, t.token_count if last else t.version_segments[i + 1].first)
+        mean = float(logprobs[span][drawn[span]].mean()) if drawn[span].any() else 0.0
+        result.pieces.add(text=chat.text(tokens[span].tolist()), step=segment.version.step, mean_logprob=mean)
     if t.version_segments:
         steps = [s.version.step for s in t.version_segments]
         result.oldest_step, result.newest_step = min(steps), max(steps)

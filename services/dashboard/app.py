@@ -1,17 +1,25 @@
-"""The live page: static files, the run as server-sent events, samples as JSON. It owns nothing; it asks the coordinator."""
+"""The live page: static files, the run as server-sent events, history, samples and stalls as JSON.
+
+It owns nothing and keeps nothing: every answer is the coordinator's. While the coordinator is away the page is told so
+and goes on showing what it knows.
+"""
 
 import asyncio
 import json
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as AsgiMessage
 
 from penstock import rpc
 from penstock.coordinator.v1 import coordinator_pb2 as pb
@@ -19,44 +27,85 @@ from penstock.coordinator.v1 import coordinator_pb2_grpc
 
 STATIC = pathlib.Path(__file__).parent / "static"
 RECONNECT_SECONDS = 1.0
+SAMPLES = 24
+STEPS_PER_PAGE = 500
+# The page shows text that models wrote: nothing but our own files may ever run in it, and nobody may frame it.
+HEADERS = (
+    (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def app(stub: coordinator_pb2_grpc.CoordinatorServiceStub) -> Starlette:
+def app(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> Starlette:
     """The page of one run."""
 
     async def events(request: Request) -> Response:
         return StreamingResponse(_events(stub), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    async def samples(request: Request) -> Response:
+    async def history(request: Request) -> Response:
         try:
-            answer = await rpc.call(stub.ListSamples(pb.ListSamplesRequest(page_size=24), timeout=5))
-        except rpc.RpcError as error:
-            return JSONResponse({"error": str(error)}, status_code=503)
+            asked = pb.ListStepsRequest(after=int(request.query_params.get("after", "0")), page_size=STEPS_PER_PAGE)
+        except ValueError:
+            return JSONResponse({"error": "after: must be a step, 0 or more"}, status_code=400)
+        answer = await rpc.call(stub.ListSteps(asked, timeout=10))
+        return JSONResponse({"steps": [_plain(s) for s in answer.steps], "more": answer.more})
+
+    async def samples(request: Request) -> Response:
+        answer = await rpc.call(stub.ListSamples(pb.ListSamplesRequest(page_size=SAMPLES), timeout=5))
         return JSONResponse([_plain(s) for s in answer.samples])
 
     async def explain(request: Request) -> Response:
-        try:
-            answer = await rpc.call(stub.ExplainStall(pb.ExplainStallRequest(), timeout=10))
-        except rpc.RpcError as error:
-            return JSONResponse({"error": str(error)}, status_code=503)
+        answer = await rpc.call(stub.ExplainStall(pb.ExplainStallRequest(), timeout=10))
         return JSONResponse(_plain(answer))
 
     async def index(request: Request) -> Response:
-        return Response((STATIC / "index.html").read_bytes(), media_type="text/html")
+        return FileResponse(STATIC / "index.html")
 
     return Starlette(
         routes=[
             Route("/", index),
             Route("/events", events),
-            Route("/samples", samples),
-            Route("/explain", explain),
+            Route("/history", _answered(history)),
+            Route("/samples", _answered(samples)),
+            Route("/explain", _answered(explain)),
             Mount("/static", StaticFiles(directory=STATIC)),
-        ]
+        ],
+        middleware=[Middleware(_Headers)],
     )
 
 
-async def _events(stub: coordinator_pb2_grpc.CoordinatorServiceStub) -> AsyncIterator[str]:
-    """The run whenever it changes; while the coordinator is away the page is told so and keeps what it shows."""
+class _Headers:
+    """Adds HEADERS to every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: AsgiMessage) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def _answered(endpoint: Endpoint) -> Endpoint:
+    """A coordinator that does not answer becomes a 503 with the reason."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except rpc.RpcError as error:
+            return JSONResponse({"error": str(error)}, status_code=503)
+
+    return answered
+
+
+async def _events(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> AsyncIterator[str]:
+    """The run whenever it changes; an `away` event while the coordinator does not answer."""
     while True:
         try:
             with rpc.translated():
@@ -67,6 +116,5 @@ async def _events(stub: coordinator_pb2_grpc.CoordinatorServiceStub) -> AsyncIte
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-def _plain(message: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
-    return plain
+def _plain(message: Message) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True)
