@@ -1,6 +1,7 @@
 """Keeps receivers at a version for a while: evaluations are pinned this way. Pure; the caller brings the clock.
 
-Invariant (test name): a hold whose lease has ended holds nothing, so a dead holder delays receivers by its lease at most.
+Invariant (test name): a hold whose lease has ended holds nothing, so a dead holder delays receivers by its lease at
+most.
 """
 
 

@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, frame, unframe
 from penstock.telemetry.waits import progress, waiting
+from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, frame, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import store as s
@@ -20,6 +20,8 @@ from services.weight_sync.holds import Holds
 
 # The longest a watcher sleeps before it looks again, whatever is announced: a bound, not a poll for changes.
 WATCH_SECONDS = 30.0
+# As weights.proto has it; raw messages are not seen by the validator.
+MAX_CHUNK_BYTES = 2 << 20
 
 
 class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
@@ -47,7 +49,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             raise rpc.resource_exhausted(str(error), reason="NO_ROOM") from error
         return pb.BeginVersionResponse()
 
-    async def PushTensors(self, requests: AsyncIterator[bytes], context: Any) -> pb.PushTensorsResponse:
+    async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:  # AsyncIterator[bytes]: raw
         version, received = None, 0
         async for message in requests:
             data = unframe(message, field=pb.PushTensorsRequest.DATA_FIELD_NUMBER)
@@ -57,8 +59,13 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
                 except DecodeError as error:
                     raise rpc.invalid_argument("a message of the stream is not a PushTensorsRequest") from error
                 version, data = first.version, memoryview(first.data)
+            if len(data) > MAX_CHUNK_BYTES:
+                text = f"{len(data)} bytes; a message takes {MAX_CHUNK_BYTES} at most"
+                raise rpc.invalid_argument(f"data: {text}", rpc.Violation("data", text))
             if version is None:
-                raise rpc.invalid_argument("the first message must name the version", rpc.Violation("version", "is missing"))
+                raise rpc.invalid_argument(
+                    "the first message must name the version", rpc.Violation("version", "is missing")
+                )
             try:
                 received = await asyncio.to_thread(self._store.feed, version, data)
             except s.NotStaged as error:
@@ -72,11 +79,13 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         try:
-            self._store.commit(request.version)
+            self._store.commit(request.version, self._holds.ceiling(time.monotonic()))
         except s.NotStaged as error:
             raise rpc.not_found(str(error), reason="NOT_STAGED") from error
         except s.Incomplete as error:
             raise rpc.failed_precondition(str(error), reason="INCOMPLETE") from error
+        except s.Refused as error:
+            raise rpc.failed_precondition(str(error), reason="VERSION_REFUSED") from error
         progress()
         await self._announce()
         return pb.CommitVersionResponse()
@@ -101,7 +110,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> pb.GetManifestResponse:
         return pb.GetManifestResponse(manifest=self._find(request.version).manifest)
 
-    async def FetchTensors(self, request: pb.FetchTensorsRequest, context: Any) -> AsyncIterator[bytes]:
+    async def FetchTensors(self, request: pb.FetchTensorsRequest, context: Any) -> Any:  # AsyncIterator[bytes]: raw
         stored = self._find(request.version)
         size = stored.manifest.total_size
         if request.offset > size:
@@ -170,7 +179,9 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     def _find(self, version: PolicyVersion) -> s.Stored:
         stored = self._store.get(version)
         if stored is None:
-            raise rpc.not_found(f"step {version.step} of epoch {version.epoch} is unknown or retired", reason="NO_VERSION")
+            raise rpc.not_found(
+                f"step {version.step} of epoch {version.epoch} is unknown or retired", reason="NO_VERSION"
+            )
         return stored
 
     def _receiver(self, name: str) -> pb.Receiver:

@@ -10,13 +10,18 @@ learner's incarnation is refused.
 """
 
 import dataclasses
+import logging
 import mmap
 import os
 import pathlib
 
+from google.protobuf.message import DecodeError
+
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.tensors import Receiver, check_manifest
+from penstock.tensors import ManifestError, Receiver, check_manifest, checksum
 from penstock.weights.v1 import weights_pb2 as pb
+
+logger = logging.getLogger(__name__)
 
 
 class StoreError(Exception):
@@ -71,11 +76,7 @@ class VersionStore:
         self._staged: dict[tuple[int, int], Staged] = {}
         self._retired: list[pb.VersionInfo] = []
         self._stored: dict[int, Stored] = {}
-        for partial in directory.glob("*.staging"):
-            partial.unlink()
-        for path in directory.glob("*.manifest"):
-            manifest = pb.Manifest.FromString(path.read_bytes())
-            self._stored[manifest.version.step] = self._open(manifest, path.with_suffix(".bin"))
+        self._restore()
 
     @property
     def newest(self) -> PolicyVersion | None:
@@ -97,13 +98,10 @@ class VersionStore:
         check_manifest(manifest)
         version, newest = manifest.version, self.newest
         if newest is not None:
-            if version.epoch < newest.epoch:
-                raise Refused(f"epoch {version.epoch} is fenced: a learner of epoch {newest.epoch} has published since")
             held = self._stored.get(version.step)
-            if held is not None and held.manifest.version.digest == version.digest:
+            if version.epoch >= newest.epoch and held is not None and held.manifest.version.digest == version.digest:
                 raise AlreadyStored(f"step {version.step} is READY with this digest")
-            if version.step <= newest.step:
-                raise Refused(f"step {version.step} is not after step {newest.step}, which is READY")
+        self._check_is_next(version)
         self.abort(version)
         path = self._path(version).with_suffix(".staging")
         try:
@@ -126,10 +124,14 @@ class VersionStore:
         staged.receiver.feed(data)
         return staged.receiver.received
 
-    def commit(self, version: PolicyVersion) -> PolicyVersion:
-        """Makes a staged version READY. Committing a READY one changes nothing."""
+    def commit(self, version: PolicyVersion, held: int | None = None) -> PolicyVersion:
+        """Makes a staged version READY. Committing a READY one changes nothing.
+
+        `held`: the step receivers are held at, if they are: the version they use there is not retired meanwhile.
+        """
         if (version.epoch, version.step) not in self._staged and self.get(version) is not None:
             return version
+        self._check_is_next(version)  # a newer learner may have committed since the push began
         staged = self._find(version)
         if not staged.receiver.complete:
             raise Incomplete(f"{staged.receiver.received} of {staged.manifest.total_size} bytes received")
@@ -140,7 +142,10 @@ class VersionStore:
         temporary.rename(final.with_suffix(".manifest"))
         del self._staged[version.epoch, version.step]
         self._stored[version.step] = self._open(staged.manifest, final)
-        self._retire()
+        for epoch, step in list(self._staged):
+            if epoch < version.epoch or step <= version.step:
+                self.abort(PolicyVersion(epoch=epoch, step=step))  # it could not be committed any more
+        self._retire(held)
         return staged.manifest.version
 
     def abort(self, version: PolicyVersion) -> None:
@@ -155,8 +160,37 @@ class VersionStore:
         staging = [self._info(s.manifest, pb.VERSION_STATE_STAGING) for s in self._staged.values()]
         return sorted([*ready, *staging, *self._retired], key=lambda i: i.version.step, reverse=True)
 
-    def _retire(self) -> None:
+    def _restore(self) -> None:
+        """Takes up the versions that are whole; what a crash or a power cut left behind is removed."""
+        for partial in self._directory.glob("*.staging"):
+            partial.unlink()
+        for path in self._directory.glob("*.manifest"):
+            try:
+                manifest = pb.Manifest.FromString(path.read_bytes())
+                check_manifest(manifest)
+                self._stored[manifest.version.step] = self._open_checked(manifest, path.with_suffix(".bin"))
+            except (DecodeError, ManifestError, OSError, ValueError) as error:
+                logger.warning("a damaged version is removed: %s: %s", path.name, error)
+                path.unlink()
+        for path in self._directory.glob("*.bin"):
+            if not path.with_suffix(".manifest").exists():
+                path.unlink()
+        self._retire(None)
+
+    def _check_is_next(self, version: PolicyVersion) -> None:
+        newest = self.newest
+        if newest is None:
+            return
+        if version.epoch < newest.epoch:
+            raise Refused(f"epoch {version.epoch} is fenced: a learner of epoch {newest.epoch} has published since")
+        if version.step <= newest.step:
+            raise Refused(f"step {version.step} is not after step {newest.step}, which is READY")
+
+    def _retire(self, held: int | None) -> None:
+        in_use = self.newest_up_to(held) if held is not None else None
         for step in sorted(self._stored)[: -self._keep]:
+            if in_use is not None and step == in_use.step:
+                continue
             stored = self._stored.pop(step)
             stored.path.with_suffix(".manifest").unlink(missing_ok=True)
             stored.path.unlink(missing_ok=True)
@@ -177,6 +211,16 @@ class VersionStore:
             return Stored(manifest, path, memoryview(b""))
         with path.open("rb") as file:
             return Stored(manifest, path, memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)))
+
+    @classmethod
+    def _open_checked(cls, manifest: pb.Manifest, path: pathlib.Path) -> Stored:
+        stored = cls._open(manifest, path)
+        if stored.view.nbytes != manifest.total_size:
+            raise ValueError(f"{stored.view.nbytes} of {manifest.total_size} bytes")
+        for t in manifest.tensors:
+            if checksum(stored.view[t.offset : t.offset + t.size]) != t.checksum:
+                raise ValueError(f"the checksum of {t.name!r} differs")
+        return stored
 
     @staticmethod
     def _info(manifest: pb.Manifest, state: pb.VersionState) -> pb.VersionInfo:

@@ -1,0 +1,295 @@
+"""WeightSyncService over real gRPC: pushes, fetches, watching under holds, and the right refusal on every RPC."""
+
+import asyncio
+import pathlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.tensors import CHUNK_BYTES, digest, frame, make_manifest, unframe
+from penstock.weights.v1 import weights_pb2 as pb
+from penstock.weights.v1 import weights_pb2_grpc
+from services.weight_sync.server import WeightSync
+from services.weight_sync.store import VersionStore
+
+SERVICE = "/penstock.weights.v1.WeightSyncService/"
+SIZE = 2 * CHUNK_BYTES + 4096
+CODES = grpc.StatusCode
+
+
+def whole(step: int) -> bytes:
+    return bytes([step]) * SIZE
+
+
+def manifest(step: int, epoch: int = 1) -> pb.Manifest:
+    half, data = SIZE // 2, whole(step)
+    return make_manifest(
+        epoch, step, [("a", "bfloat16", [half // 2], data[:half]), ("b", "float32", [half // 4], data[half:])]
+    )
+
+
+def messages(version: PolicyVersion, data: bytes) -> Iterator[pb.PushTensorsRequest]:
+    yield pb.PushTensorsRequest(version=version)
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield pb.PushTensorsRequest(data=data[start : start + CHUNK_BYTES])
+
+
+async def push(stub: Any, step: int, epoch: int = 1) -> PolicyVersion:
+    m = manifest(step, epoch)
+    await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
+    answer = await rpc.call(stub.PushTensors(messages(m.version, whole(step))))
+    assert answer.received == SIZE
+    await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=m.version)))
+    return m.version
+
+
+@pytest_asyncio.fixture
+async def channel(tmp_path: pathlib.Path) -> AsyncIterator[grpc.aio.Channel]:
+    async with rpc.Server("weight_sync") as server:
+        server.add(
+            weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
+            WeightSync(VersionStore(tmp_path, keep=2)),
+            raw_requests=["PushTensors"],
+            raw_responses=["FetchTensors"],
+        )
+        await server.start()
+        async with rpc.channel(server.address, default_seconds=10, stream_seconds=20) as opened:
+            yield opened
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> Any:
+    return weights_pb2_grpc.WeightSyncServiceStub(channel)
+
+
+async def refusal(call: Any) -> rpc.RpcError:
+    with pytest.raises(rpc.RpcError) as error:
+        await rpc.call(call)
+    return error.value
+
+
+async def stream_refusal(call: Any) -> rpc.RpcError:
+    with pytest.raises(rpc.RpcError) as error, rpc.translated():
+        async for _ in call:
+            continue
+    return error.value
+
+
+@asynccontextmanager
+async def watching(stub: Any, receiver: str = "g") -> AsyncIterator[asyncio.Queue[int]]:
+    """Steps as a receiver hears of them."""
+    heard: asyncio.Queue[int] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for told in stub.WatchVersions(pb.WatchVersionsRequest(receiver=receiver)):
+            heard.put_nowait(told.version.step)
+
+    listening = asyncio.create_task(listen())
+    try:
+        yield heard
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def next_step(heard: "asyncio.Queue[int]") -> int:
+    return await asyncio.wait_for(heard.get(), 10)
+
+
+async def test_a_plain_generated_stub_pushes_and_fetches_without_raw_framing(stub: Any) -> None:
+    version = await push(stub, 1)
+    fetched = [m.data async for m in stub.FetchTensors(pb.FetchTensorsRequest(version=version))]
+    assert b"".join(fetched) == whole(1)
+    rest = [m.data async for m in stub.FetchTensors(pb.FetchTensorsRequest(version=version, offset=SIZE - 10))]
+    assert rest == [whole(1)[-10:]]
+    assert [m async for m in stub.FetchTensors(pb.FetchTensorsRequest(version=version, offset=SIZE))] == []
+    answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version)))
+    assert answer.manifest.tensors == manifest(1).tensors
+
+
+async def test_raw_framing_is_the_same_wire(channel: grpc.aio.Channel, stub: Any) -> None:
+    m = manifest(1)
+    await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
+
+    async def raw() -> AsyncIterator[bytes]:
+        yield pb.PushTensorsRequest(version=m.version, data=whole(1)[:5]).SerializeToString()
+        for start in range(5, SIZE, CHUNK_BYTES):
+            yield frame(whole(1)[start : start + CHUNK_BYTES], field=pb.PushTensorsRequest.DATA_FIELD_NUMBER)
+
+    answer = await rpc.call(
+        channel.stream_unary(SERVICE + "PushTensors", response_deserializer=pb.PushTensorsResponse.FromString)(raw())
+    )
+    assert answer.received == SIZE
+    await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=m.version)))
+    fetch = channel.unary_stream(SERVICE + "FetchTensors", request_serializer=pb.FetchTensorsRequest.SerializeToString)
+    received = [bytes(unframe(x) or b"") async for x in fetch(pb.FetchTensorsRequest(version=m.version))]
+    assert b"".join(received) == whole(1)
+
+
+async def test_corrupted_bytes_are_data_loss_and_nothing_is_offered(stub: Any) -> None:
+    m = manifest(1)
+    await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
+    damaged = bytearray(whole(1))
+    damaged[SIZE // 2 + 7] ^= 1
+    error = await refusal(stub.PushTensors(messages(m.version, bytes(damaged))))
+    assert error.code == CODES.DATA_LOSS and "'b'" in error.message
+    error = await refusal(stub.CommitVersion(pb.CommitVersionRequest(version=m.version)))
+    assert error.code == CODES.NOT_FOUND
+    listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+    assert list(listed.versions) == []
+    await push(stub, 1)
+
+
+async def test_a_watcher_hears_of_ready_versions_alone(stub: Any) -> None:
+    async with watching(stub) as heard:
+        m = manifest(1)
+        await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
+        await rpc.call(stub.PushTensors(messages(m.version, whole(1))))
+        listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+        assert [v.state for v in listed.versions] == [pb.VERSION_STATE_STAGING] and heard.empty()
+        await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=m.version)))
+        assert await next_step(heard) == 1
+        await push(stub, 2)
+        assert await next_step(heard) == 2
+    async with watching(stub) as late:
+        assert await next_step(late) == 2
+
+
+async def test_a_hold_keeps_watchers_at_its_step_until_it_is_released(stub: Any) -> None:
+    await push(stub, 1)
+    hold = pb.HoldVersionsRequest(holder="evaluation", step=1)
+    hold.lease.FromSeconds(60)
+    await rpc.call(stub.HoldVersions(hold))
+    async with watching(stub) as heard:
+        assert await next_step(heard) == 1
+        await push(stub, 2)
+        async with watching(stub, "other") as other:
+            assert await next_step(other) == 1  # asked after version 2 was READY
+        assert heard.empty()
+        await rpc.call(stub.ReleaseHold(pb.ReleaseHoldRequest(holder="evaluation")))
+        assert await next_step(heard) == 2
+
+
+async def test_a_held_version_outlives_the_bound_on_versions(stub: Any) -> None:
+    version = await push(stub, 1)
+    hold = pb.HoldVersionsRequest(holder="evaluation", step=1)
+    hold.lease.FromSeconds(60)
+    await rpc.call(stub.HoldVersions(hold))
+    for step in range(2, 6):
+        await push(stub, step)
+    async with watching(stub) as heard:
+        assert await next_step(heard) == 1
+    await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version)))
+    await rpc.call(stub.ReleaseHold(pb.ReleaseHoldRequest(holder="evaluation")))
+    await push(stub, 6)
+    assert (await refusal(stub.GetManifest(pb.GetManifestRequest(version=version)))).code == CODES.NOT_FOUND
+
+
+async def test_a_hold_that_is_not_renewed_ends_by_itself(stub: Any) -> None:
+    await push(stub, 1)
+    await push(stub, 2)
+    hold = pb.HoldVersionsRequest(holder="dead", step=1)
+    hold.lease.FromMilliseconds(300)
+    await rpc.call(stub.HoldVersions(hold))
+    async with watching(stub) as heard:
+        assert await next_step(heard) == 1
+        assert await next_step(heard) == 2
+
+
+async def test_what_receivers_report_is_listed(stub: Any) -> None:
+    version = await push(stub, 1)
+    for name, pause in (("g0", 0.2), ("g1", 0.4)):
+        report = pb.ReportAppliedRequest(receiver=name, version=version)
+        report.pause.FromNanoseconds(int(pause * 1e9))
+        await rpc.call(stub.ReportApplied(report))
+    await rpc.call(stub.ReportApplied(pb.ReportAppliedRequest(receiver="g2", version=version, error="OSError: x")))
+    listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+    assert listed.applied == 2 and listed.pause_median.ToMilliseconds() == 300
+    assert {r.name: (r.version.step, r.error) for r in listed.receivers} == {
+        "g0": (1, ""),
+        "g1": (1, ""),
+        "g2": (0, "OSError: x"),
+    }
+
+
+async def test_every_refusal_has_its_documented_code(stub: Any) -> None:
+    first = await push(stub, 2, epoch=2)
+    unknown = PolicyVersion(epoch=9, step=9)
+    begin, fetch = pb.BeginVersionRequest, pb.FetchTensorsRequest
+    cases: list[tuple[Any, grpc.StatusCode]] = [
+        (stub.BeginVersion(begin(manifest=manifest(2, 2))), CODES.ALREADY_EXISTS),
+        (stub.BeginVersion(begin(manifest=manifest(3, 1))), CODES.FAILED_PRECONDITION),
+        (stub.BeginVersion(begin(manifest=manifest(1, 2))), CODES.FAILED_PRECONDITION),
+        (stub.PushTensors(messages(unknown, b"x")), CODES.NOT_FOUND),
+        (stub.PushTensors(iter([pb.PushTensorsRequest(data=b"x")])), CODES.INVALID_ARGUMENT),
+        (stub.CommitVersion(pb.CommitVersionRequest(version=unknown)), CODES.NOT_FOUND),
+        (stub.GetManifest(pb.GetManifestRequest(version=unknown)), CODES.NOT_FOUND),
+        (stub.HoldVersions(pb.HoldVersionsRequest(holder="h", step=1)), CODES.INVALID_ARGUMENT),
+    ]
+    for call, code in cases:
+        assert (await refusal(call)).code == code
+    assert (await stream_refusal(stub.FetchTensors(fetch(version=unknown)))).code == CODES.NOT_FOUND
+    assert (await stream_refusal(stub.FetchTensors(fetch(version=first, offset=SIZE + 1)))).code == CODES.OUT_OF_RANGE
+    m = manifest(3, 2)
+    await rpc.call(stub.BeginVersion(begin(manifest=m)))
+    error = await refusal(stub.CommitVersion(pb.CommitVersionRequest(version=m.version)))
+    assert (error.code, error.reason) == (CODES.FAILED_PRECONDITION, "INCOMPLETE")
+    error = await refusal(stub.PushTensors(messages(m.version, whole(3) + b"more")))
+    assert (error.code, error.reason) == (CODES.OUT_OF_RANGE, "TOO_MANY_BYTES")
+    for call in (
+        stub.AbortVersion(pb.AbortVersionRequest(version=unknown)),
+        stub.ReleaseHold(pb.ReleaseHoldRequest(holder="x")),
+    ):
+        await rpc.call(call)  # idempotent
+
+
+async def test_without_room_the_caller_is_told_how_much_is_needed(stub: Any) -> None:
+    huge = make_manifest(1, 1, [("a", "float32", [1], b"1234")])
+    huge.tensors[0].shape[:] = [2**50]
+    huge.tensors[0].size = huge.total_size = 2**52
+    huge.version.digest = digest(huge.tensors)
+    error = await refusal(stub.BeginVersion(pb.BeginVersionRequest(manifest=huge)))
+    assert error.code == CODES.RESOURCE_EXHAUSTED and str(2**52) in error.message
+
+
+UNARY = ("BeginVersion", "CommitVersion", "AbortVersion", "GetManifest", "ReportApplied", "HoldVersions", "ReleaseHold")
+
+
+async def test_malformed_bytes_are_invalid_on_every_rpc(channel: grpc.aio.Channel) -> None:
+    for name in (*UNARY, "ListVersions"):
+        assert (await refusal(channel.unary_unary(SERVICE + name)(b"\xff\xff"))).code == CODES.INVALID_ARGUMENT
+    for name in ("WatchVersions", "FetchTensors"):
+        assert (await stream_refusal(channel.unary_stream(SERVICE + name)(b"\xff\xff"))).code == CODES.INVALID_ARGUMENT
+    error = await refusal(channel.stream_unary(SERVICE + "PushTensors")(iter([b"\xff\xff"])))
+    assert error.code == CODES.INVALID_ARGUMENT
+
+
+async def test_empty_requests_name_the_field_that_is_missing(channel: grpc.aio.Channel) -> None:
+    for name in UNARY:
+        error = await refusal(channel.unary_unary(SERVICE + name)(b""))
+        assert error.code == CODES.INVALID_ARGUMENT and error.violations
+    error = await stream_refusal(channel.unary_stream(SERVICE + "WatchVersions")(b""))
+    assert error.code == CODES.INVALID_ARGUMENT and error.violations[0].field == "receiver"
+
+
+async def test_oversized_messages_are_refused_and_the_server_lives(channel: grpc.aio.Channel, stub: Any) -> None:
+    m = manifest(1)
+    await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
+    chunk = pb.PushTensorsRequest(version=m.version, data=bytes(3 << 20))
+    assert (await refusal(stub.PushTensors(iter([chunk])))).code == CODES.INVALID_ARGUMENT
+    raw = frame(bytes(3 << 20), field=pb.PushTensorsRequest.DATA_FIELD_NUMBER)
+    first = pb.PushTensorsRequest(version=m.version).SerializeToString()
+    assert (
+        await refusal(channel.stream_unary(SERVICE + "PushTensors")(iter([first, raw])))
+    ).code == CODES.INVALID_ARGUMENT
+    beyond = pb.BeginVersionRequest()
+    beyond.manifest.tensors.add(name="x" * (33 << 20))
+    with pytest.raises(rpc.RpcError):
+        await rpc.call(stub.BeginVersion(beyond))
+    await push(stub, 2)
