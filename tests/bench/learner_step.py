@@ -1,8 +1,9 @@
 """One policy-gradient step: our learner (Megatron-Core, packed batches) against plain Hugging Face torch.
 
 The same weights, the same batch, the same loss (clipped ratio, truncated importance weights, token normalisation), the
-same AdamW, float32, one thread, in one process and in turn. Plain torch is what a careful user would write: micro-batches
-of similar lengths, padded, within the same token budget. The first step's losses must agree, or nothing is reported.
+same AdamW, float32, one thread, in one process and in turn. Plain torch is what a careful user would write:
+micro-batches of similar lengths, padded, within the same token budget. The first step's losses must agree, or nothing
+is reported.
 """
 
 import argparse
@@ -156,9 +157,7 @@ def main(args: argparse.Namespace) -> None:
                 loss_plain=b,
             )
         parallel_state.destroy_model_parallel()  # Megatron's groups are global; the next size builds its own
-    report.note(
-        f"{len(samples)} sequences, {tokens} tokens a step; ratio: time of ours / plain torch (1 = equal, less is faster)"
-    )
+    report.note(f"{len(samples)} sequences, {tokens} tokens a step; ratio: time of ours / plain torch (1 = equal)")
     report.finish()
     dist.destroy_process_group()
 

@@ -69,7 +69,7 @@ async def ours(bus: Bus, names: RunNames, payloads: Sequence[bytes]) -> tuple[fl
 
 
 async def bare(bus: Bus, stream: str, payloads: Sequence[bytes]) -> tuple[float, float]:
-    """The same with nothing but nats-py: Nats-Msg-Id for deduplication, its ordered consumer without acknowledgements."""
+    """The same with nothing but nats-py: Nats-Msg-Id for deduplication, and its ordered consumer."""
     js = bus.js
     await js.add_stream(api.StreamConfig(name=stream, subjects=[f"{stream}.>"], storage=api.StorageType.FILE))
 

@@ -4,8 +4,9 @@
     report.add(size="4 KiB", ours=1.9, bare=1.1, ratio=1.7)
     report.finish()          # prints the table, writes runs/bench/log.json
 
-Times of two systems are only compared when both were taken in the same run, in turn, so that whatever else the machine
-does falls on both. `rounds` does that. Ratios are what a reader may carry elsewhere; the other columns are for checking.
+Times of two systems are only compared when both were taken in the same run, in turn, so that whatever else the
+machine does falls on both. `rounds` does that. Ratios are what a reader may carry elsewhere; the other columns are for
+checking.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Time to accuracy: the quickstart's GRPO stage against TRL's GRPOTrainer, from the same warm start, one after the other.
+"""Time to accuracy: the quickstart's GRPO stage against TRL's GRPOTrainer, from the same warm start, in turn.
 
-Accuracy is the mean reward of the last five steps' own samples: 1,280 completions for prompts that were never trained on
-before (a run sees less than one pass), so neither side pays for evaluation. Ours lags by up to two versions under this
+Accuracy is the mean reward of the last five steps' own samples: 1,280 completions for prompts that were never trained
+on before (a run sees less than one pass), so neither side pays for evaluation. Ours lags by up to two versions under this
 measure, which counts against us. Time is told twice: from the moment each could draw its first token (TRL: `train`
 began; ours: the engine was up), and from its command, start-up of all processes included. A perfect policy gets 1.0.
 """
@@ -68,7 +68,8 @@ def main(args: argparse.Namespace) -> None:
                 ratio_with_start=(a + mine[2]) / (b + theirs[2]) if both else None,
             )
         report.note(
-            f"round {seed}: ours {len(mine[0])} steps, {mine[0][-1] / len(mine[0]):.2f} s each, start-up {mine[2]:.0f} s; "
+            f"round {seed}: ours {len(mine[0])} steps, {mine[0][-1] / len(mine[0]):.2f} s each, "
+            f"start-up {mine[2]:.0f} s; "
             f"TRL {len(theirs[0])} steps, {theirs[0][-1] / len(theirs[0]):.2f} s each, start-up {theirs[2]:.0f} s"
         )
     report.note("seconds until the accuracy; ratio: ours / TRL (less than 1: we are faster)")

@@ -2,7 +2,8 @@
 
 Its settings are those that were fastest for it on this task and size of machine: Hugging Face generate with eager
 attention, bfloat16 autocast, one thread. Batch, group size, learning rate, warm-up, temperature and clip are the
-quickstart's. One line per optimizer step goes to the output: {"step", "seconds", "reward"}; seconds since `train` began.
+quickstart's. One line per optimizer step goes to the output: {"step", "seconds", "reward"}, in seconds since `train`
+began.
 """
 
 import argparse
