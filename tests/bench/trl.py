@@ -1,8 +1,8 @@
 """Time to accuracy: the quickstart's GRPO stage against TRL's GRPOTrainer, from the same warm start, in turn.
 
 Accuracy is the mean reward of the last five steps' own samples: 1,280 completions for prompts that were never trained
-on before (a run sees less than one pass), so neither side pays for evaluation. Ours lags by up to two versions under this
-measure, which counts against us. Time is told twice: from the moment each could draw its first token (TRL: `train`
+on before (a run sees less than one pass), so neither side pays for evaluation. Ours lags by up to two versions under
+this measure, which counts against us. Time is told twice: from the moment each could draw its first token (TRL: `train`
 began; ours: the engine was up), and from its command, start-up of all processes included. A perfect policy gets 1.0.
 """
 
