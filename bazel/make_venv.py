@@ -16,7 +16,9 @@ import sys
 def run(*cmd: str, env: dict[str, str] | None = None) -> str:
     """Runs a command; its output is the error text if it fails."""
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
-    proc = subprocess.run(cmd, env={**clean, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    proc = subprocess.run(
+        cmd, env={**clean, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if proc.returncode:
         sys.exit(f"{' '.join(cmd)}\n{proc.stdout}")
     return proc.stdout

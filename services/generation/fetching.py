@@ -4,6 +4,7 @@ import asyncio
 import logging
 import mmap
 import pathlib
+from typing import Any
 
 import grpc
 
@@ -28,8 +29,8 @@ async def fetch(channel: grpc.aio.Channel, version: PolicyVersion, path: pathlib
     answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version), timeout=30))
     manifest = answer.manifest
     check_manifest(manifest)
-    with path.open("wb") as file:
-        file.truncate(manifest.total_size)
+    with path.open("wb") as empty:
+        empty.truncate(manifest.total_size)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), manifest.total_size) as memory:
         with memoryview(memory) as view:
             await _fill(channel, Receiver(manifest, view), version)
@@ -37,14 +38,17 @@ async def fetch(channel: grpc.aio.Channel, version: PolicyVersion, path: pathlib
 
 
 async def _fill(channel: grpc.aio.Channel, receiver: Receiver, version: PolicyVersion) -> None:
-    method = channel.unary_stream(
+    method: Any = channel.unary_stream(
         "/penstock.weights.v1.WeightSyncService/FetchTensors",
         request_serializer=pb.FetchTensorsRequest.SerializeToString,
     )
     for attempt in range(1, ATTEMPTS + 1):
         request = pb.FetchTensorsRequest(version=version, offset=receiver.received)
         try:
-            with waiting(f"weights of version {version.step}", on="weight_sync", deadline=FETCH_SECONDS), rpc.translated():
+            with (
+                waiting(f"weights of version {version.step}", on="weight_sync", deadline=FETCH_SECONDS),
+                rpc.translated(),
+            ):
                 async for message in method(request, timeout=FETCH_SECONDS):
                     data = unframe(message)
                     if data is None:

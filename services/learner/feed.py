@@ -129,9 +129,13 @@ class Feed:
         record.at.GetCurrentTime()
         subject = self._names.ledger_batch_subject(step)
         try:
-            sequence = await append(self._bus, subject, record.SerializeToString(), expected_last_sequence=0, within=120)
+            sequence = await append(
+                self._bus, subject, record.SerializeToString(), expected_last_sequence=0, within=120
+            )
         except Fenced as error:
-            raise AnotherLearner(f"step {step} was recorded by another learner; this one (epoch {self._epoch}) ends") from error
+            raise AnotherLearner(
+                f"step {step} was recorded by another learner; this one (epoch {self._epoch}) ends"
+            ) from error
         _released.labels("trained").inc(len(groups))
         with waiting(f"ledger entry {sequence}", on="nats", deadline=60):
             async with asyncio.timeout(60):
@@ -206,4 +210,3 @@ class Feed:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import grpc
 import torch
@@ -61,7 +62,7 @@ async def _push(channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Seque
             for start in range(0, len(buffer), CHUNK_BYTES):
                 yield frame(buffer[start : start + CHUNK_BYTES], pb.PushTensorsRequest.DATA_FIELD_NUMBER)
 
-    push = channel.stream_unary(
+    push: Any = channel.stream_unary(
         "/penstock.weights.v1.WeightSyncService/PushTensors",
         response_deserializer=pb.PushTensorsResponse.FromString,
     )

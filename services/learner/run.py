@@ -133,7 +133,9 @@ def _leader(recipe: Recipe, place: Place, status: Status, stage: AdvantageStage 
     )
 
 
-def _next(leader: Leader | None, status: Status, stage: AdvantageStage | None, step: int) -> tuple[str, Prepared | None]:
+def _next(
+    leader: Leader | None, status: Status, stage: AdvantageStage | None, step: int
+) -> tuple[str, Prepared | None]:
     """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "wait", None)."""
     command, prepared = "wait", None
     if leader is not None:

@@ -39,7 +39,10 @@ class Learner(learner_pb2_grpc.LearnerServiceServicer):
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         s = self._status
         response = pb.GetStatusResponse(
-            state=s.state, max_steps=s.max_steps, log_sequence=self._feed.log_sequence, step_started_at=s.step_started_at
+            state=s.state,
+            max_steps=s.max_steps,
+            log_sequence=self._feed.log_sequence,
+            step_started_at=s.step_started_at,
         )
         response.version.epoch, response.version.step = s.epoch, s.step
         if s.checkpoint_step is not None:
@@ -58,5 +61,7 @@ class Learner(learner_pb2_grpc.LearnerServiceServicer):
     async def GetBatchRecord(self, request: pb.GetBatchRecordRequest, context: Any) -> pb.GetBatchRecordResponse:
         record = self._feed.ledger.batches.get(request.step)
         if record is None:
-            raise rpc.not_found(f"step {request.step} has no batch; the newest is {self._feed.ledger.step}", reason="NO_STEP")
+            raise rpc.not_found(
+                f"step {request.step} has no batch; the newest is {self._feed.ledger.step}", reason="NO_STEP"
+            )
         return pb.GetBatchRecordResponse(record=record)

@@ -5,6 +5,8 @@ cache; it goes to the least loaded one where the preferred is clearly busier. A 
 moment.
 """
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import hashlib
@@ -48,7 +50,7 @@ class Replica:
     """One replica as this worker sees it."""
 
     address: str
-    stub: generation_pb2_grpc.GenerationServiceStub
+    stub: generation_pb2_grpc.GenerationServiceAsyncStub
     in_flight: int = 0
     avoid_until: float = 0.0
 
@@ -138,7 +140,7 @@ class Engines:
                         return chunk.finish_reason
         finally:
             replica.in_flight -= 1
-        raise rpc.Unavailable(grpc.StatusCode.UNAVAILABLE, "the stream ended without a finish reason")
+        raise rpc.errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "the stream ended without a finish reason")
 
 
 @asynccontextmanager

@@ -3,11 +3,16 @@
 The chat template is rendered once per context; the model's tokens are appended as drawn and never tokenised again.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import functools
 import json
 import logging
 import time
 import uuid
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from opentelemetry import trace
 
@@ -28,6 +33,7 @@ from services.rollout.scoring import RewardFailed, Scoring, total
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
+T = TypeVar("T")
 ENVIRONMENT_SECONDS = 60.0
 
 
@@ -40,7 +46,7 @@ class Tools:
     engines: Engines
     scoring: Scoring
     environment: Environment
-    environments: environment_pb2_grpc.EnvironmentServiceStub | None = None
+    environments: environment_pb2_grpc.EnvironmentServiceAsyncStub | None = None
     environment_address: str = ""
 
 
@@ -114,16 +120,15 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
     budget = work.sampling.max_tokens
     generating = playing = 0.0
     engine = ""
-    opened = await _ask(
-        tools,
-        env.ResetRequest(
-            request_id=f"{task.run}/{task.group}/{index}/{uuid.uuid4().hex[:8]}",
-            environment=work.task.environment,
-            row_json=work.task.row_json or json.dumps({}),
-            seed=task.seed,
-        ),
-        until,
+    environments = tools.environments
+    assert environments is not None
+    reset = env.ResetRequest(
+        request_id=f"{task.run}/{task.group}/{index}/{uuid.uuid4().hex[:8]}",
+        environment=work.task.environment,
+        row_json=work.task.row_json or json.dumps({}),
+        seed=task.seed,
     )
+    opened = await _ask(tools, "Reset", lambda timeout: environments.Reset(reset, timeout=timeout), until)
     builder.context("user", tools.chat.render(opened.messages))
     truncated = True
     try:
@@ -135,16 +140,13 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             generating += time.monotonic() - began
             budget -= len(builder.completion)
             began = time.monotonic()
-            step = await _ask(
-                tools,
-                env.StepRequest(
-                    request_id=f"{opened.episode}/{turn}",
-                    episode=opened.episode,
-                    action=Message(role="assistant", content=tools.chat.text(builder.completion)),
-                    finish_reason=finish,
-                ),
-                until,
+            played = env.StepRequest(
+                request_id=f"{opened.episode}/{turn}",
+                episode=opened.episode,
+                action=Message(role="assistant", content=tools.chat.text(builder.completion)),
+                finish_reason=finish,
             )
+            step = await _ask(tools, "Step", functools.partial(_step, environments, played), until)
             playing += time.monotonic() - began
             if step.done or finish == pb.FINISH_REASON_LENGTH or budget <= 0:
                 truncated = not step.done
@@ -180,17 +182,21 @@ def _finished(
     return t
 
 
-async def _ask(tools: Tools, request: env.ResetRequest | env.StepRequest, until: float) -> env.StepResponse:
+async def _ask(tools: Tools, method: str, call: Callable[[float], Awaitable[T]], until: float) -> T:
     """Reset or Step; both are idempotent by request id and are repeated by the channel while it is unavailable."""
-    assert tools.environments is not None
-    call = tools.environments.Reset if isinstance(request, env.ResetRequest) else tools.environments.Step
     left = min(ENVIRONMENT_SECONDS, max(0.05, until - time.monotonic()))
     on = f"environment {tools.environment_address}"
     try:
-        with waiting(f"{tools.environment.name}.{call.__class__.__name__}", on=on, deadline=left):
-            return await rpc.call(call(request, timeout=left))  # type: ignore[operator]
+        with waiting(f"{tools.environment.name}.{method}", on=on, deadline=left):
+            return await rpc.call(call(left))
     except rpc.RpcError as error:
         raise EnvironmentFailed(str(error)) from error
+
+
+def _step(
+    stub: environment_pb2_grpc.EnvironmentServiceAsyncStub, request: env.StepRequest, timeout: float
+) -> Awaitable[env.StepResponse]:
+    return stub.Step(request, timeout=timeout)
 
 
 async def _close(tools: Tools, episode: str) -> None:

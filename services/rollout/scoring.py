@@ -6,6 +6,8 @@ fast one has no delay, and nobody configures a batch size.
 Invariant (test name): an item ends as a score or as a typed failure; never as 0 by default, never as another item's.
 """
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import math
@@ -37,7 +39,7 @@ class _Pending:
 class Scorer:
     """One reward of one service."""
 
-    def __init__(self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceStub) -> None:
+    def __init__(self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceAsyncStub) -> None:
         self.reward, self.address, self._stub = reward, address, stub
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
 

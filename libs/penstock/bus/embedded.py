@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -103,15 +104,20 @@ def server_command(config: Path) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that are free now. Another process may take one before it is used: then the server says so."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Loopback ports that are free now, below the range from which the kernel serves outgoing connections: one of those
+    could take a port before its server does. (Another server still may; then that one says so.)"""
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports: list[int] = []
+    for port in random.sample(range(10_000, max(end, 20_000)), 2_000):
+        if len(ports) == count:
+            return ports
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(port)
+    raise OSError(f"only {len(ports)} of {count} ports are free below {end}")
 
 
 class EmbeddedServer:

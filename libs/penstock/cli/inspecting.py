@@ -1,5 +1,7 @@
 """Commands that ask about a run or a recipe; they own nothing."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import pathlib
@@ -33,7 +35,7 @@ def _fail(message: str, code: int = 2) -> typer.Exit:
 
 
 def _ask(
-    run: str, runs: pathlib.Path, call: Callable[[coordinator_pb2_grpc.CoordinatorServiceStub], Awaitable[T]]
+    run: str, runs: pathlib.Path, call: Callable[[coordinator_pb2_grpc.CoordinatorServiceAsyncStub], Awaitable[T]]
 ) -> T:
     """Asks the run's coordinator; ends the command with a clear line if it cannot be asked."""
     path = runs / run / "addresses.json"
@@ -78,13 +80,15 @@ def status(run: RunName, runs: Runs = DEFAULT_RUNS, as_json: Annotated[bool, typ
 def watch(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """Follow a run, one line a change, until it is over."""
 
-    async def follow(stub: coordinator_pb2_grpc.CoordinatorServiceStub) -> None:
+    async def follow(stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub) -> None:
         async for answer in stub.WatchRun(pb.WatchRunRequest()):
             r = answer.run
             state = pb.RunState.Name(r.state).removeprefix("RUN_STATE_").lower()
             reward = r.metrics.get("rl.reward.mean")
             shown = "" if reward is None else f"  reward {reward:.3f}"
-            console.print(f"{state}  step {r.step}/{r.max_steps}{shown}  in flight {r.samples.in_flight}", highlight=False)
+            console.print(
+                f"{state}  step {r.step}/{r.max_steps}{shown}  in flight {r.samples.in_flight}", highlight=False
+            )
             if r.state in (pb.RUN_STATE_DONE, pb.RUN_STATE_STOPPED, pb.RUN_STATE_FAILED):
                 return
 

@@ -37,7 +37,9 @@ def train(
 )
 def serve(
     context: typer.Context,
-    service: Annotated[str, typer.Argument(help="coordinator, rollout, generation, environment, learner, weight_sync, dashboard")],
+    service: Annotated[
+        str, typer.Argument(help="coordinator, rollout, generation, environment, learner, weight_sync, dashboard")
+    ],
 ) -> None:
     """Run one service in this process (what containers do). All further flags are the service's own; try --help."""
     known = ("coordinator", "rollout", "generation", "environment", "learner", "weight_sync", "dashboard")

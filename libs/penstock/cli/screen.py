@@ -48,9 +48,7 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
         return BAD_INPUT
 
 
-async def _train(
-    recipe: Recipe, folder: pathlib.Path, console: Console, errors: Console, look: Look | None
-) -> int:
+async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors: Console, look: Look | None) -> int:
     screen = Screen(recipe, console)
     last: pb.Run | None = None
     failures: list[BaseException] = []
@@ -201,7 +199,10 @@ class Screen:
             ("staleness", f"mean {m.get('rl.staleness.mean', 0):.2f}  max {m.get('rl.staleness.max', 0):.0f} versions"),
             ("generation", f"{m.get('rl.tokens.generated_per_second', 0):,.0f} tokens/s"),
             ("training", f"{_rate(m):,.0f} tokens/s"),
-            ("queue", f"{run.tasks_pending} tasks waiting, {run.groups_in_flight}/{run.groups_budget} groups in flight"),
+            (
+                "queue",
+                f"{run.tasks_pending} tasks waiting, {run.groups_in_flight}/{run.groups_budget} groups in flight",
+            ),
             ("versions", f"trained {run.trained_version.step}, serving {run.serving_version.step}"),
         ]
         rows += [(f"eval @ {e.step}", f"reward {e.metrics['reward']:.3f}") for e in run.evaluations]

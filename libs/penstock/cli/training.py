@@ -1,5 +1,7 @@
 """`penstock train` without its screen: everything started, watched to the end, stopped."""
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import json
@@ -26,7 +28,7 @@ class Training:
     folder: pathlib.Path
     addresses: dict[str, str]
     supervisor: Supervisor
-    stub: coordinator_pb2_grpc.CoordinatorServiceStub
+    stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub
 
     @property
     def page(self) -> str:

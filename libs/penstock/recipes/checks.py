@@ -53,7 +53,9 @@ def _algorithm(recipe: Recipe) -> list[str]:
             )
     f = a.filters
     if f.pass_rate_min >= f.pass_rate_max:
-        problems.append(f"algorithm.filters: pass_rate_min {f.pass_rate_min} must be below pass_rate_max {f.pass_rate_max}")
+        problems.append(
+            f"algorithm.filters: pass_rate_min {f.pass_rate_min} must be below pass_rate_max {f.pass_rate_max}"
+        )
     return problems
 
 

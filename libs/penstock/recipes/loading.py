@@ -104,7 +104,11 @@ def _sentence(raw: Any, error: Any) -> str:
         section = _section(error["loc"][:-1])
         names = list(section.model_fields) if section else []
         near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.0)
-        return f"{where}: unknown key; did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"{where}: unknown key"
+        return (
+            f"{where}: unknown key; did you mean {'.'.join([*path[:-1], near[0]])}?"
+            if near
+            else f"{where}: unknown key"
+        )
     if error["type"] == "missing":
         return f"{where}: is required"
     if error["type"] == "literal_error":

@@ -11,7 +11,7 @@ class Recipe(s.Section):
     run: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="the run's name; its directory is runs/<name>")
     model: s.Model
     data: s.Data
-    environment: s.Environment | None = Field(None, description="absent for supervised training")
+    environment: s.Environment | None = Field(default=None, description="absent for supervised training")
     algorithm: s.Algorithm
     staleness: s.Staleness = Field(default_factory=s.Staleness)
     sampling: s.Sampling = Field(default_factory=s.Sampling)

@@ -18,69 +18,71 @@ class Model(Section):
     """The policy a run starts from."""
 
     path: str = Field(description="Hugging Face model directory (or hub name where a hub can be reached)")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the weights in training and generation")
+    dtype: Literal["float32", "bfloat16"] = Field(default=
+        "float32", description="type of the weights in training and generation"
+    )
 
 
 class Data(Section):
     """What to train on and to measure with: JSON Lines, one row an object."""
 
     train: str = Field(description="JSON Lines file of training rows")
-    eval: str | None = Field(None, description="JSON Lines file of held-out rows")
-    prompt: str = Field("{prompt}", description="user message of a row; {field} is replaced by the row's field")
-    completion: str = Field("{target}", description="assistant message of a row (supervised training only)")
-    system: str | None = Field(None, description="system message put before every prompt")
-    seed: int = Field(0, description="seed of the order of rows")
-    shuffle: bool = Field(True, description="draw rows in a new seeded order every pass; false keeps the file's order")
+    eval: str | None = Field(default=None, description="JSON Lines file of held-out rows")
+    prompt: str = Field(default="{prompt}", description="user message of a row; {field} is replaced by the row's field")
+    completion: str = Field(default="{target}", description="assistant message of a row (supervised training only)")
+    system: str | None = Field(default=None, description="system message put before every prompt")
+    seed: int = Field(default=0, description="seed of the order of rows")
+    shuffle: bool = Field(default=True, description="draw rows in a new seeded order every pass; false keeps the file's order")
 
 
 class Reward(Section):
     """One part of the reward: a reward that the environment service hosts, or another team's service."""
 
     name: str = Field(description="the reward's registered name")
-    weight: float = Field(1.0, description="the total is the sum of weight x value")
-    address: str | None = Field(None, description="HOST:PORT of a foreign RewardService; our own service if absent")
-    timeout_seconds: float = Field(30.0, gt=0, description="deadline of one Score call")
+    weight: float = Field(default=1.0, description="the total is the sum of weight x value")
+    address: str | None = Field(default=None, description="HOST:PORT of a foreign RewardService; our own service if absent")
+    timeout_seconds: float = Field(default=30.0, gt=0, description="deadline of one Score call")
 
 
 class Environment(Section):
     """Who plays the other side and who scores."""
 
     name: str = Field(description="registered environment; for multi_turn it drives the episode")
-    multi_turn: bool = Field(False, description="drive episodes with Reset and Step instead of one prompt, one answer")
-    max_turns: Positive = Field(16, description="most model turns of an episode")
-    rewards: tuple[Reward, ...] = Field((), description="parts of the reward; empty means the reward of the same name")
-    address: str | None = Field(None, description="HOST:PORT of a foreign environment service; our own if absent")
-    replicas: Positive = Field(1, description="processes of our environment service")
-    workers: Positive = Field(1, description="worker processes of each environment service")
+    multi_turn: bool = Field(default=False, description="drive episodes with Reset and Step instead of one prompt, one answer")
+    max_turns: Positive = Field(default=16, description="most model turns of an episode")
+    rewards: tuple[Reward, ...] = Field(default=(), description="parts of the reward; empty means the reward of the same name")
+    address: str | None = Field(default=None, description="HOST:PORT of a foreign environment service; our own if absent")
+    replicas: Positive = Field(default=1, description="processes of our environment service")
+    workers: Positive = Field(default=1, description="worker processes of each environment service")
 
 
 class Sampling(Section):
     """How completions are drawn."""
 
-    temperature: float = Field(1.0, ge=0, le=10)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0 keeps every token")
-    max_tokens: Positive = Field(256, description="most tokens of one completion")
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, description="0 keeps every token")
+    max_tokens: Positive = Field(default=256, description="most tokens of one completion")
 
 
 class Loss(Section):
     """The policy loss (shared/design/algorithms.md has the formulas)."""
 
-    name: str = Field("ppo_clip", description="ppo_clip, cispo, gspo, reinforce, ... (the registry names them)")
-    clip_low: float = Field(0.2, ge=0, description="ratio clip below 1")
-    clip_high: float = Field(0.28, ge=0, description="ratio clip above 1 (DAPO's clip-higher)")
-    dual_clip: float | None = Field(None, gt=1, description="bound on the ratio for negative advantages; off if absent")
-    cap: float = Field(5.0, gt=0, description="cispo: the cap of the ratio itself")
+    name: str = Field(default="ppo_clip", description="ppo_clip, cispo, gspo, reinforce, ... (the registry names them)")
+    clip_low: float = Field(default=0.2, ge=0, description="ratio clip below 1")
+    clip_high: float = Field(default=0.28, ge=0, description="ratio clip above 1 (DAPO's clip-higher)")
+    dual_clip: float | None = Field(default=None, gt=1, description="bound on the ratio for negative advantages; off if absent")
+    cap: float = Field(default=5.0, gt=0, description="cispo: the cap of the ratio itself")
     normalisation: Literal["token", "sequence", "prompt", "constant"] = "token"
-    proximal: Literal["recompute", "behaviour"] = Field("recompute", description="policy the ratio is taken against")
-    correction: str = Field("tis", description="off-policy correction: none, tis, icepop, mis_token, mis_sequence, ...")
-    correction_cap: float = Field(2.0, gt=0, description="tis: cap of the importance weight")
+    proximal: Literal["recompute", "behaviour"] = Field(default="recompute", description="policy the ratio is taken against")
+    correction: str = Field(default="tis", description="off-policy correction: none, tis, icepop, mis_token, mis_sequence, ...")
+    correction_cap: float = Field(default=2.0, gt=0, description="tis: cap of the importance weight")
 
 
 class Filters(Section):
     """Whole groups that are complete but carry no signal; their slot is given back at once."""
 
-    zero_variance: bool = Field(False, description="drop groups whose members all have the same reward")
+    zero_variance: bool = Field(default=False, description="drop groups whose members all have the same reward")
     pass_rate_min: Fraction = 0.0
     pass_rate_max: Fraction = 1.0
 
@@ -90,10 +92,10 @@ class Algorithm(Section):
 
     name: Literal["grpo", "sft"] = "grpo"
     steps: Positive = Field(description="optimizer steps of the run")
-    groups_per_step: Positive = Field(32, description="groups (prompts) in a batch")
-    group_size: Positive = Field(8, description="samples per group")
-    min_group_fraction: float = Field(0.5, gt=0, le=1, description="a group with fewer completed members has FAILED")
-    advantage: str = Field("batch_norm", description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl")
+    groups_per_step: Positive = Field(default=32, description="groups (prompts) in a batch")
+    group_size: Positive = Field(default=8, description="samples per group")
+    min_group_fraction: float = Field(default=0.5, gt=0, le=1, description="a group with fewer completed members has FAILED")
+    advantage: str = Field(default="batch_norm", description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl")
     loss: Loss = Field(default_factory=Loss)
     filters: Filters = Field(default_factory=Filters)
 
@@ -101,17 +103,17 @@ class Algorithm(Section):
 class Staleness(Section):
     """How far generation may run ahead of training."""
 
-    max_versions: int = Field(2, ge=0, description="0 is synchronous on-policy")
-    allow_uncorrected: bool = Field(False, description="permit an asynchronous run with neither correction nor clip")
+    max_versions: int = Field(default=2, ge=0, description="0 is synchronous on-policy")
+    allow_uncorrected: bool = Field(default=False, description="permit an asynchronous run with neither correction nor clip")
 
 
 class Evaluation(Section):
     """Held-out measurement during training, pinned to a version."""
 
-    every: int = Field(0, ge=0, description="steps between evaluations; 0 evaluates at the start and the end only")
-    tasks: Positive = Field(128, description="rows of data.eval to use")
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0 evaluates at the start and the end only")
+    tasks: Positive = Field(default=128, description="rows of data.eval to use")
     samples_per_task: Positive = 1
-    temperature: float = Field(1.0, ge=0, le=10)
+    temperature: float = Field(default=1.0, ge=0, le=10)
 
 
 class Parallel(Section):
@@ -126,32 +128,32 @@ class Parallel(Section):
 class Optimizer(Section):
     """AdamW and its schedule."""
 
-    learning_rate: float = Field(1e-6, gt=0)
+    learning_rate: float = Field(default=1e-6, gt=0)
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
-    clip_gradient: float = Field(1.0, ge=0, description="norm the gradient is clipped to; 0 is off")
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    clip_gradient: float = Field(default=1.0, ge=0, description="norm the gradient is clipped to; 0 is off")
 
 
 class Checkpoints(Section):
     """When the learner's state is saved."""
 
-    every: Positive = Field(20, description="steps between checkpoints")
-    keep: Positive = Field(2, description="newest checkpoints kept")
+    every: Positive = Field(default=20, description="steps between checkpoints")
+    keep: Positive = Field(default=2, description="newest checkpoints kept")
 
 
 class Learner(Section):
     """The training side."""
 
-    ranks: Positive = Field(1, description="processes of the torchrun job")
+    ranks: Positive = Field(default=1, description="processes of the torchrun job")
     parallel: Parallel = Field(default_factory=Parallel)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
-    micro_batch_tokens: Positive = Field(8192, description="token budget of one packed micro-batch")
-    threads: Positive = Field(1, description="CPU threads per rank")
+    micro_batch_tokens: Positive = Field(default=8192, description="token budget of one packed micro-batch")
+    threads: Positive = Field(default=1, description="CPU threads per rank")
     seed: int = 0
 
 
@@ -159,46 +161,48 @@ class Generation(Section):
     """The vLLM side."""
 
     replicas: Positive = 1
-    max_running: Positive = Field(256, description="most sequences in one engine batch")
-    max_context: Positive = Field(2048, description="most tokens of prompt and completion together")
-    memory_gib: float = Field(1.0, gt=0, description="KV cache on CPU, in GiB")
+    max_running: Positive = Field(default=256, description="most sequences in one engine batch")
+    max_context: Positive = Field(default=2048, description="most tokens of prompt and completion together")
+    memory_gib: float = Field(default=1.0, gt=0, description="KV cache on CPU, in GiB")
     gpu_memory_fraction: Fraction = 0.9
-    tensor: Positive = Field(1, description="tensor parallel size of one replica")
-    kv_on_update: Literal["keep", "recompute"] = Field("recompute", description="running requests' KV after an update")
-    chunk_tokens: Positive = Field(16, description="tokens of a request gathered before they are streamed")
-    compile: bool = Field(False, description="compile the model (slower start, faster steps; for GPUs)")
-    threads: Positive = Field(1, description="CPU threads of the engine")
+    tensor: Positive = Field(default=1, description="tensor parallel size of one replica")
+    kv_on_update: Literal["keep", "recompute"] = Field(default="recompute", description="running requests' KV after an update")
+    chunk_tokens: Positive = Field(default=16, description="tokens of a request gathered before they are streamed")
+    compile: bool = Field(default=False, description="compile the model (slower start, faster steps; for GPUs)")
+    threads: Positive = Field(default=1, description="CPU threads of the engine")
 
 
 class Rollout(Section):
     """The episode drivers."""
 
     workers: Positive = 1
-    groups_per_worker: Positive = Field(64, description="groups one worker drives at the same time")
-    attempts: Positive = Field(4, description="generation attempts of one turn before the sample has FAILED")
-    deliveries: Positive = Field(5, description="deliveries of one task before its group is left to its deadline")
-    generation_timeout_seconds: float = Field(300.0, gt=0, description="deadline of one Generate call")
+    groups_per_worker: Positive = Field(default=64, description="groups one worker drives at the same time")
+    attempts: Positive = Field(default=4, description="generation attempts of one turn before the sample has FAILED")
+    deliveries: Positive = Field(default=5, description="deliveries of one task before its group is left to its deadline")
+    generation_timeout_seconds: float = Field(default=300.0, gt=0, description="deadline of one Generate call")
 
 
 class Limits(Section):
     """Bounds that keep a run from filling a machine."""
 
-    log_bytes: Positive = Field(4 * 2**30, description="size of the trajectory log; a full log pauses generation")
-    keep_log: bool = Field(True, description="keep the whole log for replay instead of trimming behind checkpoints")
-    group_deadline_seconds: float = Field(600.0, gt=0, description="age at which a group is closed with what it has")
-    stall_seconds: float = Field(120.0, gt=0, description="time without progress after which a stall is reported")
+    log_bytes: Positive = Field(default=4 * 2**30, description="size of the trajectory log; a full log pauses generation")
+    keep_log: bool = Field(default=True, description="keep the whole log for replay instead of trimming behind checkpoints")
+    group_deadline_seconds: float = Field(default=600.0, gt=0, description="age at which a group is closed with what it has")
+    stall_seconds: float = Field(default=120.0, gt=0, description="time without progress after which a stall is reported")
 
 
 class WeightSync(Section):
     """The version store."""
 
-    keep_versions: Positive = Field(4, description="READY versions kept; older ones are retired")
+    keep_versions: Positive = Field(default=4, description="READY versions kept; older ones are retired")
 
 
 class Telemetry(Section):
     """What is recorded, and where it goes besides the run directory."""
 
-    trace_fraction: Fraction = Field(0.05, description="share of samples whose spans are recorded")
+    trace_fraction: Fraction = Field(default=0.05, description="share of samples whose spans are recorded")
     tensorboard: bool = True
-    wandb_project: str | None = Field(None, description="Weights & Biases project (needs wandb installed and configured)")
-    mlflow_experiment: str | None = Field(None, description="MLflow experiment (needs mlflow installed and configured)")
+    wandb_project: str | None = Field(default=
+        None, description="Weights & Biases project (needs wandb installed and configured)"
+    )
+    mlflow_experiment: str | None = Field(default=None, description="MLflow experiment (needs mlflow installed and configured)")

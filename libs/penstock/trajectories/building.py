@@ -36,9 +36,7 @@ class TrajectoryBuilder:
         """Opens the policy's turn; `drawn` fills it and `end_completion` closes it."""
         self._turns.append(pb.Turn(role="assistant", start=len(self.tokens), end=len(self.tokens)))
 
-    def drawn(
-        self, tokens: Sequence[int], logprobs: Sequence[float], segments: Sequence[pb.VersionSegment]
-    ) -> None:
+    def drawn(self, tokens: Sequence[int], logprobs: Sequence[float], segments: Sequence[pb.VersionSegment]) -> None:
         """Adds drawn tokens [n] with log-probabilities [n] and the chunk's version segments (`first` from its start)."""
         if len(tokens) != len(logprobs):
             raise ValueError(f"{len(tokens)} tokens but {len(logprobs)} logprobs")
@@ -95,7 +93,9 @@ def header(task: pb.GroupTask, index: int, model: str) -> pb.Trajectory:
     return t
 
 
-def demonstration(task: pb.GroupTask, index: int, model: str, tokens: Sequence[int], mask: Sequence[int]) -> pb.Trajectory:
+def demonstration(
+    task: pb.GroupTask, index: int, model: str, tokens: Sequence[int], mask: Sequence[int]
+) -> pb.Trajectory:
     """A supervised sample: tokens [n], mask [n] (1 where trained), no log-probabilities, no versions."""
     t = header(task, index, model)
     t.token_count = len(tokens)

@@ -75,7 +75,9 @@ def _check_segments(t: pb.Trajectory) -> None:
     if firsts != sorted(set(firsts)):
         raise TrajectoryError(f"{name(t)}: version_segments must have increasing `first` (got {firsts[:8]})")
     if firsts and firsts[-1] >= t.token_count:
-        raise TrajectoryError(f"{name(t)}: version_segments[-1].first {firsts[-1]} is beyond token_count {t.token_count}")
+        raise TrajectoryError(
+            f"{name(t)}: version_segments[-1].first {firsts[-1]} is beyond token_count {t.token_count}"
+        )
     trained = np.flatnonzero(np.frombuffer(t.loss_mask, np.uint8))
     if firsts and trained[0] < firsts[0]:
         raise TrajectoryError(f"{name(t)}: version_segments start at {firsts[0]}, after the first trained token")

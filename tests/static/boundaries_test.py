@@ -1,0 +1,98 @@
+"""Who may import what: the boundaries that let every part be deployed, replaced and tested on its own.
+
+The rules are those of the architecture's section "Boundaries that tests enforce"; each forbidden import is reported
+with its file and line.
+"""
+
+import ast
+import pathlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+ROOT = pathlib.Path.cwd()
+HEAVY = ("torch", "vllm", "megatron")
+
+
+def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted module) of every import in a file, also those inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def is_test(path: pathlib.Path) -> bool:
+    return path.name.endswith(("_test.py", "_testing.py")) or path.name == "conftest.py"
+
+
+def files(folder: str, *, tests: bool = False) -> list[pathlib.Path]:
+    found = [p for p in sorted((ROOT / folder).rglob("*.py")) if tests or not is_test(p)]
+    assert found, f"no sources below {folder}: the test would prove nothing"
+    return found
+
+
+def starts(module: str, *roots: str) -> bool:
+    return any(module == root or module.startswith(root + ".") for root in roots)
+
+
+def violations(paths: list[pathlib.Path], forbidden: Callable[[pathlib.Path, str], bool]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in paths
+        for line, module in imports(path)
+        if forbidden(path, module)
+    ]
+
+
+def test_the_sdk_needs_neither_torch_nor_vllm_nor_megatron() -> None:
+    paths = files("libs/penstock/sdk") + files("libs/penstock/rpc") + files("libs/penstock/telemetry")
+    assert not violations(paths, lambda _, module: starts(module, *HEAVY))
+
+
+def test_objectives_import_torch_and_nothing_else_of_ours() -> None:
+    def forbidden(_: pathlib.Path, module: str) -> bool:
+        ours = starts(module, "penstock", "services") and not starts(module, "penstock.objectives")
+        return ours or starts(module, "vllm", "megatron", "grpc", "nats")
+
+    assert not violations(files("libs/penstock/objectives"), forbidden)
+
+
+def test_a_service_never_imports_another_service() -> None:
+    def forbidden(path: pathlib.Path, module: str) -> bool:
+        own = path.relative_to(ROOT).parts[1]
+        return starts(module, "services") and not starts(module, f"services.{own}")
+
+    assert not violations(files("services"), forbidden)
+    assert not violations(files("libs"), lambda _, module: starts(module, "services"))
+
+
+def test_only_the_learner_imports_megatron_and_only_generation_vllm() -> None:
+    def forbidden(path: pathlib.Path, module: str) -> bool:
+        where = path.relative_to(ROOT).as_posix()
+        megatron = starts(module, "megatron") and not where.startswith("services/learner/")
+        return megatron or (starts(module, "vllm") and not where.startswith("services/generation/"))
+
+    assert not violations(files("libs") + files("services"), forbidden)
+
+
+@pytest.mark.parametrize(("library", "owner"), [("nats", "libs/penstock/bus/"), ("grpc_health", "libs/penstock/rpc/")])
+def test_one_library_speaks_each_protocol(library: str, owner: str) -> None:
+    def forbidden(path: pathlib.Path, module: str) -> bool:
+        return starts(module, library) and not path.relative_to(ROOT).as_posix().startswith(owner)
+
+    sdk = [p for p in files("libs") if "sdk/conformance" not in p.as_posix()]
+    assert not violations(sdk + files("services"), forbidden)
+
+
+def test_servers_and_channels_are_built_in_one_place() -> None:
+    made = (
+        "grpc.aio.server",
+        "grpc.aio.insecure_channel",
+        "grpc.aio.secure_channel",
+        "grpc.server",
+        "grpc.insecure_channel",
+    )
+    paths = [p for p in files("libs") + files("services") if "libs/penstock/rpc/" not in p.as_posix()]
+    assert not [f"{p.relative_to(ROOT)} uses {name}" for p in paths for name in made if f"{name}(" in p.read_text()]
