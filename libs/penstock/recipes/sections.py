@@ -18,8 +18,8 @@ class Model(Section):
     """The policy a run starts from."""
 
     path: str = Field(description="Hugging Face model directory (or hub name where a hub can be reached)")
-    dtype: Literal["float32", "bfloat16"] = Field(default=
-        "float32", description="type of the weights in training and generation"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="type of the weights in training and generation"
     )
 
 
@@ -32,7 +32,9 @@ class Data(Section):
     completion: str = Field(default="{target}", description="assistant message of a row (supervised training only)")
     system: str | None = Field(default=None, description="system message put before every prompt")
     seed: int = Field(default=0, description="seed of the order of rows")
-    shuffle: bool = Field(default=True, description="draw rows in a new seeded order every pass; false keeps the file's order")
+    shuffle: bool = Field(
+        default=True, description="draw rows in a new seeded order every pass; false keeps the file's order"
+    )
 
 
 class Reward(Section):
@@ -40,7 +42,9 @@ class Reward(Section):
 
     name: str = Field(description="the reward's registered name")
     weight: float = Field(default=1.0, description="the total is the sum of weight x value")
-    address: str | None = Field(default=None, description="HOST:PORT of a foreign RewardService; our own service if absent")
+    address: str | None = Field(
+        default=None, description="HOST:PORT of a foreign RewardService; our own service if absent"
+    )
     timeout_seconds: float = Field(default=30.0, gt=0, description="deadline of one Score call")
 
 
@@ -48,10 +52,16 @@ class Environment(Section):
     """Who plays the other side and who scores."""
 
     name: str = Field(description="registered environment; for multi_turn it drives the episode")
-    multi_turn: bool = Field(default=False, description="drive episodes with Reset and Step instead of one prompt, one answer")
+    multi_turn: bool = Field(
+        default=False, description="drive episodes with Reset and Step instead of one prompt, one answer"
+    )
     max_turns: Positive = Field(default=16, description="most model turns of an episode")
-    rewards: tuple[Reward, ...] = Field(default=(), description="parts of the reward; empty means the reward of the same name")
-    address: str | None = Field(default=None, description="HOST:PORT of a foreign environment service; our own if absent")
+    rewards: tuple[Reward, ...] = Field(
+        default=(), description="parts of the reward; empty means the reward of the same name"
+    )
+    address: str | None = Field(
+        default=None, description="HOST:PORT of a foreign environment service; our own if absent"
+    )
     replicas: Positive = Field(default=1, description="processes of our environment service")
     workers: Positive = Field(default=1, description="worker processes of each environment service")
 
@@ -71,11 +81,17 @@ class Loss(Section):
     name: str = Field(default="ppo_clip", description="ppo_clip, cispo, gspo, reinforce, ... (the registry names them)")
     clip_low: float = Field(default=0.2, ge=0, description="ratio clip below 1")
     clip_high: float = Field(default=0.28, ge=0, description="ratio clip above 1 (DAPO's clip-higher)")
-    dual_clip: float | None = Field(default=None, gt=1, description="bound on the ratio for negative advantages; off if absent")
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="bound on the ratio for negative advantages; off if absent"
+    )
     cap: float = Field(default=5.0, gt=0, description="cispo: the cap of the ratio itself")
     normalisation: Literal["token", "sequence", "prompt", "constant"] = "token"
-    proximal: Literal["recompute", "behaviour"] = Field(default="recompute", description="policy the ratio is taken against")
-    correction: str = Field(default="tis", description="off-policy correction: none, tis, icepop, mis_token, mis_sequence, ...")
+    proximal: Literal["recompute", "behaviour"] = Field(
+        default="recompute", description="policy the ratio is taken against"
+    )
+    correction: str = Field(
+        default="tis", description="off-policy correction: none, tis, icepop, mis_token, mis_sequence, ..."
+    )
     correction_cap: float = Field(default=2.0, gt=0, description="tis: cap of the importance weight")
 
 
@@ -94,7 +110,9 @@ class Algorithm(Section):
     steps: Positive = Field(description="optimizer steps of the run")
     groups_per_step: Positive = Field(default=32, description="groups (prompts) in a batch")
     group_size: Positive = Field(default=8, description="samples per group")
-    min_group_fraction: float = Field(default=0.5, gt=0, le=1, description="a group with fewer completed members has FAILED")
+    min_group_fraction: float = Field(
+        default=0.5, gt=0, le=1, description="a group with fewer completed members has FAILED"
+    )
     advantage: str = Field(default="batch_norm", description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl")
     loss: Loss = Field(default_factory=Loss)
     filters: Filters = Field(default_factory=Filters)
@@ -104,13 +122,17 @@ class Staleness(Section):
     """How far generation may run ahead of training."""
 
     max_versions: int = Field(default=2, ge=0, description="0 is synchronous on-policy")
-    allow_uncorrected: bool = Field(default=False, description="permit an asynchronous run with neither correction nor clip")
+    allow_uncorrected: bool = Field(
+        default=False, description="permit an asynchronous run with neither correction nor clip"
+    )
 
 
 class Evaluation(Section):
     """Held-out measurement during training, pinned to a version."""
 
-    every: int = Field(default=0, ge=0, description="steps between evaluations; 0 evaluates at the start and the end only")
+    every: int = Field(
+        default=0, ge=0, description="steps between evaluations; 0 evaluates at the start and the end only"
+    )
     tasks: Positive = Field(default=128, description="rows of data.eval to use")
     samples_per_task: Positive = 1
     temperature: float = Field(default=1.0, ge=0, le=10)
@@ -166,7 +188,9 @@ class Generation(Section):
     memory_gib: float = Field(default=1.0, gt=0, description="KV cache on CPU, in GiB")
     gpu_memory_fraction: Fraction = 0.9
     tensor: Positive = Field(default=1, description="tensor parallel size of one replica")
-    kv_on_update: Literal["keep", "recompute"] = Field(default="recompute", description="running requests' KV after an update")
+    kv_on_update: Literal["keep", "recompute"] = Field(
+        default="recompute", description="running requests' KV after an update"
+    )
     chunk_tokens: Positive = Field(default=16, description="tokens of a request gathered before they are streamed")
     compile: bool = Field(default=False, description="compile the model (slower start, faster steps; for GPUs)")
     threads: Positive = Field(default=1, description="CPU threads of the engine")
@@ -178,17 +202,27 @@ class Rollout(Section):
     workers: Positive = 1
     groups_per_worker: Positive = Field(default=64, description="groups one worker drives at the same time")
     attempts: Positive = Field(default=4, description="generation attempts of one turn before the sample has FAILED")
-    deliveries: Positive = Field(default=5, description="deliveries of one task before its group is left to its deadline")
+    deliveries: Positive = Field(
+        default=5, description="deliveries of one task before its group is left to its deadline"
+    )
     generation_timeout_seconds: float = Field(default=300.0, gt=0, description="deadline of one Generate call")
 
 
 class Limits(Section):
     """Bounds that keep a run from filling a machine."""
 
-    log_bytes: Positive = Field(default=4 * 2**30, description="size of the trajectory log; a full log pauses generation")
-    keep_log: bool = Field(default=True, description="keep the whole log for replay instead of trimming behind checkpoints")
-    group_deadline_seconds: float = Field(default=600.0, gt=0, description="age at which a group is closed with what it has")
-    stall_seconds: float = Field(default=120.0, gt=0, description="time without progress after which a stall is reported")
+    log_bytes: Positive = Field(
+        default=4 * 2**30, description="size of the trajectory log; a full log pauses generation"
+    )
+    keep_log: bool = Field(
+        default=True, description="keep the whole log for replay instead of trimming behind checkpoints"
+    )
+    group_deadline_seconds: float = Field(
+        default=600.0, gt=0, description="age at which a group is closed with what it has"
+    )
+    stall_seconds: float = Field(
+        default=120.0, gt=0, description="time without progress after which a stall is reported"
+    )
 
 
 class WeightSync(Section):
@@ -202,7 +236,9 @@ class Telemetry(Section):
 
     trace_fraction: Fraction = Field(default=0.05, description="share of samples whose spans are recorded")
     tensorboard: bool = True
-    wandb_project: str | None = Field(default=
-        None, description="Weights & Biases project (needs wandb installed and configured)"
+    wandb_project: str | None = Field(
+        default=None, description="Weights & Biases project (needs wandb installed and configured)"
     )
-    mlflow_experiment: str | None = Field(default=None, description="MLflow experiment (needs mlflow installed and configured)")
+    mlflow_experiment: str | None = Field(
+        default=None, description="MLflow experiment (needs mlflow installed and configured)"
+    )

@@ -40,6 +40,6 @@ def configure(service: str, *, run: str | None = None, level: str = "INFO", stre
     fields = {"service": service} | ({"run": run} if run else {})
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines(fields))
-    logging.basicConfig(level="WARNING", handlers=[handler], force=True)
-    for ours in ("penstock", "services"):  # libraries speak only when something is wrong
-        logging.getLogger(ours).setLevel(level.upper())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("megatron", "uvicorn"):  # pages of settings at every start
+        logging.getLogger(chatty).setLevel(logging.WARNING)

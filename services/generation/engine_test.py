@@ -1,0 +1,137 @@
+"""The real vLLM engine against transformers: what is logged is what was drawn, by the version it says, also over updates.
+
+One engine serves the whole file (starting one takes most of the time), so the tests share an event loop.
+"""
+
+import asyncio
+import os
+import pathlib
+import signal
+from collections.abc import AsyncIterator, Mapping
+
+import psutil
+import pytest
+import pytest_asyncio
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
+from penstock.tensors import make_manifest
+from penstock.tiny import make_model
+from penstock.weights.v1.weights_pb2 import Manifest
+from services.generation.engine import Engine, EngineDied, EngineSettings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+PROMPT = [3, 20, 31, 42, 2, 4]
+SAMPLING = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=60)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_model(folder, hidden=64, layers=2, intermediate=128, heads=2, kv_heads=1)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(model: pathlib.Path) -> AsyncIterator[Engine]:
+    started = await Engine.start(EngineSettings(str(model), max_context=128, max_running=16), PolicyVersion())
+    yield started
+    started.stop()
+
+
+def weights(model: pathlib.Path, scale: float) -> Mapping[str, torch.Tensor]:
+    return {
+        name: t * (scale if "norm" not in name else 1.0) for name, t in load_file(model / "model.safetensors").items()
+    }
+
+
+def version_file(path: pathlib.Path, tensors: Mapping[str, torch.Tensor], step: int) -> Manifest:
+    parts = [(n, "float32", list(t.shape), t.contiguous().numpy().tobytes()) for n, t in tensors.items()]
+    path.write_bytes(b"".join(p[3] for p in parts))
+    return make_manifest(1, step, parts)
+
+
+@torch.inference_mode()
+def expected(model: pathlib.Path, tensors: Mapping[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
+    """Log-probs of `tokens` after PROMPT by transformers in fp32."""
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    reference.load_state_dict(dict(tensors))
+    logits = reference(torch.tensor([PROMPT + tokens])).logits[0, len(PROMPT) - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None])[:, 0]
+
+
+async def draw(engine: Engine, name: str) -> tuple[list[int], list[float], list[tuple[int, str]], str | None]:
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    spans: list[tuple[int, str]] = []
+    finish = None
+    async for chunk in engine.generate(name, PROMPT, SAMPLING):
+        assert len(chunk.tokens) == len(chunk.logprobs)
+        spans += [(first + len(tokens), label) for first, label in chunk.spans]
+        tokens += chunk.tokens
+        logprobs += chunk.logprobs
+        finish = chunk.finish_reason
+    return tokens, logprobs, spans, finish
+
+
+async def test_logprobs_are_those_of_transformers(engine: Engine, model: pathlib.Path) -> None:
+    tokens, logprobs, spans, finish = await draw(engine, "a")
+    assert finish == "length" and len(tokens) == 60
+    assert {label for _, label in spans} == {"0.0"}
+    reference = expected(model, weights(model, 1.0), tokens)
+    assert torch.allclose(torch.tensor(logprobs), reference, atol=1e-4)
+
+
+async def test_a_stop_token_ends_the_completion_and_belongs_to_it(engine: Engine) -> None:
+    sampling = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=60, stop_token_ids=list(range(6, 64)))
+    chunks = [chunk async for chunk in engine.generate("stop", PROMPT, sampling)]
+    assert chunks[-1].finish_reason == "stop"
+    assert sum(len(c.tokens) for c in chunks) >= 1
+    assert chunks[-1].tokens[-1] >= 6
+
+
+async def test_every_token_names_its_version_over_updates_in_flight(
+    engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    scales = {"0.0": 1.0, "1.1": 1.2, "1.2": 0.8}
+    running = [asyncio.create_task(draw(engine, f"flight-{i}")) for i in range(12)]
+    for step, label in ((1, "1.1"), (2, "1.2")):  # two: a second reload has gone wrong where the first was right
+        manifest = version_file(tmp_path / "v.bin", weights(model, scales[label]), step)
+        pause = await engine.update(manifest, tmp_path / "v.bin")
+        assert 0 < pause < 30
+        assert engine.version == manifest.version
+    late = await draw(engine, "late")
+    for tokens, logprobs, spans, _ in [*await asyncio.gather(*running), late]:
+        assert spans[0][0] == 0
+        ends = [first for first, _ in spans[1:]] + [len(tokens)]
+        for (first, label), end in zip(spans, ends, strict=True):
+            reference = expected(model, weights(model, scales[label]), tokens)[first:end]
+            # kv_on_update=recompute: a token's whole context is that of its own version.
+            assert torch.allclose(torch.tensor(logprobs[first:end]), reference, atol=1e-3), label
+    assert {label for _, label in late[2]} == {"1.2"}
+
+
+async def test_an_incomplete_version_is_refused(engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """vLLM itself raises nothing for a missing tensor; the service's manifest is what it is compared with, so a manifest
+    that the file cannot satisfy must not be applied silently."""
+    manifest = version_file(tmp_path / "v.bin", weights(model, 1.0), 3)
+    manifest.tensors[0].name = "model.no_such_tensor.weight"
+    with pytest.raises(Exception, match="no_such_tensor|no module|KeyError|not found"):
+        await engine.update(manifest, tmp_path / "v.bin")
+
+
+async def test_the_death_of_the_engine_process_is_an_error_at_once(engine: Engine) -> None:
+    children = psutil.Process().children(recursive=True)
+    assert children, "the engine runs in a process of its own"
+    running = asyncio.create_task(draw(engine, "dying"))
+    await asyncio.sleep(0)
+    for child in children:
+        os.kill(child.pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        with pytest.raises(EngineDied):
+            await running
+            while True:  # a very fast machine may have finished; the next request must fail then
+                await draw(engine, "after")
+    assert not engine.alive

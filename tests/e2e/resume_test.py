@@ -1,0 +1,36 @@
+"""A run that is killed whole or stopped by its user goes on where it was, with the same command."""
+
+import json
+import os
+import pathlib
+import signal
+
+from running_testing import adds_up, gone, recipe, training
+
+STEPS = 9
+
+
+def test_kill_9_of_the_command_leaves_nothing_behind_and_the_run_resumes(tmp_path: pathlib.Path) -> None:
+    path = recipe(tmp_path, steps=STEPS)
+    with training(tmp_path, path) as run:
+        run.until_step(3, within=240)
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.process.wait()
+        assert gone(run.run, within=20), run.report("children outlived their parent")
+        reached = run.step()
+    with training(tmp_path, path) as run:
+        run.until_step(reached + 2, within=240)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end(within=120) == 0, run.report("Ctrl-C did not end the run well")
+        assert run.summary()["status"] == "stopped"
+        assert gone(run.run, within=20)
+    with training(tmp_path, path) as run:
+        assert run.end(within=400) == 0, run.report("the resumed run failed")
+        summary = run.summary()
+        assert summary["status"] == "done" and summary["steps"] == STEPS
+        assert adds_up(summary) and summary["samples"]["in_flight"] == 0
+        steps = [json.loads(line)["step"] for line in (run.run / "metrics.jsonl").read_text().splitlines()]
+        assert steps == list(range(1, STEPS + 1))
+    with training(tmp_path, path) as again:
+        assert again.end(within=60) == 2  # a finished run is refused, with the way out
+        assert "finished run" in again.report("")

@@ -1,0 +1,135 @@
+"""Starts real `penstock` runs for end-to-end tests, finds their processes, and leaves none behind."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from penstock.tiny import make_assets
+
+POLL_SECONDS = 0.2
+
+
+def program(name: str) -> str:
+    """The path of a Bazel program that the test names in its environment."""
+    return str(pathlib.Path.cwd() / os.environ[name])
+
+
+def recipe(folder: pathlib.Path, **algorithm: int) -> pathlib.Path:
+    """A small GRPO recipe with its assets below `folder`."""
+    assets = folder / "assets"
+    if not assets.exists():
+        make_assets(assets, demonstrations=64, prompts=256)
+    settings = {
+        "run": "r",
+        "model": {"path": str(assets / "model")},
+        "data": {"train": str(assets / "train.jsonl"), "eval": str(assets / "eval.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": 10, "groups_per_step": 4, "group_size": 4, **algorithm},
+        "sampling": {"max_tokens": 24},
+        "evaluation": {"tasks": 4},
+        "learner": {"checkpoints": {"every": 2}, "optimizer": {"learning_rate": 1.0e-4}},
+        "generation": {"max_running": 64, "max_context": 96},
+        "telemetry": {"tensorboard": False},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return path
+
+
+class Running:
+    """A `penstock train` under way in `folder`."""
+
+    def __init__(self, folder: pathlib.Path, process: "subprocess.Popen[bytes]", output: pathlib.Path) -> None:
+        self.run, self.process, self._output = folder / "runs" / "r", process, output
+
+    def step(self) -> int:
+        """Steps that are in metrics.jsonl."""
+        path = self.run / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def until_step(self, step: int, within: float) -> None:
+        """Waits until `step` steps are done, or fails with what the run printed."""
+        end = time.monotonic() + within
+        while self.step() < step:
+            assert self.process.poll() is None, self.report("the run ended early")
+            assert time.monotonic() < end, self.report(f"step {step} was not reached within {within:g} s")
+            time.sleep(POLL_SECONDS)
+
+    def kill(self, service: str) -> int:
+        """kill -9 of one service's process; its pid."""
+        found = pids(self.run, service)
+        assert found, self.report(f"{service} does not run")
+        os.kill(found[0], signal.SIGKILL)
+        return found[0]
+
+    def end(self, within: float) -> int:
+        """Waits for the end of the command; its exit code."""
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.report(f"no end within {within:g} s")) from None
+
+    def summary(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((self.run / "summary.json").read_text())
+        return result
+
+    def report(self, what: str) -> str:
+        """What went wrong, with the last words of everything."""
+        parts = [what, self._output.read_text(errors="replace")[-3000:]]
+        for log in sorted((self.run / "logs").glob("*.log")):
+            parts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}")
+        return "\n".join(parts)
+
+
+@contextlib.contextmanager
+def training(folder: pathlib.Path, path: pathlib.Path) -> Iterator[Running]:
+    """Runs `penstock train` in `folder`; whatever is left of it at the end is killed."""
+    output = folder / "output.txt"
+    with output.open("ab") as out:
+        command = [program("PENSTOCK"), "train", str(path), "--runs", str(folder / "runs")]
+        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, start_new_session=True)
+    running = Running(folder, process, output)
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pid in pids(running.run):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def pids(run: pathlib.Path, service: str | None = None) -> list[int]:
+    """Processes whose command line names the run's directory (and is the named service's)."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if any(str(run) in word for word in words) and (service is None or service in words):
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def gone(run: pathlib.Path, within: float) -> bool:
+    """Whether every process of the run is gone within `within` seconds."""
+    end = time.monotonic() + within
+    while pids(run) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return not pids(run)
+
+
+def adds_up(summary: dict[str, Any]) -> bool:
+    """admitted = trained + filtered + expired + failed + in flight."""
+    s = summary["samples"]
+    return bool(s["admitted"] == s["trained"] + s["filtered"] + s["expired"] + s["failed"] + s["in_flight"])
