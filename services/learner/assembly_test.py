@@ -25,7 +25,7 @@ def name(group: int) -> str:
 
 
 def admit(ledger: Ledger, count: int) -> None:
-    for i in range(count):
+    for _ in range(count):
         event = pb.LedgerEvent(group=name(ledger.admitted_groups), admitted=pb.Admitted(group_size=SIZE))
         ledger.apply_event(event, ledger.sequence + 1)
 

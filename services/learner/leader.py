@@ -1,4 +1,4 @@
-"""Rank 0's connections, on a thread with an event loop of its own, so that training never waits for a socket by accident.
+"""Rank 0's connections, on a thread with an event loop of its own: training never waits for a socket by accident.
 
 The training thread calls the plain methods; each hands a coroutine to the loop and waits for its end, with a bound.
 Publishing runs in the background: at most one version is under way while the next step trains.

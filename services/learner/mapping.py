@@ -58,9 +58,11 @@ def advantage_settings(recipe: Recipe) -> AdvantageSettings:
 def loss_settings(recipe: Recipe) -> LossSettings:
     """The loss with the parameters that its name takes."""
     a, loss = recipe.algorithm, recipe.algorithm.loss
+    given = {"clip_low": loss.clip_low, "clip_high": loss.clip_high}
+    clip = {name: value for name, value in given.items() if value is not None}
     parameters: dict[str, dict[str, float]] = {
-        "ppo_clip": {"clip_low": loss.clip_low, "clip_high": loss.clip_high},
-        "gspo": {"clip_low": loss.clip_low, "clip_high": loss.clip_high},
+        "ppo_clip": {"clip_high": 0.28, **clip},  # the default under staleness; the loss's own is .2
+        "gspo": clip,
         "cispo": {"cap": loss.cap},
     }
     if loss.dual_clip is not None:

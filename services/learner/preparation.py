@@ -17,9 +17,10 @@ from services.learner.batch import Batch, Sample
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A batch, and metrics that its samples alone determine (names rl.*)."""
+    """A batch, the trajectories it was made of, and metrics that they alone determine (names rl.*)."""
 
     batch: Batch
+    trajectories: list[pb.Trajectory]
     metrics: dict[str, float]
 
 
@@ -46,7 +47,8 @@ def prepare(groups: Sequence[CompleteGroup], stage: AdvantageStage | None, versi
         )
         for (group, t), advantage in zip(members, advantages.tolist(), strict=True)
     ]
-    return Prepared(Batch.from_samples(samples), _metrics(groups, trajectories, lengths, version, stage is not None))
+    metrics = _metrics(groups, trajectories, lengths, version, stage is not None)
+    return Prepared(Batch.from_samples(samples), trajectories, metrics)
 
 
 def _metrics(

@@ -25,6 +25,7 @@ from services.learner.advantage_stage import AdvantageStage
 from services.learner.batch import broadcast
 from services.learner.feed import Feed
 from services.learner.leader import Leader, leading
+from services.learner.lineage import tie
 from services.learner.mapping import (
     advantage_settings,
     batch_settings,
@@ -188,6 +189,7 @@ def _train(
         report.metrics[key] = value
     leader.report(report)
     leader.publish(step, tensors)
+    tie(step, prepared.trajectories, trained - began)
     _step.set(step)
     _step_seconds.observe(trained - began)
     _tokens.inc(prepared.metrics["rl.tokens.trained"])

@@ -42,6 +42,10 @@ def _algorithm(recipe: Recipe) -> list[str]:
         ):
             if value not in known:
                 problems.append(f"{key}: {value!r} is not one of {', '.join(known)}")
+        if a.loss.name == "gspo" and a.loss.normalisation != "sequence":
+            problems.append(
+                f"algorithm.loss.normalisation: gspo is defined per sequence; {a.loss.normalisation!r} must be 'sequence'"
+            )
         if a.group_size < 2:
             problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
         corrected = a.loss.correction != "none" and a.loss.proximal == "recompute"

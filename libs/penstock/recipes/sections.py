@@ -79,8 +79,10 @@ class Loss(Section):
     """The policy loss (shared/design/algorithms.md has the formulas)."""
 
     name: str = Field(default="ppo_clip", description="ppo_clip, cispo, gspo, reinforce, ... (the registry names them)")
-    clip_low: float = Field(default=0.2, ge=0, description="ratio clip below 1")
-    clip_high: float = Field(default=0.28, ge=0, description="ratio clip above 1 (DAPO's clip-higher)")
+    clip_low: float | None = Field(default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent")
+    clip_high: float | None = Field(
+        default=None, ge=0, description="ratio clip above 1 (DAPO's clip-higher); ppo_clip .28, gspo 4e-4 if absent"
+    )
     dual_clip: float | None = Field(
         default=None, gt=1, description="bound on the ratio for negative advantages; off if absent"
     )

@@ -76,7 +76,7 @@ def _arguments(
                 for name in _named(flag, addresses):
                     yield from (f"--{flag}", addresses[name])
         case "coordinator":
-            yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats)
+            yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats, *fraction)
             for name, address in addresses.items():
                 if name not in ("coordinator", "dashboard"):
                     yield from ("--peer", f"{name}={address}")
