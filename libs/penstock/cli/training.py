@@ -55,7 +55,7 @@ class Training:
 @asynccontextmanager
 async def training(
     recipe: Recipe, folder: pathlib.Path, on_restart: Callable[[str, int], None]
-) -> AsyncIterator[tuple[Training, "asyncio.Task[None]"]]:
+) -> AsyncIterator[tuple[Training, asyncio.Task[None]]]:
     """Starts everything of a run; gives it and the task that keeps it alive.
 
     That task fails with supervisor.ServiceFailed when a service cannot be kept alive. At the end of the block everything
@@ -82,7 +82,7 @@ async def training(
         yield Training(folder, addresses, supervisor, stub), keeping
 
 
-async def _end(supervisor: Supervisor, keeping: "asyncio.Task[None]") -> None:
+async def _end(supervisor: Supervisor, keeping: asyncio.Task[None]) -> None:
     await supervisor.stop()
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)

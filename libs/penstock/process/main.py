@@ -60,13 +60,19 @@ class Process:
 def flags(service: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that all services share."""
     parser = argparse.ArgumentParser(
-        prog=f"penstock serve {service}", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog=f"penstock serve {service}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--name", default=service, help="the instance's name in logs, waits and traces")
     parser.add_argument("--listen", default="127.0.0.1:0", help="HOST:PORT of the gRPC server; port 0 takes a free one")
     parser.add_argument("--announce", type=pathlib.Path, help="file to which the bound address is written")
-    parser.add_argument("--metrics-port", type=int, default=0, help="port of the Prometheus endpoint; 0 takes a free one")
-    parser.add_argument("--trace-file", type=pathlib.Path, help="file for spans where OTEL_EXPORTER_OTLP_ENDPOINT is not set")
+    parser.add_argument(
+        "--metrics-port", type=int, default=0, help="port of the Prometheus endpoint; 0 takes a free one"
+    )
+    parser.add_argument(
+        "--trace-file", type=pathlib.Path, help="file for spans where OTEL_EXPORTER_OTLP_ENDPOINT is not set"
+    )
     parser.add_argument("--trace-fraction", type=float, default=1.0, help="share of traces that are recorded")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.add_argument("--reflection", action="store_true", help="let tools list the RPCs (not in production)")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from penstock.mortal import mortal
 
+
 class Child:
     """A running child. Made by `start`."""
 

@@ -1,8 +1,8 @@
 """Keeps the services of a plan alive: a child that dies is started again, unless its end says that it must not be.
 
-    exit 0 of the learner   its work is done
-    exit 2                  bad input: starting it again would say the same; the run fails with its last words
-    anything else           started again after a backoff; FAST_DEATHS in a row without a life in between fail the run
+exit 0 of the learner   its work is done
+exit 2                  bad input: starting it again would say the same; the run fails with its last words
+anything else           started again after a backoff; FAST_DEATHS in a row without a life in between fail the run
 """
 
 import asyncio

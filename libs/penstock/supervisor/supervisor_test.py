@@ -1,0 +1,111 @@
+"""A child that dies is started again; one that cannot run fails the run with its last words; none outlives its parent."""
+
+import asyncio
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from penstock.recipes import resolve
+from penstock.supervisor import Service, ServiceFailed, Supervisor, plan
+from penstock.supervisor.plan import instances
+
+
+def service(name: str, code: str, *, ends: bool = False) -> Service:
+    return Service(name, "127.0.0.1:1", (sys.executable, "-c", code), ends)
+
+
+async def until(condition: object, within: float = 20.0) -> None:
+    async with asyncio.timeout(within):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.02)
+
+
+async def test_a_killed_child_is_started_again(tmp_path: pathlib.Path) -> None:
+    restarted: list[tuple[str, int]] = []
+    supervisor = Supervisor(tmp_path, lambda name, code: restarted.append((name, code)))
+    keeping = asyncio.create_task(supervisor.keep([service("s", "import time; time.sleep(600)")]))
+    await until(lambda: supervisor.pid("s"))
+    first = supervisor.pid("s")
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: supervisor.pid("s") not in (None, first))
+    assert restarted == [("s", -9)]
+    await supervisor.stop()
+    await keeping
+    assert supervisor.pid("s") is None
+
+
+async def test_bad_input_is_not_repeated_and_its_last_words_are_the_reason(tmp_path: pathlib.Path) -> None:
+    supervisor = Supervisor(tmp_path)
+    with pytest.raises(ExceptionGroup) as failure:
+        await supervisor.keep([service("s", "import sys; print('no such model'); sys.exit(2)")])
+    (reason,) = failure.value.exceptions
+    assert isinstance(reason, ServiceFailed) and "s cannot run: no such model" in str(reason)
+    assert supervisor.restarts == {}
+
+
+async def test_a_child_that_dies_at_once_again_and_again_fails_the_run(tmp_path: pathlib.Path) -> None:
+    supervisor = Supervisor(tmp_path)
+    with pytest.raises(ExceptionGroup) as failure:
+        await supervisor.keep([service("s", "raise SystemExit(7)"), service("other", "import time; time.sleep(600)")])
+    assert "died 5 times in a row" in str(failure.value.exceptions[0])
+    assert supervisor.pid("other") is None
+
+
+async def test_the_end_of_work_is_not_a_death(tmp_path: pathlib.Path) -> None:
+    supervisor = Supervisor(tmp_path)
+    keeping = asyncio.create_task(supervisor.keep([service("learner", "pass", ends=True)]))
+    await asyncio.wait_for(supervisor.ended(), 20)
+    await keeping
+    assert supervisor.restarts == {}
+
+
+def test_children_die_with_their_parent_also_by_kill_9(tmp_path: pathlib.Path) -> None:
+    program = f"""
+import asyncio, pathlib, sys
+from penstock.supervisor import Service, Supervisor
+asyncio.run(Supervisor(pathlib.Path({str(tmp_path)!r})).keep(
+    [Service("s", "127.0.0.1:1", (sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"))]
+))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    log = tmp_path / "s.log"
+    end = time.monotonic() + 20
+    while not (log.exists() and log.read_text().strip()) and time.monotonic() < end:
+        time.sleep(0.02)
+    child = int(log.read_text())
+    parent.kill()
+    parent.wait()
+    while pathlib.Path(f"/proc/{child}").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not pathlib.Path(f"/proc/{child}").exists()
+
+
+def test_the_plan_names_every_service_and_its_peers(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    recipe = resolve(
+        {
+            "run": "r",
+            "model": {"path": str(tmp_path)},
+            "data": {"train": str(tmp_path / "train.jsonl")},
+            "environment": {"name": "sort_characters"},
+            "algorithm": {"steps": 1},
+            "generation": {"replicas": 2},
+        }
+    )
+    names = instances(recipe)
+    addresses = {name: f"127.0.0.1:{7000 + i}" for i, name in enumerate(names)}
+    services = {s.name: s for s in plan(recipe, tmp_path, "nats://127.0.0.1:4222", addresses)}
+    assert list(services) == names
+    rollout = services["rollout-0"].command
+    assert [rollout[i + 1] for i, word in enumerate(rollout) if word == "--generation"] == [
+        addresses["generation-0"],
+        addresses["generation-1"],
+    ]
+    assert services["learner"].ends and not services["rollout-0"].ends
