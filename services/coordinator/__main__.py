@@ -49,10 +49,9 @@ def main() -> int:
     if bad:
         parser.error(f"--peer: {bad[0]!r} must have the form NAME=HOST:PORT")
     try:
-        recipe = load(args.recipe)
+        return run(args, serve, load(args.recipe).run)
     except (RecipeError, DatasetError) as error:
         parser.error(str(error))
-    return run(args, serve, recipe.run)
 
 
 if __name__ == "__main__":

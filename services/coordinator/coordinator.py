@@ -1,14 +1,15 @@
 """One run's coordinator: admits work, evaluates, closes overdue groups, keeps the run's state.
 
 It owns nothing. Everything it knows is folded from the ledger and the tail of the log, so it can be killed at any
-moment and started anywhere: the next one reads the ledger, publishes the tasks of groups in flight again (the stream refuses
-those it has) and goes on. Two at once do no harm either: both would admit the same groups under the same names, and the
-ledger takes each once.
+moment and started anywhere: the next one reads the ledger, publishes the tasks of groups in flight again (the stream
+refuses those it has) and goes on. Two at once do no harm either: both would admit the same groups under the same names,
+and the ledger takes each once.
 """
 
 import asyncio
 import dataclasses
 import datetime
+import functools
 import logging
 import pathlib
 import statistics
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from opentelemetry import trace
 
 from penstock import rpc
 from penstock.bus import (
@@ -51,6 +53,7 @@ from services.coordinator.tasks import TaskMaker, group_name, group_number
 from services.coordinator.view import RECENT, LogView
 
 logger = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
 _admitted = metrics.counter(metrics.SAMPLES_ADMITTED, "samples admitted")
 
 TICK_SECONDS = 1.0
@@ -99,6 +102,7 @@ class Coordinator:
         self._planned = evaluation.schedule(recipe.evaluation.every, algorithm.steps) if evaluates else []
         self._given_up: set[int] = set()
         self._evaluated: dict[tuple[str, int], trajectory_pb2.Trajectory] = {}
+        self._closed: set[str] = set()
         self._changed = asyncio.Condition()
         self._changes = 0
         self._paused = False
@@ -141,7 +145,8 @@ class Coordinator:
         """Stops or resumes admission, also over restarts of this process."""
         self._paused = paused
         await Bucket(self.bus, self.names).put("paused", b"1" if paused else b"0")
-        self._set_state(pb.RUN_STATE_PAUSED if paused else pb.RUN_STATE_RUNNING)
+        if not self._stopping:
+            self._set_state(pb.RUN_STATE_PAUSED if paused else pb.RUN_STATE_RUNNING)
         await self._notify()
 
     async def stop(self, reason: str) -> None:
@@ -166,6 +171,7 @@ class Coordinator:
         logger.info("restored", extra={"step": self.ledger.step, "in_flight": len(self.ledger.in_flight)})
         for step in sorted(self.ledger.reports):
             self._write_step(step)
+        self._check_failures()
 
     async def _follow_ledger(self) -> None:
         async for entry in read(self.bus, self.names.ledger, after=self.ledger.sequence):
@@ -207,11 +213,15 @@ class Coordinator:
         while True:
             seen = self._changes
             # What this process appended must have come back through the ledger before it counts again.
-            if not (self._paused or self._stopping or self.over) and self.ledger.sequence >= self._appended:
+            if self.ledger.sequence >= self._appended:
                 for place in self._pacing.admissible(self.ledger):
-                    if not await self._admit_group(place):
+                    if not self._admitting or not await self._admit_group(place):
                         break
             await self.changed(seen, TICK_SECONDS)
+
+    @property
+    def _admitting(self) -> bool:
+        return not (self._paused or self._stopping or self.over)
 
     async def _admit_group(self, place: Place) -> bool:
         deadline = Timestamp()
@@ -235,7 +245,8 @@ class Coordinator:
             self._appended = max(self._appended, error.current)
             return False
         self._appended = sequence
-        await self._publish_task(place.number, place.min_step, deadline)
+        with tracer.start_as_current_span("admit", attributes={"group": name, "min_step": place.min_step}):
+            await self._publish_task(place.number, place.min_step, deadline)
         _admitted.inc(self.recipe.algorithm.group_size)
         return True
 
@@ -254,8 +265,11 @@ class Coordinator:
             await self.changed(self._changes, TICK_SECONDS)
             now = datetime.datetime.now(datetime.UTC)
             for group in closing.overdue(self.ledger.in_flight.values(), now):
+                if group.name in self._closed:
+                    continue  # ended in the log; the learner releases it when its turn comes
                 task = self._tasks.training(group_number(group.name), group.admitted.min_step, group.admitted.deadline)
                 await closing.close(self.bus, self.names, task, self.recipe.model.path)
+                self._closed.add(group.name)
 
     def _check_failures(self) -> None:
         limit = FAILED_GROUPS_IN_A_ROW * self.recipe.algorithm.groups_per_step
@@ -265,6 +279,7 @@ class Coordinator:
         if len(released) == limit and all(g.fate is Fate.FAILED for g in released):
             self.reason = f"the last {limit} groups all failed; the newest: {released[0].detail}"
             self._set_state(pb.RUN_STATE_FAILED)
+            self._summarise(time.time())
 
     # ---------------------------------------------------------------- evaluation
 
@@ -273,7 +288,7 @@ class Coordinator:
         while (step := evaluation.next_due(self._planned, self.ledger, self._given_up)) is not None:
             async with asyncio.TaskGroup() as tasks:
                 holding = tasks.create_task(self._hold(step))
-                await self._until(lambda step=step: self.ledger.step >= step or self._stopping)
+                await self._until(functools.partial(self._reached, step))
                 if self._stopping:
                     holding.cancel()
                     break
@@ -293,6 +308,9 @@ class Coordinator:
         self._summarise(time.time())
         await self._notify()
 
+    def _reached(self, step: int) -> bool:
+        return self.ledger.step >= step or self._stopping
+
     async def _hold(self, step: int) -> None:
         while True:
             try:
@@ -308,11 +326,7 @@ class Coordinator:
         wanted = [(t.group, i) for t in tasks for i in range(t.group_size)]
         for task in tasks:
             await publish_once(self.bus, self.names.task_subject("eval", task.group), task.SerializeToString())
-        for group, index in wanted:
-            if (group, index) not in self._evaluated and (step != 0 or self.ledger.step > 0):
-                entry = await last_entry(self.bus, self.names.log, self.names.log_subject(group, index))
-                if entry is not None:
-                    self._evaluated[group, index] = decode(await load_payload(self.bus, self.names, entry.payload))
+        await asyncio.gather(*(self._find_evaluated(group, index) for group, index in wanted))
         limit = self.recipe.limits.group_deadline_seconds + closing.GRACE.total_seconds()
         with waiting(f"evaluation of version {step}", on="rollout", deadline=limit):
             async with asyncio.timeout(limit) as bound:
@@ -335,6 +349,13 @@ class Coordinator:
             logger.info("evaluation %d was recorded by another coordinator", step)
         await self._until(lambda: step in self.ledger.evaluations)
         logger.info("evaluated", extra={"step": step, "reward": result.metrics["reward"]})
+
+    async def _find_evaluated(self, group: str, index: int) -> None:
+        """Takes a sample that ended before this process looked: an evaluation goes on over restarts."""
+        if (group, index) not in self._evaluated:
+            entry = await last_entry(self.bus, self.names.log, self.names.log_subject(group, index))
+            if entry is not None:
+                self._evaluated[group, index] = decode(await load_payload(self.bus, self.names, entry.payload))
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._changed:

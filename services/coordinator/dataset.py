@@ -17,11 +17,13 @@ class DatasetError(ValueError):
 
 
 class Dataset:
-    """The rows of a JSON Lines file."""
+    """The rows of a JSON Lines file. Every row is tried at once, so that a bad one stops a run before it starts."""
 
     def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool) -> None:
         self.path, self._data, self._shuffle = path, data, shuffle
         self.rows = _read(path)
+        for row in range(len(self.rows)):
+            self._prompt(row)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,7 +55,12 @@ class Dataset:
     def _prompt(self, row: int) -> list[Message]:
         fields = self.rows[row]
         if "messages" in fields:
-            return [Message(role=m["role"], content=m["content"]) for m in fields["messages"]]
+            try:
+                return [Message(role=m["role"], content=m["content"]) for m in fields["messages"]]
+            except (KeyError, TypeError) as error:
+                raise DatasetError(
+                    f"{self.path}, line {row + 1}: messages must be a list of objects with role and content"
+                ) from error
         messages = [Message(role="user", content=self._fill(self._data.prompt, row, "prompt"))]
         if self._data.system is not None:
             messages.insert(0, Message(role="system", content=self._data.system))
@@ -62,7 +69,7 @@ class Dataset:
     def _fill(self, template: str, row: int, key: str) -> str:
         try:
             return template.format_map(self.rows[row])
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
             have = ", ".join(sorted(self.rows[row]))
             raise DatasetError(
                 f"{self.path}, line {row + 1}: data.{key} {template!r} needs {error}; it has {have}"
@@ -81,14 +88,17 @@ def _read(path: pathlib.Path) -> list[dict[str, Any]]:
         with path.open() as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    row = json.loads(line)
+                    try:
+                        row = json.loads(line)
+                    except ValueError as error:
+                        raise DatasetError(f"{path}, line {number}: {error}") from error
                     if not isinstance(row, dict):
                         raise DatasetError(f"{path}, line {number}: must be a JSON object, is a {type(row).__name__}")
                     rows.append(row)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise error if isinstance(error, DatasetError) else DatasetError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: {error}") from error
     if not rows:
         raise DatasetError(f"{path}: has no rows")
     return rows

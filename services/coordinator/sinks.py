@@ -25,7 +25,10 @@ class JsonLines:
         self._path = path
         self._last = 0
         if path.exists():
-            for line in path.read_text().splitlines():
+            whole, _, torn = path.read_text().rpartition("\n")
+            if torn:  # the process was killed in mid-write
+                path.write_text(whole + "\n" if whole else "")
+            for line in whole.splitlines():
                 self._last = max(self._last, int(json.loads(line)["step"]))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

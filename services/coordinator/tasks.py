@@ -23,6 +23,9 @@ class TaskMaker:
 
     def __init__(self, recipe: Recipe, train: Dataset, held_out: Dataset | None) -> None:
         self._recipe, self._train, self._held_out = recipe, train, held_out
+        if recipe.algorithm.name == "sft":
+            for row in range(len(train)):
+                train.demonstration(row)  # a row that cannot be imitated stops the run before it starts
         self._sampling = SamplingParams(
             temperature=recipe.sampling.temperature,
             top_p=recipe.sampling.top_p,

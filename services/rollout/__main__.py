@@ -74,6 +74,14 @@ async def _player(
     return player
 
 
+def _foreign(recipe: Recipe) -> bool:
+    """Whether everybody who plays and scores is another team's service."""
+    assert recipe.environment is not None
+    if recipe.environment.multi_turn and recipe.environment.address is None:
+        return False
+    return all(reward.address is not None for reward in recipe.rewards())
+
+
 def main() -> int:
     parser = flags("rollout", "Drives episodes: prompt, tokens, environment turns, reward, trajectory.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
@@ -87,6 +95,8 @@ def main() -> int:
         parser.error(str(error))
     if recipe.generates and not args.generation:
         parser.error("--generation: at least one address is needed for this recipe")
+    if recipe.generates and not args.environment and not _foreign(recipe):
+        parser.error("--environment: at least one address is needed for this recipe")
     return run(args, serve, recipe.run)
 
 

@@ -24,7 +24,12 @@ from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.telemetry.waits import waiting
 from penstock.trajectories import TrajectoryBuilder, from_float32s, from_int32s, int32s
-from penstock.trajectory.v1.trajectory_pb2 import FINISH_REASON_LENGTH, FinishReason, RolloutWork
+from penstock.trajectory.v1.trajectory_pb2 import (
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FinishReason,
+    RolloutWork,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +89,9 @@ class Engines:
         while True:
             drawn = len(builder.completion)
             left = min(until, progress_at + self._timeout) - time.monotonic()
+            if drawn and builder.completion[-1] in sampling.stop_token_ids:
+                builder.end_completion(FINISH_REASON_STOP)  # the replica died after the last token was drawn
+                return FINISH_REASON_STOP, ""
             if drawn >= sampling.max_tokens:
                 builder.end_completion(FINISH_REASON_LENGTH)
                 return FINISH_REASON_LENGTH, ""
@@ -131,16 +139,19 @@ class Engines:
         try:
             with waiting(f"tokens for {group}", on=f"generation {replica.address}", deadline=timeout), rpc.translated():
                 async for chunk in replica.stub.Generate(request, timeout=timeout):
-                    builder.drawn(
-                        from_int32s(chunk.tokens).tolist(),
-                        from_float32s(chunk.logprobs).tolist(),
-                        chunk.version_segments,
-                    )
+                    try:
+                        builder.drawn(
+                            from_int32s(chunk.tokens).tolist(),
+                            from_float32s(chunk.logprobs).tolist(),
+                            chunk.version_segments,
+                        )
+                    except ValueError as error:  # the replica's fault, not this worker's
+                        raise rpc.RpcError(grpc.StatusCode.INTERNAL, f"a malformed chunk: {error}") from error
                     if chunk.finish_reason:
                         return chunk.finish_reason
         finally:
             replica.in_flight -= 1
-        raise rpc.errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "the stream ended without a finish reason")
+        raise rpc.RpcError(grpc.StatusCode.INTERNAL, "the stream ended without a finish reason")
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ The chat template is rendered once per context; the model's tokens are appended 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import json
@@ -14,10 +15,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import grpc
 from opentelemetry import trace
 
 from penstock import rpc
-from penstock.chat import ChatTokenizer
+from penstock.chat import ChatTokenizer, TemplateError
 from penstock.common.v1.common_pb2 import Message, SamplingParams
 from penstock.environment.v1 import environment_pb2 as env
 from penstock.environment.v1 import environment_pb2_grpc
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 T = TypeVar("T")
 ENVIRONMENT_SECONDS = 60.0
+RETRY_SECONDS = 0.5
+RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +73,8 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
         except RewardFailed as error:
             t = failed(task, index, tools.model, pb.Outcome.FAILURE_REWARD, str(error))
         except EnvironmentFailed as error:
-            t = failed(task, index, tools.model, pb.Outcome.FAILURE_ENVIRONMENT, str(error))
-        except TrajectoryError as error:
+            t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_ENVIRONMENT, until), str(error))
+        except (TrajectoryError, TemplateError) as error:
             t = failed(task, index, tools.model, pb.Outcome.FAILURE_INVALID, str(error))
         t.traceparent = inject_string()
         span.set_attribute("outcome", pb.Outcome.Status.Name(t.outcome.status))
@@ -183,14 +187,18 @@ def _finished(
 
 
 async def _ask(tools: Tools, method: str, call: Callable[[float], Awaitable[T]], until: float) -> T:
-    """Reset or Step; both are idempotent by request id and are repeated by the channel while it is unavailable."""
+    """Reset or Step; both are idempotent by request id and are repeated while the service is away or full."""
     left = min(ENVIRONMENT_SECONDS, max(0.05, until - time.monotonic()))
-    on = f"environment {tools.environment_address}"
-    try:
-        with waiting(f"{tools.environment.name}.{method}", on=on, deadline=left):
-            return await rpc.call(call(left))
-    except rpc.RpcError as error:
-        raise EnvironmentFailed(str(error)) from error
+    end = time.monotonic() + left
+    with waiting(f"{tools.environment.name}.{method}", on=f"environment {tools.environment_address}", deadline=left):
+        while True:
+            try:
+                return await rpc.call(call(max(0.05, end - time.monotonic())))
+            except rpc.RpcError as error:
+                pause = error.retry_after or RETRY_SECONDS
+                if error.code not in RETRIED or time.monotonic() + pause >= end:
+                    raise EnvironmentFailed(str(error)) from error
+                await asyncio.sleep(pause)  # the time the service asked for
 
 
 def _step(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +18,7 @@ from penstock import rpc
 from penstock.recipes.sections import Reward
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
+from penstock.sdk import Invalid, checked_results
 from penstock.telemetry.waits import waiting
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 
@@ -33,7 +33,7 @@ class RewardFailed(Exception):
 @dataclasses.dataclass
 class _Pending:
     item: pb.ScoreItem
-    answer: "asyncio.Future[pb.Score]"
+    answer: asyncio.Future[float]
 
 
 class Scorer:
@@ -43,8 +43,8 @@ class Scorer:
         self.reward, self.address, self._stub = reward, address, stub
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
 
-    async def score(self, item: pb.ScoreItem) -> pb.Score:
-        """The item's score. Raises RewardFailed."""
+    async def score(self, item: pb.ScoreItem) -> float:
+        """The item's score, finite. Raises RewardFailed."""
         pending = _Pending(item, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(pending)
         return await pending.answer
@@ -72,17 +72,12 @@ class Scorer:
         except rpc.RpcError as error:
             self._fail(waiting_for.values(), str(error))
             return
-        for result in response.results:
-            pending_or_none = waiting_for.pop(result.id, None)
-            if pending_or_none is None or pending_or_none.answer.done():
-                continue  # an answer for an item that was not asked for: nobody's score
-            if result.WhichOneof("result") != "score":
-                self._fail([pending_or_none], result.invalid.reason or "invalid without a reason")
-            elif not math.isfinite(result.score.value):
-                self._fail([pending_or_none], f"the score is {result.score.value}, which is not finite")
-            else:
-                pending_or_none.answer.set_result(result.score)
-        self._fail(waiting_for.values(), "the service did not answer for this item")
+        for key, result in checked_results(list(waiting_for), response.results).items():
+            pending = waiting_for[key]
+            if isinstance(result, Invalid):
+                self._fail([pending], result.reason)
+            elif not pending.answer.done():
+                pending.answer.set_result(result.value)
 
     async def _ask(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
         """Score is idempotent: it is repeated while the service is unavailable, within the reward's time."""
@@ -94,9 +89,10 @@ class Scorer:
                 try:
                     return await rpc.call(self._stub.Score(request, timeout=max(0.05, left)))
                 except rpc.errors.Unavailable as error:
-                    if left < 2 * RETRY_SECONDS:
+                    pause = error.retry_after or RETRY_SECONDS
+                    if asyncio.get_running_loop().time() + pause >= end:
                         raise
-                    await asyncio.sleep(error.retry_after or RETRY_SECONDS)
+                    await asyncio.sleep(pause)  # the time the service asked for
 
     def _fail(self, pending: Iterable[_Pending], reason: str) -> None:
         for each in pending:
@@ -117,7 +113,7 @@ class Scoring:
             if isinstance(score, BaseException):
                 raise score
         return [
-            RewardComponent(name=scorer.reward.name, value=score.value, weight=scorer.reward.weight)
+            RewardComponent(name=scorer.reward.name, value=score, weight=scorer.reward.weight)
             for scorer, score in zip(self._scorers, scores, strict=True)
             if not isinstance(score, BaseException)
         ]

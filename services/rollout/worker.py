@@ -48,9 +48,10 @@ class Worker:
             async with task:
                 await self._group(task)
                 await task.done()
-        except BusError as error:
+        except* BusError as errors:
             # The task comes again by itself; whatever was published stays.
-            logger.warning("task is left to be delivered again: %s", error, extra={"subject": task.subject})
+            first = errors.exceptions[0]
+            logger.warning("task is left to be delivered again: %s", first, extra={"subject": task.subject})
 
     async def _group(self, task: Task) -> None:
         try:

@@ -1,0 +1,79 @@
+"""Rows come in a seeded order that can be entered anywhere; a bad file is named with line and field."""
+
+import pathlib
+
+import pytest
+
+from penstock.recipes.sections import Data
+from services.coordinator.dataset import Dataset, DatasetError
+
+
+def dataset(folder: pathlib.Path, text: str, *, shuffle: bool = True, **data: str | int) -> Dataset:
+    (folder / "rows.jsonl").write_text(text)
+    return Dataset(folder / "rows.jsonl", Data(train="rows.jsonl", **data), shuffle=shuffle)  # type: ignore[arg-type]
+
+
+def numbered(n: int) -> str:
+    return "".join(f'{{"prompt": "p{i}", "answer": {i}}}\n' for i in range(n))
+
+
+def test_every_pass_visits_every_row_once_and_passes_differ(tmp_path: pathlib.Path) -> None:
+    data = dataset(tmp_path, numbered(50))
+    passes = [[data.position(turn * 50 + i) for i in range(50)] for turn in range(3)]
+    for turn, visited in enumerate(passes):
+        assert {p for p, _ in visited} == {turn}
+        assert sorted(row for _, row in visited) == list(range(50))
+    assert len({tuple(row for _, row in visited) for visited in passes}) == 3
+
+
+def test_the_order_is_a_function_of_the_seed_and_the_number(tmp_path: pathlib.Path) -> None:
+    numbers = [149, 3, 75, 0]
+    first = [dataset(tmp_path, numbered(50), seed=1).position(n) for n in numbers]
+    assert [dataset(tmp_path, numbered(50), seed=1).position(n) for n in reversed(numbers)] == first[::-1]
+    assert [dataset(tmp_path, numbered(50), seed=2).position(n) for n in numbers] != first
+    assert [dataset(tmp_path, numbered(5), shuffle=False).position(n)[1] for n in range(7)] == [0, 1, 2, 3, 4, 0, 1]
+
+
+def test_a_row_becomes_messages_by_the_recipes_templates(tmp_path: pathlib.Path) -> None:
+    data = dataset(tmp_path, numbered(2), prompt="sort {prompt}!", system="be brief", completion="{answer}")
+    task = data.task(1, "sort_characters")
+    assert [(m.role, m.content) for m in task.messages] == [("system", "be brief"), ("user", "sort p1!")]
+    assert (task.id, task.environment, task.row_json) == ("rows/1", "sort_characters", '{"prompt": "p1", "answer": 1}')
+    assert data.demonstration(1).messages[-1].content == "1"
+
+
+def test_rows_with_messages_are_taken_as_they_are(tmp_path: pathlib.Path) -> None:
+    row = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    demonstration = dataset(tmp_path, row).demonstration(0)
+    assert [(m.role, m.content) for m in demonstration.messages] == [("user", "a"), ("assistant", "b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has no rows"),
+        ("\n \n", "has no rows"),
+        ('{"prompt": "a"}\n[1]\n', "line 2: must be a JSON object, is a list"),
+        ('{"prompt": "a"}\n{oops\n', "line 2"),
+        ("\x00\x01", "line 1"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path: pathlib.Path, text: str, words: str) -> None:
+    with pytest.raises(DatasetError, match=words) as error:
+        dataset(tmp_path, text)
+    assert "rows.jsonl" in str(error.value)
+
+
+def test_a_missing_file_and_a_missing_field_are_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DatasetError, match="No such file"):
+        Dataset(tmp_path / "none.jsonl", Data(train="x"), shuffle=False)
+    with pytest.raises(
+        DatasetError, match=r"line 1: data.prompt '\{question\}' needs 'question'; it has answer, prompt"
+    ):
+        dataset(tmp_path, numbered(1), prompt="{question}")
+
+
+@pytest.mark.parametrize("messages", ['"x"', "[1]", '[{"role": "user"}]', '[{"role": 1, "content": "x"}]'])
+def test_malformed_messages_are_named(tmp_path: pathlib.Path, messages: str) -> None:
+    with pytest.raises(DatasetError, match="line 1: messages"):
+        dataset(tmp_path, f'{{"messages": {messages}}}\n')

@@ -1,0 +1,180 @@
+"""A run as the coordinator's tests need it: a recipe, streams on a real NATS, and who plays workers and learner.
+
+`play_worker` takes tasks from the stream like a rollout worker; `play_learner` writes ledger entries like the learner:
+it consumes groups in the order of their admission, n per batch, and filters or fails those it is told to.
+"""
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import yaml
+
+from penstock import rpc
+from penstock.bus import Bus, RunLimits, RunNames, TaskConsumer, append, publish_once, read, store_payload
+from penstock.chat import ChatTokenizer
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.ledger import Ledger
+from penstock.recipes import Recipe, resolve
+from penstock.tiny import make_model
+from penstock.trajectories import TrajectoryBuilder, encode
+from penstock.trajectories.building import header
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.coordinator.coordinator import Coordinator
+from services.coordinator.peers import Peers
+from services.coordinator.sinks import sinks
+
+SMALL = RunLimits(log_bytes=64 << 20, tasks_bytes=16 << 20, ledger_bytes=16 << 20, blob_bytes=64 << 20)
+N, SIZE, STALENESS = 2, 3, 1
+
+
+def make_recipe(folder: pathlib.Path, **overrides: Any) -> Recipe:
+    """A recipe that can be loaded, with its model and data; `overrides` are recipe keys with __ for the dot."""
+    if not (folder / "model").exists():
+        make_model(folder / "model", hidden=32, layers=1, intermediate=64)
+        for name, rows in (("train", 7), ("eval", 3)):
+            (folder / f"{name}.jsonl").write_text("".join(f'{{"prompt": "{name[0]}{i}"}}\n' for i in range(rows)))
+    raw = {
+        "run": "r1",
+        "model": {"path": str(folder / "model")},
+        "data": {"train": str(folder / "train.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": 5, "groups_per_step": N, "group_size": SIZE},
+        "staleness": {"max_versions": STALENESS},
+        "evaluation": {"tasks": 3, "samples_per_task": 2},
+        "telemetry": {"tensorboard": False},
+    }
+    recipe = resolve(raw, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    return recipe
+
+
+def make_coordinator(
+    bus: Bus, names: RunNames, recipe: Recipe, folder: pathlib.Path, chat: ChatTokenizer
+) -> Coordinator:
+    """A coordinator as __main__ makes it, without peers."""
+    return Coordinator(bus, names, recipe, folder, Peers({}, {}), sinks(folder, recipe.run, recipe.telemetry), chat)
+
+
+@contextlib.asynccontextmanager
+async def running(*work: Any, within: float = 25.0) -> AsyncIterator[None]:
+    """Coroutines beside the block; their failure is the block's, and it ends after `within` seconds."""
+    async with asyncio.timeout(within), asyncio.TaskGroup() as tasks:
+        started = [tasks.create_task(each) for each in work]
+        try:
+            yield
+        finally:
+            for each in started:
+                each.cancel()
+
+
+async def fold(bus: Bus, names: RunNames) -> Ledger:
+    """The ledger as anybody would fold it now; a contradiction raises LedgerError."""
+    ledger = Ledger()
+    async for entry in read(bus, names.ledger, live=False):
+        ledger.apply(entry.subject, entry.payload, entry.sequence)
+    return ledger
+
+
+async def until(bus: Bus, names: RunNames, condition: Callable[[Ledger], bool], within: float = 30.0) -> Ledger:
+    """Follows the ledger until the condition holds of it."""
+    ledger = Ledger()
+    async with asyncio.timeout(within):
+        async with contextlib.aclosing(read(bus, names.ledger)) as entries:
+            async for entry in entries:
+                ledger.apply(entry.subject, entry.payload, entry.sequence)
+                if condition(ledger):
+                    return ledger
+    raise AssertionError("the ledger ended")
+
+
+def drawn(task: pb.GroupTask, index: int, reward: float = 1.0, step: int = 0) -> pb.Trajectory:
+    """A completed sample of a task."""
+    builder = TrajectoryBuilder()
+    builder.context("user", [3, 6, 2, 4])
+    builder.begin_completion()
+    builder.drawn([7, 8, 2], [-0.1, -0.2, -0.3], [pb.VersionSegment(version=PolicyVersion(epoch=1, step=step))])
+    builder.end_completion(pb.FINISH_REASON_STOP)
+    t = builder.fill(header(task, index, "model"))
+    t.reward = reward
+    t.outcome.status = pb.Outcome.STATUS_COMPLETED
+    t.ended_at.GetCurrentTime()
+    return t
+
+
+async def publish(bus: Bus, names: RunNames, t: pb.Trajectory) -> None:
+    """Puts a sample into the log."""
+    await publish_once(bus, names.log_subject(t.group, t.index), await store_payload(bus, names, encode(t)))
+
+
+async def play_worker(bus: Bus, names: RunNames, kind: str, seen: list[pb.GroupTask] | None = None) -> None:
+    """Completes every task at once, for ever."""
+    consumer = TaskConsumer(bus, names, "eval" if kind == "eval" else "train", ack_wait=5, max_in_flight=16)
+    async for task in consumer:
+        async with task:
+            work = pb.GroupTask.FromString(task.payload)
+            if seen is not None:
+                seen.append(work)
+            for index in range(work.group_size):
+                step = work.rollout.pinned_step if kind == "eval" else work.rollout.min_step
+                await publish(bus, names, drawn(work, index, reward=(index + work.row) % 2, step=step))
+            await task.done()
+
+
+async def play_learner(
+    bus: Bus, names: RunNames, steps: int, *, fate: Callable[[int], str] = lambda number: "trained"
+) -> None:
+    """Trains `steps` steps of N groups each, in the order of admission; `fate` of a group's number may differ."""
+    ledger, batch, seen = Ledger(), [], set[str]()
+    async with contextlib.aclosing(read(bus, names.ledger)) as entries:
+        async for entry in entries:
+            ledger.apply(entry.subject, entry.payload, entry.sequence)
+            for name in [g for g in ledger.in_flight if g not in seen]:
+                seen.add(name)
+                decided = fate(int(name[1:]))
+                if decided == "trained":
+                    batch.append(name)
+                else:
+                    await release(bus, names, name, decided)
+            while len(batch) >= N:
+                step, batch, part = ledger.step + 1, batch[N:], batch[:N]
+                await train(bus, names, step, part)
+                if step == steps:
+                    return
+                break  # the next batch once this one has come back through the ledger
+
+
+async def release(bus: Bus, names: RunNames, name: str, fate: str) -> None:
+    """Filters or fails a group."""
+    event = pb.LedgerEvent(group=name, writer="learner")
+    if fate == "filtered":
+        event.filtered.reason = pb.FILTER_REASON_ZERO_VARIANCE
+    else:
+        event.failed.failures["FAILURE_TIMEOUT"] = SIZE
+        event.failed.detail = "all timed out"
+    await append(bus, names.ledger_group_subject(name), event.SerializeToString(), expected_last_sequence=None)
+
+
+async def train(bus: Bus, names: RunNames, step: int, groups: list[str]) -> None:
+    """Records a batch and its report."""
+    record = pb.BatchRecord(step=step)
+    for name in groups:
+        record.groups.add(group=name, indices=range(SIZE), log_sequences=range(1, SIZE + 1))
+    subject = names.ledger_batch_subject(step)
+    await append(bus, subject, record.SerializeToString(), expected_last_sequence=0)
+    report = pb.StepReport(step=step, version=PolicyVersion(epoch=1, step=step))
+    report.at.GetCurrentTime()
+    report.metrics.update({"rl.reward.mean": 0.1 * step, "rl.tokens.trained": 10.0, "rl.step.seconds": 1.0})
+    await append(bus, names.ledger_step_subject(step), report.SerializeToString(), expected_last_sequence=0)
+
+
+@contextlib.asynccontextmanager
+async def served(adder: Callable[[Any, Any], None], servicer: object) -> AsyncIterator[Any]:
+    """A channel to a servicer over loopback."""
+    async with rpc.Server("test") as server:
+        server.add(adder, servicer)
+        await server.start()
+        async with rpc.channel(server.address, default_seconds=10) as channel:
+            yield channel
