@@ -73,9 +73,7 @@ class EngineHost:
             tasks.create_task(self.follow(channel))
             tasks.create_task(self.keep(channel))
 
-    async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams
-    ) -> AsyncIterator[Chunk]:
+    async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
         """Draws one completion on the engine. Raises EngineDied."""
         engine = self._engine
         if engine is None:

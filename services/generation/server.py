@@ -46,7 +46,9 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
                                 trajectory_pb2.VersionSegment(first=first, version=from_label(label))
                                 for first, label in chunk.spans
                             ],
-                            finish_reason=FINISH.get(chunk.finish_reason or "", trajectory_pb2.FINISH_REASON_UNSPECIFIED),
+                            finish_reason=FINISH.get(
+                                chunk.finish_reason or "", trajectory_pb2.FINISH_REASON_UNSPECIFIED
+                            ),
                             cached_prompt_tokens=chunk.cached_prompt_tokens,
                         )
         except PinMissed as error:

@@ -31,7 +31,10 @@ def digest(tensors: Iterable[pb.Tensor]) -> bytes:
 
 
 def make_manifest(
-    epoch: int, step: int, tensors: Iterable[tuple[str, str, Sequence[int], Buffer]], parent: PolicyVersion | None = None
+    epoch: int,
+    step: int,
+    tensors: Iterable[tuple[str, str, Sequence[int], Buffer]],
+    parent: PolicyVersion | None = None,
 ) -> pb.Manifest:
     """The manifest of (name, dtype, shape, bytes) tensors laid out one after the other in this order."""
     manifest = pb.Manifest()

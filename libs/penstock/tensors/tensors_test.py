@@ -4,10 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.tensors import ChecksumError, ManifestError, Receiver, check_manifest, digest, frame, make_manifest, unframe
+from penstock.tensors import (
+    ChecksumError,
+    ManifestError,
+    Receiver,
+    check_manifest,
+    digest,
+    frame,
+    make_manifest,
+    unframe,
+)
 from penstock.weights.v1 import weights_pb2 as pb
 
-TENSORS = [("a", "float32", [2, 3], bytes(range(24))), ("empty", "float32", [0], b""), ("b", "bfloat16", [5], b"0123456789")]
+TENSORS = [
+    ("a", "float32", [2, 3], bytes(range(24))),
+    ("empty", "float32", [0], b""),
+    ("b", "bfloat16", [5], b"0123456789"),
+]
 
 
 def manifest() -> pb.Manifest:
