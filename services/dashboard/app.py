@@ -71,7 +71,7 @@ def app(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> Starlette:
             Route("/history", _answered(history)),
             Route("/samples", _answered(samples)),
             Route("/explain", _answered(explain)),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Mount("/static", StaticFiles(directory=STATIC, follow_symlink=True)),
         ],
         middleware=[Middleware(_Headers)],
     )

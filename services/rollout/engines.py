@@ -108,6 +108,8 @@ class Engines:
                 failures += not absent
                 if error.code not in RETRIED or failures >= self._attempts:
                     raise GenerationFailed(f"{replica.address}: {error}") from error
+                if any(r.avoid_until <= time.monotonic() for r in self._replicas):
+                    continue  # another one can go on at once
                 pause = min(error.retry_after or 0.2 * 2 ** min(failures, 4), AVOID_SECONDS)
                 with waiting("a generation replica", on=f"generation {replica.address}", deadline=left):
                     await asyncio.sleep(pause)  # the time the replica asked for, or a backoff

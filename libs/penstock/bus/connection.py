@@ -90,13 +90,19 @@ class Bus:
         """
         end = time.monotonic() + within
         pause, last = _FIRST_PAUSE, ""
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task is not None else 0
         with waiting(what, on="nats", deadline=within):
             while (left := end - time.monotonic()) > 0:
                 if self.client.is_closed:
                     raise BusClosed(f"the connection {self.name!r} is closed; cannot {what}")
                 try:
                     async with asyncio.timeout(min(self.attempt_seconds, left)):
-                        return await call()
+                        answer = await call()
+                    if task is not None and task.cancelling() > cancellations:
+                        # Python 3.11's wait_for, which the client uses, loses one that comes with the answer.
+                        raise asyncio.CancelledError
+                    return answer
                 except nats.errors.ConnectionClosedError as error:
                     raise BusClosed(f"the connection {self.name!r} is closed; cannot {what}") from error
                 except nats.js.errors.NotFoundError as error:

@@ -1,0 +1,268 @@
+"""Whole episodes over real gRPC: real environments, a fake engine. Tokens are the engine's; ends are typed."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from penstock import rpc
+from penstock.chat import ChatTokenizer
+from penstock.common.v1.common_pb2 import Message, SamplingParams
+from penstock.environment.v1 import environment_pb2_grpc
+from penstock.recipes.sections import Environment, Reward
+from penstock.sdk import Environment as SdkEnvironment
+from penstock.sdk import Invalid, Sample, Turn, reward
+from penstock.sdk import Message as SdkMessage
+from penstock.sdk.environments import InProcess
+from penstock.sdk.serving import add_services
+from penstock.trajectories import check, from_float32s, from_int32s
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.environment.guess_number import GuessNumber
+from services.rollout import engines as engines_module
+from services.rollout.demonstrations import tokenise
+from services.rollout.engines import engines
+from services.rollout.episode import Tools, play
+from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
+from services.rollout.scoring import scoring
+
+COMPLETED, TRUNCATED, FAILED = (
+    pb.Outcome.STATUS_COMPLETED,
+    pb.Outcome.STATUS_TRUNCATED,
+    pb.Outcome.STATUS_FAILED,
+)
+STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
+
+
+@reward
+def brevity(sample: Sample) -> float | Invalid:
+    """1 for a word that stopped; an "x" cannot be judged."""
+    return Invalid("an x cannot be judged") if sample.completion == "x" else float(sample.finish_reason == "stop")
+
+
+class Broken(SdkEnvironment):
+    """Raises in its second turn."""
+
+    summary = "raises"
+    max_turns = 4
+
+    def reset(self, row: object, seed: int) -> list[SdkMessage]:
+        self.turns = 0
+        return [SdkMessage("user", "go")]
+
+    def step(self, action: SdkMessage, finish_reason: str) -> Turn:
+        self.turns += 1
+        if self.turns > 1:
+            raise RuntimeError("the simulator fell over")
+        return Turn([SdkMessage("user", "on")])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines_module, "AVOID_SECONDS", 0.05)
+
+
+@pytest_asyncio.fixture
+async def environment_address() -> AsyncIterator[str]:
+    async with rpc.Server("environment") as server:
+        hosts = [InProcess(GuessNumber, "guess_number"), InProcess(Broken, "broken")]
+        episodes = add_services(server, [brevity], hosts)
+        await server.start()
+        yield server.address
+        await episodes.close_all()
+
+
+@contextlib.asynccontextmanager
+async def tools(
+    chat: ChatTokenizer, fake: FakeEngine, environment_address: str, *, environment: str = "", attempts: int = 2
+) -> AsyncIterator[Tools]:
+    """What an episode is driven with; `environment` makes it a multi-turn one."""
+    settings = Environment(name=environment or "brevity", multi_turn=bool(environment), max_turns=8)
+    async with (
+        serving(fake) as addresses,
+        engines(addresses, rpc.Security(), attempts, 5.0) as pool,
+        scoring([Reward(name="brevity")], [environment_address], rpc.Security()) as scorer,
+        rpc.channel(environment_address) as channel,
+    ):
+        stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
+        yield Tools("model", chat, pool, scorer, settings, stub, environment_address)
+
+
+def task(environment: str = "brevity", *, row: str = "{}", max_tokens: int = 24) -> pb.GroupTask:
+    made = pb.GroupTask(run="r1", group="g00000000", kind=pb.TASK_KIND_TRAIN, group_size=4, seed=40)
+    made.rollout.task.id = "train/0"
+    made.rollout.task.environment = environment
+    made.rollout.task.row_json = row
+    if environment == "brevity":
+        made.rollout.task.messages.add(role="user", content="cab")
+    made.rollout.sampling.CopyFrom(SamplingParams(temperature=1, top_p=1, max_tokens=max_tokens))
+    made.rollout.min_step = 3
+    return made
+
+
+def encoded(chat: ChatTokenizer, text: str) -> list[int]:
+    """Text as the model would draw it, with its stop token."""
+    whole = chat.render([Message(role="user", content="a"), Message(role="assistant", content=text)], generate=False)
+    return whole[len(chat.render([Message(role="user", content="a")])) :]
+
+
+def soon() -> float:
+    return time.monotonic() + 20
+
+
+def trained(t: pb.Trajectory) -> list[int]:
+    mask = np.frombuffer(t.loss_mask, np.uint8) == 1
+    return [int(x) for x in from_int32s(t.tokens)[mask]]
+
+
+async def test_a_single_turn_is_prompt_and_exactly_the_engines_tokens(
+    chat: ChatTokenizer, environment_address: str
+) -> None:
+    odd = [63, 62, *encoded(chat, "abc")]  # reserved tokens, which no text encodes to
+    fake = FakeEngine([[Tokens(odd[:3], step=3), Tokens(odd[3:], step=4, finish=STOP, logprobs=[-0.25] * 3)]])
+    async with tools(chat, fake, environment_address) as with_tools:
+        t = await play(with_tools, task(), 2, soon())
+    check(t)
+    prompt = chat.render([Message(role="user", content="cab")])
+    assert from_int32s(t.tokens).tolist() == prompt + odd and trained(t) == odd
+    assert from_float32s(t.logprobs).tolist() == [0.0] * len(prompt) + [-0.5] * 3 + [-0.25] * 3
+    assert [(s.first - len(prompt), s.version.step) for s in t.version_segments] == [(0, 3), (3, 4)]
+    assert (t.outcome.status, t.reward, t.index, t.seed, t.min_step) == (COMPLETED, 1.0, 2, 42, 3)
+    assert t.engine == fake.address and t.timings.HasField("generating") and t.HasField("ended_at")
+    assert list(fake.requests[0].sampling.stop_token_ids) == [chat.stop_token]
+
+
+async def test_many_turns_are_played_by_the_real_environment_and_only_our_tokens_are_trained(
+    chat: ChatTokenizer, environment_address: str
+) -> None:
+    """The fake engine bisects by reading the prompt it is given, so the whole loop must be right for it to win."""
+    drawn: list[list[int]] = []
+    low, high = 1, 64
+
+    def bisect(prompt: list[int]) -> list[int]:
+        nonlocal low, high
+        last = chat.text(prompt)
+        if drawn:
+            guess = int(chat.text(drawn[-1]))
+            low, high = (guess + 1, high) if last.endswith("higher") else (low, guess - 1)
+        drawn.append(encoded(chat, str((low + high) // 2)))
+        return drawn[-1]
+
+    fake = FakeEngine(answer=bisect)
+    async with tools(chat, fake, environment_address, environment="guess_number") as with_tools:
+        t = await play(with_tools, task("guess_number"), 0, soon())
+    check(t)
+    assert (t.outcome.status, t.reward) == (COMPLETED, 1.0)
+    assert trained(t) == list(itertools.chain(*drawn))
+    assert [c.name for c in t.components] == ["guess_number"]
+    roles = [turn.role for turn in t.turns]
+    assert roles == ["user", "assistant"] * len(drawn) and t.turns[-1].finish_reason == STOP
+    assert all(b[: len(a)] == a for a, b in itertools.pairwise(fake.prompts))  # nothing is tokenised again
+    assert t.environment_instance == environment_address
+
+
+async def test_a_turn_without_room_left_is_truncated_and_scored_as_it_stands(
+    chat: ChatTokenizer, environment_address: str
+) -> None:
+    fake = FakeEngine([[Tokens(encoded(chat, "abcd")[:4], finish=LENGTH)]])
+    async with tools(chat, fake, environment_address) as with_tools:
+        t = await play(with_tools, task(max_tokens=4), 0, soon())
+    assert (t.outcome.status, t.reward) == (TRUNCATED, 0.0)
+
+
+async def test_an_episode_that_runs_out_of_tokens_without_a_reward_is_a_typed_failure(
+    chat: ChatTokenizer, environment_address: str
+) -> None:
+    """guess_number gives no reward before its end: the sample has none either, certainly not 0."""
+    fake = FakeEngine(answer=lambda prompt: encoded(chat, "1"))
+    async with tools(chat, fake, environment_address, environment="guess_number") as with_tools:
+        t = await play(with_tools, task("guess_number", row='{"low": 60}', max_tokens=4), 0, soon())
+    assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_ENVIRONMENT)
+    assert "no reward at the end" in t.outcome.detail
+    assert len(fake.requests) == 2 and fake.requests[1].sampling.max_tokens == 2
+
+
+Script = Callable[[ChatTokenizer], FakeEngine]
+BAD_ENDS: list[tuple[str, Script, str, pb.Outcome.Failure, str]] = [
+    (
+        "brevity",
+        lambda chat: FakeEngine([[rpc.out_of_range("exceed the context")]]),
+        "{}",
+        pb.Outcome.FAILURE_GENERATION,
+        "exceed the context",
+    ),
+    ("brevity", lambda chat: FakeEngine([[], []]), "{}", pb.Outcome.FAILURE_GENERATION, "without a finish reason"),
+    (
+        "brevity",
+        lambda chat: FakeEngine(answer=lambda p: encoded(chat, "x")),
+        "{}",
+        pb.Outcome.FAILURE_REWARD,
+        "an x cannot be judged",
+    ),
+    (
+        "brevity",
+        lambda chat: FakeEngine([[Tokens([7, 2], finish=STOP, logprobs=[float("nan"), -1])]]),
+        "{}",
+        pb.Outcome.FAILURE_INVALID,
+        "must be finite",
+    ),
+    (
+        "brevity",
+        lambda chat: FakeEngine([[Tokens([], finish=STOP)]]),
+        "{}",
+        pb.Outcome.FAILURE_INVALID,
+        "no trained token",
+    ),
+    ("broken", lambda chat: FakeEngine(), "{}", pb.Outcome.FAILURE_REWARD, "the simulator fell over"),
+    ("nowhere", lambda chat: FakeEngine(), "{}", pb.Outcome.FAILURE_ENVIRONMENT, "NOT_FOUND"),
+    (
+        "guess_number",
+        lambda chat: FakeEngine(),
+        '{"low": 9, "high": 2}',
+        pb.Outcome.FAILURE_ENVIRONMENT,
+        "low and high",
+    ),
+]
+
+
+@pytest.mark.parametrize(("environment", "engine", "row", "failure", "detail"), BAD_ENDS)
+async def test_every_failure_has_its_type_and_no_reward(
+    chat: ChatTokenizer,
+    environment_address: str,
+    environment: str,
+    engine: Script,
+    row: str,
+    failure: pb.Outcome.Failure,
+    detail: str,
+) -> None:
+    several_turns = "" if environment == "brevity" else environment
+    async with tools(chat, engine(chat), environment_address, environment=several_turns) as with_tools:
+        t = await play(with_tools, task(environment, row=row), 1, soon())
+    check(t)
+    assert (t.outcome.status, t.outcome.failure) == (FAILED, failure), t.outcome.detail
+    assert detail in t.outcome.detail
+    assert not t.HasField("reward") and t.token_count == 0
+
+
+async def test_the_groups_deadline_ends_a_sample_as_timed_out(chat: ChatTokenizer, environment_address: str) -> None:
+    away = [[rpc.unavailable("starting", retry_after=0.05)] for _ in range(1000)]
+    async with tools(chat, FakeEngine(list(away)), environment_address) as with_tools:
+        t = await play(with_tools, task(), 0, time.monotonic() + 0.3)
+    assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_TIMEOUT)
+
+
+async def test_a_demonstration_that_cannot_be_rendered_is_invalid(chat: ChatTokenizer) -> None:
+    made = pb.GroupTask(run="r1", group="g00000000", kind=pb.TASK_KIND_TRAIN, group_size=2)
+    good = made.demonstration.demonstrations.add()
+    good.messages.add(role="user", content="ba")
+    good.messages.add(role="assistant", content="ab")
+    made.demonstration.demonstrations.add().messages.add(role="user", content="ba")
+    t = tokenise(chat, "model", made, 0)
+    check(t)
+    assert chat.text(trained(t)) == "ab" and not t.HasField("reward")
+    for index in (1, 2):
+        bad = tokenise(chat, "model", made, index)
+        assert bad.outcome.failure == pb.Outcome.FAILURE_INVALID

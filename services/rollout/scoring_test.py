@@ -1,0 +1,157 @@
+"""Reward services that misbehave, over real gRPC: an item ends as its own score or as a typed failure, never as 0."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from penstock import rpc
+from penstock.recipes.sections import Reward
+from penstock.reward.v1 import reward_pb2 as pb
+from penstock.reward.v1 import reward_pb2_grpc
+from services.rollout.scoring import RewardFailed, Scoring, scoring, total
+
+Answer = Callable[[pb.ScoreItem], Sequence[pb.ScoreResult]]
+
+
+class FakeReward(reward_pb2_grpc.RewardServiceServicer):
+    """A reward service that answers each item with `answer`, after the failures in `script`."""
+
+    def __init__(self, answer: Answer, script: Sequence[rpc.Abort] = ()) -> None:
+        self._answer, self._script = answer, list(script)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.batches: list[list[str]] = []
+
+    async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
+        self.batches.append([i.completion for i in request.items])
+        await self.gate.wait()
+        if self._script:
+            raise self._script.pop(0)
+        return pb.ScoreResponse(results=[r for item in request.items for r in self._answer(item)])
+
+
+def scored(value: float) -> Answer:
+    return lambda item: [pb.ScoreResult(id=item.id, score=pb.Score(value=value))]
+
+
+def item(text: str = "x") -> pb.ScoreItem:
+    return pb.ScoreItem(id="0", completion=text)
+
+
+@contextlib.asynccontextmanager
+async def scoring_with(
+    *fakes: FakeReward, weights: Sequence[float] = (1.0,), seconds: float = 5.0
+) -> AsyncIterator[Scoring]:
+    """Scoring with one reward per fake."""
+    async with contextlib.AsyncExitStack() as stack:
+        rewards = []
+        for i, fake in enumerate(fakes):
+            server = await stack.enter_async_context(rpc.Server("reward"))
+            server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, fake)
+            await server.start()
+            weight = weights[i]
+            rewards.append(Reward(name=f"r{i}", weight=weight, address=server.address, timeout_seconds=seconds))
+        yield await stack.enter_async_context(scoring(rewards, [], rpc.Security()))
+
+
+async def test_the_reward_is_the_weighted_sum_of_its_parts() -> None:
+    async with scoring_with(FakeReward(scored(1.0)), FakeReward(scored(-2.0)), weights=(1.0, 0.25)) as s:
+        components = await s.score(item())
+    assert [(c.name, c.value, c.weight) for c in components] == [("r0", 1.0, 1.0), ("r1", -2.0, 0.25)]
+    assert total(components) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (scored(float("nan")), "not a finite number"),
+        (scored(float("inf")), "not a finite number"),
+        (lambda i: [], "did not answer this item"),
+        (lambda i: [pb.ScoreResult(id="another", score=pb.Score(value=1))], "'another', which was not asked"),
+        (lambda i: [pb.ScoreResult(id=i.id)], "neither score nor invalid"),
+        (lambda i: [pb.ScoreResult(id=i.id, invalid=pb.Invalid(reason="no parse"))], "no parse"),
+        (lambda i: [pb.ScoreResult(id=i.id, invalid=pb.Invalid())], "no reason"),
+        (lambda i: [*scored(1.0)(i), *scored(0.0)(i)], "more than once"),
+    ],
+)
+async def test_no_answer_but_a_finite_score_becomes_a_number(answer: Answer, reason: str) -> None:
+    async with scoring_with(FakeReward(answer)) as s:
+        with pytest.raises(RewardFailed, match=f"r0: .*{reason}"):
+            await s.score(item())
+
+
+async def test_a_bad_item_does_not_harm_its_neighbours_and_answers_find_their_items() -> None:
+    """The service answers in reverse order and leaves out every third item."""
+
+    def answer(i: pb.ScoreItem) -> Sequence[pb.ScoreResult]:
+        return [] if int(i.completion) % 3 == 0 else scored(float(i.completion))(i)
+
+    fake = FakeReward(answer)
+    fake.gate.clear()
+    async with scoring_with(fake) as s:
+        calls = [asyncio.create_task(s.score(item(str(i)))) for i in range(40)]
+        await asyncio.sleep(0)
+        fake.gate.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    for i, result in enumerate(results):
+        if i % 3 == 0:
+            assert isinstance(result, RewardFailed)
+        else:
+            assert not isinstance(result, BaseException) and result[0].value == float(i)
+    assert len(fake.batches) <= 3  # what gathers while a call is under way goes with the next
+
+
+async def test_a_service_that_is_away_is_asked_again() -> None:
+    away = [rpc.unavailable("starting", retry_after=0.01)] * 3
+    fake = FakeReward(scored(0.75), away)
+    async with scoring_with(fake) as s:
+        assert total(await s.score(item())) == 0.75
+    assert len(fake.batches) == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        rpc.unavailable("starting", retry_after=3600),  # longer than anybody waits: the reward's time is the bound
+        rpc.invalid_argument("row_json"),
+        rpc.not_found("no reward of that name"),
+    ],
+)
+async def test_a_service_that_refuses_fails_the_item_in_its_time(error: rpc.Abort) -> None:
+    async with scoring_with(FakeReward(scored(1.0), [error] * 100)) as s, asyncio.timeout(4):
+        with pytest.raises(RewardFailed, match=error.message):
+            await s.score(item())
+
+
+async def test_a_service_that_hangs_fails_the_item_and_not_the_next() -> None:
+    fake = FakeReward(scored(1.0))
+    fake.gate.clear()
+    async with scoring_with(fake, seconds=0.3) as s:
+        with pytest.raises(RewardFailed, match="DEADLINE_EXCEEDED"):
+            await s.score(item())
+        fake.gate.set()
+        assert total(await s.score(item())) == 1.0
+
+
+async def test_a_failed_part_fails_the_whole_reward() -> None:
+    parts = (FakeReward(scored(1.0)), FakeReward(scored(1.0), [rpc.not_found("gone")]))
+    async with scoring_with(*parts, weights=(1.0, 1.0)) as s:
+        with pytest.raises(RewardFailed, match="r1: NOT_FOUND"):
+            await s.score(item())
+
+
+async def test_an_abandoned_item_does_not_stop_the_others() -> None:
+    fake = FakeReward(scored(1.0))
+    fake.gate.clear()
+    async with scoring_with(fake) as s:
+        abandoned, kept = asyncio.create_task(s.score(item("a"))), asyncio.create_task(s.score(item("b")))
+        async with asyncio.timeout(5):
+            while not fake.batches:
+                await asyncio.sleep(0.005)
+        abandoned.cancel()
+        await asyncio.gather(abandoned, return_exceptions=True)
+        fake.gate.set()
+        assert total(await kept) == 1.0
