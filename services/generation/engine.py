@@ -36,7 +36,7 @@ class EngineSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Some drawn tokens [n] with log-probabilities [n]; spans are (first, step label), `first` from the chunk's start."""
+    """Drawn tokens [n] with log-probabilities [n]; spans are (first, version label), `first` from the chunk's start."""
 
     tokens: Sequence[int]
     logprobs: Sequence[float]

@@ -1,4 +1,4 @@
-"""The real vLLM engine against transformers: what is logged is what was drawn, by the version it says, also over updates.
+"""The real vLLM engine against transformers: what is logged was drawn, by the version it says, also over updates.
 
 One engine serves the whole file (starting one takes most of the time), so the tests share an event loop.
 """
@@ -114,8 +114,7 @@ async def test_every_token_names_its_version_over_updates_in_flight(
 
 
 async def test_an_incomplete_version_is_refused(engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """vLLM itself raises nothing for a missing tensor; the service's manifest is what it is compared with, so a manifest
-    that the file cannot satisfy must not be applied silently."""
+    """vLLM itself raises nothing for a missing tensor; a manifest that the model cannot satisfy must not be applied."""
     manifest = version_file(tmp_path / "v.bin", weights(model, 1.0), 3)
     manifest.tensors[0].name = "model.no_such_tensor.weight"
     with pytest.raises(Exception, match="no_such_tensor|no module|KeyError|not found"):

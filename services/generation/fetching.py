@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import mmap
+import os
 import pathlib
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
@@ -20,20 +22,28 @@ FETCH_SECONDS = 600.0
 ATTEMPTS = 5
 
 
+class FetchFailed(Exception):
+    """The version could not be had: retired meanwhile, unreachable, damaged, or there is no room for it."""
+
+
 async def fetch(channel: grpc.aio.Channel, version: PolicyVersion, path: pathlib.Path) -> pb.Manifest:
     """Writes the version's bytes to `path` and gives its manifest. After a broken stream it goes on where it was.
 
-    Raises rpc.RpcError (NotFound: the version was retired meanwhile) or tensors.ChecksumError.
+    Raises FetchFailed. Then `path` holds nothing that may be used.
     """
     stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
-    answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version), timeout=30))
-    manifest = answer.manifest
-    check_manifest(manifest)
-    with path.open("wb") as empty:
-        empty.truncate(manifest.total_size)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), manifest.total_size) as memory:
-        with memoryview(memory) as view:
-            await _fill(channel, Receiver(manifest, view), version)
+    try:
+        answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version), timeout=30))
+        manifest = answer.manifest
+        check_manifest(manifest)
+        with path.open("w+b") as file:
+            # Take the room now: writing to a map of a full file system would end in SIGBUS.
+            os.posix_fallocate(file.fileno(), 0, max(1, manifest.total_size))
+            with mmap.mmap(file.fileno(), 0) as memory, memoryview(memory) as view:
+                with view[: manifest.total_size] as whole:
+                    await _fill(channel, Receiver(manifest, whole), version)
+    except (rpc.RpcError, OSError, ValueError, DecodeError) as error:  # manifest, checksum, size: ValueErrors
+        raise FetchFailed(f"cannot fetch version {version.step}: {type(error).__name__}: {error}") from error
     return manifest
 
 
@@ -53,8 +63,9 @@ async def _fill(channel: grpc.aio.Channel, receiver: Receiver, version: PolicyVe
                     data = unframe(message)
                     if data is None:
                         data = memoryview(pb.FetchTensorsResponse.FromString(message).data)
-                    receiver.feed(data)
-                    await asyncio.sleep(0)
+                    await asyncio.to_thread(receiver.feed, data)  # copies and hashes: off the loop that streams tokens
+            if not receiver.complete:
+                raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "the stream ended before the version did")
             return
         except rpc.RpcError as error:
             if error.code != grpc.StatusCode.UNAVAILABLE or attempt == ATTEMPTS:

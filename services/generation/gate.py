@@ -55,11 +55,13 @@ class Gate:
                     self._pinned -= 1
                     self._changed.notify_all()
 
-    async def unpinned(self) -> None:
-        """Waits until no pinned request runs. Bounded by those requests' own deadlines."""
+    async def close_unpinned(self) -> None:
+        """Waits until no pinned request runs, bounded by their own deadlines, and closes in the same moment: none can
+        begin between that and the swap."""
         with waiting("pinned requests", on="rollout", deadline=None):
             async with self._changed:
                 await self._changed.wait_for(lambda: self._pinned == 0)
+                self._step = None
 
     def _allows(self, min_step: int, pinned_step: int | None) -> bool:
         if self._step is None:

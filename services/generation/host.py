@@ -22,11 +22,10 @@ from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
-from penstock.tensors import ChecksumError
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings
-from services.generation.fetching import fetch
+from services.generation.fetching import FetchFailed, fetch
 from services.generation.gate import Gate
 
 logger = logging.getLogger(__name__)
@@ -118,8 +117,8 @@ class EngineHost:
                     except EngineDied as error:
                         logger.error("the engine died: %s", error)
                         continue
-                    except (rpc.RpcError, ChecksumError) as error:
-                        logger.warning("cannot fetch version %s: %s", self._target, error)
+                    except FetchFailed as error:
+                        logger.warning("%s", error)
                         await asyncio.sleep(RETRY_SECONDS)
                         continue
                     await self._until_woken()
@@ -147,7 +146,7 @@ class EngineHost:
         began = time.monotonic()
         manifest = await fetch(channel, target, path)
         transfer = time.monotonic() - began
-        await self.gate.unpinned()
+        await self.gate.close_unpinned()
         self.state = State.STATE_UPDATING
         report = pb.ReportAppliedRequest(receiver=self._receiver, version=manifest.version)
         try:

@@ -5,7 +5,7 @@ same file. Importing this module registers the backend; engine workers import it
 
 vLLM's CPU build repacks weights and drops the originals, so only its layer-wise reload is right, and two layers need
 help (shared research, vllm): tied output heads keep a handle of the old bytes, and mixture-of-experts kernels skip
-their repacking on updates. An update that lacks a tensor raises nothing in vLLM: names are compared with the manifest here.
+their repacking on updates. An update that lacks a tensor raises nothing in vLLM: names are compared with the manifest.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Ties the trace of every recorded sample to the step that trained it, both ways.
 
-The step's span links to the samples; each sample's trace gets a zero-length `trained` span that links to the step. So one
-trace leads from a prompt to its gradient, and from a step to everything it learned from.
+The step's span links to the samples; each sample's trace gets a zero-length `trained` span that links to the step. So
+one trace leads from a prompt to its gradient, and from a step to everything it learned from.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,9 @@ def tie(step: int, trajectories: Iterable[pb.Trajectory], seconds: float) -> Non
     contexts = {t.traceparent: _context(t.traceparent) for t in trajectories if t.traceparent}
     recorded = {parent: context for parent, context in contexts.items() if context.trace_flags.sampled}
     attributes = {"step": step, "seconds": seconds}
-    with tracer.start_as_current_span("step", attributes=attributes, links=[Link(c) for c in recorded.values()]) as span:
+    with tracer.start_as_current_span(
+        "step", attributes=attributes, links=[Link(c) for c in recorded.values()]
+    ) as span:
         link = Link(span.get_span_context())
     for parent in recorded:
         tracer.start_span("trained", context=extract_string(parent), links=[link], attributes={"step": step}).end()

@@ -183,7 +183,7 @@ def _train(
     numbers = {**prepared.metrics, **{f"rl.policy.{k}": v for k, v in result.metrics.items()}}
     numbers["rl.loss"] = result.metrics["loss"]
     numbers["rl.train.seconds"] = trained - began
-    numbers["rl.step.seconds"] = trained - status.step_ended
+    numbers["rl.step.seconds"] = trained - (status.step_ended or began)  # the first step does not count the start
     status.step_ended = trained
     for key, value in numbers.items():
         report.metrics[key] = value

@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-import time
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,7 +23,7 @@ class Status:
     step: int = 0
     state: State = State.STATE_STARTING
     checkpoint_step: int | None = None
-    step_ended: float = dataclasses.field(default_factory=time.monotonic)
+    step_ended: float | None = None
     step_started_at: Timestamp = dataclasses.field(default_factory=Timestamp)
     save_wanted: threading.Event = dataclasses.field(default_factory=threading.Event)
     drain_wanted: threading.Event = dataclasses.field(default_factory=threading.Event)

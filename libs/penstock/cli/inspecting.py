@@ -30,7 +30,7 @@ DEFAULT_RUNS = pathlib.Path("runs")
 
 
 def _fail(message: str, code: int = 2) -> typer.Exit:
-    Console(stderr=True).print(f"[red]{message}[/red]", highlight=False)
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False)
     return typer.Exit(code)
 
 
@@ -81,14 +81,16 @@ def watch(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """Follow a run, one line a change, until it is over."""
 
     async def follow(stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub) -> None:
+        said = ""
         async for answer in stub.WatchRun(pb.WatchRunRequest()):
             r = answer.run
             state = pb.RunState.Name(r.state).removeprefix("RUN_STATE_").lower()
             reward = r.metrics.get("rl.reward.mean")
             shown = "" if reward is None else f"  reward {reward:.3f}"
-            console.print(
-                f"{state}  step {r.step}/{r.max_steps}{shown}  in flight {r.samples.in_flight}", highlight=False
-            )
+            line = f"{state}  step {r.step}/{r.max_steps}{shown}"
+            if line != said:
+                said = line
+                console.print(line, highlight=False)
             if r.state in (pb.RUN_STATE_DONE, pb.RUN_STATE_STOPPED, pb.RUN_STATE_FAILED):
                 return
 
@@ -197,13 +199,19 @@ def conformance(
     row: Annotated[str, typer.Option(help="a data set row as JSON, for services that need certain fields")] = "",
 ) -> None:
     """Check somebody else's reward or environment service against the contract."""
-    fields = json.loads(row) if row else None
-    if kind == "reward":
-        report = asyncio.run(check_reward(address, reward=name, row=fields))
-    elif kind == "environment":
-        report = asyncio.run(check_environment(address, environment=name, row=fields))
-    else:
+    try:
+        fields = json.loads(row) if row else None
+    except ValueError as error:
+        raise _fail(f"--row: {row!r} is not JSON ({error})") from error
+    if kind not in ("reward", "environment"):
         raise _fail(f"--kind: {kind!r} is not one of reward, environment")
+    try:
+        if kind == "reward":
+            report = asyncio.run(check_reward(address, reward=name, row=fields))
+        else:
+            report = asyncio.run(check_environment(address, environment=name, row=fields))
+    except rpc.RpcError as error:
+        raise _fail(f"{address} does not answer: {error}", 1) from error
     for each in report.checks:
         mark = "[green]kept[/green]  " if each.passed else "[red]broken[/red]"
         console.print(f"{mark} {each.name}" + (f": {each.detail}" if each.detail else ""), highlight=False)

@@ -43,8 +43,8 @@ def _check(folder: pathlib.Path, recipe: Recipe) -> None:
     changed = sorted(_differences(before, yaml.safe_load(dump(recipe))))
     if changed:
         raise RunRefused(
-            f"{folder} was started with another recipe (different: {', '.join(changed[:8])}); resume it with the recipe "
-            f"it has, {path}, or choose another run=NAME"
+            f"{folder} was started with another recipe (different: {', '.join(changed[:8])}); resume it with the "
+            f"recipe it has, {path}, or choose another run=NAME"
         )
 
 

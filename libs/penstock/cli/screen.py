@@ -29,7 +29,7 @@ async def train_on_screen(path: pathlib.Path, overrides: Sequence[str], runs: pa
     try:
         recipe = load(path, overrides)
     except RecipeError as error:
-        Console(stderr=True).print(f"[red]The recipe cannot be run.[/red]\n{error}", highlight=False)
+        Console(stderr=True).print(f"The recipe cannot be run.\n{error}", markup=False, highlight=False)
         return BAD_INPUT
     return await train(recipe, runs, console)
 
@@ -44,7 +44,7 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
         with held(runs, recipe) as folder:
             return await _train(recipe, folder, console, errors, look)
     except (RunRefused, OSError) as error:
-        errors.print(f"[red]Cannot start:[/red] {error}", highlight=False)
+        errors.print(f"Cannot start: {error}", markup=False, highlight=False)
         return BAD_INPUT
 
 
@@ -65,7 +65,7 @@ async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors:
     except* ServiceFailed as group:
         failures += group.exceptions
     for failure in failures:
-        errors.print(f"[red]The run failed:[/red] {failure}", highlight=False)
+        errors.print(f"The run failed: {failure}", markup=False, highlight=False)
     if failures:
         return FAILED
     return screen.ended(folder, last)

@@ -58,8 +58,8 @@ async def training(
 ) -> AsyncIterator[tuple[Training, asyncio.Task[None]]]:
     """Starts everything of a run; gives it and the task that keeps it alive.
 
-    That task fails with supervisor.ServiceFailed when a service cannot be kept alive. At the end of the block everything
-    is stopped.
+    That task fails with supervisor.ServiceFailed when a service cannot be kept alive. At the end of the block
+    everything is stopped.
     """
     names = instances(recipe)
     nats_port, http_port, *ports = free_ports(2 + len(names))

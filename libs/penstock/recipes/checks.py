@@ -23,7 +23,8 @@ def _parallel(recipe: Recipe) -> list[str]:
     if ranks % size:
         problems.append(
             f"learner.ranks: {ranks} is not a multiple of learner.parallel tensor x pipeline x context = "
-            f"{p.tensor} x {p.pipeline} x {p.context} = {size}; the nearest valid value is {max(size, ranks // size * size)}"
+            f"{p.tensor} x {p.pipeline} x {p.context} = {size}; "
+            f"the nearest valid value is {max(size, ranks // size * size)}"
         )
     if p.sequence_parallel and p.tensor == 1:
         problems.append("learner.parallel.sequence_parallel: needs learner.parallel.tensor > 1 (it is 1)")
@@ -44,16 +45,19 @@ def _algorithm(recipe: Recipe) -> list[str]:
                 problems.append(f"{key}: {value!r} is not one of {', '.join(known)}")
         if a.loss.name == "gspo" and a.loss.normalisation != "sequence":
             problems.append(
-                f"algorithm.loss.normalisation: gspo is defined per sequence; {a.loss.normalisation!r} must be 'sequence'"
+                f"algorithm.loss.normalisation: gspo is defined per sequence; "
+                f"{a.loss.normalisation!r} must be 'sequence'"
             )
+        problems += _sampling(recipe)
         if a.group_size < 2:
             problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
         corrected = a.loss.correction != "none" and a.loss.proximal == "recompute"
         trusted = a.loss.name in TRUST_REGIONS and a.loss.proximal == "behaviour"
         if recipe.staleness.max_versions and not (corrected or trusted or recipe.staleness.allow_uncorrected):
             problems.append(
-                "algorithm.loss: an asynchronous run (staleness.max_versions > 0) with neither an off-policy correction "
-                "nor a trust region is biased; set algorithm.loss.correction=tis, or staleness.allow_uncorrected=true"
+                "algorithm.loss: an asynchronous run (staleness.max_versions > 0) with neither an off-policy "
+                "correction nor a trust region is biased; set algorithm.loss.correction=tis, or "
+                "staleness.allow_uncorrected=true"
             )
     f = a.filters
     if f.pass_rate_min >= f.pass_rate_max:
@@ -63,17 +67,31 @@ def _algorithm(recipe: Recipe) -> list[str]:
     return problems
 
 
+def _sampling(recipe: Recipe) -> list[str]:
+    """Training needs the probability of what was drawn; the learner computes it for temperature alone."""
+    s, problems = recipe.sampling, []
+    if s.temperature == 0:
+        problems.append("sampling.temperature: 0 (greedy) explores nothing and has no log-probabilities; use 1.0")
+    if s.top_p < 1 or s.top_k:
+        problems.append(
+            f"sampling: top_p {s.top_p} and top_k {s.top_k} cut the distribution that the learner compares with, which "
+            "biases ratio and correction; use top_p 1.0 and top_k 0"
+        )
+    if recipe.environment is not None and recipe.environment.multi_turn and recipe.environment.rewards:
+        problems.append("environment.rewards: a multi_turn environment gives the reward itself; leave the list empty")
+    return problems
+
+
 def _data(recipe: Recipe) -> list[str]:
     problems = []
     for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
         if path is not None and not os.path.isfile(path):
             problems.append(f"{key}: no file {path!r}")
     model = recipe.model.path
-    if os.path.sep in model or model.startswith("."):
-        if not os.path.isdir(model):
-            problems.append(f"model.path: no directory {model!r}")
-        elif not os.path.isfile(os.path.join(model, "config.json")):
-            problems.append(f"model.path: {model!r} is not a Hugging Face model directory (no config.json in it)")
+    if not os.path.isdir(model):
+        problems.append(f"model.path: no directory {model!r}")
+    elif not os.path.isfile(os.path.join(model, "config.json")):
+        problems.append(f"model.path: {model!r} is not a Hugging Face model directory (no config.json in it)")
     return problems
 
 

@@ -84,3 +84,9 @@ def test_unreadable_files(tmp_path: pathlib.Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(RecipeError, match="is not YAML"):
         load(tmp_path / "bad.yaml")
+
+
+def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any]) -> None:
+    assert "has no log-probabilities" in problems(raw, "sampling.temperature=0")
+    assert "biases ratio and correction" in problems(raw, "sampling.top_k=5")
+    assert "gives the reward itself" in problems(raw, "environment.multi_turn=true", "environment.rewards=[{name: a}]")

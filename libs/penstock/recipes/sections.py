@@ -17,7 +17,7 @@ class Section(BaseModel):
 class Model(Section):
     """The policy a run starts from."""
 
-    path: str = Field(description="Hugging Face model directory (or hub name where a hub can be reached)")
+    path: str = Field(description="Hugging Face model directory")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="type of the weights in training and generation"
     )
@@ -79,7 +79,9 @@ class Loss(Section):
     """The policy loss (shared/design/algorithms.md has the formulas)."""
 
     name: str = Field(default="ppo_clip", description="ppo_clip, cispo, gspo, reinforce, ... (the registry names them)")
-    clip_low: float | None = Field(default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent")
+    clip_low: float | None = Field(
+        default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent"
+    )
     clip_high: float | None = Field(
         default=None, ge=0, description="ratio clip above 1 (DAPO's clip-higher); ppo_clip .28, gspo 4e-4 if absent"
     )

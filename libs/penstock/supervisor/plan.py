@@ -20,8 +20,8 @@ class Service:
 
 
 def launcher(service: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """What starts a service: the program that PENSTOCK_LAUNCH_<SERVICE> names (Bazel sets it: each service has a virtual
-    environment of its own), else its module in this interpreter (an image with everything installed)."""
+    """What starts a service: the program that PENSTOCK_LAUNCH_<SERVICE> names (Bazel sets it: each service has its own
+    virtual environment), else its module in this interpreter (an image with everything installed)."""
     program = environment.get(f"PENSTOCK_LAUNCH_{service.upper()}")
     if program is None:
         return (sys.executable, "-m", f"services.{service}")

@@ -1,4 +1,4 @@
-"""A child that dies is started again; one that cannot run fails the run with its last words; none outlives its parent."""
+"""A child that dies is started again; one that cannot run fails the run with its last words; none is left behind."""
 
 import asyncio
 import os
@@ -70,7 +70,7 @@ def test_children_die_with_their_parent_also_by_kill_9(tmp_path: pathlib.Path) -
 import asyncio, pathlib, sys
 from penstock.supervisor import Service, Supervisor
 asyncio.run(Supervisor(pathlib.Path({str(tmp_path)!r})).keep(
-    [Service("s", "127.0.0.1:1", (sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"))]
+    [Service("s", "127.0.0.1:1", (sys.executable, "-c", "import os,time; print(os.getpid(),flush=1); time.sleep(60)"))]
 ))
 """
     parent = subprocess.Popen([sys.executable, "-c", program])

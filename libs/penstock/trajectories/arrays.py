@@ -1,4 +1,4 @@
-"""Token arrays on the wire: little-endian bytes with the count beside them (packed varints cost Python several times more)."""
+"""Token arrays on the wire: little-endian bytes with the count beside them (packed varints cost several times more)."""
 
 from collections.abc import Sequence
 

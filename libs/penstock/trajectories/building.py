@@ -37,7 +37,7 @@ class TrajectoryBuilder:
         self._turns.append(pb.Turn(role="assistant", start=len(self.tokens), end=len(self.tokens)))
 
     def drawn(self, tokens: Sequence[int], logprobs: Sequence[float], segments: Sequence[pb.VersionSegment]) -> None:
-        """Adds drawn tokens [n] with log-probabilities [n] and the chunk's version segments (`first` from its start)."""
+        """Adds drawn tokens [n], their log-probabilities [n] and version segments (`first` from the chunk's start)."""
         if len(tokens) != len(logprobs):
             raise ValueError(f"{len(tokens)} tokens but {len(logprobs)} logprobs")
         if tokens and (not segments or segments[0].first != 0):

@@ -1,0 +1,88 @@
+"""Versions in a real weight_sync server, for the tests of what fetches them."""
+
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+import grpc
+
+from penstock import rpc
+from penstock.tensors import CHUNK_BYTES, make_manifest
+from penstock.weights.v1 import weights_pb2 as pb
+from penstock.weights.v1 import weights_pb2_grpc
+from services.weight_sync.server import WeightSync
+from services.weight_sync.store import VersionStore
+
+SIZE = 3 * CHUNK_BYTES + 4096
+
+
+def whole(step: int) -> bytes:
+    """A version's bytes."""
+    return bytes([step]) * SIZE
+
+
+def manifest(step: int, epoch: int = 1) -> pb.Manifest:
+    """A version of two tensors."""
+    half, data = SIZE // 2, whole(step)
+    return make_manifest(
+        epoch, step, [("a", "bfloat16", [half // 2], data[:half]), ("b", "float32", [half // 4], data[half:])]
+    )
+
+
+@dataclass
+class Weights:
+    """A running version store."""
+
+    store: VersionStore
+    servicer: WeightSync
+    address: str
+
+    async def publish(self, step: int, epoch: int = 1) -> pb.Manifest:
+        """Makes a version READY, as a learner does."""
+        made = manifest(step, epoch)
+        async with rpc.channel(self.address) as channel:
+            stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+            await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=made)))
+            await rpc.call(stub.PushTensors(_messages(made)))
+            await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=made.version)))
+        return made
+
+    async def receivers(self) -> dict[str, pb.Receiver]:
+        """What receivers have reported."""
+        async with rpc.channel(self.address) as channel:
+            stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+            answer = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+        return {r.name: r for r in answer.receivers}
+
+
+def _messages(made: pb.Manifest) -> Iterable[pb.PushTensorsRequest]:
+    yield pb.PushTensorsRequest(version=made.version)
+    data = whole(made.version.step)
+    for start in range(0, SIZE, CHUNK_BYTES):
+        yield pb.PushTensorsRequest(data=data[start : start + CHUNK_BYTES])
+
+
+@contextlib.asynccontextmanager
+async def weight_sync(
+    directory: pathlib.Path, servicer: type[WeightSync] = WeightSync, listen: str = "127.0.0.1:0"
+) -> AsyncIterator[Weights]:
+    """The service, with `servicer` in place of the real one where a test needs it to misbehave."""
+    store = VersionStore(directory, keep=2)
+    made = servicer(store)
+    async with rpc.Server("weight_sync", listen) as server:
+        server.add(
+            weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
+            made,
+            raw_requests=["PushTensors"],
+            raw_responses=["FetchTensors"],
+        )
+        await server.start()
+        yield Weights(store, made, server.address)
+
+
+@contextlib.asynccontextmanager
+async def connected(weights: Weights) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel as the service opens it."""
+    async with rpc.channel(weights.address, stream_seconds=60) as channel:
+        yield channel
