@@ -74,6 +74,7 @@ async def test_a_stream_that_always_breaks_is_given_up(tmp_path: pathlib.Path) -
         (frame(whole(1) + b"more"), f"{SIZE + 4} bytes received"),
         (b"\xff\xff", "DecodeError"),
     ],
+    ids=["another version's", "too many", "no message"],
 )
 async def test_wrong_bytes_are_never_taken_for_the_version(tmp_path: pathlib.Path, sent: bytes, reason: str) -> None:
     class Damaging(WeightSync):
