@@ -39,7 +39,7 @@ async def fetch(channel: grpc.aio.Channel, version: PolicyVersion, path: pathlib
         with path.open("w+b") as file:
             # Take the room now: writing to a map of a full file system would end in SIGBUS.
             os.posix_fallocate(file.fileno(), 0, max(1, manifest.total_size))
-            # The map is not closed here: an error's traceback may hold a part of it, and closing would replace the error.
+            # The map is not closed here: an error's traceback may hold a part of it, and closing would fail.
             whole = memoryview(mmap.mmap(file.fileno(), 0))[: manifest.total_size]
             await _fill(channel, Receiver(manifest, whole), version)
     except (rpc.RpcError, OSError, ValueError, DecodeError) as error:  # manifest, checksum, size: ValueErrors

@@ -107,5 +107,5 @@ def vocabulary_of(model: str) -> int:
     path = pathlib.Path(model, "config.json")
     try:
         return int(json.loads(path.read_text())["vocab_size"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{model!r} is not a Hugging Face model directory: {error}") from error

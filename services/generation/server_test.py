@@ -1,0 +1,188 @@
+"""GenerationService over real gRPC with a fake engine: limits, deadlines and error codes as generation.proto says."""
+
+import asyncio
+import json
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
+from penstock.generation.v1 import generation_pb2 as pb
+from penstock.generation.v1 import generation_pb2_grpc
+from penstock.trajectories import from_float32s, from_int32s, int32s
+from penstock.trajectory.v1 import trajectory_pb2
+from services.generation.engine import EngineSettings
+from services.generation.fake_engine_testing import FakeEngine
+from services.generation.host import EngineHost
+from services.generation.server import QUEUE_FACTOR, Generation, vocabulary_of
+
+CODES = grpc.StatusCode
+SETTINGS = EngineSettings("model", max_running=2, max_context=32)
+VOCABULARY = 64
+
+
+class Running:
+    """A served host whose engine holds version 5."""
+
+    def __init__(self, channel: grpc.aio.Channel, host: EngineHost, engine: FakeEngine) -> None:
+        self.channel, self.host, self.engine = channel, host, engine
+        self.stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
+
+    async def generate(self, request: pb.GenerateRequest, timeout: float = 10) -> list[pb.GenerateResponse]:
+        with rpc.translated():
+            return [chunk async for chunk in self.stub.Generate(request, timeout=timeout)]
+
+    async def refused(self, request: pb.GenerateRequest, timeout: float = 10) -> rpc.RpcError:
+        with pytest.raises(rpc.RpcError) as error:
+            await self.generate(request, timeout)
+        return error.value
+
+    async def until(self, condition: Callable[[pb.GetEngineResponse], bool]) -> pb.GetEngineResponse:
+        async with asyncio.timeout(10):
+            while not condition(answer := await rpc.call(self.stub.GetEngine(pb.GetEngineRequest()))):
+                await asyncio.sleep(0.005)
+        return answer
+
+
+@pytest_asyncio.fixture
+async def running() -> AsyncIterator[Running]:
+    engine = FakeEngine(PolicyVersion(epoch=1, step=5))
+    host = EngineHost(SETTINGS, "g0")
+    host._engine = engine  # type: ignore[assignment]
+    host.state = pb.GetEngineResponse.STATE_READY
+    await host.gate.open(5)
+    async with rpc.Server("generation") as server:
+        adder = generation_pb2_grpc.add_GenerationServiceServicer_to_server
+        server.add(adder, Generation(host, VOCABULARY))
+        await server.start()
+        async with rpc.channel(server.address) as channel:
+            yield Running(channel, host, engine)
+
+
+def request(prompt: list[int] | None = None, *, max_tokens: int = 3, **more: Any) -> pb.GenerateRequest:
+    tokens = [3, 10, 2] if prompt is None else prompt
+    sampling = SamplingParams(temperature=1, top_p=1, max_tokens=max_tokens)
+    fields: dict[str, Any] = {"request_id": "r", "sampling": sampling, "prompt_token_count": len(tokens)} | more
+    return pb.GenerateRequest(prompt_tokens=int32s(tokens), **fields)
+
+
+async def test_chunks_carry_tokens_logprobs_versions_and_one_finish_reason(running: Running) -> None:
+    chunks = await running.generate(request(max_tokens=3))
+    assert [t for c in chunks for t in from_int32s(c.tokens).tolist()] == [7, 7, 7]
+    assert [p for c in chunks for p in from_float32s(c.logprobs).tolist()] == [-0.5] * 3
+    assert {(s.first, s.version.epoch, s.version.step) for c in chunks for s in c.version_segments} == {(0, 1, 5)}
+    assert [c.finish_reason for c in chunks] == [0, 0, trajectory_pb2.FINISH_REASON_LENGTH]
+
+
+async def test_what_breaks_a_stated_limit_is_named(running: Running) -> None:
+    cases = [
+        (request([]), "prompt_tokens"),
+        (request(prompt_token_count=2), ""),
+        (request(request_id=""), "request_id"),
+        (request(request_id="r" * 257), "request_id"),
+        (request(max_tokens=0), "sampling.max_tokens"),
+        (request(sampling=None), "sampling"),
+        (request([3, -1]), "prompt_tokens"),
+        (request([3, VOCABULARY]), "prompt_tokens"),
+        (request(sampling=SamplingParams(temperature=-1, top_p=1, max_tokens=1)), "sampling.temperature"),
+        (request(sampling=SamplingParams(temperature=float("nan"), top_p=1, max_tokens=1)), "sampling.temperature"),
+        (request(sampling=SamplingParams(temperature=1, top_p=0, max_tokens=1)), "sampling.top_p"),
+    ]
+    for wrong, field in cases:
+        error = await running.refused(wrong)
+        assert error.code == CODES.INVALID_ARGUMENT
+        assert field in {v.field for v in error.violations}
+    odd = request()
+    odd.prompt_tokens += b"\0"
+    assert (await running.refused(odd)).code == CODES.INVALID_ARGUMENT
+    assert running.engine.requests == 0
+
+
+async def test_malformed_bytes_are_invalid_on_every_rpc(running: Running) -> None:
+    service = "/penstock.generation.v1.GenerationService/"
+    with pytest.raises(rpc.RpcError) as error, rpc.translated():
+        async for _ in running.channel.unary_stream(service + "Generate")(b"\xff\xff"):
+            continue
+    assert error.value.code == CODES.INVALID_ARGUMENT
+    for name in ("GetEngine", "Drain", "Resume"):
+        with pytest.raises(rpc.RpcError) as error:
+            await rpc.call(running.channel.unary_unary(service + name)(b"\xff\xff"))
+        assert error.value.code == CODES.INVALID_ARGUMENT
+    assert len(await running.generate(request())) == 3  # it lives
+
+
+async def test_a_request_beyond_the_context_is_told_the_limit(running: Running) -> None:
+    error = await running.refused(request([3] * 20, max_tokens=13))
+    assert (error.code, error.reason, error.metadata) == (CODES.OUT_OF_RANGE, "CONTEXT", {"max_context": "32"})
+    assert len(await running.generate(request([3] * 20, max_tokens=12))) == 12
+
+
+async def test_a_version_that_does_not_come_ends_at_the_deadline(running: Running) -> None:
+    error = await running.refused(request(min_step=6), timeout=0.3)
+    assert error.code == CODES.DEADLINE_EXCEEDED
+    waiting = asyncio.create_task(running.generate(request(min_step=6)))
+    await running.until(lambda e: e.waiting == 1)
+    running.engine.version = PolicyVersion(epoch=1, step=6)
+    await running.host.gate.open(6)
+    assert (await waiting)[0].version_segments[0].version.step == 6
+
+
+async def test_a_pin_that_was_passed_is_refused(running: Running) -> None:
+    error = await running.refused(request(pinned_step=4))
+    assert (error.code, error.reason) == (CODES.FAILED_PRECONDITION, "PIN_MISSED")
+    assert len(await running.generate(request(pinned_step=5))) == 3
+
+
+async def test_more_than_a_queue_is_refused_and_places_come_back(running: Running) -> None:
+    running.engine.valve.clear()
+    limit = QUEUE_FACTOR * SETTINGS.max_running
+    taken = [asyncio.create_task(running.generate(request())) for _ in range(limit)]
+    engine = await running.until(lambda e: e.running + e.waiting == limit)
+    assert (engine.running, engine.max_running, engine.max_context) == (2, 2, 32)
+    error = await running.refused(request())
+    assert (error.code, error.reason) == (CODES.RESOURCE_EXHAUSTED, "QUEUE_FULL") and error.retry_after
+    for each in taken[:3]:
+        each.cancel()
+    await asyncio.gather(*taken[:3], return_exceptions=True)
+    await running.until(lambda e: e.running + e.waiting == limit - 3)
+    running.engine.valve.set()
+    assert [len(chunks) for chunks in await asyncio.gather(*taken[3:])] == [3] * (limit - 3)
+    assert (await running.until(lambda e: e.running + e.waiting == 0)).tokens_generated >= 3 * (limit - 3)
+
+
+async def test_a_draining_replica_finishes_what_it_has_and_takes_nothing_new(running: Running) -> None:
+    running.engine.valve.clear()
+    taken = asyncio.create_task(running.generate(request()))
+    await running.until(lambda e: e.running == 1)
+    for _ in range(2):
+        assert (await rpc.call(running.stub.Drain(pb.DrainRequest()))).running == 1
+    error = await running.refused(request())
+    assert (error.code, error.reason) == (CODES.UNAVAILABLE, "DRAINING")
+    await running.until(lambda e: e.state == pb.GetEngineResponse.STATE_DRAINING)
+    running.engine.valve.set()
+    assert len(await taken) == 3
+    await rpc.call(running.stub.Resume(pb.ResumeRequest()))
+    assert len(await running.generate(request())) == 3
+
+
+async def test_a_dead_engine_is_unavailable_with_a_time_to_come_back(running: Running) -> None:
+    running.engine.alive = False
+    error = await running.refused(request())
+    assert (error.code, error.reason) == (CODES.UNAVAILABLE, "ENGINE_DIED") and error.retry_after
+    assert running.host._wake.is_set()  # the host looks at once
+
+
+def test_a_directory_that_is_no_model_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 99}))
+    assert vocabulary_of(str(tmp_path)) == 99
+    for text in ("{", "{}", "[]", '{"vocab_size": "many"}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match="is not a Hugging Face model directory"):
+            vocabulary_of(str(tmp_path))
+    with pytest.raises(ValueError, match="is not a Hugging Face model directory"):
+        vocabulary_of(str(tmp_path / "none"))
