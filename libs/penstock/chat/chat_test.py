@@ -64,3 +64,10 @@ def test_a_directory_without_template_is_refused(tmp_path: pathlib.Path) -> None
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(TemplateError, match="no chat template"):
         ChatTokenizer(tmp_path)
+
+
+def test_a_conversation_that_the_template_refuses_is_named(tmp_path: pathlib.Path) -> None:
+    make_model(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(TemplateError, match="roles must alternate"):
+        ChatTokenizer(tmp_path).render([m("user", "a"), m("user", "b")])

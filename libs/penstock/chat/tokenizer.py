@@ -13,6 +13,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
+
 from penstock.common.v1.common_pb2 import Message
 
 
@@ -40,9 +42,12 @@ class ChatTokenizer:
 
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
         """Tokens of a conversation; with `generate`, up to where the assistant's next turn begins."""
-        ids: list[int] = self._tokenizer.apply_chat_template(
-            [self._plain(m) for m in messages], add_generation_prompt=generate, return_dict=False
-        )
+        try:
+            ids: list[int] = self._tokenizer.apply_chat_template(
+                [self._plain(m) for m in messages], add_generation_prompt=generate, return_dict=False
+            )
+        except jinja2.TemplateError as error:  # the template refuses these messages: roles out of turn, say
+            raise TemplateError(f"the chat template refuses the conversation: {error}") from error
         return ids
 
     def after_turn(self, messages: Sequence[Message]) -> list[int]:
