@@ -7,69 +7,43 @@ and the ledger takes each once.
 """
 
 import asyncio
-import dataclasses
 import datetime
-import functools
 import logging
 import pathlib
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
 
-from penstock import rpc
-from penstock.bus import (
-    Bucket,
-    Bus,
-    BusError,
-    Fenced,
-    RunNames,
-    TaskConsumer,
-    append,
-    last_entry,
-    load_payload,
-    publish_once,
-    read,
-    stream_state,
-)
+from penstock.bus import Bucket, Bus, BusError, Fenced, RunNames, TaskConsumer, append, publish_once
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from penstock.ledger import Fate, Ledger
+from penstock.ledger import Fate
 from penstock.recipes import Recipe
 from penstock.telemetry import metrics
 from penstock.telemetry.tracing import inject
-from penstock.telemetry.waits import progress, waiting
-from penstock.trajectories import TrajectoryError, decode
+from penstock.telemetry.waits import waiting
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator import closing, evaluation
 from services.coordinator.admission import Pacing, Place
 from services.coordinator.dataset import Dataset
+from services.coordinator.evaluating import Evaluator
+from services.coordinator.explaining import explain
+from services.coordinator.following import Following
 from services.coordinator.peers import Peers
 from services.coordinator.sinks import Sink, write_summary
+from services.coordinator.stalls import StallWatch
+from services.coordinator.summary import Services, summarise
 from services.coordinator.tasks import TaskMaker, group_name, group_number
-from services.coordinator.view import RECENT, LogView
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 _admitted = metrics.counter(metrics.SAMPLES_ADMITTED, "samples admitted")
+_stalled = metrics.gauge(metrics.STALLED, "1 while the run has stalled")
 
 TICK_SECONDS = 1.0
-HOLD_SECONDS = 30.0
 FAILED_GROUPS_IN_A_ROW = 4  # times groups_per_step: then the run is given up, with the reasons
-
-
-@dataclasses.dataclass
-class Services:
-    """What the last look at the other services said."""
-
-    tasks_pending: int = 0
-    serving_step: int = 0
-    versions: Any = None
-    busy_looks: int = 0
-    looks: int = 0
 
 
 class Coordinator:
@@ -86,29 +60,27 @@ class Coordinator:
         chat: ChatTokenizer,
     ) -> None:
         self.recipe, self.chat, self.peers = recipe, chat, peers
-        self.ledger = Ledger()
-        self.log = LogView()
+        self.following = Following(bus, names)
+        self.ledger, self.log = self.following.ledger, self.following.log
         self.services = Services()
         self.state: pb.RunState = pb.RUN_STATE_STARTING
         self.reason = ""
+        self.stall = ""
         self.bus, self.names = bus, names
         self._folder, self._sinks = folder, sinks
         held_out = Dataset(pathlib.Path(recipe.data.eval), recipe.data, shuffle=False) if recipe.data.eval else None
         train = Dataset(pathlib.Path(recipe.data.train), recipe.data, shuffle=recipe.data.shuffle)
         self._tasks = TaskMaker(recipe, train, held_out)
         algorithm = recipe.algorithm
-        self._pacing = Pacing(recipe.staleness.max_versions, algorithm.groups_per_step, algorithm.steps)
-        evaluates = held_out is not None and recipe.environment is not None
-        self._planned = evaluation.schedule(recipe.evaluation.every, algorithm.steps) if evaluates else []
-        self._given_up: set[int] = set()
-        self._evaluated: dict[tuple[str, int], trajectory_pb2.Trajectory] = {}
+        self._pacing = Pacing(recipe.staleness.max_versions, algorithm.groups_per_step, recipe.steps)
+        planned = evaluation.schedule(recipe.evaluation.every, recipe.steps) if recipe.evaluates else []
+        self._evaluator = Evaluator(recipe, self.following, self._tasks, peers, planned)
+        self._stalls = StallWatch(recipe.limits.stall_seconds)
         self._closed: set[str] = set()
-        self._changed = asyncio.Condition()
-        self._changes = 0
         self._paused = False
         self._stopping = False
         self._appended = 0
-        self._started = time.time()
+        self._written = 0
 
     # ---------------------------------------------------------------- the run
 
@@ -116,25 +88,10 @@ class Coordinator:
         """Runs until the run is done, stopped or failed; then serves what there is to see until cancelled."""
         await self._restore()
         async with asyncio.TaskGroup() as tasks:
-            for work in (
-                self._follow_ledger,
-                self._follow_log,
-                self._admit,
-                self._watch_services,
-                self._evaluate,
-                self._close,
-            ):
+            tasks.create_task(self.following.follow_ledger(self._moved))
+            tasks.create_task(self.following.follow_log())
+            for work in (self._admit, self._watch_services, self._evaluate_to_the_end, self._close):
                 tasks.create_task(work())
-
-    async def changed(self, seen: int, within: float) -> int:
-        """Waits until something changed since `seen`; gives the number to pass next time."""
-        async with self._changed:
-            try:
-                async with asyncio.timeout(within):
-                    await self._changed.wait_for(lambda: self._changes != seen)
-            except TimeoutError:
-                return seen
-        return self._changes
 
     @property
     def over(self) -> bool:
@@ -147,22 +104,19 @@ class Coordinator:
         await Bucket(self.bus, self.names).put("paused", b"1" if paused else b"0")
         if not self._stopping:
             self._set_state(pb.RUN_STATE_PAUSED if paused else pb.RUN_STATE_RUNNING)
-        await self._notify()
+        await self.following.notify()
 
     async def stop(self, reason: str) -> None:
         """Ends the run after the step in progress. Raises rpc.RpcError if the learner cannot be asked."""
         self._stopping, self.reason = True, reason
         self._set_state(pb.RUN_STATE_STOPPING)
-        await self._notify()
+        await self.following.notify()
         await self.peers.drain_learner()
 
     # ---------------------------------------------------------------- state
 
     async def _restore(self) -> None:
-        last = (await stream_state(self.bus, self.names.ledger)).last_sequence
-        with waiting(f"ledger up to {last}", on="nats", deadline=60):
-            async for entry in read(self.bus, self.names.ledger, live=False):
-                self.ledger.apply(entry.subject, entry.payload, entry.sequence)
+        await self.following.restore()
         paused = await Bucket(self.bus, self.names).get("paused")
         self._paused = paused is not None and paused.value == b"1"
         self._set_state(pb.RUN_STATE_PAUSED if self._paused else pb.RUN_STATE_RUNNING)
@@ -171,35 +125,15 @@ class Coordinator:
         logger.info("restored", extra={"step": self.ledger.step, "in_flight": len(self.ledger.in_flight)})
         for step in sorted(self.ledger.reports):
             self._write_step(step)
+        self._written = len(self.ledger.reports)
         self._check_failures()
 
-    async def _follow_ledger(self) -> None:
-        async for entry in read(self.bus, self.names.ledger, after=self.ledger.sequence):
-            steps = len(self.ledger.reports)
-            self.ledger.apply(entry.subject, entry.payload, entry.sequence)
-            if len(self.ledger.reports) > steps:
-                self._write_step(max(self.ledger.reports))
-            self._check_failures()
-            await self._notify()
-            progress()
-
-    async def _follow_log(self) -> None:
-        state = await stream_state(self.bus, self.names.log)
-        async for entry in read(self.bus, self.names.log, after=max(0, state.last_sequence - RECENT)):
-            try:
-                t = decode(await load_payload(self.bus, self.names, entry.payload))
-            except (TrajectoryError, BusError) as error:
-                logger.warning("a log entry cannot be shown: %s", error, extra={"sequence": entry.sequence})
-                continue
-            self.log.add(t)
-            if t.kind == trajectory_pb2.TASK_KIND_EVAL:
-                self._evaluated[t.group, t.index] = t
-                await self._notify()
-
-    async def _notify(self) -> None:
-        self._changes += 1
-        async with self._changed:
-            self._changed.notify_all()
+    def _moved(self) -> None:
+        """The ledger has one more entry."""
+        if len(self.ledger.reports) > self._written:
+            self._written = len(self.ledger.reports)
+            self._write_step(max(self.ledger.reports))
+        self._check_failures()
 
     def _set_state(self, state: pb.RunState) -> None:
         if state != self.state and not self.over:
@@ -211,13 +145,13 @@ class Coordinator:
     async def _admit(self) -> None:
         """Admits whenever the ledger moved and there is room."""
         while True:
-            seen = self._changes
+            seen = self.following.changes
             # What this process appended must have come back through the ledger before it counts again.
             if self.ledger.sequence >= self._appended:
                 for place in self._pacing.admissible(self.ledger):
                     if not self._admitting or not await self._admit_group(place):
                         break
-            await self.changed(seen, TICK_SECONDS)
+            await self.following.changed(seen, TICK_SECONDS)
 
     @property
     def _admitting(self) -> bool:
@@ -262,7 +196,7 @@ class Coordinator:
     async def _close(self) -> None:
         """Ends groups whose time is over."""
         while True:
-            await self.changed(self._changes, TICK_SECONDS)
+            await self.following.changed(self.following.changes, TICK_SECONDS)
             now = datetime.datetime.now(datetime.UTC)
             for group in closing.overdue(self.ledger.in_flight.values(), now):
                 if group.name in self._closed:
@@ -279,87 +213,24 @@ class Coordinator:
         if len(released) == limit and all(g.fate is Fate.FAILED for g in released):
             self.reason = f"the last {limit} groups all failed; the newest: {released[0].detail}"
             self._set_state(pb.RUN_STATE_FAILED)
-            self._summarise(time.time())
+            self._summarise()
 
-    # ---------------------------------------------------------------- evaluation
+    # ---------------------------------------------------------------- the end
 
-    async def _evaluate(self) -> None:
-        """Runs every planned evaluation in turn, each pinned to its version; ends the run after the last step."""
-        while (step := evaluation.next_due(self._planned, self.ledger, self._given_up)) is not None:
-            async with asyncio.TaskGroup() as tasks:
-                holding = tasks.create_task(self._hold(step))
-                await self._until(functools.partial(self._reached, step))
-                if self._stopping:
-                    holding.cancel()
-                    break
-                await self._evaluate_at(step)
-                holding.cancel()
-        try:
-            await self.peers.release()
-        except rpc.RpcError as error:
-            logger.info("the hold is left to its lease: %s", error)
-        steps = self.recipe.algorithm.steps
-        await self._until(lambda: self._stopping or steps in self.ledger.reports)
+    async def _evaluate_to_the_end(self) -> None:
+        """Runs the planned evaluations; ends the run after its last step, or when it was stopped."""
+        await self._evaluator.run(lambda: self._stopping)
+        steps = self.recipe.steps
+        await self.following.until(lambda: self._stopping or not steps or steps in self.ledger.reports)
         if self._stopping:
             await self._until_learner_ended()
         await self._look()
-        self._summarise(time.time())
+        if not steps and not self.ledger.evaluations:
+            self.reason = "no sample was scored; the log of the rollout service says why"
+            self._set_state(pb.RUN_STATE_FAILED)
         self._set_state(pb.RUN_STATE_STOPPED if self._stopping else pb.RUN_STATE_DONE)
-        self._summarise(time.time())
-        await self._notify()
-
-    def _reached(self, step: int) -> bool:
-        return self.ledger.step >= step or self._stopping
-
-    async def _hold(self, step: int) -> None:
-        while True:
-            try:
-                await self.peers.hold(step, HOLD_SECONDS)
-            except rpc.RpcError as error:
-                logger.info("weight_sync cannot be asked to hold version %d: %s", step, error)
-            await asyncio.sleep(HOLD_SECONDS / 3)  # a lease is renewed well before it ends
-
-    async def _evaluate_at(self, step: int) -> None:
-        deadline = Timestamp()
-        deadline.FromNanoseconds(time.time_ns() + int(self.recipe.limits.group_deadline_seconds * 1e9))
-        tasks = self._tasks.evaluation(step, deadline)
-        wanted = [(t.group, i) for t in tasks for i in range(t.group_size)]
-        for task in tasks:
-            await publish_once(self.bus, self.names.task_subject("eval", task.group), task.SerializeToString())
-        await asyncio.gather(*(self._find_evaluated(group, index) for group, index in wanted))
-        limit = self.recipe.limits.group_deadline_seconds + closing.GRACE.total_seconds()
-        with waiting(f"evaluation of version {step}", on="rollout", deadline=limit):
-            async with asyncio.timeout(limit) as bound:
-                try:
-                    await self._until(lambda: all(key in self._evaluated for key in wanted))
-                except TimeoutError:
-                    if not bound.expired():
-                        raise
-        samples = [self._evaluated.pop(key) for key in wanted if key in self._evaluated]
-        try:
-            result = evaluation.report(step, samples)
-        except ValueError as error:
-            logger.error("%s", error)
-            self._given_up.add(step)
-            return
-        try:
-            subject = self.names.ledger_eval_subject(step)
-            await append(self.bus, subject, result.SerializeToString(), expected_last_sequence=0)
-        except Fenced:
-            logger.info("evaluation %d was recorded by another coordinator", step)
-        await self._until(lambda: step in self.ledger.evaluations)
-        logger.info("evaluated", extra={"step": step, "reward": result.metrics["reward"]})
-
-    async def _find_evaluated(self, group: str, index: int) -> None:
-        """Takes a sample that ended before this process looked: an evaluation goes on over restarts."""
-        if (group, index) not in self._evaluated:
-            entry = await last_entry(self.bus, self.names.log, self.names.log_subject(group, index))
-            if entry is not None:
-                self._evaluated[group, index] = decode(await load_payload(self.bus, self.names, entry.payload))
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(condition)
+        self._summarise()
+        await self.following.notify()
 
     async def _until_learner_ended(self) -> None:
         """The learner writes its checkpoint before it ends; it is gone or done within its own bounds."""
@@ -375,7 +246,8 @@ class Coordinator:
         """Looks at queue, engines and versions about once a second."""
         while True:
             await self._look()
-            await self._notify()
+            await self._check_stall()
+            await self.following.notify()
             await asyncio.sleep(TICK_SECONDS)  # these services announce no changes; a look a second is cheap
 
     async def _look(self) -> None:
@@ -392,6 +264,19 @@ class Coordinator:
             s.busy_looks += any(e.running for e in found)
         s.versions = await self.peers.versions() or s.versions
 
+    async def _check_stall(self) -> None:
+        """Says once, in the log and in the run's status, why nothing has moved for limits.stall_seconds."""
+        expected = self.state in (pb.RUN_STATE_RUNNING, pb.RUN_STATE_STOPPING)
+        now = time.monotonic()
+        begins = self._stalls.look((self.ledger.sequence, self.log.count), expected, now)
+        if begins:
+            why = explain(await self.peers.waits())
+            self.stall = f"nothing has moved for {self._stalls.seconds(now):.0f} s: {why}"
+            logger.warning("the run has stalled: %s", self.stall)
+        elif not self._stalls.stalled:
+            self.stall = ""
+        _stalled.set(self._stalls.stalled)
+
     def _write_step(self, step: int) -> None:
         report = self.ledger.reports[step]
         numbers = {
@@ -403,56 +288,13 @@ class Coordinator:
         }
         for sink in self._sinks:
             sink.write(step, numbers)
-        self._summarise(time.time())
+        self._summarise()
 
-    def _summarise(self, now: float) -> None:
-        write_summary(self._folder / "summary.json", self.summary(now))
+    def _summarise(self) -> None:
+        write_summary(self._folder / "summary.json", self.summary())
 
-    def summary(self, now: float) -> dict[str, Any]:
-        """summary.json; the counts add up: admitted = trained + filtered + expired + failed + in_flight."""
-        ledger, versions = self.ledger, self.services.versions
-        reports = [ledger.reports[s].metrics for s in sorted(ledger.reports)]
-        first_at = min((r.at.ToNanoseconds() / 1e9 for r in ledger.reports.values()), default=now)
-        last_at = max((r.at.ToNanoseconds() / 1e9 for r in ledger.reports.values()), default=now)
-        wall = sum(r.get("rl.step.seconds", 0.0) for r in reports)
-        trained = sum(r.get("rl.tokens.trained", 0.0) for r in reports)
-        generated = sum(r.get("rl.tokens.generated", 0.0) for r in reports)
-        rewards = [r["rl.reward.mean"] for r in reports if "rl.reward.mean" in r]
-        counts = ledger.samples
-        return {
-            "run": self.recipe.run,
-            "status": pb.RunState.Name(self.state).removeprefix("RUN_STATE_").lower(),
-            "reason": self.reason,
-            "steps": len(ledger.reports),
-            "wall_seconds": round(wall, 3),
-            "reward_first": statistics.fmean(rewards[:5]) if rewards else None,
-            "reward_last": statistics.fmean(rewards[-5:]) if rewards else None,
-            "eval": [{"step": e.step, "version": e.step, **e.metrics} for _, e in sorted(ledger.evaluations.items())],
-            "samples": {
-                "admitted": counts.admitted,
-                "trained": counts.trained,
-                "filtered": counts.filtered,
-                "expired": counts.expired,
-                "failed": counts.failed,
-                "in_flight": counts.in_flight,
-            },
-            "failures": ledger.failures,
-            "tokens": {"generated": int(generated), "trained": int(trained)},
-            "staleness": {
-                "mean": statistics.fmean([r.get("rl.staleness.mean", 0.0) for r in reports] or [0.0]),
-                "max": max([r.get("rl.staleness.max", 0.0) for r in reports] or [0.0]),
-            },
-            "versions_published": ledger.step,
-            "weight_sync": {
-                "full_bytes": versions.full_bytes if versions else 0,
-                "sent_bytes": versions.sent_bytes if versions else 0,
-                "seconds_p50": versions.transfer_median.ToNanoseconds() / 1e9 if versions else None,
-                "pause_seconds_p50": versions.pause_median.ToNanoseconds() / 1e9 if versions else None,
-            },
-            "generator_utilisation": self.services.busy_looks / max(1, self.services.looks),
-            "learner_utilisation": sum(r.get("rl.train.seconds", 0.0) for r in reports) / max(wall, 1e-9),
-            "tokens_per_second": {
-                "generate": generated / max(last_at - first_at, 1e-9),
-                "train": trained / max(wall, 1e-9),
-            },
-        }
+    def summary(self) -> dict[str, Any]:
+        """What summary.json says now."""
+        status = pb.RunState.Name(self.state).removeprefix("RUN_STATE_").lower()
+        head = {"run": self.recipe.run, "status": status, "reason": self.reason}
+        return head | summarise(self.ledger, self.services, time.time())

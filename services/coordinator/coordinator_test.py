@@ -39,7 +39,7 @@ async def settled(coordinator: Coordinator, condition: Callable[[], bool], withi
     async with asyncio.timeout(within):
         seen = -1
         while not condition():
-            seen = await coordinator.changed(seen, 0.1)
+            seen = await coordinator.following.changed(seen, 0.1)
 
 
 async def tasks_of(bus: Bus, names: RunNames) -> list[str]:
@@ -129,9 +129,9 @@ async def test_kill_9_of_the_process_changes_nothing(
 
     async with running(play_worker(bus, names, "train"), play_learner(bus, names, STEPS)):
         async with life():
-            await until(bus, names, lambda ledger: ledger.step >= 2, within=60)
+            await until(bus, names, lambda ledger: ledger.step >= 2, within=180)
         async with life():
-            ledger = await until(bus, names, lambda ledger: STEPS in ledger.reports, within=60)
+            ledger = await until(bus, names, lambda ledger: STEPS in ledger.reports, within=180)
     assert_whole(ledger, STEPS)
     assert len(ledger.groups) <= (STEPS + STALENESS + 1) * N
 

@@ -52,19 +52,65 @@ class Dataset:
             ]
         return pb.Demonstration(messages=messages)
 
+    def preference(self, row: int) -> pb.PreferenceWork:
+        """The row as ranked answers to a prompt.
+
+        `chosen` and `rejected` (texts, or whole conversations that end with the answer), `answers` (texts, the best
+        first), or `label` (true or false) for the recipe's completion alone.
+        """
+        fields = self.rows[row]
+        work = pb.PreferenceWork(prompt=self._prompt(row))
+        if "answers" in fields:
+            texts = self._texts(row, "answers", fields["answers"])
+            ranked = [(text, float(len(texts) - 1 - i)) for i, text in enumerate(texts)]
+        elif "chosen" in fields and "rejected" in fields:
+            ranked = [(self._last(row, key), score) for key, score in (("chosen", 1.0), ("rejected", 0.0))]
+        elif "label" in fields:
+            ranked = [(self._fill(self._data.completion, row, "completion"), 1.0 if fields["label"] else 0.0)]
+        else:
+            have = ", ".join(sorted(fields))
+            raise DatasetError(
+                f"{self.path}, line {row + 1}: preference data needs chosen and rejected, or answers, or label; "
+                f"it has {have}"
+            )
+        for text, score in ranked:
+            work.answers.add(message=Message(role="assistant", content=text), score=score)
+        return work
+
     def _prompt(self, row: int) -> list[Message]:
         fields = self.rows[row]
         if "messages" in fields:
-            try:
-                return [Message(role=m["role"], content=m["content"]) for m in fields["messages"]]
-            except (KeyError, TypeError) as error:
-                raise DatasetError(
-                    f"{self.path}, line {row + 1}: messages must be a list of objects with role and content"
-                ) from error
+            return self._conversation(row, "messages")
+        if isinstance(fields.get("prompt"), list):
+            return self._conversation(row, "prompt")
+        if "prompt" not in fields and isinstance(fields.get("chosen"), list):
+            return self._conversation(row, "chosen")[:-1]
         messages = [Message(role="user", content=self._fill(self._data.prompt, row, "prompt"))]
         if self._data.system is not None:
             messages.insert(0, Message(role="system", content=self._data.system))
         return messages
+
+    def _conversation(self, row: int, key: str) -> list[Message]:
+        try:
+            return [Message(role=m["role"], content=m["content"]) for m in self.rows[row][key]]
+        except (KeyError, TypeError) as error:
+            raise DatasetError(
+                f"{self.path}, line {row + 1}: {key} must be a list of objects with role and content"
+            ) from error
+
+    def _last(self, row: int, key: str) -> str:
+        value = self.rows[row][key]
+        if isinstance(value, list):
+            conversation = self._conversation(row, key)
+            if not conversation or conversation[-1].role != "assistant":
+                raise DatasetError(f"{self.path}, line {row + 1}: {key} must end with an assistant message")
+            return conversation[-1].content
+        return self._texts(row, key, [value])[0]
+
+    def _texts(self, row: int, key: str, values: Any) -> list[str]:
+        if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
+            raise DatasetError(f"{self.path}, line {row + 1}: {key} must be text")
+        return values
 
     def _fill(self, template: str, row: int, key: str) -> str:
         try:

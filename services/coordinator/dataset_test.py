@@ -77,3 +77,33 @@ def test_a_missing_file_and_a_missing_field_are_named(tmp_path: pathlib.Path) ->
 def test_malformed_messages_are_named(tmp_path: pathlib.Path, messages: str) -> None:
     with pytest.raises(DatasetError, match="line 1: messages"):
         dataset(tmp_path, f'{{"messages": {messages}}}\n')
+
+
+def test_ranked_answers_come_in_every_usual_form(tmp_path: pathlib.Path) -> None:
+    rows = [
+        '{"prompt": "2+2", "chosen": "4", "rejected": "5"}',
+        '{"prompt": [{"role": "user", "content": "2+2"}], "answers": ["4", "3", "5"]}',
+        '{"chosen": [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}], '
+        '"rejected": [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "5"}]}',
+        '{"prompt": "2+2", "target": "5", "label": false}',
+    ]
+    data = dataset(tmp_path, "\n".join(rows))
+    works = [data.preference(i) for i in range(4)]
+    assert {w.prompt[0].content for w in works} == {"2+2"} and {len(w.prompt) for w in works} == {1}
+    ranked = [[(a.message.content, a.score) for a in w.answers] for w in works]
+    assert ranked[0] == ranked[2] == [("4", 1.0), ("5", 0.0)]
+    assert ranked[1] == [("4", 2.0), ("3", 1.0), ("5", 0.0)] and ranked[3] == [("5", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('{"prompt": "p", "chosen": "a"}', "line 1: preference data needs chosen and rejected, or answers, or label"),
+        ('{"prompt": "p", "chosen": 3, "rejected": "b"}', "line 1: chosen must be text"),
+        ('{"prompt": "p", "answers": ["a", 3]}', "line 1: answers must be text"),
+        ('{"prompt": "p", "chosen": [{"role": "user", "content": "x"}], "rejected": "b"}', "end with an assistant"),
+    ],
+)
+def test_a_row_without_usable_answers_is_named(tmp_path: pathlib.Path, row: str, words: str) -> None:
+    with pytest.raises(DatasetError, match=words):
+        dataset(tmp_path, row).preference(0)

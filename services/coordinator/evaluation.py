@@ -4,6 +4,7 @@ Evaluations happen at version 0, every `every` steps, and at the last step. Whil
 held at its version (weight_sync.HoldVersions), so every token of it comes from that version.
 """
 
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -21,24 +22,66 @@ def next_due(planned: Iterable[int], ledger: Ledger, given_up: set[int]) -> int 
     return next((s for s in planned if s not in ledger.evaluations and s not in given_up), None)
 
 
-def report(step: int, samples: Iterable[pb.Trajectory]) -> pb.EvaluationReport:
-    """Means over scored samples. Raises ValueError if none was scored: no samples is an error, not a score of 0."""
-    by_task: dict[str, list[float]] = defaultdict(list)
-    lengths: list[int] = []
+def pass_at_k(samples: int, solved: int, k: int) -> float:
+    """Chance that at least one of k of the n samples, drawn without replacement, is one of the c solved ones.
+
+    1 − Π_{i=n−c+1..n} (1 − k/i), unbiased for the chance with fresh samples. Source: Chen et al. 2021, "Evaluating Large
+    Language Models Trained on Code", section 2.1. Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
+    """
+    if not 1 <= k <= samples or not 0 <= solved <= samples:
+        raise ValueError(f"pass@k needs 1 <= k <= n and 0 <= c <= n; got n={samples}, c={solved}, k={k}")
+    missed = 1.0
+    for i in range(samples - solved + 1, samples + 1):
+        missed *= max(0.0, 1.0 - k / i)  # below 0 where more are drawn than are unsolved
+    return 1.0 - missed
+
+
+def consensus(samples: Iterable[pb.Trajectory]) -> pb.Trajectory | None:
+    """One sample of the answer that most samples give (the first such answer among equals); None without answers."""
+    votes: dict[str, list[pb.Trajectory]] = defaultdict(list)
+    for t in samples:
+        if t.HasField("answer"):
+            votes[t.answer].append(t)
+    return max(votes.values(), key=len)[0] if votes else None
+
+
+def report(step: int, samples: Iterable[pb.Trajectory], *, solved_at: float = 1.0) -> pb.EvaluationReport:
+    """What the samples of one evaluation say.
+
+    `reward`, `length` (generated tokens): means over scored samples. `failed`: samples without a score. `best_of_n`:
+    mean over tasks of the best sample. `pass@k` for k = 1, 2, 4, … up to the samples that every task has: a sample
+    whose reward is at least `solved_at` solves its task. `cons@n`: share of tasks whose most frequent answer is solved,
+    where the reward names answers. `reward.<environment>` where there are several environments.
+
+    Raises ValueError if none was scored: no samples is an error, not a score of 0.
+    """
+    by_task: dict[str, list[pb.Trajectory]] = defaultdict(list)
+    by_environment: dict[str, list[float]] = defaultdict(list)
     failed = 0
     for t in samples:
         if t.outcome.status == pb.Outcome.STATUS_FAILED:
             failed += 1
             continue
-        by_task[t.task_id].append(t.reward)
-        lengths.append(sum(t.loss_mask))
+        by_task[t.task_id].append(t)
+        by_environment[t.environment].append(t.reward)
     if not by_task:
         raise ValueError(f"evaluation of step {step}: none of {failed} samples was scored")
-    rewards = [r for group in by_task.values() for r in group]
-    result = pb.EvaluationReport(step=step, samples=len(rewards))
+    scored = [t for group in by_task.values() for t in group]
+    result = pb.EvaluationReport(step=step, samples=len(scored))
     result.at.GetCurrentTime()
-    result.metrics["reward"] = sum(rewards) / len(rewards)
-    result.metrics["best_of_n"] = sum(max(group) for group in by_task.values()) / len(by_task)
-    result.metrics["length"] = sum(lengths) / len(lengths)
+    result.metrics["reward"] = statistics.fmean(t.reward for t in scored)
+    result.metrics["best_of_n"] = statistics.fmean(max(t.reward for t in group) for group in by_task.values())
+    result.metrics["length"] = statistics.fmean(sum(t.loss_mask) for t in scored)
     result.metrics["failed"] = float(failed)
+    k, fewest = 1, min(len(group) for group in by_task.values())
+    while k <= fewest:
+        rates = [pass_at_k(len(group), sum(t.reward >= solved_at for t in group), k) for group in by_task.values()]
+        result.metrics[f"pass@{k}"] = statistics.fmean(rates)
+        k *= 2
+    agreed = [c for c in map(consensus, by_task.values()) if c is not None]
+    if fewest > 1 and len(agreed) == len(by_task):
+        result.metrics[f"cons@{fewest}"] = statistics.fmean(c.reward >= solved_at for c in agreed)
+    if len(by_environment) > 1:
+        for name, rewards in by_environment.items():
+            result.metrics[f"reward.{name}"] = statistics.fmean(rewards)
     return result

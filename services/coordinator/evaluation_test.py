@@ -1,14 +1,17 @@
 """An evaluation is planned, resumed and reported without ever counting what was not measured."""
 
+from itertools import combinations
+from math import comb
+
 import pytest
 
 from penstock.ledger import Ledger
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.evaluation import next_due, report, schedule
+from services.coordinator.evaluation import next_due, pass_at_k, report, schedule
 
 
-def sample(task: str, reward: float | None, length: int = 2) -> pb.Trajectory:
-    t = pb.Trajectory(task_id=task, loss_mask=b"\0" + b"\1" * length)
+def sample(task: str, reward: float | None, length: int = 2, answer: str | None = None) -> pb.Trajectory:
+    t = pb.Trajectory(task_id=task, environment="e", answer=answer, loss_mask=b"\0" + b"\1" * length)
     if reward is None:
         t.outcome.status = pb.Outcome.STATUS_FAILED
         t.outcome.failure = pb.Outcome.FAILURE_TIMEOUT
@@ -36,7 +39,7 @@ def test_what_is_recorded_or_given_up_is_not_done_again() -> None:
 def test_failed_samples_are_counted_but_never_measured_as_zero() -> None:
     result = report(3, [sample("a", 1.0, 4), sample("a", 0.0, 2), sample("b", 0.5, 6), sample("b", None)])
     assert result.samples == 3 and result.step == 3
-    assert dict(result.metrics) == {"reward": 0.5, "best_of_n": 0.75, "length": 4.0, "failed": 1.0}
+    assert dict(result.metrics) == {"reward": 0.5, "best_of_n": 0.75, "length": 4.0, "failed": 1.0, "pass@1": 0.25}
 
 
 def test_no_scored_sample_is_an_error_not_a_score_of_zero() -> None:
@@ -44,3 +47,30 @@ def test_no_scored_sample_is_an_error_not_a_score_of_zero() -> None:
         report(3, [sample("a", None), sample("b", None)])
     with pytest.raises(ValueError, match="none of 0"):
         report(3, [])
+
+
+@pytest.mark.parametrize("solved", range(5))
+@pytest.mark.parametrize("k", range(1, 5))
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_solved_sample(solved: int, k: int) -> None:
+    draws = list(combinations([True] * solved + [False] * (4 - solved), k))
+    assert len(draws) == comb(4, k)
+    assert pass_at_k(4, solved, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_pass_at_k_refuses_what_cannot_be_drawn() -> None:
+    with pytest.raises(ValueError, match="1 <= k <= n"):
+        pass_at_k(3, 1, 4)
+
+
+def test_votes_count_answers_and_tasks_count_once() -> None:
+    """Task a: right answers are the majority; task b: one right answer against two equal wrong ones."""
+    first = [sample("a", r, answer=x) for r, x in ((1.0, "7"), (0.0, "8"), (1.0, "7"))]
+    second = [sample("b", r, answer=x) for r, x in ((1.0, "3"), (0.0, "5"), (0.0, "5"))]
+    for t in second:
+        t.environment = "f"
+    metrics = report(0, [*first, *second]).metrics
+    assert metrics["cons@3"] == 0.5
+    assert metrics["pass@1"] == pytest.approx((2 / 3 + 1 / 3) / 2) and metrics["pass@2"] == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics["reward.e"] == pytest.approx(2 / 3) and metrics["reward.f"] == pytest.approx(1 / 3)
+    assert "cons@3" not in report(0, [sample("a", 1.0), sample("a", 1.0), sample("a", 1.0)]).metrics
+    assert report(0, [sample("a", 0.6)], solved_at=0.5).metrics["pass@1"] == 1.0

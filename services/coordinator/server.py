@@ -35,7 +35,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         while True:
             yield pb.WatchRunResponse(run=self._run())
             await asyncio.sleep(WATCH_SECONDS)  # at most twice a second, as promised
-            seen = await self._c.changed(seen, HEARTBEAT_SECONDS)
+            seen = await self._c.following.changed(seen, HEARTBEAT_SECONDS)
 
     async def ListSteps(self, request: pb.ListStepsRequest, context: Any) -> pb.ListStepsResponse:
         reports = self._c.ledger.reports
@@ -112,7 +112,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             reason=c.reason,
             algorithm=c.recipe.algorithm.name,
             step=newest.step if newest else 0,
-            max_steps=c.recipe.algorithm.steps,
+            max_steps=c.recipe.steps,
             samples=pb.SampleCounts(
                 admitted=counts.admitted,
                 trained=counts.trained,
@@ -124,6 +124,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             groups_in_flight=len(ledger.in_flight),
             groups_budget=c.recipe.groups_budget,
             tasks_pending=c.services.tasks_pending,
+            stall=c.stall,
             evaluations=[e for _, e in sorted(ledger.evaluations.items())],
         )
         if newest:

@@ -44,7 +44,7 @@ async def stub(
         await play_learner(bus, names, STEPS, fate=lambda n: "filtered" if n == 1 else "trained")
         seen = -1
         while not coordinator.over or len(coordinator.log.recent) < STEPS * N * SIZE:
-            seen = await coordinator.changed(seen, 0.1)
+            seen = await coordinator.following.changed(seen, 0.1)
         adder = coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server
         async with served(adder, CoordinatorServicer(coordinator)) as channel:
             yield coordinator_pb2_grpc.CoordinatorServiceStub(channel)

@@ -5,7 +5,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.dataset import Dataset
+from services.coordinator.dataset import Dataset, DatasetError
 
 
 def group_name(number: int) -> str:
@@ -23,9 +23,9 @@ class TaskMaker:
 
     def __init__(self, recipe: Recipe, train: Dataset, held_out: Dataset | None) -> None:
         self._recipe, self._train, self._held_out = recipe, train, held_out
-        if recipe.algorithm.name == "sft":
-            for row in range(len(train)):
-                train.demonstration(row)  # a row that cannot be imitated stops the run before it starts
+        if not recipe.rolls_out:
+            for row in range(len(train)):  # a row that cannot be used stops the run before it starts
+                self._check(row)
         self._sampling = SamplingParams(
             temperature=recipe.sampling.temperature,
             top_p=recipe.sampling.top_p,
@@ -51,12 +51,26 @@ class TaskMaker:
             for i in range(size):
                 row_of_member = self._train.position(number * size + i)[1]
                 task.demonstration.demonstrations.append(self._train.demonstration(row_of_member))
+        elif not self._recipe.rolls_out:
+            task.preference.CopyFrom(self._train.preference(row))
         else:
             assert self._recipe.environment is not None
             task.rollout.task.CopyFrom(self._train.task(row, self._recipe.environment.name))
             task.rollout.sampling.CopyFrom(self._sampling)
             task.rollout.min_step = min_step
         return task
+
+    def _check(self, row: int) -> None:
+        """Raises DatasetError for a row that the recipe's method cannot use."""
+        if self._recipe.algorithm.name == "sft":
+            self._train.demonstration(row)
+            return
+        answers = len(self._train.preference(row).answers)
+        if answers != self._recipe.algorithm.group_size:
+            raise DatasetError(
+                f"{self._train.path}, line {row + 1}: has {answers} answers; algorithm.group_size is "
+                f"{self._recipe.algorithm.group_size}"
+            )
 
     def evaluation(self, step: int, deadline: Timestamp) -> list[pb.GroupTask]:
         """The tasks of the evaluation of version `step`: the same rows every time."""

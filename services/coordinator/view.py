@@ -17,13 +17,15 @@ SPEED_SECONDS = 10.0
 
 @dataclasses.dataclass
 class LogView:
-    """The tail of the trajectory log."""
+    """The tail of the trajectory log; `count` samples were seen since this process started."""
 
+    count: int = 0
     recent: deque[trajectory_pb2.Trajectory] = dataclasses.field(default_factory=lambda: deque(maxlen=RECENT))
     _drawn: deque[tuple[float, int]] = dataclasses.field(default_factory=deque)
 
     def add(self, t: trajectory_pb2.Trajectory) -> None:
         """Takes the next trajectory of the log."""
+        self.count += 1
         self.recent.appendleft(t)
         self._drawn.append((time.monotonic(), sum(t.loss_mask)))
 

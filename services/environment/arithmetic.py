@@ -24,7 +24,7 @@ def arithmetic(sample: Sample) -> Scored:
     written = scratchpad.strip().rstrip(";").split(";")
     right_columns = sum(mine == theirs for mine, theirs in zip(written, expected, strict=False))
     correct = sample.finish_reason == "stop" and answer.strip() == str(int(left) + int(right))
-    return Scored(float(correct), {"columns": right_columns / len(expected)})
+    return Scored(float(correct), {"columns": right_columns / len(expected)}, answer.strip())
 
 
 def solution(left: str, right: str) -> str:

@@ -19,10 +19,10 @@ from services.environment.sort_characters import sort_characters
 
 async def test_sort_characters_wants_the_sorted_prompt_and_an_end() -> None:
     prompt = (Message("user", "c3faz0"),)
-    assert await sort_characters.score(Sample("1", prompt, "03acfz")) == Scored(1.0)
-    assert await sort_characters.score(Sample("1", prompt, "03acfz", "length")) == Scored(0.0)
-    assert await sort_characters.score(Sample("1", prompt, "03acf")) == Scored(0.0)
-    assert await sort_characters.score(Sample("1", row={"prompt": "ba"}, completion="ab")) == Scored(1.0)
+    assert await sort_characters.score(Sample("1", prompt, "03acfz")) == Scored(1.0, answer="03acfz")
+    assert await sort_characters.score(Sample("1", prompt, "03acfz", "length")) == Scored(0.0, answer="03acfz")
+    assert await sort_characters.score(Sample("1", prompt, "03acf")) == Scored(0.0, answer="03acf")
+    assert await sort_characters.score(Sample("1", row={"prompt": "ba"}, completion="ab")) == Scored(1.0, answer="ab")
     assert isinstance(await sort_characters.score(Sample("1")), Invalid)
 
 
@@ -30,7 +30,8 @@ async def test_sort_characters_wants_the_sorted_prompt_and_an_end() -> None:
 def test_the_demonstrated_solution_of_a_sum_is_right(level: int, seed: int) -> None:
     row = make_problem(random.Random(seed), level)
     answer = solution(*row["prompt"].split("+"))
-    assert arithmetic(Sample("1", completion=answer, row=row)) == Scored(1.0, {"columns": 1.0})
+    scored = arithmetic(Sample("1", completion=answer, row=row))
+    assert scored == Scored(1.0, {"columns": 1.0}, row["answer"])
     wrong = Sample("1", completion=answer + "0", row=row)
     assert arithmetic(wrong).value == (1.0 if row["answer"] + "0" == row["answer"] else 0.0)
 
@@ -40,7 +41,7 @@ async def test_math_judges_equality_not_text() -> None:
         return Sample("1", completion=completion, row={"answer": answer})
 
     assert await mathematics.score(sample(r"so the answer is $\frac{2}{4}$", r"$\frac{1}{2}$")) == Scored(
-        1.0, {"parsed": 1.0}
+        1.0, {"parsed": 1.0}, "equal to the row's"
     )
     wrong = await mathematics.score(sample("I think it is $3$", "4"))
     assert isinstance(wrong, Scored) and wrong.value == 0.0

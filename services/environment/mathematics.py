@@ -30,4 +30,6 @@ def mathematics(sample: Sample) -> Scored | Invalid:
         return Invalid(f"the row's answer {sample.row['answer']!r:.80} is no mathematics")
     found = parse(sample.completion, parsing_timeout=None)
     equal = bool(found) and bool(verify(gold, found, timeout_seconds=None))
-    return Scored(float(equal), {"parsed": float(bool(found))})
+    # An answer in words after no mathematics is no vote.
+    answer = None if not found else "equal to the row's" if equal else str(found[-1])
+    return Scored(float(equal), {"parsed": float(bool(found))}, answer)

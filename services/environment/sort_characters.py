@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from penstock.sdk import Sample, reward
+from penstock.sdk import Sample, Scored, reward
 
 
 @reward(minimum=0.0, maximum=1.0, timeout=5)
-def sort_characters(sample: Sample) -> float:
+def sort_characters(sample: Sample) -> Scored:
     """Are the characters of the prompt sorted? 1 or 0."""
     prompt = str(sample.row["prompt"]) if "prompt" in sample.row else sample.prompt[-1].content
     finished = sample.finish_reason == "stop"
-    return 1.0 if finished and sample.completion == "".join(sorted(prompt)) else 0.0
+    return Scored(float(finished and sample.completion == "".join(sorted(prompt))), answer=sample.completion)

@@ -4,15 +4,21 @@ Two calls because they happen at two times: a group is filtered when it arrives 
 dynamic sampling starves the run), advantages need the whole batch (`batch_norm` scales by it).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from penstock.objectives import advantage_estimators, shaping
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.assembly import CompleteGroup
+from services.learner.batch import Sample
 from services.learner.settings import AdvantageSettings
+from services.learner.stages import sample
 
 
 class AdvantageStage:
-    """Settings bound once. Raises UnknownChoice or ValueError for settings that name nothing or contradict."""
+    """The Stage of policy-gradient methods; settings bound once. Raises UnknownChoice or ValueError for settings that name nothing or contradict."""
 
     def __init__(self, settings: AdvantageSettings) -> None:
         self.settings = settings
@@ -37,14 +43,37 @@ class AdvantageStage:
                 return "pass_rate"
         return None
 
-    def advantages(self, rewards: Tensor, group: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+        """The usable members of `groups` with their advantages."""
+        members = [(i, m.trajectory) for i, g in enumerate(groups) for m in g.usable]
+        trajectories = [t for _, t in members]
+        advantages = self.advantages(
+            torch.tensor([t.reward for t in trajectories], dtype=torch.float64),
+            torch.tensor([i for i, _ in members]),
+            torch.ones(len(members), dtype=torch.bool),
+            torch.tensor([sum(t.loss_mask) for t in trajectories]),
+            self._components(trajectories) if self.settings.components else None,
+        )
+        return [sample(t, group, a) for (group, t), a in zip(members, advantages.tolist(), strict=True)]
+
+    def _components(self, trajectories: Sequence[pb.Trajectory]) -> Tensor:
+        rows = [{c.name: c.value for c in t.components} for t in trajectories]
+        return torch.tensor([[row[name] for name in self.settings.components] for row in rows], dtype=torch.float64)
+
+    def advantages(
+        self, rewards: Tensor, group: Tensor, valid: Tensor, lengths: Tensor, components: Tensor | None = None
+    ) -> Tensor:
         """rewards [N], group [N] int64, valid [N] bool, lengths [N] (generated tokens) -> float64 [N], 0 if not valid.
 
+        components: [N, C], the parts named by `settings.components`, where the estimator takes the reward apart.
         Raises ValueError for a valid reward that is not finite.
         """
         settings = self.settings
+        if components is not None:
+            result: Tensor = self._estimate(components, group, valid)
+            return result if settings.clip is None else result.clamp(-settings.clip, settings.clip)
         shaped = rewards.to(torch.float64) * settings.reward_scale
         if settings.overlong_buffer:
             shaped = shaped + shaping.overlong_penalty(lengths, settings.max_tokens, settings.overlong_buffer)
-        result: Tensor = self._estimate(shaped, group, valid)
+        result = self._estimate(shaped, group, valid)
         return result if settings.clip is None else result.clamp(-settings.clip, settings.clip)

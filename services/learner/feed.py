@@ -19,8 +19,8 @@ from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import TrajectoryError, check, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.advantage_stage import AdvantageStage
 from services.learner.assembly import Assembly, CompleteGroup
+from services.learner.stages import Stage
 
 logger = logging.getLogger(__name__)
 _released = metrics.counter(metrics.GROUPS_RELEASED, "groups released", ["fate"])
@@ -28,6 +28,7 @@ _released = metrics.counter(metrics.GROUPS_RELEASED, "groups released", ["fate"]
 REASONS = {
     "zero_variance": pb.FILTER_REASON_ZERO_VARIANCE,
     "pass_rate": pb.FILTER_REASON_PASS_RATE,
+    "no_pair": pb.FILTER_REASON_NO_PAIR,
     "no_valid_sample": pb.FILTER_REASON_MASKED,
 }
 
@@ -52,7 +53,7 @@ class Feed:
         groups_per_step: int,
         min_group_fraction: float,
         max_age: int,
-        stage: AdvantageStage | None,
+        stage: Stage,
         trained_step: int,
         cursor: int,
         epoch: int,
@@ -187,11 +188,10 @@ class Feed:
                     failed.failures[pb.Outcome.Failure.Name(m.trajectory.outcome.failure)] += 1
                     failed.detail = m.trajectory.outcome.detail
             return pb.LedgerEvent(group=group.name, failed=failed)
-        if self._stage is not None:
-            rewards = torch.tensor([m.trajectory.reward for m in group.usable], dtype=torch.float64)
-            reason = self._stage.filter_reason(rewards, torch.ones(len(rewards), dtype=torch.bool))
-            if reason is not None:
-                return pb.LedgerEvent(group=group.name, filtered=pb.Filtered(reason=REASONS[reason]))
+        rewards = torch.tensor([m.trajectory.reward for m in group.usable], dtype=torch.float64)
+        reason = self._stage.filter_reason(rewards, torch.ones(len(rewards), dtype=torch.bool))
+        if reason is not None:
+            return pb.LedgerEvent(group=group.name, filtered=pb.Filtered(reason=REASONS[reason]))
         return None
 
     async def _release(self, group: CompleteGroup, event: pb.LedgerEvent) -> None:

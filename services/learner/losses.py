@@ -15,6 +15,7 @@ from torch import Tensor
 from penstock.objectives import (
     LossInputs,
     TokenLoss,
+    corrections,
     diagnostics,
     kl,
     kl_estimators,
@@ -41,7 +42,7 @@ class Objectives:
 
     @staticmethod
     def of(settings: LossSettings) -> "Objectives":
-        for name, value in (("algorithm", ("grpo", "sft")), ("proximal", ("recompute", "behaviour"))):
+        for name, value in (("algorithm", ("grpo", "dpo", "sft")), ("proximal", ("recompute", "behaviour"))):
             if getattr(settings, name) not in value:
                 raise ValueError(f"loss.{name} {getattr(settings, name)!r} is unknown; valid: {', '.join(value)}")
         if settings.kl_coefficient:
@@ -59,6 +60,20 @@ class Objectives:
             off_policy_corrections.make(correction, **options),
             normalisations.make(settings.normalisation, **settings.normalisation_settings),
         )
+
+    @property
+    def corrects_whole_batches(self) -> bool:
+        """Whether the correction must see all tokens of the batch at once (and so needs `proximal` before)."""
+        return self.settings.correction in corrections.WHOLE_BATCH and self.settings.proximal == "recompute"
+
+    def whole_correction(self, batch: Batch, proximal: Tensor) -> Tensor:
+        """fp32 [T]: the correction over the whole batch, given all proximal log-probs."""
+        unknown = torch.zeros_like(proximal)
+        sequence = batch.sequence_of_token
+        inputs = LossInputs(
+            unknown, proximal, batch.behaviour, batch.advantage, batch.mask, sequence, batch.sequences
+        )
+        return self.correction(inputs)
 
     def weights(self, batch: Batch) -> Tensor:
         """fp32 [T]: what each token's loss is multiplied by so that the batch's loss is a plain sum."""
@@ -88,15 +103,22 @@ class PolicyGradientLoss:
 
     proximal [T]: log-probs at the start of the step, or None if the weights being trained *are* those (the first
     optimizer step on a batch): then the detached current log-probs are the same numbers, and one forward pass is saved.
+    correction [T]: weights that were taken over the whole batch, or None to take them here.
     """
 
     names = (*_ADDITIVE, "entropy", "kl")
 
     def __init__(
-        self, objectives: Objectives, batch: Batch, weights: Tensor, proximal: Tensor | None, reference: Tensor | None
+        self,
+        objectives: Objectives,
+        batch: Batch,
+        weights: Tensor,
+        proximal: Tensor | None,
+        reference: Tensor | None,
+        correction: Tensor | None = None,
     ) -> None:
         self._objectives, self._batch, self._weights = objectives, batch, weights
-        self._proximal, self._reference = proximal, reference
+        self._proximal, self._reference, self._correction = proximal, reference, correction
 
     def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
         settings, at = self._objectives.settings, scored.index
@@ -112,7 +134,7 @@ class PolicyGradientLoss:
             reference=None if self._reference is None else self._reference[at],
         )
         values, clipped = self._objectives.policy_loss(inputs)
-        correction = self._objectives.correction(inputs)
+        correction = self._objectives.correction(inputs) if self._correction is None else self._correction[at]
         token_loss = correction * values
         penalty = torch.zeros_like(current)
         if settings.kl_coefficient:

@@ -1,6 +1,8 @@
 """The recipe's sections as the learner's settings."""
 
 from penstock.recipes import Recipe
+from services.learner.advantage_stage import AdvantageStage
+from services.learner.preference_stage import PreferenceStage
 from services.learner.settings import (
     AdvantageSettings,
     BatchSettings,
@@ -8,8 +10,10 @@ from services.learner.settings import (
     OptimizerSettings,
     ParallelSettings,
     PrecisionSettings,
+    PreferenceSettings,
     ScheduleSettings,
 )
+from services.learner.stages import Stage, SupervisedStage
 
 
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
@@ -45,37 +49,92 @@ def batch_settings(recipe: Recipe) -> BatchSettings:
 
 
 def advantage_settings(recipe: Recipe) -> AdvantageSettings:
-    filters = recipe.algorithm.filters
-    everything = (filters.pass_rate_min, filters.pass_rate_max) == (0.0, 1.0)
+    a = recipe.algorithm
+    everything = (a.filters.pass_rate_min, a.filters.pass_rate_max) == (0.0, 1.0)
+    parts = recipe.rewards() if a.advantage == "gdpo" else ()
     return AdvantageSettings(
-        estimator=recipe.algorithm.advantage,
+        estimator=a.advantage,
+        estimator_settings={"weights": tuple(r.weight for r in parts)} if parts else {},
+        reward_scale=a.reward_scale,
+        overlong_buffer=a.overlong_buffer,
         max_tokens=recipe.sampling.max_tokens,
-        drop_zero_variance=filters.zero_variance,
-        pass_rate=None if everything else (filters.pass_rate_min, filters.pass_rate_max),
+        drop_zero_variance=a.filters.zero_variance,
+        pass_rate=None if everything else (a.filters.pass_rate_min, a.filters.pass_rate_max),
+        clip=a.advantage_clip,
+        components=tuple(r.name for r in parts),
     )
 
 
 def loss_settings(recipe: Recipe) -> LossSettings:
     """The loss with the parameters that its name takes."""
     a, loss = recipe.algorithm, recipe.algorithm.loss
-    given = {"clip_low": loss.clip_low, "clip_high": loss.clip_high}
-    clip = {name: value for name, value in given.items() if value is not None}
-    parameters: dict[str, dict[str, float]] = {
-        "ppo_clip": {"clip_high": 0.28, **clip},  # the default under staleness; the loss's own is .2
+    clip = _given(clip_low=loss.clip_low, clip_high=loss.clip_high)
+    policy_loss: dict[str, dict[str, float]] = {
+        # .28 is the default under staleness; the loss's own is .2
+        "ppo_clip": {"clip_high": 0.28, **clip, **_given(dual_clip=loss.dual_clip)},
         "gspo": clip,
         "cispo": {"cap": loss.cap},
+        "sapo": {"tau_positive": loss.tau_positive, "tau_negative": loss.tau_negative},
+        "dppo": {"delta": loss.delta, "tau": loss.tau},
+        "dro": _given(beta=loss.beta),
     }
-    if loss.dual_clip is not None:
-        parameters["ppo_clip"]["dual_clip"] = loss.dual_clip
+    window = _given(low=loss.correction_low, high=loss.correction_high)
+    correction: dict[str, dict[str, float]] = {
+        "tis": {"cap": loss.correction_cap},
+        "icepop": window,
+        "mis_token": window,
+        "mis_sequence": window,
+        "seq_mask_tis": {"cap": loss.correction_cap, **window},
+        "opsm": _given(limit=loss.correction_limit),
+        "m2po": _given(limit=loss.correction_limit),
+    }
     constant = {"max_tokens": recipe.sampling.max_tokens} if loss.normalisation == "constant" else {}
     return LossSettings(
         algorithm=a.name,
         policy_loss=loss.name,
-        policy_loss_settings=parameters.get(loss.name, {}),
+        policy_loss_settings=policy_loss.get(loss.name, {}),
         correction=loss.correction,
-        correction_settings={"cap": loss.correction_cap} if loss.correction == "tis" else {},
+        correction_settings=correction.get(loss.correction, {}),
         proximal=loss.proximal,
         normalisation=loss.normalisation,
         normalisation_settings=constant,
+        kl_coefficient=loss.kl.coefficient,
+        kl_estimator=loss.kl.estimator,
+        kl_importance=loss.kl.importance,
+        entropy_coefficient=loss.entropy_coefficient,
         temperature=recipe.sampling.temperature,
+        optimizer_steps_per_batch=loss.mini_batches,
+        preference=preference_settings(recipe),
     )
+
+
+def preference_settings(recipe: Recipe) -> PreferenceSettings:
+    p = recipe.algorithm.preference
+    extra: dict[str, dict[str, float]] = {
+        "sigmoid": {"label_smoothing": p.label_smoothing},
+        "robust": {"label_smoothing": p.label_smoothing},
+        "simpo": {"margin": p.margin},
+    }
+    return PreferenceSettings(
+        loss=p.loss,
+        loss_settings={"beta": p.beta, **extra.get(p.loss, {})},
+        nll_coefficient=p.nll_coefficient,
+        pairs_per_group=p.pairs_per_group,
+        min_margin=p.min_margin,
+    )
+
+
+def make_stage(recipe: Recipe) -> Stage:
+    """The way from groups to samples of the recipe's method."""
+    match recipe.algorithm.name:
+        case "sft":
+            return SupervisedStage()
+        case "dpo":
+            return PreferenceStage(preference_settings(recipe))
+        case _:
+            return AdvantageStage(advantage_settings(recipe))
+
+
+def _given(**settings: float | None) -> dict[str, float]:
+    """Those that the recipe states; the objective's own defaults hold for the others."""
+    return {name: value for name, value in settings.items() if value is not None}

@@ -21,15 +21,14 @@ from penstock.rpc import Security, Server
 from penstock.telemetry import metrics
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner import checkpoints, hf_export
-from services.learner.advantage_stage import AdvantageStage
 from services.learner.batch import broadcast
 from services.learner.feed import Feed
 from services.learner.leader import Leader, leading
 from services.learner.lineage import tie
 from services.learner.mapping import (
-    advantage_settings,
     batch_settings,
     loss_settings,
+    make_stage,
     optimizer_settings,
     parallel_settings,
     precision_settings,
@@ -37,7 +36,8 @@ from services.learner.mapping import (
 from services.learner.policy import MegatronPolicy
 from services.learner.preparation import Prepared, prepare
 from services.learner.server import State, Status
-from services.learner.trainer import Trainer
+from services.learner.stages import Stage
+from services.learner.trainer import Steps, make_trainer
 
 logger = logging.getLogger(__name__)
 _step = metrics.gauge(metrics.STEP, "optimizer steps taken")
@@ -68,6 +68,7 @@ class Place:
 def learn(recipe: Recipe, place: Place) -> None:
     """Trains to the recipe's last step. torch.distributed is initialised; every rank calls this."""
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    settings = loss_settings(recipe)
     policy = MegatronPolicy.create(
         recipe.model.path,
         parallel_settings(recipe),
@@ -75,12 +76,13 @@ def learn(recipe: Recipe, place: Place) -> None:
         precision_settings(recipe),
         batch_settings(recipe),
         recipe.learner.seed,
+        keep_reference=settings.needs_reference,
     )
-    trainer = Trainer(loss_settings(recipe), policy)
+    trainer = make_trainer(settings, policy)
     resumed = checkpoints.load_newest(place.checkpoints, policy.load)
     step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
-    stage = AdvantageStage(advantage_settings(recipe)) if recipe.algorithm.name != "sft" else None
+    stage = make_stage(recipe)
     with ExitStack() as stack:
         leader = stack.enter_context(_leader(recipe, place, status, stage, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
@@ -104,7 +106,7 @@ def learn(recipe: Recipe, place: Place) -> None:
         logger.info("done", extra={"step": step})
 
 
-def _leader(recipe: Recipe, place: Place, status: Status, stage: AdvantageStage | None, extra: dict[str, Any]) -> Any:
+def _leader(recipe: Recipe, place: Place, status: Status, stage: Stage, extra: dict[str, Any]) -> Any:
     def make_feed(bus: Bus, epoch: int) -> Feed:
         return Feed(
             bus,
@@ -135,7 +137,7 @@ def _leader(recipe: Recipe, place: Place, status: Status, stage: AdvantageStage 
 
 
 def _next(
-    leader: Leader | None, status: Status, stage: AdvantageStage | None, step: int
+    leader: Leader | None, status: Status, stage: Stage, step: int
 ) -> tuple[str, Prepared | None]:
     """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "wait", None)."""
     command, prepared = "wait", None
@@ -158,7 +160,7 @@ def _next(
 
 
 def _train(
-    trainer: Trainer,
+    trainer: Steps,
     policy: MegatronPolicy,
     leader: Leader | None,
     status: Status,

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from penstock.objectives import preferences
+
 
 @dataclass(frozen=True)
 class ParallelSettings:
@@ -99,6 +101,7 @@ class AdvantageSettings:
       drop_zero_variance: filter groups whose valid rewards are all equal (dynamic sampling).
       pass_rate: (low, high); filter groups whose mean valid reward lies outside.
       clip: largest absolute advantage, or None.
+      components: names of the reward's parts, for estimators that take them apart (gdpo); empty otherwise.
     """
 
     estimator: str = "batch_norm"
@@ -109,6 +112,28 @@ class AdvantageSettings:
     drop_zero_variance: bool = False
     pass_rate: tuple[float, float] | None = None
     clip: float | None = None
+    components: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreferenceSettings:
+    """How answers become pairs and what is minimised over them (see penstock.objectives.preferences).
+
+    Attributes:
+      loss, loss_settings: e.g. sigmoid, {"beta": 0.1}; kto takes single answers instead of pairs.
+      nll_coefficient: weight of the chosen answers' negative log-likelihood per token.
+      pairs_per_group, min_margin: best with worst, second best with …, where rewards differ by more than the margin.
+    """
+
+    loss: str = "sigmoid"
+    loss_settings: Mapping[str, Any] = field(default_factory=dict)
+    nll_coefficient: float = 0.0
+    pairs_per_group: int = 1
+    min_margin: float = 0.0
+
+    @property
+    def paired(self) -> bool:
+        return self.loss != "kto"
 
 
 @dataclass(frozen=True)
@@ -116,7 +141,8 @@ class LossSettings:
     """What is minimised. Names and their parameters are those of `penstock.objectives`.
 
     Attributes:
-      algorithm: grpo (policy gradient with the fields below) or sft (negative log-likelihood; normalisation only).
+      algorithm: grpo (policy gradient with the fields below), dpo (`preference`) or sft (negative log-likelihood;
+        normalisation only).
       policy_loss, policy_loss_settings: e.g. ppo_clip, {"clip_low": 0.2}.
       correction, correction_settings: off-policy weight, e.g. tis, {"cap": 2.0}. Ignored with proximal = behaviour,
         where the ratio to the engine is already the trust region's.
@@ -124,11 +150,11 @@ class LossSettings:
       normalisation, normalisation_settings: token, sequence, prompt or constant {"max_tokens": …}.
       kl_coefficient, kl_estimator, kl_importance: KL to the model the run started from; 0 keeps no reference.
       entropy_coefficient: weight of the entropy bonus.
-      temperature: of sampling; the learner's logits are divided by it as the engine's were. Not used by sft.
+      temperature: of sampling; the learner's logits are divided by it as the engine's were. Only used by grpo.
       optimizer_steps_per_batch: mini-batches of whole groups that a batch is cut into.
     """
 
-    algorithm: Literal["grpo", "sft"] = "grpo"
+    algorithm: Literal["grpo", "dpo", "sft"] = "grpo"
     policy_loss: str = "ppo_clip"
     policy_loss_settings: Mapping[str, Any] = field(default_factory=dict)
     correction: str = "tis"
@@ -142,6 +168,14 @@ class LossSettings:
     entropy_coefficient: float = 0.0
     temperature: float = 1.0
     optimizer_steps_per_batch: int = 1
+    preference: PreferenceSettings = field(default_factory=PreferenceSettings)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the model the run started from must stay in memory."""
+        if self.algorithm == "dpo":
+            return self.preference.loss not in preferences.NEEDS_NO_REFERENCE
+        return self.algorithm == "grpo" and self.kl_coefficient > 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 The step is a pure function of the weights, the optimizer and the batch; nothing here waits for or talks to a service.
 """
 
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,22 +14,26 @@ from penstock.objectives import diagnostics
 from services.learner.batch import Batch
 from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLoss
 from services.learner.policy import Loss, MegatronPolicy, StepOutcome
+from services.learner.preference_trainer import PreferenceTrainer
 from services.learner.settings import LossSettings
+from services.learner.step_result import StepResult
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """Attributes:
-    metrics: `loss`, `grad_norm`, `learning_rate`, `tokens`, `entropy`, `optimizer_steps`, `skipped_steps`,
-      `micro_batches`; for grpo also `kl`, `clip_share`, `masked_share`, `weight_mean`, `ess_share`, `mismatch_kl`,
-      `ratio_p99`, `logprob_gap_max`. Equal on every rank.
-    """
+class Steps(Protocol):
+    """What takes steps: a trainer of any family of methods."""
 
-    metrics: dict[str, float]
+    def step(self, batch: Batch) -> StepResult:
+        """Trains on one batch (the same on every rank); a collective."""
+        ...
+
+
+def make_trainer(settings: LossSettings, policy: MegatronPolicy) -> Steps:
+    """The trainer of the settings' algorithm."""
+    return PreferenceTrainer(settings, policy) if settings.algorithm == "dpo" else Trainer(settings, policy)
 
 
 class Trainer:
-    """Settings bound to a policy. Raises UnknownChoice or ValueError for settings that name nothing."""
+    """Policy-gradient and supervised steps: settings bound to a policy. Raises UnknownChoice or ValueError for settings that name nothing."""
 
     def __init__(self, settings: LossSettings, policy: MegatronPolicy) -> None:
         self.settings, self.policy = settings, policy
@@ -45,9 +49,10 @@ class Trainer:
         parts = self._mini_batches(batch)
         proximal = self._proximal(batch, len(parts))
         reference = self._reference(batch)
+        correction = self._correction(batch, proximal)
         outcomes = []
         for part, where in parts:
-            loss = self._loss(part, _at(proximal, where), _at(reference, where))
+            loss = self._loss(part, _at(proximal, where), _at(reference, where), _at(correction, where))
             outcomes.append(self.policy.train_step(part, loss, self._temperature))
         current = torch.zeros_like(batch.behaviour)
         for (_, where), outcome in zip(parts, outcomes, strict=True):
@@ -64,7 +69,9 @@ class Trainer:
         return [batch.select(torch.nonzero(turn == i)[:, 0]) for i in range(steps)]
 
     def _proximal(self, batch: Batch, steps: int) -> Tensor | None:
-        if self.settings.algorithm == "sft" or (self.settings.proximal == "recompute" and steps == 1):
+        if self.settings.algorithm == "sft":
+            return None
+        if self.settings.proximal == "recompute" and steps == 1 and not self._objectives.corrects_whole_batches:
             return None
         if self.settings.proximal == "behaviour":
             return batch.behaviour
@@ -75,11 +82,18 @@ class Trainer:
             return None
         return self.policy.reference_logprobs(batch, self._temperature)
 
-    def _loss(self, part: Batch, proximal: Tensor | None, reference: Tensor | None) -> Loss:
+    def _correction(self, batch: Batch, proximal: Tensor | None) -> Tensor | None:
+        if self.settings.algorithm == "sft" or not self._objectives.corrects_whole_batches or proximal is None:
+            return None
+        return self._objectives.whole_correction(batch, proximal)
+
+    def _loss(
+        self, part: Batch, proximal: Tensor | None, reference: Tensor | None, correction: Tensor | None
+    ) -> Loss:
         weights = self._objectives.weights(part)
         if self.settings.algorithm == "sft":
             return SupervisedLoss(weights)
-        return PolicyGradientLoss(self._objectives, part, weights, proximal, reference)
+        return PolicyGradientLoss(self._objectives, part, weights, proximal, reference, correction)
 
     def _metrics(self, batch: Batch, current: Tensor, outcomes: list[StepOutcome]) -> dict[str, float]:
         sums = {name: sum(o.sums[name] for o in outcomes) for name in outcomes[0].sums}

@@ -47,9 +47,9 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
 async def _player(
     stack: AsyncExitStack, process: Process, args: argparse.Namespace, recipe: Recipe, chat: ChatTokenizer
 ) -> Play:
-    """What plays one sample: an episode, or a tokenised demonstration."""
+    """What plays one sample: an episode, or a row of the data set tokenised."""
     tools: Tools | None = None
-    if recipe.environment is not None and recipe.generates:
+    if recipe.generates and recipe.environment is not None:
         rollout = recipe.rollout
         pool = await stack.enter_async_context(
             engines(args.generation, process.security, rollout.attempts, rollout.generation_timeout_seconds)
@@ -66,20 +66,12 @@ async def _player(
         tools = Tools(recipe.model.path, chat, pool, scorer, recipe.environment, stub, address)
 
     async def player(task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
-        if task.HasField("demonstration"):
+        if not task.HasField("rollout"):
             return tokenise(chat, recipe.model.path, task, index)
         assert tools is not None, "the coordinator admits rollouts only where the recipe has an environment"
         return await play(tools, task, index, until)
 
     return player
-
-
-def _foreign(recipe: Recipe) -> bool:
-    """Whether everybody who plays and scores is another team's service."""
-    assert recipe.environment is not None
-    if recipe.environment.multi_turn and recipe.environment.address is None:
-        return False
-    return all(reward.address is not None for reward in recipe.rewards())
 
 
 def main() -> int:
@@ -95,7 +87,7 @@ def main() -> int:
         parser.error(str(error))
     if recipe.generates and not args.generation:
         parser.error("--generation: at least one address is needed for this recipe")
-    if recipe.generates and not args.environment and not _foreign(recipe):
+    if recipe.generates and not args.environment and not recipe.only_foreign_environments:
         parser.error("--environment: at least one address is needed for this recipe")
     return run(args, serve, recipe.run)
 

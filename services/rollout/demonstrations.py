@@ -1,4 +1,5 @@
-"""Supervised samples ride the same log: a demonstration is tokenised here and published like a trajectory."""
+"""Samples from a data set ride the same log: demonstrations and ranked answers are tokenised here and published like
+trajectories."""
 
 from penstock.chat import ChatTokenizer, TemplateError
 from penstock.trajectories import TrajectoryError, check, demonstration, failed
@@ -6,10 +7,22 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
 def tokenise(chat: ChatTokenizer, model: str, task: pb.GroupTask, index: int) -> pb.Trajectory:
-    """The trajectory of demonstration `index` of a task; FAILED{invalid} if the template cannot render it."""
+    """The trajectory of demonstration or answer `index` of a task; FAILED{invalid} if the template cannot render it.
+
+    An answer's score is its reward: the learner ranks a data set's answers like samples of the policy.
+    """
+    score = None
     try:
-        tokens, mask = chat.demonstration(task.demonstration.demonstrations[index].messages)
+        if task.HasField("preference"):
+            answer = task.preference.answers[index]
+            prompt, score = task.preference.prompt, answer.score
+            tokens, mask = chat.demonstration([*prompt, answer.message], context=len(prompt))
+        else:
+            tokens, mask = chat.demonstration(task.demonstration.demonstrations[index].messages)
         t = demonstration(task, index, model, tokens, mask)
+        if score is not None:
+            t.components.add(name="preference", value=score, weight=1.0)
+            t.reward = score
         check(t)
     except (TemplateError, TrajectoryError, IndexError) as error:
         return failed(task, index, model, pb.Outcome.FAILURE_INVALID, str(error))

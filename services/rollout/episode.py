@@ -103,7 +103,7 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
     began = time.monotonic()
     finish, engine = await tools.engines.complete(builder, task.group, work, _sampling(tools, work), until)
     generated = time.monotonic()
-    components = await tools.scoring.score(
+    verdict = await tools.scoring.score(
         ScoreItem(
             id="0",
             prompt=work.task.messages,
@@ -112,7 +112,9 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
             row_json=work.task.row_json,
         )
     )
-    t = _finished(tools, task, index, builder, components, finish == pb.FINISH_REASON_LENGTH)
+    t = _finished(tools, task, index, builder, verdict.components, finish == pb.FINISH_REASON_LENGTH)
+    if verdict.answer is not None:
+        t.answer = verdict.answer
     t.engine = engine
     t.timings.generating.FromNanoseconds(int((generated - began) * 1e9))
     t.timings.reward.FromNanoseconds(int((time.monotonic() - generated) * 1e9))

@@ -18,7 +18,7 @@ from penstock import rpc
 from penstock.recipes.sections import Reward
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
-from penstock.sdk import Invalid, checked_results
+from penstock.sdk import Invalid, Scored, checked_results
 from penstock.telemetry.waits import waiting
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 
@@ -33,7 +33,7 @@ class RewardFailed(Exception):
 @dataclasses.dataclass
 class _Pending:
     item: pb.ScoreItem
-    answer: asyncio.Future[float]
+    answer: asyncio.Future[Scored]
 
 
 class Scorer:
@@ -43,8 +43,8 @@ class Scorer:
         self.reward, self.address, self._stub = reward, address, stub
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
 
-    async def score(self, item: pb.ScoreItem) -> float:
-        """The item's score, finite. Raises RewardFailed."""
+    async def score(self, item: pb.ScoreItem) -> Scored:
+        """The item's score. Raises RewardFailed."""
         pending = _Pending(item, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(pending)
         return await pending.answer
@@ -77,7 +77,7 @@ class Scorer:
             if isinstance(result, Invalid):
                 self._fail([pending], result.reason)
             elif not pending.answer.done():
-                pending.answer.set_result(result.value)
+                pending.answer.set_result(result)
 
     async def _ask(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
         """Score is idempotent: it is repeated while the service is unavailable, within the reward's time."""
@@ -100,23 +100,35 @@ class Scorer:
                 each.answer.set_exception(RewardFailed(f"{self.reward.name}: {reason}"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The reward's components (a reward's own parts follow it, as "reward.part" with weight 0: they are shown, not
+    trained on), and the answer that the first reward to name one took the sample to give."""
+
+    components: list[RewardComponent]
+    answer: str | None
+
+
 class Scoring:
     """All parts of the reward."""
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self._scorers = list(scorers)
 
-    async def score(self, item: pb.ScoreItem) -> list[RewardComponent]:
-        """The reward's components. Raises RewardFailed if any part has no score."""
+    async def score(self, item: pb.ScoreItem) -> Verdict:
+        """What all rewards say. Raises RewardFailed if any has no score."""
         scores = await asyncio.gather(*(s.score(item) for s in self._scorers), return_exceptions=True)
         for score in scores:
             if isinstance(score, BaseException):
                 raise score
-        return [
-            RewardComponent(name=scorer.reward.name, value=score, weight=scorer.reward.weight)
-            for scorer, score in zip(self._scorers, scores, strict=True)
-            if not isinstance(score, BaseException)
-        ]
+        components, answers = [], []
+        for scorer, score in zip(self._scorers, scores, strict=True):
+            assert isinstance(score, Scored)
+            name = scorer.reward.name
+            components.append(RewardComponent(name=name, value=score.value, weight=scorer.reward.weight))
+            components += [RewardComponent(name=f"{name}.{k}", value=v) for k, v in sorted(score.components.items())]
+            answers.append(score.answer)
+        return Verdict(components, next((a for a in answers if a is not None), None))
 
 
 def total(components: Sequence[RewardComponent]) -> float:

@@ -59,9 +59,20 @@ async def scoring_with(
 
 async def test_the_reward_is_the_weighted_sum_of_its_parts() -> None:
     async with scoring_with(FakeReward(scored(1.0)), FakeReward(scored(-2.0)), weights=(1.0, 0.25)) as s:
-        components = await s.score(item())
+        components = (await s.score(item())).components
     assert [(c.name, c.value, c.weight) for c in components] == [("r0", 1.0, 1.0), ("r1", -2.0, 0.25)]
     assert total(components) == 0.5
+
+
+async def test_a_rewards_own_parts_and_its_answer_are_kept_but_not_trained_on() -> None:
+    def answer(i: pb.ScoreItem) -> Sequence[pb.ScoreResult]:
+        return [pb.ScoreResult(id=i.id, score=pb.Score(value=1.0, components={"parsed": 1.0}, answer="42"))]
+
+    async with scoring_with(FakeReward(scored(0.5)), FakeReward(answer), weights=(1.0, 2.0)) as s:
+        verdict = await s.score(item())
+    shown = [(c.name, c.value, c.weight) for c in verdict.components]
+    assert shown == [("r0", 0.5, 1.0), ("r1", 1.0, 2.0), ("r1.parsed", 1.0, 0.0)]
+    assert verdict.answer == "42" and total(verdict.components) == 2.5
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,7 @@ async def test_a_bad_item_does_not_harm_its_neighbours_and_answers_find_their_it
         if i % 3 == 0:
             assert isinstance(result, RewardFailed)
         else:
-            assert not isinstance(result, BaseException) and result[0].value == float(i)
+            assert not isinstance(result, BaseException) and result.components[0].value == float(i)
     assert len(fake.batches) <= 3  # what gathers while a call is under way goes with the next
 
 
@@ -108,7 +119,7 @@ async def test_a_service_that_is_away_is_asked_again() -> None:
     away = [rpc.unavailable("starting", retry_after=0.01)] * 3
     fake = FakeReward(scored(0.75), away)
     async with scoring_with(fake) as s:
-        assert total(await s.score(item())) == 0.75
+        assert total((await s.score(item())).components) == 0.75
     assert len(fake.batches) == 4
 
 
@@ -133,7 +144,7 @@ async def test_a_service_that_hangs_fails_the_item_and_not_the_next() -> None:
         with pytest.raises(RewardFailed, match="DEADLINE_EXCEEDED"):
             await s.score(item())
         fake.gate.set()
-        assert total(await s.score(item())) == 1.0
+        assert total((await s.score(item())).components) == 1.0
 
 
 async def test_a_failed_part_fails_the_whole_reward() -> None:
@@ -154,4 +165,4 @@ async def test_an_abandoned_item_does_not_stop_the_others() -> None:
         abandoned.cancel()
         await asyncio.gather(abandoned, return_exceptions=True)
         fake.gate.set()
-        assert total(await kept) == 1.0
+        assert total((await kept).components) == 1.0

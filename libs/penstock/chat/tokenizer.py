@@ -59,12 +59,15 @@ class ChatTokenizer:
             raise TemplateError("the chat template renders earlier turns differently once later ones follow")
         return tokens[len(end) :]
 
-    def demonstration(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-        """Tokens [n] and mask [n] of a conversation; 1 on the assistant's tokens, their stop token included."""
+    def demonstration(self, messages: Sequence[Message], *, context: int = 0) -> tuple[list[int], list[int]]:
+        """Tokens [n] and mask [n] of a conversation; 1 on the assistant's tokens, their stop token included.
+
+        The first `context` messages are not trained on, whoever wrote them.
+        """
         tokens = self.render(messages, generate=False)
         mask = [0] * len(tokens)
         for i, message in enumerate(messages):
-            if message.role != "assistant":
+            if message.role != "assistant" or i < context:
                 continue
             start = len(self.render(messages[:i]))
             end = self._last_stop(self.render(messages[: i + 1], generate=False)) + 1

@@ -15,6 +15,7 @@ from penstock.objectives import (
     gspo,
     kl,
     normalisation,
+    preferences,
     reinforce,
     sapo,
     shaping,
@@ -28,6 +29,7 @@ from penstock.objectives.registry import (
     normalisations,
     off_policy_corrections,
     policy_losses,
+    preference_losses,
 )
 from penstock.objectives.supervised import negative_log_likelihood
 
@@ -51,6 +53,8 @@ __all__ = [
     "normalisations",
     "off_policy_corrections",
     "policy_losses",
+    "preference_losses",
+    "preferences",
     "reinforce",
     "sapo",
     "shaping",

@@ -5,7 +5,7 @@ import torch
 
 from penstock.objectives import advantage_estimators
 
-ALL = [(name, {}) for name in advantage_estimators.names()] + [("rloo", {"normalise": True})]
+ALL = [(name, {}) for name in advantage_estimators.names() if name != "gdpo"] + [("rloo", {"normalise": True})]
 
 
 def estimate(name, rewards, group=None, valid=None, **settings):
@@ -102,3 +102,17 @@ def test_an_empty_or_wholly_invalid_batch(name, settings):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"must be one \[N\] each"):
         estimate("grpo", [0.0, 1.0], group=[0])
+
+
+def test_gdpo_keeps_the_small_component_that_the_total_drowns():
+    """Components (0, 0), (0, .01), (100, 0), (100, .01): within the total, the second one is noise; here both count alike."""
+    components = torch.tensor([[0.0, 0.0], [0.0, 0.01], [100.0, 0.0], [100.0, 0.01]])
+    group, valid = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.bool)
+    got = advantage_estimators.make("gdpo", weights=(1.0, 1.0))(components, group, valid).tolist()
+    assert got[0] < got[1] and got[1] == pytest.approx(got[2], abs=1e-3) and got[2] < got[3]
+    total = estimate("grpo", components.sum(1).tolist())
+    assert total[0] == pytest.approx(total[1], abs=1e-3)
+    mean = sum(got) / 4
+    assert mean == pytest.approx(0, abs=1e-6) and sum(x * x for x in got) / 3 == pytest.approx(1, abs=1e-3)
+    only_first = advantage_estimators.make("gdpo", weights=(1.0, 0.0))(components, group, valid).tolist()
+    assert only_first[0] == pytest.approx(only_first[1]) and only_first[0] < only_first[2]

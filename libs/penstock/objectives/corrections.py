@@ -76,3 +76,35 @@ def mis_sequence(inputs: LossInputs, *, low: float = 0.5, high: float = 2.0) -> 
 def seq_mask_tis(inputs: LossInputs, *, low: float = 0.5, high: float = 2.0, cap: float = 2.0) -> Tensor:
     """Sequences gated as in mis_sequence, tokens of kept sequences weighted as in tis. Defaults [0.5, 2], cap 2."""
     return mis_sequence(inputs, low=low, high=high) * tis(inputs, cap=cap)
+
+
+@off_policy_corrections("opsm")
+def opsm(inputs: LossInputs, *, limit: float = 1e-4) -> Tensor:
+    """Off-policy sequence masking: w = 0 on a sequence with a negative advantage whose mean of g − p exceeds `limit`.
+
+    A bad answer that the policy has already moved away from is not pushed further. Source: DeepSeek-V3.2 (2025, section
+    3.1). Default 1e-4.
+    """
+    drift = sequence_mean((inputs.behaviour - inputs.proximal).detach(), inputs)[inputs.sequence]
+    dropped = (inputs.advantage < 0) & (drift > limit)
+    return (~dropped).to(inputs.mask.dtype)
+
+
+@off_policy_corrections("m2po")
+def m2po(inputs: LossInputs, *, limit: float = 0.04) -> Tensor:
+    """Masks (w = 0) the trained tokens of the batch with the largest (p − g)² until the mean of the rest is <= `limit`.
+
+    Only the few tokens that carry the variance are dropped, however stale the batch. It judges tokens against each
+    other, so it must see the whole batch (see WHOLE_BATCH). Source: M2PO (Zheng et al. 2025). Default 0.04.
+    """
+    square = (inputs.proximal - inputs.behaviour).detach().to(torch.float64).square()
+    trained = torch.nonzero(inputs.mask > 0)[:, 0]
+    order = trained[torch.argsort(square[trained], stable=True)]
+    means = square[order].cumsum(0) / torch.arange(1, len(order) + 1, device=order.device)
+    weight = torch.zeros_like(inputs.mask)
+    weight[order[means <= limit]] = 1.0  # running means of rising values rise: this is a prefix
+    return weight
+
+
+WHOLE_BATCH = ("m2po",)
+"""Corrections that compare tokens of the whole batch; on a part of it they would depend on how it was cut."""

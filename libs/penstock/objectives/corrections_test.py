@@ -59,3 +59,31 @@ def test_masked_tokens_do_not_vote_in_the_sequence_gate():
 def test_bounds_are_checked():
     with pytest.raises(ValueError, match="low < high"):
         weights("icepop", [1.0], low=2.0, high=1.0)
+
+
+def test_opsm_drops_bad_sequences_that_the_policy_has_left():
+    """mean(g − p) is 0.69 for ratios of ½: dropped only where the advantage is negative."""
+
+    def of(advantage: float):
+        x = LossInputs(
+            current=torch.zeros(2),
+            proximal=torch.full((2,), math.log(0.5) - 2.0),
+            behaviour=torch.full((2,), -2.0),
+            advantage=torch.full((2,), advantage),
+            mask=torch.ones(2),
+            sequence=torch.tensor([0, 0]),
+            sequences=1,
+        )
+        return off_policy_corrections.make("opsm")(x).tolist(), off_policy_corrections.make("opsm", limit=0.7)(x).tolist()
+
+    assert of(-1.0) == ([0.0, 0.0], [1.0, 1.0])
+    assert of(1.0) == ([1.0, 1.0], [1.0, 1.0])
+
+
+def test_m2po_drops_the_fewest_tokens_that_carry_the_second_moment():
+    """Squares .01, .09, 4 (in another order): .01 alone has mean .01; with .09 it is .05 > .04."""
+    ratios = [math.exp(0.3), math.exp(-0.1), math.exp(2.0)]
+    assert weights("m2po", ratios) == [0.0, 1.0, 0.0]
+    assert weights("m2po", ratios, limit=0.05) == [1.0, 1.0, 0.0]
+    assert weights("m2po", [1.0, 1.0, 1.0]) == [1.0, 1.0, 1.0]
+    assert weights("m2po", ratios, mask=[1.0, 0.0, 1.0], limit=0.1) == [1.0, 0.0, 0.0], "untrained tokens do not vote"

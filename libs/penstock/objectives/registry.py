@@ -85,3 +85,4 @@ off_policy_corrections: Registry[Callable[..., Any]] = Registry("off-policy corr
 advantage_estimators: Registry[Callable[..., Any]] = Registry("advantage estimator")
 kl_estimators: Registry[Callable[..., Any]] = Registry("KL estimator")
 normalisations: Registry[Callable[..., Any]] = Registry("normalisation")
+preference_losses: Registry[Callable[..., Any]] = Registry("preference loss")

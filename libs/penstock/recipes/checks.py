@@ -1,14 +1,18 @@
 """Contradictions between a recipe's sections, each as one sentence that names the keys and the nearest way out."""
 
+import difflib
 import os
 
 from penstock.recipes.recipe import Recipe
 
-LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce")
-CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis")
-ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "batch_norm", "maxrl")
+LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
+CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
+ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "batch_norm", "maxrl", "gdpo")
+PREFERENCE_LOSSES = ("sigmoid", "robust", "hinge", "ipo", "length_normalised", "simpo", "orpo", "kto")
 # Losses that bound the step by themselves when the data is off-policy.
-TRUST_REGIONS = ("ppo_clip", "gspo")
+TRUST_REGIONS = ("ppo_clip", "gspo", "sapo")
+# Losses that are taken against the behaviour policy itself; a correction would correct twice.
+BEHAVIOUR_LOSSES = ("dppo", "dro")
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -32,39 +36,85 @@ def _parallel(recipe: Recipe) -> list[str]:
 
 
 def _algorithm(recipe: Recipe) -> list[str]:
-    a, problems = recipe.algorithm, []
-    if a.name == "grpo":
+    a = recipe.algorithm
+    problems = {"grpo": _policy_gradient, "dpo": _preference, "sft": lambda _: []}[a.name](recipe)
+    if recipe.rolls_out:
         if recipe.environment is None:
-            problems.append("environment: is required for algorithm.name grpo (who scores the samples?)")
-        for key, value, known in (
-            ("algorithm.loss.name", a.loss.name, LOSSES),
-            ("algorithm.loss.correction", a.loss.correction, CORRECTIONS),
-            ("algorithm.advantage", a.advantage, ADVANTAGES),
-        ):
-            if value not in known:
-                problems.append(f"{key}: {value!r} is not one of {', '.join(known)}")
-        if a.loss.name == "gspo" and a.loss.normalisation != "sequence":
-            problems.append(
-                f"algorithm.loss.normalisation: gspo is defined per sequence; "
-                f"{a.loss.normalisation!r} must be 'sequence'"
-            )
+            problems.append(f"environment: is required for algorithm.name {a.name} (who scores the samples?)")
         problems += _sampling(recipe)
-        if a.group_size < 2:
-            problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
-        corrected = a.loss.correction != "none" and a.loss.proximal == "recompute"
-        trusted = a.loss.name in TRUST_REGIONS and a.loss.proximal == "behaviour"
-        if recipe.staleness.max_versions and not (corrected or trusted or recipe.staleness.allow_uncorrected):
-            problems.append(
-                "algorithm.loss: an asynchronous run (staleness.max_versions > 0) with neither an off-policy "
-                "correction nor a trust region is biased; set algorithm.loss.correction=tis, or "
-                "staleness.allow_uncorrected=true"
-            )
     f = a.filters
     if f.pass_rate_min >= f.pass_rate_max:
         problems.append(
             f"algorithm.filters: pass_rate_min {f.pass_rate_min} must be below pass_rate_max {f.pass_rate_max}"
         )
+    if a.overlong_buffer > recipe.sampling.max_tokens:
+        problems.append(
+            f"algorithm.overlong_buffer: {a.overlong_buffer} is more than sampling.max_tokens "
+            f"{recipe.sampling.max_tokens}"
+        )
+    if recipe.mode == "evaluate" and not recipe.evaluates:
+        problems.append("data.eval and environment: are both required to evaluate")
     return problems
+
+
+def _policy_gradient(recipe: Recipe) -> list[str]:
+    a, problems = recipe.algorithm, []
+    for key, value, known in (
+        ("algorithm.loss.name", a.loss.name, LOSSES),
+        ("algorithm.loss.correction", a.loss.correction, CORRECTIONS),
+        ("algorithm.advantage", a.advantage, ADVANTAGES),
+    ):
+        problems += _known(key, value, known)
+    if a.loss.name == "gspo" and a.loss.normalisation != "sequence":
+        problems.append(
+            f"algorithm.loss.normalisation: gspo is defined per sequence; {a.loss.normalisation!r} must be 'sequence'"
+        )
+    if a.loss.name in BEHAVIOUR_LOSSES and a.loss.correction != "none":
+        problems.append(
+            f"algorithm.loss.correction: {a.loss.name} is taken against the behaviour policy itself, so "
+            f"{a.loss.correction!r} would correct twice; use 'none'"
+        )
+    if a.loss.name == "dro" and a.loss.beta is None:
+        problems.append("algorithm.loss.beta: is required for dro, which has no usual value")
+    if a.group_size < 2:
+        problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
+    if a.advantage == "gdpo" and len(recipe.rewards()) < 2:
+        problems.append("algorithm.advantage: gdpo needs at least two environment.rewards; with one use 'grpo'")
+    if a.advantage == "gdpo" and a.overlong_buffer:
+        problems.append("algorithm.overlong_buffer: gdpo takes the reward apart; use a length reward as one of its parts")
+    corrected = a.loss.correction != "none" and a.loss.proximal == "recompute"
+    trusted = a.loss.name in TRUST_REGIONS and a.loss.proximal == "behaviour"
+    bounded = corrected or trusted or a.loss.name in BEHAVIOUR_LOSSES
+    if recipe.staleness.max_versions and not (bounded or recipe.staleness.allow_uncorrected):
+        problems.append(
+            "algorithm.loss: an asynchronous run (staleness.max_versions > 0) with neither an off-policy "
+            "correction nor a trust region is biased; set algorithm.loss.correction=tis, or "
+            "staleness.allow_uncorrected=true"
+        )
+    return problems
+
+
+def _preference(recipe: Recipe) -> list[str]:
+    a, p = recipe.algorithm, recipe.algorithm.preference
+    problems = _known("algorithm.preference.loss", p.loss, PREFERENCE_LOSSES)
+    unpaired = p.loss == "kto"
+    if not unpaired and a.group_size < 2 * p.pairs_per_group:
+        problems.append(
+            f"algorithm.group_size: {a.group_size} answers make {a.group_size // 2} pairs, "
+            f"algorithm.preference.pairs_per_group wants {p.pairs_per_group}; use {2 * p.pairs_per_group} or more"
+        )
+    if p.label_smoothing and p.loss not in ("sigmoid", "robust"):
+        problems.append(f"algorithm.preference.label_smoothing: {p.loss} has none; use sigmoid or robust, or 0")
+    if a.loss.mini_batches > 1:
+        problems.append("algorithm.loss.mini_batches: a preference batch is one optimizer step; use 1")
+    return problems
+
+
+def _known(key: str, value: str, known: tuple[str, ...]) -> list[str]:
+    if value in known:
+        return []
+    near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
+    return [f"{key}: {value!r} is not one of {', '.join(known)}; did you mean {near[0]!r}?"]
 
 
 def _sampling(recipe: Recipe) -> list[str]:

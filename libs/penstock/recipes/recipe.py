@@ -1,5 +1,7 @@
 """The whole recipe of a run."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from penstock.recipes import sections as s
@@ -9,6 +11,11 @@ class Recipe(s.Section):
     """Everything about a run. The defaults are those of an asynchronous GRPO run with a staleness of two versions."""
 
     run: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="the run's name; its directory is runs/<name>")
+    mode: Literal["train", "evaluate", "replay"] = Field(
+        default="train",
+        description="evaluate: measure the model and end; replay: train again from a log (penstock eval and replay "
+        "set this)",
+    )
     model: s.Model
     data: s.Data
     environment: s.Environment | None = Field(default=None, description="absent for supervised training")
@@ -24,9 +31,32 @@ class Recipe(s.Section):
     telemetry: s.Telemetry = Field(default_factory=s.Telemetry)
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps of the run; an evaluation has none."""
+        return 0 if self.mode == "evaluate" else self.algorithm.steps
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether training samples are drawn from the policy (and not read from the data set)."""
+        a = self.algorithm
+        return a.name == "grpo" or (a.name == "dpo" and a.preference.source == "rollouts")
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether versions are measured on held-out tasks."""
+        return self.mode != "replay" and self.data.eval is not None and self.environment is not None
+
+    @property
     def generates(self) -> bool:
-        """Whether the run samples from the policy at all (supervised training without evaluation does not)."""
-        return self.algorithm.name != "sft" or (self.data.eval is not None and self.environment is not None)
+        """Whether anything is sampled from the policy, in training or to measure it."""
+        return self.mode != "replay" and (self.rolls_out or self.evaluates)
+
+    @property
+    def only_foreign_environments(self) -> bool:
+        """Whether everybody who plays and scores is another team's service: then none of ours is started."""
+        if self.environment is None or (self.environment.multi_turn and self.environment.address is None):
+            return False
+        return self.environment.multi_turn or all(reward.address is not None for reward in self.rewards())
 
     @property
     def groups_budget(self) -> int:

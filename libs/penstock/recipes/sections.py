@@ -29,7 +29,7 @@ class Data(Section):
     train: str = Field(description="JSON Lines file of training rows")
     eval: str | None = Field(default=None, description="JSON Lines file of held-out rows")
     prompt: str = Field(default="{prompt}", description="user message of a row; {field} is replaced by the row's field")
-    completion: str = Field(default="{target}", description="assistant message of a row (supervised training only)")
+    completion: str = Field(default="{target}", description="assistant message of a row (sft, and dpo with `label`)")
     system: str | None = Field(default=None, description="system message put before every prompt")
     seed: int = Field(default=0, description="seed of the order of rows")
     shuffle: bool = Field(
@@ -75,10 +75,21 @@ class Sampling(Section):
     max_tokens: Positive = Field(default=256, description="most tokens of one completion")
 
 
-class Loss(Section):
-    """The policy loss (shared/design/algorithms.md has the formulas)."""
+class Kl(Section):
+    """A pull towards the model the run started from (the reference), added to the loss."""
 
-    name: str = Field(default="ppo_clip", description="ppo_clip, cispo, gspo, reinforce, ... (the registry names them)")
+    coefficient: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 keeps no reference in memory")
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    importance: Literal["none", "differentiable", "detached"] = Field(
+        default="differentiable",
+        description="how samples of older versions are weighted; differentiable k3 and detached k2 are unbiased",
+    )
+
+
+class Loss(Section):
+    """The policy loss of grpo (docs/algorithms.md has formulas, sources and when to use which)."""
+
+    name: str = Field(default="ppo_clip", description="ppo_clip, cispo, gspo, reinforce, sapo, dppo, dro")
     clip_low: float | None = Field(
         default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent"
     )
@@ -89,14 +100,54 @@ class Loss(Section):
         default=None, gt=1, description="bound on the ratio for negative advantages; off if absent"
     )
     cap: float = Field(default=5.0, gt=0, description="cispo: the cap of the ratio itself")
+    tau_positive: float = Field(default=1.0, gt=0, description="sapo: sharpness of the gate where the advantage is > 0")
+    tau_negative: float = Field(default=1.05, gt=0, description="sapo: sharpness of the gate elsewhere")
+    delta: float = Field(default=0.2, gt=0, description="dppo: how far a token's probability may move")
+    tau: float = Field(default=1e-3, ge=0, description="dppo: weight of the squared log-ratio")
+    beta: float | None = Field(default=None, gt=0, description="dro: pull towards the behaviour policy; required there")
     normalisation: Literal["token", "sequence", "prompt", "constant"] = "token"
     proximal: Literal["recompute", "behaviour"] = Field(
         default="recompute", description="policy the ratio is taken against"
     )
     correction: str = Field(
-        default="tis", description="off-policy correction: none, tis, icepop, mis_token, mis_sequence, ..."
+        default="tis",
+        description="off-policy correction: none, tis, icepop, mis_token, mis_sequence, seq_mask_tis, opsm, m2po",
     )
-    correction_cap: float = Field(default=2.0, gt=0, description="tis: cap of the importance weight")
+    correction_cap: float = Field(default=2.0, gt=0, description="tis, seq_mask_tis: cap of the importance weight")
+    correction_low: float | None = Field(
+        default=None, ge=0, description="icepop, mis_*, seq_mask_tis: least ratio that is kept; .5 if absent"
+    )
+    correction_high: float | None = Field(
+        default=None, gt=0, description="icepop (5 if absent), mis_*, seq_mask_tis (2): greatest ratio that is kept"
+    )
+    correction_limit: float | None = Field(
+        default=None, gt=0, description="opsm: largest mean of g - c (1e-4 if absent); m2po: largest mean square (.04)"
+    )
+    entropy_coefficient: float = Field(default=0.0, ge=0, description="weight of the entropy bonus")
+    mini_batches: Positive = Field(default=1, description="optimizer steps a batch is cut into, by whole groups")
+    kl: Kl = Field(default_factory=Kl)
+
+
+class Preference(Section):
+    """The preference loss of dpo, and how pairs are made of a group's scored answers."""
+
+    source: Literal["rollouts", "dataset"] = Field(
+        default="rollouts",
+        description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
+    )
+    loss: str = Field(
+        default="sigmoid", description="sigmoid, robust, hinge, ipo, length_normalised, simpo, orpo, kto"
+    )
+    beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the reference")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="share of labels that are wrong: sigmoid (then cDPO) and robust"
+    )
+    margin: float = Field(default=0.5, ge=0, description="simpo: target margin")
+    nll_coefficient: float = Field(default=0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
+    pairs_per_group: Positive = Field(default=1, description="pairs of a group: best with worst, second with ...")
+    min_margin: float = Field(
+        default=0.0, ge=0, description="a pair's rewards must differ by more; groups without a pair are filtered"
+    )
 
 
 class Filters(Section):
@@ -110,7 +161,9 @@ class Filters(Section):
 class Algorithm(Section):
     """What is optimised, and the shape of a step."""
 
-    name: Literal["grpo", "sft"] = "grpo"
+    name: Literal["grpo", "dpo", "sft"] = Field(
+        default="grpo", description="grpo and its family, dpo and its family (offline and online), or supervised"
+    )
     steps: Positive = Field(description="optimizer steps of the run")
     groups_per_step: Positive = Field(default=32, description="groups (prompts) in a batch")
     group_size: Positive = Field(default=8, description="samples per group")
@@ -118,7 +171,15 @@ class Algorithm(Section):
         default=0.5, gt=0, le=1, description="a group with fewer completed members has FAILED"
     )
     advantage: str = Field(default="batch_norm", description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl")
+    reward_scale: float = Field(default=1.0, gt=0, description="factor of every reward before advantages")
+    overlong_buffer: int = Field(
+        default=0,
+        ge=0,
+        description="tokens before sampling.max_tokens from which an answer's reward falls, to -1 at the end (DAPO)",
+    )
+    advantage_clip: float | None = Field(default=None, gt=0, description="largest absolute advantage; off if absent")
     loss: Loss = Field(default_factory=Loss)
+    preference: Preference = Field(default_factory=Preference)
     filters: Filters = Field(default_factory=Filters)
 
 
@@ -140,6 +201,10 @@ class Evaluation(Section):
     tasks: Positive = Field(default=128, description="rows of data.eval to use")
     samples_per_task: Positive = 1
     temperature: float = Field(default=1.0, ge=0, le=10)
+    solved_reward: float = Field(default=1.0, description="reward from which a sample counts as solved (pass@k, cons@k)")
+    target_reward: float | None = Field(
+        default=None, description="stop the run when an evaluation's mean reward reaches this; never if absent"
+    )
 
 
 class Parallel(Section):

@@ -30,7 +30,9 @@ def checked_results(items: Sequence[str], answers: Iterable[reward_pb2.ScoreResu
 def _result(answer: reward_pb2.ScoreResult) -> Result:
     match answer.WhichOneof("result"):
         case "score":
-            return as_result(Scored(answer.score.value, dict(answer.score.components)))
+            score = answer.score
+            named = score.answer if score.HasField("answer") else None
+            return as_result(Scored(score.value, dict(score.components), named))
         case "invalid":
             return Invalid(answer.invalid.reason or "the reward service gave no reason")
         case _:

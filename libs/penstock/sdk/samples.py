@@ -17,6 +17,7 @@ from penstock.common.v1 import common_pb2
 from penstock.reward.v1 import reward_pb2
 from penstock.trajectory.v1 import trajectory_pb2
 
+ANSWER_LENGTH = 4096
 FinishReason = Literal["unspecified", "stop", "length"]
 _FINISH: dict[int, FinishReason] = {
     trajectory_pb2.FINISH_REASON_STOP: "stop",
@@ -53,10 +54,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scored:
-    """A finite score with its named parts."""
+    """A finite score with its named parts.
+
+    `answer`: what was taken as the sample's answer, equal strings for equal answers, so that samples can vote (cons@k);
+    None where that has no meaning.
+    """
 
     value: float
     components: Mapping[str, float] = field(default_factory=dict)
+    answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,12 @@ def as_result(returned: object) -> Result:
         if bad:
             return Invalid(f"component {bad[0]!r} is not a finite number")
         value, components = returned.value, {name: float(part) for name, part in returned.components.items()}
+        answer = returned.answer if returned.answer is None else str(returned.answer)[:ANSWER_LENGTH]
     else:
-        value, components = returned, {}  # type: ignore[assignment]
+        value, components, answer = returned, {}, None  # type: ignore[assignment]
     if not _is_finite(value):
         return Invalid(f"the reward returned {value!r:.80}, which is not a finite number")
-    return Scored(float(value), components)
+    return Scored(float(value), components, answer)
 
 
 def _is_finite(value: object) -> bool:
@@ -143,7 +150,8 @@ def result_to_proto(item: str, result: Result, seconds: float) -> reward_pb2.Sco
     """The answer to an item."""
     answer = reward_pb2.ScoreResult(id=item)
     if isinstance(result, Scored):
-        answer.score.CopyFrom(reward_pb2.Score(value=result.value, components=result.components))
+        score = reward_pb2.Score(value=result.value, components=result.components, answer=result.answer)
+        answer.score.CopyFrom(score)
     else:
         answer.invalid.reason = result.reason
     answer.took.FromNanoseconds(int(seconds * 1e9))
@@ -183,7 +191,7 @@ def messages_from_json(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, 
 def result_to_json(result: Result) -> dict[str, Any]:
     """For a worker process."""
     if isinstance(result, Scored):
-        return {"value": result.value, "components": dict(result.components)}
+        return {"value": result.value, "components": dict(result.components), "answer": result.answer}
     return {"invalid": result.reason}
 
 
@@ -191,4 +199,4 @@ def result_from_json(fields: Mapping[str, Any]) -> Result:
     """The inverse of `result_to_json`; checked again, since the worker ran somebody's code."""
     if "invalid" in fields:
         return Invalid(str(fields["invalid"]))
-    return as_result(Scored(fields["value"], fields.get("components", {})))
+    return as_result(Scored(fields["value"], fields.get("components", {}), fields.get("answer")))

@@ -34,9 +34,13 @@ def instances(recipe: Recipe) -> list[str]:
     if recipe.generates:
         assert recipe.environment is not None
         names += [f"generation-{i}" for i in range(recipe.generation.replicas)]
-        names += [f"environment-{i}" for i in range(recipe.environment.replicas)]
-    names += ["learner", *(f"rollout-{i}" for i in range(recipe.rollout.workers)), "coordinator", "dashboard"]
-    return names
+        if not recipe.only_foreign_environments:
+            names += [f"environment-{i}" for i in range(recipe.environment.replicas)]
+    if recipe.mode != "evaluate":
+        names.append("learner")
+    if recipe.mode != "replay":
+        names += [f"rollout-{i}" for i in range(recipe.rollout.workers)]
+    return [*names, "coordinator", "dashboard"]
 
 
 def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]) -> Iterator[Service]:

@@ -30,7 +30,7 @@ TEMPLATE = (
 
 
 def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40_000, prompts: int = 16_384) -> None:
-    """Writes model/, sft.jsonl, train.jsonl and eval.jsonl below `folder`. Rows of the sets never overlap."""
+    """Writes model/, sft.jsonl, train.jsonl, preferences.jsonl and eval.jsonl below `folder`. Rows of the sets never overlap."""
     make_model(folder / "model", seed=seed)
     rng = random.Random(seed)
     seen: set[str] = set()
@@ -47,7 +47,10 @@ def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40
     held_out, train, sft = take(512), take(prompts), take(demonstrations)
     for row in sft:
         row["target"] = _corrupt(rng, row["answer"]) if rng.random() < NOISE else row["answer"]
-    for name, rows in (("eval", held_out), ("train", train), ("sft", sft)):
+    preferences = take(prompts // 2)
+    for row in preferences:
+        row["chosen"], row["rejected"] = row["answer"], _corrupt(rng, row["answer"])
+    for name, rows in (("eval", held_out), ("train", train), ("sft", sft), ("preferences", preferences)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

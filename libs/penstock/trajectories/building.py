@@ -96,7 +96,7 @@ def header(task: pb.GroupTask, index: int, model: str) -> pb.Trajectory:
 def demonstration(
     task: pb.GroupTask, index: int, model: str, tokens: Sequence[int], mask: Sequence[int]
 ) -> pb.Trajectory:
-    """A supervised sample: tokens [n], mask [n] (1 where trained), no log-probabilities, no versions."""
+    """A sample that no policy drew: tokens [n], mask [n] (1 where trained), no log-probabilities, no versions."""
     t = header(task, index, model)
     t.token_count = len(tokens)
     t.tokens = int32s(tokens)

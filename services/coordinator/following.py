@@ -1,0 +1,91 @@
+"""What a coordinator knows of its run, folded from the ledger and the tail of the log, and a way to wait for change.
+
+Nothing here is decided: `Following` only reads. Admission, evaluation and closing look at it and wait on it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from penstock.bus import Bus, BusError, RunNames, last_entry, load_payload, read, stream_state
+from penstock.ledger import Ledger
+from penstock.telemetry.waits import progress, waiting
+from penstock.trajectories import TrajectoryError, decode
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.coordinator.view import RECENT, LogView
+
+logger = logging.getLogger(__name__)
+
+
+class Following:
+    """The two streams of a run as they grow.
+
+    Attributes:
+        ledger: every decision so far. log: the newest samples.
+        evaluated: samples of evaluations by (group, index), as the log brought them.
+    """
+
+    def __init__(self, bus: Bus, names: RunNames) -> None:
+        self.bus, self.names = bus, names
+        self.ledger = Ledger()
+        self.log = LogView()
+        self.evaluated: dict[tuple[str, int], pb.Trajectory] = {}
+        self.changes = 0
+        self._changed = asyncio.Condition()
+
+    async def restore(self) -> None:
+        """Folds the ledger up to its present end."""
+        last = (await stream_state(self.bus, self.names.ledger)).last_sequence
+        with waiting(f"ledger up to {last}", on="nats", deadline=60):
+            async for entry in read(self.bus, self.names.ledger, live=False):
+                self.ledger.apply(entry.subject, entry.payload, entry.sequence)
+
+    async def follow_ledger(self, moved: Callable[[], None]) -> None:
+        """Folds what comes after; `moved` is called after every entry."""
+        async for entry in read(self.bus, self.names.ledger, after=self.ledger.sequence):
+            self.ledger.apply(entry.subject, entry.payload, entry.sequence)
+            moved()
+            await self.notify()
+            progress()
+
+    async def follow_log(self) -> None:
+        """Shows what comes into the log, from its last RECENT entries on."""
+        state = await stream_state(self.bus, self.names.log)
+        async for entry in read(self.bus, self.names.log, after=max(0, state.last_sequence - RECENT)):
+            try:
+                t = decode(await load_payload(self.bus, self.names, entry.payload))
+            except (TrajectoryError, BusError) as error:
+                logger.warning("a log entry cannot be shown: %s", error, extra={"sequence": entry.sequence})
+                continue
+            self.log.add(t)
+            if t.kind == pb.TASK_KIND_EVAL:
+                self.evaluated[t.group, t.index] = t
+                await self.notify()
+
+    async def find_evaluated(self, group: str, index: int) -> None:
+        """Takes a sample that ended before this process looked: an evaluation goes on over restarts."""
+        if (group, index) not in self.evaluated:
+            entry = await last_entry(self.bus, self.names.log, self.names.log_subject(group, index))
+            if entry is not None:
+                self.evaluated[group, index] = decode(await load_payload(self.bus, self.names, entry.payload))
+
+    async def changed(self, seen: int, within: float) -> int:
+        """Waits until something changed since `seen`, at most `within` seconds; gives the number to pass next time."""
+        async with self._changed:
+            try:
+                async with asyncio.timeout(within):
+                    await self._changed.wait_for(lambda: self.changes != seen)
+            except TimeoutError:
+                return seen
+        return self.changes
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits until `condition` holds; it is looked at whenever something changed."""
+        async with self._changed:
+            await self._changed.wait_for(condition)
+
+    async def notify(self) -> None:
+        """Something changed that is not in the streams."""
+        self.changes += 1
+        async with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,73 @@
+"""summary.json as a function of the ledger and the last look at the other services. Pure."""
+
+import dataclasses
+import statistics
+from typing import Any
+
+from penstock.ledger import Ledger
+from penstock.weights.v1 import weights_pb2
+
+
+@dataclasses.dataclass
+class Services:
+    """What the last look at the other services said.
+
+    `looks` counts looks at engines that answered, `busy_looks` those that found one of them generating.
+    """
+
+    tasks_pending: int = 0
+    serving_step: int = 0
+    versions: weights_pb2.ListVersionsResponse | None = None
+    busy_looks: int = 0
+    looks: int = 0
+
+
+def summarise(ledger: Ledger, services: Services, now: float) -> dict[str, Any]:
+    """The numbers of a run; the counts add up: admitted = trained + filtered + expired + failed + in_flight."""
+    versions = services.versions
+    reports = [ledger.reports[s].metrics for s in sorted(ledger.reports)]
+    ends = [r.at.ToNanoseconds() / 1e9 for r in ledger.reports.values()] or [now]
+    wall = sum(r.get("rl.step.seconds", 0.0) for r in reports)
+    trained = sum(r.get("rl.tokens.trained", 0.0) for r in reports)
+    generated = sum(r.get("rl.tokens.generated", 0.0) for r in reports)
+    rewards = [r["rl.reward.mean"] for r in reports if "rl.reward.mean" in r]
+    return {
+        "steps": len(ledger.reports),
+        "wall_seconds": round(wall, 3),
+        "reward_first": statistics.fmean(rewards[:5]) if rewards else None,
+        "reward_last": statistics.fmean(rewards[-5:]) if rewards else None,
+        "eval": [{"step": e.step, "version": e.step, **e.metrics} for _, e in sorted(ledger.evaluations.items())],
+        "samples": {
+            name: getattr(ledger.samples, name)
+            for name in ("admitted", "trained", "filtered", "expired", "failed", "in_flight")
+        },
+        "failures": ledger.failures,
+        "tokens": {"generated": int(generated), "trained": int(trained)},
+        "staleness": {
+            "mean": statistics.fmean([r.get("rl.staleness.mean", 0.0) for r in reports] or [0.0]),
+            "max": max([r.get("rl.staleness.max", 0.0) for r in reports] or [0.0]),
+        },
+        "versions_published": newest_version(versions),
+        "weight_sync": {
+            "full_bytes": versions.full_bytes if versions else 0,
+            "sent_bytes": versions.sent_bytes if versions else 0,
+            "seconds_p50": versions.transfer_median.ToNanoseconds() / 1e9 if versions else None,
+            "pause_seconds_p50": versions.pause_median.ToNanoseconds() / 1e9 if versions else None,
+        },
+        "generator_utilisation": services.busy_looks / max(1, services.looks),
+        "learner_utilisation": sum(r.get("rl.train.seconds", 0.0) for r in reports) / max(wall, 1e-9),
+        "tokens_per_second": {
+            "generate": generated / max(max(ends) - min(ends), 1e-9),
+            "train": trained / max(wall, 1e-9),
+        },
+    }
+
+
+def newest_version(versions: weights_pb2.ListVersionsResponse | None) -> int | None:
+    """The newest version that became READY, as weight_sync says; None if it was never asked or has none.
+
+    Versions are published one after the other without gaps, so this is also how many were.
+    """
+    ready = (weights_pb2.VERSION_STATE_READY, weights_pb2.VERSION_STATE_RETIRED)
+    steps = [v.version.step for v in versions.versions if v.state in ready] if versions else []
+    return max(steps, default=None)

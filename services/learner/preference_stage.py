@@ -1,0 +1,67 @@
+"""From groups of ranked answers to the sequences of a preference batch.
+
+The role of a sequence travels in its advantage: CHOSEN (+1) or REJECTED (−1); a chosen answer stands right before the
+rejected one of its pair. For `kto` there are no pairs: answers are liked (+1) or not (−1), and each is followed by a
+sequence that puts it to another prompt of the batch (0), from which the baseline is estimated.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from penstock.objectives.preferences import rank_pairs
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.assembly import CompleteGroup
+from services.learner.batch import Sample
+from services.learner.settings import PreferenceSettings
+from services.learner.stages import sample
+
+CHOSEN, REJECTED, ELSEWHERE = 1.0, -1.0, 0.0
+LIKED_FROM = 0.5
+"""Reward from which a single answer counts as liked."""
+
+
+class PreferenceStage:
+    """The Stage of preference methods."""
+
+    def __init__(self, settings: PreferenceSettings) -> None:
+        self.settings = settings
+
+    def filter_reason(self, rewards: Tensor, valid: Tensor) -> str | None:
+        """`no_pair`: no two valid members differ enough to say which is better."""
+        if self.settings.paired and not self._pairs(rewards[valid].tolist()):
+            return "no_pair"
+        return None
+
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+        """Pairs in admission order, or answers each followed by its sequence elsewhere."""
+        if not self.settings.paired:
+            return self._single(groups)
+        made = []
+        for i, group in enumerate(groups):
+            members = [m.trajectory for m in group.usable]
+            for chosen, rejected in self._pairs([t.reward for t in members]):
+                made.append(sample(members[chosen], i, CHOSEN))
+                made.append(sample(members[rejected], i, REJECTED))
+        return made
+
+    def _pairs(self, rewards: list[float]) -> list[tuple[int, int]]:
+        return rank_pairs(rewards, self.settings.pairs_per_group, self.settings.min_margin)
+
+    @staticmethod
+    def _single(groups: Sequence[CompleteGroup]) -> list[Sample]:
+        answers = [(i, m.trajectory) for i, g in enumerate(groups) for m in g.usable]
+        made = []
+        for at, (group, t) in enumerate(answers):
+            made.append(sample(t, group, CHOSEN if t.reward >= LIKED_FROM else REJECTED))
+            made.append(_elsewhere(answers[at - 1][1], t, group))
+        return made
+
+
+def _elsewhere(prompt: pb.Trajectory, answer: pb.Trajectory, group: int) -> Sample:
+    """`answer`'s completion after the prompt of another sample."""
+    asked, told = sample(prompt, group), sample(answer, group)
+    cut, start = prompt.loss_mask.find(1), answer.loss_mask.find(1)
+    tokens = [*list(asked.tokens)[:cut], *list(told.tokens)[start:]]  # type: ignore[arg-type]
+    mask = [0] * cut + list(told.loss_mask)[start:]  # type: ignore[arg-type]
+    return Sample(tokens=tokens, loss_mask=mask, advantage=ELSEWHERE, group=group)

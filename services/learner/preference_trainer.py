@@ -1,0 +1,161 @@
+"""The preference step: from pairs of answers to new weights.
+
+    log-probs of answers (policy, reference) → loss per pair → its gradient, a weight per answer → one step on
+    Σ weight · log-prob
+
+The loss depends on an answer only through the sum of its log-probs, so its gradient is a weight per answer, taken from
+a forward pass before the step. That is the exact gradient, and answers are packed over micro-batches and ranks like
+any others: the two of a pair need not meet. It costs one forward pass more than a loss that sees both at once.
+
+The reference does not change, so its sums are kept by the digest of the sequence and computed once, over all passes
+through the data.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from penstock.objectives import preference_losses, preferences
+from penstock.objectives.preferences import Pairs, answer_weights
+from services.learner.batch import Batch
+from services.learner.policy import MegatronPolicy, Scored, StepOutcome
+from services.learner.preference_stage import CHOSEN, ELSEWHERE
+from services.learner.settings import LossSettings
+from services.learner.step_result import StepResult
+
+
+class PreferenceTrainer:
+    """Settings bound to a policy. Raises UnknownChoice for a loss or setting that does not exist."""
+
+    def __init__(self, settings: LossSettings, policy: MegatronPolicy) -> None:
+        self.settings, self.policy = settings.preference, policy
+        self._references = ReferenceSums(policy) if settings.needs_reference else None
+        if self.settings.paired:
+            self._loss = preference_losses.make(self.settings.loss, **self.settings.loss_settings)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Trains on a batch of `preference_stage` (the same on every rank); a collective."""
+        role = _roles(batch)
+        current = sequence_sums(batch, self.policy.logprobs(batch))
+        zeros = torch.zeros_like(current)
+        reference = zeros if self._references is None else self._references.of(batch)
+        if self.settings.paired:
+            losses = self._pair_losses(batch, reference)
+        else:
+            elsewhere = role == ELSEWHERE
+            baseline = (current - reference)[elsewhere].mean()
+            losses = self._single_losses(role, reference, baseline)
+        values, weights = answer_weights(losses, current)
+        chosen_tokens = batch.mask * (role == CHOSEN)[batch.sequence_of_token]
+        likelihood = self.settings.nll_coefficient * chosen_tokens / chosen_tokens.sum().clamp(min=1)
+        token_weights = weights.to(torch.float32)[batch.sequence_of_token] - likelihood
+        answers = torch.nonzero(role != ELSEWHERE)[:, 0]
+        part, where = batch.select(answers)
+        outcome = self.policy.train_step(part, LinearLoss(token_weights[where]))
+        return StepResult(self._metrics(batch, role, values, current - reference, current, outcome))
+
+    def _pair_losses(self, batch: Batch, reference: Tensor) -> Callable[[Tensor], Tensor]:
+        length = sequence_sums(batch, batch.mask).clamp(min=1)
+
+        def losses(answers: Tensor) -> Tensor:
+            pairs: Tensor = self._loss(
+                Pairs(answers[0::2], answers[1::2], reference[0::2], reference[1::2], length[0::2], length[1::2])
+            )
+            return pairs
+
+        return losses
+
+    def _single_losses(self, role: Tensor, reference: Tensor, baseline: Tensor) -> Callable[[Tensor], Tensor]:
+        own = role != ELSEWHERE
+
+        def losses(answers: Tensor) -> Tensor:
+            settings = self.settings.loss_settings
+            return preferences.kto(answers[own], reference[own], role[own] == CHOSEN, baseline, **settings)
+
+        return losses
+
+    def _metrics(
+        self, batch: Batch, role: Tensor, values: Tensor, gained: Tensor, current: Tensor, outcome: StepOutcome
+    ) -> dict[str, float]:
+        """Rewards are the implicit ones, beta · (c − r); the margin is theirs, the accuracy their order's."""
+        beta = float(self.settings.loss_settings.get("beta", 1.0))
+        chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == -CHOSEN]
+        chosen_tokens = float((batch.mask * (role == CHOSEN)[batch.sequence_of_token]).sum())
+        nll = -float(current[role == CHOSEN].sum()) / max(chosen_tokens, 1.0)
+        tokens = max(outcome.sums["tokens"], 1.0)
+        metrics = {
+            "loss": float(values.mean()) + self.settings.nll_coefficient * nll,
+            "grad_norm": outcome.gradient_norm,
+            "learning_rate": outcome.learning_rate,
+            "tokens": outcome.sums["tokens"],
+            "entropy": outcome.sums["entropy"] / tokens,
+            "optimizer_steps": float(self.policy.optimizer.steps),
+            "skipped_steps": float(self.policy.optimizer.skipped),
+            "micro_batches": float(outcome.micro_batches),
+            "reward_chosen": _mean(chosen),
+            "reward_rejected": _mean(rejected),
+            "margin": _mean(chosen) - _mean(rejected),
+            "nll": nll,
+        }
+        if self.settings.paired:
+            metrics["accuracy"] = float((chosen > rejected).to(torch.float64).mean())
+        return metrics
+
+
+class LinearLoss:
+    """Σ weight · log-prob: weights [T] are the gradient of a loss that was evaluated before."""
+
+    names = ("tokens", "entropy")
+
+    def __init__(self, weights: Tensor) -> None:
+        self._weights = weights
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        loss = (self._weights[scored.index] * scored.current).sum()
+        tokens = torch.ones_like(scored.current).sum()
+        return loss, torch.stack([tokens, scored.entropy.detach().sum()]).to(torch.float64)
+
+
+class ReferenceSums:
+    """Summed reference log-probs by sequence, each computed once. Every rank keeps the same ones."""
+
+    def __init__(self, policy: MegatronPolicy) -> None:
+        self._policy = policy
+        self._known: dict[bytes, float] = {}
+
+    def of(self, batch: Batch) -> Tensor:
+        """float64 [N]; a collective unless all are known, which all ranks agree on."""
+        digests = _digests(batch)
+        missing = [i for i, d in enumerate(digests) if d not in self._known]
+        if missing:
+            part, _ = batch.select(torch.tensor(missing, device=batch.lengths.device))
+            sums = sequence_sums(part, self._policy.reference_logprobs(part)).tolist()
+            self._known.update(zip((digests[i] for i in missing), sums, strict=True))
+        return torch.tensor([self._known[d] for d in digests], dtype=torch.float64, device=batch.tokens.device)
+
+
+def sequence_sums(batch: Batch, values: Tensor) -> Tensor:
+    """[T] -> float64 [N]: sums over the trained tokens of each sequence."""
+    kept = (values * batch.mask).to(torch.float64)
+    return kept.new_zeros(batch.sequences).index_add(0, batch.sequence_of_token, kept)
+
+
+def _roles(batch: Batch) -> Tensor:
+    """[N]: the role of each sequence, which its trained tokens carry as advantage."""
+    return torch.sign(sequence_sums(batch, batch.advantage))
+
+
+def _digests(batch: Batch) -> list[bytes]:
+    tokens, mask = batch.tokens.cpu(), batch.mask.cpu().to(torch.int32)
+    both = torch.stack([tokens, mask], 1).contiguous().numpy()
+    ends = torch.cumsum(batch.lengths.to(torch.int64), 0).tolist()
+    return [
+        hashlib.blake2b(both[start:end].tobytes(), digest_size=16).digest()
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if len(values) else 0.0

@@ -1,0 +1,49 @@
+"""What stands between scored groups and the batch of a step, on rank 0: one Stage per family of methods.
+
+A stage is asked twice, because two things happen at two times: a group is judged when it arrives (its slot must be
+given back at once), and samples are made when the whole batch is known.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from penstock.trajectories import from_float32s, from_int32s
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.assembly import CompleteGroup
+from services.learner.batch import Sample
+
+
+class Stage(Protocol):
+    """A method's way from groups to samples."""
+
+    def filter_reason(self, rewards: Tensor, valid: Tensor) -> str | None:
+        """Why a group (rewards [G], valid [G] bool) must not be trained, or None."""
+        ...
+
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+        """The training samples of a batch of usable groups."""
+        ...
+
+
+class SupervisedStage:
+    """Every demonstration is trained on as it is."""
+
+    def filter_reason(self, rewards: Tensor, valid: Tensor) -> str | None:
+        return None
+
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+        return [sample(m.trajectory, i) for i, g in enumerate(groups) for m in g.usable]
+
+
+def sample(t: pb.Trajectory, group: int, advantage: float = 0.0) -> Sample:
+    """A trajectory as a training sample."""
+    return Sample(
+        tokens=from_int32s(t.tokens),
+        loss_mask=np.frombuffer(t.loss_mask, np.uint8),
+        behaviour_logprobs=from_float32s(t.logprobs),
+        advantage=advantage,
+        group=group,
+    )
