@@ -16,6 +16,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
 
+from penstock import rpc
 from penstock.bus import Bucket, Bus, BusError, Fenced, RunNames, TaskConsumer, append, publish_once
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
@@ -79,6 +80,7 @@ class Coordinator:
         self._closed: set[str] = set()
         self._paused = False
         self._stopping = False
+        self._asked = False
         self._appended = 0
         self._written = 0
 
@@ -108,7 +110,7 @@ class Coordinator:
 
     async def stop(self, reason: str) -> None:
         """Ends the run after the step in progress. Raises rpc.RpcError if the learner cannot be asked."""
-        self._stopping, self.reason = True, reason
+        self._stopping, self._asked, self.reason = True, True, reason
         self._set_state(pb.RUN_STATE_STOPPING)
         await self.following.notify()
         await self.peers.drain_learner()
@@ -221,6 +223,8 @@ class Coordinator:
         """Runs the planned evaluations; ends the run after its last step, or when it was stopped."""
         await self._evaluator.run(lambda: self._stopping)
         steps = self.recipe.steps
+        if self._evaluator.reached and steps not in self.ledger.reports:
+            await self._finish_early(self._evaluator.reached)
         await self.following.until(lambda: self._stopping or not steps or steps in self.ledger.reports)
         if self._stopping:
             await self._until_learner_ended()
@@ -228,9 +232,21 @@ class Coordinator:
         if not steps and not self.ledger.evaluations:
             self.reason = "no sample was scored; the log of the rollout service says why"
             self._set_state(pb.RUN_STATE_FAILED)
-        self._set_state(pb.RUN_STATE_STOPPED if self._stopping else pb.RUN_STATE_DONE)
+        self._set_state(pb.RUN_STATE_STOPPED if self._asked else pb.RUN_STATE_DONE)
         self._summarise()
         await self.following.notify()
+
+    async def _finish_early(self, reason: str) -> None:
+        """Nothing more is admitted; the learner exports what it has."""
+        self._stopping, self.reason = True, reason
+        self._set_state(pb.RUN_STATE_STOPPING)
+        while True:
+            try:
+                await self.peers.drain_learner(finish=True)
+                return
+            except rpc.RpcError as error:
+                logger.info("the learner cannot be asked to finish yet: %s", error)
+                await asyncio.sleep(TICK_SECONDS)  # it is being started again
 
     async def _until_learner_ended(self) -> None:
         """The learner writes its checkpoint before it ends; it is gone or done within its own bounds."""

@@ -1,7 +1,7 @@
 """Runs the planned evaluations one after the other, each pinned to its version.
 
 While one is due or under way weight_sync holds receivers at its version, so every token comes from exactly that one.
-A restarted coordinator goes on: tasks are published again under the same names, samples that ended are found in the log.
+A restarted coordinator goes on: tasks are published again under the same names, and what ended is found in the log.
 """
 
 import asyncio
@@ -31,26 +31,31 @@ class Evaluator:
         self, recipe: Recipe, following: Following, tasks: TaskMaker, peers: Peers, planned: list[int]
     ) -> None:
         self.given_up: set[int] = set()
+        self.reached = ""
         self._recipe, self._following, self._tasks, self._peers = recipe, following, tasks, peers
         self._planned = planned
 
     async def run(self, stopping: Callable[[], bool]) -> None:
-        """Evaluates until nothing is planned any more, or the run is being stopped."""
+        """Evaluates until nothing is planned any more, the target is reached (`reached` says how), or the run is being
+        stopped."""
         following = self._following
         while (step := evaluation.next_due(self._planned, following.ledger, self.given_up)) is not None:
-            due = step
-            async with asyncio.TaskGroup() as tasks:
-                holding = tasks.create_task(self._hold(due))
-                await following.until(lambda: following.ledger.step >= due or stopping())
-                if not stopping():
-                    await self._evaluate(due)
-                holding.cancel()
-            if stopping():
+            self.reached = evaluation.target_reached(self._recipe.evaluation.target_reward, following.ledger)
+            if self.reached or stopping():
                 break
+            async with asyncio.TaskGroup() as tasks:
+                holding = tasks.create_task(self._hold(step))
+                await self._until_due(step, stopping)
+                if not stopping():
+                    await self._evaluate(step)
+                holding.cancel()
         try:
             await self._peers.release()
         except rpc.RpcError as error:
             logger.info("the hold is left to its lease: %s", error)
+
+    async def _until_due(self, step: int, stopping: Callable[[], bool]) -> None:
+        await self._following.until(lambda: self._following.ledger.step >= step or stopping())
 
     async def _hold(self, step: int) -> None:
         while True:

@@ -22,11 +22,23 @@ def next_due(planned: Iterable[int], ledger: Ledger, given_up: set[int]) -> int 
     return next((s for s in planned if s not in ledger.evaluations and s not in given_up), None)
 
 
+def target_reached(target: float | None, ledger: Ledger) -> str:
+    """Which evaluation reached the target reward, as a sentence; empty if none did."""
+    for step, result in sorted(ledger.evaluations.items()):
+        if target is not None and result.metrics["reward"] >= target:
+            return (
+                f"evaluation of version {step}: reward {result.metrics['reward']:.4g} reached the target {target:.4g}"
+            )
+    return ""
+
+
 def pass_at_k(samples: int, solved: int, k: int) -> float:
     """Chance that at least one of k of the n samples, drawn without replacement, is one of the c solved ones.
 
-    1 − Π_{i=n−c+1..n} (1 − k/i), unbiased for the chance with fresh samples. Source: Chen et al. 2021, "Evaluating Large
-    Language Models Trained on Code", section 2.1. Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
+    1 − Π_{i=n−c+1..n} (1 − k/i), unbiased for the chance with fresh samples. Source: Chen et al. 2021,
+    "Evaluating Large Language Models Trained on Code", section 2.1.
+
+    Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
     """
     if not 1 <= k <= samples or not 0 <= solved <= samples:
         raise ValueError(f"pass@k needs 1 <= k <= n and 0 <= c <= n; got n={samples}, c={solved}, k={k}")

@@ -70,7 +70,8 @@ def test_votes_count_answers_and_tasks_count_once() -> None:
         t.environment = "f"
     metrics = report(0, [*first, *second]).metrics
     assert metrics["cons@3"] == 0.5
-    assert metrics["pass@1"] == pytest.approx((2 / 3 + 1 / 3) / 2) and metrics["pass@2"] == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics["pass@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert metrics["pass@2"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["reward.e"] == pytest.approx(2 / 3) and metrics["reward.f"] == pytest.approx(1 / 3)
     assert "cons@3" not in report(0, [sample("a", 1.0), sample("a", 1.0), sample("a", 1.0)]).metrics
     assert report(0, [sample("a", 0.6)], solved_at=0.5).metrics["pass@1"] == 1.0

@@ -64,11 +64,11 @@ class Peers:
         found = await _answers(s.GetStatus(learner_pb2.GetStatusRequest(), timeout=ASK_SECONDS) for s in stubs)
         return found[0] if found else None
 
-    async def drain_learner(self) -> None:
-        """Asks the learner to end after its step. Raises rpc.RpcError."""
+    async def drain_learner(self, *, finish: bool = False) -> None:
+        """Asks the learner to end after its step; with `finish`, to export the model too. Raises rpc.RpcError."""
         for name in self._named("learner"):
             stub = learner_pb2_grpc.LearnerServiceStub(self.channels[name])
-            await rpc.call(stub.Drain(learner_pb2.DrainRequest(), timeout=ASK_SECONDS))
+            await rpc.call(stub.Drain(learner_pb2.DrainRequest(finish=finish), timeout=ASK_SECONDS))
 
     def _named(self, service: str) -> list[str]:
         return [n for n in self.addresses if n.rpartition("-")[0] == service or n == service]

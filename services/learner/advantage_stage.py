@@ -18,7 +18,10 @@ from services.learner.stages import sample
 
 
 class AdvantageStage:
-    """The Stage of policy-gradient methods; settings bound once. Raises UnknownChoice or ValueError for settings that name nothing or contradict."""
+    """The Stage of policy-gradient methods.
+
+    Raises UnknownChoice or ValueError for settings that name nothing or contradict.
+    """
 
     def __init__(self, settings: AdvantageSettings) -> None:
         self.settings = settings

@@ -70,9 +70,7 @@ class Objectives:
         """fp32 [T]: the correction over the whole batch, given all proximal log-probs."""
         unknown = torch.zeros_like(proximal)
         sequence = batch.sequence_of_token
-        inputs = LossInputs(
-            unknown, proximal, batch.behaviour, batch.advantage, batch.mask, sequence, batch.sequences
-        )
+        inputs = LossInputs(unknown, proximal, batch.behaviour, batch.advantage, batch.mask, sequence, batch.sequences)
         return self.correction(inputs)
 
     def weights(self, batch: Batch) -> Tensor:

@@ -84,3 +84,16 @@ def random_samples(seed: int, count: int = 11, vocabulary: int = VOCABULARY, lon
 
 def random_batch(seed: int, **sizes: int) -> Batch:
     return Batch.from_samples(random_samples(seed, **sizes))
+
+
+def preference_samples(seed: int, pairs: int = 5, vocabulary: int = VOCABULARY) -> list[Sample]:
+    """Chosen and rejected answers of different lengths (2 … 24 tokens) to a shared prompt, in pairs."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i in range(pairs):
+        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 9)))
+        for role in (1.0, -1.0):
+            answer = rng.integers(0, vocabulary, int(rng.integers(2, 25)))
+            mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))])
+            samples.append(Sample(np.concatenate([prompt, answer]), mask, advantage=role, group=i))
+    return samples

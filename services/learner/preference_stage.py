@@ -7,9 +7,11 @@ sequence that puts it to another prompt of the batch (0), from which the baselin
 
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 from penstock.objectives.preferences import rank_pairs
+from penstock.trajectories import from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.assembly import CompleteGroup
 from services.learner.batch import Sample
@@ -60,8 +62,10 @@ class PreferenceStage:
 
 def _elsewhere(prompt: pb.Trajectory, answer: pb.Trajectory, group: int) -> Sample:
     """`answer`'s completion after the prompt of another sample."""
-    asked, told = sample(prompt, group), sample(answer, group)
     cut, start = prompt.loss_mask.find(1), answer.loss_mask.find(1)
-    tokens = [*list(asked.tokens)[:cut], *list(told.tokens)[start:]]  # type: ignore[arg-type]
-    mask = [0] * cut + list(told.loss_mask)[start:]  # type: ignore[arg-type]
-    return Sample(tokens=tokens, loss_mask=mask, advantage=ELSEWHERE, group=group)
+    return Sample(
+        tokens=np.concatenate([from_int32s(prompt.tokens)[:cut], from_int32s(answer.tokens)[start:]]),
+        loss_mask=[0] * cut + list(answer.loss_mask[start:]),
+        advantage=ELSEWHERE,
+        group=group,
+    )

@@ -26,12 +26,10 @@ def prepare(groups: Sequence[CompleteGroup], stage: Stage, version: int) -> Prep
     return Prepared(Batch.from_samples(stage.samples(groups)), trajectories, _metrics(groups, trajectories, version))
 
 
-def _metrics(
-    groups: Sequence[CompleteGroup], trajectories: Sequence[pb.Trajectory], version: int
-) -> dict[str, float]:
+def _metrics(groups: Sequence[CompleteGroup], trajectories: Sequence[pb.Trajectory], version: int) -> dict[str, float]:
     lengths = [sum(t.loss_mask) for t in trajectories]
     ages = [g.age(version) for g in groups]
-    drawn = [sum(m.trajectory.loss_mask) for g in groups for m in g.members]
+    drawn = [sum(m.trajectory.loss_mask) for g in groups for m in g.members if m.trajectory.version_segments]
     metrics = {
         "rl.samples.trained": float(len(trajectories)),
         "rl.tokens.trained": float(sum(t.token_count for t in trajectories)),

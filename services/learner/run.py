@@ -89,9 +89,11 @@ def learn(recipe: Recipe, place: Place) -> None:
         logger.info("learning from step %d", step, extra={"epoch": status.epoch})
         while step < recipe.algorithm.steps:
             command, prepared = _next(leader, status, stage, step + 1)
-            if command == "end":
+            if command in ("end", "finish"):
                 _save(policy, place, recipe, leader, status, step)
-                return
+                if command == "end":
+                    return
+                break
             if command == "save":
                 _save(policy, place, recipe, leader, status, step)
             elif command == "train":
@@ -136,14 +138,12 @@ def _leader(recipe: Recipe, place: Place, status: Status, stage: Stage, extra: d
     )
 
 
-def _next(
-    leader: Leader | None, status: Status, stage: Stage, step: int
-) -> tuple[str, Prepared | None]:
-    """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "wait", None)."""
+def _next(leader: Leader | None, status: Status, stage: Stage, step: int) -> tuple[str, Prepared | None]:
+    """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "finish" | "wait", None)."""
     command, prepared = "wait", None
     if leader is not None:
         if status.drain_wanted.is_set():
-            command = "end"
+            command = "finish" if status.finish_wanted.is_set() else "end"
         elif status.save_wanted.is_set():
             status.save_wanted.clear()
             command = "save"

@@ -27,6 +27,7 @@ class Status:
     step_started_at: Timestamp = dataclasses.field(default_factory=Timestamp)
     save_wanted: threading.Event = dataclasses.field(default_factory=threading.Event)
     drain_wanted: threading.Event = dataclasses.field(default_factory=threading.Event)
+    finish_wanted: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
 class Learner(learner_pb2_grpc.LearnerServiceServicer):
@@ -54,6 +55,8 @@ class Learner(learner_pb2_grpc.LearnerServiceServicer):
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
         self._status.state = State.STATE_DRAINING
+        if request.finish:
+            self._status.finish_wanted.set()
         self._status.drain_wanted.set()
         return pb.DrainResponse()
 

@@ -33,7 +33,7 @@ def make_trainer(settings: LossSettings, policy: MegatronPolicy) -> Steps:
 
 
 class Trainer:
-    """Policy-gradient and supervised steps: settings bound to a policy. Raises UnknownChoice or ValueError for settings that name nothing."""
+    """Policy-gradient and supervised steps. Raises UnknownChoice or ValueError for settings that name nothing."""
 
     def __init__(self, settings: LossSettings, policy: MegatronPolicy) -> None:
         self.settings, self.policy = settings, policy
@@ -87,9 +87,7 @@ class Trainer:
             return None
         return self._objectives.whole_correction(batch, proximal)
 
-    def _loss(
-        self, part: Batch, proximal: Tensor | None, reference: Tensor | None, correction: Tensor | None
-    ) -> Loss:
+    def _loss(self, part: Batch, proximal: Tensor | None, reference: Tensor | None, correction: Tensor | None) -> Loss:
         weights = self._objectives.weights(part)
         if self.settings.algorithm == "sft":
             return SupervisedLoss(weights)

@@ -20,7 +20,7 @@ def program(name: str) -> str:
     return str(pathlib.Path.cwd() / os.environ[name])
 
 
-def recipe(folder: pathlib.Path, **algorithm: int) -> pathlib.Path:
+def recipe(folder: pathlib.Path, **algorithm: Any) -> pathlib.Path:
     """A small GRPO recipe with its assets below `folder`."""
     assets = folder / "assets"
     if not assets.exists():
@@ -85,6 +85,20 @@ class Running:
         for log in sorted((self.run / "logs").glob("*.log")):
             parts.append(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}")
         return "\n".join(parts)
+
+
+def penstock(folder: pathlib.Path, *words: str, within: float) -> "subprocess.CompletedProcess[str]":
+    """Runs a `penstock` command in `folder` to its end; its group is killed where it has none in time."""
+    command = [program("PENSTOCK"), *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=within)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, "")
 
 
 @contextlib.contextmanager

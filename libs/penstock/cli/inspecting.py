@@ -29,9 +29,16 @@ Runs = Annotated[pathlib.Path, typer.Option("--runs", help="folder of run direct
 DEFAULT_RUNS = pathlib.Path("runs")
 
 
-def _fail(message: str, code: int = 2) -> typer.Exit:
+def failed(message: str, code: int = 2) -> typer.Exit:
+    """Says why a command ends; to be raised."""
     Console(stderr=True).print(message, style="red", markup=False, highlight=False)
     return typer.Exit(code)
+
+
+def unknown_run(run: str, runs: pathlib.Path) -> str:
+    """That there is no such run, and which there are."""
+    known = ", ".join(sorted(p.parent.name for p in runs.glob("*/recipe.yaml"))) or "none"
+    return f"no run {run!r} below {runs} (runs there: {known})"
 
 
 def _ask(
@@ -40,8 +47,7 @@ def _ask(
     """Asks the run's coordinator; ends the command with a clear line if it cannot be asked."""
     path = runs / run / "addresses.json"
     if not path.is_file():
-        known = ", ".join(sorted(p.parent.name for p in runs.glob("*/recipe.yaml"))) or "none"
-        raise _fail(f"no running run {run!r} below {runs} (runs there: {known})")
+        raise failed(unknown_run(run, runs))
     address = json.loads(path.read_text())["coordinator"]
 
     async def ask() -> T:
@@ -51,9 +57,9 @@ def _ask(
     try:
         return asyncio.run(ask())
     except rpc.errors.Unavailable as error:
-        raise _fail(f"the coordinator of {run!r} ({address}) does not answer; is the run under way?", 1) from error
+        raise failed(f"the coordinator of {run!r} ({address}) does not answer; is the run under way?", 1) from error
     except rpc.RpcError as error:
-        raise _fail(str(error), 1) from error
+        raise failed(str(error), 1) from error
 
 
 def _table(rows: dict[str, Any], title: str) -> Table:
@@ -152,7 +158,7 @@ def lineage(
 ) -> None:
     """From a sample to the step that trained it, or from a step to its samples."""
     if (sample is None) == (step is None):
-        raise _fail("give exactly one of --sample GROUP/INDEX and --step K")
+        raise failed("give exactly one of --sample GROUP/INDEX and --step K")
     request = pb.GetLineageRequest(sample=sample) if sample is not None else pb.GetLineageRequest(step=step or 0)
     console.print_json(data=MessageToDict(_ask(run, runs, lambda stub: stub.GetLineage(request, timeout=10))))
 
@@ -162,9 +168,9 @@ def export(run: RunName, to: Annotated[pathlib.Path, typer.Option("--to")], runs
     """Copy a finished run's model (Hugging Face format) to a directory."""
     source = runs / run / "export"
     if not (source / "config.json").is_file():
-        raise _fail(f"{source} has no model; it is written when the run is done")
+        raise failed(f"{source} has no model; it is written when the run is done")
     if to.exists() and any(to.iterdir()):
-        raise _fail(f"{to} is not empty")
+        raise failed(f"{to} is not empty")
     shutil.copytree(source, to, dirs_exist_ok=True)
     console.print(f"exported to {to}")
 
@@ -178,7 +184,7 @@ def config(
     try:
         resolved = load(recipe, overrides or [])
     except RecipeError as error:
-        raise _fail(str(error)) from error
+        raise failed(str(error)) from error
     a, learner = resolved.algorithm, resolved.learner
     split = learner.parallel.tensor * learner.parallel.pipeline * learner.parallel.context
     console.print(dump(resolved), highlight=False, markup=False, end="")
@@ -202,16 +208,16 @@ def conformance(
     try:
         fields = json.loads(row) if row else None
     except ValueError as error:
-        raise _fail(f"--row: {row!r} is not JSON ({error})") from error
+        raise failed(f"--row: {row!r} is not JSON ({error})") from error
     if kind not in ("reward", "environment"):
-        raise _fail(f"--kind: {kind!r} is not one of reward, environment")
+        raise failed(f"--kind: {kind!r} is not one of reward, environment")
     try:
         if kind == "reward":
             report = asyncio.run(check_reward(address, reward=name, row=fields))
         else:
             report = asyncio.run(check_environment(address, environment=name, row=fields))
     except rpc.RpcError as error:
-        raise _fail(f"{address} does not answer: {error}", 1) from error
+        raise failed(f"{address} does not answer: {error}", 1) from error
     for each in report.checks:
         mark = "[green]kept[/green]  " if each.passed else "[red]broken[/red]"
         console.print(f"{mark} {each.name}" + (f": {each.detail}" if each.detail else ""), highlight=False)

@@ -23,14 +23,21 @@ def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
     """
     folder = root / recipe.run
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        _check(folder, recipe)
+        (folder / "recipe.yaml").write_text(dump(recipe))
+        yield folder
+
+
+@contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """The run directory is this process's alone for the block. Raises RunRefused if another one has it."""
     with (folder / "lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunRefused(f"{folder} is in use by another process; wait for it or choose another run=NAME") from None
-        _check(folder, recipe)
-        (folder / "recipe.yaml").write_text(dump(recipe))
-        yield folder
+        yield
 
 
 def _check(folder: pathlib.Path, recipe: Recipe) -> None:

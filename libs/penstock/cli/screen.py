@@ -58,8 +58,9 @@ async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors:
             with screen.live():
                 last = await _until_over(run, keeping, screen)
                 if last is not None and last.state == pb.RUN_STATE_DONE:
-                    async with asyncio.timeout(LEARNER_END_SECONDS):
-                        await run.supervisor.ended()
+                    if recipe.mode != "evaluate":  # there a learner exports the model
+                        async with asyncio.timeout(LEARNER_END_SECONDS):
+                            await run.supervisor.ended()
                     if look is not None:
                         await look(run)
     except* ServiceFailed as group:
@@ -121,7 +122,7 @@ class Screen:
     def __init__(self, recipe: Recipe, console: Console) -> None:
         self.run: pb.Run | None = None
         self._recipe, self._console = recipe, console
-        self._note = ""
+        self._note = self._stall = ""
         self._printed = -1
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -131,7 +132,7 @@ class Screen:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._progress.add_task(recipe.run, total=recipe.algorithm.steps)
+        self._task = self._progress.add_task(recipe.run, total=recipe.steps or None)
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._draw)
 
     def live(self) -> Live | Progress:
@@ -147,6 +148,9 @@ class Screen:
         """Takes the run's new state."""
         self.run = run
         self._progress.update(self._task, completed=run.step)
+        if run.stall != self._stall:
+            self._stall = run.stall
+            self.note(run.stall or "the run moves again")
         if not self._console.is_terminal and run.step != self._printed and run.step % PLAIN_EVERY == 0:
             self._printed = run.step
             self._console.print(self._line(run), highlight=False)
@@ -173,6 +177,9 @@ class Screen:
             self._console.print(f"stopped at step {run.step}; the same command resumes it", highlight=False)
             return DONE
         summary = json.loads((folder / "summary.json").read_text())
+        if self._recipe.mode == "evaluate":
+            self._console.print(evaluations_table(summary["eval"], self._recipe.run))
+            return DONE
         samples = summary["samples"]
         self._console.print(
             f"[green]done[/green]: {summary['steps']} steps, samples {samples['admitted']} admitted = "
@@ -211,6 +218,14 @@ class Screen:
     def _line(self, run: pb.Run) -> str:
         numbers = "  ".join(f"{name} {value}" for name, value in self._numbers(run) if name != "state")
         return f"step {run.step}/{run.max_steps}  {numbers}"
+
+
+def evaluations_table(evaluations: Sequence[Mapping[str, float]], title: str) -> Table:
+    """What evaluations measured, a column a version."""
+    table = Table("", *(f"version {e['version']}" for e in evaluations), title=title)
+    for name in sorted({k for e in evaluations for k in e} - {"step", "version"}):
+        table.add_row(name, *(f"{e[name]:.4g}" if name in e else "" for e in evaluations))
+    return table
 
 
 def _rate(metrics: Mapping[str, float]) -> float:

@@ -105,7 +105,7 @@ def test_shapes_are_checked():
 
 
 def test_gdpo_keeps_the_small_component_that_the_total_drowns():
-    """Components (0, 0), (0, .01), (100, 0), (100, .01): within the total, the second one is noise; here both count alike."""
+    """Components (0, 0), (0, .01), (100, 0), (100, .01): within the total the second one is noise."""
     components = torch.tensor([[0.0, 0.0], [0.0, 0.01], [100.0, 0.0], [100.0, 0.01]])
     group, valid = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.bool)
     got = advantage_estimators.make("gdpo", weights=(1.0, 1.0))(components, group, valid).tolist()

@@ -74,7 +74,8 @@ def test_opsm_drops_bad_sequences_that_the_policy_has_left():
             sequence=torch.tensor([0, 0]),
             sequences=1,
         )
-        return off_policy_corrections.make("opsm")(x).tolist(), off_policy_corrections.make("opsm", limit=0.7)(x).tolist()
+        strict, lenient = off_policy_corrections.make("opsm"), off_policy_corrections.make("opsm", limit=0.7)
+        return strict(x).tolist(), lenient(x).tolist()
 
     assert of(-1.0) == ([0.0, 0.0], [1.0, 1.0])
     assert of(1.0) == ([1.0, 1.0], [1.0, 1.0])

@@ -1,11 +1,11 @@
 """Preference losses: functions of how likely whole answers are under the policy and under a reference.
 
 With c and r the log-probs of an answer's tokens under policy and reference, summed over the answer, and
-Δ = (c_w − r_w) − (c_l − r_l) for a chosen (w) and a rejected (l) answer. Losses are per pair and are averaged over pairs.
-`kto` alone takes single answers.
+Δ = (c_w − r_w) − (c_l − r_l) for a chosen (w) and a rejected (l) answer. Losses are per pair and are averaged over
+pairs. `kto` alone takes single answers.
 
-Each is a function of a few numbers per answer, so its gradient is a weight per answer: the learner evaluates the loss on
-log-probs of a forward pass, and trains Σ weight · log-prob over packed micro-batches, however pairs were cut
+Each is a function of a few numbers per answer, so its gradient is a weight per answer: the learner evaluates the loss
+on log-probs of a forward pass, and trains Σ weight · log-prob over packed micro-batches, however pairs were cut
 (`answer_weights`). That is the exact gradient, and pairs need not share a micro-batch.
 """
 

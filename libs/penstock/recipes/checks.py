@@ -36,8 +36,11 @@ def _parallel(recipe: Recipe) -> list[str]:
 
 
 def _algorithm(recipe: Recipe) -> list[str]:
-    a = recipe.algorithm
-    problems = {"grpo": _policy_gradient, "dpo": _preference, "sft": lambda _: []}[a.name](recipe)
+    a, problems = recipe.algorithm, []
+    if a.name == "grpo":
+        problems += _policy_gradient(recipe)
+    elif a.name == "dpo":
+        problems += _preference(recipe)
     if recipe.rolls_out:
         if recipe.environment is None:
             problems.append(f"environment: is required for algorithm.name {a.name} (who scores the samples?)")
@@ -81,7 +84,7 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
     if a.advantage == "gdpo" and len(recipe.rewards()) < 2:
         problems.append("algorithm.advantage: gdpo needs at least two environment.rewards; with one use 'grpo'")
     if a.advantage == "gdpo" and a.overlong_buffer:
-        problems.append("algorithm.overlong_buffer: gdpo takes the reward apart; use a length reward as one of its parts")
+        problems.append("algorithm.overlong_buffer: gdpo takes the reward apart; make length one of its parts")
     corrected = a.loss.correction != "none" and a.loss.proximal == "recompute"
     trusted = a.loss.name in TRUST_REGIONS and a.loss.proximal == "behaviour"
     bounded = corrected or trusted or a.loss.name in BEHAVIOUR_LOSSES

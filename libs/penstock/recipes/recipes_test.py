@@ -1,6 +1,7 @@
 """A recipe that cannot be run is refused with the key's path and the nearest valid choice."""
 
 import pathlib
+import re
 from typing import Any
 
 import pytest
@@ -90,3 +91,35 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
     assert "has no log-probabilities" in problems(raw, "sampling.temperature=0")
     assert "biases ratio and correction" in problems(raw, "sampling.top_k=5")
     assert "gives the reward itself" in problems(raw, "environment.multi_turn=true", "environment.rewards=[{name: a}]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["algorithm.loss.name=ppo_clop"], "'ppo_clop' is not one of ppo_clip, .*did you mean 'ppo_clip'"),
+        (["algorithm.loss.name=dppo"], "loss.correction: dppo is taken against the behaviour policy.*use 'none'"),
+        (
+            ["algorithm.loss.name=dro", "algorithm.loss.correction=none"],
+            "loss.beta: is required for dro",
+        ),
+        (["algorithm.advantage=gdpo"], "gdpo needs at least two environment.rewards"),
+        (["algorithm.overlong_buffer=300"], "overlong_buffer: 300 is more than sampling.max_tokens 256"),
+        (["algorithm.name=dpo", "algorithm.preference.pairs_per_group=5"], "8 answers make 4 pairs.*use 10 or more"),
+        (["algorithm.name=dpo", "algorithm.preference.loss=sigmoit"], "did you mean 'sigmoid'"),
+        (
+            ["algorithm.name=dpo", "algorithm.preference={loss: ipo, label_smoothing: 0.1}"],
+            "label_smoothing: ipo has none",
+        ),
+        (["algorithm.name=dpo", "algorithm.loss.mini_batches=2"], "a preference batch is one optimizer step"),
+        (["mode=evaluate"], "data.eval and environment: are both required to evaluate"),
+    ],
+)
+def test_methods_that_contradict_themselves_are_refused(raw: dict[str, Any], overrides: list[str], words: str) -> None:
+    assert re.search(words, problems(raw, *overrides), re.DOTALL)
+
+
+def test_a_preference_run_from_a_data_set_needs_no_environment(raw: dict[str, Any]) -> None:
+    del raw["environment"]
+    offline = resolve(raw, ["algorithm.name=dpo", "algorithm.preference.source=dataset", "algorithm.group_size=2"])
+    assert not offline.rolls_out and not offline.generates
+    assert "environment: is required for algorithm.name dpo" in problems(raw, "algorithm.name=dpo")

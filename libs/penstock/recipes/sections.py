@@ -135,9 +135,7 @@ class Preference(Section):
         default="rollouts",
         description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
     )
-    loss: str = Field(
-        default="sigmoid", description="sigmoid, robust, hinge, ipo, length_normalised, simpo, orpo, kto"
-    )
+    loss: str = Field(default="sigmoid", description="sigmoid, robust, hinge, ipo, length_normalised, simpo, orpo, kto")
     beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the reference")
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=0.5, description="share of labels that are wrong: sigmoid (then cDPO) and robust"
@@ -201,7 +199,7 @@ class Evaluation(Section):
     tasks: Positive = Field(default=128, description="rows of data.eval to use")
     samples_per_task: Positive = 1
     temperature: float = Field(default=1.0, ge=0, le=10)
-    solved_reward: float = Field(default=1.0, description="reward from which a sample counts as solved (pass@k, cons@k)")
+    solved_reward: float = Field(default=1.0, description="reward from which a sample is solved (pass@k, cons@k)")
     target_reward: float | None = Field(
         default=None, description="stop the run when an evaluation's mean reward reaches this; never if absent"
     )

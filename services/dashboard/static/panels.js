@@ -27,8 +27,9 @@ function showHeader(run) {
   byId("algorithm").textContent = run.algorithm ?? "";
   byId("step-text").textContent = `step ${whole(step)} of ${whole(steps)}`;
   byId("step-bar").style.width = `${steps ? (100 * step) / steps : 0}%`;
-  byId("reason").hidden = !run.reason;
-  byId("reason").textContent = run.reason ?? "";
+  const said = run.reason || run.stall || "";
+  byId("reason").hidden = !said;
+  byId("reason").textContent = said;
   const ran = run.started_at ? (new Date(run.updated_at) - new Date(run.started_at)) / 1000 : 0;
   const left = step && !OVER.includes(state) ? ` · about ${elapsed((ran / step) * (steps - step))} left` : "";
   byId("time-text").textContent = ran ? `${elapsed(ran)}${left}` : "";

@@ -1,0 +1,44 @@
+"""The log of a run is enough to train it again, and a trained model can be measured on its own."""
+
+import json
+import pathlib
+
+from running_testing import adds_up, gone, penstock, recipe, training
+
+STEPS = 6
+
+
+def metrics(run: pathlib.Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_replay_gives_the_same_weights_and_a_change_others(tmp_path: pathlib.Path) -> None:
+    path = recipe(tmp_path, steps=STEPS)
+    with training(tmp_path, path) as run:
+        assert run.end(within=500) == 0, run.report("the run failed")
+    runs = tmp_path / "runs"
+    weights = (runs / "r" / "export" / "model.safetensors").read_bytes()
+
+    same = penstock(tmp_path, "replay", "r", within=300)
+    assert same.returncode == 0, same.stdout
+    again = runs / "r-replay"
+    assert (again / "export" / "model.safetensors").read_bytes() == weights, "a replay must be bit-identical"
+    assert [m["rl.loss"] for m in metrics(again)] == [m["rl.loss"] for m in metrics(runs / "r")]
+    summary = json.loads((again / "summary.json").read_text())
+    assert summary["status"] == "done" and summary["steps"] == STEPS and adds_up(summary)
+    assert not list((again / "logs").glob("generation*")), "a replay generates nothing"
+
+    other = penstock(tmp_path, "replay", "r", "learner.optimizer.learning_rate=1.0e-3", "--as", "faster", within=300)
+    assert other.returncode == 0, other.stdout
+    assert (runs / "faster" / "export" / "model.safetensors").read_bytes() != weights
+    first, changed = metrics(runs / "r")[0], metrics(runs / "faster")[0]
+    assert changed["rl.reward.mean"] == first["rl.reward.mean"], "the same samples were trained"
+
+    refused = penstock(tmp_path, "replay", "r", "sampling.temperature=0.5", "--as", "x", within=60)
+    assert refused.returncode == 2 and "a replay trains what was recorded" in refused.stdout
+
+    measured = penstock(tmp_path, "eval", str(path), "--model", str(runs / "r" / "export"), within=300)
+    assert measured.returncode == 0 and "pass@1" in measured.stdout, measured.stdout
+    result = json.loads((runs / "r-eval" / "summary.json").read_text())
+    assert [e["version"] for e in result["eval"]] == [0] and result["samples"]["admitted"] == 0
+    assert all(gone(folder, within=30) for folder in runs.iterdir())
