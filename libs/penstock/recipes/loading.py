@@ -6,6 +6,7 @@ Nothing is started before this has passed.
 import copy
 import difflib
 import pathlib
+import re
 import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,6 +16,22 @@ import yaml
 
 from penstock.recipes.checks import check
 from penstock.recipes.recipe import Recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers as YAML 1.2 and everybody else write them: PyYAML takes 2e-4 for a word."""
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse(text: str) -> Any:
+    """The value of a YAML text. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
 
 
 class RecipeError(ValueError):
@@ -29,7 +46,7 @@ def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe in a YAML file with `key=value` overrides on top. Raises RecipeError."""
     file = pathlib.Path(path)
     try:
-        raw = yaml.safe_load(file.read_text())
+        raw = parse(file.read_text())
     except OSError as error:
         raise RecipeError(str(path), [f"cannot be read: {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -70,7 +87,7 @@ def _apply(raw: dict[str, Any], override: str, source: str) -> None:
             raise RecipeError(source, [f"override {key}: {name} is not a section"])
         at = at.setdefault(name, {})
     try:
-        at[leaf] = yaml.safe_load(text)
+        at[leaf] = parse(text)
     except yaml.YAMLError as error:
         raise RecipeError(source, [f"override {key}: {text!r} is not a YAML value ({error})"]) from error
 

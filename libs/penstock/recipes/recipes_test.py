@@ -123,3 +123,8 @@ def test_a_preference_run_from_a_data_set_needs_no_environment(raw: dict[str, An
     offline = resolve(raw, ["algorithm.name=dpo", "algorithm.preference.source=dataset", "algorithm.group_size=2"])
     assert not offline.rolls_out and not offline.generates
     assert "environment: is required for algorithm.name dpo" in problems(raw, "algorithm.name=dpo")
+
+
+@pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1E5", 1e5), (".5e1", 5.0), ("3.0e-4", 3e-4), ("7", 7.0)])
+def test_numbers_are_read_as_people_write_them(raw: dict[str, Any], text: str, value: float) -> None:
+    assert resolve(raw, [f"learner.optimizer.learning_rate={text}"]).learner.optimizer.learning_rate == value
