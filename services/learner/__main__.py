@@ -43,8 +43,10 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     import torch
     import torch.distributed as dist
 
+    from penstock.objectives import UnknownChoice
     from services.learner.hf_config import UnsupportedModel
     from services.learner.layout import LayoutError
+    from services.learner.plugins import PluginError
     from services.learner.run import Place, learn
 
     torch.set_num_threads(recipe.learner.threads)
@@ -73,7 +75,7 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     )
     try:
         learn(recipe, place)
-    except (LayoutError, UnsupportedModel) as error:
+    except (LayoutError, UnsupportedModel, PluginError, UnknownChoice) as error:
         logger.error("cannot start: %s", error)
         return EXIT_BAD_INPUT
     finally:

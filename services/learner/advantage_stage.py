@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from penstock.objectives import advantage_estimators, shaping
+from penstock.objectives import advantage_estimators, group_filters, shaping
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.assembly import CompleteGroup
 from services.learner.batch import Sample
@@ -26,6 +26,7 @@ class AdvantageStage:
     def __init__(self, settings: AdvantageSettings) -> None:
         self.settings = settings
         self._estimate = advantage_estimators.make(settings.estimator, **settings.estimator_settings)
+        self._filters = {name: group_filters.make(name) for name in settings.filters}
         if settings.overlong_buffer:
             shaping.overlong_penalty(torch.zeros(1), settings.max_tokens, settings.overlong_buffer)  # checks the pair
         if settings.clip is not None and settings.clip <= 0:
@@ -33,7 +34,7 @@ class AdvantageStage:
 
     def filter_reason(self, rewards: Tensor, valid: Tensor) -> str | None:
         """Why this group (rewards [G], valid [G] bool) must not be trained, or None: `no_valid_sample`,
-        `zero_variance`, `pass_rate`. Judged on rewards as scored, before shaping: length must not hide that a group
+        `zero_variance`, `pass_rate`, or the name of a filter of one's own. Judged on rewards as scored, before shaping: length must not hide that a group
         has nothing to teach."""
         group = torch.zeros(len(rewards), dtype=torch.int64)
         if not bool(valid.any()):
@@ -44,7 +45,7 @@ class AdvantageStage:
             low, high = self.settings.pass_rate
             if shaping.pass_rate_groups_outside(rewards, group, valid, low, high):
                 return "pass_rate"
-        return None
+        return next((name for name, drops in self._filters.items() if drops(rewards, valid)), None)
 
     def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
         """The usable members of `groups` with their advantages."""

@@ -33,6 +33,12 @@ REASONS = {
 }
 
 
+def _filtered(reason: str) -> pb.Filtered:
+    if reason in REASONS:
+        return pb.Filtered(reason=REASONS[reason])
+    return pb.Filtered(reason=pb.FILTER_REASON_OWN, name=reason)
+
+
 class AnotherLearner(RuntimeError):
     """Somebody else records batches for this run: this learner must end."""
 
@@ -191,7 +197,7 @@ class Feed:
         rewards = torch.tensor([m.trajectory.reward for m in group.usable], dtype=torch.float64)
         reason = self._stage.filter_reason(rewards, torch.ones(len(rewards), dtype=torch.bool))
         if reason is not None:
-            return pb.LedgerEvent(group=group.name, filtered=pb.Filtered(reason=REASONS[reason]))
+            return pb.LedgerEvent(group=group.name, filtered=_filtered(reason))
         return None
 
     async def _release(self, group: CompleteGroup, event: pb.LedgerEvent) -> None:

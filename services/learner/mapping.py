@@ -54,7 +54,7 @@ def advantage_settings(recipe: Recipe) -> AdvantageSettings:
     parts = recipe.rewards() if a.advantage == "gdpo" else ()
     return AdvantageSettings(
         estimator=a.advantage,
-        estimator_settings={"weights": tuple(r.weight for r in parts)} if parts else {},
+        estimator_settings={"weights": tuple(r.weight for r in parts)} if parts else a.advantage_settings,
         reward_scale=a.reward_scale,
         overlong_buffer=a.overlong_buffer,
         max_tokens=recipe.sampling.max_tokens,
@@ -62,6 +62,7 @@ def advantage_settings(recipe: Recipe) -> AdvantageSettings:
         pass_rate=None if everything else (a.filters.pass_rate_min, a.filters.pass_rate_max),
         clip=a.advantage_clip,
         components=tuple(r.name for r in parts),
+        filters=a.filters.own,
     )
 
 
@@ -92,7 +93,7 @@ def loss_settings(recipe: Recipe) -> LossSettings:
     return LossSettings(
         algorithm=a.name,
         policy_loss=loss.name,
-        policy_loss_settings=policy_loss.get(loss.name, {}),
+        policy_loss_settings=policy_loss.get(loss.name, loss.settings),
         correction=loss.correction,
         correction_settings=correction.get(loss.correction, {}),
         proximal=loss.proximal,

@@ -33,6 +33,7 @@ from services.learner.mapping import (
     parallel_settings,
     precision_settings,
 )
+from services.learner.plugins import load_plugins
 from services.learner.policy import MegatronPolicy
 from services.learner.preparation import Prepared, prepare
 from services.learner.server import State, Status
@@ -67,6 +68,7 @@ class Place:
 
 def learn(recipe: Recipe, place: Place) -> None:
     """Trains to the recipe's last step. torch.distributed is initialised; every rank calls this."""
+    load_plugins(recipe.plugins)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     settings = loss_settings(recipe)
     policy = MegatronPolicy.create(

@@ -101,6 +101,7 @@ class AdvantageSettings:
       drop_zero_variance: filter groups whose valid rewards are all equal (dynamic sampling).
       pass_rate: (low, high); filter groups whose mean valid reward lies outside.
       clip: largest absolute advantage, or None.
+      filters: names of further group filters of `penstock.objectives`.
       components: names of the reward's parts, for estimators that take them apart (gdpo); empty otherwise.
     """
 
@@ -112,6 +113,7 @@ class AdvantageSettings:
     drop_zero_variance: bool = False
     pass_rate: tuple[float, float] | None = None
     clip: float | None = None
+    filters: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
 
 

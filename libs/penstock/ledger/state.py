@@ -94,7 +94,8 @@ class Ledger:
                 self._admit(event, sequence)
             case "filtered":
                 group = self._release(event.group, Fate.FILTERED)
-                group.detail = pb.FilterReason.Name(event.filtered.reason).removeprefix("FILTER_REASON_").lower()
+                reason = pb.FilterReason.Name(event.filtered.reason).removeprefix("FILTER_REASON_").lower()
+                group.detail = event.filtered.name or reason
                 self.samples.filtered += group.admitted.group_size
             case "expired":
                 group = self._release(event.group, Fate.EXPIRED)

@@ -85,4 +85,5 @@ off_policy_corrections: Registry[Callable[..., Any]] = Registry("off-policy corr
 advantage_estimators: Registry[Callable[..., Any]] = Registry("advantage estimator")
 kl_estimators: Registry[Callable[..., Any]] = Registry("KL estimator")
 normalisations: Registry[Callable[..., Any]] = Registry("normalisation")
+group_filters: Registry[Callable[..., Any]] = Registry("group filter")
 preference_losses: Registry[Callable[..., Any]] = Registry("preference loss")

@@ -67,7 +67,7 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         ("algorithm.loss.correction", a.loss.correction, CORRECTIONS),
         ("algorithm.advantage", a.advantage, ADVANTAGES),
     ):
-        problems += _known(key, value, known)
+        problems += [] if recipe.plugins else _known(key, value, known)  # the learner knows what plugins register
     if a.loss.name == "gspo" and a.loss.normalisation != "sequence":
         problems.append(
             f"algorithm.loss.normalisation: gspo is defined per sequence; {a.loss.normalisation!r} must be 'sequence'"
@@ -136,7 +136,7 @@ def _sampling(recipe: Recipe) -> list[str]:
 
 
 def _data(recipe: Recipe) -> list[str]:
-    problems = []
+    problems = [f"plugins: no file {p!r}" for p in recipe.plugins if p.endswith(".py") and not os.path.isfile(p)]
     for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
         if path is not None and not os.path.isfile(path):
             problems.append(f"{key}: no file {path!r}")

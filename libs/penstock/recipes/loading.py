@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
     """YAML with numbers as YAML 1.2 and everybody else write them: PyYAML takes 2e-4 for a word."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
     list("-+0123456789."),

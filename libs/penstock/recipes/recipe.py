@@ -16,6 +16,10 @@ class Recipe(s.Section):
         description="evaluate: measure the model and end; replay: train again from a log (penstock eval and replay "
         "set this)",
     )
+    plugins: tuple[str, ...] = Field(
+        default=(),
+        description="Python files or modules that register losses, advantages, corrections or filters of your own",
+    )
     model: s.Model
     data: s.Data
     environment: s.Environment | None = Field(default=None, description="absent for supervised training")

@@ -124,6 +124,7 @@ class Loss(Section):
         default=None, gt=0, description="opsm: largest mean of g - c (1e-4 if absent); m2po: largest mean square (.04)"
     )
     entropy_coefficient: float = Field(default=0.0, ge=0, description="weight of the entropy bonus")
+    settings: dict[str, float] = Field(default_factory=dict, description="parameters of a loss of your own (plugins)")
     mini_batches: Positive = Field(default=1, description="optimizer steps a batch is cut into, by whole groups")
     kl: Kl = Field(default_factory=Kl)
 
@@ -152,8 +153,9 @@ class Filters(Section):
     """Whole groups that are complete but carry no signal; their slot is given back at once."""
 
     zero_variance: bool = Field(default=False, description="drop groups whose members all have the same reward")
-    pass_rate_min: Fraction = 0.0
-    pass_rate_max: Fraction = 1.0
+    pass_rate_min: Fraction = Field(default=0.0, description="drop groups whose mean reward is lower")
+    pass_rate_max: Fraction = Field(default=1.0, description="drop groups whose mean reward is higher")
+    own: tuple[str, ...] = Field(default=(), description="filters of your own (plugins), by name")
 
 
 class Algorithm(Section):
@@ -169,6 +171,9 @@ class Algorithm(Section):
         default=0.5, gt=0, le=1, description="a group with fewer completed members has FAILED"
     )
     advantage: str = Field(default="batch_norm", description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl")
+    advantage_settings: dict[str, float] = Field(
+        default_factory=dict, description="parameters of an advantage of your own (plugins)"
+    )
     reward_scale: float = Field(default=1.0, gt=0, description="factor of every reward before advantages")
     overlong_buffer: int = Field(
         default=0,

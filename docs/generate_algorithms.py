@@ -1,0 +1,60 @@
+"""Writes docs/algorithms.md from the objectives' own docstrings, so that the page cannot say what the code does not do.
+
+    ./bazelw run //docs:generate_algorithms        # after a change of libs/penstock/objectives
+
+What is between the tables (when to use which) is algorithms_introduction.md, whose `<!-- name -->` lines are replaced by
+the functions of that registry. `algorithms_page_test.py` fails where the committed page is not the one that this makes.
+"""
+
+import inspect
+import pathlib
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from penstock.objectives import (
+    Registry,
+    advantage_estimators,
+    kl_estimators,
+    off_policy_corrections,
+    policy_losses,
+    preference_losses,
+    preferences,
+)
+from penstock.objectives.registry import REQUIRED
+
+HERE = pathlib.Path(__file__).parent
+REGISTRIES: dict[str, Registry[Callable[..., Any]]] = {
+    "advantages": advantage_estimators,
+    "losses": policy_losses,
+    "corrections": off_policy_corrections,
+    "kl": kl_estimators,
+    "preferences": preference_losses,
+}
+
+
+def page() -> str:
+    """The whole page."""
+    text = (HERE / "algorithms_introduction.md").read_text()
+    return re.sub(r"<!-- (\w+) -->\n", lambda m: _section(m.group(1)), text)
+
+
+def _section(name: str) -> str:
+    registry = REGISTRIES[name]
+    entries = [_entry(n, registry.get(n), registry.settings_of(n)) for n in registry.names()]
+    if name == "preferences":
+        entries.append(_entry("kto", preferences.kto, {"beta": 0.1}))
+    return "\n".join(entries)
+
+
+def _entry(name: str, function: Callable[..., Any], settings: dict[str, Any]) -> str:
+    words = inspect.cleandoc(function.__doc__ or "").replace("\n\n", "\0").replace("\n", " ").split("\0")
+    given = ", ".join(f"{k} {'(required)' if v is REQUIRED else v}" for k, v in settings.items())
+    first, *more = [textwrap.fill(w, 118, initial_indent="  ", subsequent_indent="  ") for w in words]
+    lines = [f"- **`{name}`**" + (f" ({given})" if given else ""), first, *more]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "algorithms.md").write_text(page())
