@@ -2,8 +2,8 @@
 
     ./bazelw run //docs:generate_algorithms        # after a change of libs/penstock/objectives
 
-What is between the tables (when to use which) is algorithms_introduction.md, whose `<!-- name -->` lines are replaced by
-the functions of that registry. `algorithms_page_test.py` fails where the committed page is not the one that this makes.
+The text (when to use which) is algorithms_introduction.md, whose `<!-- name -->` lines are replaced by the functions of
+that registry. `algorithms_page_test.py` fails where the committed page is not the one that this makes.
 """
 
 import inspect

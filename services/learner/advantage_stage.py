@@ -34,8 +34,8 @@ class AdvantageStage:
 
     def filter_reason(self, rewards: Tensor, valid: Tensor) -> str | None:
         """Why this group (rewards [G], valid [G] bool) must not be trained, or None: `no_valid_sample`,
-        `zero_variance`, `pass_rate`, or the name of a filter of one's own. Judged on rewards as scored, before shaping: length must not hide that a group
-        has nothing to teach."""
+        `zero_variance`, `pass_rate`, or the name of a filter of one's own. Judged on rewards as scored, before shaping:
+        length must not hide that a group has nothing to teach."""
         group = torch.zeros(len(rewards), dtype=torch.int64)
         if not bool(valid.any()):
             return "no_valid_sample"

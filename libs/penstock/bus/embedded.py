@@ -27,6 +27,7 @@ from penstock.telemetry.waits import waiting
 
 MIB = 1 << 20
 START_SECONDS = 20.0
+STORE = "js"  # the streams' place in a server's directory
 _STEP_SECONDS = 0.01
 
 _CONFIG = """\
@@ -173,7 +174,7 @@ class EmbeddedServer:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         config = write_config(
             self._store,
-            self._store / "js",
+            self._store / STORE,
             self._port,
             self._http_port,
             max_payload=self._max_payload,

@@ -68,8 +68,8 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str) -> int
     old = RunNames(str(yaml.safe_load((source / "recipe.yaml").read_text())["run"]))
     with locked(source):
         async with (
-            EmbeddedServer(source / "nats" / "store", source / "logs" / "nats-replay.log") as there,
-            EmbeddedServer(target / "nats" / "store", target / "nats" / "copy.log") as here,
+            EmbeddedServer(source / "nats", source / "logs" / "nats-replay.log") as there,
+            EmbeddedServer(target / "nats", target / "logs" / "nats-copy.log") as here,
             connect(there.url, name="replay", monitor_url=there.monitor_url) as from_bus,
             connect(here.url, name="replay", monitor_url=here.monitor_url) as to_bus,
         ):

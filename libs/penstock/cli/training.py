@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from penstock import rpc
 from penstock.bus import RunLimits, RunNames, connect, ensure_run, server_command, write_config
-from penstock.bus.embedded import free_ports
+from penstock.bus.embedded import STORE, free_ports
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.recipes import Recipe
@@ -66,7 +66,7 @@ async def training(
     addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
     url, monitor = f"nats://127.0.0.1:{nats_port}", f"http://127.0.0.1:{http_port}"
     (folder / "nats").mkdir(exist_ok=True)
-    config = write_config(folder / "nats", folder / "nats" / "store", nats_port, http_port)
+    config = write_config(folder / "nats", folder / "nats" / STORE, nats_port, http_port)
     supervisor = Supervisor(folder / "logs", on_restart)
     server = Service("nats", f"127.0.0.1:{nats_port}", tuple(server_command(config)))
     services = list(plan(recipe, folder, url, addresses))
