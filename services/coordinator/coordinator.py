@@ -150,10 +150,14 @@ class Coordinator:
         await self._notify()
 
     async def stop(self, reason: str) -> None:
-        """Ends the run after the step in progress. Raises rpc.RpcError if the learner cannot be asked."""
-        self._stopping, self.reason = True, reason
-        self._set_state(pb.RUN_STATE_STOPPING)
-        await self._notify()
+        """Ends the run after the step in progress; the first reason stands.
+
+        Raises rpc.RpcError if the learner cannot be asked.
+        """
+        if not self._stopping and not self.over:
+            self._stopping, self.reason = True, reason
+            self._set_state(pb.RUN_STATE_STOPPING)
+            await self._notify()
         await self.peers.drain_learner()
 
     # ---------------------------------------------------------------- state

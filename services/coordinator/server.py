@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -86,7 +87,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             return pb.GetLineageResponse(step=request.step, fate="TRAINED", samples=_entries(record))
         group_name, _, index = request.sample.partition("/")
         group = ledger.groups.get(group_name)
-        if group is None or not index.isdecimal() or int(index) >= group.admitted.group_size:
+        if group is None or not re.fullmatch("[0-9]{1,10}", index) or int(index) >= group.admitted.group_size:
             raise rpc.not_found(
                 f"sample {request.sample!r} was never admitted; ids are group/index", reason="NO_SAMPLE"
             )
