@@ -38,6 +38,7 @@ from penstock.bus import (
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Fate, Ledger
+from penstock.process import DiskFull
 from penstock.recipes import Recipe
 from penstock.telemetry import metrics
 from penstock.telemetry.tracing import inject
@@ -91,6 +92,8 @@ class Coordinator:
         self.services = Services()
         self.state: pb.RunState = pb.RUN_STATE_STARTING
         self.reason = ""
+        self.problem = ""
+        self._written = 0
         self.bus, self.names = bus, names
         self._folder, self._sinks = folder, sinks
         held_out = Dataset(pathlib.Path(recipe.data.eval), recipe.data, shuffle=False) if recipe.data.eval else None
@@ -173,16 +176,13 @@ class Coordinator:
         for group in list(self.ledger.in_flight.values()):
             await self._publish_task(group_number(group.name), group.admitted.min_step, group.admitted.deadline)
         logger.info("restored", extra={"step": self.ledger.step, "in_flight": len(self.ledger.in_flight)})
-        for step in sorted(self.ledger.reports):
-            self._write_step(step)
+        self._write_steps()
         self._check_failures()
 
     async def _follow_ledger(self) -> None:
         async for entry in read(self.bus, self.names.ledger, after=self.ledger.sequence):
-            steps = len(self.ledger.reports)
             self.ledger.apply(entry.subject, entry.payload, entry.sequence)
-            if len(self.ledger.reports) > steps:
-                self._write_step(max(self.ledger.reports))
+            self._write_steps()
             self._check_failures()
             await self._notify()
             progress()
@@ -307,10 +307,20 @@ class Coordinator:
         if self._stopping:
             await self._until_learner_ended()
         await self._look()
-        self._summarise(time.time())
+        await self._everything_written()
         self._set_state(pb.RUN_STATE_STOPPED if self._stopping else pb.RUN_STATE_DONE)
         self._summarise(time.time())
         await self._notify()
+
+    async def _everything_written(self) -> None:
+        """Waits for room on the disk: a run is not over before its metrics and its summary are whole."""
+        with waiting("room on the disk", on=str(self._folder), deadline=None):
+            self.problem = self.problem or "the summary is not written yet"
+            while True:
+                self._write_steps()
+                if not self.problem:
+                    return
+                await asyncio.sleep(TICK_SECONDS)  # nobody announces room on a disk
 
     def _reached(self, step: int) -> bool:
         return self.ledger.step >= step or self._stopping
@@ -379,6 +389,7 @@ class Coordinator:
         """Looks at queue, engines and versions about once a second."""
         while True:
             await self._look()
+            self._write_steps()
             await self._notify()
             await asyncio.sleep(TICK_SECONDS)  # these services announce no changes; a look a second is cheap
 
@@ -396,6 +407,22 @@ class Coordinator:
             s.busy_looks += any(e.running for e in found)
         s.versions = await self.peers.versions() or s.versions
 
+    def _write_steps(self) -> None:
+        """Writes the steps that are not written. A full disk delays that, and is the run's problem, not its end."""
+        new = [step for step in sorted(self.ledger.reports) if step > self._written]
+        if not new and not self.problem:
+            return
+        try:
+            for step in new:
+                self._write_step(step)
+                self._written = step
+            self._summarise(time.time())
+            self.problem = ""
+        except DiskFull as error:
+            if not self.problem:
+                logger.error("%s", error, extra={"step": self._written + 1})
+            self.problem = str(error)
+
     def _write_step(self, step: int) -> None:
         report = self.ledger.reports[step]
         numbers = {
@@ -407,7 +434,6 @@ class Coordinator:
         }
         for sink in self._sinks:
             sink.write(step, numbers)
-        self._summarise(time.time())
 
     def _summarise(self, now: float) -> None:
         write_summary(self._folder / "summary.json", self.summary(now))

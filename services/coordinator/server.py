@@ -110,7 +110,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         run = pb.Run(
             name=c.recipe.run,
             state=c.state,
-            reason=c.reason,
+            reason=c.reason or c.problem,
             algorithm=c.recipe.algorithm.name,
             step=newest.step if newest else 0,
             max_steps=c.recipe.algorithm.steps,

@@ -1,12 +1,15 @@
 """Where a run's numbers go: metrics.jsonl, summary.json, TensorBoard; Weights & Biases and MLflow when asked for."""
 
+import errno
+import functools
 import json
 import logging
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from penstock.process import writing
 from penstock.recipes.sections import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -32,10 +35,15 @@ class JsonLines:
                 self._last = max(self._last, int(json.loads(line)["step"]))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends the step's whole line, or nothing. Raises DiskFull."""
         if step <= self._last:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        line = (json.dumps({"step": step, **metrics}) + "\n").encode()
+        with writing(self._path), self._path.open("ab", buffering=0) as file:
+            before = file.tell()
+            if file.write(line) != len(line):  # the last bytes of the disk
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, "a part of the line was written")
         self._last = step
 
 
@@ -46,15 +54,21 @@ class TensorBoard:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventFileWriter(str(folder))
+        self._make: Callable[[], Any] = functools.partial(EventFileWriter, str(folder))
+        self._writer: Any = self._make()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
 
         values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in metrics.items()]
         summary = summary_pb2.Summary(value=values)
-        self._writer.add_event(event_pb2.Event(step=step, wall_time=time.time(), summary=summary))
-        self._writer.flush()
+        self._writer = self._writer or self._make()
+        try:
+            self._writer.add_event(event_pb2.Event(step=step, wall_time=time.time(), summary=summary))
+            self._writer.flush()
+        except OSError:
+            self._writer = None  # its thread is dead: the next step gets a file of its own
+            raise
 
 
 class Wandb:
@@ -83,6 +97,26 @@ class Mlflow:
         self._mlflow.log_metrics(dict(metrics), step=step)
 
 
+class Guarded:
+    """A sink of somebody else's library: its failure loses that step there, is logged once, and stops nothing.
+
+    metrics.jsonl has every step, so nothing is lost.
+    """
+
+    def __init__(self, inner: Sink) -> None:
+        self._inner, self._name, self._failing = inner, type(inner).__name__, False
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        try:
+            self._inner.write(step, metrics)
+        except Exception as error:  # a boundary: these libraries raise what they like
+            if not self._failing:
+                logger.warning("%s does not take step %d and maybe later ones: %s", self._name, step, error)
+            self._failing = True
+            return
+        self._failing = False
+
+
 def sinks(folder: pathlib.Path, run: str, telemetry: Telemetry) -> list[Sink]:
     """The sinks of a run. One that is asked for but not installed is reported and left out; the run goes on."""
     made: list[Sink] = [JsonLines(folder / "metrics.jsonl")]
@@ -95,14 +129,18 @@ def sinks(folder: pathlib.Path, run: str, telemetry: Telemetry) -> list[Sink]:
         wanted.append(lambda: Mlflow(telemetry.mlflow_experiment or "", run))
     for make in wanted:
         try:
-            made.append(make())
+            made.append(Guarded(make()))
         except ImportError as error:
             logger.warning("a metrics sink is asked for but not installed: %s", error)
     return made
 
 
 def write_summary(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
-    """Writes summary.json atomically."""
+    """Writes summary.json atomically: whole, or as it was. Raises DiskFull."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    temporary.replace(path)
+    try:
+        with writing(path):
+            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -86,6 +86,8 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             raise rpc.not_found(str(error), reason="NOT_STAGED") from error
         except s.Incomplete as error:
             raise rpc.failed_precondition(str(error), reason="INCOMPLETE") from error
+        except s.NoRoom as error:
+            raise rpc.resource_exhausted(str(error), reason="NO_ROOM") from error
         except s.Refused as error:
             raise rpc.failed_precondition(str(error), reason="VERSION_REFUSED") from error
         progress()
