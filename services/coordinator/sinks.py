@@ -13,6 +13,8 @@ from penstock.process import writing
 from penstock.recipes.sections import Telemetry
 
 logger = logging.getLogger(__name__)
+# How an MLflow run is found again, and how far it is.
+_RUN_TAG, _STEP_TAG = "penstock.run", "penstock.step"
 
 
 class Sink(Protocol):
@@ -84,17 +86,26 @@ class Wandb:
 
 
 class Mlflow:
-    """An MLflow run."""
+    """An MLflow run, the same one over restarts of the coordinator; it has every step once."""
 
     def __init__(self, experiment: str, run: str) -> None:
         import mlflow
 
-        mlflow.set_experiment(experiment)
-        mlflow.start_run(run_name=run)
+        entity = mlflow.set_experiment(experiment)
+        found = mlflow.MlflowClient().search_runs([entity.experiment_id], f"tags.`{_RUN_TAG}` = '{run}'")
+        if found:  # of this coordinator's earlier life
+            mlflow.start_run(run_id=found[0].info.run_id)
+        else:
+            mlflow.start_run(run_name=run, tags={_RUN_TAG: run})
+        self._last = int(found[0].data.tags.get(_STEP_TAG, "0")) if found else 0
         self._mlflow = mlflow
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step <= self._last:
+            return
         self._mlflow.log_metrics(dict(metrics), step=step)
+        self._mlflow.set_tag(_STEP_TAG, str(step))
+        self._last = step
 
 
 class Guarded:
@@ -118,7 +129,7 @@ class Guarded:
 
 
 def sinks(folder: pathlib.Path, run: str, telemetry: Telemetry) -> list[Sink]:
-    """The sinks of a run. One that is asked for but not installed is reported and left out; the run goes on."""
+    """The sinks of a run. One that is not installed or cannot be opened is reported and left out; the run goes on."""
     made: list[Sink] = [JsonLines(folder / "metrics.jsonl")]
     wanted: list[Any] = []
     if telemetry.tensorboard:
@@ -132,6 +143,8 @@ def sinks(folder: pathlib.Path, run: str, telemetry: Telemetry) -> list[Sink]:
             made.append(Guarded(make()))
         except ImportError as error:
             logger.warning("a metrics sink is asked for but not installed: %s", error)
+        except Exception as error:  # a boundary: these libraries raise what they like
+            logger.warning("a metrics sink is asked for but cannot be opened: %s: %s", type(error).__name__, error)
     return made
 
 
