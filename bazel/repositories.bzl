@@ -9,6 +9,7 @@ VENVS = {
     "learner": {"cpu": "learner.cpu", "cuda": "learner.cuda"},
     "tools": {"any": "tools"},
     "bench": {"any": "bench"},
+    "sinks": {"any": "sinks"},
 }
 
 def penstock_repositories():

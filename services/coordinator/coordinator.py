@@ -33,7 +33,8 @@ from services.coordinator.evaluating import Evaluator
 from services.coordinator.explaining import explain
 from services.coordinator.following import Following
 from services.coordinator.peers import Peers
-from services.coordinator.sinks import Sink, write_summary
+from services.coordinator.recording import Recorder
+from services.coordinator.sinks import Sink
 from services.coordinator.stalls import StallWatch
 from services.coordinator.summary import Services, summarise
 from services.coordinator.tasks import TaskMaker, group_name, group_number
@@ -68,7 +69,8 @@ class Coordinator:
         self.reason = ""
         self.stall = ""
         self.bus, self.names = bus, names
-        self._folder, self._sinks = folder, sinks
+        self.recorder = Recorder(folder, sinks, self._around, self.summary)
+        self._folder = folder
         held_out = Dataset(pathlib.Path(recipe.data.eval), recipe.data, shuffle=False) if recipe.data.eval else None
         train = Dataset(pathlib.Path(recipe.data.train), recipe.data, shuffle=recipe.data.shuffle)
         self._tasks = TaskMaker(recipe, train, held_out)
@@ -82,7 +84,6 @@ class Coordinator:
         self._stopping = False
         self._asked = False
         self._appended = 0
-        self._written = 0
 
     # ---------------------------------------------------------------- the run
 
@@ -109,10 +110,14 @@ class Coordinator:
         await self.following.notify()
 
     async def stop(self, reason: str) -> None:
-        """Ends the run after the step in progress. Raises rpc.RpcError if the learner cannot be asked."""
-        self._stopping, self._asked, self.reason = True, True, reason
-        self._set_state(pb.RUN_STATE_STOPPING)
-        await self.following.notify()
+        """Ends the run after the step in progress; the first reason stands.
+
+        Raises rpc.RpcError if the learner cannot be asked.
+        """
+        if not self._stopping and not self.over:
+            self._stopping, self._asked, self.reason = True, True, reason
+            self._set_state(pb.RUN_STATE_STOPPING)
+            await self.following.notify()
         await self.peers.drain_learner()
 
     # ---------------------------------------------------------------- state
@@ -125,16 +130,11 @@ class Coordinator:
         for group in list(self.ledger.in_flight.values()):
             await self._publish_task(group_number(group.name), group.admitted.min_step, group.admitted.deadline)
         logger.info("restored", extra={"step": self.ledger.step, "in_flight": len(self.ledger.in_flight)})
-        for step in sorted(self.ledger.reports):
-            self._write_step(step)
-        self._written = len(self.ledger.reports)
-        self._check_failures()
+        self._moved()
 
     def _moved(self) -> None:
-        """The ledger has one more entry."""
-        if len(self.ledger.reports) > self._written:
-            self._written = len(self.ledger.reports)
-            self._write_step(max(self.ledger.reports))
+        """The ledger is longer than before."""
+        self.recorder.write(self.ledger.reports)
         self._check_failures()
 
     def _set_state(self, state: pb.RunState) -> None:
@@ -215,7 +215,8 @@ class Coordinator:
         if len(released) == limit and all(g.fate is Fate.FAILED for g in released):
             self.reason = f"the last {limit} groups all failed; the newest: {released[0].detail}"
             self._set_state(pb.RUN_STATE_FAILED)
-            self._summarise()
+            self.recorder.hold_up()
+            self.recorder.write(self.ledger.reports)
 
     # ---------------------------------------------------------------- the end
 
@@ -232,9 +233,20 @@ class Coordinator:
         if not steps and not self.ledger.evaluations:
             self.reason = "no sample was scored; the log of the rollout service says why"
             self._set_state(pb.RUN_STATE_FAILED)
+        await self._everything_written()
         self._set_state(pb.RUN_STATE_STOPPED if self._asked else pb.RUN_STATE_DONE)
-        self._summarise()
+        self.recorder.summarise()
         await self.following.notify()
+
+    async def _everything_written(self) -> None:
+        """Waits for room on the disk: a run is not over before its metrics and its summary are whole."""
+        with waiting("room on the disk", on=str(self._folder), deadline=None):
+            self.recorder.hold_up()
+            while True:
+                self.recorder.write(self.ledger.reports)
+                if not self.recorder.problem:
+                    return
+                await asyncio.sleep(TICK_SECONDS)  # nobody announces room on a disk
 
     async def _finish_early(self, reason: str) -> None:
         """Nothing more is admitted; the learner exports what it has."""
@@ -263,6 +275,7 @@ class Coordinator:
         while True:
             await self._look()
             await self._check_stall()
+            self.recorder.write(self.ledger.reports)
             await self.following.notify()
             await asyncio.sleep(TICK_SECONDS)  # these services announce no changes; a look a second is cheap
 
@@ -293,21 +306,13 @@ class Coordinator:
             self.stall = ""
         _stalled.set(self._stalls.stalled)
 
-    def _write_step(self, step: int) -> None:
-        report = self.ledger.reports[step]
-        numbers = {
-            **report.metrics,
+    def _around(self) -> dict[str, float]:
+        """What metrics.jsonl says of the run at the moment of a step."""
+        return {
             "rl.tokens.generated_per_second": self.log.tokens_per_second(),
             "rl.tasks.pending": float(self.services.tasks_pending),
             "rl.groups.in_flight": float(len(self.ledger.in_flight)),
-            "time": report.at.ToNanoseconds() / 1e9,
         }
-        for sink in self._sinks:
-            sink.write(step, numbers)
-        self._summarise()
-
-    def _summarise(self) -> None:
-        write_summary(self._folder / "summary.json", self.summary())
 
     def summary(self) -> dict[str, Any]:
         """What summary.json says now."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -86,7 +87,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             return pb.GetLineageResponse(step=request.step, fate="TRAINED", samples=_entries(record))
         group_name, _, index = request.sample.partition("/")
         group = ledger.groups.get(group_name)
-        if group is None or not index.isdecimal() or int(index) >= group.admitted.group_size:
+        if group is None or not re.fullmatch("[0-9]{1,10}", index) or int(index) >= group.admitted.group_size:
             raise rpc.not_found(
                 f"sample {request.sample!r} was never admitted; ids are group/index", reason="NO_SAMPLE"
             )
@@ -109,7 +110,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         run = pb.Run(
             name=c.recipe.run,
             state=c.state,
-            reason=c.reason,
+            reason=c.reason or c.recorder.problem,
             algorithm=c.recipe.algorithm.name,
             step=newest.step if newest else 0,
             max_steps=c.recipe.steps,

@@ -155,7 +155,7 @@ class EngineHost:
             raise
         except Exception as error:
             # Whatever went wrong, half of the weights may be new: this engine must not draw another token.
-            report.error = f"{type(error).__name__}: {error}"
+            report.error = f"{type(error).__name__}: {error}"[:1000]
             logger.exception("version %d could not be applied; the engine is replaced", target.step)
             await self._report(channel, report)
             self._stop()

@@ -12,6 +12,7 @@ the layout that wrote it. To change layout, export to Hugging Face format and st
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -23,6 +24,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from penstock.process import writing
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,8 @@ def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any]
     if dist.get_rank() == 0:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            with writing(temporary):
+                temporary.mkdir(parents=True)
         except OSError as error:
             failure = str(error)
     _raise_together(failure, path, temporary)
@@ -83,10 +87,8 @@ def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any]
     files: dict[str, dict[str, Any]] = {}
     try:
         for name, state in shards.items():
-            with (temporary / name).open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
+            with writing(temporary / name):
+                _save(temporary / name, state)
             files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _digest(temporary / name)}
     except OSError as error:
         failure = str(error)
@@ -102,11 +104,39 @@ def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any]
     _raise_together(failure, path, temporary)
 
 
+def _save(path: Path, state: Any) -> None:
+    """torch.save and fsync. Raises OSError also where torch hides it behind a RuntimeError of its own.
+
+    That one would end this rank alone, and leave the others waiting for it in the next collective.
+    """
+    failures: list[OSError] = []
+
+    class Noting(io.FileIO):
+        def write(self, data: Any) -> int:
+            try:
+                left = memoryview(data).cast("B")
+                while left:  # a nearly full disk takes a part
+                    left = left[super().write(left) :]
+            except OSError as error:
+                failures.append(error)
+                raise
+            return memoryview(data).nbytes
+
+    try:
+        with Noting(path, "wb") as file:
+            torch.save(state, file)
+            os.fsync(file.fileno())
+    except RuntimeError:
+        if failures:
+            raise failures[0] from None
+        raise
+
+
 def _commit(
     path: Path, temporary: Path, files: dict[str, Any], layout: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> None:
     manifest = {"format": _FORMAT, "layout": dict(layout), "extra": dict(extra), "files": files}
-    with (temporary / "manifest.json").open("w") as file:
+    with writing(temporary / "manifest.json"), (temporary / "manifest.json").open("w") as file:
         json.dump(manifest, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())

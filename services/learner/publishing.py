@@ -23,7 +23,13 @@ _bytes = metrics.counter(metrics.WEIGHT_BYTES, "bytes pushed to weight_sync")
 
 PUSH_SECONDS = 600.0
 RETRY_SECONDS = 1.0
-RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED)
+RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,  # no room on its disk
+)
 
 
 async def publish(
@@ -44,7 +50,8 @@ async def publish(
                 if error.code not in RETRIED or asyncio.get_running_loop().time() + RETRY_SECONDS > end:
                     raise
                 logger.warning("publishing version %d again: %s", step, error)
-                await asyncio.sleep(error.retry_after or RETRY_SECONDS)
+                with waiting(error.message, on="weight_sync", deadline=end - asyncio.get_running_loop().time()):
+                    await asyncio.sleep(error.retry_after or RETRY_SECONDS)
 
 
 async def _push(channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Sequence[memoryview]) -> bool:

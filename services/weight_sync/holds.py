@@ -1,8 +1,14 @@
 """Keeps receivers at a version for a while: evaluations are pinned this way. Pure; the caller brings the clock.
 
-Invariant (test name): a hold whose lease has ended holds nothing, so a dead holder delays receivers by its lease at
-most.
+Invariants (test names): a hold whose lease has ended holds nothing, so a dead holder delays receivers by its lease at
+most; there are never more than MOST holds.
 """
+
+MOST = 1024
+
+
+class TooManyHolds(Exception):
+    """MOST holders hold already."""
 
 
 class Holds:
@@ -11,8 +17,11 @@ class Holds:
     def __init__(self) -> None:
         self._holds: dict[str, tuple[int, float]] = {}
 
-    def hold(self, holder: str, step: int, until: float) -> None:
-        """Sets or renews a holder's lease. `until` is a time of the caller's clock."""
+    def hold(self, holder: str, step: int, until: float, now: float) -> None:
+        """Sets or renews a holder's lease. `until` and `now` are times of the caller's clock. Raises TooManyHolds."""
+        self._holds = {name: held for name, held in self._holds.items() if held[1] > now}
+        if holder not in self._holds and len(self._holds) >= MOST:
+            raise TooManyHolds(f"{MOST} holders keep receivers back already")
         self._holds[holder] = (step, until)
 
     def release(self, holder: str) -> None:

@@ -16,10 +16,12 @@ from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, frame, u
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import store as s
-from services.weight_sync.holds import Holds
+from services.weight_sync.holds import Holds, TooManyHolds
 
 # The longest a watcher sleeps before it looks again, whatever is announced: a bound, not a poll for changes.
 WATCH_SECONDS = 30.0
+# Receivers that are remembered; whoever was not heard of for longest is forgotten first.
+MOST_RECEIVERS = 4096
 # As weights.proto has it; raw messages are not seen by the validator.
 MAX_CHUNK_BYTES = 2 << 20
 
@@ -84,6 +86,8 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             raise rpc.not_found(str(error), reason="NOT_STAGED") from error
         except s.Incomplete as error:
             raise rpc.failed_precondition(str(error), reason="INCOMPLETE") from error
+        except s.NoRoom as error:
+            raise rpc.resource_exhausted(str(error), reason="NO_ROOM") from error
         except s.Refused as error:
             raise rpc.failed_precondition(str(error), reason="VERSION_REFUSED") from error
         progress()
@@ -147,8 +151,11 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return response
 
     async def HoldVersions(self, request: pb.HoldVersionsRequest, context: Any) -> pb.HoldVersionsResponse:
-        lease = request.lease.ToTimedelta().total_seconds()
-        self._holds.hold(request.holder, request.step, time.monotonic() + lease)
+        now, lease = time.monotonic(), request.lease.ToTimedelta().total_seconds()
+        try:
+            self._holds.hold(request.holder, request.step, now + lease, now)
+        except TooManyHolds as error:
+            raise rpc.resource_exhausted(str(error), reason="TOO_MANY_HOLDS") from error
         await self._announce()
         return pb.HoldVersionsResponse()
 
@@ -185,6 +192,9 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return stored
 
     def _receiver(self, name: str) -> pb.Receiver:
-        receiver = self._receivers.setdefault(name, pb.Receiver(name=name))
+        """A receiver's entry, made the last to be forgotten."""
+        receiver = self._receivers[name] = self._receivers.pop(name, pb.Receiver(name=name))
         receiver.seen_at.GetCurrentTime()
+        while len(self._receivers) > MOST_RECEIVERS:
+            del self._receivers[next(iter(self._receivers))]
         return receiver

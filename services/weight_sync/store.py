@@ -114,7 +114,8 @@ class VersionStore:
                 memory = mmap.mmap(file.fileno() if manifest.total_size else -1, max(1, manifest.total_size))
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise NoRoom(f"{manifest.total_size} bytes for step {version.step}: {error.strerror}") from error
+            needed = f"step {version.step} needs {manifest.total_size} bytes"
+            raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
         view = memoryview(memory)[: manifest.total_size]
         self._staged[version.epoch, version.step] = Staged(manifest, path, memory, Receiver(manifest, view))
 
@@ -125,7 +126,7 @@ class VersionStore:
         return staged.receiver.received
 
     def commit(self, version: PolicyVersion, held: int | None = None) -> PolicyVersion:
-        """Makes a staged version READY. Committing a READY one changes nothing.
+        """Makes a staged version READY. Committing a READY one changes nothing; after NoRoom it is staged as before.
 
         `held`: the step receivers are held at, if they are: the version they use there is not retired meanwhile.
         """
@@ -136,9 +137,14 @@ class VersionStore:
         if not staged.receiver.complete:
             raise Incomplete(f"{staged.receiver.received} of {staged.manifest.total_size} bytes received")
         final = self._path(version).with_suffix(".bin")
-        staged.path.rename(final)
         temporary = final.with_suffix(".manifest.staging")
-        temporary.write_bytes(staged.manifest.SerializeToString())
+        try:
+            temporary.write_bytes(staged.manifest.SerializeToString())
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            why = f"the version store cannot hold the manifest of step {version.step} ({error.strerror})"
+            raise NoRoom(f"disk full: {why}") from error
+        staged.path.rename(final)
         temporary.rename(final.with_suffix(".manifest"))
         del self._staged[version.epoch, version.step]
         self._stored[version.step] = self._open(staged.manifest, final)

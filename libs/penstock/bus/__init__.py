@@ -23,6 +23,7 @@ from penstock.bus.errors import (
     StreamMismatch,
     UnsafeServer,
 )
+from penstock.bus.guarding import guard_store, store_problem
 from penstock.bus.kv import Bucket, KeyValue, Lease
 from penstock.bus.names import RunNames, TaskKind
 from penstock.bus.publishing import Published, append, publish_once
@@ -68,9 +69,11 @@ __all__ = [
     "last_entry",
     "load_payload",
     "publish_once",
+    "guard_store",
     "read",
     "server_command",
     "store_payload",
+    "store_problem",
     "stream_state",
     "trim",
     "write_config",

@@ -24,6 +24,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from penstock.bus.errors import BusClosed, BusRefused, BusTimeout, NotFound
+from penstock.bus.guarding import store_problem
 from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,13 @@ class Bus:
                     last = f"{type(error).__name__}: {error}".rstrip(": ")
                 await asyncio.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, end - time.monotonic())))
                 pause = min(2 * pause, _LONGEST_PAUSE)
-        raise BusTimeout(what, within, last)
+        raise BusTimeout(what, within, await self._store_problem() or last)
+
+    async def _store_problem(self) -> str:
+        """What NATS says of its own disk: to a publisher it says nothing when it cannot write."""
+        if self.monitor_url is None:
+            return ""
+        return await asyncio.to_thread(store_problem, self.monitor_url)
 
     async def stream_of(self, subject: str) -> str:
         """Name of the stream that stores `subject`, remembered by the subject's first three tokens."""

@@ -65,7 +65,8 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str) -> int
         return int(json.loads(mark.read_text())["steps"])
     shutil.rmtree(target / "nats", ignore_errors=True)
     (target / "nats").mkdir(parents=True)
-    old = RunNames(str(yaml.safe_load((source / "recipe.yaml").read_text())["run"]))
+    before = yaml.safe_load((source / "recipe.yaml").read_text())
+    old, limits = RunNames(str(before["run"])), RunLimits(log_bytes=int(before["limits"]["log_bytes"]))
     with locked(source):
         async with (
             EmbeddedServer(source / "nats", source / "logs" / "nats-replay.log") as there,
@@ -74,7 +75,7 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str) -> int
             connect(here.url, name="replay", monitor_url=here.monitor_url) as to_bus,
         ):
             new = RunNames(name)
-            await ensure_run(to_bus, new, RunLimits())
+            await ensure_run(to_bus, new, limits)
             ledger = await _copy_ledger(from_bus, old, to_bus, new)
             samples = await _copy_log(from_bus, old, to_bus, new, ledger)
     mark.write_text(json.dumps({"source": str(source), "steps": ledger.step, "samples": samples}) + "\n")

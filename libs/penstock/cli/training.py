@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from penstock import rpc
-from penstock.bus import RunLimits, RunNames, connect, ensure_run, server_command, write_config
+from penstock.bus import RunLimits, RunNames, connect, ensure_run, guard_store, server_command, write_config
 from penstock.bus.embedded import STORE, free_ports
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
@@ -73,6 +73,8 @@ async def training(
     async with AsyncExitStack() as stack:
         keeping = asyncio.create_task(supervisor.keep([server, *services]))
         stack.push_async_callback(_end, supervisor, keeping)
+        guarding = asyncio.create_task(guard_store(monitor, folder / "nats", lambda: supervisor.restart("nats")))
+        stack.push_async_callback(_cancel, guarding)
         async with connect(url, name="penstock", monitor_url=monitor, within=START_SECONDS) as bus:
             limits = RunLimits(log_bytes=recipe.limits.log_bytes)
             await ensure_run(bus, RunNames(recipe.run), limits)
@@ -80,6 +82,11 @@ async def training(
         channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"]))
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
         yield Training(folder, addresses, supervisor, stub), keeping
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _end(supervisor: Supervisor, keeping: asyncio.Task[None]) -> None:

@@ -22,11 +22,13 @@ from typing import Any
 
 import uvloop
 
+from penstock.process.disk import DiskFull
 from penstock.rpc import AddressInUse, Security, Server
 from penstock.telemetry import logs, metrics, tracing
 
 logger = logging.getLogger(__name__)
 EXIT_BAD_INPUT = 2
+EXIT_DISK_FULL = 1  # worth starting again: room may come
 
 
 class Process:
@@ -111,6 +113,12 @@ def run(args: argparse.Namespace, body: Callable[[Process, argparse.Namespace], 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
+    except (DiskFull, ExceptionGroup) as error:
+        full = _disk_full(error)
+        if full is None:
+            raise
+        logger.error("cannot go on: %s", full)
+        return EXIT_DISK_FULL
     except AddressInUse as error:
         logger.error("cannot start: %s", error)
         return EXIT_BAD_INPUT
@@ -118,3 +126,10 @@ def run(args: argparse.Namespace, body: Callable[[Process, argparse.Namespace], 
         if tracer is not None:
             tracer.shutdown()
     return 0
+
+
+def _disk_full(error: BaseException) -> DiskFull | None:
+    """The DiskFull that an error is, or holds."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for each in error.exceptions if (found := _disk_full(each)) is not None), None)
+    return error if isinstance(error, DiskFull) else None

@@ -18,6 +18,11 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "penstock"
+# Status and details travel in HTTP/2 headers, twice and encoded, of which a peer takes 8 KiB by default; a refusal that
+# quotes a hostile request must fit all the same.
+TEXT_BYTES = 1024
+VIOLATION_BYTES = 256
+VIOLATIONS_BYTES = 2048
 T = TypeVar("T")
 
 
@@ -31,9 +36,10 @@ class Violation:
 
 
 class Abort(Exception):
-    """Ends the call with a status. Raise it from a handler; its text goes to the caller."""
+    """Ends the call with a status. Raise it from a handler; its text goes to the caller, shortened if it is long."""
 
     def __init__(self, code: grpc.StatusCode, message: str, details: Sequence[Message] = ()) -> None:
+        message = _shortened(message, TEXT_BYTES)
         super().__init__(f"{code.name}: {message}")
         self.code = code
         self.message = message
@@ -46,6 +52,14 @@ class Abort(Exception):
             packed.details.add().Pack(detail)
         status: grpc.Status = rpc_status.to_status(packed)
         return status
+
+
+def _shortened(text: str, most: int) -> str:
+    """At most `most` bytes of UTF-8, with a mark where something is missing."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= most:
+        return encoded.decode()
+    return encoded[: most - 3].decode(errors="ignore") + "…"
 
 
 def _info(reason: str, metadata: Mapping[str, str] | None) -> list[Message]:
@@ -62,11 +76,15 @@ def _retry(seconds: float) -> Message:
 
 
 def invalid_argument(message: str, *violations: Violation) -> Abort:
-    """The request is wrong; repeating it does not help."""
-    listed = [
-        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description, reason=v.rule)
-        for v in violations
-    ]
+    """The request is wrong; repeating it does not help. Of many violations the first are told."""
+    listed, room = [], VIOLATIONS_BYTES
+    for v in violations:
+        field, description = _shortened(v.field, VIOLATION_BYTES), _shortened(v.description, VIOLATION_BYTES)
+        told = error_details_pb2.BadRequest.FieldViolation(field=field, description=description, reason=v.rule)
+        room -= told.ByteSize()
+        if room < 0:
+            break
+        listed.append(told)
     details = [error_details_pb2.BadRequest(field_violations=listed)] if listed else []
     return Abort(grpc.StatusCode.INVALID_ARGUMENT, message, details)
 

@@ -23,6 +23,7 @@ from penstock.sdk.samples import (
     message_from_proto,
     message_to_proto,
     parse_row,
+    text,
 )
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress
@@ -173,7 +174,7 @@ def _response(turn: Turn) -> pb.StepResponse:
     response = pb.StepResponse(done=turn.done, messages=[message_to_proto(message) for message in turn.messages])
     if isinstance(turn.result, Scored):
         response.reward = turn.result.value
-        response.components.update(turn.result.components)
+        response.components.update({text(name): part for name, part in turn.result.components.items()})
     elif isinstance(turn.result, Invalid):
-        response.invalid_reason = turn.result.reason or "invalid"
+        response.invalid_reason = text(turn.result.reason) or "invalid"
     return response

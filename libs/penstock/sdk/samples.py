@@ -104,22 +104,36 @@ def finish_reason(value: int) -> FinishReason:
     return _FINISH.get(value, "unspecified")
 
 
-def parse_row(text: str) -> dict[str, Any]:
+def parse_row(row_json: str) -> dict[str, Any]:
     """The row of a request.
 
     Raises:
         ValueError: it is not a JSON object.
     """
-    row = json.loads(text or "{}")
+    row = parse_json(row_json or "{}")
     if not isinstance(row, dict):
         raise ValueError("the row is not a JSON object")
     return row
 
 
+def parse_json(value: str) -> Any:
+    """A JSON text of a request.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError("not usable JSON: nested too deeply, or a number is too long") from error
+
+
 def message_from_proto(message: common_pb2.Message) -> Message:
     """A message of the wire."""
     calls = tuple(
-        {"id": call.id, "name": call.name, "arguments": json.loads(call.arguments_json or "{}")}
+        {"id": call.id, "name": call.name, "arguments": parse_json(call.arguments_json or "{}")}
         for call in message.tool_calls
     )
     return Message(message.role, message.content, calls)
@@ -129,11 +143,18 @@ def message_to_proto(message: Message) -> common_pb2.Message:
     """A message for the wire."""
     calls = [
         common_pb2.ToolCall(
-            id=str(call.get("id", "")), name=str(call["name"]), arguments_json=json.dumps(call.get("arguments", {}))
+            id=text(str(call.get("id", ""))),
+            name=text(str(call["name"])),
+            arguments_json=json.dumps(call.get("arguments", {})),
         )
         for call in message.tool_calls
     ]
-    return common_pb2.Message(role=message.role, content=message.content, tool_calls=calls)
+    return common_pb2.Message(role=text(message.role), content=text(message.content), tool_calls=calls)
+
+
+def text(value: str) -> str:
+    """`value` as the wire can carry it: half a surrogate pair, which JSON can bring in, becomes a question mark."""
+    return value.encode(errors="replace").decode()
 
 
 def sample_from_proto(item: reward_pb2.ScoreItem) -> Sample:
@@ -150,10 +171,11 @@ def result_to_proto(item: str, result: Result, seconds: float) -> reward_pb2.Sco
     """The answer to an item."""
     answer = reward_pb2.ScoreResult(id=item)
     if isinstance(result, Scored):
-        score = reward_pb2.Score(value=result.value, components=result.components, answer=result.answer)
-        answer.score.CopyFrom(score)
+        components = {text(name): part for name, part in result.components.items()}
+        answer_text = None if result.answer is None else text(result.answer)
+        answer.score.CopyFrom(reward_pb2.Score(value=result.value, components=components, answer=answer_text))
     else:
-        answer.invalid.reason = result.reason
+        answer.invalid.reason = text(result.reason)
     answer.took.FromNanoseconds(int(seconds * 1e9))
     return answer
 

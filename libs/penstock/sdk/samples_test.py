@@ -6,7 +6,18 @@ from hypothesis import strategies as st
 
 from penstock.reward.v1 import reward_pb2
 from penstock.sdk.client import checked_results
-from penstock.sdk.samples import Invalid, Message, Sample, Scored, as_result, sample_from_json, sample_to_json
+from penstock.sdk.samples import (
+    Invalid,
+    Message,
+    Sample,
+    Scored,
+    as_result,
+    message_to_proto,
+    parse_row,
+    result_to_proto,
+    sample_from_json,
+    sample_to_json,
+)
 
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.floats()), st.binary()
@@ -58,3 +69,16 @@ def test_a_sample_crosses_to_a_worker_unchanged() -> None:
 def test_numpy_numbers_are_numbers() -> None:
     numpy = pytest.importorskip("numpy")
     assert as_result(numpy.float32(0.5)) == Scored(0.5)
+
+
+@pytest.mark.parametrize("row", ["[" * 100_000, '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}", "[]", "{", "nul"])
+def test_a_row_that_is_no_usable_object_is_a_value_error(row: str) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        parse_row(row)
+
+
+def test_half_a_surrogate_pair_reaches_the_wire_as_a_question_mark() -> None:
+    broken = parse_row('{"a": "b\\ud800"}')["a"]
+    assert message_to_proto(Message("user", broken)).content == "b?"
+    assert result_to_proto("1", Invalid(broken), 0).invalid.reason == "b?"
+    assert dict(result_to_proto("1", Scored(1.0, {broken: 2.0}), 0).score.components) == {"b?": 2.0}

@@ -59,6 +59,10 @@ class Supervisor:
             if name in self._children:
                 await self._children[name].stop(GRACE_SECONDS)
 
+    async def restart(self, name: str) -> None:
+        """Stops one child; it is started again as if it had died."""
+        await self._children[name].stop(GRACE_SECONDS)
+
     def pid(self, name: str) -> int | None:
         """The process id of a running child."""
         child = self._children.get(name)

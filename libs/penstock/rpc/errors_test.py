@@ -1,0 +1,30 @@
+"""A refusal reaches its caller whatever the request it quotes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
+from penstock.rpc import Server, Violation, call, channel, invalid_argument
+from penstock.rpc.conftest import request
+from penstock.rpc.errors import InvalidArgument
+
+
+@pytest.mark.parametrize("character", ["x", "é", "\U0001f4a9", "\ud800", "\0", "%"])
+async def test_a_refusal_that_quotes_a_huge_request_is_shortened_and_arrives(character: str) -> None:
+    class Quoting(reward_pb2_grpc.RewardServiceServicer):
+        async def Score(self, request: Any, context: Any) -> reward_pb2.ScoreResponse:  # noqa: N802
+            wrong = character * 100_000
+            raise invalid_argument(f"no {wrong}", *[Violation(wrong, wrong, "some.rule")] * 32)
+
+    async with Server("quoting") as server:
+        server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, Quoting())  # type: ignore[abstract]
+        await server.start()
+        async with channel(server.address) as opened:
+            with pytest.raises(InvalidArgument) as caught:
+                await call(reward_pb2_grpc.RewardServiceStub(opened).Score(request("x"), timeout=10))
+    assert caught.value.message.startswith("no ") and caught.value.message.endswith("…")
+    assert len(caught.value.message.encode()) <= 1024
+    assert 1 <= len(caught.value.violations) <= 8 and caught.value.violations[0].rule == "some.rule"

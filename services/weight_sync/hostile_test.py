@@ -1,0 +1,61 @@
+"""The weight service against every attack of the kit: nothing is offered, written elsewhere or lost, and it lives."""
+
+import pathlib
+
+from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.hostile import assault
+from penstock.tensors import make_manifest
+from penstock.weights.v1 import weights_pb2 as pb
+from penstock.weights.v1 import weights_pb2_grpc
+from services.weight_sync.server import WeightSync
+from services.weight_sync.store import VersionStore
+
+SERVICE = pb.DESCRIPTOR.services_by_name["WeightSyncService"]
+DATA = bytes(range(256)) * 16
+
+
+def manifest(step: int) -> pb.Manifest:
+    return make_manifest(1, step, [("a", "float32", [512], DATA[:2048]), ("b", "bfloat16", [2, 512], DATA[2048:])])
+
+
+async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "store"
+    async with rpc.Server("weight_sync") as server:
+        adder = weights_pb2_grpc.add_WeightSyncServiceServicer_to_server
+        service = WeightSync(VersionStore(folder, keep=2))
+        server.add(adder, service, raw_requests=["PushTensors"], raw_responses=["FetchTensors"])
+        await server.start()
+        async with rpc.channel(server.address, default_seconds=10) as channel:
+            stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+            begin = pb.BeginVersionRequest(manifest=manifest(1))
+            await rpc.call(stub.BeginVersion(begin))
+            version = begin.manifest.version
+            await rpc.call(stub.PushTensors(iter([pb.PushTensorsRequest(version=version, data=DATA)])))
+            await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=version)))
+
+            hold = pb.HoldVersionsRequest(holder="h", step=1)
+            hold.lease.FromSeconds(1)
+            report = pb.ReportAppliedRequest(receiver="g", version=version, error="none")
+            applied = pb.ReportAppliedRequest(receiver="g", version=version)
+            applied.pause.FromMilliseconds(1)
+            applied.transfer.FromMilliseconds(1)
+            seeds = {
+                "BeginVersion": pb.BeginVersionRequest(manifest=manifest(2)),
+                "PushTensors": pb.PushTensorsRequest(version=PolicyVersion(epoch=1, step=2), data=DATA[:64]),
+                "CommitVersion": pb.CommitVersionRequest(version=PolicyVersion(epoch=1, step=2)),
+                "AbortVersion": pb.AbortVersionRequest(version=PolicyVersion(epoch=1, step=2)),
+                "WatchVersions": pb.WatchVersionsRequest(receiver="g"),
+                "GetManifest": pb.GetManifestRequest(version=version),
+                "FetchTensors": pb.FetchTensorsRequest(version=version, offset=8),
+                "ReportApplied": (report, applied),
+                "HoldVersions": hold,
+                "ReleaseHold": pb.ReleaseHoldRequest(holder="h"),
+            }
+            assert await assault(server.address, SERVICE, seeds) == []
+
+            fetched = [m.data async for m in stub.FetchTensors(pb.FetchTensorsRequest(version=version))]
+            assert b"".join(fetched) == DATA
+            listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+            assert [v.version.step for v in listed.versions if v.state == pb.VERSION_STATE_READY] == [1]
+    assert [p for p in tmp_path.rglob("*") if p.parent != folder and p != folder] == []
