@@ -3,16 +3,21 @@ gradient is not finite, and a state that can be saved and loaded exactly per ran
 """
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from torch import Tensor
 
 from services.learner import schedules
 from services.learner.layout import Layout
+from services.learner.optimizer_pieces import Piece, pieces
 from services.learner.settings import OptimizerSettings
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class GuardedOptimizer:
@@ -79,23 +84,39 @@ class GuardedOptimizer:
         self._optimizer.step_with_ready_grads()
         return True, norm
 
-    def state(self) -> dict[str, Any]:
-        """This rank's shard: tensors and plain values, referring to live memory."""
-        parts = []
-        for part in self._optimizer.chained_optimizers:
-            inner = part.optimizer
-            main = [p.detach() for g in inner.param_groups for p in g["params"]] if self._separate_main_weights else []
-            parts.append({"inner": inner.state_dict(), "main": main})
-        return {"parts": parts, "steps": self.steps, "skipped": self.skipped}
+    def state(self, names: Mapping[torch.nn.Parameter, str]) -> dict[str, Any]:
+        """This rank's shard by parameter name, referring to live memory.
+
+        {"steps", "skipped", "pieces": {name: {"start", "end", and flat tensors "exp_avg", "exp_avg_sq", "main"}}}:
+        "main" where weights are bf16 (an fp32 weight is its own main weight), the moments after the first step taken.
+        """
+        found: dict[str, Any] = {}
+        for optimizer, piece in self._pieces():
+            moments = optimizer.state.get(piece.main, {})
+            found[names[piece.parameter]] = {
+                "start": piece.start,
+                "end": piece.end,
+                **{key: moments[key].detach().view(-1) for key in MOMENTS if key in moments},
+                **({"main": piece.main.detach().view(-1)} if self._separate_main_weights else {}),
+            }
+        return {"steps": self.steps, "skipped": self.skipped, "pieces": found}
 
     @torch.no_grad()
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Takes a `state()` of the same layout. fp32 main weights are the model's own memory, so load the model too."""
-        for part, saved in zip(self._optimizer.chained_optimizers, state["parts"], strict=True):
-            inner = part.optimizer
-            inner.load_state_dict(saved["inner"])
+    def load_state(self, steps: int, skipped: int, get: Callable[[torch.nn.Parameter, int, int, str], Tensor]) -> None:
+        """Takes a state under this layout: `get(parameter, start, end, key)` gives what `state` calls `key` as a flat
+        fp32 tensor. fp32 main weights are the model's own memory, so load the model too."""
+        self.steps, self.skipped = steps, skipped
+        taken = steps - skipped
+        for optimizer, piece in self._pieces():
+            where = piece.parameter, piece.start, piece.end
             if self._separate_main_weights:
-                live = [p for g in inner.param_groups for p in g["params"]]
-                for parameter, value in zip(live, saved["main"], strict=True):
-                    parameter.copy_(value)
-        self.steps, self.skipped = state["steps"], state["skipped"]
+                piece.main.copy_(get(*where, "main").view_as(piece.main))
+            optimizer.state.pop(piece.main, None)
+            if taken:
+                moments = {key: get(*where, key).view_as(piece.main).to(piece.main, copy=True) for key in MOMENTS}
+                optimizer.state[piece.main] = {"step": torch.tensor(float(taken)), **moments}
+
+    def _pieces(self) -> Iterator[tuple[torch.optim.Optimizer, Piece]]:
+        for part in self._optimizer.chained_optimizers:
+            for piece in pieces(part):
+                yield part.optimizer, piece
