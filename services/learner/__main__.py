@@ -43,6 +43,7 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     import torch
     import torch.distributed as dist
 
+    from services.learner.ending import CannotGoOn
     from services.learner.hf_config import UnsupportedModel
     from services.learner.layout import LayoutError
     from services.learner.run import Place, learn
@@ -75,6 +76,9 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
         learn(recipe, place)
     except (LayoutError, UnsupportedModel) as error:
         logger.error("cannot start: %s", error)
+        return EXIT_BAD_INPUT
+    except CannotGoOn as error:
+        logger.error("cannot go on: %s", error)
         return EXIT_BAD_INPUT
     finally:
         if tracer is not None:

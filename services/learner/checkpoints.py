@@ -4,7 +4,7 @@
         manifest.json               model, layout, extra (the caller's JSON), size and SHA-256 of every file
         model-pp0-tp0.pt            weights of one model shard (written by one of its replicas)
         rank-pp0-tp0-dp0.pt         optimizer pieces and random state of one rank
-    checkpoints/.step-000014.partial    being written; a killed save's is removed by `prune`
+    checkpoints/.step-000014.partial    being written; a killed save's is removed by `retention.prune`
 
 Shards are plain torch.save files read with weights_only: a save costs milliseconds for a small model (Megatron's
 torch_dist format starts helper processes: seconds), and a resume under the same layout is bit-exact because every rank
@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,22 @@ class AnotherModel(CheckpointError):
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """One rank's state at one moment.
+
+    Attributes:
+      shards: file name -> picklable state, the files that this rank writes.
+      model: what a checkpoint must agree in to be loaded at all. layout: what it must agree in to be loaded exactly.
+    """
+
+    shards: Mapping[str, Any]
+    model: Mapping[str, Any]
+    layout: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """Of one checkpoint. model, layout: as given to `write`. files: name -> {"bytes", "sha256"}."""
+    """Of one checkpoint. model, layout: of the Snapshot. files: name -> {"bytes", "sha256"}."""
 
     model: Mapping[str, Any]
     layout: Mapping[str, Any]
@@ -74,16 +88,11 @@ def _gather_failures(failure: str | None, group: dist.ProcessGroup | None = None
 
 
 def write(
-    path: str | Path,
-    shards: Mapping[str, Any],
-    model: Mapping[str, Any],
-    layout: Mapping[str, Any],
-    extra: Mapping[str, Any],
-    group: dist.ProcessGroup | None = None,
+    path: str | Path, snapshot: Snapshot, extra: Mapping[str, Any], group: dist.ProcessGroup | None = None
 ) -> None:
-    """Writes `path` with this rank's `shards` (file name -> picklable state); a collective of
-    `group`, which must have every rank (one of its own lets a save run beside training).
+    """Writes `path` with this rank's part and `extra` (JSON; rank 0's counts).
 
+    A collective of `group`, which must have every rank; one of its own lets a save run beside training.
     A directory already at `path` is replaced; a crash between its removal and the rename leaves the previous
     checkpoint as the newest.
     Raises CheckpointError on every rank if any rank failed; `path` is then as it was.
@@ -101,7 +110,7 @@ def write(
 
     files: dict[str, dict[str, Any]] = {}
     try:
-        for name, state in shards.items():
+        for name, state in snapshot.shards.items():
             with (temporary / name).open("wb") as file:
                 torch.save(state, file)
                 file.flush()
@@ -116,7 +125,7 @@ def write(
     if dist.get_rank() == 0:
         try:
             every = {name: about for part in gathered for name, about in part.items()}
-            _commit(path, temporary, Manifest(model, layout, dict(extra), every))
+            _commit(path, temporary, Manifest(snapshot.model, snapshot.layout, dict(extra), every))
         except OSError as error:
             failure = str(error)
     _raise_together(failure, path, temporary, group)
@@ -230,35 +239,21 @@ def extra_of(path: str | Path) -> dict[str, Any]:
     return manifest_of(path).extra
 
 
-def prune(root: str | Path, keep: int) -> list[Path]:
-    """Removes all but the newest `keep` checkpoints, and what killed saves left behind; returns the former.
-
-    For rank 0, while nobody saves. Raises ValueError for keep < 1.
-    """
-    if keep < 1:
-        raise ValueError(f"at least one checkpoint must be kept, got {keep}")
-    for leftover in Path(root).glob(".step-*"):
-        shutil.rmtree(leftover)
-    old = present(root)[keep:]
-    for path in old:
-        hidden = path.parent / f".{path.name}.removed"
-        path.rename(hidden)  # at once, so that nobody sees half of one
-        shutil.rmtree(hidden)
-    return old
-
-
-def load_newest(root: str | Path, load: Any) -> tuple[int, dict[str, Any]] | None:
+def load_newest(
+    root: str | Path, load: Callable[[Path], dict[str, Any]], among: int | None = None
+) -> tuple[int, dict[str, Any]] | None:
     """Tries `load(path) -> extra` on the newest checkpoint first; (step, extra), or None if there is none.
 
-    A damaged one is reported as an error and the one before it is used. Raises CheckpointError if there are
-    checkpoints but none is good: starting over silently would throw a run away.
+    A damaged one is reported as an error and the one before it is used, `among` the newest so many (older ones, kept
+    for their metric, may need samples that the log does not hold any more).
+    Raises CheckpointError if there are checkpoints but none is good: starting over silently would throw a run away.
     """
-    candidates = present(root)
+    candidates = present(root)[:among]
     for path in candidates:
         try:
             return int(path.name[5:]), load(path)
         except DamagedCheckpoint as error:
             log.error("checkpoint %s is damaged, using the one before it: %s", path, error)
     if candidates:
-        raise CheckpointError(f"none of the {len(candidates)} checkpoints in {root} is intact")
+        raise CheckpointError(f"none of the {len(candidates)} newest checkpoints in {root} is intact")
     return None

@@ -4,6 +4,7 @@ from penstock.recipes import Recipe
 from services.learner.settings import (
     AdvantageSettings,
     BatchSettings,
+    CheckpointSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
@@ -42,6 +43,11 @@ def precision_settings(recipe: Recipe) -> PrecisionSettings:
 
 def batch_settings(recipe: Recipe) -> BatchSettings:
     return BatchSettings(tokens_per_micro_batch=recipe.learner.micro_batch_tokens)
+
+
+def checkpoint_settings(recipe: Recipe) -> CheckpointSettings:
+    c = recipe.learner.checkpoints
+    return CheckpointSettings(c.keep, c.keep_best, c.metric, c.better == "larger", c.background)
 
 
 def advantage_settings(recipe: Recipe) -> AdvantageSettings:

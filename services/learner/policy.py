@@ -200,29 +200,17 @@ class MegatronPolicy:
 
     def save(self, path: str | Path, extra: dict[str, Any]) -> None:
         """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
-        checkpoints.write(path, self.shards(), self.model_identity(), self.layout_identity(), extra)
+        checkpoints.write(path, self.snapshot(), extra)
 
-    def shards(self) -> dict[str, Any]:
-        """What this rank writes into a checkpoint, file name -> state; refers to live memory."""
+    def snapshot(self) -> checkpoints.Snapshot:
+        """What this rank writes into a checkpoint; refers to live memory."""
         groups = self.layout.groups
         states: dict[str, Any] = {self._rank_file(): self._rank_state()}
         if groups.dp_cp.rank() == 0:
             states[model_file(groups.pp.rank(), groups.tp.rank())] = {
                 p.name: p.parameter.detach() for p in self._mapped()
             }
-        return states
-
-    def model_identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree in to be loaded at all."""
-        return dataclasses.asdict(self.config)
-
-    def layout_identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree in to be loaded shard by shard, bit by bit; else it is resharded."""
-        return {
-            **self.layout.describe(),
-            "weights": self._precision.weights,
-            "distributed_optimizer": self.optimizer.settings.distributed,
-        }
+        return checkpoints.Snapshot(states, self._model_identity(), self._layout_identity())
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint of any layout; returns its `extra`. A collective.
@@ -232,11 +220,11 @@ class MegatronPolicy:
         Raises DamagedCheckpoint, AnotherModel, CheckpointError.
         """
         manifest = checkpoints.manifest_of(path)
-        checkpoints.check_model(path, manifest, self.model_identity())
-        if manifest.layout == self.layout_identity():
+        checkpoints.check_model(path, manifest, self._model_identity())
+        if manifest.layout == self._layout_identity():
             self._load_same_layout(path, manifest)
         else:
-            log.info("resharding %s: written under %s, here %s", path, manifest.layout, self.layout_identity())
+            log.info("resharding %s: written under %s, here %s", path, manifest.layout, self._layout_identity())
             checkpoints.verify(path, manifest)
             self._load_resharded(Reassembly(Path(path), manifest.layout, self.config))
         return manifest.extra
@@ -268,6 +256,16 @@ class MegatronPolicy:
             return hf_weights.shard(p.kind, tensors, self.config, tp.rank(), tp.size()).reshape(-1)[start:end]
 
         self.optimizer.load_state(*whole.counters(), piece)
+
+    def _model_identity(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.config)
+
+    def _layout_identity(self) -> dict[str, Any]:
+        return {
+            **self.layout.describe(),
+            "weights": self._precision.weights,
+            "distributed_optimizer": self.optimizer.settings.distributed,
+        }
 
     def _mapped(self) -> list[hf_weights.MappedParameter]:
         return list(hf_weights.mapped_parameters(self._network.module))

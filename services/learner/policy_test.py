@@ -18,8 +18,10 @@ from services.learner.checkpoints import CheckpointError
 from services.learner.models_testing import random_batch, save_tiny_model
 from services.learner.policy import MegatronPolicy, Scored
 from services.learner.ranks_testing import RankFailed, run_ranks
+from services.learner.retention import prune
 from services.learner.settings import (
     BatchSettings,
+    CheckpointSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
@@ -134,7 +136,7 @@ def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(model_dir, tmp_path)
     run_ranks(1, _two_checkpoints, model_dir, tmp_path)
     for step in (1, 2):
         _flip_a_bit(checkpoints.path_of(tmp_path, step) / "model-pp0-tp0.pt")
-    with pytest.raises(RankFailed, match="none of the 2 checkpoints"):
+    with pytest.raises(RankFailed, match="none of the 2 newest checkpoints"):
         run_ranks(1, _restore, model_dir, tmp_path)
 
 
@@ -181,18 +183,8 @@ def test_killed_while_saving(model_dir, tmp_path):
         run_ranks(1, _die_before_the_rename, model_dir, tmp_path)
     assert (tmp_path / ".step-000003.partial").exists()
     assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (2, {"step": 2})
-    checkpoints.prune(tmp_path, keep=2)
+    prune(tmp_path, CheckpointSettings())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000002"]
-
-
-def test_retention_keeps_the_newest(tmp_path):
-    for step in (5, 9, 10, 1000000):
-        checkpoints.path_of(tmp_path, step).mkdir()
-    removed = checkpoints.prune(tmp_path, keep=2)
-    assert [p.name for p in removed] == ["step-000009", "step-000005"]
-    assert [p.name for p in checkpoints.present(tmp_path)] == ["step-1000000", "step-000010"]
-    with pytest.raises(ValueError, match="at least one"):
-        checkpoints.prune(tmp_path, keep=0)
 
 
 # ------------------------------------------------------------------ steps that must not be taken

@@ -24,11 +24,13 @@ from services.learner import checkpoints, hf_export
 from services.learner.advantage_stage import AdvantageStage
 from services.learner.batch import broadcast
 from services.learner.feed import Feed
+from services.learner.keeping import Keeper
 from services.learner.leader import Leader, leading
 from services.learner.lineage import tie
 from services.learner.mapping import (
     advantage_settings,
     batch_settings,
+    checkpoint_settings,
     loss_settings,
     optimizer_settings,
     parallel_settings,
@@ -77,7 +79,9 @@ def learn(recipe: Recipe, place: Place) -> None:
         recipe.learner.seed,
     )
     trainer = Trainer(loss_settings(recipe), policy)
-    resumed = checkpoints.load_newest(place.checkpoints, policy.load)
+    settings, keep_log = checkpoint_settings(recipe), recipe.limits.keep_log
+    # What is older than the newest few may need samples that are not in the log any more.
+    resumed = checkpoints.load_newest(place.checkpoints, policy.load, among=None if keep_log else settings.keep)
     step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
     stage = AdvantageStage(advantage_settings(recipe)) if recipe.algorithm.name != "sft" else None
@@ -85,18 +89,21 @@ def learn(recipe: Recipe, place: Place) -> None:
         leader = stack.enter_context(_leader(recipe, place, status, stage, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
         logger.info("learning from step %d", step, extra={"epoch": status.epoch})
+        keeper = Keeper(place.checkpoints, settings, policy, status, leader, keep_log)
         while step < recipe.algorithm.steps:
-            command, prepared = _next(leader, status, stage, step + 1)
+            keeper.collect()
+            command, prepared = _next(leader, status, stage, step + 1, keeper)
             if command == "end":
-                _save(policy, place, recipe, leader, status, step)
+                keeper.finish(step)
                 return
             if command == "save":
-                _save(policy, place, recipe, leader, status, step)
+                keeper.begin(step)
             elif command == "train":
                 step += 1
-                _train(trainer, policy, leader, status, prepared, step, device)
-                if step % recipe.learner.checkpoints.every == 0 or step == recipe.algorithm.steps:
-                    _save(policy, place, recipe, leader, status, step)
+                _train(trainer, policy, leader, status, prepared, step, device, keeper)
+                if step % recipe.learner.checkpoints.every == 0:
+                    status.save_wanted.set()
+        keeper.finish(step)
         if leader is not None:
             leader.published()
         _export(policy, recipe, place)
@@ -135,14 +142,14 @@ def _leader(recipe: Recipe, place: Place, status: Status, stage: AdvantageStage 
 
 
 def _next(
-    leader: Leader | None, status: Status, stage: AdvantageStage | None, step: int
+    leader: Leader | None, status: Status, stage: AdvantageStage | None, step: int, keeper: Keeper
 ) -> tuple[str, Prepared | None]:
     """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "wait", None)."""
     command, prepared = "wait", None
     if leader is not None:
         if status.drain_wanted.is_set():
             command = "end"
-        elif status.save_wanted.is_set():
+        elif status.save_wanted.is_set() and not keeper.busy:
             status.save_wanted.clear()
             command = "save"
         else:
@@ -165,6 +172,7 @@ def _train(
     prepared: Prepared | None,
     step: int,
     device: torch.device,
+    keeper: Keeper,
 ) -> None:
     """One step: train, report, publish."""
     status.state = State.STATE_TRAINING
@@ -187,34 +195,13 @@ def _train(
     status.step_ended = trained
     for key, value in numbers.items():
         report.metrics[key] = value
+    keeper.trained(numbers)
     leader.report(report)
     leader.publish(step, tensors)
     tie(step, prepared.trajectories, trained - began)
     _step.set(step)
     _step_seconds.observe(trained - began)
     _tokens.inc(prepared.metrics["rl.tokens.trained"])
-
-
-def _save(
-    policy: MegatronPolicy, place: Place, recipe: Recipe, leader: Leader | None, status: Status, step: int
-) -> None:
-    """One atomic unit: weights, optimizer, random state, log cursor, ledger position."""
-    if step == 0 or step == status.checkpoint_step:
-        return
-    status.state = State.STATE_SAVING
-    extra: dict[str, Any] = {"step": step, "epoch": status.epoch, "log_cursor": 0, "ledger_sequence": 0}
-    if leader is not None:
-        extra["log_cursor"] = leader.cursor()
-        extra["ledger_sequence"] = leader.feed.ledger.sequence
-    path = checkpoints.path_of(place.checkpoints, step)
-    policy.save(path, extra)
-    status.checkpoint_step = step
-    if leader is not None:
-        checkpoints.prune(place.checkpoints, recipe.learner.checkpoints.keep)
-        if not recipe.limits.keep_log:
-            oldest = checkpoints.present(place.checkpoints)[-1]
-            leader.trim_log(checkpoints.extra_of(oldest)["log_cursor"])
-    logger.info("saved", extra={"step": step, "path": str(path)})
 
 
 def _export(policy: MegatronPolicy, recipe: Recipe, place: Place) -> None:

@@ -148,6 +148,14 @@ class LossSettings:
 class CheckpointSettings:
     """Attributes:
     keep: newest checkpoints that are kept; at least 2, so that a damaged newest one has a predecessor.
+    keep_best: further ones that are kept, those with the best `metric`.
+    metric: of the step reports, averaged over the steps since the checkpoint before.
+    largest: whether a larger value is better.
+    background: write beside the training; else the step loop waits for the disk.
     """
 
     keep: int = 2
+    keep_best: int = 0
+    metric: str = "rl.reward.mean"
+    largest: bool = True
+    background: bool = True

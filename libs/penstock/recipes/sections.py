@@ -169,6 +169,14 @@ class Checkpoints(Section):
 
     every: Positive = Field(default=20, description="steps between checkpoints")
     keep: Positive = Field(default=2, description="newest checkpoints kept")
+    keep_best: int = Field(default=0, ge=0, description="further checkpoints kept: those with the best metric")
+    metric: str = Field(
+        default="rl.reward.mean", description="metric of the steps, averaged since the checkpoint before"
+    )
+    better: Literal["larger", "smaller"] = Field(default="larger", description="which value of the metric is better")
+    background: bool = Field(
+        default=True, description="write beside the training (costs a second copy of the state); else the step waits"
+    )
 
 
 class Learner(Section):
