@@ -15,7 +15,7 @@ from services.learner.settings import (
 
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
     p = recipe.learner.parallel
-    return ParallelSettings(p.tensor, p.pipeline, p.context, p.sequence_parallel)
+    return ParallelSettings(p.tensor, p.pipeline, p.context, p.sequence_parallel, recipe.learner.collective_minutes)
 
 
 def optimizer_settings(recipe: Recipe) -> OptimizerSettings:
@@ -34,6 +34,7 @@ def optimizer_settings(recipe: Recipe) -> OptimizerSettings:
         epsilon=o.epsilon,
         clip_norm=o.clip_gradient,
         schedule=schedule,
+        max_skipped=o.max_skipped,
     )
 
 

@@ -2,22 +2,33 @@
 gradient is not finite, and a state that can be saved and loaded exactly per rank.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
 from services.learner import schedules
+from services.learner.ending import CannotGoOn
+from services.learner.hf_weights import rule_of
 from services.learner.layout import Layout
 from services.learner.optimizer_pieces import Piece, pieces
 from services.learner.settings import OptimizerSettings
 
+log = logging.getLogger(__name__)
 MOMENTS = ("exp_avg", "exp_avg_sq")
+NAMED = 3
+"""Parameters that a message names; a NaN early in the model reaches all of them."""
+
+
+class NonFiniteGradients(CannotGoOn):
+    """Too many steps in a row had a gradient that is not finite; the message names the parameters."""
 
 
 class GuardedOptimizer:
@@ -26,14 +37,23 @@ class GuardedOptimizer:
     Attributes:
       steps: steps asked for, skipped ones included; the schedule follows it.
       skipped: steps not taken because the gradient norm was NaN or infinite.
+      skipped_in_a_row: of those, the ones since the last step taken.
     """
 
-    def __init__(self, settings: OptimizerSettings, model: DistributedDataParallel, layout: Layout) -> None:
-        """Raises schedules.ScheduleError."""
+    def __init__(
+        self,
+        settings: OptimizerSettings,
+        model: DistributedDataParallel,
+        layout: Layout,
+        names: Mapping[torch.nn.Parameter, str],
+    ) -> None:
+        """names: of this rank's parameters (see hf_weights.rule_of). Raises schedules.ScheduleError."""
         schedules.check(settings.schedule)
         self.settings = settings
         self.steps = 0
         self.skipped = 0
+        self.skipped_in_a_row = 0
+        self._names = names
         config = model.config
         self._separate_main_weights = config.bf16
         self._optimizer = get_megatron_optimizer(
@@ -65,7 +85,10 @@ class GuardedOptimizer:
 
     @torch.no_grad()
     def step(self) -> tuple[bool, float]:
-        """(taken, global gradient norm before clipping). The norm is equal on all ranks, so all take or skip."""
+        """(taken, global gradient norm before clipping). The norm is equal on all ranks, so all take or skip.
+
+        Raises NonFiniteGradients on every rank when `max_skipped` steps in a row are skipped.
+        """
         rate = self.learning_rate
         self.steps += 1
         for group in self._optimizer.param_groups:
@@ -74,8 +97,9 @@ class GuardedOptimizer:
         overflow = self._optimizer.prepare_grads()
         norm = float(self._optimizer.get_grad_norm())
         if overflow or not math.isfinite(norm):
-            self.skipped += 1
+            self._skip(norm)
             return False, norm
+        self.skipped_in_a_row = 0
         if self.settings.clip_norm > 0:
             for part in self._optimizer.chained_optimizers:
                 parameters = part.get_parameters()
@@ -84,7 +108,28 @@ class GuardedOptimizer:
         self._optimizer.step_with_ready_grads()
         return True, norm
 
-    def state(self, names: Mapping[torch.nn.Parameter, str]) -> dict[str, Any]:
+    def _skip(self, norm: float) -> None:
+        """Counts, and says which gradients are at fault; a collective."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        own = [
+            "+".join(rule_of(self._names[piece.parameter])[1])
+            for _, piece in self._pieces()
+            if piece.main.grad is not None and not bool(torch.isfinite(piece.main.grad).all())
+        ]
+        gathered: list[list[str]] = [own] * dist.get_world_size()
+        dist.all_gather_object(gathered, own)
+        culprits = list(dict.fromkeys(name for part in gathered for name in part))
+        more = f" and of {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
+        which = f"the gradient of {', '.join(culprits[:NAMED])}{more} is not finite"
+        if not culprits:
+            which = f"every gradient is finite, but their norm is {norm}"
+        row, most = self.skipped_in_a_row, self.settings.max_skipped
+        log.error("optimizer step %d is skipped, %d in a row: %s", self.steps, row, which)
+        if row >= most:
+            raise NonFiniteGradients(f"{row} optimizer steps in a row were skipped (the most allowed): {which}")
+
+    def state(self) -> dict[str, Any]:
         """This rank's shard by parameter name, referring to live memory.
 
         {"steps", "skipped", "pieces": {name: {"start", "end", and flat tensors "exp_avg", "exp_avg_sq", "main"}}}:
@@ -93,7 +138,7 @@ class GuardedOptimizer:
         found: dict[str, Any] = {}
         for optimizer, piece in self._pieces():
             moments = optimizer.state.get(piece.main, {})
-            found[names[piece.parameter]] = {
+            found[self._names[piece.parameter]] = {
                 "start": piece.start,
                 "end": piece.end,
                 **{key: moments[key].detach().view(-1) for key in MOMENTS if key in moments},

@@ -140,7 +140,8 @@ class MegatronPolicy:
             module=shard,
             pg_collection=layout.groups,
         )
-        guarded = GuardedOptimizer(optimizer, network, layout)
+        names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shard)}
+        guarded = GuardedOptimizer(optimizer, network, layout, names)
         megatron.finalize_model_grads_func = _finalize
         policy = MegatronPolicy(config, layout, network, guarded, precision, batching)
         if keep_reference:
@@ -170,7 +171,8 @@ class MegatronPolicy:
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
         """Forward and backward over the batch, then one guarded optimizer step.
 
-        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong.
+        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
+        NonFiniteGradients (too many steps skipped in a row).
         """
         self._check(batch)
         self._network.zero_grad_buffer()
@@ -276,7 +278,7 @@ class MegatronPolicy:
 
     def _rank_state(self) -> dict[str, Any]:
         state = {
-            "optimizer": self.optimizer.state({p.parameter: p.name for p in self._mapped()}),
+            "optimizer": self.optimizer.state(),
             "rng": torch.get_rng_state(),
             "tracker": get_cuda_rng_tracker().get_states(),
         }

@@ -16,6 +16,7 @@ from services.learner import checkpoints
 from services.learner.batch import Batch, InvalidBatch, Sample
 from services.learner.checkpoints import CheckpointError
 from services.learner.models_testing import random_batch, save_tiny_model
+from services.learner.optimizer import NonFiniteGradients
 from services.learner.policy import MegatronPolicy, Scored
 from services.learner.ranks_testing import RankFailed, run_ranks
 from services.learner.retention import prune
@@ -221,6 +222,44 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(name, value, model
         assert norm == norm and norm != float("inf"), "the poison stayed in the gradient buffer"
     assert results[0][2], "weights moved in a skipped step"
     assert not results[0][4], "the step after a skipped one did nothing"
+
+
+def _poison(policy: MegatronPolicy, layer: int) -> Any:
+    """Makes one gradient NaN on one rank that holds the layer; the handle takes it back."""
+    for p in policy._mapped():
+        first = policy.layout.groups.dp_cp.rank() == 0 and policy.layout.groups.tp.rank() == 0
+        if first and p.name == f"decoder.layers.{layer}.mlp.linear_fc2.weight":
+            return p.parameter.register_hook(lambda gradient: gradient * float("nan"))
+    return None
+
+
+def _stopped(model_dir: Path, parallel: ParallelSettings) -> Any:
+    settings = dataclasses.replace(OPTIMIZER, max_skipped=2)
+    policy = MegatronPolicy.create(model_dir, parallel, settings, PrecisionSettings(), BatchSettings(), seed=3)
+    trainer = Trainer(LossSettings(), policy)
+    for seed in (1, 2):  # skipped, taken: not in a row
+        handle = _poison(policy, 3)
+        trainer.step(random_batch(seed))
+        if handle is not None:
+            handle.remove()
+        trainer.step(random_batch(seed))
+    before = weights(policy)
+    _poison(policy, 3)
+    trainer.step(random_batch(5))
+    with pytest.raises(NonFiniteGradients) as raised:
+        trainer.step(random_batch(6))
+    return policy.optimizer.skipped, equal(before, weights(policy)), str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["one", "tp2", "pp2", "dp2"])
+def test_too_many_skipped_steps_in_a_row_end_the_run_with_the_parameter_named(name, model_dir):
+    world, parallel = LAYOUTS[name]
+    for skipped, untouched, words in run_ranks(world, _stopped, model_dir, parallel):
+        assert skipped == 4 and untouched
+        assert words == (
+            "2 optimizer steps in a row were skipped (the most allowed): "
+            "the gradient of model.layers.3.mlp.down_proj.weight is not finite"
+        )
 
 
 # ------------------------------------------------------------------ scoring

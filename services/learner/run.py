@@ -9,6 +9,7 @@ import logging
 import pathlib
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -67,8 +68,12 @@ class Place:
         return self.folder / "checkpoints"
 
 
-def learn(recipe: Recipe, place: Place) -> None:
-    """Trains to the recipe's last step. torch.distributed is initialised; every rank calls this."""
+def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
+    """Trains to the recipe's last step. torch.distributed is initialised; every rank calls this.
+
+    at: told what this rank is about to do, for those who wonder why it does not come on.
+    """
+    at("loading the model")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     policy = MegatronPolicy.create(
         recipe.model.path,
@@ -92,17 +97,21 @@ def learn(recipe: Recipe, place: Place) -> None:
         keeper = Keeper(place.checkpoints, settings, policy, status, leader, keep_log)
         while step < recipe.algorithm.steps:
             keeper.collect()
+            at(f"waiting for the batch of step {step + 1}")
             command, prepared = _next(leader, status, stage, step + 1, keeper)
             if command == "end":
                 keeper.finish(step)
                 return
             if command == "save":
+                at(f"copying the state of step {step}")
                 keeper.begin(step)
             elif command == "train":
                 step += 1
+                at(f"training step {step}")
                 _train(trainer, policy, leader, status, prepared, step, device, keeper)
                 if step % recipe.learner.checkpoints.every == 0:
                     status.save_wanted.set()
+        at("ending")
         keeper.finish(step)
         if leader is not None:
             leader.published()

@@ -18,12 +18,14 @@ class ParallelSettings:
       pipeline: stages the layers are cut into.
       context: ranks that share each sequence.
       sequence: shard activations between tensor-parallel blocks along the sequence (needs tensor > 1).
+      collective_minutes: longest wait of a rank for the others; a longer one has lost a rank, and raises.
     """
 
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
     sequence: bool = False
+    collective_minutes: int = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class OptimizerSettings:
       learning_rate: the peak.
       clip_norm: largest global gradient norm; 0 turns clipping off (the norm is still reported).
       distributed: shard optimizer state over data × context ranks (ZeRO-1).
+      max_skipped: steps in a row that are skipped for a gradient that is not finite, before NonFiniteGradients.
     """
 
     learning_rate: float = 1e-6
@@ -62,6 +65,7 @@ class OptimizerSettings:
     epsilon: float = 1e-8
     clip_norm: float = 1.0
     distributed: bool = True
+    max_skipped: int = 10
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
 

@@ -162,6 +162,9 @@ class Optimizer(Section):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
     clip_gradient: float = Field(default=1.0, ge=0, description="norm the gradient is clipped to; 0 is off")
+    max_skipped: Positive = Field(
+        default=10, description="steps in a row skipped for a gradient that is not finite, after which the run ends"
+    )
 
 
 class Checkpoints(Section):
@@ -188,6 +191,12 @@ class Learner(Section):
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     micro_batch_tokens: Positive = Field(default=8192, description="token budget of one packed micro-batch")
     threads: Positive = Field(default=1, description="CPU threads per rank")
+    hung_seconds: float = Field(
+        default=60.0, gt=0, description="a rank without a sign of life for so long is ended, and the group with it"
+    )
+    collective_minutes: Positive = Field(
+        default=5, description="longest wait of a rank for the others; then the group ends and is started again"
+    )
     seed: int = 0
 
 
