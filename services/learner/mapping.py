@@ -43,7 +43,7 @@ def precision_settings(recipe: Recipe) -> PrecisionSettings:
 
 
 def batch_settings(recipe: Recipe) -> BatchSettings:
-    return BatchSettings(tokens_per_micro_batch=recipe.learner.micro_batch_tokens)
+    return BatchSettings(tokens_per_micro_batch=recipe.learner.micro_batch_tokens, recompute=recipe.learner.recompute)
 
 
 def checkpoint_settings(recipe: Recipe) -> CheckpointSettings:

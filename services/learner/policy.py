@@ -129,7 +129,7 @@ class MegatronPolicy:
         """
         config = read_config(model_dir)
         layout = Layout.create(parallel, config, seed)
-        megatron = model.megatron_config(config, layout, precision)
+        megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shard = model.build(config, megatron, layout)
         hf_weights.load(shard, hf_weights.SafetensorsDirectory(model_dir).get, config, layout)
         network = DistributedDataParallel(

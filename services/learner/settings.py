@@ -85,10 +85,12 @@ class BatchSettings:
     """Attributes:
     tokens_per_micro_batch: token budget of one forward pass on one data-parallel rank (all its context ranks together).
     head_chunk: tokens whose logits exist at once; bounds memory at chunk × vocabulary.
+    recompute: keep every activation, or each layer's input alone and run the layer again in the backward pass.
     """
 
     tokens_per_micro_batch: int = 4096
     head_chunk: int = 1024
+    recompute: Literal["none", "full"] = "none"
 
 
 @dataclass(frozen=True)

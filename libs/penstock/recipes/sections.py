@@ -190,6 +190,12 @@ class Learner(Section):
     optimizer: Optimizer = Field(default_factory=Optimizer)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     micro_batch_tokens: Positive = Field(default=8192, description="token budget of one packed micro-batch")
+    recompute: Literal["none", "full"] = Field(
+        default="none", description="full keeps each layer's input alone and runs it again in the backward pass"
+    )
+    device_gib: float | None = Field(
+        default=None, gt=0, description="memory of one rank's device; a recipe that needs more is refused"
+    )
     threads: Positive = Field(default=1, description="CPU threads per rank")
     hung_seconds: float = Field(
         default=60.0, gt=0, description="a rank without a sign of life for so long is ended, and the group with it"
