@@ -1,7 +1,7 @@
 """Writes a run's numbers as they come: every step once to every sink, and summary.json after it.
 
-Invariant (`full_disk_test.py`): a full disk delays what is written and loses nothing; the run goes on meanwhile, with the
-disk as its `problem`.
+Invariant (`full_disk_test.py`): a full disk delays what is written and loses nothing; the run goes on meanwhile, with
+the disk as its `problem`.
 """
 
 import logging

@@ -8,16 +8,19 @@ import os
 import pathlib
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from penstock.process import flags
 from penstock.process.main import EXIT_BAD_INPUT, security
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.telemetry import logs, metrics, tracing
 
+if TYPE_CHECKING:
+    from services.learner.watching import Watch
+
 logger = logging.getLogger("services.learner")
 
-# A collective that waits longer than this has lost a rank: the group ends and is started again from its checkpoint.
-COLLECTIVE_SECONDS = 120
+EXIT_DIED = 1
 
 
 def main() -> int:
@@ -28,7 +31,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT
     if "RANK" not in os.environ and recipe.learner.ranks > 1:
-        _torchrun(recipe.learner.ranks)
+        return _group(args, recipe)
     return _rank(args, recipe)
 
 
@@ -42,12 +45,15 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     tracer = tracing.configure(name, run=recipe.run, path=args.trace_file, ratio=args.trace_fraction)
     import torch
     import torch.distributed as dist
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     from penstock.objectives import UnknownChoice
+    from services.learner.ending import CannotGoOn
     from services.learner.hf_config import UnsupportedModel
     from services.learner.layout import LayoutError
     from services.learner.plugins import PluginError
     from services.learner.run import Place, learn
+    from services.learner.watching import leave
 
     torch.set_num_threads(recipe.learner.threads)
     cuda = torch.cuda.is_available()
@@ -59,8 +65,9 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
         store=store,
         rank=rank,
         world_size=world,
-        timeout=datetime.timedelta(seconds=COLLECTIVE_SECONDS),
+        timeout=datetime.timedelta(minutes=recipe.learner.collective_minutes),
     )
+    watch = _watch(recipe) if world > 1 else None
     if rank == 0:
         metrics.serve(args.metrics_port)
     place = Place(
@@ -74,21 +81,42 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
         args.reflection,
     )
     try:
-        learn(recipe, place)
-    except (LayoutError, UnsupportedModel, PluginError, UnknownChoice) as error:
-        logger.error("cannot start: %s", error)
+        learn(recipe, place, watch.at if watch is not None else lambda place: None)
+    except (LayoutError, UnsupportedModel, PluginError, UnknownChoice, CannotGoOn) as error:
+        logger.error("cannot go on: %s", error)
+        get_error_handler().record_exception(error)
         return EXIT_BAD_INPUT
+    except RuntimeError as error:
+        if watch is not None:  # most likely a collective: where are the others?
+            logger.exception("a rank's work failed; meanwhile %s", where := watch.whereabouts())
+            leave(RuntimeError(f"{error}; meanwhile {where}"), EXIT_DIED)
+        raise
     finally:
         if tracer is not None:
             tracer.shutdown()
+    if watch is not None:
+        dist.barrier()  # nobody is missed while the others still work
+        watch.stop()
     dist.destroy_process_group()
     return 0
 
 
-def _torchrun(ranks: int) -> None:
-    """Becomes torchrun with this very command on every rank."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    os.execv(sys.executable, [*command, "-m", "services.learner", *sys.argv[1:]])
+def _watch(recipe: Recipe) -> "Watch":
+    """This rank's look at the others. Its connection to the ranks' store is its own: the other one may be in use."""
+    import torch.distributed as dist
+
+    from services.learner.watching import Watch
+
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return Watch(store, recipe.learner.hung_seconds)
+
+
+def _group(args: argparse.Namespace, recipe: Recipe) -> int:
+    """This very command on every rank."""
+    logs.configure(args.name, run=recipe.run, level=args.log_level)
+    from services.learner.launching import launch
+
+    return launch(recipe.learner.ranks, [sys.executable, "-m", "services.learner", *sys.argv[1:]])
 
 
 def _arguments() -> argparse.Namespace:

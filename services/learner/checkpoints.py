@@ -1,14 +1,14 @@
 """Checkpoints as one atomic unit: every rank's shard, and what the caller wants to know again, or nothing.
 
     checkpoints/step-000012/        complete, or not there
-        manifest.json               layout, extra (the caller's JSON), size and SHA-256 of every file
+        manifest.json               model, layout, extra (the caller's JSON), size and SHA-256 of every file
         model-pp0-tp0.pt            weights of one model shard (written by one of its replicas)
-        rank-00000.pt               optimizer shard, random state
-    checkpoints/.step-000014.partial    being written; a killed save's is removed by `prune`
+        rank-pp0-tp0-dp0.pt         optimizer pieces and random state of one rank
+    checkpoints/.step-000014.partial    being written; a killed save's is removed by `retention.prune`
 
 Shards are plain torch.save files read with weights_only: a save costs milliseconds for a small model (Megatron's
-torch_dist format starts helper processes: seconds), and a resume is bit-exact. The price: a checkpoint loads only into
-the layout that wrote it. To change layout, export to Hugging Face format and start from that.
+torch_dist format starts helper processes: seconds), and a resume under the same layout is bit-exact because every rank
+reads what it wrote. Another layout is served by `resharding`, from the same files.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from penstock.process import writing
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -41,8 +42,32 @@ class DamagedCheckpoint(CheckpointError):
     """Incomplete or corrupted: an older one may be good."""
 
 
-class LayoutMismatch(CheckpointError):
-    """Written under other parallel sizes."""
+class AnotherModel(CheckpointError):
+    """The checkpoint is intact, but of a model with other shapes."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One rank's state at one moment.
+
+    Attributes:
+      shards: file name -> picklable state, the files that this rank writes.
+      model: what a checkpoint must agree in to be loaded at all. layout: what it must agree in to be loaded exactly.
+    """
+
+    shards: Mapping[str, Any]
+    model: Mapping[str, Any]
+    layout: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Of one checkpoint. model, layout: of the Snapshot. files: name -> {"bytes", "sha256"}."""
+
+    model: Mapping[str, Any]
+    layout: Mapping[str, Any]
+    extra: dict[str, Any]
+    files: Mapping[str, Any]
 
 
 def _digest(path: Path) -> str:
@@ -58,16 +83,19 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _gather_failures(failure: str | None) -> list[str]:
+def _gather_failures(failure: str | None, group: dist.ProcessGroup | None = None) -> list[str]:
     """Every rank's failure, on every rank, so that none waits for one that gave up."""
     answers: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(answers, failure)
+    dist.all_gather_object(answers, failure, group=group)
     return [f"rank {rank}: {answer}" for rank, answer in enumerate(answers) if answer is not None]
 
 
-def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
-    """Writes `path` with this rank's `shards` (file name -> picklable state); a collective.
+def write(
+    path: str | Path, snapshot: Snapshot, extra: Mapping[str, Any], group: dist.ProcessGroup | None = None
+) -> None:
+    """Writes `path` with this rank's part and `extra` (JSON; rank 0's counts).
 
+    A collective of `group`, which must have every rank; one of its own lets a save run beside training.
     A directory already at `path` is replaced; a crash between its removal and the rename leaves the previous
     checkpoint as the newest.
     Raises CheckpointError on every rank if any rank failed; `path` is then as it was.
@@ -82,26 +110,27 @@ def write(path: str | Path, shards: Mapping[str, Any], layout: Mapping[str, Any]
                 temporary.mkdir(parents=True)
         except OSError as error:
             failure = str(error)
-    _raise_together(failure, path, temporary)
+    _raise_together(failure, path, temporary, group)
 
     files: dict[str, dict[str, Any]] = {}
     try:
-        for name, state in shards.items():
+        for name, state in snapshot.shards.items():
             with writing(temporary / name):
                 _save(temporary / name, state)
             files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _digest(temporary / name)}
     except OSError as error:
         failure = str(error)
-    _raise_together(failure, path, temporary)
+    _raise_together(failure, path, temporary, group)
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, files)
+    dist.all_gather_object(gathered, files, group=group)
 
     if dist.get_rank() == 0:
         try:
-            _commit(path, temporary, {k: v for part in gathered for k, v in part.items()}, layout, extra)
+            every = {name: about for part in gathered for name, about in part.items()}
+            _commit(path, temporary, Manifest(snapshot.model, snapshot.layout, dict(extra), every))
         except OSError as error:
             failure = str(error)
-    _raise_together(failure, path, temporary)
+    _raise_together(failure, path, temporary, group)
 
 
 def _save(path: Path, state: Any) -> None:
@@ -132,12 +161,9 @@ def _save(path: Path, state: Any) -> None:
         raise
 
 
-def _commit(
-    path: Path, temporary: Path, files: dict[str, Any], layout: Mapping[str, Any], extra: Mapping[str, Any]
-) -> None:
-    manifest = {"format": _FORMAT, "layout": dict(layout), "extra": dict(extra), "files": files}
+def _commit(path: Path, temporary: Path, manifest: Manifest) -> None:
     with writing(temporary / "manifest.json"), (temporary / "manifest.json").open("w") as file:
-        json.dump(manifest, file, indent=1, sort_keys=True)
+        json.dump({"format": _FORMAT, **asdict(manifest)}, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     _sync(temporary)
@@ -152,57 +178,80 @@ def _commit(
     _sync(path.parent)
 
 
-def _raise_together(failure: str | None, path: Path, temporary: Path) -> None:
-    failures = _gather_failures(failure)
+def _raise_together(failure: str | None, path: Path, temporary: Path, group: dist.ProcessGroup | None) -> None:
+    failures = _gather_failures(failure, group)
     if failures:
         if dist.get_rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)  # the disk may be full of it
         raise CheckpointError(f"checkpoint {path} was not written: {'; '.join(failures)}")
 
 
-def read(path: str | Path, names: list[str], layout: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """(states of the named shards, extra); a collective: all ranks succeed or all raise.
-
-    Raises DamagedCheckpoint (any rank's file missing, short or with another checksum) or LayoutMismatch.
-    """
-    states: list[Any] = []
-    extra: dict[str, Any] = {}
-    failure, mismatch = None, None
+def manifest_of(path: str | Path) -> Manifest:
+    """Raises DamagedCheckpoint, or CheckpointError for a format that this learner does not read."""
     try:
-        manifest = _manifest(Path(path))
-        extra = manifest["extra"]
-        if manifest["layout"] != dict(layout):
-            mismatch = f"checkpoint {path} was written under {manifest['layout']}, this learner runs {dict(layout)}"
-        else:
-            states = [_load_verified(Path(path) / name, manifest["files"]) for name in names]
+        raw = json.loads((Path(path) / "manifest.json").read_text())
+        written = raw.pop("format")
+        if written != _FORMAT:
+            raise CheckpointError(f"{path} has format {written}, this learner reads {_FORMAT}")
+        return Manifest(**raw)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedCheckpoint(f"{path}/manifest.json cannot be read: {error!r}") from error
+
+
+def check_model(path: str | Path, manifest: Manifest, model: Mapping[str, Any]) -> None:
+    """Raises AnotherModel naming every field that differs."""
+    if manifest.model != dict(model):
+        names = sorted(manifest.model.keys() | model.keys())
+        differing = [
+            f"{name} {manifest.model.get(name)!r} (here {model.get(name)!r})"
+            for name in names
+            if manifest.model.get(name) != model.get(name)
+        ]
+        raise AnotherModel(f"checkpoint {path} is of another model: {', '.join(differing)}")
+
+
+def read(path: str | Path, manifest: Manifest, names: Iterable[str]) -> list[Any]:
+    """States of the named shards of this rank; a collective: all ranks succeed or all raise DamagedCheckpoint (any
+    rank's file missing, short or with another checksum)."""
+    states: list[Any] = []
+    failure = None
+    try:
+        states = [_load_verified(Path(path) / name, manifest.files) for name in names]
     except DamagedCheckpoint as error:
         failure = str(error)
+    _damaged_together(failure)
+    return states
+
+
+def verify(path: str | Path, manifest: Manifest) -> None:
+    """Checks every file, each on one rank; a collective: all ranks return or all raise DamagedCheckpoint."""
+    failure = None
+    try:
+        for name in sorted(manifest.files)[dist.get_rank() :: dist.get_world_size()]:
+            _check(Path(path) / name, manifest.files)
+    except DamagedCheckpoint as error:
+        failure = str(error)
+    _damaged_together(failure)
+
+
+def _damaged_together(failure: str | None) -> None:
     failures = _gather_failures(failure)
     if failures:
         raise DamagedCheckpoint("; ".join(failures))
-    if mismatch:
-        raise LayoutMismatch(mismatch)
-    return states, extra
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{path}/manifest.json cannot be read: {error}") from error
-    if manifest.get("format") != _FORMAT:
-        raise DamagedCheckpoint(f"{path} has format {manifest.get('format')}, this learner reads {_FORMAT}")
-    return manifest
-
-
-def _load_verified(path: Path, files: Mapping[str, Any]) -> Any:
+def _check(path: Path, files: Mapping[str, Any]) -> None:
     try:
         expected = files[path.name]
         if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
             raise DamagedCheckpoint(f"{path} is corrupted: its size or checksum is not the manifest's")
-        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, KeyError) as error:
         raise DamagedCheckpoint(f"{path} cannot be read: {error!r}") from error
+
+
+def _load_verified(path: Path, files: Mapping[str, Any]) -> Any:
+    _check(path, files)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def present(root: str | Path) -> list[Path]:
@@ -217,39 +266,24 @@ def path_of(root: str | Path, step: int) -> Path:
 
 def extra_of(path: str | Path) -> dict[str, Any]:
     """The `extra` that a checkpoint was written with. Raises DamagedCheckpoint."""
-    extra: dict[str, Any] = _manifest(Path(path))["extra"]
-    return extra
+    return manifest_of(path).extra
 
 
-def prune(root: str | Path, keep: int) -> list[Path]:
-    """Removes all but the newest `keep` checkpoints, and what killed saves left behind; returns the former.
-
-    For rank 0, while nobody saves. Raises ValueError for keep < 1.
-    """
-    if keep < 1:
-        raise ValueError(f"at least one checkpoint must be kept, got {keep}")
-    for leftover in Path(root).glob(".step-*"):
-        shutil.rmtree(leftover)
-    old = present(root)[keep:]
-    for path in old:
-        hidden = path.parent / f".{path.name}.removed"
-        path.rename(hidden)  # at once, so that nobody sees half of one
-        shutil.rmtree(hidden)
-    return old
-
-
-def load_newest(root: str | Path, load: Any) -> tuple[int, dict[str, Any]] | None:
+def load_newest(
+    root: str | Path, load: Callable[[Path], dict[str, Any]], among: int | None = None
+) -> tuple[int, dict[str, Any]] | None:
     """Tries `load(path) -> extra` on the newest checkpoint first; (step, extra), or None if there is none.
 
-    A damaged one is reported as an error and the one before it is used. Raises CheckpointError if there are
-    checkpoints but none is good: starting over silently would throw a run away.
+    A damaged one is reported as an error and the one before it is used, `among` the newest so many (older ones, kept
+    for their metric, may need samples that the log does not hold any more).
+    Raises CheckpointError if there are checkpoints but none is good: starting over silently would throw a run away.
     """
-    candidates = present(root)
+    candidates = present(root)[:among]
     for path in candidates:
         try:
             return int(path.name[5:]), load(path)
         except DamagedCheckpoint as error:
             log.error("checkpoint %s is damaged, using the one before it: %s", path, error)
     if candidates:
-        raise CheckpointError(f"none of the {len(candidates)} checkpoints in {root} is intact")
+        raise CheckpointError(f"none of the {len(candidates)} newest checkpoints in {root} is intact")
     return None

@@ -58,17 +58,29 @@ class MappedParameter:
     hf_names: list[str]
 
 
+def rule_of(name: str) -> tuple[Kind, list[str]]:
+    """How the Megatron parameter `name` (global layer number) is sharded, and its Hugging Face names.
+
+    Raises KeyError for a parameter without a rule.
+    """
+    for pattern, kind, hf_names in _RULES:
+        match = re.fullmatch(pattern, name)
+        if match:
+            return kind, [h.format(*match.groups()) for h in hf_names]
+    raise KeyError(f"no Hugging Face counterpart for parameter {name}")
+
+
 def mapped_parameters(model: Any) -> Iterator[MappedParameter]:
     """Parameters of this rank's (unwrapped) PolicyModel; a parameter without a rule raises KeyError."""
     for name, parameter in model.named_parameters():
         numbered = re.sub(_LAYER, lambda m: f"decoder.layers.{model.decoder.layers[int(m[1])].layer_number - 1}.", name)
-        for pattern, kind, hf_names in _RULES:
-            match = re.fullmatch(pattern, numbered)
-            if match:
-                yield MappedParameter(numbered, parameter, kind, [h.format(*match.groups()) for h in hf_names])
-                break
-        else:
-            raise KeyError(f"no Hugging Face counterpart for parameter {name}")
+        yield MappedParameter(numbered, parameter, *rule_of(numbered))
+
+
+def sources(mapped: MappedParameter, config: ModelConfig) -> list[str]:
+    """The Hugging Face tensors that fill a parameter; a tied head is filled by the embedding."""
+    tied = mapped.hf_names == ["lm_head.weight"] and config.tied_embeddings
+    return ["model.embed_tokens.weight"] if tied else mapped.hf_names
 
 
 def shard(kind: Kind, tensors: list[Tensor], config: ModelConfig, rank: int, size: int) -> Tensor:
@@ -131,8 +143,7 @@ def load(model: Any, get: Callable[[str], Tensor], config: ModelConfig, layout: 
     """Fills this rank's parameters from `get(hf name)`. Raises UnsupportedModel for a missing or misshapen tensor."""
     tp = layout.groups.tp
     for p in mapped_parameters(model):
-        tied = p.hf_names == ["lm_head.weight"] and config.tied_embeddings
-        names = ["model.embed_tokens.weight"] if tied else p.hf_names
+        names = sources(p, config)
         local = shard(p.kind, [get(name) for name in names], config, tp.rank(), tp.size())
         if local.shape != p.parameter.shape:
             raise UnsupportedModel(

@@ -67,6 +67,7 @@ class Layout:
             tensor_model_parallel_size=parallel.tensor,
             pipeline_model_parallel_size=parallel.pipeline,
             context_parallel_size=parallel.context,
+            distributed_timeout_minutes=parallel.collective_minutes,
         )
         torch.manual_seed(seed)
         model_parallel_cuda_manual_seed(seed)

@@ -6,6 +6,7 @@ from services.learner.preference_stage import PreferenceStage
 from services.learner.settings import (
     AdvantageSettings,
     BatchSettings,
+    CheckpointSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
@@ -18,7 +19,7 @@ from services.learner.stages import Stage, SupervisedStage
 
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
     p = recipe.learner.parallel
-    return ParallelSettings(p.tensor, p.pipeline, p.context, p.sequence_parallel)
+    return ParallelSettings(p.tensor, p.pipeline, p.context, p.sequence_parallel, recipe.learner.collective_minutes)
 
 
 def optimizer_settings(recipe: Recipe) -> OptimizerSettings:
@@ -37,6 +38,7 @@ def optimizer_settings(recipe: Recipe) -> OptimizerSettings:
         epsilon=o.epsilon,
         clip_norm=o.clip_gradient,
         schedule=schedule,
+        max_skipped=o.max_skipped,
     )
 
 
@@ -45,7 +47,12 @@ def precision_settings(recipe: Recipe) -> PrecisionSettings:
 
 
 def batch_settings(recipe: Recipe) -> BatchSettings:
-    return BatchSettings(tokens_per_micro_batch=recipe.learner.micro_batch_tokens)
+    return BatchSettings(tokens_per_micro_batch=recipe.learner.micro_batch_tokens, recompute=recipe.learner.recompute)
+
+
+def checkpoint_settings(recipe: Recipe) -> CheckpointSettings:
+    c = recipe.learner.checkpoints
+    return CheckpointSettings(c.keep, c.keep_best, c.metric, c.better == "larger", c.background)
 
 
 def advantage_settings(recipe: Recipe) -> AdvantageSettings:

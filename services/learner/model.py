@@ -4,7 +4,7 @@ The model returns hidden states; the loss applies the output layer only to train
 (`token_logprobs`), so full logits never exist.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -55,10 +55,12 @@ def _keep(weight: Tensor) -> Tensor:
     return weight
 
 
-def megatron_config(model: ModelConfig, layout: Layout, precision: PrecisionSettings) -> TransformerConfig:
+def megatron_config(
+    model: ModelConfig, layout: Layout, precision: PrecisionSettings, recompute: Literal["none", "full"] = "none"
+) -> TransformerConfig:
     """TransformerConfig for packed training. Fusions that need TransformerEngine or Apex are off."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision.weights]
-    parallel = layout.parallel
+    parallel, full = layout.parallel, recompute == "full"
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -91,6 +93,7 @@ def megatron_config(model: ModelConfig, layout: Layout, precision: PrecisionSett
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
+        **({"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1} if full else {}),
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
         context_parallel_size=parallel.context,

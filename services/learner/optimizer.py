@@ -2,17 +2,33 @@
 gradient is not finite, and a state that can be saved and loaded exactly per rank.
 """
 
+import logging
 import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from torch import Tensor
 
 from services.learner import schedules
+from services.learner.ending import CannotGoOn
+from services.learner.hf_weights import rule_of
 from services.learner.layout import Layout
+from services.learner.optimizer_pieces import Piece, pieces
 from services.learner.settings import OptimizerSettings
+
+log = logging.getLogger(__name__)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+NAMED = 3
+"""Parameters that a message names; a NaN early in the model reaches all of them."""
+
+
+class NonFiniteGradients(CannotGoOn):
+    """Too many steps in a row had a gradient that is not finite; the message names the parameters."""
 
 
 class GuardedOptimizer:
@@ -21,14 +37,23 @@ class GuardedOptimizer:
     Attributes:
       steps: steps asked for, skipped ones included; the schedule follows it.
       skipped: steps not taken because the gradient norm was NaN or infinite.
+      skipped_in_a_row: of those, the ones since the last step taken.
     """
 
-    def __init__(self, settings: OptimizerSettings, model: DistributedDataParallel, layout: Layout) -> None:
-        """Raises schedules.ScheduleError."""
+    def __init__(
+        self,
+        settings: OptimizerSettings,
+        model: DistributedDataParallel,
+        layout: Layout,
+        names: Mapping[torch.nn.Parameter, str],
+    ) -> None:
+        """names: of this rank's parameters (see hf_weights.rule_of). Raises schedules.ScheduleError."""
         schedules.check(settings.schedule)
         self.settings = settings
         self.steps = 0
         self.skipped = 0
+        self.skipped_in_a_row = 0
+        self._names = names
         config = model.config
         self._separate_main_weights = config.bf16
         self._optimizer = get_megatron_optimizer(
@@ -60,7 +85,10 @@ class GuardedOptimizer:
 
     @torch.no_grad()
     def step(self) -> tuple[bool, float]:
-        """(taken, global gradient norm before clipping). The norm is equal on all ranks, so all take or skip."""
+        """(taken, global gradient norm before clipping). The norm is equal on all ranks, so all take or skip.
+
+        Raises NonFiniteGradients on every rank when `max_skipped` steps in a row are skipped.
+        """
         rate = self.learning_rate
         self.steps += 1
         for group in self._optimizer.param_groups:
@@ -69,8 +97,9 @@ class GuardedOptimizer:
         overflow = self._optimizer.prepare_grads()
         norm = float(self._optimizer.get_grad_norm())
         if overflow or not math.isfinite(norm):
-            self.skipped += 1
+            self._skip(norm)
             return False, norm
+        self.skipped_in_a_row = 0
         if self.settings.clip_norm > 0:
             for part in self._optimizer.chained_optimizers:
                 parameters = part.get_parameters()
@@ -79,23 +108,60 @@ class GuardedOptimizer:
         self._optimizer.step_with_ready_grads()
         return True, norm
 
+    def _skip(self, norm: float) -> None:
+        """Counts, and says which gradients are at fault; a collective."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        own = [
+            "+".join(rule_of(self._names[piece.parameter])[1])
+            for _, piece in self._pieces()
+            if piece.main.grad is not None and not bool(torch.isfinite(piece.main.grad).all())
+        ]
+        gathered: list[list[str]] = [own] * dist.get_world_size()
+        dist.all_gather_object(gathered, own)
+        culprits = list(dict.fromkeys(name for part in gathered for name in part))
+        more = f" and of {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
+        which = f"the gradient of {', '.join(culprits[:NAMED])}{more} is not finite"
+        if not culprits:
+            which = f"every gradient is finite, but their norm is {norm}"
+        row, most = self.skipped_in_a_row, self.settings.max_skipped
+        log.error("optimizer step %d is skipped, %d in a row: %s", self.steps, row, which)
+        if row >= most:
+            raise NonFiniteGradients(f"{row} optimizer steps in a row were skipped (the most allowed): {which}")
+
     def state(self) -> dict[str, Any]:
-        """This rank's shard: tensors and plain values, referring to live memory."""
-        parts = []
-        for part in self._optimizer.chained_optimizers:
-            inner = part.optimizer
-            main = [p.detach() for g in inner.param_groups for p in g["params"]] if self._separate_main_weights else []
-            parts.append({"inner": inner.state_dict(), "main": main})
-        return {"parts": parts, "steps": self.steps, "skipped": self.skipped}
+        """This rank's shard by parameter name, referring to live memory.
+
+        {"steps", "skipped", "pieces": {name: {"start", "end", and flat tensors "exp_avg", "exp_avg_sq", "main"}}}:
+        "main" where weights are bf16 (an fp32 weight is its own main weight), the moments after the first step taken.
+        """
+        found: dict[str, Any] = {}
+        for optimizer, piece in self._pieces():
+            moments = optimizer.state.get(piece.main, {})
+            found[self._names[piece.parameter]] = {
+                "start": piece.start,
+                "end": piece.end,
+                **{key: moments[key].detach().view(-1) for key in MOMENTS if key in moments},
+                **({"main": piece.main.detach().view(-1)} if self._separate_main_weights else {}),
+            }
+        return {"steps": self.steps, "skipped": self.skipped, "pieces": found}
 
     @torch.no_grad()
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Takes a `state()` of the same layout. fp32 main weights are the model's own memory, so load the model too."""
-        for part, saved in zip(self._optimizer.chained_optimizers, state["parts"], strict=True):
-            inner = part.optimizer
-            inner.load_state_dict(saved["inner"])
+    def load_state(self, steps: int, skipped: int, get: Callable[[torch.nn.Parameter, int, int, str], Tensor]) -> None:
+        """Takes a state under this layout: `get(parameter, start, end, key)` gives what `state` calls `key` as a flat
+        fp32 tensor. fp32 main weights are the model's own memory, so load the model too."""
+        self.steps, self.skipped = steps, skipped
+        taken = steps - skipped
+        for optimizer, piece in self._pieces():
+            where = piece.parameter, piece.start, piece.end
             if self._separate_main_weights:
-                live = [p for g in inner.param_groups for p in g["params"]]
-                for parameter, value in zip(live, saved["main"], strict=True):
-                    parameter.copy_(value)
-        self.steps, self.skipped = state["steps"], state["skipped"]
+                piece.main.copy_(get(*where, "main").view_as(piece.main))
+            optimizer.state.pop(piece.main, None)
+            if taken:
+                moments = {key: get(*where, key).view_as(piece.main).to(piece.main, copy=True) for key in MOMENTS}
+                optimizer.state[piece.main] = {"step": torch.tensor(float(taken)), **moments}
+
+    def _pieces(self) -> Iterator[tuple[torch.optim.Optimizer, Piece]]:
+        for part in self._optimizer.chained_optimizers:
+            for piece in pieces(part):
+                yield part.optimizer, piece

@@ -8,6 +8,8 @@ It knows nothing of algorithms: a loss is a function of the log-probabilities of
 normalised over the whole batch, so the losses of all micro-batches and ranks are summed and never averaged.
 """
 
+import dataclasses
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +39,7 @@ from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
 from services.learner.layout import Layout  # noqa: E402
 from services.learner.micro_batches import MicroBatch  # noqa: E402
 from services.learner.optimizer import GuardedOptimizer  # noqa: E402
+from services.learner.resharding import Reassembly, model_file, rank_file  # noqa: E402
 from services.learner.settings import (  # noqa: E402
     BatchSettings,
     OptimizerSettings,
@@ -44,6 +47,8 @@ from services.learner.settings import (  # noqa: E402
     PrecisionSettings,
 )
 from services.learner.token_logprobs import token_logprobs  # noqa: E402
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class MegatronPolicy:
         """
         config = read_config(model_dir)
         layout = Layout.create(parallel, config, seed)
-        megatron = model.megatron_config(config, layout, precision)
+        megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shard = model.build(config, megatron, layout)
         hf_weights.load(shard, hf_weights.SafetensorsDirectory(model_dir).get, config, layout)
         network = DistributedDataParallel(
@@ -135,7 +140,8 @@ class MegatronPolicy:
             module=shard,
             pg_collection=layout.groups,
         )
-        guarded = GuardedOptimizer(optimizer, network, layout)
+        names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shard)}
+        guarded = GuardedOptimizer(optimizer, network, layout, names)
         megatron.finalize_model_grads_func = _finalize
         policy = MegatronPolicy(config, layout, network, guarded, precision, batching)
         if keep_reference:
@@ -165,7 +171,8 @@ class MegatronPolicy:
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
         """Forward and backward over the batch, then one guarded optimizer step.
 
-        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong.
+        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
+        NonFiniteGradients (too many steps skipped in a row).
         """
         self._check(batch)
         self._network.zero_grad_buffer()
@@ -195,38 +202,79 @@ class MegatronPolicy:
 
     def save(self, path: str | Path, extra: dict[str, Any]) -> None:
         """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
-        states = dict(zip(self._shard_names(), (self._weights(), self._rank_state()), strict=True))
-        if self.layout.groups.dp_cp.rank() != 0:
-            del states[self._shard_names()[0]]
-        checkpoints.write(path, states, self._identity(), extra)
+        checkpoints.write(path, self.snapshot(), extra)
+
+    def snapshot(self) -> checkpoints.Snapshot:
+        """What this rank writes into a checkpoint; refers to live memory."""
+        groups = self.layout.groups
+        states: dict[str, Any] = {self._rank_file(): self._rank_state()}
+        if groups.dp_cp.rank() == 0:
+            states[model_file(groups.pp.rank(), groups.tp.rank())] = {
+                p.name: p.parameter.detach() for p in self._mapped()
+            }
+        return checkpoints.Snapshot(states, self._model_identity(), self._layout_identity())
 
     def load(self, path: str | Path) -> dict[str, Any]:
-        """Restores a save of the same layout exactly; returns its `extra`. Raises CheckpointError."""
-        (weights, state), extra = checkpoints.read(path, self._shard_names(), self._identity())
-        parameters = dict(self._network.module.named_parameters())
-        if weights.keys() != parameters.keys():
-            raise checkpoints.CheckpointError(f"{path} is of another model: {weights.keys() ^ parameters.keys()}")
-        _copy(list(parameters.values()), [weights[name] for name in parameters])
-        self.optimizer.load_state(state["optimizer"])
+        """Restores a checkpoint of any layout; returns its `extra`. A collective.
+
+        Under the layout that wrote it everything is restored exactly, random state included. Under another, weights
+        and optimizer state are bitwise those of the checkpoint, and random state stays as seeded.
+        Raises DamagedCheckpoint, AnotherModel, CheckpointError.
+        """
+        manifest = checkpoints.manifest_of(path)
+        checkpoints.check_model(path, manifest, self._model_identity())
+        if manifest.layout == self._layout_identity():
+            self._load_same_layout(path, manifest)
+        else:
+            log.info("resharding %s: written under %s, here %s", path, manifest.layout, self._layout_identity())
+            checkpoints.verify(path, manifest)
+            self._load_resharded(Reassembly(Path(path), manifest.layout, self.config))
+        return manifest.extra
+
+    def _load_same_layout(self, path: str | Path, manifest: checkpoints.Manifest) -> None:
+        groups = self.layout.groups
+        names = [model_file(groups.pp.rank(), groups.tp.rank()), self._rank_file()]
+        weights, state = checkpoints.read(path, manifest, names)
+        for p in self._mapped():
+            p.parameter.data.copy_(weights[p.name])
+        optimizer = state["optimizer"]
+        own = {p.parameter: optimizer["pieces"].get(p.name) for p in self._mapped()}
+        self.optimizer.load_state(
+            optimizer["steps"], optimizer["skipped"], lambda parameter, start, end, key: own[parameter][key]
+        )
         torch.set_rng_state(state["rng"])
         get_cuda_rng_tracker().set_states(state["tracker"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda_rng"])
-        return extra
 
-    def _shard_names(self) -> list[str]:
-        groups = self.layout.groups
-        return [f"model-pp{groups.pp.rank()}-tp{groups.tp.rank()}.pt", f"rank-{dist.get_rank():05d}.pt"]
+    def _load_resharded(self, whole: Reassembly) -> None:
+        hf_weights.load(self._network.module, whole.weight, self.config, self.layout)
+        tp, mapped = self.layout.groups.tp, {p.parameter: p for p in self._mapped()}
 
-    def _identity(self) -> dict[str, Any]:
+        def piece(parameter: torch.nn.Parameter, start: int, end: int, key: str) -> Tensor:
+            p = mapped[parameter]
+            get = whole.weight if key == "main" else partial(whole.get, what=key)
+            tensors = [get(name) for name in hf_weights.sources(p, self.config)]
+            return hf_weights.shard(p.kind, tensors, self.config, tp.rank(), tp.size()).reshape(-1)[start:end]
+
+        self.optimizer.load_state(*whole.counters(), piece)
+
+    def _model_identity(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.config)
+
+    def _layout_identity(self) -> dict[str, Any]:
         return {
             **self.layout.describe(),
             "weights": self._precision.weights,
             "distributed_optimizer": self.optimizer.settings.distributed,
         }
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self._network.module.named_parameters()}
+    def _mapped(self) -> list[hf_weights.MappedParameter]:
+        return list(hf_weights.mapped_parameters(self._network.module))
+
+    def _rank_file(self) -> str:
+        groups = self.layout.groups
+        return rank_file(groups.pp.rank(), groups.tp.rank(), groups.dp_cp.rank())
 
     def _rank_state(self) -> dict[str, Any]:
         state = {

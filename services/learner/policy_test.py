@@ -14,12 +14,15 @@ from megatron.core import parallel_state
 
 from services.learner import checkpoints
 from services.learner.batch import Batch, InvalidBatch, Sample
-from services.learner.checkpoints import CheckpointError, LayoutMismatch
+from services.learner.checkpoints import CheckpointError
 from services.learner.models_testing import random_batch, save_tiny_model
+from services.learner.optimizer import NonFiniteGradients
 from services.learner.policy import MegatronPolicy, Scored
 from services.learner.ranks_testing import RankFailed, run_ranks
+from services.learner.retention import prune
 from services.learner.settings import (
     BatchSettings,
+    CheckpointSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
@@ -97,13 +100,6 @@ def test_resume_is_bit_identical(name, precision, model_dir, tmp_path):
     assert equal(got, expected)
 
 
-def test_another_layout_is_refused(model_dir, tmp_path):
-    run_ranks(1, _uninterrupted, model_dir, tmp_path, ParallelSettings(), "fp32")
-    with pytest.raises(RankFailed, match="LayoutMismatch.*was written under"):
-        run_ranks(2, _resumed, model_dir, tmp_path, ParallelSettings(tensor=2), "fp32")
-    assert issubclass(LayoutMismatch, CheckpointError)
-
-
 # ------------------------------------------------------------------ damaged checkpoints
 def _two_checkpoints(model_dir: Path, root: Path) -> None:
     policy = make(model_dir, ParallelSettings())
@@ -123,8 +119,8 @@ def _flip_a_bit(path: Path) -> None:
 
 DAMAGE = {
     "a flipped bit": lambda c: _flip_a_bit(c / "model-pp0-tp0.pt"),
-    "a short file": lambda c: (c / "rank-00000.pt").write_bytes((c / "rank-00000.pt").read_bytes()[:-100]),
-    "a missing file": lambda c: (c / "rank-00000.pt").unlink(),
+    "a short file": lambda c: (c / "rank-pp0-tp0-dp0.pt").write_bytes((c / "rank-pp0-tp0-dp0.pt").read_bytes()[:-100]),
+    "a missing file": lambda c: (c / "rank-pp0-tp0-dp0.pt").unlink(),
     "a half-written manifest": lambda c: (c / "manifest.json").write_text("{"),
     "no manifest": lambda c: (c / "manifest.json").unlink(),
 }
@@ -141,7 +137,7 @@ def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(model_dir, tmp_path)
     run_ranks(1, _two_checkpoints, model_dir, tmp_path)
     for step in (1, 2):
         _flip_a_bit(checkpoints.path_of(tmp_path, step) / "model-pp0-tp0.pt")
-    with pytest.raises(RankFailed, match="none of the 2 checkpoints"):
+    with pytest.raises(RankFailed, match="none of the 2 newest checkpoints"):
         run_ranks(1, _restore, model_dir, tmp_path)
 
 
@@ -165,7 +161,7 @@ def test_saving_a_step_again_replaces_it(model_dir, tmp_path):
 def _save_where_rank_1_cannot_write(model_dir: Path, root: Path) -> str:
     policy = make(model_dir, ParallelSettings())
     if torch.distributed.get_rank() == 1:
-        policy._shard_names = lambda: ["model-pp0-tp0.pt", "no-such-directory/rank-00001.pt"]  # type: ignore
+        policy._rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
     with pytest.raises(CheckpointError, match="rank 1: .*No such file"):
         policy.save(checkpoints.path_of(root, 1), {})
     return ""
@@ -188,18 +184,8 @@ def test_killed_while_saving(model_dir, tmp_path):
         run_ranks(1, _die_before_the_rename, model_dir, tmp_path)
     assert (tmp_path / ".step-000003.partial").exists()
     assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (2, {"step": 2})
-    checkpoints.prune(tmp_path, keep=2)
+    prune(tmp_path, CheckpointSettings())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000002"]
-
-
-def test_retention_keeps_the_newest(tmp_path):
-    for step in (5, 9, 10, 1000000):
-        checkpoints.path_of(tmp_path, step).mkdir()
-    removed = checkpoints.prune(tmp_path, keep=2)
-    assert [p.name for p in removed] == ["step-000009", "step-000005"]
-    assert [p.name for p in checkpoints.present(tmp_path)] == ["step-1000000", "step-000010"]
-    with pytest.raises(ValueError, match="at least one"):
-        checkpoints.prune(tmp_path, keep=0)
 
 
 # ------------------------------------------------------------------ steps that must not be taken
@@ -236,6 +222,44 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(name, value, model
         assert norm == norm and norm != float("inf"), "the poison stayed in the gradient buffer"
     assert results[0][2], "weights moved in a skipped step"
     assert not results[0][4], "the step after a skipped one did nothing"
+
+
+def _poison(policy: MegatronPolicy, layer: int) -> Any:
+    """Makes one gradient NaN on one rank that holds the layer; the handle takes it back."""
+    for p in policy._mapped():
+        first = policy.layout.groups.dp_cp.rank() == 0 and policy.layout.groups.tp.rank() == 0
+        if first and p.name == f"decoder.layers.{layer}.mlp.linear_fc2.weight":
+            return p.parameter.register_hook(lambda gradient: gradient * float("nan"))
+    return None
+
+
+def _stopped(model_dir: Path, parallel: ParallelSettings) -> Any:
+    settings = dataclasses.replace(OPTIMIZER, max_skipped=2)
+    policy = MegatronPolicy.create(model_dir, parallel, settings, PrecisionSettings(), BatchSettings(), seed=3)
+    trainer = Trainer(LossSettings(), policy)
+    for seed in (1, 2):  # skipped, taken: not in a row
+        handle = _poison(policy, 3)
+        trainer.step(random_batch(seed))
+        if handle is not None:
+            handle.remove()
+        trainer.step(random_batch(seed))
+    before = weights(policy)
+    _poison(policy, 3)
+    trainer.step(random_batch(5))
+    with pytest.raises(NonFiniteGradients) as raised:
+        trainer.step(random_batch(6))
+    return policy.optimizer.skipped, equal(before, weights(policy)), str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["one", "tp2", "pp2", "dp2"])
+def test_too_many_skipped_steps_in_a_row_end_the_run_with_the_parameter_named(name, model_dir):
+    world, parallel = LAYOUTS[name]
+    for skipped, untouched, words in run_ranks(world, _stopped, model_dir, parallel):
+        assert skipped == 4 and untouched
+        assert words == (
+            "2 optimizer steps in a row were skipped (the most allowed): "
+            "the gradient of model.layers.3.mlp.down_proj.weight is not finite"
+        )
 
 
 # ------------------------------------------------------------------ scoring

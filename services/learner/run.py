@@ -9,6 +9,7 @@ import logging
 import pathlib
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,10 +24,12 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner import checkpoints, hf_export
 from services.learner.batch import broadcast
 from services.learner.feed import Feed
+from services.learner.keeping import Keeper
 from services.learner.leader import Leader, leading
 from services.learner.lineage import tie
 from services.learner.mapping import (
     batch_settings,
+    checkpoint_settings,
     loss_settings,
     make_stage,
     optimizer_settings,
@@ -66,9 +69,13 @@ class Place:
         return self.folder / "checkpoints"
 
 
-def learn(recipe: Recipe, place: Place) -> None:
-    """Trains to the recipe's last step. torch.distributed is initialised; every rank calls this."""
+def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
+    """Trains to the recipe's last step. torch.distributed is initialised; every rank calls this.
+
+    at: told what this rank is about to do, for those who wonder why it does not come on.
+    """
     load_plugins(recipe.plugins)
+    at("loading the model")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     settings = loss_settings(recipe)
     policy = MegatronPolicy.create(
@@ -81,7 +88,9 @@ def learn(recipe: Recipe, place: Place) -> None:
         keep_reference=settings.needs_reference,
     )
     trainer = make_trainer(settings, policy)
-    resumed = checkpoints.load_newest(place.checkpoints, policy.load)
+    kept, keep_log = checkpoint_settings(recipe), recipe.limits.keep_log
+    # What is older than the newest few may need samples that are not in the log any more.
+    resumed = checkpoints.load_newest(place.checkpoints, policy.load, among=None if keep_log else kept.keep)
     step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
     stage = make_stage(recipe)
@@ -89,20 +98,27 @@ def learn(recipe: Recipe, place: Place) -> None:
         leader = stack.enter_context(_leader(recipe, place, status, stage, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
         logger.info("learning from step %d", step, extra={"epoch": status.epoch})
+        keeper = Keeper(place.checkpoints, kept, policy, status, leader, keep_log)
         while step < recipe.algorithm.steps:
-            command, prepared = _next(leader, status, stage, step + 1)
-            if command in ("end", "finish"):
-                _save(policy, place, recipe, leader, status, step)
-                if command == "end":
-                    return
+            keeper.collect()
+            at(f"waiting for the batch of step {step + 1}")
+            command, prepared = _next(leader, status, stage, step + 1, keeper)
+            if command == "end":
+                keeper.finish(step)
+                return
+            if command == "finish":
                 break
             if command == "save":
-                _save(policy, place, recipe, leader, status, step)
+                at(f"copying the state of step {step}")
+                keeper.begin(step)
             elif command == "train":
                 step += 1
-                _train(trainer, policy, leader, status, prepared, step, device)
-                if step % recipe.learner.checkpoints.every == 0 or step == recipe.algorithm.steps:
-                    _save(policy, place, recipe, leader, status, step)
+                at(f"training step {step}")
+                _train(trainer, policy, leader, status, prepared, step, device, keeper)
+                if step % recipe.learner.checkpoints.every == 0:
+                    status.save_wanted.set()
+        at("ending")
+        keeper.finish(step)
         if leader is not None:
             leader.published()
         _export(policy, recipe, place)
@@ -140,13 +156,15 @@ def _leader(recipe: Recipe, place: Place, status: Status, stage: Stage, extra: d
     )
 
 
-def _next(leader: Leader | None, status: Status, stage: Stage, step: int) -> tuple[str, Prepared | None]:
+def _next(
+    leader: Leader | None, status: Status, stage: Stage, step: int, keeper: Keeper
+) -> tuple[str, Prepared | None]:
     """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "finish" | "wait", None)."""
     command, prepared = "wait", None
     if leader is not None:
         if status.drain_wanted.is_set():
             command = "finish" if status.finish_wanted.is_set() else "end"
-        elif status.save_wanted.is_set():
+        elif status.save_wanted.is_set() and not keeper.busy:
             status.save_wanted.clear()
             command = "save"
         else:
@@ -169,6 +187,7 @@ def _train(
     prepared: Prepared | None,
     step: int,
     device: torch.device,
+    keeper: Keeper,
 ) -> None:
     """One step: train, report, publish."""
     status.state = State.STATE_TRAINING
@@ -191,34 +210,13 @@ def _train(
     status.step_ended = trained
     for key, value in numbers.items():
         report.metrics[key] = value
+    keeper.trained(numbers)
     leader.report(report)
     leader.publish(step, tensors)
     tie(step, prepared.trajectories, trained - began)
     _step.set(step)
     _step_seconds.observe(trained - began)
     _tokens.inc(prepared.metrics["rl.tokens.trained"])
-
-
-def _save(
-    policy: MegatronPolicy, place: Place, recipe: Recipe, leader: Leader | None, status: Status, step: int
-) -> None:
-    """One atomic unit: weights, optimizer, random state, log cursor, ledger position."""
-    if step == 0 or step == status.checkpoint_step:
-        return
-    status.state = State.STATE_SAVING
-    extra: dict[str, Any] = {"step": step, "epoch": status.epoch, "log_cursor": 0, "ledger_sequence": 0}
-    if leader is not None:
-        extra["log_cursor"] = leader.cursor()
-        extra["ledger_sequence"] = leader.feed.ledger.sequence
-    path = checkpoints.path_of(place.checkpoints, step)
-    policy.save(path, extra)
-    status.checkpoint_step = step
-    if leader is not None:
-        checkpoints.prune(place.checkpoints, recipe.learner.checkpoints.keep)
-        if not recipe.limits.keep_log:
-            oldest = checkpoints.present(place.checkpoints)[-1]
-            leader.trim_log(checkpoints.extra_of(oldest)["log_cursor"])
-    logger.info("saved", extra={"step": step, "path": str(path)})
 
 
 def _export(policy: MegatronPolicy, recipe: Recipe, place: Place) -> None:

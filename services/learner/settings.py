@@ -20,12 +20,14 @@ class ParallelSettings:
       pipeline: stages the layers are cut into.
       context: ranks that share each sequence.
       sequence: shard activations between tensor-parallel blocks along the sequence (needs tensor > 1).
+      collective_minutes: longest wait of a rank for the others; a longer one has lost a rank, and raises.
     """
 
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
     sequence: bool = False
+    collective_minutes: int = 5
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class OptimizerSettings:
       learning_rate: the peak.
       clip_norm: largest global gradient norm; 0 turns clipping off (the norm is still reported).
       distributed: shard optimizer state over data × context ranks (ZeRO-1).
+      max_skipped: steps in a row that are skipped for a gradient that is not finite, before NonFiniteGradients.
     """
 
     learning_rate: float = 1e-6
@@ -64,6 +67,7 @@ class OptimizerSettings:
     epsilon: float = 1e-8
     clip_norm: float = 1.0
     distributed: bool = True
+    max_skipped: int = 10
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
 
@@ -83,10 +87,12 @@ class BatchSettings:
     """Attributes:
     tokens_per_micro_batch: token budget of one forward pass on one data-parallel rank (all its context ranks together).
     head_chunk: tokens whose logits exist at once; bounds memory at chunk × vocabulary.
+    recompute: keep every activation, or each layer's input alone and run the layer again in the backward pass.
     """
 
     tokens_per_micro_batch: int = 4096
     head_chunk: int = 1024
+    recompute: Literal["none", "full"] = "none"
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,14 @@ class LossSettings:
 class CheckpointSettings:
     """Attributes:
     keep: newest checkpoints that are kept; at least 2, so that a damaged newest one has a predecessor.
+    keep_best: further ones that are kept, those with the best `metric`.
+    metric: of the step reports, averaged over the steps since the checkpoint before.
+    largest: whether a larger value is better.
+    background: write beside the training; else the step loop waits for the disk.
     """
 
     keep: int = 2
+    keep_best: int = 0
+    metric: str = "rl.reward.mean"
+    largest: bool = True
+    background: bool = True

@@ -68,6 +68,26 @@ class Running:
         os.kill(found[0], signal.SIGKILL)
         return found[0]
 
+    def rank(self, number: int, within: float = 60) -> int:
+        """The process id of a rank of the learner, once it runs."""
+        end = time.monotonic() + within
+        while time.monotonic() < end:
+            for pid in pids(self.run, "learner"):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if f"RANK={number}".encode() in (pathlib.Path("/proc") / str(pid) / "environ").read_bytes().split(
+                        b"\0"
+                    ):
+                        return pid
+            time.sleep(POLL_SECONDS)
+        raise AssertionError(self.report(f"the learner has no rank {number}"))
+
+    def said(self, service: str, words: str, within: float) -> None:
+        """Waits until a service's log has `words`, or fails."""
+        log, end = self.run / "logs" / f"{service}.log", time.monotonic() + within
+        while not (log.exists() and words in log.read_text(errors="replace")):
+            assert time.monotonic() < end, self.report(f"{service} did not say {words!r}")
+            time.sleep(POLL_SECONDS)
+
     def end(self, within: float) -> int:
         """Waits for the end of the command; its exit code."""
         try:
@@ -102,11 +122,11 @@ def penstock(folder: pathlib.Path, *words: str, within: float) -> "subprocess.Co
 
 
 @contextlib.contextmanager
-def training(folder: pathlib.Path, path: pathlib.Path) -> Iterator[Running]:
-    """Runs `penstock train` in `folder`; whatever is left of it at the end is killed."""
+def training(folder: pathlib.Path, path: pathlib.Path, *overrides: str) -> Iterator[Running]:
+    """Runs `penstock train` in `folder`, with key=value overrides; whatever is left of it at the end is killed."""
     output = folder / "output.txt"
     with output.open("ab") as out:
-        command = [program("PENSTOCK"), "train", str(path), "--runs", str(folder / "runs")]
+        command = [program("PENSTOCK"), "train", str(path), *overrides, "--runs", str(folder / "runs")]
         process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, start_new_session=True)
     running = Running(folder, process, output)
     try:

@@ -18,6 +18,7 @@ from penstock import rpc
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.recipes import RecipeError, dump, load
+from penstock.recipes.memory import GIB, Needs
 from penstock.sdk.conformance import check_environment, check_reward
 
 app = typer.Typer()
@@ -194,7 +195,37 @@ def config(
         "samples in all": a.steps * a.groups_per_step * a.group_size,
         "data parallel ranks": learner.ranks // split,
     }
-    Console(stderr=True).print(_table(implied, "implies"))
+    errors = Console(stderr=True)
+    errors.print(_table(implied, "implies"))
+    needs = Needs.of(resolved)
+    if needs is None:
+        errors.print(f"memory: the shapes of {resolved.model.path} cannot be read", markup=False, highlight=False)
+    else:
+        errors.print(_memory(needs, learner.device_gib))
+
+
+def _memory(needs: Needs, device_gib: float | None) -> Table:
+    """What a rank of each pipeline stage needs."""
+    table = Table(
+        "",
+        *(f"stage {i}" for i in range(len(needs.stages))),
+        title=f"memory of a learner rank, {needs.shapes.parameters / 1e6:,.1f} M parameters in all",
+        caption=f"beside, on the host: {_size(needs.version)} with rank 0 while a version is published, "
+        f"{_size(max(s.state for s in needs.stages))} with each rank while a checkpoint is written",
+    )
+    table.add_row("parameters", *(f"{s.parameters / 1e6:,.1f} M" for s in needs.stages))
+    for part in ("weights", "gradients", "optimizer", "activations", "head"):
+        table.add_row(part, *(_size(getattr(s, part)) for s in needs.stages))
+    table.add_section()
+    table.add_row("in all", *(_size(s.total) for s in needs.stages))
+    if device_gib is not None:
+        shares = (f"{s.total / GIB / device_gib:.0%}" for s in needs.stages)
+        table.add_row(f"of {device_gib:g} GiB", *shares)
+    return table
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"
 
 
 @app.command()

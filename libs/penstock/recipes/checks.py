@@ -3,7 +3,9 @@
 import difflib
 import os
 
+from penstock.recipes import memory
 from penstock.recipes.recipe import Recipe
+from penstock.recipes.shapes import read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
 CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
@@ -32,7 +34,10 @@ def _parallel(recipe: Recipe) -> list[str]:
         )
     if p.sequence_parallel and p.tensor == 1:
         problems.append("learner.parallel.sequence_parallel: needs learner.parallel.tensor > 1 (it is 1)")
-    return problems
+    shapes = read_shapes(recipe.model.path)
+    if shapes is not None:
+        problems += shapes.indivisible(p.tensor, p.pipeline)
+    return problems or memory.problems(recipe)
 
 
 def _algorithm(recipe: Recipe) -> list[str]:

@@ -230,6 +230,9 @@ class Optimizer(Section):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
     clip_gradient: float = Field(default=1.0, ge=0, description="norm the gradient is clipped to; 0 is off")
+    max_skipped: Positive = Field(
+        default=10, description="steps in a row skipped for a gradient that is not finite, after which the run ends"
+    )
 
 
 class Checkpoints(Section):
@@ -237,6 +240,14 @@ class Checkpoints(Section):
 
     every: Positive = Field(default=20, description="steps between checkpoints")
     keep: Positive = Field(default=2, description="newest checkpoints kept")
+    keep_best: int = Field(default=0, ge=0, description="further checkpoints kept: those with the best metric")
+    metric: str = Field(
+        default="rl.reward.mean", description="metric of the steps, averaged since the checkpoint before"
+    )
+    better: Literal["larger", "smaller"] = Field(default="larger", description="which value of the metric is better")
+    background: bool = Field(
+        default=True, description="write beside the training (costs a second copy of the state); else the step waits"
+    )
 
 
 class Learner(Section):
@@ -247,7 +258,19 @@ class Learner(Section):
     optimizer: Optimizer = Field(default_factory=Optimizer)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     micro_batch_tokens: Positive = Field(default=8192, description="token budget of one packed micro-batch")
+    recompute: Literal["none", "full"] = Field(
+        default="none", description="full keeps each layer's input alone and runs it again in the backward pass"
+    )
+    device_gib: float | None = Field(
+        default=None, gt=0, description="memory of one rank's device; a recipe that needs more is refused"
+    )
     threads: Positive = Field(default=1, description="CPU threads per rank")
+    hung_seconds: float = Field(
+        default=60.0, gt=0, description="a rank without a sign of life for so long is ended, and the group with it"
+    )
+    collective_minutes: Positive = Field(
+        default=5, description="longest wait of a rank for the others; then the group ends and is started again"
+    )
     seed: int = 0
 
 

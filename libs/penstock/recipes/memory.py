@@ -1,0 +1,209 @@
+"""What one rank of the learner needs in memory, from the model's shapes and the layout: pure arithmetic.
+
+Per number of the rank's parameters: the weight (4 bytes, or 2 in bfloat16), its fp32 gradient (4), Adam's two moments
+(8) and in bfloat16 an fp32 main weight (4); the last two are shared out over data × context ranks (ZeRO-1).
+
+Activations are what autograd keeps of one micro-batch, for every micro-batch that a pipeline stage has under way: stage
+i of p has p − i of them (1F1B). Per local token and layer, in numbers, with h hidden, f intermediate, A = heads × head
+dimension and G = KV heads × head dimension, t tensor ranks and c context ranks:
+
+    6 h                                 two norms: input, normalised, output   (/ t with sequence parallelism)
+    (5 f) / t                           gate and up, activated, product
+    (4 A + 4 G) / t                     fused QKV, query, key, packing, output
+    (2 A + G) / t                       query and key norm (Qwen3)
+    4 d                                 rotary embedding
+    (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
+
+With `recompute: full` a layer keeps its input alone (h), and one layer at a time has all of the above.
+`services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
+counted as 2 bytes, as a GPU's kernels have it; on a CPU attention and norms compute in fp32 and keep up to twice that.
+
+Not counted: the CUDA context, communication buffers, fragmentation (leave a tenth free).
+"""
+
+from dataclasses import dataclass
+
+from penstock.recipes.recipe import Recipe
+from penstock.recipes.shapes import Shapes, read_shapes
+
+GIB = 2**30
+HEAD_CHUNK = 1024
+"""Tokens whose logits exist at once (the learner's BatchSettings.head_chunk)."""
+LOGIT_COPIES = 4
+"""fp32 [chunk, vocabulary] tensors alive at the peak of the output layer's forward or backward."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the learner's model is spread, and what one forward pass holds."""
+
+    tensor: int
+    pipeline: int
+    context: int
+    data: int
+    sequence_parallel: bool
+    bfloat16: bool
+    micro_batch_tokens: int
+    recompute: bool
+
+    @staticmethod
+    def of(recipe: Recipe) -> "Layout":
+        learner = recipe.learner
+        p = learner.parallel
+        return Layout(
+            tensor=p.tensor,
+            pipeline=p.pipeline,
+            context=p.context,
+            data=max(1, learner.ranks // (p.tensor * p.pipeline * p.context)),
+            sequence_parallel=p.sequence_parallel,
+            bfloat16=recipe.model.dtype == "bfloat16",
+            micro_batch_tokens=learner.micro_batch_tokens,
+            recompute=learner.recompute == "full",
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Bytes of one rank of one pipeline stage. `head`: logits of a chunk, and the output layer's working copies."""
+
+    parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.head
+
+    @property
+    def state(self) -> int:
+        """What a checkpoint copies before it is written, on the host, where saves run in the background."""
+        return self.weights + self.optimizer
+
+
+def stages(shapes: Shapes, layout: Layout) -> list[Stage]:
+    """One per pipeline stage; all ranks of a stage need the same."""
+    return [_stage(shapes, layout, i) for i in range(layout.pipeline)]
+
+
+def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
+    t, first, last = layout.tensor, index == 0, index == layout.pipeline - 1
+    layers = shapes.layers // layout.pipeline
+    table = shapes.vocabulary_parameters(t)
+    numbers = layers * shapes.layer_parameters(t)
+    numbers += table if first else 0
+    numbers += (table if not (shapes.tied and first) else 0) + shapes.hidden if last else 0
+    size = 2 if layout.bfloat16 else 4
+    return Stage(
+        parameters=numbers,
+        weights=size * numbers,
+        gradients=4 * numbers,
+        optimizer=(12 if layout.bfloat16 else 8) * numbers // (layout.data * layout.context),
+        activations=size * _activations(shapes, layout, layers, layout.pipeline - index, last),
+        head=_head(shapes, layout, table) if last else 0,
+    )
+
+
+def _activations(shapes: Shapes, layout: Layout, layers: int, under_way: int, last: bool) -> int:
+    """Numbers kept by all micro-batches under way."""
+    tokens = -(-layout.micro_batch_tokens // layout.context)
+    width = shapes.hidden // layout.tensor if layout.sequence_parallel else shapes.hidden
+    whole = tokens * layer_activations(shapes, layout)
+    kept = layers * tokens * width if layout.recompute else layers * whole
+    ends = 5 * tokens * width if last else 0  # the last norm, and what the output layer picks
+    return under_way * kept + (whole if layout.recompute else 0) + ends
+
+
+def layer_activations(shapes: Shapes, layout: Layout) -> int:
+    """Numbers that autograd keeps per local token of one layer (see above)."""
+    t, c = layout.tensor, layout.context
+    queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    shared = 5 * shapes.intermediate + 4 * queries + 4 * keys
+    if shapes.qk_norm:
+        shared += 2 * queries + keys
+    if c > 1:
+        shared += 2 * keys * c + queries * (2 * c + 1)
+    return 6 * shapes.hidden // (t if layout.sequence_parallel else 1) + shared // t + 4 * shapes.head_dim
+
+
+def _head(shapes: Shapes, layout: Layout, table: int) -> int:
+    """Bytes: logits of a chunk, the fp32 gradient of the output layer, and its fp32 copy where weights are bfloat16."""
+    chunk = min(HEAD_CHUNK, layout.micro_batch_tokens) * (table // shapes.hidden)
+    return 4 * (LOGIT_COPIES * chunk + table + (table if layout.bfloat16 else 0))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of a recipe: its stages, and what the hosts hold beside the devices."""
+
+    shapes: Shapes
+    layout: Layout
+    stages: list[Stage]
+
+    @staticmethod
+    def of(recipe: Recipe) -> "Needs | None":
+        """None where the model's shapes cannot be read."""
+        shapes = read_shapes(recipe.model.path)
+        if shapes is None:
+            return None
+        layout = Layout.of(recipe)
+        return Needs(shapes, layout, stages(shapes, layout))
+
+    @property
+    def worst(self) -> int:
+        """The stage that needs most."""
+        return max(range(len(self.stages)), key=lambda i: self.stages[i].total)
+
+    @property
+    def version(self) -> int:
+        """Bytes of the whole model, which rank 0 gathers on its host to publish a version."""
+        return self.shapes.parameters * (2 if self.layout.bfloat16 else 4)
+
+
+def problems(recipe: Recipe) -> list[str]:
+    """One sentence if the recipe names a device's memory and needs more; empty otherwise."""
+    device, needs = recipe.learner.device_gib, Needs.of(recipe)
+    if device is None or needs is None:
+        return []
+    stage = needs.stages[needs.worst]
+    if stage.total <= device * GIB:
+        return []
+    parts = ", ".join(
+        f"{name} {getattr(stage, name) / GIB:.1f}"
+        for name in ("weights", "gradients", "optimizer", "activations", "head")
+    )
+    return [
+        f"learner.device_gib: a rank of pipeline stage {needs.worst} needs {stage.total / GIB:.1f} GiB ({parts}) of "
+        f"{device:g}; {_way_out(recipe, device)}"
+    ]
+
+
+def _way_out(recipe: Recipe, device: float) -> str:
+    """The least change that fits, of those that cost least first."""
+    learner = recipe.learner
+    p = learner.parallel
+    changes: list[tuple[str, dict[str, object]]] = [("set learner.recompute=full", {"recompute": "full"})]
+    tokens = learner.micro_batch_tokens // 2
+    floor = recipe.sampling.max_tokens if recipe.generates else 1
+    while tokens >= max(floor, HEAD_CHUNK):
+        words = f"set learner.recompute=full and learner.micro_batch_tokens={tokens}"
+        changes.append((words, {"recompute": "full", "micro_batch_tokens": tokens}))
+        tokens //= 2
+    tensor = p.tensor * 2
+    while tensor <= 8:
+        ranks = max(learner.ranks, tensor * p.pipeline * p.context)
+        parallel = p.model_copy(update={"tensor": tensor, "sequence_parallel": True})
+        words = f"set learner.parallel.tensor={tensor}, learner.parallel.sequence_parallel=true, learner.recompute=full"
+        words += f" and learner.ranks={ranks}" if ranks != learner.ranks else ""
+        changes.append((words, {"recompute": "full", "parallel": parallel, "ranks": ranks}))
+        tensor *= 2
+    for words, update in changes:
+        changed = recipe.model_copy(update={"learner": learner.model_copy(update=update)})
+        needs = Needs.of(changed)
+        if needs is None or needs.shapes.indivisible(needs.layout.tensor, needs.layout.pipeline):
+            continue
+        if needs.stages[needs.worst].total <= device * GIB:
+            return words
+    return "spread the model over more ranks (learner.parallel.pipeline, learner.parallel.tensor)"

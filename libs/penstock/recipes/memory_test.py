@@ -1,0 +1,147 @@
+"""The planner's numbers are those of a sheet of paper, and a recipe that cannot fit is refused with a way out."""
+
+import json
+import pathlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock.recipes import Recipe, RecipeError, resolve
+from penstock.recipes.memory import GIB, Layout, Needs, layer_activations, stages
+from penstock.recipes.shapes import Shapes, read_shapes
+
+MODELS = pathlib.Path(__file__).parent / "testdata"
+
+# 8 x (8 + 2 x 4) QKV + 8 x 8 output + 3 x 8 x 16 MLP = 576 shared out, 2 x 8 norms: 592 a layer; tables of 10 x 8.
+SMALL = Shapes(
+    hidden=8,
+    intermediate=16,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=4,
+    vocabulary=10,
+    tied=False,
+    qk_norm=False,
+    qkv_bias=False,
+)
+ONE = Layout(
+    tensor=1,
+    pipeline=1,
+    context=1,
+    data=1,
+    sequence_parallel=False,
+    bfloat16=False,
+    micro_batch_tokens=10,
+    recompute=False,
+)
+
+
+def test_one_rank_by_hand() -> None:
+    (s,) = stages(SMALL, ONE)
+    assert s.parameters == SMALL.parameters == 2 * 592 + 2 * 80 + 8 == 1352
+    assert (s.weights, s.gradients, s.optimizer) == (4 * 1352, 4 * 1352, 8 * 1352)
+    per_token = 6 * 8 + 5 * 16 + 4 * 8 + 4 * 4 + 4 * 4
+    assert layer_activations(SMALL, ONE) == per_token == 192
+    assert s.activations == 4 * (2 * 10 * 192 + 5 * 10 * 8)
+    assert s.head == 4 * (4 * 10 * 10 + 80)
+    assert s.total == 5408 + 5408 + 10816 + 16960 + 1920
+    assert s.state == 5408 + 10816
+
+
+def test_tensor_parallel_by_hand() -> None:
+    (s,) = stages(SMALL, replace(ONE, tensor=2))
+    assert s.parameters == 2 * (576 // 2 + 16) + 2 * 5 * 8 + 8 == 696
+    assert s.activations == 4 * (2 * 10 * (48 + 128 // 2 + 16) + 400)
+    assert s.head == 4 * (4 * 10 * 5 + 40)
+    (sharded,) = stages(SMALL, replace(ONE, tensor=2, sequence_parallel=True))
+    assert sharded.activations == 4 * (2 * 10 * (24 + 64 + 16) + 200)
+
+
+def test_a_padded_vocabulary_counts() -> None:
+    assert SMALL.vocabulary_parameters(4) == 3 * 8
+
+
+def test_pipeline_by_hand() -> None:
+    first, last = stages(SMALL, replace(ONE, pipeline=2))
+    assert (first.parameters, last.parameters) == (592 + 80, 592 + 80 + 8)
+    assert first.activations == 4 * (2 * 10 * 192), "two micro-batches are under way in the first of two stages"
+    assert last.activations == 4 * (10 * 192 + 400)
+    assert first.head == 0 and last.head > 0
+
+
+def test_tied_embeddings_are_one_table_unless_the_stages_differ() -> None:
+    tied = replace(SMALL, tied=True)
+    assert tied.parameters == stages(tied, ONE)[0].parameters == 1352 - 80
+    assert stages(tied, replace(ONE, pipeline=2))[1].parameters == 592 + 80 + 8
+
+
+def test_bfloat16_and_sharing_of_the_optimizer_by_hand() -> None:
+    (s,) = stages(SMALL, replace(ONE, bfloat16=True, data=2, context=2))
+    assert (s.weights, s.gradients, s.optimizer) == (2 * 1352, 4 * 1352, 12 * 1352 // 4)
+    assert s.head == 4 * (4 * 100 + 80 + 80)
+
+
+def test_recompute_by_hand() -> None:
+    (s,) = stages(SMALL, replace(ONE, recompute=True))
+    assert s.activations == 4 * (2 * 10 * 8 + 10 * 192 + 400)
+
+
+def test_context_parallel_by_hand() -> None:
+    layout = replace(ONE, context=2)
+    assert layer_activations(SMALL, layout) == 192 + 2 * 4 * 2 + 8 * 5
+    assert stages(SMALL, layout)[0].activations == 4 * (2 * 5 * 248 + 5 * 5 * 8), "half the tokens on each rank"
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen3-32b", 32_762_123_264),
+        ("llama3-70b", 70_553_706_496),
+    ],
+)
+def test_known_models_have_their_published_size(model: str, parameters: int) -> None:
+    shapes = read_shapes(MODELS / model)
+    assert shapes is not None and shapes.parameters == parameters
+
+
+def recipe(tmp_path: pathlib.Path, model: str, *overrides: str) -> Recipe:
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    raw: dict[str, Any] = {
+        "run": "r",
+        "model": {"path": str(MODELS / model), "dtype": "bfloat16"},
+        "data": {"train": str(tmp_path / "train.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": 1},
+    }
+    return resolve(raw, overrides)
+
+
+def test_a_recipe_that_cannot_fit_is_refused_with_a_change_that_does(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecipeError) as refused:
+        recipe(tmp_path, "qwen3-8b", "learner.device_gib=80")
+    (problem,) = refused.value.problems
+    assert problem.startswith("learner.device_gib: a rank of pipeline stage 0 needs ") and " of 80; set " in problem
+    overrides = problem.partition("; set ")[2].replace(" and ", ", ").split(", ")
+    fits = recipe(tmp_path, "qwen3-8b", "learner.device_gib=80", *overrides)
+    needs = Needs.of(fits)
+    assert needs is not None and needs.stages[needs.worst].total <= 80 * GIB
+
+
+def test_a_device_that_is_large_enough_is_not_refused(tmp_path: pathlib.Path) -> None:
+    assert recipe(tmp_path, "qwen3-0.6b", "learner.device_gib=80")
+
+
+def test_sizes_that_do_not_divide_the_model_are_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecipeError, match="pipeline: 5 does not divide the model's num_hidden_layers, 28"):
+        recipe(tmp_path, "qwen3-0.6b", "learner.ranks=5", "learner.parallel.pipeline=5")
+    with pytest.raises(RecipeError, match="tensor: 3 does not divide the model's num_attention_heads, 16"):
+        recipe(tmp_path, "qwen3-0.6b", "learner.ranks=3", "learner.parallel.tensor=3")
+
+
+def test_unknown_shapes_are_no_reason_to_refuse(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 3}))
+    assert read_shapes(tmp_path) is None and read_shapes(tmp_path / "nowhere") is None

@@ -1,0 +1,80 @@
+"""The shapes of a model, from its Hugging Face config.json: enough to count numbers, not to run it."""
+
+import json
+import pathlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A dense Llama-like model, named as in Hugging Face's config; the last two follow from the architecture."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    qk_norm: bool
+    qkv_bias: bool
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the whole model."""
+        head = 0 if self.tied else self.vocabulary * self.hidden
+        return self.vocabulary * self.hidden + head + self.layers * self.layer_parameters() + self.hidden
+
+    def layer_parameters(self, tensor: int = 1) -> int:
+        """Numbers of one layer on one of `tensor` ranks: matrices are shared out, norms are not."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden * (queries + 2 * keys) + queries * self.hidden
+        bias = queries + 2 * keys if self.qkv_bias else 0
+        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return (attention + bias + 3 * self.hidden * self.intermediate) // tensor + norms
+
+    def vocabulary_parameters(self, tensor: int) -> int:
+        """Numbers of the embedding, or of the output layer, on one of `tensor` ranks (rows padded to a multiple)."""
+        return -(-self.vocabulary // tensor) * self.hidden
+
+    def indivisible(self, tensor: int, pipeline: int) -> list[str]:
+        """What a layout does not divide, as sentences that name the recipe's key; empty if it can be built."""
+        wanted = [
+            ("tensor", tensor, "num_attention_heads", self.heads),
+            ("tensor", tensor, "intermediate_size", self.intermediate),
+            ("pipeline", pipeline, "num_hidden_layers", self.layers),
+        ]
+        found = [
+            f"learner.parallel.{key}: {value} does not divide the model's {field}, {size}"
+            for key, value, field, size in wanted
+            if size % value
+        ]
+        if self.kv_heads % tensor and tensor % self.kv_heads:
+            found.append(
+                f"learner.parallel.tensor: {tensor} neither divides the model's num_key_value_heads, {self.kv_heads}, "
+                "nor is a multiple of it"
+            )
+        return found
+
+
+def read_shapes(model_dir: str | pathlib.Path) -> Shapes | None:
+    """Shapes of a model directory; None where config.json is absent, unreadable or of another kind of model."""
+    try:
+        raw = json.loads((pathlib.Path(model_dir) / "config.json").read_text())
+        architecture = str((raw.get("architectures") or [""])[0])
+        heads = raw["num_attention_heads"]
+        return Shapes(
+            hidden=raw["hidden_size"],
+            intermediate=raw["intermediate_size"],
+            layers=raw["num_hidden_layers"],
+            heads=heads,
+            kv_heads=raw.get("num_key_value_heads") or heads,
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+            vocabulary=raw["vocab_size"],
+            tied=bool(raw.get("tie_word_embeddings", False)),
+            qk_norm=architecture.startswith("Qwen3"),
+            qkv_bias=architecture.startswith("Qwen2"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,31 @@
+"""Measures what a forward pass leaves in memory for the backward pass."""
+
+from pathlib import Path
+
+import torch
+
+from services.learner import micro_batches
+from services.learner.batch import Batch, Sample
+from services.learner.policy import MegatronPolicy
+from services.learner.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
+
+
+def kept_bytes(model_dir: Path, parallel: ParallelSettings, recompute: str, lengths: list[int]) -> tuple[int, int, int]:
+    """(bytes that autograd keeps of one forward pass, parameters aside; local tokens; this rank's parameters)."""
+    batching = BatchSettings(tokens_per_micro_batch=sum(lengths), recompute=recompute)  # type: ignore[arg-type]
+    policy = MegatronPolicy.create(model_dir, parallel, OptimizerSettings(), PrecisionSettings(), batching, seed=1)
+    samples = [Sample([1] * (n + 1), [0] * n + [1], [0.0] * (n + 1), 1.0, 0) for n in lengths]
+    part = micro_batches.build(Batch.from_samples(samples), policy.layout, sum(lengths))[0]
+    parameters = {p.untyped_storage().data_ptr() for p in policy._network.module.parameters()}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def note(t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes(), t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        policy._network(part.tokens, part.positions, None, packed_seq_params=part.packed)
+    numbers = sum(p.numel() for p in policy._network.module.parameters())
+    return sum(size for size, _ in kept.values()), part.tokens.shape[1], numbers

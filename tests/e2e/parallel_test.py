@@ -1,0 +1,35 @@
+"""Whole runs whose learner is several ranks: every step is trained, every sample accounted for, a model comes out."""
+
+import json
+import pathlib
+
+import pytest
+from running_testing import adds_up, gone, recipe, training
+
+STEPS, GROUPS, SIZE = 4, 4, 4
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ("learner.parallel.tensor=2", "learner.parallel.sequence_parallel=true"),
+        ("learner.parallel.pipeline=2",),
+        ("learner.parallel.context=2",),
+    ],
+    ids=["tensor", "pipeline", "context"],
+)
+def test_a_run_on_two_ranks_completes_and_its_counts_add_up(tmp_path: pathlib.Path, sizes: tuple[str, ...]) -> None:
+    path = recipe(tmp_path, steps=STEPS)
+    with training(tmp_path, path, "learner.ranks=2", *sizes) as run:
+        assert run.end(within=400) == 0, run.report("the run failed")
+        summary = run.summary()
+        assert summary["status"] == "done" and summary["steps"] == STEPS
+        assert adds_up(summary) and summary["samples"]["in_flight"] == 0
+        assert summary["samples"]["trained"] == STEPS * GROUPS * SIZE, summary["samples"]
+        steps = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
+        assert [s["step"] for s in steps] == list(range(1, STEPS + 1))
+        # What the engine sampled is what the ranks score: a layout that computes something else shows here at once.
+        assert max(s["rl.policy.mismatch_kl"] for s in steps) < 0.05
+        assert summary["staleness"]["max"] <= 2
+        assert (run.run / "export" / "model.safetensors").is_file()
+        assert gone(run.run, within=30), run.report("processes were left behind")

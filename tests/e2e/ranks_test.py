@@ -1,0 +1,32 @@
+"""A rank of the learner that is killed or stopped: it is named, its group started again, nothing lost or doubled."""
+
+import json
+import os
+import pathlib
+import signal
+
+from running_testing import adds_up, gone, recipe, training
+
+STEPS = 10
+
+
+def test_the_run_survives_ranks_that_die_and_hang(tmp_path: pathlib.Path) -> None:
+    path = recipe(tmp_path, steps=STEPS)
+    overrides = ("learner.ranks=2", "learner.parallel.tensor=2", "learner.hung_seconds=8")
+    with training(tmp_path, path, *overrides) as run:
+        run.until_step(3, within=240)
+        killed = run.rank(1)
+        os.kill(killed, signal.SIGKILL)
+        run.said("learner", f"rank 1 (process {killed}) was killed by SIGKILL", within=60)
+        run.until_step(6, within=240)
+        stopped = run.rank(0)
+        os.kill(stopped, signal.SIGSTOP)
+        run.said("learner", f"rank 0 (process {stopped} on ", within=60)
+        run.said("learner", ", stopped) has shown no sign of life for 8 s", within=60)
+        assert run.end(within=400) == 0, run.report("the run failed")
+        summary = run.summary()
+        assert summary["status"] == "done" and summary["steps"] == STEPS
+        assert adds_up(summary) and summary["samples"]["in_flight"] == 0
+        steps = [json.loads(line)["step"] for line in (run.run / "metrics.jsonl").read_text().splitlines()]
+        assert steps == list(range(1, STEPS + 1))
+        assert gone(run.run, within=30), run.report("processes were left behind")
