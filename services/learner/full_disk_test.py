@@ -8,20 +8,22 @@ import torch.distributed as dist
 
 from penstock.small_disk import fill, run_on_small_disk
 from services.learner import checkpoints
-from services.learner.checkpoints import CheckpointError
+from services.learner.checkpoints import CheckpointError, Snapshot
 
 DISK = 8 << 20
-LAYOUT = {"tp": 1}
+MODEL, LAYOUT = {"layers": 1}, {"tp": 1}
 
 
 def save(root: pathlib.Path, step: int) -> None:
     shards = {"model-pp0-tp0.pt": {"w": torch.full((1 << 18,), float(step))}, "rank-00000.pt": {"step": step}}
-    checkpoints.write(checkpoints.path_of(root, step), shards, LAYOUT, {"step": step})
+    checkpoints.write(checkpoints.path_of(root, step), Snapshot(shards, MODEL, LAYOUT), {"step": step})
 
 
 def newest(root: pathlib.Path) -> int | None:
     def load(path: pathlib.Path) -> dict[str, int]:
-        states, extra = checkpoints.read(path, ["model-pp0-tp0.pt", "rank-00000.pt"], LAYOUT)
+        manifest = checkpoints.manifest_of(path)
+        states = checkpoints.read(path, manifest, ["model-pp0-tp0.pt", "rank-00000.pt"])
+        extra = manifest.extra
         assert states[0]["w"].unique().tolist() == [extra["step"]] and states[1] == {"step": extra["step"]}
         return extra
 
@@ -44,7 +46,7 @@ def scenario(folder: pathlib.Path) -> None:
     if not small:
         shards = {"model-pp0-tp0.pt": {"w": torch.zeros(DISK // 4)}}
         with pytest.raises(CheckpointError, match="rank 0: disk full: .*model-pp0-tp0.pt"):
-            checkpoints.write(checkpoints.path_of(root, 4), shards, LAYOUT, {})
+            checkpoints.write(checkpoints.path_of(root, 4), Snapshot(shards, MODEL, LAYOUT), {})
         assert newest(root) == 2
     ballast.unlink()
     save(root, 4)

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from running_testing import adds_up, recipe, training
+from running_testing import adds_up, recipe, reward_first_character, training
 
 STEPS = 4
 
@@ -26,16 +26,8 @@ def test_offline_pairs_are_trained_from_a_data_set(tmp_path: pathlib.Path) -> No
 def test_online_pairs_are_made_of_scored_samples_and_groups_without_a_pair_are_filtered(
     tmp_path: pathlib.Path,
 ) -> None:
-    """A random model solves next to nothing: nearly every group is without a pair and gives its slot back."""
     path = recipe(tmp_path, name="dpo", steps=STEPS, group_size=4, groups_per_step=2)
-    settings = json.loads(path.read_text())
-    settings["environment"] = {"name": "sort_characters", "rewards": [{"name": "format"}]}
-    settings["data"]["train"] = str(tmp_path / "patterns.jsonl")
-    settings["data"]["prompt"] = "{text}"
-    rows = [{"text": c, "pattern": "[a-m].*" if i % 2 else "none of this"} for i, c in enumerate("abcdefgh")]
-    (tmp_path / "patterns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    del settings["data"]["eval"]
-    path.write_text(json.dumps(settings))
+    reward_first_character(path, impossible=5)
     with training(tmp_path, path) as run:
         assert run.end(within=500) == 0, run.report("the run failed")
         summary = run.summary()

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from running_testing import adds_up, gone, penstock, recipe, training
+from running_testing import adds_up, gone, penstock, recipe, reward_first_character, training
 
 STEPS = 6
 
@@ -14,10 +14,12 @@ def metrics(run: pathlib.Path) -> list[dict[str, float]]:
 
 def test_a_replay_gives_the_same_weights_and_a_change_others(tmp_path: pathlib.Path) -> None:
     path = recipe(tmp_path, steps=STEPS)
+    reward_first_character(path)
     with training(tmp_path, path) as run:
         assert run.end(within=500) == 0, run.report("the run failed")
     runs = tmp_path / "runs"
     weights = (runs / "r" / "export" / "model.safetensors").read_bytes()
+    assert weights != (tmp_path / "assets" / "model" / "model.safetensors").read_bytes(), "the run learned nothing"
 
     same = penstock(tmp_path, "replay", "r", within=300)
     assert same.returncode == 0, same.stdout
