@@ -281,6 +281,45 @@ async def test_a_stop_ends_admission_and_the_run(
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "stopped"
 
 
+async def test_a_run_that_stands_still_says_so_and_takes_it_back(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    coordinator = make_coordinator(bus, names, make_recipe(folder, limits__stall_seconds=1.0), tmp_path, chat)
+    async with running(coordinator.run()):
+        await settled(coordinator, lambda: bool(coordinator.stall))  # nobody takes the tasks
+        assert coordinator.stall.startswith("nothing has moved for") and coordinator.state == pb.RUN_STATE_RUNNING
+        async with running(play_worker(bus, names, "train")):
+            await settled(coordinator, lambda: not coordinator.stall)
+
+
+async def test_a_run_that_reaches_its_target_is_done_early_and_stays_done(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    """The played evaluation gives a mean reward of 0.5."""
+    recipe = make_recipe(
+        folder, data__eval=str(folder / "eval.jsonl"), evaluation__every=2, evaluation__target_reward=0.5
+    )
+    for _ in range(2):  # and once more after a restart
+        coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
+        async with running(coordinator.run(), play_worker(bus, names, "train"), play_worker(bus, names, "eval")):
+            await settled(coordinator, lambda coordinator=coordinator: coordinator.over)
+        assert coordinator.state == pb.RUN_STATE_DONE
+        assert coordinator.reason == "evaluation of version 0: reward 0.5 reached the target 0.5"
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "done"
+
+
+async def test_a_measurement_without_a_scored_sample_fails(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    recipe = make_recipe(
+        folder, mode="evaluate", data__eval=str(folder / "eval.jsonl"), limits__group_deadline_seconds=0.5
+    )
+    coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
+    async with running(coordinator.run()):
+        await settled(coordinator, lambda: coordinator.over)
+    assert coordinator.state == pb.RUN_STATE_FAILED and "no sample was scored" in coordinator.reason
+
+
 def test_a_torn_line_of_metrics_does_not_stop_a_restart(
     folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
 ) -> None:
