@@ -28,6 +28,7 @@ from penstock.telemetry.waits import waiting
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator import closing, evaluation
 from services.coordinator.admission import Pacing, Place
+from services.coordinator.alerts import Alerts
 from services.coordinator.dataset import Dataset
 from services.coordinator.evaluating import Evaluator
 from services.coordinator.explaining import explain
@@ -65,6 +66,7 @@ class Coordinator:
         self.following = Following(bus, names)
         self.ledger, self.log = self.following.ledger, self.following.log
         self.services = Services()
+        self.alerts = Alerts(recipe.telemetry.alerts)
         self.state: pb.RunState = pb.RUN_STATE_STARTING
         self.reason = ""
         self.stall = ""
@@ -134,6 +136,7 @@ class Coordinator:
 
     def _moved(self) -> None:
         """The ledger is longer than before."""
+        self.alerts.see(self.ledger.reports)
         self.recorder.write(self.ledger.reports)
         self._check_failures()
 
@@ -318,4 +321,5 @@ class Coordinator:
         """What summary.json says now."""
         status = pb.RunState.Name(self.state).removeprefix("RUN_STATE_").lower()
         head = {"run": self.recipe.run, "status": status, "reason": self.reason}
-        return head | summarise(self.ledger, self.services, time.time())
+        told = [{"step": a.step, "until": a.until, "alert": str(a)} for a in self.alerts.raised]
+        return head | summarise(self.ledger, self.services, time.time()) | {"alerts": told}

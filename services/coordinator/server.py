@@ -126,6 +126,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             groups_budget=c.recipe.groups_budget,
             tasks_pending=c.services.tasks_pending,
             stall=c.stall,
+            alerts=[str(a) for a in c.alerts.standing],
             evaluations=[e for _, e in sorted(ledger.evaluations.items())],
         )
         if newest:

@@ -36,9 +36,12 @@ def _metrics(groups: Sequence[CompleteGroup], trajectories: Sequence[pb.Trajecto
         "rl.tokens.generated": float(sum(drawn)),
         "rl.completion.length.mean": statistics.fmean(lengths),
         "rl.completion.length.max": float(max(lengths)),
+        "rl.completion.length.gap": statistics.fmean(lengths) - statistics.fmean(drawn or lengths),
         "rl.staleness.mean": statistics.fmean(ages),
         "rl.staleness.max": float(max(ages)),
     }
+    for age, count in collections.Counter(ages).items():
+        metrics[f"rl.staleness.share.{age}"] = count / len(ages)
     if all(t.HasField("reward") for t in trajectories):
         rewards = [t.reward for t in trajectories]
         truncated = [t.outcome.status == pb.Outcome.STATUS_TRUNCATED for t in trajectories]

@@ -212,6 +212,7 @@ class Screen:
             ),
             ("versions", f"trained {run.trained_version.step}, serving {run.serving_version.step}"),
         ]
+        rows += [("alert", text) for text in run.alerts]
         rows += [(f"eval @ {e.step}", f"reward {e.metrics['reward']:.3f}") for e in run.evaluations]
         return rows
 

@@ -19,7 +19,15 @@ BEHAVIOUR_LOSSES = ("dppo", "dro")
 
 def check(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    return [*_parallel(recipe), *_algorithm(recipe), *_data(recipe), *_generation(recipe)]
+    return [*_telemetry(recipe), *_parallel(recipe), *_algorithm(recipe), *_data(recipe), *_generation(recipe)]
+
+
+def _telemetry(recipe: Recipe) -> list[str]:
+    return [
+        f"telemetry.alerts.{i}: {alert.metric!r} needs exactly one of above and below"
+        for i, alert in enumerate(recipe.telemetry.alerts)
+        if (alert.above is None) == (alert.below is None)
+    ]
 
 
 def _parallel(recipe: Recipe) -> list[str]:

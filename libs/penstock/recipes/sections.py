@@ -326,10 +326,30 @@ class WeightSync(Section):
     keep_versions: Positive = Field(default=4, description="READY versions kept; older ones are retired")
 
 
+class Alert(Section):
+    """Marks the run when a metric of metrics.jsonl stays beyond a limit."""
+
+    metric: str = Field(description="name as in metrics.jsonl")
+    above: float | None = Field(default=None, description="raised where the metric is greater")
+    below: float | None = Field(default=None, description="raised where the metric is less")
+    steps: Positive = Field(default=3, description="steps in a row that it must be beyond the limit")
+
+
+ALERTS = (
+    Alert(metric="rl.policy.mismatch_kl", above=0.1),
+    Alert(metric="rl.policy.ess_share", below=0.3),
+    Alert(metric="rl.policy.masked_share", above=0.5),
+    Alert(metric="rl.policy.clip_share", above=0.5),
+    Alert(metric="rl.policy.entropy", below=1e-3, steps=10),
+    Alert(metric="rl.completion.truncated", above=0.5, steps=10),
+)
+
+
 class Telemetry(Section):
     """What is recorded, and where it goes besides the run directory."""
 
     trace_fraction: Fraction = Field(default=0.05, description="share of samples whose spans are recorded")
+    alerts: tuple[Alert, ...] = Field(default=ALERTS, description="limits whose passing marks the run")
     tensorboard: bool = True
     wandb_project: str | None = Field(
         default=None, description="Weights & Biases project (needs wandb installed and configured)"

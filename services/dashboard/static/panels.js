@@ -30,6 +30,9 @@ function showHeader(run) {
   const said = run.reason || run.stall || "";
   byId("reason").hidden = !said;
   byId("reason").textContent = said;
+  const alerts = run.alerts ?? [];
+  byId("alerts").hidden = !alerts.length;
+  byId("alerts").textContent = alerts.join(" · ");
   const ran = run.started_at ? (new Date(run.updated_at) - new Date(run.started_at)) / 1000 : 0;
   const left = step && !OVER.includes(state) ? ` · about ${elapsed((ran / step) * (steps - step))} left` : "";
   byId("time-text").textContent = ran ? `${elapsed(ran)}${left}` : "";
