@@ -79,6 +79,9 @@ def _default(field: FieldInfo) -> str:
         return "its defaults"
     if field.default is None or field.default == ():
         return "absent" if field.default is None else "none"
+    if isinstance(field.default, tuple) and isinstance(field.default[0], BaseModel):
+        parts = (" ".join(f"{k} {v}" for k, v in m.model_dump(exclude_none=True).items()) for m in field.default)
+        return "; ".join(f"`{part}`" for part in parts)
     text = str(field.default).lower() if isinstance(field.default, bool) else f"{field.default}"
     return f"`{text}`"
 

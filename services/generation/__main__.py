@@ -29,6 +29,9 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     process.server.add(
         generation_pb2_grpc.add_GenerationServiceServicer_to_server, Generation(host, vocabulary_of(args.model))
     )
+    if args.weight_sync is None:
+        await process.serving(host.run(None))
+        return
     async with rpc.channel(args.weight_sync, security=process.security, stream_seconds=86400) as channel:
         await process.serving(host.run(channel))
 
@@ -36,7 +39,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
 def main() -> int:
     parser = flags("generation", "Serves the policy with vLLM.")
     parser.add_argument("--model", required=True, help="Hugging Face model directory (version 0)")
-    parser.add_argument("--weight-sync", required=True, help="HOST:PORT of weight_sync")
+    parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync; a model without one never changes (a teacher)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--max-running", type=int, default=256, help="sequences in one batch")
     parser.add_argument("--max-context", type=int, default=2048, help="tokens of prompt and completion together")

@@ -129,6 +129,21 @@ class Engine:
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
 
+    async def score(self, request_id: str, tokens: Sequence[int], first: int) -> list[float]:
+        """Log-probabilities of tokens[first:] under the model at temperature 1. Raises EngineDied."""
+        from vllm import SamplingParams as VllmSampling
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = VllmSampling(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, flat_logprobs=False)
+        inputs = {"prompt_token_ids": list(tokens), "cache_salt": label(self.version)}
+        try:
+            async for output in self._llm.generate(inputs, params, request_id):
+                last = output
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
+        given = last.prompt_logprobs
+        return [given[i][tokens[i]].logprob for i in range(first, len(tokens))]
+
     async def update(self, manifest: Manifest, path: pathlib.Path) -> float:
         """Swaps the weights for those of a version whose checked bytes are in `path`; requests in flight go on.
 

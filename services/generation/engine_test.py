@@ -84,6 +84,13 @@ async def test_logprobs_are_those_of_transformers(engine: Engine, model: pathlib
     assert torch.allclose(torch.tensor(logprobs), reference, atol=1e-4)
 
 
+async def test_given_tokens_are_scored_as_transformers_does(engine: Engine, model: pathlib.Path) -> None:
+    """What a teacher says of a student's answer, also of one that it would never have drawn."""
+    for name, tokens in (("s1", [7, 7, 7, 9, 63, 5]), ("s2", list(range(6, 60)))):
+        scored = await engine.score(name, PROMPT + tokens, len(PROMPT))
+        assert torch.allclose(torch.tensor(scored), expected(model, weights(model, 1.0), tokens), atol=1e-4)
+
+
 async def test_a_stop_token_ends_the_completion_and_belongs_to_it(engine: Engine) -> None:
     sampling = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=60, stop_token_ids=list(range(6, 64)))
     chunks = [chunk async for chunk in engine.generate("stop", PROMPT, sampling)]

@@ -40,6 +40,11 @@ class FakeEngine:
         finally:
             self.requests -= 1
 
+    async def score(self, request_id: str, tokens: Sequence[int], first: int) -> list[float]:
+        if not self.alive:
+            raise EngineDied("the engine's process is gone")
+        return [-float(token) for token in tokens[first:]]
+
     async def update(self, manifest: Manifest, path: pathlib.Path) -> float:
         self.swapping.set()
         await self.swap_may_end.wait()

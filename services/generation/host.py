@@ -66,10 +66,11 @@ class EngineHost:
         """Requests in the engine."""
         return self._engine.running() if self._engine is not None and self._engine.alive else 0
 
-    async def run(self, channel: grpc.aio.Channel) -> None:
-        """Runs until cancelled."""
+    async def run(self, channel: grpc.aio.Channel | None) -> None:
+        """Runs until cancelled. Without a channel to weight_sync the model stays as it was loaded."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.follow(channel))
+            if channel is not None:
+                tasks.create_task(self.follow(channel))
             tasks.create_task(self.keep(channel))
 
     async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
@@ -88,6 +89,19 @@ class EngineHost:
             raise
         progress()
 
+    async def score(self, request_id: str, tokens: Sequence[int], first: int) -> list[float]:
+        """Scores given tokens on the engine. Raises EngineDied."""
+        engine = self._engine
+        if engine is None:
+            raise EngineDied("the engine is starting")
+        try:
+            scored = await engine.score(request_id, tokens, first)
+        except EngineDied:
+            self._wake.set()
+            raise
+        progress()
+        return scored
+
     async def follow(self, channel: grpc.aio.Channel) -> None:
         """Hears of versions for ever; a lost stream is asked for again."""
         stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
@@ -102,7 +116,7 @@ class EngineHost:
             with waiting("weight_sync", on="weight_sync", deadline=RETRY_SECONDS):
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def keep(self, channel: grpc.aio.Channel) -> None:
+    async def keep(self, channel: grpc.aio.Channel | None) -> None:
         """Keeps the engine alive and at the target version for ever."""
         with tempfile.TemporaryDirectory(prefix="penstock-weights-", dir=_memory_folder()) as folder:
             path = pathlib.Path(folder, "version.bin")
@@ -112,7 +126,7 @@ class EngineHost:
                     try:
                         if self._engine is None or not self._engine.alive:
                             await self._replace()
-                        if self._behind():
+                        if channel is not None and self._behind():
                             await self._update(channel, path)
                     except EngineDied as error:
                         logger.error("the engine died: %s", error)

@@ -29,10 +29,11 @@ async def test_every_rpc_withstands_hostile_requests() -> None:
     pinned = pb.GenerateRequest(
         request_id="r", prompt_tokens=int32s([3]), prompt_token_count=1, sampling=sampling, pinned_step=5
     )
+    scoring = pb.ScoreTokensRequest(request_id="s", tokens=int32s([3, 10]), token_count=2, first=1)
     async with rpc.Server("generation") as server:
         server.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, Generation(host, vocabulary=64))
         await server.start()
-        assert await assault(server.address, SERVICE, {"Generate": [good, pinned]}) == []
+        assert await assault(server.address, SERVICE, {"Generate": [good, pinned], "ScoreTokens": [scoring]}) == []
         async with rpc.channel(server.address, default_seconds=10) as channel:
             stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
             await rpc.call(stub.Resume(pb.ResumeRequest()))

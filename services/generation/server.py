@@ -30,7 +30,8 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         prompt = from_int32s(request.prompt_tokens)
-        self._check(request, int(prompt.min()), int(prompt.max()))
+        self._check_tokens("prompt_tokens", int(prompt.min()), int(prompt.max()))
+        self._check_room("prompt_token_count", request.prompt_token_count, request.sampling.max_tokens)
         self._admitted += 1
         pinned = request.pinned_step if request.HasField("pinned_step") else None
         try:
@@ -61,6 +62,23 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         finally:
             self._admitted -= 1
 
+    async def ScoreTokens(self, request: pb.ScoreTokensRequest, context: Any) -> pb.ScoreTokensResponse:
+        tokens = from_int32s(request.tokens)
+        self._check_tokens("tokens", int(tokens.min()), int(tokens.max()))
+        self._check_room("token_count", request.token_count, 1)
+        self._admitted += 1
+        try:
+            async with self._host.gate.passing(0, None, context.time_remaining() or 60.0):
+                version = self._host.version
+                logprobs = await self._host.score(request.request_id, tokens.tolist(), request.first)
+            return pb.ScoreTokensResponse(logprobs=float32s(logprobs), count=len(logprobs), version=version)
+        except TimeoutError as error:
+            raise rpc.deadline_exceeded("the engine was not ready in time") from error
+        except EngineDied as error:
+            raise rpc.unavailable("the engine died and is being started again", reason="ENGINE_DIED") from error
+        finally:
+            self._admitted -= 1
+
     async def GetEngine(self, request: pb.GetEngineRequest, context: Any) -> pb.GetEngineResponse:
         host = self._host
         running = min(host.running, host.settings.max_running)
@@ -84,17 +102,18 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         self._draining = False
         return pb.ResumeResponse()
 
-    def _check(self, request: pb.GenerateRequest, least: int, greatest: int) -> None:
+    def _check_tokens(self, field: str, least: int, greatest: int) -> None:
         if self._draining:
             raise rpc.unavailable("the replica is draining", reason="DRAINING")
         if least < 0 or greatest >= self._vocabulary:
             text = f"holds id {least if least < 0 else greatest}; the model's vocabulary is 0..{self._vocabulary - 1}"
-            raise rpc.invalid_argument(f"prompt_tokens: {text}", rpc.Violation("prompt_tokens", text))
+            raise rpc.invalid_argument(f"{field}: {text}", rpc.Violation(field, text))
+
+    def _check_room(self, field: str, tokens: int, drawn: int) -> None:
         limit = self._host.settings.max_context
-        if request.prompt_token_count + request.sampling.max_tokens > limit:
+        if tokens + drawn > limit:
             raise rpc.out_of_range(
-                f"prompt_token_count {request.prompt_token_count} + sampling.max_tokens {request.sampling.max_tokens} "
-                f"exceed the engine's context of {limit}",
+                f"{field} {tokens} + {drawn} tokens to draw exceed the engine's context of {limit}",
                 reason="CONTEXT",
                 metadata={"max_context": str(limit)},
             )

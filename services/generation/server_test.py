@@ -71,6 +71,42 @@ def request(prompt: list[int] | None = None, *, max_tokens: int = 3, **more: Any
     return pb.GenerateRequest(prompt_tokens=int32s(tokens), **fields)
 
 
+def scoring(tokens: list[int], first: int = 1, **more: Any) -> pb.ScoreTokensRequest:
+    fields: dict[str, Any] = {"request_id": "s", "token_count": len(tokens), "first": first} | more
+    return pb.ScoreTokensRequest(tokens=int32s(tokens), **fields)
+
+
+async def test_given_tokens_are_scored_from_the_first_one_asked_for(running: Running) -> None:
+    answer = await rpc.call(running.stub.ScoreTokens(scoring([3, 10, 2, 5], 2), timeout=10))
+    assert from_float32s(answer.logprobs).tolist() == [-2.0, -5.0] and answer.count == 2
+    assert (answer.version.epoch, answer.version.step) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "words"),
+    [
+        (scoring([3, 10], 2), CODES.INVALID_ARGUMENT, "first must be below token_count"),
+        (scoring([3, 10], 0), CODES.INVALID_ARGUMENT, "first"),
+        (scoring([3, 10], token_count=3), CODES.INVALID_ARGUMENT, "token_count int32 values"),
+        (scoring([3, 64]), CODES.INVALID_ARGUMENT, "tokens: holds id 64; the model's vocabulary is 0..63"),
+        (scoring([3] * 32), CODES.OUT_OF_RANGE, "32 \\+ 1 tokens to draw exceed the engine's context of 32"),
+    ],
+)
+async def test_tokens_that_cannot_be_scored_are_refused(
+    running: Running, asked: pb.ScoreTokensRequest, code: grpc.StatusCode, words: str
+) -> None:
+    with pytest.raises(rpc.RpcError, match=words) as error:
+        await rpc.call(running.stub.ScoreTokens(asked, timeout=10))
+    assert error.value.code == code
+
+
+async def test_a_dead_engine_scores_nothing_and_says_so(running: Running) -> None:
+    running.engine.alive = False
+    with pytest.raises(rpc.RpcError) as error:
+        await rpc.call(running.stub.ScoreTokens(scoring([3, 10]), timeout=10))
+    assert error.value.code == CODES.UNAVAILABLE and error.value.reason == "ENGINE_DIED"
+
+
 async def test_chunks_carry_tokens_logprobs_versions_and_one_finish_reason(running: Running) -> None:
     chunks = await running.generate(request(max_tokens=3))
     assert [t for c in chunks for t in from_int32s(c.tokens).tolist()] == [7, 7, 7]

@@ -2,6 +2,7 @@
 
 from penstock.recipes import Recipe
 from services.learner.advantage_stage import AdvantageStage
+from services.learner.distillation_stage import DistillationStage
 from services.learner.preference_stage import PreferenceStage
 from services.learner.settings import (
     AdvantageSettings,
@@ -137,6 +138,8 @@ def make_stage(recipe: Recipe) -> Stage:
     match recipe.algorithm.name:
         case "sft":
             return SupervisedStage()
+        case "grpo" if recipe.algorithm.advantage == "opd":
+            return DistillationStage(recipe.algorithm.advantage_clip)
         case "dpo":
             return PreferenceStage(preference_settings(recipe))
         case _:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from penstock.trajectories import from_float32s, from_int32s
@@ -38,8 +39,8 @@ class SupervisedStage:
         return [sample(m.trajectory, i) for i, g in enumerate(groups) for m in g.usable]
 
 
-def sample(t: pb.Trajectory, group: int, advantage: float = 0.0) -> Sample:
-    """A trajectory as a training sample."""
+def sample(t: pb.Trajectory, group: int, advantage: float | ArrayLike = 0.0) -> Sample:
+    """A trajectory as a training sample; advantage is one number, or one per token."""
     return Sample(
         tokens=from_int32s(t.tokens),
         loss_mask=np.frombuffer(t.loss_mask, np.uint8),

@@ -17,6 +17,7 @@ from services.rollout.demonstrations import tokenise
 from services.rollout.engines import engines
 from services.rollout.episode import Tools, play
 from services.rollout.scoring import scoring
+from services.rollout.teaching import teacher
 from services.rollout.worker import Play, Worker
 
 ACK_SECONDS = 10.0
@@ -63,7 +64,10 @@ async def _player(
                 rpc.channel(address, security=process.security, idempotent=idempotent)
             )
             stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
-        tools = Tools(recipe.model.path, chat, pool, scorer, recipe.environment, stub, address)
+        tutor = None
+        if args.teacher:
+            tutor = await stack.enter_async_context(teacher(args.teacher, process.security))
+        tools = Tools(recipe.model.path, chat, pool, scorer, recipe.environment, stub, address, tutor)
 
     async def player(task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
         if not task.HasField("rollout"):
@@ -80,6 +84,7 @@ def main() -> int:
     parser.add_argument("--nats", required=True, help="nats://HOST:PORT")
     parser.add_argument("--generation", action="append", default=[], help="HOST:PORT of a replica; repeat for more")
     parser.add_argument("--environment", action="append", default=[], help="HOST:PORT of our environment service")
+    parser.add_argument("--teacher", action="append", default=[], help="HOST:PORT of a teacher; repeat for more")
     args = parser.parse_args()
     try:
         recipe = load(args.recipe)
@@ -87,6 +92,8 @@ def main() -> int:
         parser.error(str(error))
     if recipe.generates and not args.generation:
         parser.error("--generation: at least one address is needed for this recipe")
+    if recipe.teacher is not None and recipe.mode == "train" and not args.teacher:
+        parser.error("--teacher: at least one address is needed for this recipe")
     if recipe.generates and not args.environment and not recipe.only_foreign_environments:
         parser.error("--environment: at least one address is needed for this recipe")
     return run(args, serve, recipe.run)

@@ -32,6 +32,7 @@ from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed
 from services.rollout.scoring import RewardFailed, Scoring, total
+from services.rollout.teaching import Teacher
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -52,6 +53,7 @@ class Tools:
     environment: Environment
     environments: environment_pb2_grpc.EnvironmentServiceAsyncStub | None = None
     environment_address: str = ""
+    teacher: Teacher | None = None
 
 
 class EnvironmentFailed(Exception):
@@ -67,6 +69,8 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
         try:
             drive = _many_turns if tools.environment.multi_turn else _one_turn
             t = await drive(tools, task, index, until)
+            if tools.teacher is not None and task.kind == pb.TASK_KIND_TRAIN:
+                await tools.teacher.judge(t, until)
             check(t)
         except GenerationFailed as error:
             t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_GENERATION, until), str(error))

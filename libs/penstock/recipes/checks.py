@@ -1,7 +1,9 @@
 """Contradictions between a recipe's sections, each as one sentence that names the keys and the nearest way out."""
 
 import difflib
+import json
 import os
+import pathlib
 
 from penstock.recipes import memory
 from penstock.recipes.recipe import Recipe
@@ -9,7 +11,7 @@ from penstock.recipes.shapes import read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
 CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
-ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "batch_norm", "maxrl", "gdpo")
+ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "batch_norm", "maxrl", "gdpo", "opd")
 PREFERENCE_LOSSES = ("sigmoid", "robust", "hinge", "ipo", "length_normalised", "simpo", "orpo", "kto")
 # Losses that bound the step by themselves when the data is off-policy.
 TRUST_REGIONS = ("ppo_clip", "gspo", "sapo")
@@ -94,6 +96,8 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         problems.append("algorithm.loss.beta: is required for dro, which has no usual value")
     if a.group_size < 2:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
+    if (a.advantage == "opd") != (recipe.teacher is not None):
+        problems.append("teacher: is required for algorithm.advantage opd, and is used by nothing else")
     if a.advantage == "gdpo" and len(recipe.rewards()) < 2:
         problems.append("algorithm.advantage: gdpo needs at least two environment.rewards; with one use 'grpo'")
     if a.advantage == "gdpo" and a.overlong_buffer:
@@ -153,12 +157,29 @@ def _data(recipe: Recipe) -> list[str]:
     for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
         if path is not None and not os.path.isfile(path):
             problems.append(f"{key}: no file {path!r}")
-    model = recipe.model.path
-    if not os.path.isdir(model):
-        problems.append(f"model.path: no directory {model!r}")
-    elif not os.path.isfile(os.path.join(model, "config.json")):
-        problems.append(f"model.path: {model!r} is not a Hugging Face model directory (no config.json in it)")
+    problems += _model("model.path", recipe.model.path)
+    if recipe.teacher is not None:
+        problems += _model("teacher.path", recipe.teacher.path)
+        own, other = _vocabulary(recipe.model.path), _vocabulary(recipe.teacher.path)
+        if own != other:
+            problems.append(f"teacher.path: its vocabulary has {other} tokens, that of model.path {own}")
     return problems
+
+
+def _model(key: str, path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return [f"{key}: no directory {path!r}"]
+    if not os.path.isfile(os.path.join(path, "config.json")):
+        return [f"{key}: {path!r} is not a Hugging Face model directory (no config.json in it)"]
+    return []
+
+
+def _vocabulary(path: str) -> object:
+    """A model's number of tokens; None where its directory does not say."""
+    try:
+        return json.loads(pathlib.Path(path, "config.json").read_text()).get("vocab_size")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _generation(recipe: Recipe) -> list[str]:

@@ -23,6 +23,7 @@ class Recipe(s.Section):
     model: s.Model
     data: s.Data
     environment: s.Environment | None = Field(default=None, description="absent for supervised training")
+    teacher: s.Teacher | None = Field(default=None, description="needed by algorithm.advantage opd, and only there")
     algorithm: s.Algorithm
     staleness: s.Staleness = Field(default_factory=s.Staleness)
     sampling: s.Sampling = Field(default_factory=s.Sampling)

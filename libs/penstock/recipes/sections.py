@@ -291,6 +291,18 @@ class Generation(Section):
     threads: Positive = Field(default=1, description="CPU threads of the engine")
 
 
+class Teacher(Section):
+    """The model that on-policy distillation learns from (`algorithm.advantage: opd`)."""
+
+    path: str = Field(description="Hugging Face model directory, with the policy's vocabulary")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    replicas: Positive = 1
+    memory_gib: float = Field(default=1.0, gt=0, description="KV cache on CPU, in GiB")
+    gpu_memory_fraction: Fraction = 0.9
+    tensor: Positive = Field(default=1, description="tensor parallel size of one replica")
+    threads: Positive = Field(default=1, description="CPU threads of the engine")
+
+
 class Rollout(Section):
     """The episode drivers."""
 

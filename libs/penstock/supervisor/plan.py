@@ -38,6 +38,8 @@ def instances(recipe: Recipe) -> list[str]:
             names += [f"environment-{i}" for i in range(recipe.environment.replicas)]
     if recipe.mode != "evaluate":
         names.append("learner")
+    if recipe.mode == "train" and recipe.teacher is not None:
+        names += [f"teacher-{i}" for i in range(recipe.teacher.replicas)]
     if recipe.mode != "replay":
         names += [f"rollout-{i}" for i in range(recipe.rollout.workers)]
     return [*names, "coordinator", "dashboard"]
@@ -50,7 +52,9 @@ def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str
         ends = kind == "learner"
         arguments = tuple(str(a) for a in _arguments(kind, recipe, folder, nats, addresses))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
-        yield Service(name, addresses[name], (*launcher(kind), *common, *arguments), ends)
+        yield Service(
+            name, addresses[name], (*launcher("generation" if kind == "teacher" else kind), *common, *arguments), ends
+        )
 
 
 def _arguments(
@@ -68,6 +72,13 @@ def _arguments(
             yield from ("--memory-gib", g.memory_gib, "--gpu-memory-fraction", g.gpu_memory_fraction)
             yield from ("--tensor-parallel", g.tensor, "--chunk-tokens", g.chunk_tokens, "--threads", g.threads)
             yield from ("--kv-on-update", g.kv_on_update, *(("--compile",) if g.compile else ()))
+        case "teacher":
+            assert recipe.teacher is not None
+            t, g = recipe.teacher, recipe.generation
+            # One token more than a sample may have: a scoring request also draws one.
+            yield from ("--model", t.path, "--dtype", t.dtype, "--max-context", g.max_context + 1)
+            yield from ("--memory-gib", t.memory_gib, "--gpu-memory-fraction", t.gpu_memory_fraction)
+            yield from ("--max-running", g.max_running, "--tensor-parallel", t.tensor, "--threads", t.threads)
         case "environment":
             assert recipe.environment is not None
             yield from ("--workers", recipe.environment.workers)
@@ -76,7 +87,7 @@ def _arguments(
             yield from ("--weight-sync", addresses["weight_sync"])
         case "rollout":
             yield from ("--recipe", resolved, "--nats", nats, *fraction)
-            for flag in ("generation", "environment"):
+            for flag in ("generation", "environment", "teacher"):
                 for name in _named(flag, addresses):
                     yield from (f"--{flag}", addresses[name])
         case "coordinator":

@@ -66,6 +66,8 @@ def _check_arrays(t: pb.Trajectory) -> None:
         raise TrajectoryError(f"{name(t)}: logprobs[{where}] is {logprobs[where]}; a log-probability is at most 0")
     if logprobs[mask == 0].any():
         raise TrajectoryError(f"{name(t)}: logprobs must be 0 where loss_mask is 0")
+    if not np.isfinite(from_float32s(t.teacher_logprobs)).all():
+        raise TrajectoryError(f"{name(t)}: teacher_logprobs holds a value that is not finite")
     if from_int32s(t.tokens).min() < 0:
         raise TrajectoryError(f"{name(t)}: tokens holds a negative id")
 

@@ -1,0 +1,72 @@
+"""Asks a teacher how likely it finds a finished sample's tokens: the signal of on-policy distillation.
+
+The teacher is a generation replica of another model with the same vocabulary; only what the policy drew is judged. A
+teacher that is away is asked again, or another one is, until the group's deadline: a sample without its teacher's word
+is FAILED{generation}, never trained on half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import numpy as np
+
+from penstock import rpc
+from penstock.generation.v1 import generation_pb2 as pb
+from penstock.generation.v1 import generation_pb2_grpc
+from penstock.telemetry.waits import waiting
+from penstock.trajectories import float32s, from_float32s
+from penstock.trajectory.v1 import trajectory_pb2
+from services.rollout.engines import GenerationFailed
+
+ATTEMPT_SECONDS = 60.0
+PAUSE_SECONDS = 0.5
+RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class Teacher:
+    """Replicas of one teacher, asked in turn."""
+
+    def __init__(self, replicas: Sequence[tuple[str, generation_pb2_grpc.GenerationServiceAsyncStub]]) -> None:
+        self._turns = itertools.cycle(replicas)
+
+    async def judge(self, t: trajectory_pb2.Trajectory, until: float) -> None:
+        """Fills `t.teacher_logprobs`. `until` is a time of time.monotonic(). Raises GenerationFailed."""
+        first = t.loss_mask.find(1)
+        request = pb.ScoreTokensRequest(
+            request_id=uuid.uuid4().hex, tokens=t.tokens, token_count=t.token_count, first=first
+        )
+        while True:
+            address, stub = next(self._turns)
+            left = min(ATTEMPT_SECONDS, max(0.05, until - time.monotonic()))
+            try:
+                with waiting(f"the teacher's word on {t.group}/{t.index}", on=address, deadline=left):
+                    answer = await rpc.call(stub.ScoreTokens(request, timeout=left))
+                break
+            except rpc.RpcError as error:
+                pause = error.retry_after or PAUSE_SECONDS
+                if error.code not in RETRIED or time.monotonic() + pause >= until:
+                    raise GenerationFailed(f"the teacher: {error}") from error
+                await asyncio.sleep(pause)  # the time the teacher asked for
+        given = from_float32s(answer.logprobs)
+        if len(given) != t.token_count - first or not np.isfinite(given).all():
+            wanted = t.token_count - first
+            raise GenerationFailed(
+                f"the teacher gave {len(given)} values for {wanted} tokens, or one that is not finite"
+            )
+        drawn = np.frombuffer(t.loss_mask, np.uint8) == 1
+        t.teacher_logprobs = float32s(np.where(drawn, np.concatenate([np.zeros(first, np.float32), given]), 0.0))
+
+
+@asynccontextmanager
+async def teacher(addresses: Sequence[str], security: rpc.Security) -> AsyncIterator[Teacher]:
+    """A Teacher over open channels."""
+    async with AsyncExitStack() as stack:
+        channels = [(a, await stack.enter_async_context(rpc.channel(a, security=security))) for a in addresses]
+        yield Teacher([(a, generation_pb2_grpc.GenerationServiceStub(c)) for a, c in channels])
