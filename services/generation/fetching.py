@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import mmap
-import os
 import pathlib
 from typing import Any
 
@@ -13,7 +11,7 @@ from google.protobuf.message import DecodeError
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.telemetry.waits import waiting
-from penstock.tensors import Receiver, check_manifest, unframe
+from penstock.tensors import Output, Overlapped, Receiver, check_manifest, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 
@@ -36,12 +34,9 @@ async def fetch(channel: grpc.aio.Channel, version: PolicyVersion, path: pathlib
         answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version), timeout=30))
         manifest = answer.manifest
         check_manifest(manifest)
-        with path.open("w+b") as file:
-            # Take the room now: writing to a map of a full file system would end in SIGBUS.
-            os.posix_fallocate(file.fileno(), 0, max(1, manifest.total_size))
-            # The map is not closed here: an error's traceback may hold a part of it, and closing would fail.
-            whole = memoryview(mmap.mmap(file.fileno(), 0))[: manifest.total_size]
-            await _fill(channel, Receiver(manifest, whole), version)
+        # One byte at least: the engine maps the file, and an empty one cannot be mapped.
+        output = await asyncio.to_thread(Output, path, max(1, manifest.total_size))
+        await _fill(channel, Receiver(manifest, output.write), version)
     except (rpc.RpcError, OSError, ValueError, DecodeError) as error:  # manifest, checksum, size: ValueErrors
         raise FetchFailed(f"cannot fetch version {version.step}: {type(error).__name__}: {error}") from error
     return manifest
@@ -59,11 +54,12 @@ async def _fill(channel: grpc.aio.Channel, receiver: Receiver, version: PolicyVe
                 waiting(f"weights of version {version.step}", on="weight_sync", deadline=FETCH_SECONDS),
                 rpc.translated(),
             ):
-                async for message in method(request, timeout=FETCH_SECONDS):
-                    data = unframe(message)
-                    if data is None:
-                        data = memoryview(pb.FetchTensorsResponse.FromString(message).data)
-                    await asyncio.to_thread(receiver.feed, data)  # copies and hashes: off the loop that streams tokens
+                async with Overlapped(receiver.feed) as feeding:  # off the loop that streams tokens
+                    async for message in method(request, timeout=FETCH_SECONDS):
+                        data = unframe(message)
+                        if data is None:
+                            data = memoryview(pb.FetchTensorsResponse.FromString(message).data)
+                        await feeding.put(data)
             if not receiver.complete:
                 raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "the stream ended before the version did")
             return

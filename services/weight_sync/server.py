@@ -1,6 +1,7 @@
 """WeightSyncService over a VersionStore: who may call what is in weights.proto."""
 
 import asyncio
+import functools
 import statistics
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from google.protobuf.message import DecodeError
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.telemetry.waits import progress, waiting
-from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, frame, unframe
+from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, Overlapped, frame, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import store as s
@@ -52,32 +53,26 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return pb.BeginVersionResponse()
 
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:  # AsyncIterator[bytes]: raw
-        version, received = None, 0
-        async for message in requests:
-            data = unframe(message, field=pb.PushTensorsRequest.DATA_FIELD_NUMBER)
-            if data is None:
-                try:
-                    first = pb.PushTensorsRequest.FromString(message)
-                except DecodeError as error:
-                    raise rpc.invalid_argument("a message of the stream is not a PushTensorsRequest") from error
-                version, data = first.version, memoryview(first.data)
-            if len(data) > MAX_CHUNK_BYTES:
-                text = f"{len(data)} bytes; a message takes {MAX_CHUNK_BYTES} at most"
-                raise rpc.invalid_argument(f"data: {text}", rpc.Violation("data", text))
-            if version is None:
-                raise rpc.invalid_argument(
-                    "the first message must name the version", rpc.Violation("version", "is missing")
-                )
-            try:
-                received = await asyncio.to_thread(self._store.feed, version, data)
-            except s.NotStaged as error:
-                raise rpc.not_found(str(error), reason="NOT_STAGED") from error
-            except ChecksumError as error:
-                self._store.abort(version)
-                raise rpc.data_loss(str(error), reason="CHECKSUM") from error
-            except ValueError as error:
-                raise rpc.out_of_range(str(error), reason="TOO_MANY_BYTES") from error
-        return pb.PushTensorsResponse(received=received)
+        messages = aiter(requests)
+        first = await anext(messages, None)
+        if first is None:
+            return pb.PushTensorsResponse()
+        version, data = _first_push(first)
+        try:
+            async with Overlapped(functools.partial(self._store.feed, version)) as feeding:
+                await feeding.put(data)
+                async for message in messages:
+                    await feeding.put(_next_push(message, version))
+        except s.NotStaged as error:
+            raise rpc.not_found(str(error), reason="NOT_STAGED") from error
+        except s.NoRoom as error:
+            raise rpc.resource_exhausted(str(error), reason="NO_ROOM") from error
+        except ChecksumError as error:
+            self._store.abort(version)
+            raise rpc.data_loss(str(error), reason="CHECKSUM") from error
+        except ValueError as error:
+            raise rpc.out_of_range(str(error), reason="TOO_MANY_BYTES") from error
+        return pb.PushTensorsResponse(received=feeding.received)
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         try:
@@ -198,3 +193,39 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         while len(self._receivers) > MOST_RECEIVERS:
             del self._receivers[next(iter(self._receivers))]
         return receiver
+
+
+def _first_push(message: bytes) -> tuple[PolicyVersion, memoryview]:
+    """Version and bytes of a stream's first message."""
+    if unframe(message, field=pb.PushTensorsRequest.DATA_FIELD_NUMBER) is not None:
+        raise rpc.invalid_argument("the first message must name the version", rpc.Violation("version", "is missing"))
+    decoded = _decode_push(message)
+    if not decoded.HasField("version"):
+        raise rpc.invalid_argument("the first message must name the version", rpc.Violation("version", "is missing"))
+    return decoded.version, _bounded(memoryview(decoded.data))
+
+
+def _next_push(message: bytes, version: PolicyVersion) -> memoryview:
+    """Bytes of a later message. A version in it must be the stream's."""
+    data = unframe(message, field=pb.PushTensorsRequest.DATA_FIELD_NUMBER)
+    if data is not None:
+        return _bounded(data)
+    decoded = _decode_push(message)
+    if decoded.HasField("version") and decoded.version != version:
+        text = "a stream is of one version; this is another than its first message's"
+        raise rpc.invalid_argument(f"version: {text}", rpc.Violation("version", text))
+    return _bounded(memoryview(decoded.data))
+
+
+def _decode_push(message: bytes) -> pb.PushTensorsRequest:
+    try:
+        return pb.PushTensorsRequest.FromString(message)
+    except DecodeError as error:
+        raise rpc.invalid_argument("a message of the stream is not a PushTensorsRequest") from error
+
+
+def _bounded(data: memoryview) -> memoryview:
+    if len(data) > MAX_CHUNK_BYTES:
+        text = f"{len(data)} bytes; a message takes {MAX_CHUNK_BYTES} at most"
+        raise rpc.invalid_argument(f"data: {text}", rpc.Violation("data", text))
+    return data

@@ -12,13 +12,12 @@ learner's incarnation is refused.
 import dataclasses
 import logging
 import mmap
-import os
 import pathlib
 
 from google.protobuf.message import DecodeError
 
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.tensors import ManifestError, Receiver, check_manifest, checksum
+from penstock.tensors import ManifestError, Output, Receiver, check_manifest, checksums
 from penstock.weights.v1 import weights_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,6 @@ class Staged:
 
     manifest: pb.Manifest
     path: pathlib.Path
-    memory: mmap.mmap
     receiver: Receiver
 
 
@@ -105,25 +103,20 @@ class VersionStore:
         self.abort(version)
         path = self._path(version).with_suffix(".staging")
         try:
-            with path.open("wb") as file:
-                file.truncate(manifest.total_size)
-                if manifest.total_size:
-                    # Take the room now: writing to a map on a full disk would end in SIGBUS.
-                    os.posix_fallocate(file.fileno(), 0, manifest.total_size)
-            with path.open("r+b") as file:
-                memory = mmap.mmap(file.fileno() if manifest.total_size else -1, max(1, manifest.total_size))
+            output = Output(path, manifest.total_size)
         except OSError as error:
             path.unlink(missing_ok=True)
             needed = f"step {version.step} needs {manifest.total_size} bytes"
             raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
-        view = memoryview(memory)[: manifest.total_size]
-        self._staged[version.epoch, version.step] = Staged(manifest, path, memory, Receiver(manifest, view))
+        self._staged[version.epoch, version.step] = Staged(manifest, path, Receiver(manifest, output.write))
 
     def feed(self, version: PolicyVersion, data: memoryview) -> int:
-        """Takes the next bytes of a staged version; gives the bytes received. Raises tensors.ChecksumError."""
-        staged = self._find(version)
-        staged.receiver.feed(data)
-        return staged.receiver.received
+        """Takes the next bytes of a staged version; gives the bytes received. Raises NoRoom, tensors.ChecksumError."""
+        try:
+            return self._find(version).receiver.feed(data)
+        except OSError as error:
+            self.abort(version)
+            raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
 
     def commit(self, version: PolicyVersion, held: int | None = None) -> PolicyVersion:
         """Makes a staged version READY. Committing a READY one changes nothing; after NoRoom it is staged as before.
@@ -223,8 +216,9 @@ class VersionStore:
         stored = cls._open(manifest, path)
         if stored.view.nbytes != manifest.total_size:
             raise ValueError(f"{stored.view.nbytes} of {manifest.total_size} bytes")
-        for t in manifest.tensors:
-            if checksum(stored.view[t.offset : t.offset + t.size]) != t.checksum:
+        sums = checksums([stored.view[t.offset : t.offset + t.size] for t in manifest.tensors])
+        for t, found in zip(manifest.tensors, sums, strict=True):
+            if found != t.checksum:
                 raise ValueError(f"the checksum of {t.name!r} differs")
         return stored
 

@@ -2,8 +2,8 @@
 
 Push is the learner's own code (manifest with a checksum per tensor, stream, commit) and fetch the generation service's
 (manifest, stream into a file in memory, every checksum verified). TCP is what the machine can do at best: one process
-sends 1 MiB pieces, another receives them into a buffer, nothing is checked. The row `checksum` is BLAKE2b alone, which
-push pays twice (sender and store) and fetch once.
+sends 1 MiB pieces, another receives them into a buffer, nothing is checked. The row `checksum` is the hash alone, on
+one core; push pays it twice (sender and store) and fetch once, beside the transfer where it can.
 """
 
 import argparse

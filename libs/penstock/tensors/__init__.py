@@ -1,16 +1,19 @@
 """Tensors as bytes: manifests, checksums, chunks. No torch: buffers in, buffers out."""
 
 from penstock.tensors.framing import frame, unframe
-from penstock.tensors.manifest import ManifestError, check_manifest, checksum, digest, make_manifest
-from penstock.tensors.receiving import ChecksumError, Receiver
+from penstock.tensors.manifest import ManifestError, check_manifest, checksum, checksums, digest, make_manifest
+from penstock.tensors.receiving import ChecksumError, Output, Overlapped, Receiver
 
 __all__ = [
     "CHUNK_BYTES",
     "ChecksumError",
     "ManifestError",
+    "Output",
+    "Overlapped",
     "Receiver",
     "check_manifest",
     "checksum",
+    "checksums",
     "digest",
     "frame",
     "make_manifest",
@@ -18,4 +21,4 @@ __all__ = [
 ]
 
 # Fastest chunk of a raw stream (shared research, platform 2.1); the contract allows up to 2 MiB.
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**21

@@ -1,13 +1,23 @@
-"""What a version consists of: names, shapes, types, byte ranges, checksums, and one digest over all of it."""
+"""What a version consists of: names, shapes, types, byte ranges, checksums, and one digest over all of it.
+
+Checksums are SHA-256, cut to 128 bits: server processors have instructions for it, with which it is twice as fast as
+BLAKE2b. hashlib lets other threads run meanwhile, so tensors are hashed on several cores.
+"""
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.weights.v1 import weights_pb2 as pb
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+CHECKSUM_BYTES = 16
+MOST_THREADS = 4
+PARALLEL_BYTES = 8 << 20
 
 Buffer = bytes | bytearray | memoryview
 
@@ -16,14 +26,34 @@ class ManifestError(ValueError):
     """A manifest that contradicts itself. The text names the tensor and the field."""
 
 
+def hasher() -> "hashlib._Hash":
+    """An empty checksum, for bytes that come in pieces; `short` ends it."""
+    return hashlib.sha256(usedforsecurity=False)
+
+
+def short(state: "hashlib._Hash") -> bytes:
+    """The checksum of what a hasher has seen."""
+    return state.digest()[:CHECKSUM_BYTES]
+
+
 def checksum(data: Buffer) -> bytes:
-    """BLAKE2b-128 of a tensor's bytes."""
-    return hashlib.blake2b(data, digest_size=16).digest()
+    """The first 128 bits of the SHA-256 of a tensor's bytes."""
+    state = hasher()
+    state.update(data)
+    return short(state)
+
+
+def checksums(buffers: Sequence[Buffer]) -> list[bytes]:
+    """The checksum of each buffer, on several cores where that is worth a thread."""
+    if sum(memoryview(b).nbytes for b in buffers) < PARALLEL_BYTES:
+        return [checksum(b) for b in buffers]
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "checksums") as threads:
+        return list(threads.map(checksum, buffers))
 
 
 def digest(tensors: Iterable[pb.Tensor]) -> bytes:
-    """BLAKE2b-256 over "name|dtype|shape|checksum" of every tensor in order: equal digests mean equal weights."""
-    whole = hashlib.blake2b(digest_size=32)
+    """SHA-256 over "name|dtype|shape|checksum" of every tensor in order: equal digests mean equal weights."""
+    whole = hasher()
     for t in tensors:
         whole.update(f"{t.name}|{t.dtype}|{','.join(map(str, t.shape))}|".encode())
         whole.update(t.checksum)
@@ -39,9 +69,11 @@ def make_manifest(
     """The manifest of (name, dtype, shape, bytes) tensors laid out one after the other in this order."""
     manifest = pb.Manifest()
     offset = 0
-    for name, dtype, shape, data in tensors:
+    listed = list(tensors)
+    sums = checksums([data for *_, data in listed])
+    for (name, dtype, shape, data), sum_ in zip(listed, sums, strict=True):
         size = memoryview(data).nbytes
-        manifest.tensors.add(name=name, dtype=dtype, shape=shape, offset=offset, size=size, checksum=checksum(data))
+        manifest.tensors.add(name=name, dtype=dtype, shape=shape, offset=offset, size=size, checksum=sum_)
         offset += size
     manifest.total_size = offset
     manifest.version.epoch = epoch

@@ -1,8 +1,17 @@
-"""Takes a version's bytes as a stream and checks every tensor as soon as it is whole."""
+"""Takes a version's bytes as a stream and checks every tensor on the way.
 
+A piece is written and hashed while it is in the processor's cache, and in a thread while the next one is received:
+`Overlapped`. Writing is a system call (`Output`), not a copy into a map: neither holds Python's lock.
+"""
+
+import asyncio
+import os
+import pathlib
+import weakref
 from collections.abc import Callable
+from types import TracebackType
 
-from penstock.tensors.manifest import Buffer, checksum
+from penstock.tensors.manifest import Buffer, hasher, short
 from penstock.weights.v1 import weights_pb2 as pb
 
 
@@ -11,47 +20,104 @@ class ChecksumError(ValueError):
 
 
 class Receiver:
-    """A buffer of the manifest's size that fills from the front.
+    """A sink of the manifest's size that fills from the front.
 
-    Invariant: `on_tensor` is called once per tensor, in the manifest's order, only with bytes whose checksum is right.
+    Invariant (test name): it is complete only when every tensor has arrived with the manifest's checksum.
+
+    Args:
+        write: puts bytes at an offset.
     """
 
-    def __init__(
-        self,
-        manifest: pb.Manifest,
-        buffer: memoryview,
-        on_tensor: Callable[[pb.Tensor, memoryview], None] | None = None,
-    ) -> None:
-        if buffer.nbytes != manifest.total_size:
-            raise ValueError(f"buffer of {buffer.nbytes} bytes for a version of {manifest.total_size}")
+    def __init__(self, manifest: pb.Manifest, write: Callable[[memoryview, int], None]) -> None:
         self.received = 0
-        self._manifest, self._buffer, self._on_tensor = manifest, buffer, on_tensor
-        self._next = 0
+        self._manifest, self._write = manifest, write
+        self._next, self._hash = 0, hasher()
+        self._take(memoryview(b""))  # tensors without a byte have arrived
 
     @property
     def complete(self) -> bool:
         """Whether every tensor has arrived and been checked."""
         return self._next == len(self._manifest.tensors)
 
-    def feed(self, data: Buffer) -> None:
-        """Takes the next bytes. Raises ChecksumError, or ValueError if there are more than the manifest has."""
+    def feed(self, data: Buffer) -> int:
+        """Takes the next bytes; gives the number received.
+
+        Raises ChecksumError, or ValueError if there are more than the manifest has, or what `write` raises; then
+        nothing more may be fed.
+        """
         view = memoryview(data)
         end = self.received + view.nbytes
         if end > self._manifest.total_size:
             raise ValueError(f"{end} bytes received, the version has {self._manifest.total_size}")
-        self._buffer[self.received : end] = view
-        self.received = end
-        self._check_arrived()
+        self._write(view, self.received)
+        self._take(view)
+        return self.received
 
-    def _check_arrived(self) -> None:
-        tensors = self._manifest.tensors
-        while self._next < len(tensors):
-            tensor = tensors[self._next]
-            if tensor.offset + tensor.size > self.received:
+    def _take(self, view: memoryview) -> None:
+        while not self.complete:
+            tensor = self._manifest.tensors[self._next]
+            part = view[: tensor.offset + tensor.size - self.received]
+            self._hash.update(part)
+            self.received, view = self.received + part.nbytes, view[part.nbytes :]
+            if self.received < tensor.offset + tensor.size:
                 return
-            data = self._buffer[tensor.offset : tensor.offset + tensor.size]
-            if checksum(data) != tensor.checksum:
+            if short(self._hash) != tensor.checksum:
                 raise ChecksumError(f"tensor {tensor.name!r}: the checksum of its {tensor.size} bytes differs")
-            if self._on_tensor is not None:
-                self._on_tensor(tensor, data)
-            self._next += 1
+            self._next, self._hash = self._next + 1, hasher()
+
+
+class Output:
+    """A file of a version's size, written from any thread; closed when nobody holds it any more.
+
+    The room is taken at once. Raises OSError.
+    """
+
+    def __init__(self, path: pathlib.Path, size: int) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        weakref.finalize(self, os.close, descriptor)
+        self._descriptor = descriptor
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Puts all of `data` at `offset`. Raises OSError."""
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
+
+class Overlapped:
+    """Calls `feed` in a thread for one piece after the other, while its user receives the next.
+
+        async with Overlapped(receiver.feed) as feeding:
+            async for piece in stream:
+                await feeding.put(piece)
+
+    An error of `feed` comes out of the next `put`, or of the end of the block. At the end nothing is being fed.
+    """
+
+    def __init__(self, feed: Callable[[memoryview], int]) -> None:
+        self._feed = feed
+        self._under_way: asyncio.Future[int] | None = None
+        self.received = 0
+
+    async def put(self, data: memoryview) -> None:
+        """Begins to feed a piece; waits for the one before it."""
+        await self._finish()
+        self._under_way = asyncio.ensure_future(asyncio.to_thread(self._feed, data))
+
+    async def _finish(self) -> None:
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            self.received = await under_way
+
+    async def __aenter__(self) -> "Overlapped":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self._finish()
+        elif self._under_way is not None:
+            await asyncio.gather(self._under_way, return_exceptions=True)

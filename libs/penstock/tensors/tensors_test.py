@@ -1,5 +1,8 @@
 """Bytes arrive as they left, or an error names the tensor."""
 
+import hashlib
+import pathlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +10,12 @@ from hypothesis import strategies as st
 from penstock.tensors import (
     ChecksumError,
     ManifestError,
+    Output,
+    Overlapped,
     Receiver,
     check_manifest,
+    checksum,
+    checksums,
     digest,
     frame,
     make_manifest,
@@ -27,22 +34,59 @@ def manifest() -> pb.Manifest:
     return make_manifest(1, 7, TENSORS)
 
 
+WHOLE = b"".join(t[3] for t in TENSORS)
+
+
+class Memory(bytearray):
+    """What a receiver writes to."""
+
+    def write(self, data: memoryview, offset: int) -> None:
+        assert offset == len(self), "bytes come in order"
+        self.extend(data)
+
+
 @given(st.integers(1, 40))
-def test_every_tensor_is_seen_once_in_order_whatever_the_chunks(chunk: int) -> None:
-    m, whole, seen = manifest(), b"".join(t[3] for t in TENSORS), []
-    receiver = Receiver(m, memoryview(bytearray(m.total_size)), lambda t, d: seen.append((t.name, bytes(d))))
-    for i in range(0, len(whole), chunk):
-        receiver.feed(whole[i : i + chunk])
-    assert receiver.complete
-    assert seen == [(t[0], t[3]) for t in TENSORS]
+def test_it_is_complete_only_when_every_tensor_has_arrived_whatever_the_chunks(chunk: int) -> None:
+    memory = Memory()
+    receiver = Receiver(manifest(), memory.write)
+    for i in range(0, len(WHOLE), chunk):
+        assert not receiver.complete
+        assert receiver.feed(WHOLE[i : i + chunk]) == len(memory)
+    assert receiver.complete and bytes(memory) == WHOLE
 
 
-def test_a_changed_byte_and_a_surplus_byte_are_errors() -> None:
-    m = manifest()
-    with pytest.raises(ChecksumError, match="'a'"):
-        Receiver(m, memoryview(bytearray(m.total_size))).feed(bytes(24))
+@given(st.integers(0, len(WHOLE) - 1), st.integers(1, 40))
+def test_a_changed_byte_is_an_error_that_names_its_tensor(place: int, chunk: int) -> None:
+    damaged = bytearray(WHOLE)
+    damaged[place] ^= 1
+    receiver = Receiver(manifest(), Memory().write)
+    with pytest.raises(ChecksumError, match="'a'" if place < 24 else "'b'"):
+        for i in range(0, len(WHOLE), chunk):
+            receiver.feed(damaged[i : i + chunk])
+    assert not receiver.complete
+
+
+def test_a_surplus_byte_is_an_error_and_tensors_without_a_byte_are_there_at_once() -> None:
     with pytest.raises(ValueError, match="35 bytes received, the version has 34"):
-        Receiver(m, memoryview(bytearray(m.total_size))).feed(bytes(35))
+        Receiver(manifest(), Memory().write).feed(bytes(35))
+    assert Receiver(make_manifest(1, 7, [("empty", "float32", [0], b"")]), Memory().write).complete
+
+
+async def test_pieces_are_fed_in_order_and_an_error_comes_out(tmp_path: pathlib.Path) -> None:
+    receiver = Receiver(manifest(), Output(tmp_path / "v", len(WHOLE)).write)
+    async with Overlapped(receiver.feed) as feeding:
+        for i in range(0, len(WHOLE), 3):
+            await feeding.put(memoryview(WHOLE)[i : i + 3])
+    assert receiver.complete and feeding.received == len(WHOLE) and (tmp_path / "v").read_bytes() == WHOLE
+    receiver = Receiver(manifest(), Output(tmp_path / "v", len(WHOLE)).write)
+    with pytest.raises(ChecksumError):
+        async with Overlapped(receiver.feed) as feeding:
+            await feeding.put(memoryview(bytes(24)))
+
+
+def test_many_bytes_are_hashed_like_few() -> None:
+    buffers = [bytes([n]) * (3 << 20) for n in range(4)]
+    assert checksums(buffers) == [checksum(b) for b in buffers] == [hashlib.sha256(b).digest()[:16] for b in buffers]
 
 
 def test_contradictory_manifests_are_refused() -> None:
