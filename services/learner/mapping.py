@@ -5,6 +5,7 @@ from services.learner.settings import (
     AdvantageSettings,
     BatchSettings,
     CheckpointSettings,
+    LoraSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
@@ -44,6 +45,11 @@ def precision_settings(recipe: Recipe) -> PrecisionSettings:
 
 def batch_settings(recipe: Recipe) -> BatchSettings:
     return BatchSettings(tokens_per_micro_batch=recipe.learner.micro_batch_tokens, recompute=recipe.learner.recompute)
+
+
+def lora_settings(recipe: Recipe) -> LoraSettings | None:
+    lora = recipe.learner.lora
+    return None if lora is None else LoraSettings(lora.rank, lora.alpha, lora.targets)
 
 
 def checkpoint_settings(recipe: Recipe) -> CheckpointSettings:

@@ -37,11 +37,13 @@ from services.learner import checkpoints, hf_weights, micro_batches, model  # no
 from services.learner.batch import Batch, InvalidBatch  # noqa: E402
 from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
 from services.learner.layout import Layout  # noqa: E402
+from services.learner.lora import Lora  # noqa: E402
 from services.learner.micro_batches import MicroBatch  # noqa: E402
 from services.learner.optimizer import GuardedOptimizer  # noqa: E402
 from services.learner.resharding import Reassembly, model_file, rank_file  # noqa: E402
 from services.learner.settings import (  # noqa: E402
     BatchSettings,
+    LoraSettings,
     OptimizerSettings,
     ParallelSettings,
     PrecisionSettings,
@@ -106,7 +108,10 @@ class MegatronPolicy:
         optimizer: GuardedOptimizer,
         precision: PrecisionSettings,
         batching: BatchSettings,
+        lora: LoraSettings | None = None,
+        adapters: Lora | None = None,
     ) -> None:
+        self._lora, self._adapters = lora, adapters
         self.config, self.layout, self.optimizer = config, layout, optimizer
         self._network, self._precision, self._batching = network, precision, batching
         self._initial: list[Tensor] | None = None
@@ -121,17 +126,20 @@ class MegatronPolicy:
         batching: BatchSettings,
         seed: int,
         keep_reference: bool = False,
+        lora: LoraSettings | None = None,
     ) -> "MegatronPolicy":
         """Builds groups, model and optimizer from a Hugging Face directory; torch.distributed is initialised.
 
         keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
-        Raises UnsupportedModel, LayoutError, ScheduleError: bad input, before anything is allocated.
+        lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
+        Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
         """
         config = read_config(model_dir)
         layout = Layout.create(parallel, config, seed)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shard = model.build(config, megatron, layout)
         hf_weights.load(shard, hf_weights.SafetensorsDirectory(model_dir).get, config, layout)
+        adapters = Lora(shard, lora, layout, seed) if lora is not None else None
         network = DistributedDataParallel(
             config=megatron,
             ddp_config=DistributedDataParallelConfig(
@@ -143,8 +151,8 @@ class MegatronPolicy:
         names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shard)}
         guarded = GuardedOptimizer(optimizer, network, layout, names)
         megatron.finalize_model_grads_func = _finalize
-        policy = MegatronPolicy(config, layout, network, guarded, precision, batching)
-        if keep_reference:
+        policy = MegatronPolicy(config, layout, network, guarded, precision, batching, lora, adapters)
+        if keep_reference and lora is None:
             policy._initial = [p.detach().clone() for p in shard.parameters()]
         return policy
 
@@ -157,7 +165,11 @@ class MegatronPolicy:
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference."""
+        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
+        (or adapters)."""
+        if self._adapters is not None:
+            with self._adapters.off():
+                return self.logprobs(batch, temperature)
         if self._initial is None:
             raise RuntimeError("the policy was created without keep_reference")
         parameters = list(self._network.module.parameters())
@@ -192,7 +204,10 @@ class MegatronPolicy:
         )
 
     def export(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it."""
+        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
+        merged into the weights."""
+        if self._adapters is not None:
+            return hf_weights.export(self._network.module, self.config, self.layout, self._adapters.merged)
         return hf_weights.export(self._network.module, self.config, self.layout)
 
     def export_gradients(self) -> Iterator[tuple[str, Tensor]]:
@@ -260,7 +275,8 @@ class MegatronPolicy:
         self.optimizer.load_state(*whole.counters(), piece)
 
     def _model_identity(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.config)
+        lora = None if self._lora is None else {**dataclasses.asdict(self._lora), "targets": [*self._lora.targets]}
+        return {**dataclasses.asdict(self.config), "lora": lora}
 
     def _layout_identity(self) -> dict[str, Any]:
         return {

@@ -32,6 +32,7 @@ from services.learner.mapping import (
     advantage_settings,
     batch_settings,
     checkpoint_settings,
+    lora_settings,
     loss_settings,
     optimizer_settings,
     parallel_settings,
@@ -82,6 +83,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
         precision_settings(recipe),
         batch_settings(recipe),
         recipe.learner.seed,
+        lora=lora_settings(recipe),
     )
     trainer = Trainer(loss_settings(recipe), policy)
     settings, keep_log = checkpoint_settings(recipe), recipe.limits.keep_log

@@ -94,6 +94,20 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters on a frozen base (see `lora`).
+
+    Attributes:
+      rank, alpha: the change is (alpha / rank) · B A.
+      targets: of qkv, output (attention), gate_up, down (MLP).
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("qkv", "output", "gate_up", "down")
+
+
+@dataclass(frozen=True)
 class AdvantageSettings:
     """From rewards to advantages, in this order: scale, overlong penalty, estimator, clip; and which groups to drop.
 

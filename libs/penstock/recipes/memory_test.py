@@ -88,6 +88,15 @@ def test_recompute_by_hand() -> None:
     assert s.activations == 4 * (2 * 10 * 8 + 10 * 192 + 400)
 
 
+def test_adapters_by_hand() -> None:
+    layout = replace(ONE, tensor=2, bfloat16=True, lora_rank=3, lora_targets=("qkv", "down"))
+    (s,) = stages(SMALL, layout)
+    assert s.trained == 2 * 3 * ((8 + 16 // 2) + (16 // 2 + 8)) == 192
+    assert s.parameters == 696 + 192
+    assert (s.weights, s.gradients, s.optimizer) == (2 * 888, 4 * 192, 12 * 192)
+    assert s.head == 4 * (4 * 10 * 5 + 40), "a frozen output layer has no gradient"
+
+
 def test_context_parallel_by_hand() -> None:
     layout = replace(ONE, context=2)
     assert layer_activations(SMALL, layout) == 192 + 2 * 4 * 2 + 8 * 5

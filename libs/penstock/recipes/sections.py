@@ -182,6 +182,16 @@ class Checkpoints(Section):
     )
 
 
+class Lora(Section):
+    """Low-rank adapters on a frozen model; what is published and exported has them merged."""
+
+    rank: Positive = 16
+    alpha: float = Field(default=32.0, gt=0, description="the change is alpha / rank x B A")
+    targets: tuple[Literal["qkv", "output", "gate_up", "down"], ...] = Field(
+        default=("qkv", "output", "gate_up", "down"), min_length=1, description="the linear layers that get one"
+    )
+
+
 class Learner(Section):
     """The training side."""
 
@@ -189,6 +199,7 @@ class Learner(Section):
     parallel: Parallel = Field(default_factory=Parallel)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
+    lora: Lora | None = Field(default=None, description="train adapters only; every weight is trained if absent")
     micro_batch_tokens: Positive = Field(default=8192, description="token budget of one packed micro-batch")
     recompute: Literal["none", "full"] = Field(
         default="none", description="full keeps each layer's input alone and runs it again in the backward pass"
