@@ -17,7 +17,7 @@ the first layer's input must ask for a gradient, or its adapters get none.
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,24 +91,24 @@ class Adapter(torch.nn.Module):
 class Lora:
     """The adapters of one rank's part of a model, whose other parameters are frozen."""
 
-    def __init__(self, model: Any, settings: LoraSettings, layout: Layout, seed: int) -> None:
+    def __init__(self, chunks: Sequence[Any], settings: LoraSettings, layout: Layout, seed: int) -> None:
         """Raises ValueError for a target that is none."""
         unknown = [target for target in settings.targets if target not in TARGETS]
         if unknown or not settings.targets:
             raise ValueError(f"lora.targets: {', '.join(unknown) or 'empty'}; known: {', '.join(TARGETS)}")
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
         self._on = True
         self._of: dict[torch.nn.Parameter, Adapter] = {}
-        for layer in model.decoder.layers:
-            for target in settings.targets:
-                linear = layer.get_submodule(TARGETS[target])
-                name = f"{layer.layer_number - 1}.{TARGETS[target]}"
-                linear.lora = Adapter(linear, name, target, settings, layout, seed)
-                linear.register_forward_hook(self._add)
-                self._of[linear.weight] = linear.lora
-        if getattr(model, "embedding", None) is not None:
-            model.embedding.register_forward_hook(_ask_for_a_gradient)
+        for chunk in chunks:
+            chunk.requires_grad_(False)
+            if getattr(chunk, "embedding", None) is not None:
+                chunk.embedding.register_forward_hook(_ask_for_a_gradient)
+            for layer in chunk.decoder.layers:
+                for target in settings.targets:
+                    linear = layer.get_submodule(TARGETS[target])
+                    name = f"{layer.layer_number - 1}.{TARGETS[target]}"
+                    linear.lora = Adapter(linear, name, target, settings, layout, seed)
+                    linear.register_forward_hook(self._add)
+                    self._of[linear.weight] = linear.lora
 
     def _add(self, linear: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor | None]) -> Any:
         return (output[0] + linear.lora(inputs[0]), *output[1:]) if self._on else output

@@ -49,6 +49,7 @@ LAYOUTS = {
     "tp2": Layout(2, ParallelSettings(tensor=2)),
     "tp2-sp-recompute": Layout(2, ParallelSettings(tensor=2, sequence=True), "full"),
     "pp2": Layout(2, ParallelSettings(pipeline=2)),
+    "pp2-interleaved": Layout(2, ParallelSettings(pipeline=2, virtual=2)),
     "cp2": Layout(2, ParallelSettings(context=2)),
     "dp2": Layout(2),
     "tp4-sp": Layout(4, ParallelSettings(tensor=4, sequence=True)),

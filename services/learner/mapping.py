@@ -16,7 +16,9 @@ from services.learner.settings import (
 
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
     p = recipe.learner.parallel
-    return ParallelSettings(p.tensor, p.pipeline, p.context, p.sequence_parallel, recipe.learner.collective_minutes)
+    return ParallelSettings(
+        p.tensor, p.pipeline, p.context, p.sequence_parallel, recipe.learner.collective_minutes, p.virtual_stages
+    )
 
 
 def optimizer_settings(recipe: Recipe) -> OptimizerSettings:

@@ -63,7 +63,7 @@ def _counted(model_dir: str, parallel: ParallelSettings, lora: LoraSettings | No
     policy = MegatronPolicy.create(
         model_dir, parallel, OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=1, lora=lora
     )
-    parameters = list(policy._network.module.parameters())
+    parameters = list(policy._models[0].parameters())
     moments = sum(8 * piece.main.numel() for _, piece in policy.optimizer._pieces())
     gradients = sum(4 * p.main_grad.numel() for p in parameters if p.requires_grad)
     rank = parallel_state.get_pipeline_model_parallel_rank()

@@ -18,6 +18,7 @@ class ParallelSettings:
       pipeline: stages the layers are cut into.
       context: ranks that share each sequence.
       sequence: shard activations between tensor-parallel blocks along the sequence (needs tensor > 1).
+      virtual: chunks of layers per pipeline stage; more than 1 is the interleaved schedule, with less idle time.
       collective_minutes: longest wait of a rank for the others; a longer one has lost a rank, and raises.
     """
 
@@ -26,6 +27,7 @@ class ParallelSettings:
     context: int = 1
     sequence: bool = False
     collective_minutes: int = 5
+    virtual: int = 1
 
 
 @dataclass(frozen=True)

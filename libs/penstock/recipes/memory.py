@@ -4,8 +4,8 @@ Per number of the rank's parameters: the weight (4 bytes, or 2 in bfloat16), its
 (8) and in bfloat16 an fp32 main weight (4); the last two are shared out over data × context ranks (ZeRO-1).
 
 Activations are what autograd keeps of one micro-batch, for every micro-batch that a pipeline stage has under way: stage
-i of p has p − i of them (1F1B). Per local token and layer, in numbers, with h hidden, f intermediate, A = heads × head
-dimension and G = KV heads × head dimension, t tensor ranks and c context ranks:
+i of p has p − i of them (1F1B), and (p − 1) / v more where v chunks interleave. Per local token and layer, in numbers,
+with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads × d, t tensor ranks and c context ranks:
 
     6 h                                 two norms: input, normalised, output   (/ t with sequence parallelism)
     (5 f) / t                           gate and up, activated, product
@@ -47,6 +47,7 @@ class Layout:
     bfloat16: bool
     micro_batch_tokens: int
     recompute: bool
+    virtual: int = 1
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
 
@@ -63,6 +64,7 @@ class Layout:
             bfloat16=recipe.model.dtype == "bfloat16",
             micro_batch_tokens=learner.micro_batch_tokens,
             recompute=learner.recompute == "full",
+            virtual=p.virtual_stages,
             lora_rank=learner.lora.rank if learner.lora is not None else 0,
             lora_targets=learner.lora.targets if learner.lora is not None else (),
         )
@@ -114,7 +116,7 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
         weights=size * (numbers + adapters),
         gradients=4 * trained,
         optimizer=(12 if layout.bfloat16 else 8) * trained // (layout.data * layout.context),
-        activations=size * _activations(shapes, layout, layers, layout.pipeline - index, last),
+        activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
         head=_head(shapes, layout, table) if last else 0,
     )
 
@@ -130,6 +132,13 @@ def adapter_parameters(shapes: Shapes, layout: Layout) -> int:
         "down": f // t + h,
     }
     return layout.lora_rank * sum(sides[target] for target in layout.lora_targets)
+
+
+def _under_way(layout: Layout, index: int) -> int:
+    """Micro-batches of which a stage holds activations at its peak; interleaved stages hold chunks of more, in all of
+    p + (p − 1) / v at stage 0 (Narayanan et al. 2021, 2.2)."""
+    extra = -(-(layout.pipeline - 1) // layout.virtual) if layout.virtual > 1 else 0
+    return layout.pipeline - index + extra
 
 
 def _activations(shapes: Shapes, layout: Layout, layers: int, under_way: int, last: bool) -> int:

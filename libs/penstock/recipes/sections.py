@@ -149,6 +149,9 @@ class Parallel(Section):
     pipeline: Positive = 1
     context: Positive = 1
     sequence_parallel: bool = False
+    virtual_stages: Positive = Field(
+        default=1, description="chunks of layers per pipeline stage; above 1 stages interleave and idle less"
+    )
 
 
 class Optimizer(Section):
