@@ -16,7 +16,7 @@ def kept_bytes(model_dir: Path, parallel: ParallelSettings, recompute: str, leng
     policy = MegatronPolicy.create(model_dir, parallel, OptimizerSettings(), PrecisionSettings(), batching, seed=1)
     samples = [Sample([1] * (n + 1), [0] * n + [1], [0.0] * (n + 1), 1.0, 0) for n in lengths]
     part = micro_batches.build(Batch.from_samples(samples), policy.layout, sum(lengths))[0]
-    parameters = {p.untyped_storage().data_ptr() for p in policy._network.module.parameters()}
+    parameters = {p.untyped_storage().data_ptr() for p in policy._models[0].parameters()}
     kept: dict[int, tuple[int, torch.Tensor]] = {}
 
     def note(t: torch.Tensor) -> torch.Tensor:
@@ -26,6 +26,6 @@ def kept_bytes(model_dir: Path, parallel: ParallelSettings, recompute: str, leng
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        policy._network(part.tokens, part.positions, None, packed_seq_params=part.packed)
-    numbers = sum(p.numel() for p in policy._network.module.parameters())
+        policy._chunks[0](part.tokens, part.positions, None, packed_seq_params=part.packed)
+    numbers = sum(p.numel() for p in policy._models[0].parameters())
     return sum(size for size, _ in kept.values()), part.tokens.shape[1], numbers

@@ -6,7 +6,7 @@ its Hugging Face name. Our own mapping, because it must run without TransformerE
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,22 @@ _RULES: list[tuple[str, Kind, list[str]]] = [
         [_HF_LAYER + "mlp.gate_proj.weight", _HF_LAYER + "mlp.up_proj.weight"],
     ),
     (_LAYER + r"mlp\.linear_fc2\.weight", "row", [_HF_LAYER + "mlp.down_proj.weight"]),
+    (_LAYER + r"self_attention\.linear_qkv\.lora\.a", "same", [_HF_LAYER + "self_attn.qkv_proj.lora_A"]),
+    (
+        _LAYER + r"self_attention\.linear_qkv\.lora\.b",
+        "qkv",
+        [_HF_LAYER + f"self_attn.{x}_proj.lora_B" for x in "qkv"],
+    ),
+    (_LAYER + r"self_attention\.linear_proj\.lora\.a", "row", [_HF_LAYER + "self_attn.o_proj.lora_A"]),
+    (_LAYER + r"self_attention\.linear_proj\.lora\.b", "same", [_HF_LAYER + "self_attn.o_proj.lora_B"]),
+    (_LAYER + r"mlp\.linear_fc1\.lora\.a", "same", [_HF_LAYER + "mlp.gate_up_proj.lora_A"]),
+    (
+        _LAYER + r"mlp\.linear_fc1\.lora\.b",
+        "gate_up",
+        [_HF_LAYER + "mlp.gate_proj.lora_B", _HF_LAYER + "mlp.up_proj.lora_B"],
+    ),
+    (_LAYER + r"mlp\.linear_fc2\.lora\.a", "row", [_HF_LAYER + "mlp.down_proj.lora_A"]),
+    (_LAYER + r"mlp\.linear_fc2\.lora\.b", "same", [_HF_LAYER + "mlp.down_proj.lora_B"]),
 ]
 """Megatron name (global layer number) -> how it is sharded, Hugging Face names."""
 
@@ -56,6 +72,11 @@ class MappedParameter:
     parameter: torch.nn.Parameter
     kind: Kind
     hf_names: list[str]
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is of an adapter (`lora`), which no Hugging Face model has; exports hold the merged weight."""
+        return ".lora." in self.name
 
 
 def rule_of(name: str) -> tuple[Kind, list[str]]:
@@ -70,11 +91,15 @@ def rule_of(name: str) -> tuple[Kind, list[str]]:
     raise KeyError(f"no Hugging Face counterpart for parameter {name}")
 
 
-def mapped_parameters(model: Any) -> Iterator[MappedParameter]:
-    """Parameters of this rank's (unwrapped) PolicyModel; a parameter without a rule raises KeyError."""
-    for name, parameter in model.named_parameters():
-        numbered = re.sub(_LAYER, lambda m: f"decoder.layers.{model.decoder.layers[int(m[1])].layer_number - 1}.", name)
-        yield MappedParameter(numbered, parameter, *rule_of(numbered))
+def mapped_parameters(chunks: Sequence[Any]) -> Iterator[MappedParameter]:
+    """Parameters of this rank's (unwrapped) PolicyModels; a parameter without a rule raises KeyError."""
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            local = re.match(_LAYER, name)
+            if local:
+                number = chunk.decoder.layers[int(local[1])].layer_number - 1
+                name = f"decoder.layers.{number}.{name[local.end() :]}"
+            yield MappedParameter(name, parameter, *rule_of(name))
 
 
 def sources(mapped: MappedParameter, config: ModelConfig) -> list[str]:
@@ -139,10 +164,10 @@ class SafetensorsDirectory:
 
 
 @torch.no_grad()
-def load(model: Any, get: Callable[[str], Tensor], config: ModelConfig, layout: Layout) -> None:
+def load(chunks: Sequence[Any], get: Callable[[str], Tensor], config: ModelConfig, layout: Layout) -> None:
     """Fills this rank's parameters from `get(hf name)`. Raises UnsupportedModel for a missing or misshapen tensor."""
     tp = layout.groups.tp
-    for p in mapped_parameters(model):
+    for p in mapped_parameters(chunks):
         names = sources(p, config)
         local = shard(p.kind, [get(name) for name in names], config, tp.rank(), tp.size())
         if local.shape != p.parameter.shape:
@@ -160,17 +185,23 @@ def _data(parameter: torch.nn.Parameter) -> Tensor:
 
 
 @torch.no_grad()
-def export(model: Any, config: ModelConfig, layout: Layout, value: Value = _data) -> Iterator[tuple[str, Tensor]]:
+def export(
+    chunks: Sequence[Any], config: ModelConfig, layout: Layout, value: Value = _data
+) -> Iterator[tuple[str, Tensor]]:
     """Streams (hf name, whole tensor) to rank 0; a collective: every rank must drain the iterator.
 
     Yields on rank 0 only: contiguous CPU copies that nothing else refers to. Other ranks yield nothing; those outside
-    the first data and context replica return at once. `value` chooses what is exported for a parameter (its data, or
-    its gradient in tests).
+    the first data and context replica return at once. `value` chooses what is exported for a parameter (its data,
+    with adapters merged, or its gradient in tests).
     """
     if layout.groups.dp_cp.rank() != 0:
         return
     tp, pp = layout.groups.tp, layout.groups.pp
-    stage = [p for p in mapped_parameters(model) if not (p.hf_names == ["lm_head.weight"] and config.tied_embeddings)]
+    stage = [
+        p
+        for p in mapped_parameters(chunks)
+        if not (p.hf_names == ["lm_head.weight"] and config.tied_embeddings) and not p.is_adapter
+    ]
     if pp.rank() == 0:
         for name, tensor in _gathered(stage, config, layout, value):
             if tp.rank() == 0:

@@ -22,7 +22,7 @@ class LayoutError(ValueError):
 
 def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
     """Raises LayoutError naming field, value and limit."""
-    for name in ("tensor", "pipeline", "context"):
+    for name in ("tensor", "pipeline", "context", "virtual"):
         if getattr(parallel, name) < 1:
             raise LayoutError(f"parallel.{name} must be at least 1, got {getattr(parallel, name)}")
     product = parallel.tensor * parallel.pipeline * parallel.context
@@ -45,6 +45,13 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
         raise LayoutError(
             f"parallel.pipeline = {parallel.pipeline} must divide the model's num_hidden_layers = {model.num_layers}"
         )
+    if parallel.virtual > 1 and parallel.pipeline == 1:
+        raise LayoutError(f"parallel.virtual = {parallel.virtual} needs parallel.pipeline > 1, got 1")
+    if model.num_layers % (parallel.pipeline * parallel.virtual):
+        raise LayoutError(
+            f"parallel.pipeline × virtual = {parallel.pipeline} × {parallel.virtual} must divide the model's "
+            f"num_hidden_layers = {model.num_layers}"
+        )
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Layout:
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=parallel.tensor,
             pipeline_model_parallel_size=parallel.pipeline,
+            virtual_pipeline_model_parallel_size=parallel.virtual if parallel.virtual > 1 else None,
             context_parallel_size=parallel.context,
             distributed_timeout_minutes=parallel.collective_minutes,
         )
@@ -80,6 +88,11 @@ class Layout:
         the tensor ranks under sequence parallelism."""
         zigzag = 2 * self.parallel.context if self.parallel.context > 1 else 1
         return zigzag * (self.parallel.tensor if self.parallel.sequence else 1)
+
+    @property
+    def round(self) -> int:
+        """What the number of micro-batches must be a multiple of: interleaved stages take them in rounds."""
+        return self.parallel.pipeline if self.parallel.virtual > 1 else 1
 
     @property
     def device(self) -> torch.device:
@@ -103,4 +116,5 @@ class Layout:
             "context": p.context,
             "sequence": p.sequence,
             "data": self.data,
+            "virtual": p.virtual,
         }

@@ -21,6 +21,8 @@ MODEL = ModelConfig("Qwen3ForCausalLM", 251, 64, 192, 6, 12, 3, 32, 256, 1e-6, F
         (P(sequence=True), 1, "parallel.sequence needs parallel.tensor > 1"),
         (P(tensor=8), 8, "parallel.tensor = 8 must divide the model's num_attention_heads = 12"),
         (P(tensor=2), 2, "parallel.tensor = 2 must divide the model's num_key_value_heads = 3"),
+        (P(virtual=2), 1, "parallel.virtual = 2 needs parallel.pipeline > 1"),
+        (P(pipeline=2, virtual=2), 2, "pipeline × virtual = 2 × 2 must divide the model's num_hidden_layers = 6"),
         (P(pipeline=4), 4, "parallel.pipeline = 4 must divide the model's num_hidden_layers = 6"),
     ],
 )

@@ -8,6 +8,7 @@ from services.learner.settings import (
     AdvantageSettings,
     BatchSettings,
     CheckpointSettings,
+    LoraSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
@@ -20,7 +21,9 @@ from services.learner.stages import Stage, SupervisedStage
 
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
     p = recipe.learner.parallel
-    return ParallelSettings(p.tensor, p.pipeline, p.context, p.sequence_parallel, recipe.learner.collective_minutes)
+    return ParallelSettings(
+        p.tensor, p.pipeline, p.context, p.sequence_parallel, recipe.learner.collective_minutes, p.virtual_stages
+    )
 
 
 def optimizer_settings(recipe: Recipe) -> OptimizerSettings:
@@ -49,6 +52,11 @@ def precision_settings(recipe: Recipe) -> PrecisionSettings:
 
 def batch_settings(recipe: Recipe) -> BatchSettings:
     return BatchSettings(tokens_per_micro_batch=recipe.learner.micro_batch_tokens, recompute=recipe.learner.recompute)
+
+
+def lora_settings(recipe: Recipe) -> LoraSettings | None:
+    lora = recipe.learner.lora
+    return None if lora is None else LoraSettings(lora.rank, lora.alpha, lora.targets)
 
 
 def checkpoint_settings(recipe: Recipe) -> CheckpointSettings:

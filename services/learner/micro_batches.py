@@ -50,6 +50,7 @@ def build(batch: Batch, layout: Layout, budget: int) -> list[MicroBatch]:
     starts, lengths = batch.starts.tolist(), batch.lengths.tolist()
     plan = pack([-(-(n - 1) // align) * align for n in lengths], budget, ranks=layout.data)
     mine = plan.micro_batches[layout.groups.dp.rank()]
+    mine = [*mine, *[[] for _ in range(-len(mine) % layout.round)]]
     return [_pack([(starts[i], lengths[i]) for i in sequences], batch, layout) for sequences in mine]
 
 

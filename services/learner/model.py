@@ -96,6 +96,10 @@ def megatron_config(
         **({"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1} if full else {}),
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual if parallel.virtual > 1 else None,
+        # Interleaved stages with batched messages compute garbage silently where there are two of them.
+        overlap_p2p_comm=parallel.virtual > 1,
+        batch_p2p_comm=parallel.virtual == 1,
         context_parallel_size=parallel.context,
         sequence_parallel=parallel.sequence,
     )
@@ -126,18 +130,24 @@ def _layer(qk_norm: bool) -> ModuleSpec:
     )
 
 
-def build(model: ModelConfig, config: TransformerConfig, layout: Layout) -> PolicyModel:
-    """This rank's pipeline stage and tensor shard, weights uninitialised."""
+def build(model: ModelConfig, config: TransformerConfig, layout: Layout) -> list[PolicyModel]:
+    """This rank's tensor shard of its pipeline stage, weights uninitialised: one chunk of layers, or several that take
+    turns with those of the other stages."""
+    virtual = layout.parallel.virtual
+    return [_chunk(model, config, layout, v if virtual > 1 else None) for v in range(virtual)]
+
+
+def _chunk(model: ModelConfig, config: TransformerConfig, layout: Layout, turn: int | None) -> PolicyModel:
     pp = layout.groups.pp
-    layers = get_num_layers_to_build(config, None, pp.rank())
+    layers = get_num_layers_to_build(config, turn, pp.rank())
     tensor = layout.parallel.tensor
     return PolicyModel(
         config=config,
         transformer_layer_spec=TransformerBlockSubmodules([_layer(model.qk_norm)] * layers, RMSNorm),
         vocab_size=-(-model.vocab_size // tensor) * tensor,
         max_sequence_length=model.max_positions,
-        pre_process=pp.rank() == 0,
-        post_process=pp.rank() == pp.size() - 1,
+        pre_process=pp.rank() == 0 and turn in (None, 0),
+        post_process=pp.rank() == pp.size() - 1 and turn in (None, layout.parallel.virtual - 1),
         parallel_output=True,
         share_embeddings_and_output_weights=model.tied_embeddings,
         position_embedding_type="rope",
@@ -145,4 +155,5 @@ def build(model: ModelConfig, config: TransformerConfig, layout: Layout) -> Poli
         rope_scaling=model.rope_factor is not None,
         rope_scaling_factor=model.rope_factor or 1.0,
         pg_collection=layout.groups,
+        vp_stage=turn,
     ).to(layout.device)

@@ -43,7 +43,7 @@ class GuardedOptimizer:
     def __init__(
         self,
         settings: OptimizerSettings,
-        model: DistributedDataParallel,
+        chunks: list[DistributedDataParallel],
         layout: Layout,
         names: Mapping[torch.nn.Parameter, str],
     ) -> None:
@@ -54,7 +54,7 @@ class GuardedOptimizer:
         self.skipped = 0
         self.skipped_in_a_row = 0
         self._names = names
-        config = model.config
+        config = chunks[0].config
         self._separate_main_weights = config.bf16
         self._optimizer = get_megatron_optimizer(
             OptimizerConfig(
@@ -70,7 +70,7 @@ class GuardedOptimizer:
                 bf16=config.bf16,
                 params_dtype=config.params_dtype,
             ),
-            [model],
+            chunks,
             use_gloo_process_groups=False,
             pg_collection=layout.groups,
         )

@@ -57,6 +57,8 @@ LAYOUTS = {
     "tp2": Layout(2, ParallelSettings(tensor=2)),
     "tp2-sp": Layout(2, ParallelSettings(tensor=2, sequence=True)),
     "pp2": Layout(2, ParallelSettings(pipeline=2)),
+    "pp2-interleaved": Layout(2, ParallelSettings(pipeline=2, virtual=2)),
+    "tp2-pp2-interleaved": Layout(4, ParallelSettings(tensor=2, pipeline=2, virtual=2)),
     "cp2": Layout(2, ParallelSettings(context=2)),
     "cp2-replicated-optimizer": Layout(2, ParallelSettings(context=2), distributed=False),
     "dp2": Layout(2),
@@ -192,7 +194,13 @@ def test_every_layout_trains_as_transformers_does(name, model_dir):
 
 @pytest.mark.parametrize(
     ("family", "tied", "name"),
-    [("qwen2", True, "tp2-sp"), ("llama", False, "tp2"), ("qwen3", True, "pp2"), ("qwen2", False, "one")],
+    [
+        ("qwen2", True, "tp2-sp"),
+        ("llama", False, "tp2"),
+        ("qwen3", True, "pp2"),
+        ("qwen3", True, "pp2-interleaved"),
+        ("qwen2", False, "one"),
+    ],
 )
 def test_every_architecture_trains_as_transformers_does(family, tied, name, model_dir):
     _compare(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo")

@@ -9,7 +9,13 @@ from services.learner.activations_testing import kept_bytes
 from services.learner.models_testing import save_tiny_model
 from services.learner.policy import MegatronPolicy
 from services.learner.ranks_testing import run_ranks
-from services.learner.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
+from services.learner.settings import (
+    BatchSettings,
+    LoraSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PrecisionSettings,
+)
 
 LENGTHS = {"one sequence": [240], "a pack": [100, 80, 60]}
 LAYOUTS = {
@@ -25,7 +31,7 @@ def model_dir(request, tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"), request.param)
 
 
-def planned(parallel: ParallelSettings, *, recompute: bool = False) -> memory.Layout:
+def planned(parallel: ParallelSettings, lora: LoraSettings | None = None) -> memory.Layout:
     return memory.Layout(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
@@ -34,7 +40,9 @@ def planned(parallel: ParallelSettings, *, recompute: bool = False) -> memory.La
         sequence_parallel=parallel.sequence,
         bfloat16=False,
         micro_batch_tokens=240,
-        recompute=recompute,
+        recompute=False,
+        lora_rank=lora.rank if lora is not None else 0,
+        lora_targets=lora.targets if lora is not None else (),
     )
 
 
@@ -50,14 +58,14 @@ def test_activations_are_counted_within_a_quarter_and_rather_too_high(name, leng
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 
 
-def _counted(model_dir: str, parallel: ParallelSettings) -> tuple[int, int, int]:
-    """(parameters, bytes of gradients, bytes of moments) of this rank after a step would be taken."""
+def _counted(model_dir: str, parallel: ParallelSettings, lora: LoraSettings | None) -> tuple[int, int, int]:
+    """(pipeline stage, parameters, bytes of gradients and moments) of this rank."""
     policy = MegatronPolicy.create(
-        model_dir, parallel, OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=1
+        model_dir, parallel, OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=1, lora=lora
     )
-    parameters = list(policy._network.module.parameters())
+    parameters = list(policy._models[0].parameters())
     moments = sum(8 * piece.main.numel() for _, piece in policy.optimizer._pieces())
-    gradients = sum(4 * p.main_grad.numel() for p in parameters)
+    gradients = sum(4 * p.main_grad.numel() for p in parameters if p.requires_grad)
     rank = parallel_state.get_pipeline_model_parallel_rank()
     return rank, sum(p.numel() for p in parameters), gradients + moments
 
@@ -72,9 +80,10 @@ def _counted(model_dir: str, parallel: ParallelSettings) -> tuple[int, int, int]
     ],
     ids=["one", "tp2", "pp2", "tp2-pp2"],
 )
-def test_parameters_gradients_and_moments_are_exact(world, parallel, model_dir):
-    stages = memory.stages(read_shapes(model_dir), planned(parallel))
-    for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel):
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=3), LoraSettings(rank=2, targets=("output", "gate_up"))])
+def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model_dir):
+    stages = memory.stages(read_shapes(model_dir), planned(parallel, lora))
+    for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, lora):
         assert numbers == stages[stage].parameters
         assert state == stages[stage].gradients + stages[stage].optimizer
 

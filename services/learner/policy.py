@@ -37,11 +37,13 @@ from services.learner import checkpoints, hf_weights, micro_batches, model  # no
 from services.learner.batch import Batch, InvalidBatch  # noqa: E402
 from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
 from services.learner.layout import Layout  # noqa: E402
+from services.learner.lora import Lora  # noqa: E402
 from services.learner.micro_batches import MicroBatch  # noqa: E402
 from services.learner.optimizer import GuardedOptimizer  # noqa: E402
 from services.learner.resharding import Reassembly, model_file, rank_file  # noqa: E402
 from services.learner.settings import (  # noqa: E402
     BatchSettings,
+    LoraSettings,
     OptimizerSettings,
     ParallelSettings,
     PrecisionSettings,
@@ -102,15 +104,21 @@ class MegatronPolicy:
         self,
         config: ModelConfig,
         layout: Layout,
-        network: DistributedDataParallel,
+        chunks: list[DistributedDataParallel],
         optimizer: GuardedOptimizer,
         precision: PrecisionSettings,
         batching: BatchSettings,
+        lora: LoraSettings | None = None,
+        adapters: Lora | None = None,
     ) -> None:
+        self._lora, self._adapters = lora, adapters
         self.config, self.layout, self.optimizer = config, layout, optimizer
-        self._network, self._precision, self._batching = network, precision, batching
+        self._chunks, self._precision, self._batching = chunks, precision, batching
+        self._models = [chunk.module for chunk in chunks]
         self._initial: list[Tensor] | None = None
-        self._schedule = get_forward_backward_func(pp_size=layout.groups.pp.size(), vp_size=None)
+        self._schedule = get_forward_backward_func(
+            pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
+        )
 
     @staticmethod
     def create(
@@ -121,31 +129,37 @@ class MegatronPolicy:
         batching: BatchSettings,
         seed: int,
         keep_reference: bool = False,
+        lora: LoraSettings | None = None,
     ) -> "MegatronPolicy":
         """Builds groups, model and optimizer from a Hugging Face directory; torch.distributed is initialised.
 
         keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
-        Raises UnsupportedModel, LayoutError, ScheduleError: bad input, before anything is allocated.
+        lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
+        Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
         """
         config = read_config(model_dir)
         layout = Layout.create(parallel, config, seed)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
-        shard = model.build(config, megatron, layout)
-        hf_weights.load(shard, hf_weights.SafetensorsDirectory(model_dir).get, config, layout)
-        network = DistributedDataParallel(
-            config=megatron,
-            ddp_config=DistributedDataParallelConfig(
-                grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed
-            ),
-            module=shard,
-            pg_collection=layout.groups,
-        )
-        names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shard)}
-        guarded = GuardedOptimizer(optimizer, network, layout, names)
+        shards = model.build(config, megatron, layout)
+        hf_weights.load(shards, hf_weights.SafetensorsDirectory(model_dir).get, config, layout)
+        adapters = Lora(shards, lora, layout, seed) if lora is not None else None
+        ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed)
+        chunks = [
+            DistributedDataParallel(
+                config=megatron,
+                ddp_config=ddp,
+                module=shard,
+                disable_bucketing=i > 0,  # of all chunks, only the first one's reduction could overlap
+                pg_collection=layout.groups,
+            )
+            for i, shard in enumerate(shards)
+        ]
+        names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shards)}
+        guarded = GuardedOptimizer(optimizer, chunks, layout, names)
         megatron.finalize_model_grads_func = _finalize
-        policy = MegatronPolicy(config, layout, network, guarded, precision, batching)
-        if keep_reference:
-            policy._initial = [p.detach().clone() for p in shard.parameters()]
+        policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters)
+        if keep_reference and lora is None:
+            policy._initial = [p.detach().clone() for shard in shards for p in shard.parameters()]
         return policy
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -157,10 +171,14 @@ class MegatronPolicy:
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference."""
+        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
+        (or adapters)."""
+        if self._adapters is not None:
+            with self._adapters.off():
+                return self.logprobs(batch, temperature)
         if self._initial is None:
             raise RuntimeError("the policy was created without keep_reference")
-        parameters = list(self._network.module.parameters())
+        parameters = [p for chunk in self._models for p in chunk.parameters()]
         trained = [p.detach().clone() for p in parameters]
         _copy(parameters, self._initial)
         try:
@@ -175,7 +193,8 @@ class MegatronPolicy:
         NonFiniteGradients (too many steps skipped in a row).
         """
         self._check(batch)
-        self._network.zero_grad_buffer()
+        for chunk in self._chunks:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         current, sums, count = self._run(batch, loss, temperature, forward_only=False)
         rate = self.optimizer.learning_rate
@@ -192,13 +211,16 @@ class MegatronPolicy:
         )
 
     def export(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it."""
-        return hf_weights.export(self._network.module, self.config, self.layout)
+        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
+        merged into the weights."""
+        if self._adapters is not None:
+            return hf_weights.export(self._models, self.config, self.layout, self._adapters.merged)
+        return hf_weights.export(self._models, self.config, self.layout)
 
     def export_gradients(self) -> Iterator[tuple[str, Tensor]]:
         """As `export`, the accumulated gradients; complete only where optimizer.distributed is off or one rank holds
         the whole data and context dimension."""
-        return hf_weights.export(self._network.module, self.config, self.layout, lambda p: p.main_grad)
+        return hf_weights.export(self._models, self.config, self.layout, lambda p: p.main_grad)
 
     def save(self, path: str | Path, extra: dict[str, Any]) -> None:
         """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
@@ -248,7 +270,7 @@ class MegatronPolicy:
             torch.cuda.set_rng_state(state["cuda_rng"])
 
     def _load_resharded(self, whole: Reassembly) -> None:
-        hf_weights.load(self._network.module, whole.weight, self.config, self.layout)
+        hf_weights.load(self._models, whole.weight, self.config, self.layout)
         tp, mapped = self.layout.groups.tp, {p.parameter: p for p in self._mapped()}
 
         def piece(parameter: torch.nn.Parameter, start: int, end: int, key: str) -> Tensor:
@@ -260,7 +282,8 @@ class MegatronPolicy:
         self.optimizer.load_state(*whole.counters(), piece)
 
     def _model_identity(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.config)
+        lora = None if self._lora is None else {**dataclasses.asdict(self._lora), "targets": [*self._lora.targets]}
+        return {**dataclasses.asdict(self.config), "lora": lora}
 
     def _layout_identity(self) -> dict[str, Any]:
         return {
@@ -270,7 +293,7 @@ class MegatronPolicy:
         }
 
     def _mapped(self) -> list[hf_weights.MappedParameter]:
-        return list(hf_weights.mapped_parameters(self._network.module))
+        return list(hf_weights.mapped_parameters(self._models))
 
     def _rank_file(self) -> str:
         groups = self.layout.groups
@@ -304,11 +327,13 @@ class MegatronPolicy:
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         settings: dict[str, Any] = {"pg_collection": self.layout.groups}
         if self.layout.parallel.pipeline > 1:
-            settings["p2p_communicator"] = P2PCommunicator(pp_group=self.layout.groups.pp, config=self._network.config)
+            settings["p2p_communicator"] = P2PCommunicator(
+                pp_group=self.layout.groups.pp, config=self._chunks[0].config
+            )
         self._schedule(
             forward_step_func=partial(self._forward, loss=loss, temperature=temperature, logprobs=logprobs, sums=sums),
-            data_iterator=iter(parts),
-            model=self._network,
+            data_iterator=[iter(parts) for _ in self._chunks] if len(self._chunks) > 1 else iter(parts),
+            model=self._chunks if len(self._chunks) > 1 else self._chunks[0],
             num_microbatches=len(parts),
             seq_length=parts[0].tokens.shape[1] * self.layout.parallel.context,
             micro_batch_size=1,
@@ -350,7 +375,7 @@ class MegatronPolicy:
         """Log-probs and entropies of the trained tokens, gathered over context ranks so that sequences are whole."""
         logprob, entropy = token_logprobs(
             hidden,
-            self._network.module.head_weight(),
+            self._models[-1].head_weight(),
             part.rows,
             part.targets,
             self.layout.groups.tp,

@@ -38,6 +38,7 @@ LAYOUTS = {
     "one": (1, ParallelSettings()),
     "tp2": (2, ParallelSettings(tensor=2)),
     "pp2": (2, ParallelSettings(pipeline=2)),
+    "pp2-interleaved": (2, ParallelSettings(pipeline=2, virtual=2)),
     "dp2": (2, ParallelSettings()),
 }
 
@@ -89,7 +90,8 @@ def _resumed(model_dir: Path, root: Path, parallel: ParallelSettings, precision:
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [("one", "fp32"), ("tp2", "fp32"), ("pp2", "fp32"), ("dp2", "fp32"), ("dp2", "bf16")]
+    ("name", "precision"),
+    [("one", "fp32"), ("tp2", "fp32"), ("pp2", "fp32"), ("dp2", "fp32"), ("dp2", "bf16"), ("pp2-interleaved", "fp32")],
 )
 def test_resume_is_bit_identical(name, precision, model_dir, tmp_path):
     world, parallel = LAYOUTS[name]

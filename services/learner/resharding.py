@@ -62,8 +62,7 @@ class Reassembly:
     def weight(self, hf_name: str) -> Tensor:
         """The weight at its best precision: fp32 main weights where the checkpoint has them."""
         name, stage, _ = self._name_and_place[hf_name]
-        pieces = self._open(self._path / rank_file(stage, 0, 0))["optimizer"]["pieces"]
-        has_main = any("main" in piece for piece in pieces.values())
+        has_main = any("main" in self._pieces(stage, 0, r).get(name, ()) for r in range(self._replicas))
         return self.get(hf_name, "main" if has_main else self.WEIGHT)
 
     def counters(self) -> tuple[int, int]:
@@ -83,13 +82,17 @@ class Reassembly:
         flat = torch.empty(weight.numel(), dtype=torch.float32)
         covered = 0
         for replica in range(self._replicas):
-            piece = self._open(self._path / rank_file(stage, tensor, replica))["optimizer"]["pieces"].get(name)
+            piece = self._pieces(stage, tensor, replica).get(name)
             if piece is not None:
                 flat[piece["start"] : piece["end"]] = piece[what]
                 covered += piece["end"] - piece["start"]
         if covered < flat.numel():
             raise KeyError(f"{self._path}: {what} of {name} has {covered} of {flat.numel()} numbers")
         return flat.view(weight.shape)
+
+    def _pieces(self, stage: int, tensor: int, replica: int) -> dict[str, Any]:
+        pieces: dict[str, Any] = self._open(self._path / rank_file(stage, tensor, replica))["optimizer"]["pieces"]
+        return pieces
 
 
 def _mapped(path: Path) -> Any:

@@ -30,6 +30,7 @@ from services.learner.lineage import tie
 from services.learner.mapping import (
     batch_settings,
     checkpoint_settings,
+    lora_settings,
     loss_settings,
     make_stage,
     optimizer_settings,
@@ -86,6 +87,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
         batch_settings(recipe),
         recipe.learner.seed,
         keep_reference=settings.needs_reference,
+        lora=lora_settings(recipe),
     )
     trainer = make_trainer(settings, policy)
     kept, keep_log = checkpoint_settings(recipe), recipe.limits.keep_log

@@ -20,6 +20,7 @@ class ParallelSettings:
       pipeline: stages the layers are cut into.
       context: ranks that share each sequence.
       sequence: shard activations between tensor-parallel blocks along the sequence (needs tensor > 1).
+      virtual: chunks of layers per pipeline stage; more than 1 is the interleaved schedule, with less idle time.
       collective_minutes: longest wait of a rank for the others; a longer one has lost a rank, and raises.
     """
 
@@ -28,6 +29,7 @@ class ParallelSettings:
     context: int = 1
     sequence: bool = False
     collective_minutes: int = 5
+    virtual: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,20 @@ class BatchSettings:
     tokens_per_micro_batch: int = 4096
     head_chunk: int = 1024
     recompute: Literal["none", "full"] = "none"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters on a frozen base (see `lora`).
+
+    Attributes:
+      rank, alpha: the change is (alpha / rank) · B A.
+      targets: of qkv, output (attention), gate_up, down (MLP).
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("qkv", "output", "gate_up", "down")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ class _TokenLogprobs(torch.autograd.Function):
         head = weight.float() if fp32 else weight
         grad_logprob = torch.zeros_like(normaliser) if grad_logprob is None else grad_logprob
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        wanted = ctx.needs_input_grad[1]  # not where the base is frozen
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
         for first in range(0, len(target), chunk):
             part = slice(first, first + chunk)
             h = hidden[part].to(head.dtype)
@@ -80,8 +81,10 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad -= p * (logp.masked_fill(p == 0, 0.0) + entropy[part, None]) * grad_entropy[part, None]
             grad = grad.mul_(scale).to(head.dtype)
             grad_hidden[part] = (grad @ head).to(hidden.dtype)
-            grad_weight += (grad.t() @ h).float()
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None, None
+            if grad_weight is not None:
+                grad_weight += (grad.t() @ h).float()
+        weight_gradient = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, weight_gradient, None, None, None, None, None, None
 
 
 def token_logprobs(

@@ -13,7 +13,7 @@ import torch
 from services.learner import hf_weights, model, policy, token_logprobs, zigzag
 from services.learner.models_testing import random_batch, save_tiny_model
 from services.learner.policy import MegatronPolicy
-from services.learner.ranks_testing import run_ranks
+from services.learner.ranks_testing import RankFailed, run_ranks
 from services.learner.settings import (
     BatchSettings,
     LossSettings,
@@ -82,6 +82,26 @@ def test_2_padded_vocabulary_is_masked(model_dir, right):
         token_logprobs._chunk_logits = lambda h, w, t, start, vocab, scale: chunk_logits(h, w, t, start, 252, scale)
 
     assert _differs(model_dir, TP2, sabotage, right)
+
+
+def test_3_interleaved_stages_do_not_batch_their_messages(model_dir, right):
+    """Two stages that take turns and batched point-to-point messages: the wrong tensor arrives. Silently where
+    micro-batches are equally long; ours mostly are not, so mostly the shapes tell."""
+
+    def sabotage() -> None:
+        build = model.megatron_config
+
+        def batched(*args: Any) -> Any:
+            config = build(*args)
+            config.overlap_p2p_comm, config.batch_p2p_comm = False, True
+            return config
+
+        model.megatron_config = batched
+
+    try:
+        assert _differs(model_dir, ParallelSettings(pipeline=2, virtual=2), sabotage, right)
+    except RankFailed as failed:
+        assert "split_with_sizes" in str(failed) or "shape" in str(failed)
 
 
 def test_4_the_loss_is_summed_over_data_and_context_ranks(model_dir, right):

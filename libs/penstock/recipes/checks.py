@@ -44,9 +44,11 @@ def _parallel(recipe: Recipe) -> list[str]:
         )
     if p.sequence_parallel and p.tensor == 1:
         problems.append("learner.parallel.sequence_parallel: needs learner.parallel.tensor > 1 (it is 1)")
+    if p.virtual_stages > 1 and p.pipeline == 1:
+        problems.append("learner.parallel.virtual_stages: needs learner.parallel.pipeline > 1 (it is 1)")
     shapes = read_shapes(recipe.model.path)
     if shapes is not None:
-        problems += shapes.indivisible(p.tensor, p.pipeline)
+        problems += shapes.indivisible(p.tensor, p.pipeline, p.virtual_stages)
     return problems or memory.problems(recipe)
 
 

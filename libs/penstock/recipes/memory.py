@@ -4,8 +4,8 @@ Per number of the rank's parameters: the weight (4 bytes, or 2 in bfloat16), its
 (8) and in bfloat16 an fp32 main weight (4); the last two are shared out over data × context ranks (ZeRO-1).
 
 Activations are what autograd keeps of one micro-batch, for every micro-batch that a pipeline stage has under way: stage
-i of p has p − i of them (1F1B). Per local token and layer, in numbers, with h hidden, f intermediate, A = heads × head
-dimension and G = KV heads × head dimension, t tensor ranks and c context ranks:
+i of p has p − i of them (1F1B), and (p − 1) / v more where v chunks interleave. Per local token and layer, in numbers,
+with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads × d, t tensor ranks and c context ranks:
 
     6 h                                 two norms: input, normalised, output   (/ t with sequence parallelism)
     (5 f) / t                           gate and up, activated, product
@@ -13,6 +13,8 @@ dimension and G = KV heads × head dimension, t tensor ranks and c context ranks
     (2 A + G) / t                       query and key norm (Qwen3)
     4 d                                 rotary embedding
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
+
+With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone.
 
 With `recompute: full` a layer keeps its input alone (h), and one layer at a time has all of the above.
 `services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
@@ -45,6 +47,9 @@ class Layout:
     bfloat16: bool
     micro_batch_tokens: int
     recompute: bool
+    virtual: int = 1
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = ()
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -59,14 +64,21 @@ class Layout:
             bfloat16=recipe.model.dtype == "bfloat16",
             micro_batch_tokens=learner.micro_batch_tokens,
             recompute=learner.recompute == "full",
+            virtual=p.virtual_stages,
+            lora_rank=learner.lora.rank if learner.lora is not None else 0,
+            lora_targets=learner.lora.targets if learner.lora is not None else (),
         )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Bytes of one rank of one pipeline stage. `head`: logits of a chunk, and the output layer's working copies."""
+    """Bytes of one rank of one pipeline stage; `parameters` and `trained` are counts.
+
+    head: logits of a chunk, and the output layer's working copies.
+    """
 
     parameters: int
+    trained: int
     weights: int
     gradients: int
     optimizer: int
@@ -95,15 +107,38 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
     numbers = layers * shapes.layer_parameters(t)
     numbers += table if first else 0
     numbers += (table if not (shapes.tied and first) else 0) + shapes.hidden if last else 0
+    adapters = layers * adapter_parameters(shapes, layout)
+    trained = adapters or numbers
     size = 2 if layout.bfloat16 else 4
     return Stage(
-        parameters=numbers,
-        weights=size * numbers,
-        gradients=4 * numbers,
-        optimizer=(12 if layout.bfloat16 else 8) * numbers // (layout.data * layout.context),
-        activations=size * _activations(shapes, layout, layers, layout.pipeline - index, last),
+        parameters=numbers + adapters,
+        trained=trained,
+        weights=size * (numbers + adapters),
+        gradients=4 * trained,
+        optimizer=(12 if layout.bfloat16 else 8) * trained // (layout.data * layout.context),
+        activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
         head=_head(shapes, layout, table) if last else 0,
     )
+
+
+def adapter_parameters(shapes: Shapes, layout: Layout) -> int:
+    """Numbers of one layer's adapters on one rank: rank x (inputs + outputs) of each, one of the two shared out."""
+    h, f, t = shapes.hidden, shapes.intermediate, layout.tensor
+    queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    sides = {
+        "qkv": h + (queries + 2 * keys) // t,
+        "output": queries // t + h,
+        "gate_up": h + 2 * f // t,
+        "down": f // t + h,
+    }
+    return layout.lora_rank * sum(sides[target] for target in layout.lora_targets)
+
+
+def _under_way(layout: Layout, index: int) -> int:
+    """Micro-batches of which a stage holds activations at its peak; interleaved stages hold chunks of more, in all of
+    p + (p − 1) / v at stage 0 (Narayanan et al. 2021, 2.2)."""
+    extra = -(-(layout.pipeline - 1) // layout.virtual) if layout.virtual > 1 else 0
+    return layout.pipeline - index + extra
 
 
 def _activations(shapes: Shapes, layout: Layout, layers: int, under_way: int, last: bool) -> int:
@@ -131,7 +166,8 @@ def layer_activations(shapes: Shapes, layout: Layout) -> int:
 def _head(shapes: Shapes, layout: Layout, table: int) -> int:
     """Bytes: logits of a chunk, the fp32 gradient of the output layer, and its fp32 copy where weights are bfloat16."""
     chunk = min(HEAD_CHUNK, layout.micro_batch_tokens) * (table // shapes.hidden)
-    return 4 * (LOGIT_COPIES * chunk + table + (table if layout.bfloat16 else 0))
+    gradient, copy = 0 if layout.lora_rank else table, table if layout.bfloat16 else 0
+    return 4 * (LOGIT_COPIES * chunk + gradient + copy)
 
 
 @dataclass(frozen=True)

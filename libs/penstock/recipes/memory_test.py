@@ -71,6 +71,12 @@ def test_pipeline_by_hand() -> None:
     assert first.head == 0 and last.head > 0
 
 
+def test_interleaved_stages_have_more_under_way() -> None:
+    first, last = stages(SMALL, replace(ONE, pipeline=2, virtual=2))
+    assert first.activations == 4 * (3 * 10 * 192)
+    assert last.activations == 4 * (2 * 10 * 192 + 400)
+
+
 def test_tied_embeddings_are_one_table_unless_the_stages_differ() -> None:
     tied = replace(SMALL, tied=True)
     assert tied.parameters == stages(tied, ONE)[0].parameters == 1352 - 80
@@ -86,6 +92,15 @@ def test_bfloat16_and_sharing_of_the_optimizer_by_hand() -> None:
 def test_recompute_by_hand() -> None:
     (s,) = stages(SMALL, replace(ONE, recompute=True))
     assert s.activations == 4 * (2 * 10 * 8 + 10 * 192 + 400)
+
+
+def test_adapters_by_hand() -> None:
+    layout = replace(ONE, tensor=2, bfloat16=True, lora_rank=3, lora_targets=("qkv", "down"))
+    (s,) = stages(SMALL, layout)
+    assert s.trained == 2 * 3 * ((8 + 16 // 2) + (16 // 2 + 8)) == 192
+    assert s.parameters == 696 + 192
+    assert (s.weights, s.gradients, s.optimizer) == (2 * 888, 4 * 192, 12 * 192)
+    assert s.head == 4 * (4 * 10 * 5 + 40), "a frozen output layer has no gradient"
 
 
 def test_context_parallel_by_hand() -> None:
@@ -138,6 +153,16 @@ def test_a_device_that_is_large_enough_is_not_refused(tmp_path: pathlib.Path) ->
 def test_sizes_that_do_not_divide_the_model_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RecipeError, match="pipeline: 5 does not divide the model's num_hidden_layers, 28"):
         recipe(tmp_path, "qwen3-0.6b", "learner.ranks=5", "learner.parallel.pipeline=5")
+    with pytest.raises(RecipeError, match="virtual_stages: 3 chunks on each of 2 stages do not divide"):
+        recipe(
+            tmp_path,
+            "qwen3-0.6b",
+            "learner.ranks=2",
+            "learner.parallel.pipeline=2",
+            "learner.parallel.virtual_stages=3",
+        )
+    with pytest.raises(RecipeError, match="virtual_stages: needs learner.parallel.pipeline > 1"):
+        recipe(tmp_path, "qwen3-0.6b", "learner.parallel.virtual_stages=2")
     with pytest.raises(RecipeError, match="tensor: 3 does not divide the model's num_attention_heads, 16"):
         recipe(tmp_path, "qwen3-0.6b", "learner.ranks=3", "learner.parallel.tensor=3")
 

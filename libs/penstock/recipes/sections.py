@@ -217,6 +217,9 @@ class Parallel(Section):
     pipeline: Positive = 1
     context: Positive = 1
     sequence_parallel: bool = False
+    virtual_stages: Positive = Field(
+        default=1, description="chunks of layers per pipeline stage; above 1 stages interleave and idle less"
+    )
 
 
 class Optimizer(Section):
@@ -250,6 +253,16 @@ class Checkpoints(Section):
     )
 
 
+class Lora(Section):
+    """Low-rank adapters on a frozen model; what is published and exported has them merged."""
+
+    rank: Positive = 16
+    alpha: float = Field(default=32.0, gt=0, description="the change is alpha / rank x B A")
+    targets: tuple[Literal["qkv", "output", "gate_up", "down"], ...] = Field(
+        default=("qkv", "output", "gate_up", "down"), min_length=1, description="the linear layers that get one"
+    )
+
+
 class Learner(Section):
     """The training side."""
 
@@ -257,6 +270,7 @@ class Learner(Section):
     parallel: Parallel = Field(default_factory=Parallel)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
+    lora: Lora | None = Field(default=None, description="train adapters only; every weight is trained if absent")
     micro_batch_tokens: Positive = Field(default=8192, description="token budget of one packed micro-batch")
     recompute: Literal["none", "full"] = Field(
         default="none", description="full keeps each layer's input alone and runs it again in the backward pass"

@@ -38,7 +38,7 @@ class Shapes:
         """Numbers of the embedding, or of the output layer, on one of `tensor` ranks (rows padded to a multiple)."""
         return -(-self.vocabulary // tensor) * self.hidden
 
-    def indivisible(self, tensor: int, pipeline: int) -> list[str]:
+    def indivisible(self, tensor: int, pipeline: int, virtual: int = 1) -> list[str]:
         """What a layout does not divide, as sentences that name the recipe's key; empty if it can be built."""
         wanted = [
             ("tensor", tensor, "num_attention_heads", self.heads),
@@ -50,6 +50,11 @@ class Shapes:
             for key, value, field, size in wanted
             if size % value
         ]
+        if virtual > 1 and self.layers % (pipeline * virtual):
+            found.append(
+                f"learner.parallel.virtual_stages: {virtual} chunks on each of {pipeline} stages do not divide the "
+                f"model's num_hidden_layers, {self.layers}"
+            )
         if self.kv_heads % tensor and tensor % self.kv_heads:
             found.append(
                 f"learner.parallel.tensor: {tensor} neither divides the model's num_key_value_heads, {self.kv_heads}, "
