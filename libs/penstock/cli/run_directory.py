@@ -9,7 +9,6 @@ import yaml
 
 from penstock.recipes import Recipe, dump
 
-
 # How the learner computes, not what: a checkpoint goes on under any of these.
 MAY_CHANGE = (
     "learner.ranks",
