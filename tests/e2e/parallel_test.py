@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 
 import pytest
 from running_testing import adds_up, gone, recipe, training
@@ -33,3 +34,21 @@ def test_a_run_on_two_ranks_completes_and_its_counts_add_up(tmp_path: pathlib.Pa
         assert summary["staleness"]["max"] <= 2
         assert (run.run / "export" / "model.safetensors").is_file()
         assert gone(run.run, within=30), run.report("processes were left behind")
+
+
+def test_a_stopped_run_goes_on_under_another_layout(tmp_path: pathlib.Path) -> None:
+    path = recipe(tmp_path, steps=6)
+    with training(tmp_path, path, "learner.ranks=2", "learner.parallel.tensor=2") as run:
+        run.until_step(2, within=240)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end(within=120) == 0, run.report("Ctrl-C did not end the run well")
+        assert run.summary()["status"] == "stopped"
+    with training(tmp_path, path, "learner.ranks=2", "learner.parallel.pipeline=2") as run:
+        assert run.end(within=400) == 0, run.report("the resumed run failed")
+        assert "resharding" in (run.run / "logs" / "learner.log").read_text()
+        summary = run.summary()
+        assert summary["status"] == "done" and summary["steps"] == 6
+        assert adds_up(summary) and summary["samples"]["in_flight"] == 0
+        steps = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
+        assert [s["step"] for s in steps] == list(range(1, 7))
+        assert max(s["rl.policy.mismatch_kl"] for s in steps) < 0.05

@@ -9,6 +9,19 @@ import yaml
 
 from penstock.recipes import Recipe, dump
 
+# How the learner computes, not what: a checkpoint goes on under any of these.
+MAY_CHANGE = (
+    "learner.ranks",
+    "learner.parallel.",
+    "learner.recompute",
+    "learner.micro_batch_tokens",
+    "learner.threads",
+    "learner.device_gib",
+    "learner.hung_seconds",
+    "learner.collective_minutes",
+    "learner.checkpoints.",
+)
+
 
 class RunRefused(RuntimeError):
     """The run directory cannot be used as asked; the text says why and what to do."""
@@ -18,7 +31,8 @@ class RunRefused(RuntimeError):
 def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
     """The run's directory, made or resumed, locked for the block.
 
-    A directory with the same resolved recipe is resumed; a finished run or another recipe is refused.
+    A directory with the same resolved recipe is resumed, and one that differs in what MAY_CHANGE alone; a finished run
+    or another recipe is refused.
     Raises RunRefused, or OSError where the directory cannot be written.
     """
     folder = root / recipe.run
@@ -47,7 +61,8 @@ def _check(folder: pathlib.Path, recipe: Recipe) -> None:
     if not path.is_file():
         return
     before = yaml.safe_load(path.read_text())
-    changed = sorted(_differences(before, yaml.safe_load(dump(recipe))))
+    different = _differences(before, yaml.safe_load(dump(recipe)))
+    changed = sorted(key for key in different if not key.startswith(MAY_CHANGE))
     if changed:
         raise RunRefused(
             f"{folder} was started with another recipe (different: {', '.join(changed[:8])}); resume it with the "
