@@ -23,7 +23,7 @@ from services.learner.batch import Batch
 from services.learner.policy import MegatronPolicy, Scored, StepOutcome
 from services.learner.preference_stage import CHOSEN, ELSEWHERE
 from services.learner.settings import LossSettings
-from services.learner.step_result import StepResult
+from services.learner.step_result import StepResult, described
 
 
 class PreferenceTrainer:
@@ -84,16 +84,8 @@ class PreferenceTrainer:
         chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == -CHOSEN]
         chosen_tokens = float((batch.mask * (role == CHOSEN)[batch.sequence_of_token]).sum())
         nll = -float(current[role == CHOSEN].sum()) / max(chosen_tokens, 1.0)
-        tokens = max(outcome.sums["tokens"], 1.0)
-        metrics = {
+        metrics = described(self.policy, [outcome]) | {
             "loss": float(values.mean()) + self.settings.nll_coefficient * nll,
-            "grad_norm": outcome.gradient_norm,
-            "learning_rate": outcome.learning_rate,
-            "tokens": outcome.sums["tokens"],
-            "entropy": outcome.sums["entropy"] / tokens,
-            "optimizer_steps": float(self.policy.optimizer.steps),
-            "skipped_steps": float(self.policy.optimizer.skipped),
-            "micro_batches": float(outcome.micro_batches),
             "reward_chosen": _mean(chosen),
             "reward_rejected": _mean(rejected),
             "margin": _mean(chosen) - _mean(rejected),

@@ -1,6 +1,9 @@
 """What a step says about itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from services.learner.policy import MegatronPolicy, StepOutcome
 
 
 @dataclass(frozen=True)
@@ -13,3 +16,18 @@ class StepResult:
     """
 
     metrics: dict[str, float]
+
+
+def described(policy: MegatronPolicy, outcomes: Sequence[StepOutcome]) -> dict[str, float]:
+    """The metrics that every method has, over the optimizer steps of one batch."""
+    sums = {name: sum(o.sums[name] for o in outcomes) for name in ("tokens", "entropy")}
+    return {
+        "loss": sum(o.loss for o in outcomes) / len(outcomes),
+        "grad_norm": sum(o.gradient_norm for o in outcomes) / len(outcomes),
+        "learning_rate": outcomes[-1].learning_rate,
+        "tokens": sums["tokens"],
+        "entropy": sums["entropy"] / max(sums["tokens"], 1.0),
+        "optimizer_steps": float(policy.optimizer.steps),
+        "skipped_steps": float(policy.optimizer.skipped),
+        "micro_batches": float(sum(o.micro_batches for o in outcomes)),
+    }

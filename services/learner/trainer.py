@@ -16,7 +16,7 @@ from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLo
 from services.learner.policy import Loss, MegatronPolicy, StepOutcome
 from services.learner.preference_trainer import PreferenceTrainer
 from services.learner.settings import LossSettings
-from services.learner.step_result import StepResult
+from services.learner.step_result import StepResult, described
 
 
 class Steps(Protocol):
@@ -94,20 +94,10 @@ class Trainer:
         return PolicyGradientLoss(self._objectives, part, weights, proximal, reference, correction)
 
     def _metrics(self, batch: Batch, current: Tensor, outcomes: list[StepOutcome]) -> dict[str, float]:
-        sums = {name: sum(o.sums[name] for o in outcomes) for name in outcomes[0].sums}
-        tokens = max(sums["tokens"], 1.0)
-        metrics = {
-            "loss": sum(o.loss for o in outcomes) / len(outcomes),
-            "grad_norm": sum(o.gradient_norm for o in outcomes) / len(outcomes),
-            "learning_rate": outcomes[-1].learning_rate,
-            "tokens": sums["tokens"],
-            "entropy": sums["entropy"] / tokens,
-            "optimizer_steps": float(self.policy.optimizer.steps),
-            "skipped_steps": float(self.policy.optimizer.skipped),
-            "micro_batches": float(sum(o.micro_batches for o in outcomes)),
-        }
+        metrics = described(self.policy, outcomes)
         if self.settings.algorithm == "grpo":
-            metrics["kl"] = sums["kl"] / tokens
+            sums = {name: sum(o.sums[name] for o in outcomes) for name in outcomes[0].sums}
+            metrics["kl"] = sums["kl"] / max(sums["tokens"], 1.0)
             metrics |= diagnostics.shares(sums)
             metrics |= diagnostics.mismatch(current, batch.behaviour, batch.mask)
         return metrics
