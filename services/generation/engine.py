@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
+from penstock.mortal import mortal_spawns
 from penstock.weights.v1.weights_pb2 import Manifest
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Engine:
     async def start(cls, settings: EngineSettings, version: PolicyVersion) -> "Engine":
         """Starts the engine's process and loads the model directory, which is labelled `version`."""
         _environment(settings)
+        mortal_spawns()  # vLLM's engine process does not notice that this one was killed
         from vllm import AsyncEngineArgs
         from vllm.config import WeightTransferConfig
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest

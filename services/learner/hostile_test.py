@@ -11,6 +11,7 @@ from penstock.learner.v1 import learner_pb2_grpc
 from penstock.trajectory.v1 import trajectory_pb2
 from services.learner.feed import Feed
 from services.learner.server import Learner, Status
+from services.learner.stages import SupervisedStage
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LearnerService"]
 NAMES = RunNames("hostile")
@@ -28,7 +29,7 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
                 groups_per_step=1,
                 min_group_fraction=1.0,
                 max_age=1,
-                stage=None,
+                stage=SupervisedStage(),
                 trained_step=0,
                 cursor=0,
                 epoch=1,
@@ -39,7 +40,7 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
             adder = learner_pb2_grpc.add_LearnerServiceServicer_to_server
             server.add(adder, Learner(status, feed, "checkpoints"))
             await server.start()
-            seeds: Any = {"GetBatchRecord": pb.GetBatchRecordRequest(step=1)}
+            seeds: Any = {"GetBatchRecord": pb.GetBatchRecordRequest(step=1), "Drain": pb.DrainRequest(finish=True)}
             assert await assault(server.address, SERVICE, seeds) == []
             async with rpc.channel(server.address, default_seconds=10) as channel:
                 stub = learner_pb2_grpc.LearnerServiceStub(channel)

@@ -159,16 +159,21 @@ def training(folder: pathlib.Path, path: pathlib.Path, *overrides: str) -> Itera
 
 
 def pids(run: pathlib.Path, service: str | None = None) -> list[int]:
-    """Processes whose command line names the run's directory (and is the named service's)."""
+    """Processes whose command line names the run's directory (and is the named service's).
+
+    Without a service also those that work in the directory the runs were started from: vLLM's engine processes have a
+    command line of their own.
+    """
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            works_here = service is None and (entry / "cwd").readlink().is_relative_to(run.parent.parent)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if any(str(run) in word for word in words) and (service is None or service in words):
+        if works_here or (any(str(run) in word for word in words) and (service is None or service in words)):
             found.append(int(entry.name))
     return sorted(found)
 
