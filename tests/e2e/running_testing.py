@@ -81,10 +81,11 @@ class Running:
 
     def kill(self, service: str) -> int:
         """kill -9 of one service's process; its pid."""
-        found = pids(self.run, service)
-        assert found, self.report(f"{service} does not run")
-        os.kill(found[0], signal.SIGKILL)
-        return found[0]
+        for pid in pids(self.run, service):
+            with contextlib.suppress(ProcessLookupError):  # a fork that is about to become another program
+                os.kill(pid, signal.SIGKILL)
+                return pid
+        raise AssertionError(self.report(f"{service} does not run"))
 
     def rank(self, number: int, within: float = 60) -> int:
         """The process id of a rank of the learner, once it runs."""
