@@ -14,7 +14,8 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
     4 d                                 rotary embedding
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
 
-With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone.
+With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with a
+reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is the reference.
 
 With `recompute: full` a layer keeps its input alone (h), and one layer at a time has all of the above.
 `services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
@@ -50,6 +51,7 @@ class Layout:
     virtual: int = 1
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
+    keeps_reference: bool = False
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -67,6 +69,7 @@ class Layout:
             virtual=p.virtual_stages,
             lora_rank=learner.lora.rank if learner.lora is not None else 0,
             lora_targets=learner.lora.targets if learner.lora is not None else (),
+            keeps_reference=recipe.compares_with_reference and learner.lora is None,
         )
 
 
@@ -84,10 +87,11 @@ class Stage:
     optimizer: int
     activations: int
     head: int
+    reference: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.head
+        return self.weights + self.gradients + self.optimizer + self.activations + self.head + self.reference
 
     @property
     def state(self) -> int:
@@ -118,6 +122,7 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
         optimizer=(12 if layout.bfloat16 else 8) * trained // (layout.data * layout.context),
         activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
         head=_head(shapes, layout, table) if last else 0,
+        reference=size * numbers if layout.keeps_reference else 0,
     )
 
 
@@ -208,7 +213,8 @@ def problems(recipe: Recipe) -> list[str]:
         return []
     parts = ", ".join(
         f"{name} {getattr(stage, name) / GIB:.1f}"
-        for name in ("weights", "gradients", "optimizer", "activations", "head")
+        for name in ("weights", "gradients", "optimizer", "activations", "head", "reference")
+        if name != "reference" or stage.reference
     )
     return [
         f"learner.device_gib: a rank of pipeline stage {needs.worst} needs {stage.total / GIB:.1f} GiB ({parts}) of "

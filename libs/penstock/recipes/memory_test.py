@@ -50,6 +50,11 @@ def test_one_rank_by_hand() -> None:
     assert s.state == 5408 + 10816
 
 
+def test_a_reference_is_the_weights_once_more() -> None:
+    (kept,), (plain,) = stages(SMALL, replace(ONE, keeps_reference=True)), stages(SMALL, ONE)
+    assert kept.reference == kept.weights and kept.total == plain.total + plain.weights and kept.state == plain.state
+
+
 def test_tensor_parallel_by_hand() -> None:
     (s,) = stages(SMALL, replace(ONE, tensor=2))
     assert s.parameters == 2 * (576 // 2 + 16) + 2 * 5 * 8 + 8 == 696

@@ -57,6 +57,14 @@ class Recipe(s.Section):
         return self.mode != "replay" and (self.rolls_out or self.evaluates)
 
     @property
+    def compares_with_reference(self) -> bool:
+        """Whether the model the run started from is needed beside the one that is trained."""
+        a = self.algorithm
+        if a.name == "dpo":
+            return a.preference.loss not in ("simpo", "orpo")
+        return a.name == "grpo" and a.loss.kl.coefficient > 0
+
+    @property
     def only_foreign_environments(self) -> bool:
         """Whether everybody who plays and scores is another team's service: then none of ours is started."""
         if self.environment is None or (self.environment.multi_turn and self.environment.address is None):
