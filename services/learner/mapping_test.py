@@ -107,6 +107,11 @@ def test_what_the_recipe_says_arrives(raw: dict[str, Any]) -> None:
     )
     loss, advantage = loss_settings(recipe), advantage_settings(recipe)
     assert (loss.kl_coefficient, loss.kl_estimator, loss.kl_importance) == (0.02, "k2", "detached")
-    assert loss.needs_reference and recipe.compares_with_reference and loss.entropy_coefficient == 0.01 and loss.optimizer_steps_per_batch == 4
+    assert (
+        loss.needs_reference
+        and recipe.compares_with_reference
+        and loss.entropy_coefficient == 0.01
+        and loss.optimizer_steps_per_batch == 4
+    )
     assert advantage.components == ("right", "short") and advantage.estimator_settings == {"weights": (1.0, 0.1)}
     assert advantage.clip == 5.0 and advantage.pass_rate == (0.1, 1.0)
