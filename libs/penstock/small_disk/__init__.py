@@ -29,11 +29,13 @@ os.execv(sys.executable, [sys.executable, "-c", sys.argv[3], sys.argv[4], folder
 """
 
 _CALL = """\
-import asyncio, importlib, inspect, pathlib, sys
+import asyncio, importlib, inspect, os, pathlib, sys
 module, _, name = sys.argv[1].partition(":")
 made = getattr(importlib.import_module(module), name)(pathlib.Path(sys.argv[2]))
 if inspect.iscoroutine(made):
     asyncio.run(made)
+sys.stdout.flush()
+os._exit(0)  # a library's thread that the full disk has killed may be saying so: an orderly end would abort over it
 """
 
 
