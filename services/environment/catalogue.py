@@ -19,7 +19,10 @@ _REWARDS = {
     "math": f"{_HERE}.mathematics:mathematics",
     "format": f"{_HERE}.format:matches_format",
 }
-_ENVIRONMENTS = {"guess_number": f"{_HERE}.guess_number:GuessNumber"}
+_ENVIRONMENTS = {
+    "guess_number": f"{_HERE}.guess_number:GuessNumber",
+    "calculator": f"{_HERE}.calculator:Calculator",
+}
 
 
 def rewards() -> dict[str, str]:
