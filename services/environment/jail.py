@@ -119,6 +119,8 @@ def _first(spec: dict[str, Any], go: int, report: int) -> NoReturn:
     """Pid 1: builds the file system, starts the program, reports how it ended. Never returns."""
     try:
         _prctl("parent-death signal", _PR_SET_PDEATHSIG, signal.SIGKILL)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)  # without handlers, pid 1 cannot be signalled by the program
         ids = os.read(go, 1)
         if not ids:
             os._exit(1)  # the jail is dead

@@ -245,6 +245,7 @@ ESCAPES = {
 def adopting() -> None:
     """Orphans of this process become its children, so that a test sees them."""
     assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would hand down "ignored"
 
 
 @pytest.fixture
@@ -253,17 +254,19 @@ def unharmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     monkeypatch.setenv("PENSTOCK_SECRET", SECRET)
     canary = tmp_path / "canary"
     canary.write_text(SECRET)
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+    other = subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True)
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix, other:
         unix.bind(str(tmp_path / "s"))
         unix.listen()
         names = {"CANARY": str(canary), "REPOSITORY": str(Path(__file__).resolve()), "PORT": tcp.getsockname()[1]}
-        names |= {"SOCKET": str(tmp_path / "s"), "HOST": os.getpid(), "SECRET_NAME": "PENSTOCK_SECRET"}
+        names |= {"SOCKET": str(tmp_path / "s"), "HOST": other.pid, "SECRET_NAME": "PENSTOCK_SECRET"}
         given = "".join(f"{name} = {value!r}\n" for name, value in (names | {"REFUSED": REFUSED}).items())
         yield lambda program: PRELUDE + given + textwrap.dedent(program)
         for listening in (tcp, unix):
             listening.setblocking(False)
             with pytest.raises(BlockingIOError):
                 listening.accept()
+        assert other.poll() is None
     assert canary.read_text() == SECRET and sorted(os.listdir(tmp_path)) == ["canary", "s"]
     assert not any(Path(folder, "left").exists() for folder in ("/tmp", "/dev/shm", "/var/tmp", "/run"))
     nobody_left()
