@@ -18,8 +18,13 @@ _REWARDS = {
     "arithmetic": f"{_HERE}.arithmetic:arithmetic",
     "math": f"{_HERE}.mathematics:mathematics",
     "format": f"{_HERE}.format:matches_format",
+    "python_tests": f"{_HERE}.python_tests:python_tests",
 }
-_ENVIRONMENTS = {"guess_number": f"{_HERE}.guess_number:GuessNumber"}
+_ENVIRONMENTS = {
+    "guess_number": f"{_HERE}.guess_number:GuessNumber",
+    "python_code": f"{_HERE}.python_code:PythonCode",
+    "calculator": f"{_HERE}.calculator:Calculator",
+}
 
 
 def rewards() -> dict[str, str]:

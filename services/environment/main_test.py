@@ -41,7 +41,10 @@ async def test_the_service_keeps_its_contracts(address: str) -> None:
     reports = [
         await check_reward(address, reward="sort_characters"),
         await check_reward(address, reward="math", row={"answer": "4"}),
+        await check_reward(address, reward="python_tests", row={"tests": ["assert f(1) == 2"]}),
         await check_environment(address, environment="guess_number"),
+        await check_environment(address, environment="calculator", row={"question": "what is 6 * 7?", "answer": 42}),
+        await check_environment(address, environment="python_code", row={"question": "what is 6 * 7?", "answer": 42}),
     ]
     assert all(report.passed for report in reports), [
         check for report in reports for check in report.checks if not check.passed
