@@ -14,8 +14,8 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
     4 d                                 rotary embedding
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
 
-With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with a
-reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is the reference.
+With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with
+a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that.
 
 With `recompute: full` a layer keeps its input alone (h), and one layer at a time has all of the above.
 `services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
