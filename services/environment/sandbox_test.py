@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -255,11 +256,16 @@ def unharmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     canary = tmp_path / "canary"
     canary.write_text(SECRET)
     other = subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True)
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix, other:
-        unix.bind(str(tmp_path / "s"))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as unix,
+        tempfile.TemporaryDirectory(dir="/tmp") as short,  # a socket's path has room for 107 bytes
+        other,
+    ):
+        unix.bind(f"{short}/s")
         unix.listen()
         names = {"CANARY": str(canary), "REPOSITORY": str(Path(__file__).resolve()), "PORT": tcp.getsockname()[1]}
-        names |= {"SOCKET": str(tmp_path / "s"), "HOST": other.pid, "SECRET_NAME": "PENSTOCK_SECRET"}
+        names |= {"SOCKET": f"{short}/s", "HOST": other.pid, "SECRET_NAME": "PENSTOCK_SECRET"}
         given = "".join(f"{name} = {value!r}\n" for name, value in (names | {"REFUSED": REFUSED}).items())
         yield lambda program: PRELUDE + given + textwrap.dedent(program)
         for listening in (tcp, unix):
