@@ -255,13 +255,14 @@ class Coordinator:
         """Nothing more is admitted; the learner exports what it has."""
         self._stopping, self.reason = True, reason
         self._set_state(pb.RUN_STATE_STOPPING)
-        while True:
-            try:
-                await self.peers.drain_learner(finish=True)
-                return
-            except rpc.RpcError as error:
-                logger.info("the learner cannot be asked to finish yet: %s", error)
-                await asyncio.sleep(TICK_SECONDS)  # it is being started again
+        with waiting("the learner to hear that the run is over", on="learner", deadline=None):
+            while True:
+                try:
+                    await self.peers.drain_learner(finish=True)
+                    return
+                except rpc.RpcError as error:
+                    logger.info("the learner cannot be asked to finish yet: %s", error)
+                    await asyncio.sleep(TICK_SECONDS)  # it is being started again
 
     async def _until_learner_ended(self) -> None:
         """The learner writes its checkpoint before it ends; it is gone or done within its own bounds."""

@@ -21,7 +21,7 @@ from penstock.objectives import preference_losses, preferences
 from penstock.objectives.preferences import Pairs, answer_weights
 from services.learner.batch import Batch
 from services.learner.policy import MegatronPolicy, Scored, StepOutcome
-from services.learner.preference_stage import CHOSEN, ELSEWHERE
+from services.learner.preference_stage import CHOSEN, ELSEWHERE, REJECTED
 from services.learner.settings import LossSettings
 from services.learner.step_result import StepResult, described
 
@@ -81,7 +81,7 @@ class PreferenceTrainer:
     ) -> dict[str, float]:
         """Rewards are the implicit ones, beta · (c − r); the margin is theirs, the accuracy their order's."""
         beta = float(self.settings.loss_settings.get("beta", 1.0))
-        chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == -CHOSEN]
+        chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == REJECTED]
         chosen_tokens = float((batch.mask * (role == CHOSEN)[batch.sequence_of_token]).sum())
         nll = -float(current[role == CHOSEN].sum()) / max(chosen_tokens, 1.0)
         metrics = described(self.policy, [outcome]) | {

@@ -23,6 +23,7 @@ def train(folder: pathlib.Path, path: pathlib.Path, *overrides: str) -> tuple[in
         ("learner.parallel.tensor=3", "learner.ranks: 1 is not a multiple"),
         ("model.path=./nowhere", "model.path: no directory './nowhere'"),
         ("sampling.top_p=1.5", "sampling.top_p"),
+        ("mode=replay", "mode: 'replay' is for `penstock replay`"),
         ("algorithm.loss.correction=none", "neither an off-policy correction nor a trust region"),
     ],
 )

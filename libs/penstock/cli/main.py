@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from penstock.bus import BusError
 from penstock.cli import inspecting
 from penstock.cli.inspecting import failed, unknown_run
 from penstock.cli.replaying import copy_run, replay_recipe
@@ -78,6 +79,8 @@ def replay(
         recipe = replay_recipe(source, target, overrides or [], steps)
     except (RecipeError, RunRefused) as error:
         raise failed(str(error)) from error
+    except (BusError, OSError) as error:
+        raise failed(f"the log of {run!r} cannot be copied: {error}", 1) from error
     raise typer.Exit(asyncio.run(train(recipe, runs, Console())))
 
 

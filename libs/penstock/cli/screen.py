@@ -31,6 +31,11 @@ async def train_on_screen(path: pathlib.Path, overrides: Sequence[str], runs: pa
     except RecipeError as error:
         Console(stderr=True).print(f"The recipe cannot be run.\n{error}", markup=False, highlight=False)
         return BAD_INPUT
+    if recipe.mode != "train":  # a log to replay, or a name for a measurement, is what those commands provide
+        command = "eval" if recipe.mode == "evaluate" else "replay"
+        words = f"{path}:\n  mode: {recipe.mode!r} is for `penstock {command}`; train takes 'train'"
+        Console(stderr=True).print(words, markup=False, highlight=False)
+        return BAD_INPUT
     return await train(recipe, runs, console)
 
 
