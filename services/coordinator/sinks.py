@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -40,7 +41,8 @@ class JsonLines:
         """Appends the step's whole line, or nothing. Raises DiskFull."""
         if step <= self._last:
             return
-        line = (json.dumps({"step": step, **metrics}) + "\n").encode()
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
+        line = (json.dumps({"step": step, **finite}) + "\n").encode()
         with writing(self._path), self._path.open("ab", buffering=0) as file:
             before = file.tell()
             if file.write(line) != len(line):  # the last bytes of the disk
