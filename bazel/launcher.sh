@@ -20,8 +20,8 @@ fi
 export RUNFILES_DIR="$R" PENSTOCK_RUNFILES="$R/%WORKSPACE%" PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
 export PYTHONPATH="%IMPORTS%" PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
 if [ -n "${TEST_TMPDIR:-}" ]; then
+  # Bazel has gone to the runfiles already; a program that a test starts stays where the test puts it.
   export HOME="$TEST_TMPDIR"
-  cd "$R/%WORKSPACE%"
 elif [ -n "${BUILD_WORKING_DIRECTORY:-}" ]; then
   cd "$BUILD_WORKING_DIRECTORY"
 fi
