@@ -31,4 +31,5 @@ def make_policy(recipe: Recipe) -> Policy:
         recipe.learner.seed,
         keep_reference=loss_settings(recipe).needs_reference,
         lora=lora_settings(recipe),
+        scores=recipe.trains_reward_model,
     )

@@ -22,11 +22,13 @@ from services.learner.layout import Layout
 
 Kind = Literal["same", "vocab", "qkv", "row", "gate_up"]
 
+SCORE = "score.weight"
 _LAYER = r"decoder\.layers\.(\d+)\."
 _HF_LAYER = "model.layers.{}."
 _RULES: list[tuple[str, Kind, list[str]]] = [
     (r"embedding\.word_embeddings\.weight", "vocab", ["model.embed_tokens.weight"]),
     (r"output_layer\.weight", "vocab", ["lm_head.weight"]),
+    (r"score\.weight", "same", [SCORE]),
     (r"decoder\.final_layernorm\.weight", "same", ["model.norm.weight"]),
     (_LAYER + r"input_layernorm\.weight", "same", [_HF_LAYER + "input_layernorm.weight"]),
     (_LAYER + r"pre_mlp_layernorm\.weight", "same", [_HF_LAYER + "post_attention_layernorm.weight"]),
@@ -153,6 +155,9 @@ class SafetensorsDirectory:
                 self._file_of = dict.fromkeys(file.keys(), "model.safetensors")
         else:
             raise UnsupportedModel(f"{model_dir} has no model.safetensors (nor an index of sharded ones)")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
 
     def get(self, name: str) -> Tensor:
         """Raises UnsupportedModel if there is no such tensor."""

@@ -4,6 +4,7 @@ from penstock.recipes import Recipe
 from services.learner.advantage_stage import AdvantageStage
 from services.learner.distillation_stage import DistillationStage
 from services.learner.preference_stage import PreferenceStage
+from services.learner.reward_model_stage import RewardModelStage
 from services.learner.settings import (
     AdvantageSettings,
     BatchSettings,
@@ -14,6 +15,7 @@ from services.learner.settings import (
     ParallelSettings,
     PrecisionSettings,
     PreferenceSettings,
+    RewardModelSettings,
     ScheduleSettings,
 )
 from services.learner.stages import Stage, SupervisedStage
@@ -122,6 +124,7 @@ def loss_settings(recipe: Recipe) -> LossSettings:
         temperature=recipe.sampling.temperature,
         optimizer_steps_per_batch=loss.mini_batches,
         preference=preference_settings(recipe),
+        reward_model=reward_model_settings(recipe),
     )
 
 
@@ -141,6 +144,11 @@ def preference_settings(recipe: Recipe) -> PreferenceSettings:
     )
 
 
+def reward_model_settings(recipe: Recipe) -> RewardModelSettings:
+    r = recipe.algorithm.reward_model
+    return RewardModelSettings(r.margin, r.centring, r.min_margin)
+
+
 def make_stage(recipe: Recipe) -> Stage:
     """The way from groups to samples of the recipe's method."""
     match recipe.algorithm.name:
@@ -150,6 +158,8 @@ def make_stage(recipe: Recipe) -> Stage:
             return DistillationStage(recipe.algorithm.advantage_clip)
         case "dpo":
             return PreferenceStage(preference_settings(recipe))
+        case "reward_model":
+            return RewardModelStage(recipe.algorithm.reward_model.min_margin)
         case _:
             return AdvantageStage(advantage_settings(recipe))
 

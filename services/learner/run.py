@@ -206,7 +206,8 @@ def _train(
 def _export(policy: Policy, recipe: Recipe, place: Place) -> None:
     """The trained model as a Hugging Face directory, export/ of the run directory."""
     if dist.get_rank() == 0:
-        hf_export.write(policy.export(), recipe.model.path, place.folder / "export")
+        target, scores = place.folder / "export", recipe.trains_reward_model
+        hf_export.write(policy.export(), recipe.model.path, target, scores=scores)
     else:
         for _ in policy.export():
             continue

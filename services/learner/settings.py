@@ -161,12 +161,27 @@ class PreferenceSettings:
 
 
 @dataclass(frozen=True)
+class RewardModelSettings:
+    """How a reward model learns from ranked answers (see penstock.objectives.ranking).
+
+    Attributes:
+      margin: by how much the better answer's score should be larger.
+      centring: weight of the squared sum of a pair's scores, which pulls their mean to 0.
+      min_margin: two answers are a pair if the data's scores differ by more.
+    """
+
+    margin: float = 0.0
+    centring: float = 0.0
+    min_margin: float = 0.0
+
+
+@dataclass(frozen=True)
 class LossSettings:
     """What is minimised. Names and their parameters are those of `penstock.objectives`.
 
     Attributes:
-      algorithm: grpo (policy gradient with the fields below), dpo (`preference`) or sft (negative log-likelihood;
-        normalisation only).
+      algorithm: grpo (policy gradient with the fields below), dpo (`preference`), reward_model (`reward_model`) or sft
+        (negative log-likelihood; normalisation only).
       policy_loss, policy_loss_settings: e.g. ppo_clip, {"clip_low": 0.2}.
       correction, correction_settings: off-policy weight, e.g. tis, {"cap": 2.0}. Ignored with proximal = behaviour,
         where the ratio to the engine is already the trust region's.
@@ -178,7 +193,7 @@ class LossSettings:
       optimizer_steps_per_batch: mini-batches of whole groups that a batch is cut into.
     """
 
-    algorithm: Literal["grpo", "dpo", "sft"] = "grpo"
+    algorithm: Literal["grpo", "dpo", "sft", "reward_model"] = "grpo"
     policy_loss: str = "ppo_clip"
     policy_loss_settings: Mapping[str, Any] = field(default_factory=dict)
     correction: str = "tis"
@@ -193,6 +208,7 @@ class LossSettings:
     temperature: float = 1.0
     optimizer_steps_per_batch: int = 1
     preference: PreferenceSettings = field(default_factory=PreferenceSettings)
+    reward_model: RewardModelSettings = field(default_factory=RewardModelSettings)
 
     @property
     def needs_reference(self) -> bool:

@@ -15,6 +15,7 @@ from services.learner.batch import Batch
 from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLoss
 from services.learner.policy import Loss, Policy, StepOutcome
 from services.learner.preference_trainer import PreferenceTrainer
+from services.learner.reward_model_trainer import RewardModelTrainer
 from services.learner.settings import LossSettings
 from services.learner.step_result import StepResult, described
 
@@ -29,7 +30,13 @@ class Steps(Protocol):
 
 def make_trainer(settings: LossSettings, policy: Policy) -> Steps:
     """The trainer of the settings' algorithm."""
-    return PreferenceTrainer(settings, policy) if settings.algorithm == "dpo" else Trainer(settings, policy)
+    match settings.algorithm:
+        case "dpo":
+            return PreferenceTrainer(settings, policy)
+        case "reward_model":
+            return RewardModelTrainer(settings.reward_model, policy)
+        case _:
+            return Trainer(settings, policy)
 
 
 class Trainer:

@@ -58,6 +58,8 @@ def _algorithm(recipe: Recipe) -> list[str]:
         problems += _policy_gradient(recipe)
     elif a.name == "dpo":
         problems += _preference(recipe)
+    elif a.name == "reward_model":
+        problems += _reward_model(recipe)
     if recipe.rolls_out:
         if recipe.environment is None:
             problems.append(f"environment: is required for algorithm.name {a.name} (who scores the samples?)")
@@ -129,6 +131,17 @@ def _preference(recipe: Recipe) -> list[str]:
         problems.append(f"algorithm.preference.label_smoothing: {p.loss} has none; use sigmoid or robust, or 0")
     if a.loss.mini_batches > 1:
         problems.append("algorithm.loss.mini_batches: a preference batch is one optimizer step; use 1")
+    return problems
+
+
+def _reward_model(recipe: Recipe) -> list[str]:
+    a, problems = recipe.algorithm, []
+    if a.group_size < 2:
+        problems.append("algorithm.group_size: 1 answer is ranked against none; use the number of answers in a row")
+    if a.loss.mini_batches > 1:
+        problems.append("algorithm.loss.mini_batches: a batch of ranked answers is one optimizer step; use 1")
+    if recipe.environment is not None:
+        problems.append("environment: a reward model writes no answers to be scored; leave it out")
     return problems
 
 

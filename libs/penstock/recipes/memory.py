@@ -15,7 +15,8 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
 
 With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with
-a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that.
+a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that. A
+reward model has h numbers in place of the output layer, and no logits.
 
 With `recompute: full` a layer keeps its input alone (h), and one layer at a time has all of the above.
 `services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
@@ -52,6 +53,7 @@ class Layout:
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
     keeps_reference: bool = False
+    scores: bool = False
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -70,6 +72,7 @@ class Layout:
             lora_rank=learner.lora.rank if learner.lora is not None else 0,
             lora_targets=learner.lora.targets if learner.lora is not None else (),
             keeps_reference=recipe.compares_with_reference and learner.lora is None,
+            scores=recipe.trains_reward_model,
         )
 
 
@@ -110,9 +113,11 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
     table = shapes.vocabulary_parameters(t)
     numbers = layers * shapes.layer_parameters(t)
     numbers += table if first else 0
-    numbers += (table if not (shapes.tied and first) else 0) + shapes.hidden if last else 0
+    score = shapes.hidden if layout.scores and last else 0
+    output = 0 if layout.scores or (shapes.tied and first) else table
+    numbers += output + score + shapes.hidden if last else 0
     adapters = layers * adapter_parameters(shapes, layout)
-    trained = adapters or numbers
+    trained = adapters + score if adapters else numbers
     size = 2 if layout.bfloat16 else 4
     return Stage(
         parameters=numbers + adapters,
@@ -121,7 +126,7 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
         gradients=4 * trained,
         optimizer=(12 if layout.bfloat16 else 8) * trained // (layout.data * layout.context),
         activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
-        head=_head(shapes, layout, table) if last else 0,
+        head=_head(shapes, layout, table) if last and not layout.scores else 0,
         reference=size * numbers if layout.keeps_reference else 0,
     )
 

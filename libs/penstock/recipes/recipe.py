@@ -57,6 +57,11 @@ class Recipe(s.Section):
         return self.mode != "replay" and (self.rolls_out or self.evaluates)
 
     @property
+    def trains_reward_model(self) -> bool:
+        """Whether what is trained scores answers instead of writing them."""
+        return self.algorithm.name == "reward_model"
+
+    @property
     def compares_with_reference(self) -> bool:
         """Whether the model the run started from is needed beside the one that is trained."""
         a = self.algorithm

@@ -149,6 +149,18 @@ class Preference(Section):
     )
 
 
+class RewardModelLoss(Section):
+    """The loss of reward_model: Bradley-Terry over a row's ranked answers."""
+
+    margin: float = Field(default=0.0, ge=0, description="by how much the better answer's score should be larger")
+    centring: float = Field(
+        default=0.0, ge=0, description="pull of the mean score towards 0, which changes no order; .01 is usual"
+    )
+    min_margin: float = Field(
+        default=0.0, ge=0, description="two answers are a pair if the data's scores differ by more than this"
+    )
+
+
 class Filters(Section):
     """Whole groups that are complete but carry no signal; their slot is given back at once."""
 
@@ -161,8 +173,9 @@ class Filters(Section):
 class Algorithm(Section):
     """What is optimised, and the shape of a step."""
 
-    name: Literal["grpo", "dpo", "sft"] = Field(
-        default="grpo", description="grpo and its family, dpo and its family (offline and online), or supervised"
+    name: Literal["grpo", "dpo", "sft", "reward_model"] = Field(
+        default="grpo",
+        description="grpo and its family, dpo and its family (offline and online), supervised, or a reward model",
     )
     steps: Positive = Field(description="optimizer steps of the run")
     groups_per_step: Positive = Field(default=32, description="groups (prompts) in a batch")
@@ -183,6 +196,7 @@ class Algorithm(Section):
     advantage_clip: float | None = Field(default=None, gt=0, description="largest absolute advantage; off if absent")
     loss: Loss = Field(default_factory=Loss)
     preference: Preference = Field(default_factory=Preference)
+    reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
     filters: Filters = Field(default_factory=Filters)
 
 
