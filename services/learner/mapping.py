@@ -18,7 +18,7 @@ from services.learner.settings import (
     RewardModelSettings,
     ScheduleSettings,
 )
-from services.learner.stages import Stage, SupervisedStage
+from services.learner.stages import Stage, Stages, SupervisedStage
 
 
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
@@ -149,8 +149,12 @@ def reward_model_settings(recipe: Recipe) -> RewardModelSettings:
     return RewardModelSettings(r.margin, r.centring, r.min_margin)
 
 
-def make_stage(recipe: Recipe) -> Stage:
-    """The way from groups to samples of the recipe's method."""
+def make_stages(recipe: Recipe) -> Stages:
+    """The way from groups to samples, of every source of tasks."""
+    return Stages({name: _stage(r) for name, r in recipe.sources.items()})
+
+
+def _stage(recipe: Recipe) -> Stage:
     match recipe.algorithm.name:
         case "sft":
             return SupervisedStage()

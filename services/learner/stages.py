@@ -4,10 +4,12 @@ A stage is asked twice, because two things happen at two times: a group is judge
 given back at once), and samples are made when the whole batch is known.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -27,6 +29,35 @@ class Stage(Protocol):
     def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
         """The training samples of a batch of usable groups."""
         ...
+
+
+class Stages:
+    """The stage of every source of tasks, by the source's name; the first also takes what names none."""
+
+    def __init__(self, by_source: Mapping[str, Stage]) -> None:
+        self._by_source = dict(by_source)
+        self._first = next(iter(by_source.values()))
+
+    def filter_reason(self, group: CompleteGroup) -> str | None:
+        """Why a group must not be trained, or None."""
+        rewards = torch.tensor([m.trajectory.reward for m in group.usable], dtype=torch.float64)
+        return self._of(group).filter_reason(rewards, torch.ones(len(rewards), dtype=torch.bool))
+
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+        """The training samples of a batch, in the order of its groups. A source's stage sees its own groups alone: a
+        baseline or a scale taken over the batch is taken over them."""
+        parts: dict[Stage, list[int]] = {}
+        for i, group in enumerate(groups):
+            parts.setdefault(self._of(group), []).append(i)
+        made = [
+            dataclasses.replace(s, group=places[s.group])
+            for stage, places in parts.items()
+            for s in stage.samples([groups[i] for i in places])
+        ]
+        return sorted(made, key=lambda s: s.group)
+
+    def _of(self, group: CompleteGroup) -> Stage:
+        return self._by_source.get(group.source, self._first)
 
 
 class SupervisedStage:

@@ -12,9 +12,20 @@ def metrics(run: pathlib.Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def mix_in_a_game(path: pathlib.Path) -> None:
+    """Adds a second source of tasks, of several turns and with settings of its own, one group to two of the first."""
+    rows = path.with_name("games.jsonl")
+    rows.write_text("".join(json.dumps({"low": 0, "high": 3 + i}) + "\n" for i in range(4)))
+    data = {"train": str(rows), "eval": str(rows), "curriculum": {"focus": 1.0}}
+    game = {"name": "guess_number", "multi_turn": True, "max_turns": 3}
+    source = {"name": "game", "weight": 0.5, "data": data, "environment": game, "group_size": 2, "reward_scale": 0.5}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "mixture": [source]}))
+
+
 def test_a_replay_gives_the_same_weights_and_a_change_others(tmp_path: pathlib.Path) -> None:
     path = recipe(tmp_path, steps=STEPS)
     reward_first_character(path)
+    mix_in_a_game(path)
     with training(tmp_path, path) as run:
         assert run.end(within=500) == 0, run.report("the run failed")
     runs = tmp_path / "runs"
@@ -28,6 +39,7 @@ def test_a_replay_gives_the_same_weights_and_a_change_others(tmp_path: pathlib.P
     assert [m["rl.loss"] for m in metrics(again)] == [m["rl.loss"] for m in metrics(runs / "r")]
     summary = json.loads((again / "summary.json").read_text())
     assert summary["status"] == "done" and summary["steps"] == STEPS and adds_up(summary)
+    assert {"rl.reward.source.game", "rl.reward.source.sort_characters"} <= {key for m in metrics(again) for key in m}
     assert not list((again / "logs").glob("generation*")), "a replay generates nothing"
 
     other = penstock(tmp_path, "replay", "r", "learner.optimizer.learning_rate=1.0e-3", "--as", "faster", within=300)

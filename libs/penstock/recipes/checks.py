@@ -21,7 +21,10 @@ BEHAVIOUR_LOSSES = ("dppo", "dro")
 
 def check(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    return [*_telemetry(recipe), *_parallel(recipe), *_algorithm(recipe), *_data(recipe), *_generation(recipe)]
+    problems = [*_telemetry(recipe), *_parallel(recipe), *_mixture(recipe)]
+    own, *others = ([*_algorithm(r), *_data(r), *_generation(r)] for r in recipe.sources.values())
+    further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
+    return [*problems, *own, *further]
 
 
 def _telemetry(recipe: Recipe) -> list[str]:
@@ -30,6 +33,24 @@ def _telemetry(recipe: Recipe) -> list[str]:
         for i, alert in enumerate(recipe.telemetry.alerts)
         if (alert.above is None) == (alert.below is None)
     ]
+
+
+def _mixture(recipe: Recipe) -> list[str]:
+    if not recipe.mixture:
+        return []
+    problems = []
+    names = [next(iter(recipe.sources)), *(source.name for source in recipe.mixture)]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            problems.append(f"mixture.{i - 1}.name: {name!r} is another source's name already; take a new one")
+    if not recipe.rolls_out:
+        problems.append(
+            f"mixture: is for samples drawn from the policy; algorithm.name {recipe.algorithm.name} reads data.train "
+            "alone: join the files instead"
+        )
+    if recipe.algorithm.advantage == "opd" or any(source.advantage == "opd" for source in recipe.mixture):
+        problems.append("mixture: a teacher judges all sources or none; opd is not mixed with other advantages")
+    return problems
 
 
 def _parallel(recipe: Recipe) -> list[str]:
