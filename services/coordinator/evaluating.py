@@ -84,7 +84,8 @@ class Evaluator:
                 logger.warning("evaluation of version %d is reported with what it has", step)
         samples = [following.evaluated.pop(key) for key in wanted if key in following.evaluated]
         try:
-            result = evaluation.report(step, samples, solved_at=self._recipe.evaluation.solved_reward)
+            wanted_of = self._recipe.evaluation
+            result = evaluation.report(step, samples, solved_at=wanted_of.solved_reward, reward=wanted_of.reward)
         except ValueError as error:
             logger.error("%s", error)
             self.given_up.add(step)

@@ -75,3 +75,17 @@ def test_votes_count_answers_and_tasks_count_once() -> None:
     assert metrics["reward.e"] == pytest.approx(2 / 3) and metrics["reward.f"] == pytest.approx(1 / 3)
     assert "cons@3" not in report(0, [sample("a", 1.0), sample("a", 1.0), sample("a", 1.0)]).metrics
     assert report(0, [sample("a", 0.6)], solved_at=0.5).metrics["pass@1"] == 1.0
+
+
+def test_one_part_of_the_reward_can_be_measured_whatever_its_weight() -> None:
+    """What is trained on (a reward model's word) and what is meant (a checker's) are told apart."""
+    samples = [sample("a", 7.5), sample("b", -1.0), sample("c", None)]
+    for t, right in zip(samples[:2], (0.0, 1.0), strict=True):
+        t.components.add(name="model", value=t.reward, weight=1.0)
+        t.components.add(name="checker", value=right, weight=0.0)
+    metrics = report(0, samples, reward="checker").metrics
+    assert metrics["reward"] == metrics["pass@1"] == 0.5 and metrics["failed"] == 1.0
+    assert metrics["component.model"] == 3.25 and metrics["component.checker"] == 0.5
+    assert report(0, samples).metrics["reward"] == 3.25
+    with pytest.raises(ValueError, match="have no part 'chekcer'; they have model, checker"):
+        report(0, samples, reward="chekcer")

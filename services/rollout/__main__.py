@@ -80,7 +80,8 @@ async def _tools(
 ) -> Tools:
     """What drives the episodes of one source of tasks."""
     assert recipe.environment is not None, "a recipe that generates has an environment"
-    scorer = await stack.enter_async_context(scoring(recipe.rewards(), args.environment, process.security))
+    models = dict(each.split("=", 1) for each in args.reward)
+    scorer = await stack.enter_async_context(scoring(recipe.rewards(), args.environment, process.security, models))
     stub, address = None, ""
     if recipe.environment.multi_turn:
         address = recipe.environment.address or args.environment[0]
@@ -99,6 +100,7 @@ def main() -> int:
     parser.add_argument("--generation", action="append", default=[], help="HOST:PORT of a replica; repeat for more")
     parser.add_argument("--environment", action="append", default=[], help="HOST:PORT of our environment service")
     parser.add_argument("--teacher", action="append", default=[], help="HOST:PORT of a teacher; repeat for more")
+    parser.add_argument("--reward", action="append", default=[], help="NAME=HOST:PORT of a reward model")
     args = parser.parse_args()
     try:
         recipe = load(args.recipe)
@@ -110,6 +112,9 @@ def main() -> int:
         parser.error("--teacher: at least one address is needed for this recipe")
     if recipe.generates and not args.environment and not recipe.only_foreign_environments:
         parser.error("--environment: at least one address is needed for this recipe")
+    missing = set(recipe.reward_models) - {each.partition("=")[0] for each in args.reward if "=" in each}
+    if recipe.generates and missing:
+        parser.error(f"--reward: the recipe's reward models need NAME=HOST:PORT; missing: {', '.join(sorted(missing))}")
     return run(args, serve, recipe.run)
 
 

@@ -183,6 +183,16 @@ def _sampling(recipe: Recipe) -> list[str]:
             f"sampling: top_p {s.top_p} and top_k {s.top_k} cut the distribution that the learner compares with, which "
             "biases ratio and correction; use top_p 1.0 and top_k 0"
         )
+    names = [reward.name for reward in recipe.rewards()]
+    for reward in recipe.rewards():
+        if reward.address is not None and reward.model is not None:
+            problems.append(f"environment.rewards {reward.name}: has both address and model; leave one out")
+        if reward.model is not None:
+            problems += _model(f"environment.rewards {reward.name}: model.path", reward.model.path)
+            if recipe.reward_models[reward.name] != reward.model:
+                problems.append(f"environment.rewards {reward.name}: names two models; give each a name of its own")
+    if recipe.evaluation.reward is not None:
+        problems += _known("evaluation.reward", recipe.evaluation.reward, tuple(names))
     if recipe.environment is not None and recipe.environment.multi_turn and recipe.environment.rewards:
         problems.append("environment.rewards: a multi_turn environment gives the reward itself; leave the list empty")
     return problems

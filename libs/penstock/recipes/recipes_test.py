@@ -147,3 +147,41 @@ def test_a_preference_run_from_a_data_set_needs_no_environment(raw: dict[str, An
 @pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1E5", 1e5), (".5e1", 5.0), ("3.0e-4", 3e-4), ("7", 7.0)])
 def test_numbers_are_read_as_people_write_them(raw: dict[str, Any], text: str, value: float) -> None:
     assert resolve(raw, [f"learner.optimizer.learning_rate={text}"]).learner.optimizer.learning_rate == value
+
+
+def test_a_reward_is_served_by_a_model_or_at_an_address_not_both(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    model = str(tmp_path / "model")
+    raw["environment"]["rewards"] = [{"name": "helpful", "model": {"path": model}, "address": "h:1"}]
+    assert "environment.rewards helpful: has both address and model" in problems(raw)
+    raw["environment"]["rewards"] = [{"name": "helpful", "model": {"path": model + "s"}}]
+    assert "environment.rewards helpful: model.path: no directory" in problems(raw)
+    raw["environment"]["rewards"] = [{"name": "helpful", "model": {"path": model}}]
+    recipe = resolve(raw)
+    assert recipe.only_foreign_environments and recipe.reward_models["helpful"].path == model
+
+
+def test_two_models_need_two_names(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    model = {"path": str(tmp_path / "model")}
+    raw["environment"]["rewards"] = [
+        {"name": "helpful", "model": model},
+        {"name": "helpful", "model": {**model, "dtype": "bfloat16"}},
+    ]
+    assert "environment.rewards helpful: names two models" in problems(raw)
+
+
+def test_evaluations_measure_a_part_that_exists(raw: dict[str, Any]) -> None:
+    raw["environment"]["rewards"] = [{"name": "format"}, {"name": "sort_characters", "weight": 0.0}]
+    assert "evaluation.reward: 'sort_character' is not one of format, sort_characters; did you mean 'sort_characters'?" in (
+        problems(raw, "evaluation.reward=sort_character")
+    )
+    assert resolve(raw, ["evaluation.reward=sort_characters"]).evaluation.reward == "sort_characters"
+
+
+def test_a_reward_model_is_trained_from_ranked_answers_alone(raw: dict[str, Any]) -> None:
+    text = problems(raw, "algorithm.name=reward_model", "algorithm.group_size=1", "algorithm.loss.mini_batches=2")
+    assert "environment: a reward model writes no answers to be scored" in text
+    assert "algorithm.group_size: 1 answer is ranked against none" in text
+    assert "algorithm.loss.mini_batches" in text
+    raw.pop("environment")
+    recipe = resolve(raw, ["algorithm.name=reward_model", "algorithm.group_size=2"])
+    assert recipe.trains_reward_model and not recipe.generates and not recipe.rolls_out

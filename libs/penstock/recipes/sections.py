@@ -52,14 +52,26 @@ class Data(Section):
     curriculum: Curriculum = Field(default_factory=Curriculum)
 
 
-class Reward(Section):
-    """One part of the reward: a reward that the environment service hosts, or another team's service."""
+class ServedModel(Section):
+    """A trained reward model, served by a process of its own."""
 
-    name: str = Field(description="the reward's registered name")
+    path: str = Field(
+        description="Hugging Face directory: a sequence classifier with one label (reward_model's export)"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: Positive = Field(default=8192, description="tokens of one forward pass, padding included")
+    threads: Positive = Field(default=1, description="CPU threads")
+
+
+class Reward(Section):
+    """One part of the reward: one that the environment service hosts, a trained model, or another team's service."""
+
+    name: str = Field(description="the reward's registered name; for a model any name")
     weight: float = Field(default=1.0, description="the total is the sum of weight x value")
     address: str | None = Field(
         default=None, description="HOST:PORT of a foreign RewardService; our own service if absent"
     )
+    model: ServedModel | None = Field(default=None, description="score with this reward model instead")
     timeout_seconds: float = Field(default=30.0, gt=0, description="deadline of one Score call")
 
 
@@ -250,6 +262,10 @@ class Evaluation(Section):
     samples_per_task: Positive = 1
     temperature: float = Field(default=1.0, ge=0, le=10)
     solved_reward: float = Field(default=1.0, description="reward from which a sample is solved (pass@k, cons@k)")
+    reward: str | None = Field(
+        default=None,
+        description="measure this part of the reward alone, whatever its weight; the weighted total if absent",
+    )
     target_reward: float | None = Field(
         default=None, description="stop the run when an evaluation's mean reward reaches this; never if absent"
     )
