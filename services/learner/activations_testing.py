@@ -6,7 +6,7 @@ import torch
 
 from services.learner import micro_batches
 from services.learner.batch import Batch, Sample
-from services.learner.policy import MegatronPolicy
+from services.learner.megatron_policy import MegatronPolicy
 from services.learner.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from services.learner import checkpoints, retention
 from services.learner.ending import CannotGoOn
 from services.learner.leader import Leader
-from services.learner.policy import MegatronPolicy
+from services.learner.policy import Policy
 from services.learner.saving import Saver
 from services.learner.server import State, Status
 from services.learner.settings import CheckpointSettings
@@ -32,7 +32,7 @@ class Keeper:
         self,
         root: Path,
         settings: CheckpointSettings,
-        policy: MegatronPolicy,
+        policy: Policy,
         status: Status,
         leader: Leader | None,
         keep_log: bool,

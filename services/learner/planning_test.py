@@ -6,8 +6,8 @@ from megatron.core import parallel_state
 from penstock.recipes import memory
 from penstock.recipes.shapes import read_shapes
 from services.learner.activations_testing import kept_bytes
+from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import save_tiny_model
-from services.learner.policy import MegatronPolicy
 from services.learner.ranks_testing import run_ranks
 from services.learner.settings import (
     BatchSettings,

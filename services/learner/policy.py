@@ -1,56 +1,21 @@
-"""The policy on Megatron-Core: score tokens, take one optimizer step, export and save. Every method is a collective.
-
-    policy = MegatronPolicy.create(model_dir, parallel, optimizer, precision, batch, seed)
-    outcome = policy.train_step(batch, loss)        # forward and backward over packed micro-batches, one step
-    for name, tensor in policy.export(): ...        # Hugging Face names, complete on rank 0
+"""What trains a model, as every trainer sees it: score tokens, take one optimizer step, export, save and load.
 
 It knows nothing of algorithms: a loss is a function of the log-probabilities of the trained tokens (`Scored`), already
 normalised over the whole batch, so the losses of all micro-batches and ranks are summed and never averaged.
+
+`MegatronPolicy` implements it. Every method is a collective.
 """
 
-import dataclasses
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from services.learner import megatron_cpu
-
-megatron_cpu.install()
-
-from megatron.core.distributed import (  # noqa: E402
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
-from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
-from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  # noqa: E402
-from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker  # noqa: E402
-
-from services.learner import checkpoints, hf_weights, micro_batches, model  # noqa: E402
-from services.learner.batch import Batch, InvalidBatch  # noqa: E402
-from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
-from services.learner.layout import Layout  # noqa: E402
-from services.learner.lora import Lora  # noqa: E402
-from services.learner.micro_batches import MicroBatch  # noqa: E402
-from services.learner.optimizer import GuardedOptimizer  # noqa: E402
-from services.learner.resharding import Reassembly, model_file, rank_file  # noqa: E402
-from services.learner.settings import (  # noqa: E402
-    BatchSettings,
-    LoraSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
-from services.learner.token_logprobs import token_logprobs  # noqa: E402
-
-log = logging.getLogger(__name__)
+from services.learner.batch import Batch
+from services.learner.checkpoints import Snapshot
 
 
 @dataclass(frozen=True)
@@ -97,304 +62,7 @@ class StepOutcome:
     micro_batches: int
 
 
-class MegatronPolicy:
-    """One rank's part of the model and its optimizer."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        layout: Layout,
-        chunks: list[DistributedDataParallel],
-        optimizer: GuardedOptimizer,
-        precision: PrecisionSettings,
-        batching: BatchSettings,
-        lora: LoraSettings | None = None,
-        adapters: Lora | None = None,
-    ) -> None:
-        self._lora, self._adapters = lora, adapters
-        self.config, self.layout, self.optimizer = config, layout, optimizer
-        self._chunks, self._precision, self._batching = chunks, precision, batching
-        self._models = [chunk.module for chunk in chunks]
-        self._initial: list[Tensor] | None = None
-        self._schedule = get_forward_backward_func(
-            pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
-        )
-
-    @staticmethod
-    def create(
-        model_dir: str | Path,
-        parallel: ParallelSettings,
-        optimizer: OptimizerSettings,
-        precision: PrecisionSettings,
-        batching: BatchSettings,
-        seed: int,
-        keep_reference: bool = False,
-        lora: LoraSettings | None = None,
-    ) -> "MegatronPolicy":
-        """Builds groups, model and optimizer from a Hugging Face directory; torch.distributed is initialised.
-
-        keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
-        lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
-        Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
-        """
-        config = read_config(model_dir)
-        layout = Layout.create(parallel, config, seed)
-        megatron = model.megatron_config(config, layout, precision, batching.recompute)
-        shards = model.build(config, megatron, layout)
-        hf_weights.load(shards, hf_weights.SafetensorsDirectory(model_dir).get, config, layout)
-        adapters = Lora(shards, lora, layout, seed) if lora is not None else None
-        ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed)
-        chunks = [
-            DistributedDataParallel(
-                config=megatron,
-                ddp_config=ddp,
-                module=shard,
-                disable_bucketing=i > 0,  # of all chunks, only the first one's reduction could overlap
-                pg_collection=layout.groups,
-            )
-            for i, shard in enumerate(shards)
-        ]
-        names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shards)}
-        guarded = GuardedOptimizer(optimizer, chunks, layout, names)
-        megatron.finalize_model_grads_func = _finalize
-        policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters)
-        if keep_reference and lora is None:
-            policy._initial = [p.detach().clone() for shard in shards for p in shard.parameters()]
-        return policy
-
-    def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
-        self._check(batch)
-        with torch.no_grad():
-            logprobs, _, _ = self._run(batch, _ScoreOnly(), temperature, forward_only=True)
-        return logprobs
-
-    @torch.no_grad()
-    def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
-        (or adapters)."""
-        if self._adapters is not None:
-            with self._adapters.off():
-                return self.logprobs(batch, temperature)
-        if self._initial is None:
-            raise RuntimeError("the policy was created without keep_reference")
-        parameters = [p for chunk in self._models for p in chunk.parameters()]
-        trained = [p.detach().clone() for p in parameters]
-        _copy(parameters, self._initial)
-        try:
-            return self.logprobs(batch, temperature)
-        finally:
-            _copy(parameters, trained)
-
-    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
-        """Forward and backward over the batch, then one guarded optimizer step.
-
-        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
-        NonFiniteGradients (too many steps skipped in a row).
-        """
-        self._check(batch)
-        for chunk in self._chunks:
-            chunk.zero_grad_buffer()
-        self.optimizer.zero_grad()
-        current, sums, count = self._run(batch, loss, temperature, forward_only=False)
-        rate = self.optimizer.learning_rate
-        taken, norm = self.optimizer.step()
-        total, *stats = sums.tolist()
-        return StepOutcome(
-            loss=total,
-            sums=dict(zip(loss.names, stats, strict=True)),
-            current=current,
-            gradient_norm=norm,
-            learning_rate=rate,
-            taken=taken,
-            micro_batches=count,
-        )
-
-    def export(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
-        merged into the weights."""
-        if self._adapters is not None:
-            return hf_weights.export(self._models, self.config, self.layout, self._adapters.merged)
-        return hf_weights.export(self._models, self.config, self.layout)
-
-    def export_gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """As `export`, the accumulated gradients; complete only where optimizer.distributed is off or one rank holds
-        the whole data and context dimension."""
-        return hf_weights.export(self._models, self.config, self.layout, lambda p: p.main_grad)
-
-    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
-        """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
-        checkpoints.write(path, self.snapshot(), extra)
-
-    def snapshot(self) -> checkpoints.Snapshot:
-        """What this rank writes into a checkpoint; refers to live memory."""
-        groups = self.layout.groups
-        states: dict[str, Any] = {self._rank_file(): self._rank_state()}
-        if groups.dp_cp.rank() == 0:
-            states[model_file(groups.pp.rank(), groups.tp.rank())] = {
-                p.name: p.parameter.detach() for p in self._mapped()
-            }
-        return checkpoints.Snapshot(states, self._model_identity(), self._layout_identity())
-
-    def load(self, path: str | Path) -> dict[str, Any]:
-        """Restores a checkpoint of any layout; returns its `extra`. A collective.
-
-        Under the layout that wrote it everything is restored exactly, random state included. Under another, weights
-        and optimizer state are bitwise those of the checkpoint, and random state stays as seeded.
-        Raises DamagedCheckpoint, AnotherModel, CheckpointError.
-        """
-        manifest = checkpoints.manifest_of(path)
-        checkpoints.check_model(path, manifest, self._model_identity())
-        if manifest.layout == self._layout_identity():
-            self._load_same_layout(path, manifest)
-        else:
-            log.info("resharding %s: written under %s, here %s", path, manifest.layout, self._layout_identity())
-            checkpoints.verify(path, manifest)
-            self._load_resharded(Reassembly(Path(path), manifest.layout, self.config))
-        return manifest.extra
-
-    def _load_same_layout(self, path: str | Path, manifest: checkpoints.Manifest) -> None:
-        groups = self.layout.groups
-        names = [model_file(groups.pp.rank(), groups.tp.rank()), self._rank_file()]
-        weights, state = checkpoints.read(path, manifest, names)
-        for p in self._mapped():
-            p.parameter.data.copy_(weights[p.name])
-        optimizer = state["optimizer"]
-        own = {p.parameter: optimizer["pieces"].get(p.name) for p in self._mapped()}
-        self.optimizer.load_state(
-            optimizer["steps"], optimizer["skipped"], lambda parameter, start, end, key: own[parameter][key]
-        )
-        torch.set_rng_state(state["rng"])
-        get_cuda_rng_tracker().set_states(state["tracker"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda_rng"])
-
-    def _load_resharded(self, whole: Reassembly) -> None:
-        hf_weights.load(self._models, whole.weight, self.config, self.layout)
-        tp, mapped = self.layout.groups.tp, {p.parameter: p for p in self._mapped()}
-
-        def piece(parameter: torch.nn.Parameter, start: int, end: int, key: str) -> Tensor:
-            p = mapped[parameter]
-            get = whole.weight if key == "main" else partial(whole.get, what=key)
-            tensors = [get(name) for name in hf_weights.sources(p, self.config)]
-            return hf_weights.shard(p.kind, tensors, self.config, tp.rank(), tp.size()).reshape(-1)[start:end]
-
-        self.optimizer.load_state(*whole.counters(), piece)
-
-    def _model_identity(self) -> dict[str, Any]:
-        lora = None if self._lora is None else {**dataclasses.asdict(self._lora), "targets": [*self._lora.targets]}
-        return {**dataclasses.asdict(self.config), "lora": lora}
-
-    def _layout_identity(self) -> dict[str, Any]:
-        return {
-            **self.layout.describe(),
-            "weights": self._precision.weights,
-            "distributed_optimizer": self.optimizer.settings.distributed,
-        }
-
-    def _mapped(self) -> list[hf_weights.MappedParameter]:
-        return list(hf_weights.mapped_parameters(self._models))
-
-    def _rank_file(self) -> str:
-        groups = self.layout.groups
-        return rank_file(groups.pp.rank(), groups.tp.rank(), groups.dp_cp.rank())
-
-    def _rank_state(self) -> dict[str, Any]:
-        state = {
-            "optimizer": self.optimizer.state(),
-            "rng": torch.get_rng_state(),
-            "tracker": get_cuda_rng_tracker().get_states(),
-        }
-        if torch.cuda.is_available():
-            state["cuda_rng"] = torch.cuda.get_rng_state()
-        return state
-
-    def _check(self, batch: Batch) -> None:
-        low, high = int(batch.tokens.min()), int(batch.tokens.max())
-        if low < 0 or high >= self.config.vocab_size:
-            raise InvalidBatch(
-                f"token {low if low < 0 else high} is outside the vocabulary of {self.config.vocab_size}"
-            )
-        longest = int(batch.lengths.max())
-        if longest > self.config.max_positions:
-            raise InvalidBatch(f"a sequence has {longest} tokens, the model {self.config.max_positions} positions")
-
-    def _run(self, batch: Batch, loss: Loss, temperature: float, forward_only: bool) -> tuple[Tensor, Tensor, int]:
-        """Log-probs of trained tokens [T], [loss, *statistics] summed over the batch (both equal on every rank), and
-        the number of micro-batches."""
-        parts = micro_batches.build(batch, self.layout, self._batching.tokens_per_micro_batch)
-        logprobs = torch.zeros_like(batch.behaviour)
-        sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
-        settings: dict[str, Any] = {"pg_collection": self.layout.groups}
-        if self.layout.parallel.pipeline > 1:
-            settings["p2p_communicator"] = P2PCommunicator(
-                pp_group=self.layout.groups.pp, config=self._chunks[0].config
-            )
-        self._schedule(
-            forward_step_func=partial(self._forward, loss=loss, temperature=temperature, logprobs=logprobs, sums=sums),
-            data_iterator=[iter(parts) for _ in self._chunks] if len(self._chunks) > 1 else iter(parts),
-            model=self._chunks if len(self._chunks) > 1 else self._chunks[0],
-            num_microbatches=len(parts),
-            seq_length=parts[0].tokens.shape[1] * self.layout.parallel.context,
-            micro_batch_size=1,
-            forward_only=forward_only,
-            **settings,
-        )
-        if not self.layout.reports:
-            logprobs.zero_()
-            sums.zero_()
-        if dist.get_world_size() > 1:
-            dist.all_reduce(logprobs)
-            dist.all_reduce(sums)
-        return logprobs, sums, len(parts)
-
-    def _forward(
-        self,
-        parts: Iterator[MicroBatch],
-        network: Any,
-        *,
-        loss: Loss,
-        temperature: float,
-        logprobs: Tensor,
-        sums: Tensor,
-    ) -> tuple[Tensor, Any]:
-        """Megatron's forward step: hidden states now, the loss when it calls back on the last stage."""
-        part = next(parts)
-
-        def finish(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            scored = self._score(part, hidden, temperature)
-            value, stats = loss(scored)
-            logprobs[scored.index] = scored.current.detach()
-            sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
-            # The loss is globally normalised already, so no token count: _finalize does not divide.
-            return value, torch.zeros((), dtype=torch.int, device=value.device), {}
-
-        return network(part.tokens, part.positions, None, packed_seq_params=part.packed), finish
-
-    def _score(self, part: MicroBatch, hidden: Tensor, temperature: float) -> Scored:
-        """Log-probs and entropies of the trained tokens, gathered over context ranks so that sequences are whole."""
-        logprob, entropy = token_logprobs(
-            hidden,
-            self._models[-1].head_weight(),
-            part.rows,
-            part.targets,
-            self.layout.groups.tp,
-            self.config.vocab_size,
-            sequence_parallel=self.layout.parallel.sequence,
-            temperature=temperature,
-            chunk=self._batching.head_chunk,
-            fp32_logits=self._precision.fp32_logits,
-        )
-        if part.join is not None:
-            both = torch.stack([logprob, entropy], 1)
-            local = both.new_zeros(part.tokens.shape[1], 2).index_copy(0, part.rows, both)
-            # Every context rank computes the same loss of the whole, so each keeps its own slice of the gradient.
-            whole = gather_from_sequence_parallel_region(local, False, self.layout.groups.cp)
-            logprob, entropy = whole.index_select(0, part.join).unbind(1)
-        return Scored(logprob, entropy, part.index, part.sequence, part.sequences)
-
-
-class _ScoreOnly:
+class ScoreOnly:
     """No loss: forward passes that only want log-probabilities."""
 
     names: tuple[str, ...] = ()
@@ -403,13 +71,61 @@ class _ScoreOnly:
         return scored.current.new_zeros(()), scored.current.new_zeros(0, dtype=torch.float64)
 
 
-def _finalize(network: list[Any], num_tokens: Tensor | None, **groups: Any) -> None:
-    """Reduces gradients over data, context, tensor (norms under sequence parallelism) and tied embeddings, without
-    Megatron's division by a token count: the loss is normalised over the whole batch before."""
-    finalize_model_grads(network, None, **groups)
+class Counters(Protocol):
+    """How far an optimizer is. steps: asked for, skipped ones included. skipped: not taken, for a gradient that was
+    not finite."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def skipped(self) -> int: ...
 
 
-def _copy(targets: list[Any], sources: list[Tensor]) -> None:
-    with torch.no_grad():
-        for target, source in zip(targets, sources, strict=True):
-            target.copy_(source)
+class Policy(Protocol):
+    """One rank's part of a model and its optimizer; a backend's implementation of everything below is a collective."""
+
+    @property
+    def optimizer(self) -> Counters: ...
+
+    def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank.
+
+        Raises as `train_step`.
+        """
+        ...
+
+    def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError if it was told to keep
+        none."""
+        ...
+
+    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
+        """Forward and backward over the batch, then one guarded optimizer step.
+
+        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
+        NonFiniteGradients (too many steps skipped in a row).
+        """
+        ...
+
+    def export(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
+        merged into the weights."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """What this rank writes into a checkpoint; refers to live memory."""
+        ...
+
+    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
+        """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
+        ...
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Restores a checkpoint of any layout; returns its `extra`.
+
+        Under the layout that wrote it everything is restored exactly, random state included. Under another, weights
+        and optimizer state are bitwise those of the checkpoint, and random state stays as seeded.
+        Raises DamagedCheckpoint, AnotherModel, CheckpointError.
+        """
+        ...

@@ -15,9 +15,10 @@ from megatron.core import parallel_state
 from services.learner import checkpoints
 from services.learner.batch import Batch, InvalidBatch, Sample
 from services.learner.checkpoints import CheckpointError
+from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
 from services.learner.optimizer import NonFiniteGradients
-from services.learner.policy import MegatronPolicy, Scored
+from services.learner.policy import Scored
 from services.learner.ranks_testing import RankFailed, run_ranks
 from services.learner.retention import prune
 from services.learner.settings import (
@@ -163,7 +164,7 @@ def test_saving_a_step_again_replaces_it(model_dir, tmp_path):
 def _save_where_rank_1_cannot_write(model_dir: Path, root: Path) -> str:
     policy = make(model_dir, ParallelSettings())
     if torch.distributed.get_rank() == 1:
-        policy._rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
+        policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
     with pytest.raises(CheckpointError, match="rank 1: .*No such file"):
         policy.save(checkpoints.path_of(root, 1), {})
     return ""
@@ -228,7 +229,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(name, value, model
 
 def _poison(policy: MegatronPolicy, layer: int) -> Any:
     """Makes one gradient NaN on one rank that holds the layer; the handle takes it back."""
-    for p in policy._mapped():
+    for p in policy.state.mapped():
         first = policy.layout.groups.dp_cp.rank() == 0 and policy.layout.groups.tp.rank() == 0
         if first and p.name == f"decoder.layers.{layer}.mlp.linear_fc2.weight":
             return p.parameter.register_hook(lambda gradient: gradient * float("nan"))

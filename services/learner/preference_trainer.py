@@ -20,7 +20,7 @@ from torch import Tensor
 from penstock.objectives import preference_losses, preferences
 from penstock.objectives.preferences import Pairs, answer_weights
 from services.learner.batch import Batch
-from services.learner.policy import MegatronPolicy, Scored, StepOutcome
+from services.learner.policy import Policy, Scored, StepOutcome
 from services.learner.preference_stage import CHOSEN, ELSEWHERE, REJECTED
 from services.learner.settings import LossSettings
 from services.learner.step_result import StepResult, described
@@ -29,7 +29,7 @@ from services.learner.step_result import StepResult, described
 class PreferenceTrainer:
     """Settings bound to a policy. Raises UnknownChoice for a loss or setting that does not exist."""
 
-    def __init__(self, settings: LossSettings, policy: MegatronPolicy) -> None:
+    def __init__(self, settings: LossSettings, policy: Policy) -> None:
         self.settings, self.policy = settings.preference, policy
         self._references = ReferenceSums(policy) if settings.needs_reference else None
         if self.settings.paired:
@@ -113,7 +113,7 @@ class LinearLoss:
 class ReferenceSums:
     """Summed reference log-probs by sequence, each computed once. Every rank keeps the same ones."""
 
-    def __init__(self, policy: MegatronPolicy) -> None:
+    def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._known: dict[bytes, float] = {}
 

@@ -13,8 +13,8 @@ from penstock.trajectories import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.assembly import CompleteGroup, Member
 from services.learner.batch import Batch, Sample, broadcast
+from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import preference_samples, save_tiny_model, tiny_model
-from services.learner.policy import MegatronPolicy
 from services.learner.preference_stage import PreferenceStage
 from services.learner.preference_trainer import PreferenceTrainer, ReferenceSums
 from services.learner.ranks_testing import run_ranks

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from services.learner import checkpoints
+from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
-from services.learner.policy import MegatronPolicy
 from services.learner.ranks_testing import RankFailed, run_ranks
 from services.learner.settings import (
     BatchSettings,

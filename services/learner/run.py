@@ -22,23 +22,15 @@ from penstock.rpc import Security, Server
 from penstock.telemetry import metrics
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner import checkpoints, hf_export
+from services.learner.backends import make_policy
 from services.learner.batch import broadcast
 from services.learner.feed import Feed
 from services.learner.keeping import Keeper
 from services.learner.leader import Leader, leading
 from services.learner.lineage import tie
-from services.learner.mapping import (
-    batch_settings,
-    checkpoint_settings,
-    lora_settings,
-    loss_settings,
-    make_stages,
-    optimizer_settings,
-    parallel_settings,
-    precision_settings,
-)
+from services.learner.mapping import checkpoint_settings, loss_settings, make_stages
 from services.learner.plugins import load_plugins
-from services.learner.policy import MegatronPolicy
+from services.learner.policy import Policy
 from services.learner.preparation import Prepared, prepare
 from services.learner.server import State, Status
 from services.learner.stages import Stages
@@ -78,18 +70,8 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
     load_plugins(recipe.plugins)
     at("loading the model")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    settings = loss_settings(recipe)
-    policy = MegatronPolicy.create(
-        recipe.model.path,
-        parallel_settings(recipe),
-        optimizer_settings(recipe),
-        precision_settings(recipe),
-        batch_settings(recipe),
-        recipe.learner.seed,
-        keep_reference=settings.needs_reference,
-        lora=lora_settings(recipe),
-    )
-    trainer = make_trainer(settings, policy)
+    policy = make_policy(recipe)
+    trainer = make_trainer(loss_settings(recipe), policy)
     kept, keep_log = checkpoint_settings(recipe), recipe.limits.keep_log
     # What is older than the newest few may need samples that are not in the log any more.
     resumed = checkpoints.load_newest(place.checkpoints, policy.load, among=None if keep_log else kept.keep)
@@ -183,7 +165,7 @@ def _next(
 
 def _train(
     trainer: Steps,
-    policy: MegatronPolicy,
+    policy: Policy,
     leader: Leader | None,
     status: Status,
     prepared: Prepared | None,
@@ -221,7 +203,7 @@ def _train(
     _tokens.inc(prepared.metrics["rl.tokens.trained"])
 
 
-def _export(policy: MegatronPolicy, recipe: Recipe, place: Place) -> None:
+def _export(policy: Policy, recipe: Recipe, place: Place) -> None:
     """The trained model as a Hugging Face directory, export/ of the run directory."""
     if dist.get_rank() == 0:
         hf_export.write(policy.export(), recipe.model.path, place.folder / "export")

@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from services.learner import checkpoints, saving
 from services.learner.ending import CannotGoOn
+from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
-from services.learner.policy import MegatronPolicy
 from services.learner.ranks_testing import RankFailed, run_ranks
 from services.learner.saving import Saver
 from services.learner.settings import (

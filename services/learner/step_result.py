@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.learner.policy import MegatronPolicy, StepOutcome
+from services.learner.policy import Policy, StepOutcome
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class StepResult:
     metrics: dict[str, float]
 
 
-def described(policy: MegatronPolicy, outcomes: Sequence[StepOutcome]) -> dict[str, float]:
+def described(policy: Policy, outcomes: Sequence[StepOutcome]) -> dict[str, float]:
     """The metrics that every method has, over the optimizer steps of one batch."""
     sums = {name: sum(o.sums[name] for o in outcomes) for name in ("tokens", "entropy")}
     return {

@@ -13,7 +13,7 @@ from torch import Tensor
 from penstock.objectives import diagnostics
 from services.learner.batch import Batch
 from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLoss
-from services.learner.policy import Loss, MegatronPolicy, StepOutcome
+from services.learner.policy import Loss, Policy, StepOutcome
 from services.learner.preference_trainer import PreferenceTrainer
 from services.learner.settings import LossSettings
 from services.learner.step_result import StepResult, described
@@ -27,7 +27,7 @@ class Steps(Protocol):
         ...
 
 
-def make_trainer(settings: LossSettings, policy: MegatronPolicy) -> Steps:
+def make_trainer(settings: LossSettings, policy: Policy) -> Steps:
     """The trainer of the settings' algorithm."""
     return PreferenceTrainer(settings, policy) if settings.algorithm == "dpo" else Trainer(settings, policy)
 
@@ -35,7 +35,7 @@ def make_trainer(settings: LossSettings, policy: MegatronPolicy) -> Steps:
 class Trainer:
     """Policy-gradient and supervised steps. Raises UnknownChoice or ValueError for settings that name nothing."""
 
-    def __init__(self, settings: LossSettings, policy: MegatronPolicy) -> None:
+    def __init__(self, settings: LossSettings, policy: Policy) -> None:
         self.settings, self.policy = settings, policy
         self._objectives = Objectives.of(settings)
         self._temperature = 1.0 if settings.algorithm == "sft" else settings.temperature

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner import hf_weights, model, policy, token_logprobs, zigzag
+from services.learner import hf_weights, megatron_policy, model, token_logprobs, zigzag
+from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
-from services.learner.policy import MegatronPolicy
 from services.learner.ranks_testing import RankFailed, run_ranks
 from services.learner.settings import (
     BatchSettings,
@@ -178,7 +178,7 @@ def test_gradients_of_all_ranks_are_finalised(model_dir, right):
             for chunk in network:
                 chunk.finish_grad_sync()
 
-        policy._finalize = only_sync
+        megatron_policy._finalize = only_sync
 
     assert _differs(model_dir, TP2_SP, sabotage, right)
 

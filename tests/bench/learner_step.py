@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from penstock.tiny import make_model
 from services.learner.batch import Batch, Sample
-from services.learner.policy import MegatronPolicy  # before anything of Megatron: it prepares it for CPU
+from services.learner.megatron_policy import MegatronPolicy  # before anything of Megatron: it prepares it for CPU
 from services.learner.settings import (
     BatchSettings,
     LossSettings,

@@ -1,0 +1,34 @@
+"""The recipe's choice of what trains the model.
+
+A backend is imported when it is chosen: Megatron takes seconds.
+"""
+
+from penstock.recipes import Recipe
+from services.learner.mapping import (
+    batch_settings,
+    lora_settings,
+    loss_settings,
+    optimizer_settings,
+    parallel_settings,
+    precision_settings,
+)
+from services.learner.policy import Policy
+
+
+def make_policy(recipe: Recipe) -> Policy:
+    """A policy with the recipe's initial weights; torch.distributed is initialised, every rank calls this.
+
+    Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
+    """
+    from services.learner.megatron_policy import MegatronPolicy
+
+    return MegatronPolicy.create(
+        recipe.model.path,
+        parallel_settings(recipe),
+        optimizer_settings(recipe),
+        precision_settings(recipe),
+        batch_settings(recipe),
+        recipe.learner.seed,
+        keep_reference=loss_settings(recipe).needs_reference,
+        lora=lora_settings(recipe),
+    )
