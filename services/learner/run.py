@@ -105,7 +105,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
         keeper.finish(step)
         if leader is not None:
             leader.published()
-        _export(policy, recipe, place)
+        export(policy, recipe, place.folder / "export")
         status.state = State.STATE_DONE
         logger.info("done", extra={"step": step})
 
@@ -203,11 +203,21 @@ def _train(
     _tokens.inc(prepared.metrics["rl.tokens.trained"])
 
 
-def _export(policy: Policy, recipe: Recipe, place: Place) -> None:
-    """The trained model as a Hugging Face directory, export/ of the run directory."""
+def export_checkpoint(recipe: Recipe, checkpoint: pathlib.Path, target: pathlib.Path) -> None:
+    """Writes a checkpoint of the recipe's run as a Hugging Face directory; a collective, like `learn`.
+
+    Raises CheckpointError.
+    """
+    load_plugins(recipe.plugins)
+    policy = make_policy(recipe)
+    policy.load(checkpoint)
+    export(policy, recipe, target)
+
+
+def export(policy: Policy, recipe: Recipe, target: pathlib.Path) -> None:
+    """Writes the policy as a Hugging Face directory; a collective."""
     if dist.get_rank() == 0:
-        target, scores = place.folder / "export", recipe.trains_reward_model
-        hf_export.write(policy.export(), recipe.model.path, target, scores=scores)
+        hf_export.write(policy.export(), recipe.model.path, target, scores=recipe.trains_reward_model)
     else:
         for _ in policy.export():
             continue

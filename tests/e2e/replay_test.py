@@ -51,8 +51,12 @@ def test_a_replay_gives_the_same_weights_and_a_change_others(tmp_path: pathlib.P
     refused = penstock(tmp_path, "replay", "r", "sampling.temperature=0.5", "--as", "x", within=60)
     assert refused.returncode == 2 and "a replay trains what was recorded" in refused.stdout
 
-    measured = penstock(tmp_path, "eval", str(path), "--model", str(runs / "r" / "export"), within=300)
+    refused = penstock(tmp_path, "export", "r", "--step", "5", within=60)
+    assert refused.returncode == 2 and "no checkpoint of step 5 (steps: 4, 6)" in refused.stdout
+    checkpoint = runs / "r" / "checkpoints" / "step-000006"
+    measured = penstock(tmp_path, "eval", str(path), "--model", str(checkpoint), within=300)
     assert measured.returncode == 0 and "pass@1" in measured.stdout, measured.stdout
+    assert (runs / "r" / "export-step-000006" / "model.safetensors").read_bytes() == weights
     result = json.loads((runs / "r-eval" / "summary.json").read_text())
     assert [e["version"] for e in result["eval"]] == [0] and result["samples"]["admitted"] == 0
     assert all(gone(folder, within=30) for folder in runs.iterdir())
