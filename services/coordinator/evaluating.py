@@ -40,9 +40,12 @@ class Evaluator:
         stopped."""
         following = self._following
         while (step := evaluation.next_due(self._planned, following.ledger, self.given_up)) is not None:
-            self.reached = evaluation.target_reached(self._recipe.evaluation.target_reward, following.ledger)
+            self.reached = evaluation.target_reached(self._recipe.evaluation, following.ledger)
             if self.reached or stopping():
                 break
+            if self._recipe.validates:  # by the learner, which knows its own version
+                await following.until(lambda due=step: due in following.ledger.evaluations or stopping())
+                continue
             async with asyncio.TaskGroup() as tasks:
                 holding = tasks.create_task(self._hold(step))
                 await self._until_due(step, stopping)

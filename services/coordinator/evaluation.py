@@ -9,12 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from penstock.ledger import Ledger
+from penstock.recipes.sections import Evaluation
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-
-
-def schedule(every: int, steps: int) -> list[int]:
-    """The steps to evaluate, in order."""
-    return sorted({0, steps, *(range(every, steps, every) if every else ())})
 
 
 def next_due(planned: Iterable[int], ledger: Ledger, given_up: set[int]) -> int | None:
@@ -22,13 +18,14 @@ def next_due(planned: Iterable[int], ledger: Ledger, given_up: set[int]) -> int 
     return next((s for s in planned if s not in ledger.evaluations and s not in given_up), None)
 
 
-def target_reached(target: float | None, ledger: Ledger) -> str:
-    """Which evaluation reached the target reward, as a sentence; empty if none did."""
+def target_reached(wanted: Evaluation, ledger: Ledger) -> str:
+    """Which evaluation reached the target reward or loss, as a sentence; empty if none did."""
     for step, result in sorted(ledger.evaluations.items()):
-        if target is not None and result.metrics["reward"] >= target:
-            return (
-                f"evaluation of version {step}: reward {result.metrics['reward']:.4g} reached the target {target:.4g}"
-            )
+        for name, target, sign in (("reward", wanted.target_reward, 1), ("loss", wanted.target_loss, -1)):
+            if target is not None and name in result.metrics and sign * (result.metrics[name] - target) >= 0:
+                return (
+                    f"evaluation of version {step}: {name} {result.metrics[name]:.4g} reached the target {target:.4g}"
+                )
     return ""
 
 

@@ -6,8 +6,9 @@ from math import comb
 import pytest
 
 from penstock.ledger import Ledger
+from penstock.recipes.sections import Evaluation
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.evaluation import next_due, pass_at_k, report, schedule
+from services.coordinator.evaluation import next_due, pass_at_k, report, target_reached
 
 
 def sample(task: str, reward: float | None, length: int = 2, answer: str | None = None) -> pb.Trajectory:
@@ -20,13 +21,6 @@ def sample(task: str, reward: float | None, length: int = 2, answer: str | None 
     return t
 
 
-def test_the_first_and_the_last_version_are_always_evaluated() -> None:
-    assert schedule(0, 10) == [0, 10]
-    assert schedule(4, 10) == [0, 4, 8, 10]
-    assert schedule(5, 10) == [0, 5, 10]
-    assert schedule(20, 10) == [0, 10]
-
-
 def test_what_is_recorded_or_given_up_is_not_done_again() -> None:
     ledger = Ledger()
     assert next_due([0, 4, 8], ledger, set()) == 0
@@ -34,6 +28,17 @@ def test_what_is_recorded_or_given_up_is_not_done_again() -> None:
     assert next_due([0, 4, 8], ledger, set()) == 4
     assert next_due([0, 4, 8], ledger, {4}) == 8
     assert next_due([0, 4, 8], ledger, {4, 8}) is None
+
+
+def test_a_reward_is_reached_from_below_and_a_loss_from_above() -> None:
+    ledger = Ledger()
+    for step, (name, value) in enumerate((("reward", 0.4), ("reward", 0.6), ("loss", 2.0), ("loss", 1.0))):
+        ledger.apply_evaluation(pb.EvaluationReport(step=step, samples=1, metrics={name: value}), step + 1)
+    assert target_reached(Evaluation(), ledger) == ""
+    reward = target_reached(Evaluation(target_reward=0.5), ledger)
+    assert reward == "evaluation of version 1: reward 0.6 reached the target 0.5"
+    assert target_reached(Evaluation(target_loss=1.0), ledger).startswith("evaluation of version 3: loss 1")
+    assert target_reached(Evaluation(target_loss=0.9, target_reward=0.7), ledger) == ""
 
 
 def test_failed_samples_are_counted_but_never_measured_as_zero() -> None:

@@ -35,6 +35,7 @@ from services.learner.preparation import Prepared, prepare
 from services.learner.server import State, Status
 from services.learner.stages import Stages
 from services.learner.trainer import Steps, make_trainer
+from services.learner.validation import Validation
 
 logger = logging.getLogger(__name__)
 _step = metrics.gauge(metrics.STEP, "optimizer steps taken")
@@ -78,11 +79,15 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
     step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
     stages = make_stages(recipe)
+    validation = Validation.of(recipe, stages, trainer, device)
     with ExitStack() as stack:
         leader = stack.enter_context(_leader(recipe, place, status, stages, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
         logger.info("learning from step %d", step, extra={"epoch": status.epoch})
         keeper = Keeper(place.checkpoints, kept, policy, status, leader, keep_log)
+        if step == 0:
+            at("measuring held-out rows")
+            validation.measure(0, leader)
         while step < recipe.algorithm.steps:
             keeper.collect()
             at(f"waiting for the batch of step {step + 1}")
@@ -98,7 +103,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
             elif command == "train":
                 step += 1
                 at(f"training step {step}")
-                _train(trainer, policy, leader, status, prepared, step, device, keeper)
+                _train(trainer, policy, leader, status, prepared, step, device, keeper, validation)
                 if step % recipe.learner.checkpoints.every == 0:
                     status.save_wanted.set()
         at("ending")
@@ -172,13 +177,15 @@ def _train(
     step: int,
     device: torch.device,
     keeper: Keeper,
+    validation: Validation,
 ) -> None:
-    """One step: train, report, publish."""
+    """One step: train, measure where it is due, report, publish."""
     status.state = State.STATE_TRAINING
     status.step_started_at.GetCurrentTime()
     began = time.monotonic()
     result = trainer.step(broadcast(prepared.batch if prepared else None, device))
     trained = time.monotonic()
+    held_out = validation.measure(step, leader)
     tensors = list(policy.export())
     status.step = step
     if leader is None or prepared is None:
@@ -188,6 +195,7 @@ def _train(
     report.version.epoch, report.version.step = status.epoch, step
     report.at.GetCurrentTime()
     numbers = {**prepared.metrics, **{f"rl.policy.{k}": v for k, v in result.metrics.items()}}
+    numbers |= {f"rl.validation.{k}": v for k, v in held_out.items()}
     numbers["rl.loss"] = result.metrics["loss"]
     numbers["rl.train.seconds"] = trained - began
     numbers["rl.step.seconds"] = trained - (status.step_ended or began)  # the first step does not count the start

@@ -27,6 +27,11 @@ class Steps(Protocol):
         """Trains on one batch (the same on every rank); a collective."""
         ...
 
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """What `step` would say of a batch of rows (`loss`, and for pairs `accuracy` and `margin`), training nothing; a
+        collective."""
+        ...
+
 
 def make_trainer(settings: LossSettings, policy: Policy) -> Steps:
     """The trainer of the settings' algorithm."""
@@ -67,6 +72,10 @@ class Trainer:
         if proximal is not None and self.settings.proximal == "recompute":
             current = proximal  # of the whole batch at one time: later mini-batches were scored after updates
         return StepResult(self._metrics(batch, current, outcomes))
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """`loss`: the negative log-likelihood of held-out demonstrations, normalised as in training."""
+        return {"loss": -float((self._objectives.weights(batch) * self.policy.logprobs(batch)).sum())}
 
     def _mini_batches(self, batch: Batch) -> list[tuple[Batch, Tensor]]:
         """Whole groups, in order, in equally many groups per optimizer step; (part, its tokens in the batch)."""

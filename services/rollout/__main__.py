@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack
 from penstock import rpc
 from penstock.bus import RunNames, TaskConsumer, connect
 from penstock.chat import ChatTokenizer
+from penstock.datasets import tokenise
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.process import Process, flags, run
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.demonstrations import tokenise
 from services.rollout.engines import Engines, engines
 from services.rollout.episode import Tools, play
 from services.rollout.scoring import scoring
@@ -63,7 +63,7 @@ async def _player(
 
     async def player(task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
         if not task.HasField("rollout"):
-            return tokenise(chat, recipe.model.path, task, index)
+            return tokenise(chat, recipe.model.path, task, index, recipe.data.train_on)
         return await play(tools[task.rollout.task.source], task, index, until)
 
     return player

@@ -1,6 +1,7 @@
 """Contradictions between a recipe's sections, each as one sentence that names the keys and the nearest way out."""
 
 import difflib
+import glob
 import json
 import os
 import pathlib
@@ -95,6 +96,13 @@ def _algorithm(recipe: Recipe) -> list[str]:
             f"algorithm.overlong_buffer: {a.overlong_buffer} is more than sampling.max_tokens "
             f"{recipe.sampling.max_tokens}"
         )
+    if recipe.evaluation.target_loss is not None and not recipe.validates:
+        problems.append(
+            "evaluation.target_loss: is for sft, dpo and reward_model on rows with data.eval and no environment; "
+            "where tasks are played use target_reward"
+        )
+    if recipe.evaluation.target_reward is not None and recipe.validates:
+        problems.append("evaluation.target_reward: nothing is played here; use target_loss")
     if recipe.mode == "evaluate" and not recipe.evaluates:
         problems.append("data.eval and environment: are both required to evaluate")
     return problems
@@ -201,7 +209,7 @@ def _sampling(recipe: Recipe) -> list[str]:
 def _data(recipe: Recipe) -> list[str]:
     problems = [f"plugins: no file {p!r}" for p in recipe.plugins if p.endswith(".py") and not os.path.isfile(p)]
     for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
-        if path is not None and not os.path.isfile(path):
+        if path is not None and not os.path.exists(path) and not glob.glob(path):
             problems.append(f"{key}: no file {path!r}")
     problems += _model("model.path", recipe.model.path)
     if recipe.teacher is not None:

@@ -81,6 +81,19 @@ class Recipe(s.Section):
         return self.mode != "replay" and measured
 
     @property
+    def validates(self) -> bool:
+        """Whether the learner measures its loss on held-out rows: where training reads rows and nobody plays any."""
+        return self.mode != "evaluate" and self.data.eval is not None and not (self.rolls_out or self.evaluates)
+
+    @property
+    def evaluation_steps(self) -> list[int]:
+        """The versions that are measured on held-out rows, in order: the first, the last, and every so many."""
+        if not (self.evaluates or self.validates):
+            return []
+        every, last = self.evaluation.every, self.steps
+        return sorted({0, last, *(range(every, last, every) if every else ())})
+
+    @property
     def generates(self) -> bool:
         """Whether anything is sampled from the policy, in training or to measure it."""
         return self.mode != "replay" and (self.rolls_out or self.evaluates)

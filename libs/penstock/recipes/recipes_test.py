@@ -171,8 +171,9 @@ def test_two_models_need_two_names(raw: dict[str, Any], tmp_path: pathlib.Path) 
 
 def test_evaluations_measure_a_part_that_exists(raw: dict[str, Any]) -> None:
     raw["environment"]["rewards"] = [{"name": "format"}, {"name": "sort_characters", "weight": 0.0}]
-    assert "evaluation.reward: 'sort_character' is not one of format, sort_characters; did you mean 'sort_characters'?" in (
-        problems(raw, "evaluation.reward=sort_character")
+    assert (
+        "evaluation.reward: 'sort_character' is not one of format, sort_characters; did you mean 'sort_characters'?"
+        in (problems(raw, "evaluation.reward=sort_character"))
     )
     assert resolve(raw, ["evaluation.reward=sort_characters"]).evaluation.reward == "sort_characters"
 
@@ -185,3 +186,26 @@ def test_a_reward_model_is_trained_from_ranked_answers_alone(raw: dict[str, Any]
     raw.pop("environment")
     recipe = resolve(raw, ["algorithm.name=reward_model", "algorithm.group_size=2"])
     assert recipe.trains_reward_model and not recipe.generates and not recipe.rolls_out
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, [0, 10]), (4, [0, 4, 8, 10]), (5, [0, 5, 10]), (20, [0, 10])])
+def test_the_first_and_the_last_version_are_always_evaluated(
+    every: int, steps: list[int], raw: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    overrides = ["algorithm.steps=10", f"data.eval={tmp_path / 'train.jsonl'}", f"evaluation.every={every}"]
+    recipe = resolve(raw, overrides)
+    assert recipe.evaluation_steps == steps and recipe.evaluates and not recipe.validates
+
+
+def test_rows_are_measured_by_the_learner_where_nobody_plays_them(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    held_out = f"data.eval={tmp_path / 'train.jsonl'}"
+    assert "evaluation.target_loss: is for sft, dpo and reward_model" in problems(
+        raw, held_out, "evaluation.target_loss=1.0"
+    )
+    raw.pop("environment")
+    recipe = resolve(raw, ["algorithm.name=sft", held_out, "evaluation.target_loss=1.0"])
+    assert recipe.validates and not recipe.evaluates and recipe.evaluation_steps == [0, 3]
+    assert resolve(raw, ["algorithm.name=sft"]).evaluation_steps == []
+    assert "evaluation.target_reward: nothing is played here" in problems(
+        raw, "algorithm.name=sft", held_out, "evaluation.target_reward=1.0"
+    )

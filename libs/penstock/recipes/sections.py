@@ -38,13 +38,16 @@ class Curriculum(Section):
 
 
 class Data(Section):
-    """What to train on and to measure with: JSON Lines, one row an object."""
+    """What to train on and to measure with: JSON Lines, parquet, or a Hugging Face dataset's directory."""
 
-    train: str = Field(description="JSON Lines file of training rows")
-    eval: str | None = Field(default=None, description="JSON Lines file of held-out rows")
+    train: str = Field(description="training rows: a file, a pattern of parquet files, or a directory")
+    eval: str | None = Field(default=None, description="held-out rows, likewise")
     prompt: str = Field(default="{prompt}", description="user message of a row; {field} is replaced by the row's field")
     completion: str = Field(default="{target}", description="assistant message of a row (sft, and dpo with `label`)")
     system: str | None = Field(default=None, description="system message put before every prompt")
+    train_on: tuple[Literal["assistant", "user", "system", "tool", "all"], ...] = Field(
+        default=("assistant",), min_length=1, description="roles whose messages are trained on (sft)"
+    )
     seed: int = Field(default=0, description="seed of the order of rows")
     shuffle: bool = Field(
         default=True, description="draw rows in a new seeded order every pass; false keeps the file's order"
@@ -253,7 +256,8 @@ class Staleness(Section):
 
 
 class Evaluation(Section):
-    """Held-out measurement during training, pinned to a version."""
+    """Held-out measurement during training, pinned to a version: of `data.eval`, which the environment's tasks are made
+    of, or, where training reads rows and there is no environment, on which the learner measures its loss."""
 
     every: int = Field(
         default=0, ge=0, description="steps between evaluations; 0 evaluates at the start and the end only"
@@ -268,6 +272,9 @@ class Evaluation(Section):
     )
     target_reward: float | None = Field(
         default=None, description="stop the run when an evaluation's mean reward reaches this; never if absent"
+    )
+    target_loss: float | None = Field(
+        default=None, description="stop the run when the held-out loss falls to this; never if absent"
     )
 
 

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
+from penstock.datasets import Dataset, DatasetError
 from penstock.recipes.sections import Data
-from services.coordinator.dataset import Dataset, DatasetError
 
 
 def dataset(folder: pathlib.Path, text: str, *, shuffle: bool = True, **data: str | int) -> Dataset:
