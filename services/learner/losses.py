@@ -106,8 +106,8 @@ class PolicyGradientLoss:
     """Σ weight · (correction · policy loss + β · KL − coefficient · entropy).
 
     proximal_logprobs [T]: at the start of the step, or None if no forward pass was made for them: the weights being
-    trained *are* those (the first optimizer step on a batch), so the detached current log-probs are the same numbers; or
-    they are interpolated.
+    trained *are* those (the first optimizer step on a batch), so the detached current log-probs are the same numbers;
+    or they are interpolated.
     correction [T]: weights that were taken over the whole batch, or None to take them here.
     """
 
