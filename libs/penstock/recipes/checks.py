@@ -119,8 +119,8 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         problems.append("algorithm.loss.beta: is required for dro, which has no usual value")
     if a.loss.proximal == "interpolate" and a.loss.mini_batches == 1:
         problems.append(
-            "algorithm.loss.proximal: interpolate saves a forward pass only where algorithm.loss.mini_batches > 1; with "
-            "1 'recompute' is exact and costs none"
+            "algorithm.loss.proximal: interpolate saves a forward pass only where algorithm.loss.mini_batches > 1; "
+            "with 1 'recompute' is exact and costs none"
         )
     if a.loss.proximal == "interpolate" and a.loss.correction == "m2po":
         problems.append("algorithm.loss.proximal: m2po sees the whole batch before the step; use 'recompute'")
