@@ -17,12 +17,15 @@ class DatasetError(ValueError):
 
 
 class Dataset:
-    """The rows of a JSON Lines file. Every row is tried at once, so that a bad one stops a run before it starts."""
+    """The rows of a JSON Lines file. Every row is tried at once, so that a bad one stops a run before it starts.
 
-    def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool) -> None:
-        self.path, self._data, self._shuffle = path, data, shuffle
+    prompts: whether a row says what the model is asked; a multi-turn environment does that itself.
+    """
+
+    def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool, prompts: bool = True) -> None:
+        self.path, self._data, self._shuffle, self._prompts = path, data, shuffle, prompts
         self.rows = _read(path)
-        for row in range(len(self.rows)):
+        for row in range(len(self.rows) if prompts else 0):
             self._prompt(row)
 
     @property
@@ -44,7 +47,7 @@ class Dataset:
             id=f"{self.path.stem}/{row}",
             environment=environment,
             source=source,
-            messages=self._prompt(row),
+            messages=self._prompt(row) if self._prompts else [],
             row_json=json.dumps(self.rows[row]),
         )
 

@@ -34,9 +34,10 @@ class Source:
     @staticmethod
     def read(name: str, recipe: Recipe) -> "Source":
         """Raises DatasetError for rows that the recipe's method cannot use: before the run starts."""
-        data = recipe.data
-        held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False) if data.eval else None
-        source = Source(name, recipe, Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle), held_out)
+        data, prompts = recipe.data, recipe.environment is None or not recipe.environment.multi_turn
+        held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False, prompts=prompts) if data.eval else None
+        train = Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle, prompts=prompts)
+        source = Source(name, recipe, train, held_out)
         if not recipe.rolls_out:
             for row in range(len(source.train)):
                 source.check(row)
