@@ -34,10 +34,11 @@ class Source:
     @staticmethod
     def read(name: str, recipe: Recipe) -> "Source":
         """Raises DatasetError for rows that the recipe's method cannot use: before the run starts."""
-        data = recipe.data
-        held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False) if data.eval else None
-        source = Source(name, recipe, Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle), held_out)
-        rows_trained_on = () if recipe.rolls_out else (source.train,)
+        data, prompts = recipe.data, recipe.environment is None or not recipe.environment.multi_turn
+        held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False, prompts=prompts) if data.eval else None
+        train = Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle, prompts=prompts)
+        source = Source(name, recipe, train, held_out)
+        rows_trained_on = () if recipe.rolls_out else (train,)
         rows_measured = (held_out,) if recipe.validates and held_out is not None else ()
         for dataset in (*rows_trained_on, *rows_measured):
             for row in range(len(dataset)):

@@ -118,6 +118,7 @@ def loss_settings(recipe: Recipe) -> LossSettings:
         normalisation=loss.normalisation,
         normalisation_settings=constant,
         kl_coefficient=loss.kl.coefficient,
+        kl_place=loss.kl.place,
         kl_estimator=loss.kl.estimator,
         kl_importance=loss.kl.importance,
         entropy_coefficient=loss.entropy_coefficient,

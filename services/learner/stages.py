@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from penstock.trajectories import from_float32s, from_int32s
@@ -78,4 +78,13 @@ def sample(t: pb.Trajectory, group: int, advantage: float | ArrayLike = 0.0) -> 
         behaviour_logprobs=from_float32s(t.logprobs),
         advantage=advantage,
         group=group,
+        versions=versions(t),
     )
+
+
+def versions(t: pb.Trajectory) -> NDArray[np.int64]:
+    """int64 [token_count]: the version (step) that drew each token; 0 before the first that one drew."""
+    drawn = np.zeros(t.token_count, np.int64)
+    for segment in t.version_segments:
+        drawn[segment.first :] = segment.version.step
+    return drawn

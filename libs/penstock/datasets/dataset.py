@@ -15,13 +15,16 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
 class Dataset:
-    """The rows of a data set (see `reading`). Every row is tried at once: a bad one stops a run before it starts."""
+    """The rows of a data set (see `reading`). Every row is tried at once: a bad one stops a run before it starts.
 
-    def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool) -> None:
-        self.path, self._data, self._shuffle = path, data, shuffle
+    prompts: whether a row says what the model is asked; a multi-turn environment does that itself.
+    """
+
+    def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool, prompts: bool = True) -> None:
+        self.path, self._data, self._shuffle, self._prompts = path, data, shuffle, prompts
         found = read(path)
         self.rows, self._unit = found.rows, found.unit
-        for row in range(len(self.rows)):
+        for row in range(len(self.rows) if prompts else 0):
             self._prompt(row)
 
     @property
@@ -47,7 +50,7 @@ class Dataset:
             id=f"{self.path.stem}/{row}",
             environment=environment,
             source=source,
-            messages=self._prompt(row),
+            messages=self._prompt(row) if self._prompts else [],
             row_json=json.dumps(self.rows[row]),
         )
 

@@ -34,6 +34,14 @@ def test_the_order_is_a_function_of_the_seed_and_the_number(tmp_path: pathlib.Pa
     assert [dataset(tmp_path, numbered(5), shuffle=False).position(n)[1] for n in range(7)] == [0, 1, 2, 3, 4, 0, 1]
 
 
+def test_rows_of_an_environment_that_speaks_first_need_no_prompt(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"low": 1, "high": 8}\n')
+    data = Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=False, prompts=False)
+    assert not data.task(0, "guess_number").messages and '"high": 8' in data.task(0, "guess_number").row_json
+    with pytest.raises(DatasetError, match="needs 'prompt'"):
+        Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=False)
+
+
 def test_a_row_becomes_messages_by_the_recipes_templates(tmp_path: pathlib.Path) -> None:
     data = dataset(tmp_path, numbered(2), prompt="sort {prompt}!", system="be brief", completion="{answer}")
     task = data.task(1, "sort_characters")

@@ -127,6 +127,13 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         )
     if a.loss.name == "dro" and a.loss.beta is None:
         problems.append("algorithm.loss.beta: is required for dro, which has no usual value")
+    if a.loss.proximal == "interpolate" and a.loss.mini_batches == 1:
+        problems.append(
+            "algorithm.loss.proximal: interpolate saves a forward pass only where algorithm.loss.mini_batches > 1; "
+            "with 1 'recompute' is exact and costs none"
+        )
+    if a.loss.proximal == "interpolate" and a.loss.correction == "m2po":
+        problems.append("algorithm.loss.proximal: m2po sees the whole batch before the step; use 'recompute'")
     if a.group_size < 2:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
     if (a.advantage == "opd") != (recipe.teacher is not None):
@@ -135,7 +142,7 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         problems.append("algorithm.advantage: gdpo needs at least two environment.rewards; with one use 'grpo'")
     if a.advantage == "gdpo" and a.overlong_buffer:
         problems.append("algorithm.overlong_buffer: gdpo takes the reward apart; make length one of its parts")
-    corrected = a.loss.correction != "none" and a.loss.proximal == "recompute"
+    corrected = a.loss.correction != "none" and a.loss.proximal != "behaviour"
     trusted = a.loss.name in TRUST_REGIONS and a.loss.proximal == "behaviour"
     bounded = corrected or trusted or a.loss.name in BEHAVIOUR_LOSSES
     if recipe.staleness.max_versions and not (bounded or recipe.staleness.allow_uncorrected):

@@ -130,6 +130,11 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
             "mixture.0: algorithm.group",
         ),
         (["algorithm.name=sft", "mixture=[{name: b, data: {train: x}, environment: {name: b}}]"], "join the files"),
+        (["algorithm.loss.proximal=interpolate"], "saves a forward pass only where .*mini_batches > 1"),
+        (
+            ["algorithm.loss={proximal: interpolate, mini_batches: 2, correction: m2po}"],
+            "m2po sees the whole batch before the step",
+        ),
         (["mode=evaluate"], "data.eval and environment: are both required to evaluate"),
     ],
 )

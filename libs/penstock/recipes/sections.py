@@ -109,6 +109,9 @@ class Kl(Section):
     """A pull towards the model the run started from (the reference), added to the loss."""
 
     coefficient: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 keeps no reference in memory")
+    place: Literal["loss", "reward"] = Field(
+        default="loss", description="reward: take the summed k1 off each sample's reward instead (estimator is unused)"
+    )
     estimator: Literal["k1", "k2", "k3"] = "k3"
     importance: Literal["none", "differentiable", "detached"] = Field(
         default="differentiable",
@@ -136,8 +139,10 @@ class Loss(Section):
     tau: float = Field(default=1e-3, ge=0, description="dppo: weight of the squared log-ratio")
     beta: float | None = Field(default=None, gt=0, description="dro: pull towards the behaviour policy; required there")
     normalisation: Literal["token", "sequence", "prompt", "constant"] = "token"
-    proximal: Literal["recompute", "behaviour"] = Field(
-        default="recompute", description="policy the ratio is taken against"
+    proximal: Literal["recompute", "behaviour", "interpolate"] = Field(
+        default="recompute",
+        description="policy the ratio is taken against; interpolate guesses it from versions, which saves a forward "
+        "pass where mini_batches > 1",
     )
     correction: str = Field(
         default="tis",
