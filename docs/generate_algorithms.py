@@ -21,6 +21,7 @@ from penstock.objectives import (
     policy_losses,
     preference_losses,
     preferences,
+    ranking,
 )
 from penstock.objectives.registry import REQUIRED
 
@@ -41,6 +42,8 @@ def page() -> str:
 
 
 def _section(name: str) -> str:
+    if name == "ranking":
+        return _entry("bradley_terry", ranking.bradley_terry, {"margin": 0.0, "centring": 0.0})
     registry = REGISTRIES[name]
     entries = [_entry(n, registry.get(n), registry.settings_of(n)) for n in registry.names()]
     if name == "preferences":

@@ -53,10 +53,10 @@ class RewardModelTrainer:
 
 
 def _order(scores: Tensor, pairs: RankedPairs) -> dict[str, float]:
-    """Whether the better answer has the larger score (equal ones are wrong), and by how much."""
+    """Whether the better answer has the larger score (equal ones count half), and by how much."""
     difference = scores[pairs.better] - scores[pairs.worse]
     return {
-        "accuracy": float((difference > 0).to(torch.float64).mean()),
+        "accuracy": float((0.5 + 0.5 * torch.sign(difference)).mean()),
         "margin": float(difference.mean()),
         "reward_mean": float(scores.mean()),
     }

@@ -74,7 +74,7 @@ def test_an_answer_that_was_cut_short_has_no_stop_token(model: RewardModel) -> N
 
 
 def test_what_the_model_cannot_read_is_refused_with_its_numbers(model: RewardModel) -> None:
-    with pytest.raises(CannotScore, match="it has 306 tokens, the reward model 256 positions"):
+    with pytest.raises(CannotScore, match="it has 307 tokens, the reward model 256 positions"):
         model.tokens(sample("a" * 300))
 
 

@@ -30,7 +30,7 @@ TEMPLATE = (
 
 
 def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40_000, prompts: int = 16_384) -> None:
-    """Writes model/ and sft, train, preferences, eval, preferences-eval and sft-eval (.jsonl) below `folder`. Rows never
+    """Writes model/ and sft, train, preferences, eval, preferences-eval, sft-eval (.jsonl) below `folder`. Rows never
     overlap."""
     make_model(folder / "model", seed=seed)
     rng = random.Random(seed)
