@@ -19,12 +19,15 @@ class DatasetError(ValueError):
 class Dataset:
     """The rows of a JSON Lines file. Every row is tried at once, so that a bad one stops a run before it starts.
 
-    prompts: whether a row says what the model is asked; a multi-turn environment does that itself.
+    prompts: whether a row says what the model is asked; a multi-turn environment does that itself. limit: rows taken,
+    from the first.
     """
 
-    def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool, prompts: bool = True) -> None:
+    def __init__(
+        self, path: pathlib.Path, data: Data, *, shuffle: bool, prompts: bool = True, limit: int | None = None
+    ) -> None:
         self.path, self._data, self._shuffle, self._prompts = path, data, shuffle, prompts
-        self.rows = _read(path)
+        self.rows = _read(path)[:limit]
         for row in range(len(self.rows) if prompts else 0):
             self._prompt(row)
 
