@@ -36,7 +36,7 @@ class Source:
         """Raises DatasetError for rows that the recipe's method cannot use: before the run starts."""
         data, prompts = recipe.data, recipe.environment is None or not recipe.environment.multi_turn
         held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False, prompts=prompts) if data.eval else None
-        train = Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle, prompts=prompts)
+        train = Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle, prompts=prompts, limit=data.limit)
         source = Source(name, recipe, train, held_out)
         rows_trained_on = () if recipe.rolls_out else (train,)
         rows_measured = (held_out,) if recipe.validates and held_out is not None else ()

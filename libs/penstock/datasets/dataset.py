@@ -17,13 +17,16 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 class Dataset:
     """The rows of a data set (see `reading`). Every row is tried at once: a bad one stops a run before it starts.
 
-    prompts: whether a row says what the model is asked; a multi-turn environment does that itself.
+    prompts: whether a row says what the model is asked; a multi-turn environment does that itself. limit: rows taken,
+    from the first.
     """
 
-    def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool, prompts: bool = True) -> None:
+    def __init__(
+        self, path: pathlib.Path, data: Data, *, shuffle: bool, prompts: bool = True, limit: int | None = None
+    ) -> None:
         self.path, self._data, self._shuffle, self._prompts = path, data, shuffle, prompts
         found = read(path)
-        self.rows, self._unit = found.rows, found.unit
+        self.rows, self._unit = found.rows[:limit], found.unit
         for row in range(len(self.rows) if prompts else 0):
             self._prompt(row)
 

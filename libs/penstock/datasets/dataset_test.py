@@ -42,6 +42,12 @@ def test_rows_of_an_environment_that_speaks_first_need_no_prompt(tmp_path: pathl
         Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=False)
 
 
+def test_a_limit_takes_the_first_rows(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(numbered(9))
+    data = Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=True, limit=4)
+    assert sorted(data.position(i)[1] for i in range(4)) == [0, 1, 2, 3] and data.position(4)[0] == 1
+
+
 def test_a_row_becomes_messages_by_the_recipes_templates(tmp_path: pathlib.Path) -> None:
     data = dataset(tmp_path, numbered(2), prompt="sort {prompt}!", system="be brief", completion="{answer}")
     task = data.task(1, "sort_characters")

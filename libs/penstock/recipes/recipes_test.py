@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from penstock.recipes import RecipeError, dump, load, resolve
 
@@ -89,6 +90,33 @@ def test_a_dumped_recipe_is_the_same_recipe(raw: dict[str, Any], tmp_path: pathl
     recipe = resolve(raw, ["environment.rewards=[{name: a, weight: 0.5}]"])
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     assert load(tmp_path / "recipe.yaml") == recipe
+
+
+def test_a_recipe_can_begin_with_another(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """Mappings are merged, lists and values replaced, over any number of files; overrides come last."""
+    raw["environment"] = {"name": "sort_characters", "rewards": [{"name": "a"}, {"name": "b"}]}
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(raw))
+    (tmp_path / "second.yaml").write_text("base: first.yaml\nalgorithm: {loss: {name: cispo, cap: 4.0}}\n")
+    (tmp_path / "below").mkdir()
+    third = tmp_path / "below" / "third.yaml"
+    third.write_text("base: ../second.yaml\nalgorithm: {loss: {cap: 3.0}}\nenvironment: {rewards: [{name: c}]}\n")
+    recipe = load(third, ["run=mine"])
+    assert (recipe.algorithm.loss.name, recipe.algorithm.loss.cap, recipe.algorithm.steps) == ("cispo", 3.0, 3)
+    assert [r.name for r in recipe.rewards()] == ["c"] and recipe.run == "mine"
+    assert recipe.environment is not None and recipe.environment.name == "sort_characters"
+
+
+def test_a_base_that_cannot_be_used_is_named(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "first.yaml").write_text("base: second.yaml\n")
+    (tmp_path / "second.yaml").write_text("base: first.yaml\n")
+    with pytest.raises(RecipeError, match="base: 'first.yaml' leads back to itself"):
+        load(tmp_path / "first.yaml")
+    (tmp_path / "third.yaml").write_text("base: fist.yaml\n")
+    with pytest.raises(RecipeError, match="no file .*; did you mean 'first.yaml'"):
+        load(tmp_path / "third.yaml")
+    (tmp_path / "fourth.yaml").write_text("base: [a]\n")
+    with pytest.raises(RecipeError, match="must be the name of a recipe file"):
+        load(tmp_path / "fourth.yaml")
 
 
 def test_unreadable_files(tmp_path: pathlib.Path) -> None:

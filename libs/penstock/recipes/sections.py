@@ -52,6 +52,7 @@ class Data(Section):
     shuffle: bool = Field(
         default=True, description="draw rows in a new seeded order every pass; false keeps the file's order"
     )
+    limit: Positive | None = Field(default=None, description="train on the first so many rows; all if absent")
     curriculum: Curriculum = Field(default_factory=Curriculum)
 
 

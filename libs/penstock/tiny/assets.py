@@ -31,7 +31,10 @@ TEMPLATE = (
 
 def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40_000, prompts: int = 16_384) -> None:
     """Writes model/ and sft, train, preferences, eval, preferences-eval, sft-eval (.jsonl) below `folder`. Rows never
-    overlap."""
+    overlap.
+
+    Every row's `pattern` is what any answer of the right characters and length matches: an easier reward (`format`).
+    """
     make_model(folder / "model", seed=seed)
     rng = random.Random(seed)
     seen: set[str] = set()
@@ -42,6 +45,7 @@ def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40
             row = _problem(rng)
             if row["prompt"] not in seen:
                 seen.add(row["prompt"])
+                row["pattern"] = f"[{''.join(sorted(set(row['prompt'])))}]{{{len(row['prompt'])}}}"
                 rows.append(row)
         return rows
 
