@@ -3,6 +3,8 @@
 A backend is imported when it is chosen: Megatron takes seconds.
 """
 
+import dataclasses
+
 from penstock.recipes import Recipe
 from services.learner.mapping import (
     batch_settings,
@@ -32,4 +34,26 @@ def make_policy(recipe: Recipe) -> Policy:
         keep_reference=loss_settings(recipe).needs_reference,
         lora=lora_settings(recipe),
         scores=recipe.trains_reward_model,
+    )
+
+
+def make_critic(recipe: Recipe, policy: Policy) -> Policy | None:
+    """The policy's critic, on the same ranks; None where the recipe has none. Raises as `make_policy`."""
+    critic = recipe.algorithm.critic
+    if not recipe.has_critic:
+        return None
+    from services.learner.megatron_policy import MegatronPolicy
+
+    assert isinstance(policy, MegatronPolicy)
+    optimizer = optimizer_settings(recipe)
+    schedule = dataclasses.replace(optimizer.schedule, warmup_steps=0)
+    return MegatronPolicy.create(
+        critic.path or recipe.model.path,
+        parallel_settings(recipe),
+        dataclasses.replace(optimizer, learning_rate=critic.learning_rate, schedule=schedule),
+        precision_settings(recipe),
+        batch_settings(recipe),
+        recipe.learner.seed,
+        scores=True,
+        beside=policy,
     )

@@ -2,6 +2,7 @@
 
 from penstock.recipes import Recipe
 from services.learner.advantage_stage import AdvantageStage
+from services.learner.critic_stage import CriticStage
 from services.learner.distillation_stage import DistillationStage
 from services.learner.preference_stage import PreferenceStage
 from services.learner.reward_model_stage import RewardModelStage
@@ -9,6 +10,7 @@ from services.learner.settings import (
     AdvantageSettings,
     BatchSettings,
     CheckpointSettings,
+    CriticSettings,
     LoraSettings,
     LossSettings,
     OptimizerSettings,
@@ -126,6 +128,7 @@ def loss_settings(recipe: Recipe) -> LossSettings:
         optimizer_steps_per_batch=loss.mini_batches,
         preference=preference_settings(recipe),
         reward_model=reward_model_settings(recipe),
+        critic=critic_settings(recipe),
     )
 
 
@@ -150,6 +153,11 @@ def reward_model_settings(recipe: Recipe) -> RewardModelSettings:
     return RewardModelSettings(r.margin, r.centring, r.min_margin)
 
 
+def critic_settings(recipe: Recipe) -> CriticSettings | None:
+    c = recipe.algorithm.critic
+    return CriticSettings(c.discount, c.decay, c.clip or None, c.warmup_steps) if recipe.has_critic else None
+
+
 def make_stages(recipe: Recipe) -> Stages:
     """The way from groups to samples, of every source of tasks."""
     return Stages({name: _stage(r) for name, r in recipe.sources.items()})
@@ -161,6 +169,8 @@ def _stage(recipe: Recipe) -> Stage:
             return SupervisedStage()
         case "grpo" if recipe.algorithm.advantage == "opd":
             return DistillationStage(recipe.algorithm.advantage_clip)
+        case "grpo" if recipe.has_critic:
+            return CriticStage(advantage_settings(recipe))
         case "dpo":
             return PreferenceStage(preference_settings(recipe))
         case "reward_model":

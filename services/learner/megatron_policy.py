@@ -60,12 +60,13 @@ class MegatronPolicy:
         batching: BatchSettings,
         lora: LoraSettings | None = None,
         adapters: Lora | None = None,
+        part: str = "",
     ) -> None:
         self._adapters = adapters
         self.config, self.layout, self.optimizer = config, layout, optimizer
         self._chunks, self._precision, self._batching = chunks, precision, batching
         self._models = [chunk.module for chunk in chunks]
-        self.state = MegatronState(config, layout, self._models, optimizer, precision, lora)
+        self.state = MegatronState(config, layout, self._models, optimizer, precision, lora, part)
         self._initial: list[Tensor] | None = None
         self._schedule = get_forward_backward_func(
             pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
@@ -82,16 +83,18 @@ class MegatronPolicy:
         keep_reference: bool = False,
         lora: LoraSettings | None = None,
         scores: bool = False,
+        beside: "MegatronPolicy | None" = None,
     ) -> "MegatronPolicy":
         """Builds groups, model and optimizer from a Hugging Face directory; torch.distributed is initialised.
 
         keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
         lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
         scores: a model that scores (see Policy); the head of a directory without one starts at zero.
+        beside: the policy that this one is the critic of; it has the same layout, and a part of its checkpoints.
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
         """
         config = read_config(model_dir, scores=scores)
-        layout = Layout.create(parallel, config, seed)
+        layout = Layout.create(parallel, config, seed) if beside is None else beside.layout.of(config)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shards = model.build(config, megatron, layout)
         hf_weights.load(shards, _initial_weights(model_dir, config), config, layout)
@@ -110,7 +113,8 @@ class MegatronPolicy:
         names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shards)}
         guarded = GuardedOptimizer(optimizer, chunks, layout, names)
         megatron.finalize_model_grads_func = _finalize
-        policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters)
+        part = "" if beside is None else checkpoints.CRITIC
+        policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)
         if keep_reference and lora is None:
             policy._initial = [p.detach().clone() for shard in shards for p in shard.parameters()]
         return policy

@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class MegatronState:
-    """The weights, optimizer and random state of one rank; `models` are its unwrapped chunks of layers."""
+    """The weights, optimizer and random state of one rank; `models` are its unwrapped chunks of layers.
+
+    part: what of a checkpoint this is: "" the main model, or a name that stands in front of its files' (a critic).
+    """
 
     def __init__(
         self,
@@ -38,7 +41,9 @@ class MegatronState:
         optimizer: GuardedOptimizer,
         precision: PrecisionSettings,
         lora: LoraSettings | None,
+        part: str = "",
     ) -> None:
+        self._part = part
         self._config, self._layout, self._models, self._optimizer = config, layout, models, optimizer
         lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
         self._model_identity = {**dataclasses.asdict(config), "lora": lora_identity}
@@ -53,7 +58,7 @@ class MegatronState:
         groups = self._layout.groups
         states: dict[str, Any] = {self.rank_file(): self._rank_state()}
         if groups.dp_cp.rank() == 0:
-            states[model_file(groups.pp.rank(), groups.tp.rank())] = {
+            states[model_file(groups.pp.rank(), groups.tp.rank(), self._part)] = {
                 p.name: p.parameter.detach() for p in self.mapped()
             }
         return checkpoints.Snapshot(states, self._model_identity, self._layout_identity)
@@ -61,13 +66,13 @@ class MegatronState:
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint and returns its `extra`; a collective. Raises as `Policy.load`."""
         manifest = checkpoints.manifest_of(path)
-        checkpoints.check_model(path, manifest, self._model_identity)
+        checkpoints.check_model(path, manifest, self._model_identity, self._part)
         if manifest.layout == self._layout_identity:
             self._load_same_layout(path, manifest)
         else:
             log.info("resharding %s: written under %s, here %s", path, manifest.layout, self._layout_identity)
             checkpoints.verify(path, manifest)
-            self._load_resharded(Reassembly(Path(path), manifest.layout, self._config))
+            self._load_resharded(Reassembly(Path(path), manifest.layout, self._config, self._part))
         return manifest.extra
 
     def mapped(self) -> list[hf_weights.MappedParameter]:
@@ -77,11 +82,11 @@ class MegatronState:
     def rank_file(self) -> str:
         """The file that is this rank's alone."""
         groups = self._layout.groups
-        return rank_file(groups.pp.rank(), groups.tp.rank(), groups.dp_cp.rank())
+        return rank_file(groups.pp.rank(), groups.tp.rank(), groups.dp_cp.rank(), self._part)
 
     def _load_same_layout(self, path: str | Path, manifest: checkpoints.Manifest) -> None:
         groups = self._layout.groups
-        names = [model_file(groups.pp.rank(), groups.tp.rank()), self.rank_file()]
+        names = [model_file(groups.pp.rank(), groups.tp.rank(), self._part), self.rank_file()]
         weights, state = checkpoints.read(path, manifest, names)
         for p in self.mapped():
             p.parameter.data.copy_(weights[p.name])

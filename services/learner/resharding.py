@@ -23,14 +23,14 @@ from services.learner.hf_config import ModelConfig
 from services.learner.hf_weights import rule_of, unshard
 
 
-def model_file(pipeline: int, tensor: int) -> str:
-    """Weights of one pipeline stage's tensor shard."""
-    return f"model-pp{pipeline}-tp{tensor}.pt"
+def model_file(pipeline: int, tensor: int, part: str = "") -> str:
+    """Weights of one pipeline stage's tensor shard. part: see MegatronState."""
+    return f"{part and part + '-'}model-pp{pipeline}-tp{tensor}.pt"
 
 
-def rank_file(pipeline: int, tensor: int, replica: int) -> str:
+def rank_file(pipeline: int, tensor: int, replica: int, part: str = "") -> str:
     """Optimizer pieces and random state of one rank; `replica` counts data × context ranks."""
-    return f"rank-pp{pipeline}-tp{tensor}-dp{replica}.pt"
+    return f"{part and part + '-'}rank-pp{pipeline}-tp{tensor}-dp{replica}.pt"
 
 
 class Reassembly:
@@ -41,15 +41,15 @@ class Reassembly:
 
     WEIGHT = "weight"
 
-    def __init__(self, path: Path, layout: Mapping[str, Any], config: ModelConfig) -> None:
-        self._path, self._config = path, config
+    def __init__(self, path: Path, layout: Mapping[str, Any], config: ModelConfig, part: str = "") -> None:
+        self._path, self._config, self._part = path, config, part
         self._tensor, self._replicas = layout["tensor"], layout["data"] * layout["context"]
         self._open = functools.cache(_mapped)
         self._name_and_place: dict[
             str, tuple[str, int, int]
         ] = {}  # Hugging Face name -> ours, stage, which of its parts
         for stage in range(layout["pipeline"]):
-            for name in self._open(path / model_file(stage, 0)):
+            for name in self._open(path / model_file(stage, 0, part)):
                 for i, hf_name in enumerate(rule_of(name)[1]):
                     self._name_and_place.setdefault(hf_name, (name, stage, i))
         self._whole = functools.lru_cache(maxsize=1)(self._assemble)
@@ -67,7 +67,7 @@ class Reassembly:
 
     def counters(self) -> tuple[int, int]:
         """(steps, skipped) of the optimizer."""
-        state = self._open(self._path / rank_file(0, 0, 0))["optimizer"]
+        state = self._open(self._path / rank_file(0, 0, 0, self._part))["optimizer"]
         return state["steps"], state["skipped"]
 
     def _assemble(self, name: str, stage: int, what: str) -> list[Tensor]:
@@ -76,7 +76,7 @@ class Reassembly:
 
     def _local(self, name: str, stage: int, tensor: int, what: str) -> Tensor:
         """One tensor rank's shard, its pieces joined over data and context ranks."""
-        weight: Tensor = self._open(self._path / model_file(stage, tensor))[name]
+        weight: Tensor = self._open(self._path / model_file(stage, tensor, self._part))[name]
         if what == self.WEIGHT:
             return weight
         flat = torch.empty(weight.numel(), dtype=torch.float32)
@@ -91,7 +91,9 @@ class Reassembly:
         return flat.view(weight.shape)
 
     def _pieces(self, stage: int, tensor: int, replica: int) -> dict[str, Any]:
-        pieces: dict[str, Any] = self._open(self._path / rank_file(stage, tensor, replica))["optimizer"]["pieces"]
+        pieces: dict[str, Any] = self._open(self._path / rank_file(stage, tensor, replica, self._part))["optimizer"][
+            "pieces"
+        ]
         return pieces
 
 

@@ -22,7 +22,8 @@ from penstock.rpc import Security, Server
 from penstock.telemetry import metrics
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner import checkpoints, hf_export
-from services.learner.backends import make_policy
+from services.learner.actor_critic import ActorCritic
+from services.learner.backends import make_critic, make_policy
 from services.learner.batch import broadcast
 from services.learner.feed import Feed
 from services.learner.keeping import Keeper
@@ -72,10 +73,12 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
     at("loading the model")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     policy = make_policy(recipe)
-    trainer = make_trainer(loss_settings(recipe), policy)
+    critic = make_critic(recipe, policy)
+    saved = policy if critic is None else ActorCritic(policy, critic)
+    trainer = make_trainer(loss_settings(recipe), policy, critic)
     kept, keep_log = checkpoint_settings(recipe), recipe.limits.keep_log
     # What is older than the newest few may need samples that are not in the log any more.
-    resumed = checkpoints.load_newest(place.checkpoints, policy.load, among=None if keep_log else kept.keep)
+    resumed = checkpoints.load_newest(place.checkpoints, saved.load, among=None if keep_log else kept.keep)
     step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
     stages = make_stages(recipe)
@@ -84,7 +87,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
         leader = stack.enter_context(_leader(recipe, place, status, stages, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
         logger.info("learning from step %d", step, extra={"epoch": status.epoch})
-        keeper = Keeper(place.checkpoints, kept, policy, status, leader, keep_log)
+        keeper = Keeper(place.checkpoints, kept, saved, status, leader, keep_log)
         if step == 0:
             at("measuring held-out rows")
             validation.measure(0, leader)

@@ -180,12 +180,28 @@ class RewardModelSettings:
 
 
 @dataclass(frozen=True)
+class CriticSettings:
+    """PPO's critic (see penstock.objectives.critics).
+
+    Attributes:
+      discount, decay: γ and λ of GAE.
+      clip: how far a value may move in a step; None turns it off.
+      warmup_steps: steps at the start that train the critic alone.
+    """
+
+    discount: float = 1.0
+    decay: float = 1.0
+    clip: float | None = 0.2
+    warmup_steps: int = 0
+
+
+@dataclass(frozen=True)
 class LossSettings:
     """What is minimised. Names and their parameters are those of `penstock.objectives`.
 
     Attributes:
-      algorithm: grpo (policy gradient with the fields below), dpo (`preference`), reward_model (`reward_model`) or sft
-        (negative log-likelihood; normalisation only).
+      algorithm: grpo (policy gradient with the fields below; `critic` where advantages are a critic's), dpo
+        (`preference`), reward_model (`reward_model`) or sft (negative log-likelihood; normalisation only).
       policy_loss, policy_loss_settings: e.g. ppo_clip, {"clip_low": 0.2}.
       correction, correction_settings: off-policy weight, e.g. tis, {"cap": 2.0}. Ignored with proximal = behaviour,
         where the ratio to the engine is already the trust region's.
@@ -216,6 +232,7 @@ class LossSettings:
     optimizer_steps_per_batch: int = 1
     preference: PreferenceSettings = field(default_factory=PreferenceSettings)
     reward_model: RewardModelSettings = field(default_factory=RewardModelSettings)
+    critic: CriticSettings | None = None
 
     @property
     def kl_in_loss(self) -> bool:

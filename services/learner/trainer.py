@@ -13,6 +13,7 @@ from torch import Tensor
 
 from penstock.objectives import diagnostics, kl
 from services.learner.batch import Batch
+from services.learner.critic_trainer import CriticTrainer
 from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLoss
 from services.learner.policy import Loss, Policy, StepOutcome
 from services.learner.preference_trainer import PreferenceTrainer
@@ -34,8 +35,12 @@ class Steps(Protocol):
         ...
 
 
-def make_trainer(settings: LossSettings, policy: Policy) -> Steps:
-    """The trainer of the settings' algorithm."""
+def make_trainer(settings: LossSettings, policy: Policy, critic: Policy | None = None) -> Steps:
+    """The trainer of the settings' algorithm. critic: needed where the settings have one."""
+    if settings.critic is not None:
+        if critic is None:
+            raise ValueError("loss.critic: there is no critic to train")
+        return CriticTrainer(settings, critic, Trainer(settings, policy))
     match settings.algorithm:
         case "dpo":
             return PreferenceTrainer(settings, policy)

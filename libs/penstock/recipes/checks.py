@@ -12,7 +12,7 @@ from penstock.recipes.shapes import read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
 CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
-ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "batch_norm", "maxrl", "gdpo", "opd")
+ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "batch_norm", "maxrl", "gdpo", "opd", "gae")
 PREFERENCE_LOSSES = ("sigmoid", "robust", "hinge", "ipo", "length_normalised", "simpo", "orpo", "kto")
 # Losses that bound the step by themselves when the data is off-policy.
 TRUST_REGIONS = ("ppo_clip", "gspo", "sapo")
@@ -51,6 +51,8 @@ def _mixture(recipe: Recipe) -> list[str]:
         )
     if recipe.algorithm.advantage == "opd" or any(source.advantage == "opd" for source in recipe.mixture):
         problems.append("mixture: a teacher judges all sources or none; opd is not mixed with other advantages")
+    if any(r.has_critic != recipe.has_critic for r in recipe.sources.values()):
+        problems.append("mixture: a critic values all sources or none; gae is not mixed with other advantages")
     return problems
 
 
@@ -134,8 +136,10 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         )
     if a.loss.proximal == "interpolate" and a.loss.correction == "m2po":
         problems.append("algorithm.loss.proximal: m2po sees the whole batch before the step; use 'recompute'")
-    if a.group_size < 2:
+    if a.group_size < 2 and not recipe.has_critic:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
+    if recipe.has_critic:
+        problems += _critic(recipe)
     if (a.advantage == "opd") != (recipe.teacher is not None):
         problems.append("teacher: is required for algorithm.advantage opd, and is used by nothing else")
     if a.advantage == "gdpo" and len(recipe.rewards()) < 2:
@@ -151,6 +155,23 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
             "correction nor a trust region is biased; set algorithm.loss.correction=tis, or "
             "staleness.allow_uncorrected=true"
         )
+    return problems
+
+
+def _critic(recipe: Recipe) -> list[str]:
+    a, problems = recipe.algorithm, []
+    if a.critic.path is not None:
+        problems += _model("algorithm.critic.path", a.critic.path)
+    if a.critic.warmup_steps >= a.steps:
+        problems.append(
+            f"algorithm.critic.warmup_steps: {a.critic.warmup_steps} of {a.steps} steps leave none for the policy"
+        )
+    if a.group_size < 2 and a.filters.zero_variance:
+        problems.append("algorithm.filters.zero_variance: one answer has no variance; every group would be dropped")
+    if a.advantage_clip is not None:
+        problems.append("algorithm.advantage_clip: a critic's advantages are whitened in the learner; leave it out")
+    if a.loss.kl.coefficient and a.loss.kl.place == "reward":
+        problems.append("algorithm.loss.kl.place: 'reward' takes the penalty off group baselines; with gae use 'loss'")
     return problems
 
 

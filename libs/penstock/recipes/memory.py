@@ -16,7 +16,7 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
 
 With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with
 a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that. A
-reward model has h numbers in place of the output layer, and no logits.
+reward model has h numbers in place of the output layer, and no logits; a critic is one beside the policy.
 
 With `recompute: full` a layer keeps its input alone (h), and one layer at a time has all of the above.
 `services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
@@ -25,6 +25,7 @@ counted as 2 bytes, as a GPU's kernels have it; on a CPU attention and norms com
 Not counted: the CUDA context, communication buffers, fragmentation (leave a tenth free).
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from penstock.recipes.recipe import Recipe
@@ -93,6 +94,13 @@ class Stage:
     activations: int
     head: int
     reference: int = 0
+
+    def beside(self, other: "Stage") -> "Stage":
+        """With another model on the same rank, which trains while this one does not."""
+        turns = ("activations", "head")
+        fields = [field.name for field in dataclasses.fields(self)]
+        both = {name: (getattr(self, name), getattr(other, name)) for name in fields}
+        return Stage(**{name: max(pair) if name in turns else sum(pair) for name, pair in both.items()})
 
     @property
     def total(self) -> int:
@@ -197,7 +205,12 @@ class Needs:
         if shapes is None:
             return None
         layout = Layout.of(recipe)
-        return Needs(shapes, layout, stages(shapes, layout))
+        needed = stages(shapes, layout)
+        if recipe.has_critic:
+            other = read_shapes(recipe.algorithm.critic.path or recipe.model.path) or shapes
+            critic = dataclasses.replace(layout, scores=True, lora_rank=0, lora_targets=(), keeps_reference=False)
+            needed = [a.beside(b) for a, b in zip(needed, stages(other, critic), strict=True)]
+        return Needs(shapes, layout, needed)
 
     @property
     def worst(self) -> int:

@@ -104,6 +104,11 @@ class Recipe(s.Section):
         return self.algorithm.name == "reward_model"
 
     @property
+    def has_critic(self) -> bool:
+        """Whether a second model learns the values that advantages are made of."""
+        return self.algorithm.name == "grpo" and self.algorithm.advantage == "gae"
+
+    @property
     def compares_with_reference(self) -> bool:
         """Whether the model the run started from is needed beside the one that is trained."""
         a = self.algorithm

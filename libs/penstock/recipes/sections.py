@@ -197,6 +197,19 @@ class RewardModelLoss(Section):
     )
 
 
+class Critic(Section):
+    """PPO's critic (`advantage: gae`): a second model on the learner's ranks."""
+
+    path: str | None = Field(
+        default=None, description="directory it starts from, a reward model's or another; model.path if absent"
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="its own; schedule and the rest are the optimizer's")
+    discount: float = Field(default=1.0, gt=0, le=1, description="gamma: what a reward is worth a token earlier")
+    decay: Fraction = Field(default=1.0, description="lambda: 1 waits for the reward, 0 believes the next value")
+    clip: float = Field(default=0.2, ge=0, description="how far a value may move in a step; 0 is off")
+    warmup_steps: int = Field(default=0, ge=0, description="steps at the start that train the critic alone")
+
+
 class Filters(Section):
     """Whole groups that are complete but carry no signal; their slot is given back at once."""
 
@@ -219,7 +232,10 @@ class Algorithm(Section):
     min_group_fraction: float = Field(
         default=0.5, gt=0, le=1, description="a group with fewer completed members has FAILED"
     )
-    advantage: str = Field(default="batch_norm", description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl")
+    advantage: str = Field(
+        default="batch_norm",
+        description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl, gdpo; opd with a teacher, gae with a critic",
+    )
     advantage_settings: dict[str, float] = Field(
         default_factory=dict, description="parameters of an advantage of your own (plugins)"
     )
@@ -233,6 +249,7 @@ class Algorithm(Section):
     loss: Loss = Field(default_factory=Loss)
     preference: Preference = Field(default_factory=Preference)
     reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
+    critic: Critic = Field(default_factory=Critic)
     filters: Filters = Field(default_factory=Filters)
 
 
