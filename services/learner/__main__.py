@@ -50,9 +50,9 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     from penstock.objectives import UnknownChoice
     from services.learner.ending import CannotGoOn
     from services.learner.hf_config import UnsupportedModel
-    from services.learner.layout import LayoutError
     from services.learner.plugins import PluginError
     from services.learner.run import Place, learn
+    from services.learner.settings import LayoutError
     from services.learner.watching import leave
 
     torch.set_num_threads(recipe.learner.threads)

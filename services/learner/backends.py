@@ -3,6 +3,8 @@
 A backend is imported when it is chosen: Megatron takes seconds.
 """
 
+from collections.abc import Callable
+
 from penstock.recipes import Recipe
 from services.learner.mapping import (
     batch_settings,
@@ -20,9 +22,16 @@ def make_policy(recipe: Recipe) -> Policy:
 
     Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
     """
-    from services.learner.megatron_policy import MegatronPolicy
+    create: Callable[..., Policy]
+    if recipe.learner.backend == "transformers":
+        from services.learner.transformers_policy import TransformersPolicy
 
-    return MegatronPolicy.create(
+        create = TransformersPolicy.create
+    else:
+        from services.learner.megatron_policy import MegatronPolicy
+
+        create = MegatronPolicy.create
+    return create(
         recipe.model.path,
         parallel_settings(recipe),
         optimizer_settings(recipe),

@@ -199,7 +199,13 @@ def manifest_of(path: str | Path) -> Manifest:
 
 
 def check_model(path: str | Path, manifest: Manifest, model: Mapping[str, Any]) -> None:
-    """Raises AnotherModel naming every field that differs."""
+    """Raises AnotherModel naming every field that differs, or the backend alone if another one wrote it."""
+    written, here = (m.get("backend", "megatron") for m in (manifest.model, model))
+    if written != here:
+        raise AnotherModel(
+            f"checkpoint {path} was written by learner.backend {written}, and {here} does not read it; go on with "
+            f"learner.backend={written}, or begin a run with the exported weights as its model"
+        )
     if manifest.model != dict(model):
         names = sorted(manifest.model.keys() | model.keys())
         differing = [

@@ -27,6 +27,8 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": _Architecture(qkv_bias=False, qk_norm=True),
 }
 """Architectures with a weight mapping; Qwen2.5 calls itself Qwen2ForCausalLM."""
+OTHERWISE = "learner.backend=transformers trains what transformers loads"
+"""The way out for a model that Megatron does not get here."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def read_config(model_dir: str | Path) -> ModelConfig:
         raise UnsupportedModel(f"{path} is not valid JSON: {error}") from error
     names = raw.get("architectures") or ["(none)"]
     if names[0] not in ARCHITECTURES:
-        raise UnsupportedModel(f"{path}: architecture {names[0]} is not supported; known: {', '.join(ARCHITECTURES)}")
+        raise UnsupportedModel(
+            f"{path}: architecture {names[0]} is not supported by learner.backend megatron; known: "
+            f"{', '.join(ARCHITECTURES)}; {OTHERWISE}"
+        )
     known = ARCHITECTURES[names[0]]
     _refuse_what_is_not_implemented(raw, known, path)
     base, scale = _rope(raw, path)
@@ -98,7 +103,7 @@ def _refuse_what_is_not_implemented(raw: dict[str, Any], known: _Architecture, p
     }
     for field, allowed in only.items():
         if raw.get(field) not in allowed:
-            raise UnsupportedModel(f"{path}: {field}={raw[field]!r} is not supported, only {allowed[0]!r}")
+            raise UnsupportedModel(f"{path}: {field}={raw[field]!r} is not supported, only {allowed[0]!r}; {OTHERWISE}")
 
 
 def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | None]:
@@ -110,5 +115,7 @@ def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | None]:
         return base, None
     fixed = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
     if kind != "llama3" or any(rope.get(k, v) != v for k, v in fixed.items()):
-        raise UnsupportedModel(f"{path}: rope scaling {rope} is not supported; known: default, llama3 with {fixed}")
+        raise UnsupportedModel(
+            f"{path}: rope scaling {rope} is not supported; known: default, llama3 with {fixed}; {OTHERWISE}"
+        )
     return base, float(rope["factor"])

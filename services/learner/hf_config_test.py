@@ -35,7 +35,10 @@ def test_the_rope_fields_of_transformers_4(write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported; known: .*Qwen3ForCausalLM"),
+        (
+            {"architectures": ["MambaForCausalLM"]},
+            "MambaForCausalLM is not .*megatron; known: .*Qwen3ForCausalLM; learner.backend=transformers",
+        ),
         ({"architectures": None}, "architecture .none. is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),
         ({"use_sliding_window": True}, "use_sliding_window=True"),

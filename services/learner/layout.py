@@ -13,11 +13,8 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from services.learner.hf_config import ModelConfig
-from services.learner.settings import ParallelSettings
-
-
-class LayoutError(ValueError):
-    """The parallel sizes do not fit the model or the number of ranks."""
+from services.learner.micro_batches import Cut
+from services.learner.settings import LayoutError, ParallelSettings
 
 
 def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
@@ -83,16 +80,18 @@ class Layout:
         return Layout(parallel, data, ProcessGroupCollection.use_mpu_process_groups())
 
     @property
-    def alignment(self) -> int:
-        """Tokens a packed sequence is padded to a multiple of: two zigzag chunks per context rank, each divisible over
-        the tensor ranks under sequence parallelism."""
-        zigzag = 2 * self.parallel.context if self.parallel.context > 1 else 1
-        return zigzag * (self.parallel.tensor if self.parallel.sequence else 1)
-
-    @property
-    def round(self) -> int:
-        """What the number of micro-batches must be a multiple of: interleaved stages take them in rounds."""
-        return self.parallel.pipeline if self.parallel.virtual > 1 else 1
+    def cut(self) -> Cut:
+        """This rank's share of a batch. A packed sequence has two zigzag chunks per context rank, each divisible over
+        the tensor ranks under sequence parallelism; interleaved stages take micro-batches in rounds."""
+        p = self.parallel
+        return Cut(
+            ranks=self.data,
+            rank=self.groups.dp.rank(),
+            context=p.context,
+            context_rank=self.groups.cp.rank(),
+            alignment=(2 * p.context if p.context > 1 else 1) * (p.tensor if p.sequence else 1),
+            round=p.pipeline if p.virtual > 1 else 1,
+        )
 
     @property
     def device(self) -> torch.device:

@@ -5,7 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from services.learner.batch import Batch, Sample
 
@@ -13,7 +22,13 @@ VOCABULARY = 251  # not divisible by any tensor size: padded rows take part if n
 
 
 def tiny_config(family: str, tied: bool = False) -> Any:
-    """4 layers, 4 heads, 2 KV heads; Qwen3 with head_dim ≠ hidden/heads, Llama with llama3 rope scaling."""
+    """4 layers, 4 heads, 2 KV heads; Qwen3 with head_dim ≠ hidden/heads, Llama with llama3 rope scaling.
+
+    For the transformers backend also Mistral with a window that most sequences are longer than, Gemma, Gemma 2 (whose
+    logits are capped), and GPT-2 (learned positions, biases, always tied, dropout in training).
+    """
+    if family == "gpt2":
+        return GPT2Config(vocab_size=VOCABULARY, n_positions=256, n_embd=64, n_layer=4, n_head=4)
     common = dict(
         vocab_size=VOCABULARY,
         hidden_size=64,
@@ -29,6 +44,12 @@ def tiny_config(family: str, tied: bool = False) -> Any:
         return Qwen3Config(head_dim=32, **common)
     if family == "qwen2":
         return Qwen2Config(**common)
+    if family == "mistral":
+        return MistralConfig(sliding_window=8, **common)
+    if family == "gemma":
+        return GemmaConfig(head_dim=32, **common)
+    if family == "gemma2":
+        return Gemma2Config(head_dim=32, query_pre_attn_scalar=32, **common)
     scaling = {
         "rope_type": "llama3",
         "rope_theta": 500000.0,
@@ -41,7 +62,7 @@ def tiny_config(family: str, tied: bool = False) -> Any:
 
 
 def tiny_model(family: str, tied: bool = False) -> Any:
-    """fp32, deterministic; norms and biases moved off their trivial initial values."""
+    """fp32, deterministic, without dropout; norms and biases moved off their trivial initial values."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         tiny_config(family, tied), dtype=torch.float32, attn_implementation="eager"
@@ -52,7 +73,7 @@ def tiny_model(family: str, tied: bool = False) -> Any:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             else:
                 parameter.mul_(2.0)
-    return model
+    return model.eval()
 
 
 def save_tiny_model(directory: Path, family: str, tied: bool = False) -> Path:

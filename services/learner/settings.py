@@ -11,6 +11,10 @@ from typing import Any, Literal
 from penstock.objectives import preferences
 
 
+class LayoutError(ValueError):
+    """The parallel sizes do not fit the model, the backend or the number of ranks."""
+
+
 @dataclass(frozen=True)
 class ParallelSettings:
     """How one model is spread over ranks; data parallelism is what remains of the world size.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner import hf_weights, megatron_policy, model, token_logprobs, zigzag
+from services.learner import chunked_head, hf_weights, megatron_policy, model, zigzag
 from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
 from services.learner.ranks_testing import RankFailed, run_ranks
@@ -78,8 +78,8 @@ def test_2_padded_vocabulary_is_masked(model_dir, right):
     """251 tokens on 2 ranks: one padded row whose logit 0 would join the softmax."""
 
     def sabotage() -> None:
-        chunk_logits = token_logprobs._chunk_logits
-        token_logprobs._chunk_logits = lambda h, w, t, start, vocab, scale: chunk_logits(h, w, t, start, 252, scale)
+        chunk_logits = chunked_head._chunk_logits
+        chunked_head._chunk_logits = lambda h, w, t, start, vocab, scale: chunk_logits(h, w, t, start, 252, scale)
 
     assert _differs(model_dir, TP2, sabotage, right)
 

@@ -7,6 +7,7 @@ import pathlib
 
 from penstock.recipes import memory
 from penstock.recipes.recipe import Recipe
+from penstock.recipes.sections import Parallel
 from penstock.recipes.shapes import read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
@@ -34,6 +35,8 @@ def _telemetry(recipe: Recipe) -> list[str]:
 
 def _parallel(recipe: Recipe) -> list[str]:
     p, ranks = recipe.learner.parallel, recipe.learner.ranks
+    if recipe.learner.backend == "transformers":
+        return _data_parallel_alone(p) or memory.problems(recipe)
     size = p.tensor * p.pipeline * p.context
     problems = []
     if ranks % size:
@@ -50,6 +53,22 @@ def _parallel(recipe: Recipe) -> list[str]:
     if shapes is not None:
         problems += shapes.indivisible(p.tensor, p.pipeline, p.virtual_stages)
     return problems or memory.problems(recipe)
+
+
+def _data_parallel_alone(p: Parallel) -> list[str]:
+    """What the transformers backend does not have."""
+    return [
+        f"learner.parallel.{key}: {getattr(p, key)} needs learner.backend=megatron; backend transformers shards over "
+        f"data ranks alone, so use {nothing}"
+        for key, nothing in (
+            ("tensor", 1),
+            ("pipeline", 1),
+            ("context", 1),
+            ("sequence_parallel", "false"),
+            ("virtual_stages", 1),
+        )
+        if getattr(p, key) not in (1, False)
+    ]
 
 
 def _algorithm(recipe: Recipe) -> list[str]:

@@ -266,6 +266,11 @@ class Lora(Section):
 class Learner(Section):
     """The training side."""
 
+    backend: Literal["megatron", "transformers"] = Field(
+        default="megatron",
+        description="what trains the model: Megatron-Core (every parallel size below), or any causal language model of "
+        "Hugging Face transformers, fully sharded over data ranks",
+    )
     ranks: Positive = Field(default=1, description="processes of the torchrun job")
     parallel: Parallel = Field(default_factory=Parallel)
     optimizer: Optimizer = Field(default_factory=Optimizer)
