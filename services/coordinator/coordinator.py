@@ -20,7 +20,7 @@ from penstock import rpc
 from penstock.bus import Bucket, Bus, BusError, Fenced, RunNames, TaskConsumer, append, publish_once
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from penstock.ledger import Fate
+from penstock.ledger import Fate, Group
 from penstock.recipes import Recipe
 from penstock.telemetry import metrics
 from penstock.telemetry.tracing import inject
@@ -29,7 +29,7 @@ from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator import closing, evaluation
 from services.coordinator.admission import Pacing, Place
 from services.coordinator.alerts import Alerts
-from services.coordinator.dataset import Dataset
+from services.coordinator.drawing import Draw
 from services.coordinator.evaluating import Evaluator
 from services.coordinator.explaining import explain
 from services.coordinator.following import Following
@@ -38,7 +38,7 @@ from services.coordinator.recording import Recorder
 from services.coordinator.sinks import Sink
 from services.coordinator.stalls import StallWatch
 from services.coordinator.summary import Services, summarise
-from services.coordinator.tasks import TaskMaker, group_name, group_number
+from services.coordinator.tasks import TaskMaker, group_number
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -73,9 +73,7 @@ class Coordinator:
         self.bus, self.names = bus, names
         self.recorder = Recorder(folder, sinks, self._around, self.summary)
         self._folder = folder
-        held_out = Dataset(pathlib.Path(recipe.data.eval), recipe.data, shuffle=False) if recipe.data.eval else None
-        train = Dataset(pathlib.Path(recipe.data.train), recipe.data, shuffle=recipe.data.shuffle)
-        self._tasks = TaskMaker(recipe, train, held_out)
+        self._tasks = TaskMaker(recipe)
         algorithm = recipe.algorithm
         self._pacing = Pacing(recipe.staleness.max_versions, algorithm.groups_per_step, recipe.steps)
         planned = evaluation.schedule(recipe.evaluation.every, recipe.steps) if recipe.evaluates else []
@@ -130,7 +128,7 @@ class Coordinator:
         self._paused = paused is not None and paused.value == b"1"
         self._set_state(pb.RUN_STATE_PAUSED if self._paused else pb.RUN_STATE_RUNNING)
         for group in list(self.ledger.in_flight.values()):
-            await self._publish_task(group_number(group.name), group.admitted.min_step, group.admitted.deadline)
+            await self._publish_task(self._task_of(group))
         logger.info("restored", extra={"step": self.ledger.step, "in_flight": len(self.ledger.in_flight)})
         self._moved()
 
@@ -153,8 +151,9 @@ class Coordinator:
             seen = self.following.changes
             # What this process appended must have come back through the ledger before it counts again.
             if self.ledger.sequence >= self._appended:
-                for place in self._pacing.admissible(self.ledger):
-                    if not self._admitting or not await self._admit_group(place):
+                places = self._pacing.admissible(self.ledger)
+                for place, draw in zip(places, self._tasks.drawing.draws(places, self.ledger), strict=True):
+                    if not self._admitting or not await self._admit_group(place, draw):
                         break
             await self.following.changed(seen, TICK_SECONDS)
 
@@ -162,18 +161,19 @@ class Coordinator:
     def _admitting(self) -> bool:
         return not (self._paused or self._stopping or self.over)
 
-    async def _admit_group(self, place: Place) -> bool:
+    async def _admit_group(self, place: Place, draw: Draw) -> bool:
         deadline = Timestamp()
         deadline.FromNanoseconds(time.time_ns() + int(self.recipe.limits.group_deadline_seconds * 1e9))
-        turn, row = self._row(place.number)
-        name = group_name(place.number)
+        task = self._tasks.training(place.number, draw, place.min_step, deadline)
+        name = task.group
         event = trajectory_pb2.LedgerEvent(group=name, writer="coordinator")
         event.at.GetCurrentTime()
         event.admitted.at_step = self.ledger.step
         event.admitted.min_step = place.min_step
-        event.admitted.group_size = self.recipe.algorithm.group_size
-        event.admitted.row = row
-        setattr(event.admitted, "pass", turn)
+        event.admitted.group_size = task.group_size
+        event.admitted.row = draw.row
+        setattr(event.admitted, "pass", draw.turn)
+        event.admitted.source, event.admitted.draw = draw.source, draw.at
         event.admitted.deadline.CopyFrom(deadline)
         try:
             sequence = await append(
@@ -185,18 +185,20 @@ class Coordinator:
             return False
         self._appended = sequence
         with tracer.start_as_current_span("admit", attributes={"group": name, "min_step": place.min_step}):
-            await self._publish_task(place.number, place.min_step, deadline)
-        _admitted.inc(self.recipe.algorithm.group_size)
+            await self._publish_task(task)
+        _admitted.inc(task.group_size)
         return True
 
-    async def _publish_task(self, number: int, min_step: int, deadline: Timestamp) -> None:
-        task = self._tasks.training(number, min_step, deadline)
+    async def _publish_task(self, task: trajectory_pb2.GroupTask) -> None:
         subject = self.names.task_subject("train", task.group)
         await publish_once(self.bus, subject, task.SerializeToString(), headers=inject())
 
-    def _row(self, number: int) -> tuple[int, int]:
-        task = self._tasks.training(number, 0, Timestamp())
-        return getattr(task, "pass"), task.row
+    def _task_of(self, group: Group) -> trajectory_pb2.GroupTask:
+        """The task of an admitted group, the very one that was published."""
+        admitted = group.admitted
+        return self._tasks.training(
+            group_number(group.name), Draw.recorded(admitted), admitted.min_step, admitted.deadline
+        )
 
     async def _close(self) -> None:
         """Ends groups whose time is over."""
@@ -206,8 +208,7 @@ class Coordinator:
             for group in closing.overdue(self.ledger.in_flight.values(), now):
                 if group.name in self._closed:
                     continue  # ended in the log; the learner releases it when its turn comes
-                task = self._tasks.training(group_number(group.name), group.admitted.min_step, group.admitted.deadline)
-                await closing.close(self.bus, self.names, task, self.recipe.model.path)
+                await closing.close(self.bus, self.names, self._task_of(group), self.recipe.model.path)
                 self._closed.add(group.name)
 
     def _check_failures(self) -> None:

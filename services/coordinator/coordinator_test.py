@@ -17,6 +17,7 @@ from penstock.ledger import Fate, Ledger
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator import closing
 from services.coordinator.coordinator import Coordinator
+from services.coordinator.drawing import Draw
 from services.coordinator.run_testing import (
     SIZE,
     STALENESS,
@@ -107,8 +108,38 @@ async def test_kill_and_restart_at_any_moment_changes_nothing(
     undisturbed = make_coordinator(bus, names, recipe, tmp_path, chat)
     for work in seen:
         admitted = ledger.groups[work.group].admitted
-        expected = undisturbed._tasks.training(int(work.group[1:]), admitted.min_step, admitted.deadline)
+        draw = Draw.recorded(admitted)
+        expected = undisturbed._tasks.training(int(work.group[1:]), draw, admitted.min_step, admitted.deadline)
         assert work == expected
+
+
+async def test_a_mixture_is_drawn_and_measured_by_source(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    """Three groups of the second source to one of the first, each with its own size and length, killed on the way."""
+    data = f"{{train: {folder}/eval.jsonl, eval: {folder}/eval.jsonl, curriculum: {{focus: 1.0}}}}"
+    other = (
+        f"{{name: other, weight: 3.0, data: {data}, environment: {{name: arithmetic}}, group_size: 2, max_tokens: 9}}"
+    )
+    recipe = make_recipe(folder, data__eval=str(folder / "eval.jsonl"), mixture=f"[{other}]")
+    seen: list[trajectory_pb2.GroupTask] = []
+    first = make_coordinator(bus, names, recipe, tmp_path, chat)
+    async with running(play_worker(bus, names, "train", seen), play_worker(bus, names, "eval", seen), within=60):
+        async with running(first.run()):
+            await play_learner(bus, names, 2)
+        second = make_coordinator(bus, names, recipe, tmp_path, chat)
+        async with running(second.run(), play_learner(bus, names, STEPS)):
+            await settled(second, lambda: second.over)
+    ledger = await fold(bus, names)
+    sources = [group.admitted.source for group in ledger.groups.values()]
+    assert sources[:8] == (["other", "sort_characters", "other", "other"] * 2)
+    for work in seen:
+        task = work.rollout.task
+        own = (task.environment, work.group_size, work.rollout.sampling.max_tokens)
+        if work.kind == trajectory_pb2.TASK_KIND_TRAIN:
+            assert own == (("arithmetic", 2, 9) if task.source == "other" else ("sort_characters", SIZE, 256))
+    assert {"reward", "reward.other", "reward.sort_characters"} <= set(ledger.evaluations[0].metrics)
+    assert ledger.samples.admitted == sum(group.admitted.group_size for group in ledger.groups.values())
 
 
 async def test_kill_9_of_the_process_changes_nothing(
@@ -163,12 +194,14 @@ async def test_a_fenced_append_is_taken_from_the_ledger(
     await coordinator._restore()
     event = trajectory_pb2.LedgerEvent(group="g00000000", writer="twin")
     event.admitted.group_size = SIZE
+    event.admitted.source = "sort_characters"
     event.admitted.deadline.GetCurrentTime()
     event.admitted.deadline.seconds += 600
     subject = names.ledger_group_subject("g00000000")
     await append(bus, subject, event.SerializeToString(), expected_last_sequence=0)
     place = coordinator._pacing.admissible(coordinator.ledger)[0]
-    assert place.number == 0 and not await coordinator._admit_group(place)
+    (draw,) = coordinator._tasks.drawing.draws([place], coordinator.ledger)
+    assert place.number == 0 and not await coordinator._admit_group(place, draw)
     async with running(coordinator.run()):
         ledger = await until(bus, names, lambda ledger: len(ledger.groups) == (STALENESS + 1) * N)
     assert (await tasks_of(bus, names))[0] == "g00000000"

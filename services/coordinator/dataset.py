@@ -25,6 +25,11 @@ class Dataset:
         for row in range(len(self.rows)):
             self._prompt(row)
 
+    @property
+    def seed(self) -> int:
+        """Of the order of rows."""
+        return self._data.seed
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -33,11 +38,12 @@ class Dataset:
         turn, at = divmod(number, len(self.rows))
         return turn, self._order(turn)[at] if self._shuffle else at
 
-    def task(self, row: int, environment: str) -> pb.Task:
+    def task(self, row: int, environment: str, source: str = "") -> pb.Task:
         """The row as a task of an environment."""
         return pb.Task(
             id=f"{self.path.stem}/{row}",
             environment=environment,
+            source=source,
             messages=self._prompt(row),
             row_json=json.dumps(self.rows[row]),
         )

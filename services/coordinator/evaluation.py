@@ -63,19 +63,19 @@ def report(step: int, samples: Iterable[pb.Trajectory], *, solved_at: float = 1.
     `reward`, `length` (generated tokens): means over scored samples. `failed`: samples without a score. `best_of_n`:
     mean over tasks of the best sample. `pass@k` for k = 1, 2, 4, … up to the samples that every task has: a sample
     whose reward is at least `solved_at` solves its task. `cons@n`: share of tasks whose most frequent answer is solved,
-    where the reward names answers. `reward.<environment>` where there are several environments.
+    where the reward names answers. `reward.<source>` where there are several sources of tasks.
 
     Raises ValueError if none was scored: no samples is an error, not a score of 0.
     """
-    by_task: dict[str, list[pb.Trajectory]] = defaultdict(list)
-    by_environment: dict[str, list[float]] = defaultdict(list)
+    by_task: dict[tuple[str, str], list[pb.Trajectory]] = defaultdict(list)
+    by_source: dict[str, list[float]] = defaultdict(list)
     failed = 0
     for t in samples:
         if t.outcome.status == pb.Outcome.STATUS_FAILED:
             failed += 1
             continue
-        by_task[t.task_id].append(t)
-        by_environment[t.environment].append(t.reward)
+        by_task[t.source, t.task_id].append(t)
+        by_source[t.source].append(t.reward)
     if not by_task:
         raise ValueError(f"evaluation of step {step}: none of {failed} samples was scored")
     scored = [t for group in by_task.values() for t in group]
@@ -93,7 +93,7 @@ def report(step: int, samples: Iterable[pb.Trajectory], *, solved_at: float = 1.
     agreed = [c for c in map(consensus, by_task.values()) if c is not None]
     if fewest > 1 and len(agreed) == len(by_task):
         result.metrics[f"cons@{fewest}"] = statistics.fmean(c.reward >= solved_at for c in agreed)
-    if len(by_environment) > 1:
-        for name, rewards in by_environment.items():
+    if len(by_source) > 1:
+        for name, rewards in by_source.items():
             result.metrics[f"reward.{name}"] = statistics.fmean(rewards)
     return result

@@ -11,7 +11,7 @@ from services.coordinator.evaluation import next_due, pass_at_k, report, schedul
 
 
 def sample(task: str, reward: float | None, length: int = 2, answer: str | None = None) -> pb.Trajectory:
-    t = pb.Trajectory(task_id=task, environment="e", answer=answer, loss_mask=b"\0" + b"\1" * length)
+    t = pb.Trajectory(task_id=task, environment="e", source="e", answer=answer, loss_mask=b"\0" + b"\1" * length)
     if reward is None:
         t.outcome.status = pb.Outcome.STATUS_FAILED
         t.outcome.failure = pb.Outcome.FAILURE_TIMEOUT
@@ -67,7 +67,7 @@ def test_votes_count_answers_and_tasks_count_once() -> None:
     first = [sample("a", r, answer=x) for r, x in ((1.0, "7"), (0.0, "8"), (1.0, "7"))]
     second = [sample("b", r, answer=x) for r, x in ((1.0, "3"), (0.0, "5"), (0.0, "5"))]
     for t in second:
-        t.environment = "f"
+        t.source = "f"
     metrics = report(0, [*first, *second]).metrics
     assert metrics["cons@3"] == 0.5
     assert metrics["pass@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from penstock import rpc
-from penstock.bus import Bus, RunLimits, RunNames, TaskConsumer, append, publish_once, read, store_payload
+from penstock.bus import Bus, RunLimits, RunNames, TaskConsumer, append, publish_once, read, store_payload, stream_state
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.ledger import Ledger
@@ -126,24 +126,27 @@ async def play_worker(bus: Bus, names: RunNames, kind: str, seen: list[pb.GroupT
 async def play_learner(
     bus: Bus, names: RunNames, steps: int, *, fate: Callable[[int], str] = lambda number: "trained"
 ) -> None:
-    """Trains `steps` steps of N groups each, in the order of admission; `fate` of a group's number may differ."""
-    ledger, batch, seen = Ledger(), [], set[str]()
+    """Trains up to step `steps`, N groups each, in the order of admission; `fate` of a group's number may differ.
+
+    It goes on where an earlier one ended, and takes no step before the one before has come back through the ledger.
+    """
+    ledger, recorded, decided = Ledger(), 0, set[str]()
+    end = (await stream_state(bus, names.ledger)).last_sequence
     async with contextlib.aclosing(read(bus, names.ledger)) as entries:
         async for entry in entries:
             ledger.apply(entry.subject, entry.payload, entry.sequence)
-            for name in [g for g in ledger.in_flight if g not in seen]:
-                seen.add(name)
-                decided = fate(int(name[1:]))
-                if decided == "trained":
-                    batch.append(name)
-                else:
-                    await release(bus, names, name, decided)
-            while len(batch) >= N:
-                step, batch, part = ledger.step + 1, batch[N:], batch[:N]
-                await train(bus, names, step, part)
-                if step == steps:
+            if ledger.sequence < end:
+                continue
+            fates = {name: fate(int(name[1:])) for name in ledger.in_flight if name not in decided}
+            for name in (n for n, f in fates.items() if f != "trained"):
+                decided.add(name)
+                await release(bus, names, name, fates[name])
+            ready = [name for name, f in fates.items() if f == "trained"]
+            if len(ready) >= N and ledger.step >= recorded:
+                recorded = ledger.step + 1
+                await train(bus, names, recorded, ready[:N])
+                if recorded == steps:
                     return
-                break  # the next batch once this one has come back through the ledger
 
 
 async def release(bus: Bus, names: RunNames, name: str, fate: str) -> None:
@@ -161,7 +164,7 @@ async def train(bus: Bus, names: RunNames, step: int, groups: list[str]) -> None
     """Records a batch and its report."""
     record = pb.BatchRecord(step=step)
     for name in groups:
-        record.groups.add(group=name, indices=range(SIZE), log_sequences=range(1, SIZE + 1))
+        record.groups.add(group=name, indices=range(SIZE), log_sequences=range(1, SIZE + 1), reward=0.5)
     subject = names.ledger_batch_subject(step)
     await append(bus, subject, record.SerializeToString(), expected_last_sequence=0)
     report = pb.StepReport(step=step, version=PolicyVersion(epoch=1, step=step))

@@ -1,4 +1,7 @@
-"""Group tasks as functions of the recipe and a number: a restarted coordinator makes the very same ones."""
+"""Group tasks as functions of the recipe, a number and a draw: a restarted coordinator makes the very same ones."""
+
+import dataclasses
+import pathlib
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -6,6 +9,7 @@ from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.dataset import Dataset, DatasetError
+from services.coordinator.drawing import Draw, Drawing, Rows
 
 
 def group_name(number: int) -> str:
@@ -18,79 +22,117 @@ def group_number(name: str) -> int:
     return int(name[1:])
 
 
-class TaskMaker:
-    """Makes the tasks of one run."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One source of tasks: the recipe as it has it, and its rows."""
 
-    def __init__(self, recipe: Recipe, train: Dataset, held_out: Dataset | None) -> None:
-        self._recipe, self._train, self._held_out = recipe, train, held_out
+    name: str
+    recipe: Recipe
+    train: Dataset
+    held_out: Dataset | None
+
+    @staticmethod
+    def read(name: str, recipe: Recipe) -> "Source":
+        """Raises DatasetError for rows that the recipe's method cannot use: before the run starts."""
+        data = recipe.data
+        held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False) if data.eval else None
+        source = Source(name, recipe, Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle), held_out)
         if not recipe.rolls_out:
-            for row in range(len(train)):  # a row that cannot be used stops the run before it starts
-                self._check(row)
-        self._sampling = SamplingParams(
-            temperature=recipe.sampling.temperature,
-            top_p=recipe.sampling.top_p,
-            top_k=recipe.sampling.top_k,
-            max_tokens=recipe.sampling.max_tokens,
+            for row in range(len(source.train)):
+                source.check(row)
+        return source
+
+    def sampling(self, temperature: float) -> SamplingParams:
+        """How completions are drawn."""
+        s = self.recipe.sampling
+        return SamplingParams(temperature=temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens)
+
+    def check(self, row: int) -> None:
+        """Raises DatasetError for a row that the recipe's method cannot use."""
+        if self.recipe.algorithm.name == "sft":
+            self.train.demonstration(row)
+            return
+        answers = len(self.train.preference(row).answers)
+        if answers != self.recipe.algorithm.group_size:
+            raise DatasetError(
+                f"{self.train.path}, line {row + 1}: has {answers} answers; algorithm.group_size is "
+                f"{self.recipe.algorithm.group_size}"
+            )
+
+
+class TaskMaker:
+    """Makes the tasks of one run. Raises DatasetError."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._run = recipe.run
+        self._sources = {name: Source.read(name, r) for name, r in recipe.sources.items()}
+        weights = [1.0, *(source.weight for source in recipe.mixture)]
+        self.drawing = Drawing(
+            {
+                s.name: Rows(s.train, s.recipe.data.curriculum, weight)
+                for s, weight in zip(self._sources.values(), weights, strict=True)
+            }
         )
 
-    def training(self, number: int, min_step: int, deadline: Timestamp) -> pb.GroupTask:
+    def group_size(self, draw: Draw) -> int:
+        """Samples of a group of this draw."""
+        return self._source(draw).recipe.algorithm.group_size
+
+    def _source(self, draw: Draw) -> Source:
+        if draw.source not in self._sources:
+            raise DatasetError(
+                f"mixture: the run has a group in flight from source {draw.source!r}, which the recipe no longer has "
+                f"(it has {', '.join(self._sources)}); keep it until the group is released"
+            )
+        return self._sources[draw.source]
+
+    def training(self, number: int, draw: Draw, min_step: int, deadline: Timestamp) -> pb.GroupTask:
         """The task of the number-th training group."""
-        size = self._recipe.algorithm.group_size
-        turn, row = self._train.position(number)
+        source = self._source(draw)
+        recipe, size = source.recipe, self.group_size(draw)
         task = pb.GroupTask(
-            run=self._recipe.run,
+            run=self._run,
             group=group_name(number),
             kind=pb.TASK_KIND_TRAIN,
             group_size=size,
-            seed=self._recipe.data.seed * 1_000_003 + number * size,
+            seed=recipe.data.seed * 1_000_003 + number * size,
             deadline=deadline,
+            row=draw.row,
         )
-        setattr(task, "pass", turn)
-        task.row = row
-        if self._recipe.algorithm.name == "sft":
+        setattr(task, "pass", draw.turn)
+        if recipe.algorithm.name == "sft":
             for i in range(size):
-                row_of_member = self._train.position(number * size + i)[1]
-                task.demonstration.demonstrations.append(self._train.demonstration(row_of_member))
-        elif not self._recipe.rolls_out:
-            task.preference.CopyFrom(self._train.preference(row))
+                row_of_member = source.train.position(draw.at * size + i)[1]
+                task.demonstration.demonstrations.append(source.train.demonstration(row_of_member))
+        elif not recipe.rolls_out:
+            task.preference.CopyFrom(source.train.preference(draw.row))
         else:
-            assert self._recipe.environment is not None
-            task.rollout.task.CopyFrom(self._train.task(row, self._recipe.environment.name))
-            task.rollout.sampling.CopyFrom(self._sampling)
+            assert recipe.environment is not None
+            task.rollout.task.CopyFrom(source.train.task(draw.row, recipe.environment.name, draw.source))
+            task.rollout.sampling.CopyFrom(source.sampling(recipe.sampling.temperature))
             task.rollout.min_step = min_step
         return task
 
-    def _check(self, row: int) -> None:
-        """Raises DatasetError for a row that the recipe's method cannot use."""
-        if self._recipe.algorithm.name == "sft":
-            self._train.demonstration(row)
-            return
-        answers = len(self._train.preference(row).answers)
-        if answers != self._recipe.algorithm.group_size:
-            raise DatasetError(
-                f"{self._train.path}, line {row + 1}: has {answers} answers; algorithm.group_size is "
-                f"{self._recipe.algorithm.group_size}"
-            )
-
     def evaluation(self, step: int, deadline: Timestamp) -> list[pb.GroupTask]:
-        """The tasks of the evaluation of version `step`: the same rows every time."""
-        if self._held_out is None or self._recipe.environment is None:
-            return []
-        evaluation = self._recipe.evaluation
-        tasks = []
-        for row in range(min(evaluation.tasks, len(self._held_out))):
-            task = pb.GroupTask(
-                run=self._recipe.run,
-                group=f"e{step:08d}-{row}",
-                kind=pb.TASK_KIND_EVAL,
-                group_size=evaluation.samples_per_task,
-                seed=row * evaluation.samples_per_task,
-                deadline=deadline,
-                row=row,
-            )
-            task.rollout.task.CopyFrom(self._held_out.task(row, self._recipe.environment.name))
-            task.rollout.sampling.CopyFrom(self._sampling)
-            task.rollout.sampling.temperature = evaluation.temperature
-            task.rollout.pinned_step = step
-            tasks.append(task)
+        """The tasks of the evaluation of version `step`: the same rows every time, of every source that holds some
+        out."""
+        tasks: list[pb.GroupTask] = []
+        for source in self._sources.values():
+            environment, evaluation = source.recipe.environment, source.recipe.evaluation
+            if source.held_out is None or environment is None:
+                continue
+            for row in range(min(evaluation.tasks, len(source.held_out))):
+                task = pb.GroupTask(
+                    run=self._run,
+                    group=f"e{step:08d}-{len(tasks)}",
+                    kind=pb.TASK_KIND_EVAL,
+                    group_size=evaluation.samples_per_task,
+                    seed=row * evaluation.samples_per_task,
+                    deadline=deadline,
+                    row=row,
+                )
+                task.rollout.task.CopyFrom(source.held_out.task(row, environment.name, source.name))
+                task.rollout.sampling.CopyFrom(source.sampling(evaluation.temperature))
+                task.rollout.pinned_step = step
+                tasks.append(task)
         return tasks

@@ -80,4 +80,4 @@ def test_guessing_ends_and_refuses_bad_rows() -> None:
 
 def test_the_catalogue_has_the_built_in_ones() -> None:
     assert {"sort_characters", "arithmetic", "math", "format", "python_tests"} <= set(catalogue.rewards())
-    assert {"guess_number", "calculator", "python_code"} <= set(catalogue.environments())
+    assert {"guess_number", "calculator", "python_code", "treasure_hunt"} <= set(catalogue.environments())

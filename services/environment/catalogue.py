@@ -21,6 +21,7 @@ _REWARDS = {
     "python_tests": f"{_HERE}.python_tests:python_tests",
 }
 _ENVIRONMENTS = {
+    "treasure_hunt": f"{_HERE}.treasure_hunt:TreasureHunt",
     "guess_number": f"{_HERE}.guess_number:GuessNumber",
     "python_code": f"{_HERE}.python_code:PythonCode",
     "calculator": f"{_HERE}.calculator:Calculator",

@@ -48,10 +48,11 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     from penstock.objectives import UnknownChoice
+    from services.learner.checkpoints import CheckpointError
     from services.learner.ending import CannotGoOn
     from services.learner.hf_config import UnsupportedModel
     from services.learner.plugins import PluginError
-    from services.learner.run import Place, learn
+    from services.learner.run import Place, export_checkpoint, learn
     from services.learner.settings import LayoutError
     from services.learner.watching import leave
 
@@ -81,8 +82,11 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
         args.reflection,
     )
     try:
-        learn(recipe, place, watch.at if watch is not None else lambda place: None)
-    except (LayoutError, UnsupportedModel, PluginError, UnknownChoice, CannotGoOn) as error:
+        if args.export is not None:
+            export_checkpoint(recipe, args.checkpoint, args.export)
+        else:
+            learn(recipe, place, watch.at if watch is not None else lambda place: None)
+    except (LayoutError, UnsupportedModel, PluginError, UnknownChoice, CannotGoOn, CheckpointError) as error:
         logger.error("cannot go on: %s", error)
         get_error_handler().record_exception(error)
         return EXIT_BAD_INPUT
@@ -123,9 +127,16 @@ def _arguments() -> argparse.Namespace:
     parser = flags("learner", "Trains the policy with Megatron-Core.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
     parser.add_argument("--run-directory", type=pathlib.Path, required=True, help="where checkpoints and export go")
-    parser.add_argument("--nats", required=True, help="nats://HOST:PORT")
-    parser.add_argument("--weight-sync", required=True, help="HOST:PORT of weight_sync")
-    return parser.parse_args()
+    parser.add_argument("--nats", help="nats://HOST:PORT")
+    parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync")
+    parser.add_argument("--export", type=pathlib.Path, help="train nothing: write --checkpoint there as a model")
+    parser.add_argument("--checkpoint", type=pathlib.Path, help="with --export: a checkpoint of the recipe's run")
+    args = parser.parse_args()
+    needed = ("checkpoint",) if args.export is not None else ("nats", "weight_sync")
+    missing = ["--" + name.replace("_", "-") for name in needed if getattr(args, name) is None]
+    if missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return args
 
 
 if __name__ == "__main__":

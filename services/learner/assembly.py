@@ -16,6 +16,7 @@ whenever and however often it arrives; every sample is in at most one batch.
 """
 
 import dataclasses
+import statistics
 
 from penstock.ledger import Fate, Ledger
 from penstock.trajectories import oldest_step
@@ -46,9 +47,21 @@ class CompleteGroup:
         """The members that can be trained on."""
         return tuple(m for m in self.members if m.usable)
 
+    @property
+    def source(self) -> str:
+        """Which source of the recipe's mixture it is from; empty where there is only one way."""
+        return self.members[0].trajectory.source
+
+    @property
+    def reward(self) -> float | None:
+        """Mean reward of the usable members; None for demonstrations."""
+        rewards = [m.trajectory.reward for m in self.usable if m.trajectory.HasField("reward")]
+        return statistics.fmean(rewards) if rewards else None
+
     def record(self) -> pb.BatchGroup:
         """The group's part of a batch record."""
         return pb.BatchGroup(
+            reward=self.reward,
             group=self.name,
             indices=[m.trajectory.index for m in self.usable],
             log_sequences=[m.sequence for m in self.usable],

@@ -29,6 +29,7 @@ class Sample:
       behaviour_logprobs: [L] log-prob under the engine, used where the mask is 1; None for supervised data.
       advantage: one number, or [L].
       group: id of the prompt's group, ≥ 0; samples of a group share it.
+      versions: [L] which version (step) drew the token, used where the mask is 1; None where nobody drew it.
     """
 
     tokens: ArrayLike
@@ -36,13 +37,15 @@ class Sample:
     behaviour_logprobs: ArrayLike | None = None
     advantage: float | ArrayLike = 0.0
     group: int = 0
+    versions: ArrayLike | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
     """N sequences with T tokens in all; CPU or device tensors.
 
-    Attributes: lengths, groups: int32 [N]. tokens: int32 [T]. mask (0.0 or 1.0), behaviour, advantage: fp32 [T].
+    Attributes: lengths, groups: int32 [N]. tokens: int32 [T]. mask (0.0 or 1.0), behaviour, advantage, age (versions
+    between the one that drew the token and the one that is trained): fp32 [T].
     """
 
     lengths: Tensor
@@ -51,14 +54,17 @@ class Batch:
     mask: Tensor
     behaviour: Tensor
     advantage: Tensor
+    age: Tensor
 
     @staticmethod
-    def from_samples(samples: Sequence[Sample]) -> "Batch":
-        """Raises InvalidBatch for an empty batch or a sample that breaks the rules of `Sample`."""
+    def from_samples(samples: Sequence[Sample], version: int = 0) -> "Batch":
+        """The batch to be trained on weights of `version`.
+
+        Raises InvalidBatch for an empty batch or a sample that breaks the rules of `Sample`."""
         if not samples:
             raise InvalidBatch("a batch needs at least one sample")
-        columns = [_checked(i, s) for i, s in enumerate(samples)]
-        tokens, mask, behaviour, advantage = (np.concatenate(c) for c in zip(*columns, strict=True))
+        columns = [_checked(i, s, version) for i, s in enumerate(samples)]
+        tokens, mask, behaviour, advantage, age = (np.concatenate(c) for c in zip(*columns, strict=True))
         return Batch(
             lengths=torch.tensor([len(c[0]) for c in columns], dtype=torch.int32),
             groups=torch.tensor([s.group for s in samples], dtype=torch.int32),
@@ -66,6 +72,7 @@ class Batch:
             mask=torch.from_numpy(mask),
             behaviour=torch.from_numpy(behaviour),
             advantage=torch.from_numpy(advantage),
+            age=torch.from_numpy(age),
         )
 
     @property
@@ -94,7 +101,7 @@ class Batch:
             Batch(
                 self.lengths[sequences],
                 self.groups[sequences],
-                *(x[where] for x in (self.tokens, self.mask, self.behaviour, self.advantage)),
+                *(x[where] for x in (self.tokens, self.mask, self.behaviour, self.advantage, self.age)),
             ),
             where,
         )
@@ -112,20 +119,23 @@ class Batch:
         return Batch(*(x.to(device) for x in self._columns()))
 
     def _columns(self) -> tuple[Tensor, ...]:
-        return self.lengths, self.groups, self.tokens, self.mask, self.behaviour, self.advantage
+        return self.lengths, self.groups, self.tokens, self.mask, self.behaviour, self.advantage, self.age
 
 
-def _checked(i: int, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _checked(i: int, sample: Sample, version: int) -> tuple[np.ndarray, ...]:
     tokens = np.asarray(sample.tokens, dtype=np.int32)
     length = len(tokens)
     mask = np.asarray(sample.loss_mask, dtype=np.float32)
     behaviour: Any = np.zeros(length, np.float32)
     if sample.behaviour_logprobs is not None:
         behaviour = np.asarray(sample.behaviour_logprobs, dtype=np.float32)
+    age: Any = np.zeros(length, np.float32)
+    if sample.versions is not None:
+        age = np.maximum(version - np.asarray(sample.versions), 0).astype(np.float32)
     advantage = np.broadcast_to(np.asarray(sample.advantage, dtype=np.float32), (length,))
     if tokens.ndim != 1 or length < 2:
         raise InvalidBatch(f"sample {i}: needs at least 2 tokens in one row, got shape {tokens.shape}")
-    if mask.shape != tokens.shape or behaviour.shape != tokens.shape:
+    if mask.shape != tokens.shape or behaviour.shape != tokens.shape or age.shape != tokens.shape:
         raise InvalidBatch(f"sample {i}: {length} tokens, mask {mask.shape}, log-probabilities {behaviour.shape}")
     if not np.isin(mask, (0.0, 1.0)).all() or mask[0] != 0.0:
         raise InvalidBatch(f"sample {i}: the mask must be 0 or 1, and 0 at the first token, which nothing predicts")
@@ -134,7 +144,7 @@ def _checked(i: int, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray
         raise InvalidBatch(f"sample {i}: a trained token has a log-probability or advantage that is not finite")
     if not 0 <= sample.group < 2**31:
         raise InvalidBatch(f"sample {i}: group {sample.group} is not an int32 >= 0")
-    return tokens, mask, np.where(trained, behaviour, np.float32(0)), np.where(trained, advantage, np.float32(0))
+    return tokens, mask, *(np.where(trained, column, np.float32(0)) for column in (behaviour, advantage, age))
 
 
 def broadcast(batch: Batch | None, device: torch.device) -> Batch:
@@ -153,7 +163,7 @@ def broadcast(batch: Batch | None, device: torch.device) -> Batch:
     dist.broadcast(sizes, src=0)
     n, t = (int(x) for x in sizes)
     if flat is None:
-        flat = torch.empty(2 * n + 4 * t, dtype=torch.int32, device=device)
+        flat = torch.empty(2 * n + 5 * t, dtype=torch.int32, device=device)
     dist.broadcast(flat, src=0)
-    lengths, groups, tokens, *floats = flat.split([n, n, t, t, t, t])
+    lengths, groups, tokens, *floats = flat.split([n, n, t, t, t, t, t])
     return Batch(lengths, groups, tokens, *(f.view(torch.float32) for f in floats))

@@ -26,6 +26,13 @@ def test_a_bad_sample_is_named(sample, message):
         Batch.from_samples([Sample([1, 2], [0, 1], [0.0, -1.0]), sample])
 
 
+def test_a_token_is_as_old_as_the_versions_since_it_was_drawn():
+    """Versions newer than the trained one (an engine that is ahead) count as fresh."""
+    sample = Sample([1, 2, 3, 4], [0, 1, 1, 1], versions=[0, 3, 5, 9])
+    assert Batch.from_samples([sample], version=7).age.tolist() == [0.0, 4.0, 2.0, 0.0]
+    assert Batch.from_samples([Sample([1, 2], [0, 1])], version=7).age.tolist() == [0.0, 0.0]
+
+
 def test_an_empty_batch_is_refused():
     with pytest.raises(InvalidBatch, match="at least one sample"):
         Batch.from_samples([])

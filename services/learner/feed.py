@@ -11,8 +11,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-import torch
-
 from penstock.bus import Bus, BusError, Fenced, RunNames, append, load_payload, read
 from penstock.ledger import Ledger
 from penstock.telemetry import metrics
@@ -20,7 +18,7 @@ from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import TrajectoryError, check, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.assembly import Assembly, CompleteGroup
-from services.learner.stages import Stage
+from services.learner.stages import Stages
 
 logger = logging.getLogger(__name__)
 _released = metrics.counter(metrics.GROUPS_RELEASED, "groups released", ["fate"])
@@ -33,10 +31,10 @@ REASONS = {
 }
 
 
-def _filtered(reason: str) -> pb.Filtered:
+def _filtered(reason: str, reward: float | None) -> pb.Filtered:
     if reason in REASONS:
-        return pb.Filtered(reason=REASONS[reason])
-    return pb.Filtered(reason=pb.FILTER_REASON_OWN, name=reason)
+        return pb.Filtered(reason=REASONS[reason], reward=reward)
+    return pb.Filtered(reason=pb.FILTER_REASON_OWN, name=reason, reward=reward)
 
 
 class AnotherLearner(RuntimeError):
@@ -59,7 +57,7 @@ class Feed:
         groups_per_step: int,
         min_group_fraction: float,
         max_age: int,
-        stage: Stage,
+        stages: Stages,
         trained_step: int,
         cursor: int,
         epoch: int,
@@ -67,7 +65,7 @@ class Feed:
         self.ledger = Ledger()
         self.log_sequence = cursor
         self._bus, self._names = bus, names
-        self._fraction, self._max_age, self._stage, self._epoch = min_group_fraction, max_age, stage, epoch
+        self._fraction, self._max_age, self._stages, self._epoch = min_group_fraction, max_age, stages, epoch
         self._assembly = Assembly(self.ledger, groups_per_step, trained_step)
         self._changed = asyncio.Condition()
 
@@ -194,10 +192,9 @@ class Feed:
                     failed.failures[pb.Outcome.Failure.Name(m.trajectory.outcome.failure)] += 1
                     failed.detail = m.trajectory.outcome.detail
             return pb.LedgerEvent(group=group.name, failed=failed)
-        rewards = torch.tensor([m.trajectory.reward for m in group.usable], dtype=torch.float64)
-        reason = self._stage.filter_reason(rewards, torch.ones(len(rewards), dtype=torch.bool))
+        reason = self._stages.filter_reason(group)
         if reason is not None:
-            return pb.LedgerEvent(group=group.name, filtered=_filtered(reason))
+            return pb.LedgerEvent(group=group.name, filtered=_filtered(reason, group.reward))
         return None
 
     async def _release(self, group: CompleteGroup, event: pb.LedgerEvent) -> None:

@@ -24,6 +24,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.advantage_stage import AdvantageStage
 from services.learner.feed import AnotherLearner, Feed
 from services.learner.settings import AdvantageSettings
+from services.learner.stages import Stages
 
 NAMES = RunNames("feed-test")
 SIZE = 2
@@ -47,7 +48,7 @@ async def feed(
         groups_per_step=2,
         min_group_fraction=1.0,
         max_age=max_age,
-        stage=AdvantageStage(AdvantageSettings(drop_zero_variance=drop)),
+        stages=Stages({"": AdvantageStage(AdvantageSettings(drop_zero_variance=drop))}),
         trained_step=trained_step,
         cursor=0,
         epoch=epoch,

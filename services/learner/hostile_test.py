@@ -11,7 +11,7 @@ from penstock.learner.v1 import learner_pb2_grpc
 from penstock.trajectory.v1 import trajectory_pb2
 from services.learner.feed import Feed
 from services.learner.server import Learner, Status
-from services.learner.stages import SupervisedStage
+from services.learner.stages import Stages, SupervisedStage
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LearnerService"]
 NAMES = RunNames("hostile")
@@ -29,7 +29,7 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
                 groups_per_step=1,
                 min_group_fraction=1.0,
                 max_age=1,
-                stage=SupervisedStage(),
+                stages=Stages({"": SupervisedStage()}),
                 trained_step=0,
                 cursor=0,
                 epoch=1,

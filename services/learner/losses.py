@@ -23,6 +23,7 @@ from penstock.objectives import (
     normalisations,
     off_policy_corrections,
     policy_losses,
+    proximal,
 )
 from services.learner.batch import Batch
 from services.learner.policy import Scored
@@ -42,11 +43,16 @@ class Objectives:
 
     @staticmethod
     def of(settings: LossSettings) -> "Objectives":
-        for name, value in (("algorithm", ("grpo", "dpo", "sft")), ("proximal", ("recompute", "behaviour"))):
+        for name, value in (
+            ("algorithm", ("grpo", "dpo", "sft")),
+            ("proximal", ("recompute", "behaviour", "interpolate")),
+        ):
             if getattr(settings, name) not in value:
                 raise ValueError(f"loss.{name} {getattr(settings, name)!r} is unknown; valid: {', '.join(value)}")
-        if settings.kl_coefficient:
+        if settings.kl_in_loss:
             kl_estimators.get(settings.kl_estimator)
+        if settings.proximal == "interpolate" and settings.correction in corrections.WHOLE_BATCH:
+            raise ValueError(f"loss.proximal interpolate: {settings.correction} needs the whole batch; use recompute")
         if settings.temperature <= 0:
             raise ValueError(f"loss.temperature must be positive, got {settings.temperature}")
         if settings.optimizer_steps_per_batch < 1:
@@ -99,8 +105,9 @@ class SupervisedLoss:
 class PolicyGradientLoss:
     """Σ weight · (correction · policy loss + β · KL − coefficient · entropy).
 
-    proximal [T]: log-probs at the start of the step, or None if the weights being trained *are* those (the first
-    optimizer step on a batch): then the detached current log-probs are the same numbers, and one forward pass is saved.
+    proximal_logprobs [T]: at the start of the step, or None if no forward pass was made for them: the weights being
+    trained *are* those (the first optimizer step on a batch), so the detached current log-probs are the same numbers;
+    or they are interpolated.
     correction [T]: weights that were taken over the whole batch, or None to take them here.
     """
 
@@ -111,19 +118,19 @@ class PolicyGradientLoss:
         objectives: Objectives,
         batch: Batch,
         weights: Tensor,
-        proximal: Tensor | None,
+        proximal_logprobs: Tensor | None,
         reference: Tensor | None,
         correction: Tensor | None = None,
     ) -> None:
         self._objectives, self._batch, self._weights = objectives, batch, weights
-        self._proximal, self._reference, self._correction = proximal, reference, correction
+        self._proximal, self._reference, self._correction = proximal_logprobs, reference, correction
 
     def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
         settings, at = self._objectives.settings, scored.index
         current = scored.current
         inputs = LossInputs(
             current=current,
-            proximal=current.detach() if self._proximal is None else self._proximal[at],
+            proximal=self._proximal_of(current, at),
             behaviour=self._batch.behaviour[at],
             advantage=self._batch.advantage[at],
             mask=torch.ones_like(current),
@@ -135,7 +142,7 @@ class PolicyGradientLoss:
         correction = self._objectives.correction(inputs) if self._correction is None else self._correction[at]
         token_loss = correction * values
         penalty = torch.zeros_like(current)
-        if settings.kl_coefficient:
+        if settings.kl_in_loss:
             penalty = kl.kl_loss(inputs, settings.kl_estimator, settings.kl_importance)
             token_loss = token_loss + settings.kl_coefficient * penalty
         if settings.entropy_coefficient:
@@ -143,3 +150,10 @@ class PolicyGradientLoss:
         sums: dict[str, Any] = diagnostics.additive(inputs, correction, clipped)
         stats = [sums[name] for name in _ADDITIVE] + [scored.entropy.detach().sum(), penalty.detach().sum()]
         return (self._weights[at] * token_loss).sum(), torch.stack([s.to(torch.float64) for s in stats])
+
+    def _proximal_of(self, current: Tensor, at: Tensor) -> Tensor:
+        if self._proximal is not None:
+            return self._proximal[at]
+        if self._objectives.settings.proximal == "interpolate":
+            return proximal.interpolated(current, self._batch.behaviour[at], self._batch.age[at])
+        return current.detach()

@@ -16,7 +16,7 @@ from services.learner.settings import (
     PreferenceSettings,
     ScheduleSettings,
 )
-from services.learner.stages import Stage, SupervisedStage
+from services.learner.stages import Stage, Stages, SupervisedStage
 
 
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
@@ -116,6 +116,7 @@ def loss_settings(recipe: Recipe) -> LossSettings:
         normalisation=loss.normalisation,
         normalisation_settings=constant,
         kl_coefficient=loss.kl.coefficient,
+        kl_place=loss.kl.place,
         kl_estimator=loss.kl.estimator,
         kl_importance=loss.kl.importance,
         entropy_coefficient=loss.entropy_coefficient,
@@ -141,8 +142,12 @@ def preference_settings(recipe: Recipe) -> PreferenceSettings:
     )
 
 
-def make_stage(recipe: Recipe) -> Stage:
-    """The way from groups to samples of the recipe's method."""
+def make_stages(recipe: Recipe) -> Stages:
+    """The way from groups to samples, of every source of tasks."""
+    return Stages({name: _stage(r) for name, r in recipe.sources.items()})
+
+
+def _stage(recipe: Recipe) -> Stage:
     match recipe.algorithm.name:
         case "sft":
             return SupervisedStage()

@@ -16,7 +16,7 @@ from penstock.objectives import (
 from penstock.recipes import resolve
 from penstock.recipes.checks import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCE_LOSSES
 from services.learner.losses import Objectives
-from services.learner.mapping import advantage_settings, loss_settings, make_stage
+from services.learner.mapping import advantage_settings, loss_settings, make_stages
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_every_correction_can_be_chosen(raw: dict[str, Any], correction: str) ->
 @pytest.mark.parametrize("advantage", ADVANTAGES)
 def test_every_advantage_can_be_chosen(raw: dict[str, Any], advantage: str) -> None:
     teacher = [f"teacher={{path: {raw['model']['path']}}}"] if advantage == "opd" else []
-    make_stage(resolve(raw, [f"algorithm.advantage={advantage}", *teacher]))
+    make_stages(resolve(raw, [f"algorithm.advantage={advantage}", *teacher]))
 
 
 @pytest.mark.parametrize("loss", PREFERENCE_LOSSES)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.assembly import CompleteGroup
 from services.learner.batch import Batch
-from services.learner.stages import Stage
+from services.learner.stages import Stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,12 @@ class Prepared:
     metrics: dict[str, float]
 
 
-def prepare(groups: Sequence[CompleteGroup], stage: Stage, version: int) -> Prepared:
+def prepare(groups: Sequence[CompleteGroup], stages: Stages, version: int) -> Prepared:
     """The batch of `groups`, to be trained on weights of `version`."""
     trajectories = [m.trajectory for g in groups for m in g.usable]
-    return Prepared(Batch.from_samples(stage.samples(groups)), trajectories, _metrics(groups, trajectories, version))
+    return Prepared(
+        Batch.from_samples(stages.samples(groups), version), trajectories, _metrics(groups, trajectories, version)
+    )
 
 
 def _metrics(groups: Sequence[CompleteGroup], trajectories: Sequence[pb.Trajectory], version: int) -> dict[str, float]:
@@ -53,4 +55,10 @@ def _metrics(groups: Sequence[CompleteGroup], trajectories: Sequence[pb.Trajecto
             for component in t.components:
                 parts[component.name].append(component.value)
         metrics |= {f"rl.reward.component.{name}": statistics.fmean(values) for name, values in parts.items()}
+    by_source = collections.defaultdict(list)
+    for t in trajectories:
+        if t.HasField("reward"):
+            by_source[t.source].append(t.reward)
+    if len(by_source) > 1:
+        metrics |= {f"rl.reward.source.{name}": statistics.fmean(rewards) for name, rewards in by_source.items()}
     return metrics

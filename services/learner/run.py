@@ -28,12 +28,12 @@ from services.learner.feed import Feed
 from services.learner.keeping import Keeper
 from services.learner.leader import Leader, leading
 from services.learner.lineage import tie
-from services.learner.mapping import checkpoint_settings, loss_settings, make_stage
+from services.learner.mapping import checkpoint_settings, loss_settings, make_stages
 from services.learner.plugins import load_plugins
 from services.learner.policy import Policy
 from services.learner.preparation import Prepared, prepare
 from services.learner.server import State, Status
-from services.learner.stages import Stage
+from services.learner.stages import Stages
 from services.learner.trainer import Steps, make_trainer
 
 logger = logging.getLogger(__name__)
@@ -77,16 +77,16 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
     resumed = checkpoints.load_newest(place.checkpoints, policy.load, among=None if keep_log else kept.keep)
     step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
-    stage = make_stage(recipe)
+    stages = make_stages(recipe)
     with ExitStack() as stack:
-        leader = stack.enter_context(_leader(recipe, place, status, stage, extra)) if dist.get_rank() == 0 else None
+        leader = stack.enter_context(_leader(recipe, place, status, stages, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
         logger.info("learning from step %d", step, extra={"epoch": status.epoch})
         keeper = Keeper(place.checkpoints, kept, policy, status, leader, keep_log)
         while step < recipe.algorithm.steps:
             keeper.collect()
             at(f"waiting for the batch of step {step + 1}")
-            command, prepared = _next(leader, status, stage, step + 1, keeper)
+            command, prepared = _next(leader, status, stages, step + 1, keeper)
             if command == "end":
                 keeper.finish(step)
                 return
@@ -105,12 +105,12 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
         keeper.finish(step)
         if leader is not None:
             leader.published()
-        _export(policy, recipe, place)
+        export(policy, recipe, place.folder / "export")
         status.state = State.STATE_DONE
         logger.info("done", extra={"step": step})
 
 
-def _leader(recipe: Recipe, place: Place, status: Status, stage: Stage, extra: dict[str, Any]) -> Any:
+def _leader(recipe: Recipe, place: Place, status: Status, stages: Stages, extra: dict[str, Any]) -> Any:
     def make_feed(bus: Bus, epoch: int) -> Feed:
         return Feed(
             bus,
@@ -118,7 +118,7 @@ def _leader(recipe: Recipe, place: Place, status: Status, stage: Stage, extra: d
             groups_per_step=recipe.algorithm.groups_per_step,
             min_group_fraction=recipe.algorithm.min_group_fraction,
             max_age=recipe.staleness.max_versions,
-            stage=stage,
+            stages=stages,
             trained_step=status.step,
             cursor=extra["log_cursor"],
             epoch=epoch,
@@ -141,7 +141,7 @@ def _leader(recipe: Recipe, place: Place, status: Status, stage: Stage, extra: d
 
 
 def _next(
-    leader: Leader | None, status: Status, stage: Stage, step: int, keeper: Keeper
+    leader: Leader | None, status: Status, stages: Stages, step: int, keeper: Keeper
 ) -> tuple[str, Prepared | None]:
     """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "finish" | "wait", None)."""
     command, prepared = "wait", None
@@ -155,7 +155,7 @@ def _next(
             status.state = State.STATE_WAITING
             groups = leader.batch(step, TICK_SECONDS)
             if groups is not None:
-                command, prepared = "train", prepare(groups, stage, step - 1)
+                command, prepared = "train", prepare(groups, stages, step - 1)
     if dist.get_world_size() > 1:
         told = [command]
         dist.broadcast_object_list(told, src=0)
@@ -203,10 +203,21 @@ def _train(
     _tokens.inc(prepared.metrics["rl.tokens.trained"])
 
 
-def _export(policy: Policy, recipe: Recipe, place: Place) -> None:
-    """The trained model as a Hugging Face directory, export/ of the run directory."""
+def export_checkpoint(recipe: Recipe, checkpoint: pathlib.Path, target: pathlib.Path) -> None:
+    """Writes a checkpoint of the recipe's run as a Hugging Face directory; a collective, like `learn`.
+
+    Raises CheckpointError.
+    """
+    load_plugins(recipe.plugins)
+    policy = make_policy(recipe)
+    policy.load(checkpoint)
+    export(policy, recipe, target)
+
+
+def export(policy: Policy, recipe: Recipe, target: pathlib.Path) -> None:
+    """Writes the policy as a Hugging Face directory; a collective."""
     if dist.get_rank() == 0:
-        hf_export.write(policy.export(), recipe.model.path, place.folder / "export")
+        hf_export.write(policy.export(), recipe.model.path, target)
     else:
         for _ in policy.export():
             continue

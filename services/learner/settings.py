@@ -174,9 +174,11 @@ class LossSettings:
       policy_loss, policy_loss_settings: e.g. ppo_clip, {"clip_low": 0.2}.
       correction, correction_settings: off-policy weight, e.g. tis, {"cap": 2.0}. Ignored with proximal = behaviour,
         where the ratio to the engine is already the trust region's.
-      proximal: recompute (the learner's log-probs before the step) or behaviour (the engine's).
+      proximal: recompute (the learner's log-probs before the step), behaviour (the engine's) or interpolate (between
+        the engine's and the current ones, by the token's age).
       normalisation, normalisation_settings: token, sequence, prompt or constant {"max_tokens": …}.
-      kl_coefficient, kl_estimator, kl_importance: KL to the model the run started from; 0 keeps no reference.
+      kl_coefficient, kl_place, kl_estimator, kl_importance: KL to the model the run started from, in the loss or in
+        the reward (where it needs no estimator and no importance); coefficient 0 keeps no reference.
       entropy_coefficient: weight of the entropy bonus.
       temperature: of sampling; the learner's logits are divided by it as the engine's were. Only used by grpo.
       optimizer_steps_per_batch: mini-batches of whole groups that a batch is cut into.
@@ -187,16 +189,22 @@ class LossSettings:
     policy_loss_settings: Mapping[str, Any] = field(default_factory=dict)
     correction: str = "tis"
     correction_settings: Mapping[str, Any] = field(default_factory=dict)
-    proximal: Literal["recompute", "behaviour"] = "recompute"
+    proximal: Literal["recompute", "behaviour", "interpolate"] = "recompute"
     normalisation: str = "token"
     normalisation_settings: Mapping[str, Any] = field(default_factory=dict)
     kl_coefficient: float = 0.0
+    kl_place: Literal["loss", "reward"] = "loss"
     kl_estimator: str = "k3"
     kl_importance: Literal["none", "differentiable", "detached"] = "differentiable"
     entropy_coefficient: float = 0.0
     temperature: float = 1.0
     optimizer_steps_per_batch: int = 1
     preference: PreferenceSettings = field(default_factory=PreferenceSettings)
+
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether the loss has a KL term."""
+        return self.kl_coefficient > 0 and self.kl_place == "loss"
 
     @property
     def needs_reference(self) -> bool:

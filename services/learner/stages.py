@@ -4,11 +4,13 @@ A stage is asked twice, because two things happen at two times: a group is judge
 given back at once), and samples are made when the whole batch is known.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from penstock.trajectories import from_float32s, from_int32s
@@ -29,6 +31,35 @@ class Stage(Protocol):
         ...
 
 
+class Stages:
+    """The stage of every source of tasks, by the source's name; the first also takes what names none."""
+
+    def __init__(self, by_source: Mapping[str, Stage]) -> None:
+        self._by_source = dict(by_source)
+        self._first = next(iter(by_source.values()))
+
+    def filter_reason(self, group: CompleteGroup) -> str | None:
+        """Why a group must not be trained, or None."""
+        rewards = torch.tensor([m.trajectory.reward for m in group.usable], dtype=torch.float64)
+        return self._of(group).filter_reason(rewards, torch.ones(len(rewards), dtype=torch.bool))
+
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+        """The training samples of a batch, in the order of its groups. A source's stage sees its own groups alone: a
+        baseline or a scale taken over the batch is taken over them."""
+        parts: dict[Stage, list[int]] = {}
+        for i, group in enumerate(groups):
+            parts.setdefault(self._of(group), []).append(i)
+        made = [
+            dataclasses.replace(s, group=places[s.group])
+            for stage, places in parts.items()
+            for s in stage.samples([groups[i] for i in places])
+        ]
+        return sorted(made, key=lambda s: s.group)
+
+    def _of(self, group: CompleteGroup) -> Stage:
+        return self._by_source.get(group.source, self._first)
+
+
 class SupervisedStage:
     """Every demonstration is trained on as it is."""
 
@@ -47,4 +78,13 @@ def sample(t: pb.Trajectory, group: int, advantage: float | ArrayLike = 0.0) -> 
         behaviour_logprobs=from_float32s(t.logprobs),
         advantage=advantage,
         group=group,
+        versions=versions(t),
     )
+
+
+def versions(t: pb.Trajectory) -> NDArray[np.int64]:
+    """int64 [token_count]: the version (step) that drew each token; 0 before the first that one drew."""
+    drawn = np.zeros(t.token_count, np.int64)
+    for segment in t.version_segments:
+        drawn[segment.first :] = segment.version.step
+    return drawn

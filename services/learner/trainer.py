@@ -5,12 +5,13 @@
 The step is a pure function of the weights, the optimizer and the batch; nothing here waits for or talks to a service.
 """
 
+import dataclasses
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from penstock.objectives import diagnostics
+from penstock.objectives import diagnostics, kl
 from services.learner.batch import Batch
 from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLoss
 from services.learner.policy import Loss, Policy, StepOutcome
@@ -46,9 +47,11 @@ class Trainer:
         With `proximal: recompute` and one optimizer step per batch no extra forward pass is made: the proximal policy
         is the one being trained at that moment, so its log-probs are the detached current ones, the same numbers.
         """
+        reference = self._reference(batch)
+        if reference is not None and self.settings.kl_place == "reward":
+            batch = self._penalised(batch, reference)
         parts = self._mini_batches(batch)
         proximal = self._proximal(batch, len(parts))
-        reference = self._reference(batch)
         correction = self._correction(batch, proximal)
         outcomes = []
         for part, where in parts:
@@ -59,7 +62,7 @@ class Trainer:
             current[where] = outcome.current
         if proximal is not None and self.settings.proximal == "recompute":
             current = proximal  # of the whole batch at one time: later mini-batches were scored after updates
-        return StepResult(self._metrics(batch, current, outcomes))
+        return StepResult(self._metrics(batch, current, reference, outcomes))
 
     def _mini_batches(self, batch: Batch) -> list[tuple[Batch, Tensor]]:
         """Whole groups, in order, in equally many groups per optimizer step; (part, its tokens in the batch)."""
@@ -75,12 +78,23 @@ class Trainer:
             return None
         if self.settings.proximal == "behaviour":
             return batch.behaviour
+        if self.settings.proximal == "interpolate":
+            return None
         return self.policy.logprobs(batch, self._temperature)
 
     def _reference(self, batch: Batch) -> Tensor | None:
         if self.settings.algorithm == "sft" or not self.settings.kl_coefficient:
             return None
         return self.policy.reference_logprobs(batch, self._temperature)
+
+    def _penalised(self, batch: Batch, reference: Tensor) -> Batch:
+        """The batch with the KL to the reference taken off its rewards."""
+        group = torch.unique(batch.groups, return_inverse=True)[1]
+        sequence = batch.sequence_of_token
+        change = kl.kl_in_reward(
+            batch.behaviour, reference, batch.mask, sequence, group, self.settings.kl_coefficient
+        ).to(batch.advantage.dtype)
+        return dataclasses.replace(batch, advantage=(batch.advantage + change[sequence]) * batch.mask)
 
     def _correction(self, batch: Batch, proximal: Tensor | None) -> Tensor | None:
         if self.settings.algorithm == "sft" or not self._objectives.corrects_whole_batches or proximal is None:
@@ -93,11 +107,19 @@ class Trainer:
             return SupervisedLoss(weights)
         return PolicyGradientLoss(self._objectives, part, weights, proximal, reference, correction)
 
-    def _metrics(self, batch: Batch, current: Tensor, outcomes: list[StepOutcome]) -> dict[str, float]:
+    def _kl(self, batch: Batch, reference: Tensor | None, sums: dict[str, float]) -> float:
+        """Mean KL to the reference per token: the loss's term, or what the reward was charged for."""
+        if reference is not None and self.settings.kl_place == "reward":
+            return float(((batch.behaviour - reference) * batch.mask).sum() / batch.mask.sum().clamp(min=1))
+        return sums["kl"] / max(sums["tokens"], 1.0)
+
+    def _metrics(
+        self, batch: Batch, current: Tensor, reference: Tensor | None, outcomes: list[StepOutcome]
+    ) -> dict[str, float]:
         metrics = described(self.policy, outcomes)
         if self.settings.algorithm == "grpo":
             sums = {name: sum(o.sums[name] for o in outcomes) for name in outcomes[0].sums}
-            metrics["kl"] = sums["kl"] / max(sums["tokens"], 1.0)
+            metrics["kl"] = self._kl(batch, reference, sums)
             metrics |= diagnostics.shares(sums)
             metrics |= diagnostics.mismatch(current, batch.behaviour, batch.mask)
         return metrics

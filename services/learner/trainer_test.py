@@ -1,5 +1,6 @@
 """The step as its caller sees it: it learns what it is told, and reports what happened."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,43 @@ def test_a_batch_without_a_trained_token_is_a_step_of_zero(model_dir):
     metrics, unchanged = run_ranks(1, _nothing_to_train, model_dir)[0]
     assert (metrics["loss"], metrics["grad_norm"], metrics["tokens"]) == (0.0, 0.0, 0.0)
     assert unchanged
+
+
+def _penalised(model_dir: Path, coefficient: float, mini_batches: int) -> Any:
+    """Two samples with no reward to gain, one of which drifted from the reference by 0.5 per token."""
+    settings = LossSettings(
+        kl_coefficient=coefficient,
+        kl_place="reward",
+        proximal="interpolate" if mini_batches > 1 else "recompute",
+        optimizer_steps_per_batch=mini_batches,
+    )
+    policy = MegatronPolicy.create(
+        model_dir,
+        ParallelSettings(),
+        OptimizerSettings(learning_rate=3e-3),
+        PrecisionSettings(),
+        BatchSettings(),
+        seed=0,
+        keep_reference=True,
+    )
+    plain = [Sample(t, [0, 1, 1, 1], [0.0] * 4, 0.0, g) for g in range(2) for t in (GOOD, BAD)]
+    reference = policy.reference_logprobs(Batch.from_samples(plain)).split(4)
+    drift = (0.5, 0.0, 0.0, 0.0)
+    drawn = [
+        dataclasses.replace(s, behaviour_logprobs=(r + d).tolist(), versions=[0] * 4)
+        for s, r, d in zip(plain, reference, drift, strict=True)
+    ]
+    batch = Batch.from_samples(drawn, version=1)
+    before = policy.logprobs(batch).split(4)
+    metrics = Trainer(settings, policy).step(batch).metrics
+    after = policy.logprobs(batch).split(4)
+    return [(a - b).sum().item() for a, b in zip(after, before, strict=True)], metrics
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2])
+def test_a_penalty_in_the_reward_pulls_back_what_drifted(model_dir, mini_batches):
+    moved, metrics = run_ranks(1, _penalised, model_dir, 0.1, mini_batches)[0]
+    assert moved[0] < -0.01, "the sample that drifted becomes rarer"
+    assert metrics["kl"] == pytest.approx(0.5 / 4, abs=1e-5), "of four samples one drifted by 0.5"
+    unmoved, _ = run_ranks(1, _penalised, model_dir, 1e-12, mini_batches)[0]
+    assert unmoved == pytest.approx([0.0] * 4, abs=1e-3), "nothing else moves a batch without rewards"

@@ -14,10 +14,10 @@ from penstock.process import Process, flags, run
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.demonstrations import tokenise
-from services.rollout.engines import engines
+from services.rollout.engines import Engines, engines
 from services.rollout.episode import Tools, play
 from services.rollout.scoring import scoring
-from services.rollout.teaching import teacher
+from services.rollout.teaching import Teacher, teacher
 from services.rollout.worker import Play, Worker
 
 ACK_SECONDS = 10.0
@@ -49,33 +49,47 @@ async def _player(
     stack: AsyncExitStack, process: Process, args: argparse.Namespace, recipe: Recipe, chat: ChatTokenizer
 ) -> Play:
     """What plays one sample: an episode, or a row of the data set tokenised."""
-    tools: Tools | None = None
-    if recipe.generates and recipe.environment is not None:
+    tools: dict[str, Tools] = {}
+    if recipe.generates:
         rollout = recipe.rollout
         pool = await stack.enter_async_context(
             engines(args.generation, process.security, rollout.attempts, rollout.generation_timeout_seconds)
         )
-        scorer = await stack.enter_async_context(scoring(recipe.rewards(), args.environment, process.security))
-        stub, address = None, ""
-        if recipe.environment.multi_turn:
-            address = recipe.environment.address or args.environment[0]
-            idempotent = ["penstock.environment.v1.EnvironmentService"]
-            channel = await stack.enter_async_context(
-                rpc.channel(address, security=process.security, idempotent=idempotent)
-            )
-            stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
         tutor = None
         if args.teacher:
             tutor = await stack.enter_async_context(teacher(args.teacher, process.security))
-        tools = Tools(recipe.model.path, chat, pool, scorer, recipe.environment, stub, address, tutor)
+        for name, source in recipe.sources.items():
+            tools[name] = await _tools(stack, process, args, source, chat, pool, tutor)
 
     async def player(task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
         if not task.HasField("rollout"):
             return tokenise(chat, recipe.model.path, task, index)
-        assert tools is not None, "the coordinator admits rollouts only where the recipe has an environment"
-        return await play(tools, task, index, until)
+        return await play(tools[task.rollout.task.source], task, index, until)
 
     return player
+
+
+async def _tools(
+    stack: AsyncExitStack,
+    process: Process,
+    args: argparse.Namespace,
+    recipe: Recipe,
+    chat: ChatTokenizer,
+    pool: Engines,
+    tutor: Teacher | None,
+) -> Tools:
+    """What drives the episodes of one source of tasks."""
+    assert recipe.environment is not None, "a recipe that generates has an environment"
+    scorer = await stack.enter_async_context(scoring(recipe.rewards(), args.environment, process.security))
+    stub, address = None, ""
+    if recipe.environment.multi_turn:
+        address = recipe.environment.address or args.environment[0]
+        idempotent = ["penstock.environment.v1.EnvironmentService"]
+        channel = await stack.enter_async_context(
+            rpc.channel(address, security=process.security, idempotent=idempotent)
+        )
+        stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
+    return Tools(recipe.model.path, chat, pool, scorer, recipe.environment, stub, address, tutor)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from penstock.bus import BusError
 from penstock.cli import inspecting
+from penstock.cli.exporting import ExportFailed, checkpoint_of, export, is_checkpoint
 from penstock.cli.inspecting import failed, unknown_run
 from penstock.cli.replaying import copy_run, replay_recipe
 from penstock.cli.run_directory import RunRefused
@@ -43,7 +44,8 @@ def evaluate(
     recipe: Annotated[pathlib.Path, typer.Argument(help="recipe file (YAML) that has data.eval and an environment")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, on top of the recipe")] = None,
     model: Annotated[
-        pathlib.Path | None, typer.Option(help="Hugging Face directory to measure instead of the recipe's model")
+        pathlib.Path | None,
+        typer.Option(help="what to measure instead of the recipe's model: a Hugging Face directory, or a checkpoint"),
     ] = None,
     runs: Runs = pathlib.Path("runs"),
 ) -> None:
@@ -52,10 +54,34 @@ def evaluate(
     The result is printed as a table and stands in runs/<name>-eval/summary.json (run=NAME chooses another name).
     """
     try:
+        if model is not None and is_checkpoint(model):
+            load(recipe, evaluation_overrides(recipe, None, overrides or []))  # bad input is refused before the export
+            model = export(model, model.parents[1] / f"export-{model.name}")
         resolved = load(recipe, evaluation_overrides(recipe, model, overrides or []))
-    except RecipeError as error:
+    except (RecipeError, RunRefused) as error:
         raise failed(str(error)) from error
+    except ExportFailed as error:
+        raise failed(str(error), 1) from error
     raise typer.Exit(asyncio.run(train(resolved, runs, Console())))
+
+
+@app.command(name="export")
+def export_(
+    run: Annotated[str, typer.Argument(help="the run's name")],
+    step: Annotated[int | None, typer.Option(help="step of the checkpoint; the newest if absent")] = None,
+    to: Annotated[pathlib.Path | None, typer.Option(help="where to; runs/RUN/export-step-NNNNNN if absent")] = None,
+    runs: Runs = pathlib.Path("runs"),
+) -> None:
+    """Write a checkpoint as a Hugging Face model directory, with config, tokenizer and chat template."""
+    try:
+        if not (runs / run / "recipe.yaml").is_file():
+            raise RunRefused(unknown_run(run, runs))
+        checkpoint = checkpoint_of(runs / run, step)
+        typer.echo(export(checkpoint, to or runs / run / f"export-{checkpoint.name}"))
+    except RunRefused as error:
+        raise failed(str(error)) from error
+    except ExportFailed as error:
+        raise failed(str(error), 1) from error
 
 
 @app.command()

@@ -71,3 +71,19 @@ def test_contradictions_are_refused() -> None:
         ledger.apply_batch(pb.BatchRecord(step=2), 3)
     with pytest.raises(LedgerError, match="unknown subject"):
         ledger.apply("penstock.r.ledger.odd.1", b"", 3)
+
+
+def test_the_ledger_knows_each_rows_rewards_and_where_each_source_goes_on() -> None:
+    ledger = Ledger()
+    for number, (source, draw, row) in enumerate([("a", 0, 7), ("b", 4, 7), ("a", 3, 7)]):
+        admitted = pb.Admitted(group_size=SIZE, source=source, draw=draw, row=row)
+        ledger.apply_event(pb.LedgerEvent(group=f"g{number:08d}", admitted=admitted), number + 1)
+    assert ledger.draws == {"a": 4, "b": 5}
+    record = pb.BatchRecord(step=1)
+    record.groups.add(group="g00000000", indices=[0], reward=0.25)
+    record.groups.add(group="g00000001", indices=[0])
+    ledger.apply_batch(record, 4)
+    filtered = pb.Filtered(reason=pb.FILTER_REASON_ZERO_VARIANCE, reward=1.0)
+    ledger.apply_event(pb.LedgerEvent(group="g00000002", filtered=filtered), 5)
+    assert ledger.rewards == {("a", 7): [0.25, 1.0]}, "a group without rewards says nothing"
+    assert [ledger.groups[f"g{i:08d}"].reward for i in range(3)] == [0.25, None, 1.0]

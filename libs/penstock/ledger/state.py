@@ -41,6 +41,7 @@ class Group:
     fate: Fate = Fate.IN_FLIGHT
     step: int | None = None
     detail: str = ""
+    reward: float | None = None  # mean over its scored members, once it is released
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,6 +71,8 @@ class Ledger:
         self.samples = SampleCounts()
         self.sequence = 0
         self.failures: dict[str, int] = {}
+        self.draws: dict[str, int] = {}  # by source of tasks: where its next draw begins
+        self.rewards: dict[tuple[str, int], list[float]] = {}  # by source and row: mean rewards of its groups, in order
         self._order: list[str] = []
 
     @property
@@ -94,6 +97,7 @@ class Ledger:
                 self._admit(event, sequence)
             case "filtered":
                 group = self._release(event.group, Fate.FILTERED)
+                self._scored(group, event.filtered)
                 reason = pb.FilterReason.Name(event.filtered.reason).removeprefix("FILTER_REASON_").lower()
                 group.detail = event.filtered.name or reason
                 self.samples.filtered += group.admitted.group_size
@@ -117,6 +121,7 @@ class Ledger:
         self.sequence = sequence
         for part in record.groups:
             group = self._release(part.group, Fate.TRAINED)
+            self._scored(group, part)
             group.step = record.step
             self.samples.trained += len(part.indices)
             self.samples.failed += group.admitted.group_size - len(part.indices)
@@ -154,6 +159,12 @@ class Ledger:
         self.groups[event.group] = self.in_flight[event.group] = group
         self._order.append(event.group)
         self.samples.admitted += event.admitted.group_size
+        self.draws[event.admitted.source] = event.admitted.draw + 1
+
+    def _scored(self, group: Group, said: pb.BatchGroup | pb.Filtered) -> None:
+        if said.HasField("reward"):
+            group.reward = said.reward
+            self.rewards.setdefault((group.admitted.source, group.admitted.row), []).append(said.reward)
 
     def _release(self, name: str, fate: Fate) -> Group:
         group = self.groups.get(name)

@@ -42,6 +42,25 @@ def k3(current: Tensor, reference: Tensor) -> Tensor:
     return (delta.exp() - 1.0 - delta).clamp(-VALUE_LIMIT, VALUE_LIMIT)
 
 
+def kl_in_reward(
+    behaviour: Tensor, reference: Tensor, mask: Tensor, sequence: Tensor, group: Tensor, coefficient: float
+) -> Tensor:
+    """float64 [N]: what a KL penalty in the reward adds to each sequence's advantage.
+
+    A sequence's reward falls by coefficient · Σ_t (g_t − r_t) over its trained tokens, k1 of the policy that drew it
+    (off-policy data included, so no weight is needed); its advantage changes by that minus the mean over its group,
+    which is the baseline's own change. Unlike verl's use_kl_in_reward, which adds the penalty before an estimator that
+    divides by a standard deviation, the penalty keeps its unit: the coefficient means the same whatever rewards vary.
+
+    behaviour, reference, mask: [T]. sequence: int64 [T], 0 … N−1. group: int64 [N], 0 … G−1.
+    """
+    log_ratio = -_log_ratio(behaviour, reference) * mask
+    sums = log_ratio.new_zeros(len(group), dtype=torch.float64).index_add(0, sequence, log_ratio.to(torch.float64))
+    zeros = sums.new_zeros(int(group.max()) + 1)
+    means = zeros.index_add(0, group, sums) / zeros.index_add(0, group, torch.ones_like(sums))
+    return -coefficient * (sums - means[group])
+
+
 def kl_loss(inputs: LossInputs, estimator: str, importance: Importance) -> Tensor:
     """[T] KL penalty before its coefficient. Needs `inputs.reference`; raises ValueError without it.
 

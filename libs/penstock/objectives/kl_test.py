@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from penstock.objectives import LossInputs, kl, kl_estimators
+from penstock.objectives import LossInputs, kl, kl_estimators, proximal
 
 LOGITS = torch.tensor([0.3, -0.5, 1.2, 0.1], dtype=torch.float64)
 REFERENCE = torch.log_softmax(torch.tensor([0.0, 0.4, 0.2, -0.9], dtype=torch.float64), 0)
@@ -80,3 +80,36 @@ def test_a_missing_reference_is_refused():
     inputs = LossInputs(zeros, zeros, zeros, zeros, zeros, zeros.long(), 1)
     with pytest.raises(ValueError, match="reference"):
         kl.kl_loss(inputs, "k3", "none")
+
+
+def test_a_penalty_in_the_reward_moves_advantages_within_groups_alone():
+    """Group 0: KL 0.5 and 1.5 over its trained tokens, mean 1; group 1 has one sequence, whose baseline is itself."""
+    behaviour = torch.tensor([-1.0, -1.0, -2.0, -1.0, -3.0])
+    reference = torch.tensor([-1.5, -9.0, -2.5, -2.0, -1.0])
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0])
+    sequence, group = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 0, 1])
+    change = kl.kl_in_reward(behaviour, reference, mask, sequence, group, 0.2)
+    assert change.tolist() == pytest.approx([0.1, -0.1, 0.0])
+
+
+def test_its_expected_gradient_is_that_of_the_kl_of_what_was_drawn():
+    """Σ_y π(y) A(y) ∇log π(y) with A = −β log(π/ref), less any baseline, is −β ∇KL(π‖ref): all samples, exactly."""
+    logits = torch.tensor([0.3, -0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    reference = torch.log_softmax(torch.tensor([0.1, 0.2, -0.3], dtype=torch.float64), 0)
+    logp = torch.log_softmax(logits, 0)
+    p, one, each = logp.detach().exp(), torch.ones(3, dtype=torch.float64), torch.arange(3)
+    change = kl.kl_in_reward(logp.detach(), reference, one, each, torch.zeros(3, dtype=torch.int64), 1.0)
+    (got,) = torch.autograd.grad((p * change * logp).sum(), logits, retain_graph=True)
+    (true,) = torch.autograd.grad((logp.exp() * (logp - reference)).sum(), logits)
+    torch.testing.assert_close(got, -true)
+
+
+def test_the_interpolated_proximal_policy_is_exact_where_log_probs_move_evenly():
+    """A token drawn at version 3 for weights of version 5 (age 2): log-probs g, g+d, g+2d, g+3d at 3, 4, 5, 6."""
+    g, d = torch.tensor([-2.0, -2.0, -2.0]), torch.tensor([0.3, -0.2, 0.5])
+    current = (g + 3 * d).requires_grad_()
+    p = proximal.interpolated(current, g, torch.tensor([2.0, 2.0, 2.0]))
+    torch.testing.assert_close(p, g + 2 * d)
+    assert not p.requires_grad
+    fresh = proximal.interpolated(current, g, torch.zeros(3))
+    torch.testing.assert_close(fresh, g, msg="a fresh token's own policy is its proximal one")

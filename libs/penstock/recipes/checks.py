@@ -22,7 +22,10 @@ BEHAVIOUR_LOSSES = ("dppo", "dro")
 
 def check(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    return [*_telemetry(recipe), *_parallel(recipe), *_algorithm(recipe), *_data(recipe), *_generation(recipe)]
+    problems = [*_telemetry(recipe), *_parallel(recipe), *_mixture(recipe)]
+    own, *others = ([*_algorithm(r), *_data(r), *_generation(r)] for r in recipe.sources.values())
+    further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
+    return [*problems, *own, *further]
 
 
 def _telemetry(recipe: Recipe) -> list[str]:
@@ -31,6 +34,24 @@ def _telemetry(recipe: Recipe) -> list[str]:
         for i, alert in enumerate(recipe.telemetry.alerts)
         if (alert.above is None) == (alert.below is None)
     ]
+
+
+def _mixture(recipe: Recipe) -> list[str]:
+    if not recipe.mixture:
+        return []
+    problems = []
+    names = [next(iter(recipe.sources)), *(source.name for source in recipe.mixture)]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            problems.append(f"mixture.{i - 1}.name: {name!r} is another source's name already; take a new one")
+    if not recipe.rolls_out:
+        problems.append(
+            f"mixture: is for samples drawn from the policy; algorithm.name {recipe.algorithm.name} reads data.train "
+            "alone: join the files instead"
+        )
+    if recipe.algorithm.advantage == "opd" or any(source.advantage == "opd" for source in recipe.mixture):
+        problems.append("mixture: a teacher judges all sources or none; opd is not mixed with other advantages")
+    return problems
 
 
 def _parallel(recipe: Recipe) -> list[str]:
@@ -115,6 +136,13 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         )
     if a.loss.name == "dro" and a.loss.beta is None:
         problems.append("algorithm.loss.beta: is required for dro, which has no usual value")
+    if a.loss.proximal == "interpolate" and a.loss.mini_batches == 1:
+        problems.append(
+            "algorithm.loss.proximal: interpolate saves a forward pass only where algorithm.loss.mini_batches > 1; "
+            "with 1 'recompute' is exact and costs none"
+        )
+    if a.loss.proximal == "interpolate" and a.loss.correction == "m2po":
+        problems.append("algorithm.loss.proximal: m2po sees the whole batch before the step; use 'recompute'")
     if a.group_size < 2:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
     if (a.advantage == "opd") != (recipe.teacher is not None):
@@ -123,7 +151,7 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         problems.append("algorithm.advantage: gdpo needs at least two environment.rewards; with one use 'grpo'")
     if a.advantage == "gdpo" and a.overlong_buffer:
         problems.append("algorithm.overlong_buffer: gdpo takes the reward apart; make length one of its parts")
-    corrected = a.loss.correction != "none" and a.loss.proximal == "recompute"
+    corrected = a.loss.correction != "none" and a.loss.proximal != "behaviour"
     trusted = a.loss.name in TRUST_REGIONS and a.loss.proximal == "behaviour"
     bounded = corrected or trusted or a.loss.name in BEHAVIOUR_LOSSES
     if recipe.staleness.max_versions and not (bounded or recipe.staleness.allow_uncorrected):

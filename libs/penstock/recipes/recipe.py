@@ -23,6 +23,9 @@ class Recipe(s.Section):
     model: s.Model
     data: s.Data
     environment: s.Environment | None = Field(default=None, description="absent for supervised training")
+    mixture: tuple[s.Source, ...] = Field(
+        default=(), description="further tasks to draw from; `data` and `environment` are the first source, of weight 1"
+    )
     teacher: s.Teacher | None = Field(default=None, description="needed by algorithm.advantage opd, and only there")
     algorithm: s.Algorithm
     staleness: s.Staleness = Field(default_factory=s.Staleness)
@@ -41,6 +44,31 @@ class Recipe(s.Section):
         return 0 if self.mode == "evaluate" else self.algorithm.steps
 
     @property
+    def sources(self) -> dict[str, "Recipe"]:
+        """The recipe as each source of tasks has it, by the source's name: the top level's own first."""
+        alone = self.model_copy(update={"mixture": ()})
+        first = "data" if self.environment is None else self.environment.name
+        return {first: alone, **{source.name: alone._drawing_from(source) for source in self.mixture}}
+
+    @property
+    def environments(self) -> list[s.Environment]:
+        """Those of all sources."""
+        return [r.environment for r in self.sources.values() if r.environment is not None]
+
+    def _drawing_from(self, source: s.Source) -> "Recipe":
+        own = ("group_size", "advantage", "advantage_clip", "reward_scale", "overlong_buffer", "filters")
+        algorithm = {key: value for key in own if (value := getattr(source, key)) is not None}
+        sampling = {} if source.max_tokens is None else {"max_tokens": source.max_tokens}
+        return self.model_copy(
+            update={
+                "data": source.data,
+                "environment": source.environment,
+                "algorithm": self.algorithm.model_copy(update=algorithm),
+                "sampling": self.sampling.model_copy(update=sampling),
+            }
+        )
+
+    @property
     def rolls_out(self) -> bool:
         """Whether training samples are drawn from the policy (and not read from the data set)."""
         a = self.algorithm
@@ -49,7 +77,8 @@ class Recipe(s.Section):
     @property
     def evaluates(self) -> bool:
         """Whether versions are measured on held-out tasks."""
-        return self.mode != "replay" and self.data.eval is not None and self.environment is not None
+        measured = any(r.data.eval is not None and r.environment is not None for r in self.sources.values())
+        return self.mode != "replay" and measured
 
     @property
     def generates(self) -> bool:
@@ -67,9 +96,13 @@ class Recipe(s.Section):
     @property
     def only_foreign_environments(self) -> bool:
         """Whether everybody who plays and scores is another team's service: then none of ours is started."""
-        if self.environment is None or (self.environment.multi_turn and self.environment.address is None):
-            return False
-        return self.environment.multi_turn or all(reward.address is not None for reward in self.rewards())
+        return not any(r._needs_our_environment for r in self.sources.values())
+
+    @property
+    def _needs_our_environment(self) -> bool:
+        if self.environment is None or self.environment.multi_turn:
+            return self.environment is None or self.environment.address is None
+        return any(reward.address is None for reward in self.rewards())
 
     @property
     def groups_budget(self) -> int:

@@ -37,6 +37,18 @@ def test_defaults_are_those_of_a_stale_corrected_run(raw: dict[str, Any]) -> Non
     assert recipe.rewards()[0].name == "sort_characters"
 
 
+def test_a_source_has_its_own_settings_and_the_recipes_others(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    data = {"train": str(tmp_path / "train.jsonl")}
+    game = {"name": "g", "data": data, "environment": {"name": "game", "multi_turn": True}, "group_size": 4}
+    recipe = resolve({**raw, "mixture": [{**game, "filters": {"zero_variance": True}, "max_tokens": 7}]})
+    assert list(recipe.sources) == ["sort_characters", "g"]
+    own, other = recipe.sources.values()
+    assert own.algorithm == recipe.algorithm and own.environment == recipe.environment
+    assert (other.algorithm.group_size, other.sampling.max_tokens) == (4, 7) and other.algorithm.filters.zero_variance
+    assert other.algorithm.loss == recipe.algorithm.loss and other.environment.name == "game"
+    assert not recipe.only_foreign_environments
+
+
 def test_unknown_key_names_its_path_and_the_nearest(raw: dict[str, Any]) -> None:
     assert "algorithm.loss.clip_hi: unknown key; did you mean algorithm.loss.clip_high?" in problems(
         raw, "algorithm.loss.clip_hi=0.3"
@@ -111,6 +123,18 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
             "label_smoothing: ipo has none",
         ),
         (["algorithm.name=dpo", "algorithm.loss.mini_batches=2"], "a preference batch is one optimizer step"),
+        (["mixture=[{name: sort_characters, data: {train: x}, environment: {name: b}}]"], "another source's name"),
+        (["mixture=[{name: b, data: {train: x}, environment: {name: b}}]"], "mixture.0: data.train: no file 'x'"),
+        (
+            ["mixture=[{name: b, data: {train: x}, environment: {name: b}, group_size: 1}]"],
+            "mixture.0: algorithm.group",
+        ),
+        (["algorithm.name=sft", "mixture=[{name: b, data: {train: x}, environment: {name: b}}]"], "join the files"),
+        (["algorithm.loss.proximal=interpolate"], "saves a forward pass only where .*mini_batches > 1"),
+        (
+            ["algorithm.loss={proximal: interpolate, mini_batches: 2, correction: m2po}"],
+            "m2po sees the whole batch before the step",
+        ),
         (["mode=evaluate"], "data.eval and environment: are both required to evaluate"),
     ],
 )

@@ -23,6 +23,20 @@ class Model(Section):
     )
 
 
+class Curriculum(Section):
+    """Which rows are drawn again, by how their groups were rewarded before. Rewards are taken as pass rates: 0 to 1."""
+
+    retire_at: float = Field(default=1.0, description="a row is solved when its group's mean reward is at least this")
+    retire_after: int = Field(
+        default=0, ge=0, description="a row solved in so many groups in a row is drawn no more; 0 retires none"
+    )
+    focus: Fraction = Field(
+        default=0.0,
+        description="0 draws all rows alike; 1 draws a row of pass rate p with chance 4 p (1 - p): most at one half",
+    )
+    least: Fraction = Field(default=0.1, description="with focus: the least chance of a row, so that none is forgotten")
+
+
 class Data(Section):
     """What to train on and to measure with: JSON Lines, one row an object."""
 
@@ -35,6 +49,7 @@ class Data(Section):
     shuffle: bool = Field(
         default=True, description="draw rows in a new seeded order every pass; false keeps the file's order"
     )
+    curriculum: Curriculum = Field(default_factory=Curriculum)
 
 
 class Reward(Section):
@@ -79,6 +94,9 @@ class Kl(Section):
     """A pull towards the model the run started from (the reference), added to the loss."""
 
     coefficient: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 keeps no reference in memory")
+    place: Literal["loss", "reward"] = Field(
+        default="loss", description="reward: take the summed k1 off each sample's reward instead (estimator is unused)"
+    )
     estimator: Literal["k1", "k2", "k3"] = "k3"
     importance: Literal["none", "differentiable", "detached"] = Field(
         default="differentiable",
@@ -106,8 +124,10 @@ class Loss(Section):
     tau: float = Field(default=1e-3, ge=0, description="dppo: weight of the squared log-ratio")
     beta: float | None = Field(default=None, gt=0, description="dro: pull towards the behaviour policy; required there")
     normalisation: Literal["token", "sequence", "prompt", "constant"] = "token"
-    proximal: Literal["recompute", "behaviour"] = Field(
-        default="recompute", description="policy the ratio is taken against"
+    proximal: Literal["recompute", "behaviour", "interpolate"] = Field(
+        default="recompute",
+        description="policy the ratio is taken against; interpolate guesses it from versions, which saves a forward "
+        "pass where mini_batches > 1",
     )
     correction: str = Field(
         default="tis",
@@ -184,6 +204,22 @@ class Algorithm(Section):
     loss: Loss = Field(default_factory=Loss)
     preference: Preference = Field(default_factory=Preference)
     filters: Filters = Field(default_factory=Filters)
+
+
+class Source(Section):
+    """Further tasks, drawn beside those of `data` and `environment`; what it leaves out is as the recipe's own."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,63}$", description="unique; metrics and samples carry it")
+    weight: float = Field(default=1.0, gt=0, description="share of groups, beside 1 for data and environment")
+    data: Data
+    environment: Environment
+    group_size: Positive | None = None
+    max_tokens: Positive | None = Field(default=None, description="most tokens of one completion")
+    advantage: str | None = Field(default=None, description="as algorithm.advantage, over this source's groups alone")
+    advantage_clip: float | None = Field(default=None, gt=0, description="as algorithm.advantage_clip")
+    reward_scale: float | None = Field(default=None, gt=0, description="as algorithm.reward_scale")
+    overlong_buffer: int | None = Field(default=None, ge=0, description="as algorithm.overlong_buffer")
+    filters: Filters | None = Field(default=None, description="as algorithm.filters")
 
 
 class Staleness(Section):

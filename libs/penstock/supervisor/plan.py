@@ -32,10 +32,9 @@ def instances(recipe: Recipe) -> list[str]:
     """Instance names of a run's services, in the order they are started. NATS is not among them."""
     names = ["weight_sync"]
     if recipe.generates:
-        assert recipe.environment is not None
         names += [f"generation-{i}" for i in range(recipe.generation.replicas)]
         if not recipe.only_foreign_environments:
-            names += [f"environment-{i}" for i in range(recipe.environment.replicas)]
+            names += [f"environment-{i}" for i in range(max(e.replicas for e in recipe.environments))]
     if recipe.mode != "evaluate":
         names.append("learner")
     if recipe.mode == "train" and recipe.teacher is not None:
@@ -80,8 +79,7 @@ def _arguments(
             yield from ("--memory-gib", t.memory_gib, "--gpu-memory-fraction", t.gpu_memory_fraction)
             yield from ("--max-running", g.max_running, "--tensor-parallel", t.tensor, "--threads", t.threads)
         case "environment":
-            assert recipe.environment is not None
-            yield from ("--workers", recipe.environment.workers)
+            yield from ("--workers", max(e.workers for e in recipe.environments))
         case "learner":
             yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats)
             yield from ("--weight-sync", addresses["weight_sync"])

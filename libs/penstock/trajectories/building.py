@@ -87,6 +87,7 @@ def header(task: pb.GroupTask, index: int, model: str) -> pb.Trajectory:
     if task.HasField("rollout"):
         t.task_id = task.rollout.task.id
         t.environment = task.rollout.task.environment
+        t.source = task.rollout.task.source
         t.min_step = task.rollout.min_step
         t.sampling.CopyFrom(task.rollout.sampling)
         t.sampling.seed = t.seed
