@@ -124,7 +124,7 @@ def _group(args: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = flags("learner", "Trains the policy with Megatron-Core.")
+    parser = flags("learner", "Trains the policy with Megatron-Core or transformers.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
     parser.add_argument("--run-directory", type=pathlib.Path, required=True, help="where checkpoints and export go")
     parser.add_argument("--nats", help="nats://HOST:PORT")

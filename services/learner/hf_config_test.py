@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from penstock.recipes import shapes
+from services.learner import hf_config
 from services.learner.hf_config import UnsupportedModel, read_config
 from services.learner.models_testing import tiny_config
 
@@ -25,6 +27,10 @@ def test_families_differ_where_they_should(write):
     assert (qwen3.qkv_bias, qwen2.qkv_bias, llama.qkv_bias) == (False, True, False)
     assert (qwen3.head_dim, qwen2.head_dim) == (32, 16)
     assert (qwen3.rope_factor, llama.rope_factor, llama.rope_base) == (None, 8.0, 500000.0)
+
+
+def test_recipes_know_the_same_architectures():
+    assert tuple(hf_config.ARCHITECTURES) == shapes.MEGATRON
 
 
 def test_the_rope_fields_of_transformers_4(write):

@@ -8,7 +8,7 @@ import pathlib
 from penstock.recipes import memory
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Parallel
-from penstock.recipes.shapes import read_shapes
+from penstock.recipes.shapes import MEGATRON, architecture, read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
 CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
@@ -58,6 +58,12 @@ def _parallel(recipe: Recipe) -> list[str]:
     p, ranks = recipe.learner.parallel, recipe.learner.ranks
     if recipe.learner.backend == "transformers":
         return _data_parallel_alone(p) or memory.problems(recipe)
+    found = architecture(recipe.model.path)
+    if found is not None and found not in MEGATRON and recipe.mode != "evaluate":
+        return [
+            f"learner.backend: megatron does not train {found}, only {', '.join(MEGATRON)}; use learner.backend="
+            "transformers"
+        ]
     size = p.tensor * p.pipeline * p.context
     problems = []
     if ranks % size:
@@ -78,17 +84,12 @@ def _parallel(recipe: Recipe) -> list[str]:
 
 def _data_parallel_alone(p: Parallel) -> list[str]:
     """What the transformers backend does not have."""
+    plain = Parallel()
     return [
-        f"learner.parallel.{key}: {getattr(p, key)} needs learner.backend=megatron; backend transformers shards over "
-        f"data ranks alone, so use {nothing}"
-        for key, nothing in (
-            ("tensor", 1),
-            ("pipeline", 1),
-            ("context", 1),
-            ("sequence_parallel", "false"),
-            ("virtual_stages", 1),
-        )
-        if getattr(p, key) not in (1, False)
+        f"learner.parallel.{key}: {value} needs learner.backend=megatron; backend transformers shards over data ranks "
+        f"alone, so use {getattr(plain, key)}"
+        for key, value in p
+        if value != getattr(plain, key)
     ]
 
 
