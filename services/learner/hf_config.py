@@ -19,12 +19,14 @@ class UnsupportedModel(ValueError):
 class _Architecture:
     qkv_bias: bool
     qk_norm: bool
+    experts: bool = False
 
 
 ARCHITECTURES = {
     "LlamaForCausalLM": _Architecture(qkv_bias=False, qk_norm=False),
     "Qwen2ForCausalLM": _Architecture(qkv_bias=True, qk_norm=False),
     "Qwen3ForCausalLM": _Architecture(qkv_bias=False, qk_norm=True),
+    "Qwen3MoeForCausalLM": _Architecture(qkv_bias=False, qk_norm=True, experts=True),
 }
 """Architectures with a weight mapping; Qwen2.5 calls itself Qwen2ForCausalLM."""
 OTHERWISE = "learner.backend=transformers trains what transformers loads"
@@ -32,8 +34,25 @@ OTHERWISE = "learner.backend=transformers trains what transformers loads"
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A mixture in the place of every layer's MLP.
+
+    Attributes:
+      number, per_token: experts of a layer, and how many a token is sent to.
+      intermediate_size: of one expert.
+      normalised: whether a token's weights of its experts are made to add up to one.
+    """
+
+    number: int
+    per_token: int
+    intermediate_size: int
+    normalised: bool
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """The numbers that define the model; names as in Hugging Face. `rope_factor` is None without llama3 scaling."""
+    """The numbers that define the model; names as in Hugging Face. `rope_factor` is None without llama3 scaling,
+    `experts` for a dense model."""
 
     architecture: str
     vocab_size: int
@@ -50,6 +69,7 @@ class ModelConfig:
     qk_norm: bool
     rope_base: float
     rope_factor: float | None
+    experts: Experts | None = None
 
 
 def read_config(model_dir: str | Path) -> ModelConfig:
@@ -87,6 +107,7 @@ def read_config(model_dir: str | Path) -> ModelConfig:
             qk_norm=known.qk_norm,
             rope_base=base,
             rope_factor=scale,
+            experts=_experts(raw) if known.experts else None,
         )
     except KeyError as error:
         raise UnsupportedModel(f"{path} has no field {error}") from error
@@ -100,10 +121,21 @@ def _refuse_what_is_not_implemented(raw: dict[str, Any], known: _Architecture, p
         "attention_bias": (known.qkv_bias, None),
         "partial_rotary_factor": (1.0, None),
         "quantization_config": (None,),
+        "decoder_sparse_step": (1, None),  # every layer has experts …
+        "mlp_only_layers": ([], None),  # … without exception
     }
     for field, allowed in only.items():
         if raw.get(field) not in allowed:
             raise UnsupportedModel(f"{path}: {field}={raw[field]!r} is not supported, only {allowed[0]!r}; {OTHERWISE}")
+
+
+def _experts(raw: dict[str, Any]) -> Experts:
+    return Experts(
+        number=raw["num_local_experts"] if "num_experts" not in raw else raw["num_experts"],  # transformers 5, 4
+        per_token=raw["num_experts_per_tok"],
+        intermediate_size=raw["moe_intermediate_size"],
+        normalised=raw.get("norm_topk_prob", False),
+    )
 
 
 def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | None]:

@@ -19,7 +19,7 @@ from services.learner.settings import LayoutError, ParallelSettings
 
 def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
     """Raises LayoutError naming field, value and limit."""
-    for name in ("tensor", "pipeline", "context", "virtual"):
+    for name in ("tensor", "pipeline", "context", "virtual", "expert"):
         if getattr(parallel, name) < 1:
             raise LayoutError(f"parallel.{name} must be at least 1, got {getattr(parallel, name)}")
     product = parallel.tensor * parallel.pipeline * parallel.context
@@ -42,12 +42,32 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
         raise LayoutError(
             f"parallel.pipeline = {parallel.pipeline} must divide the model's num_hidden_layers = {model.num_layers}"
         )
+    _check_experts(parallel, world_size, model)
     if parallel.virtual > 1 and parallel.pipeline == 1:
         raise LayoutError(f"parallel.virtual = {parallel.virtual} needs parallel.pipeline > 1, got 1")
     if model.num_layers % (parallel.pipeline * parallel.virtual):
         raise LayoutError(
             f"parallel.pipeline × virtual = {parallel.pipeline} × {parallel.virtual} must divide the model's "
             f"num_hidden_layers = {model.num_layers}"
+        )
+
+
+def _check_experts(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
+    """Experts are never cut: where tensor ranks share the rest of the model, they must share experts out too."""
+    if model.experts is None:
+        if parallel.expert > 1:
+            raise LayoutError(
+                f"parallel.expert = {parallel.expert} is for experts, and {model.architecture} has none; use 1"
+            )
+        return
+    stage = world_size // parallel.pipeline
+    for size, of in ((model.experts.number, "the model's num_experts"), (stage, "the ranks of a pipeline stage")):
+        if size % parallel.expert:
+            raise LayoutError(f"parallel.expert = {parallel.expert} must divide {of}, {size}")
+    if parallel.tensor > 1 and not (parallel.sequence and parallel.expert > 1):
+        raise LayoutError(
+            f"parallel.tensor = {parallel.tensor} with a mixture of experts needs parallel.sequence (it is "
+            f"{parallel.sequence}) and parallel.expert > 1 (it is {parallel.expert}); use expert = {parallel.tensor}"
         )
 
 
@@ -72,6 +92,8 @@ class Layout:
             pipeline_model_parallel_size=parallel.pipeline,
             virtual_pipeline_model_parallel_size=parallel.virtual if parallel.virtual > 1 else None,
             context_parallel_size=parallel.context,
+            expert_model_parallel_size=parallel.expert,
+            expert_tensor_parallel_size=1 if model.experts is not None else None,
             distributed_timeout_minutes=parallel.collective_minutes,
         )
         torch.manual_seed(seed)
@@ -116,4 +138,5 @@ class Layout:
             "sequence": p.sequence,
             "data": self.data,
             "virtual": p.virtual,
+            **({"expert": p.expert} if p.expert > 1 else {}),
         }

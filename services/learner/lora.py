@@ -28,6 +28,7 @@ from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attri
 from torch import Tensor
 
 from services.learner.adapters import TARGETS, check, drawn
+from services.learner.hf_config import UnsupportedModel
 from services.learner.layout import Layout
 from services.learner.settings import LoraSettings
 
@@ -80,7 +81,7 @@ class Lora:
     """The adapters of one rank's part of a model, whose other parameters are frozen."""
 
     def __init__(self, chunks: Sequence[Any], settings: LoraSettings, layout: Layout, seed: int) -> None:
-        """Raises ValueError for a target that is none."""
+        """Raises ValueError for a target that is none, UnsupportedModel for one that experts have."""
         check(settings)
         self._on = True
         self._of: dict[torch.nn.Parameter, Adapter] = {}
@@ -90,6 +91,10 @@ class Lora:
                 chunk.embedding.register_forward_hook(_ask_for_a_gradient)
             for layer in chunk.decoder.layers:
                 for target in settings.targets:
+                    if target in ("gate_up", "down") and hasattr(layer.mlp, "experts"):
+                        raise UnsupportedModel(
+                            f"lora.targets: {target} is an expert's, and experts have no adapters; use qkv, output"
+                        )
                     linear = layer.get_submodule(TARGETS[target])
                     linear.lora = Adapter(linear, layer.layer_number - 1, target, settings, layout, seed)
                     linear.register_forward_hook(self._add)

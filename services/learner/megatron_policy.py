@@ -38,6 +38,7 @@ from services.learner.micro_batches import MicroBatch  # noqa: E402
 from services.learner.optimizer import GuardedOptimizer  # noqa: E402
 from services.learner.policy import Loss, Scored, ScoreOnly, StepOutcome  # noqa: E402
 from services.learner.reference import InitialWeights  # noqa: E402
+from services.learner.safetensors_directory import SafetensorsDirectory  # noqa: E402
 from services.learner.settings import (  # noqa: E402
     BatchSettings,
     LoraSettings,
@@ -93,7 +94,7 @@ class MegatronPolicy:
         layout = Layout.create(parallel, config, seed)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shards = model.build(config, megatron, layout)
-        hf_weights.load(shards, hf_weights.SafetensorsDirectory(model_dir).get, config, layout)
+        hf_weights.load(shards, SafetensorsDirectory(model_dir).get, config, layout)
         adapters = Lora(shards, lora, layout, seed) if lora is not None else None
         ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed)
         chunks = [

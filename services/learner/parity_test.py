@@ -119,6 +119,31 @@ def test_every_architecture_trains_as_transformers_does(family, tied, name, mode
     _compare(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo")
 
 
+MIXTURES = {
+    "one": Layout(1),
+    "dp2": Layout(2),
+    "ep2": Layout(2, ParallelSettings(expert=2), distributed=False),
+    "ep4": Layout(4, ParallelSettings(expert=4), distributed=False),
+    "ep2-dp4": Layout(4, ParallelSettings(expert=2)),
+    "ep2-dp4-replicated-optimizer": Layout(4, ParallelSettings(expert=2), distributed=False),
+    "cp2-ep2": Layout(2, ParallelSettings(context=2, expert=2), distributed=False),
+    "tp2-sp-ep2": Layout(2, ParallelSettings(tensor=2, sequence=True, expert=2)),
+    "tp2-sp-ep4": Layout(4, ParallelSettings(tensor=2, sequence=True, expert=4), distributed=False),
+    "tp2-sp-ep2-dp2": Layout(4, ParallelSettings(tensor=2, sequence=True, expert=2), distributed=False),
+    "pp2-ep2": Layout(4, ParallelSettings(pipeline=2, expert=2), distributed=False),
+    "pp2-interleaved-ep2": Layout(4, ParallelSettings(pipeline=2, virtual=2, expert=2)),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_every_layout_of_a_mixture_trains_as_transformers_does(name, model_dir):
+    _compare(model_dir("qwen3_moe", False), MIXTURES[name], "qwen3_moe", False, "grpo")
+
+
+def test_weights_of_experts_need_not_add_up_to_one(model_dir):
+    _compare(model_dir("qwen3_moe_raw", True), MIXTURES["ep2"], "qwen3_moe_raw", True, "grpo")
+
+
 @pytest.mark.parametrize("name", ["one", "cp2"])
 def test_sequence_level_losses_see_whole_sequences(name, model_dir):
     _compare(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "gspo")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.learner.adapters import check, drawn
+from services.learner.hf_config import UnsupportedModel
 from services.learner.settings import LoraSettings
 
 NAMES = {
@@ -41,7 +42,7 @@ class Lora:
     """Freezes `model` and adds adapters to its layers; they are on `device`, whatever the model is on."""
 
     def __init__(self, model: Any, layers: Sequence[Any], settings: LoraSettings, seed: int, device: Any) -> None:
-        """Raises ValueError for a target that is none, or that the model's layers do not have."""
+        """Raises ValueError for a target that is none, UnsupportedModel for one that the model's layers do not have."""
         check(settings)
         self._on = True
         model.requires_grad_(False)
@@ -50,7 +51,7 @@ class Lora:
                 linears = [m for name, m in _linears(layer) if name.rpartition(".")[2] in NAMES[target]]
                 if not linears:
                     there = ", ".join(name for name, _ in _linears(layer)) or "none"
-                    raise ValueError(
+                    raise UnsupportedModel(
                         f"lora.targets: {target} is no linear layer of {type(layer).__name__}; there are: {there}"
                     )
                 inputs = linears[0].in_features

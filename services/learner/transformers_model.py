@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from services.learner.hf_config import UnsupportedModel
 from services.learner.packed import Pack, describe_pack
 from services.learner.packed_attention import attend_pack
+from services.learner.safetensors_directory import SafetensorsDirectory
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +101,21 @@ def load_and_try(model_dir: str | Path, config: Any) -> tuple[Any, str]:
         if report[problem]:
             raise UnsupportedModel(f"{model_dir}: {problem.replace('_', ' ')}: {', '.join(map(str, report[problem]))}")
     model.eval()
+    _check_names(model, SafetensorsDirectory(model_dir).names)
     _check_head(model)
     return model, _choose(model)
+
+
+def _check_names(model: Any, stored: set[str]) -> None:
+    """What is exported has the model's own names; where transformers renames or joins tensors on the way in (experts),
+    no reader of the directory would know them."""
+    without = len(model.base_model_prefix) + 1
+    renamed = [n for n, _ in model.named_parameters() if n not in stored and n[without:] not in stored]
+    if renamed:
+        raise UnsupportedModel(
+            f"{type(model).__name__}: transformers keeps {', '.join(renamed[:2])} … ({len(renamed)} tensors) under "
+            "names that the directory does not have, so what is trained could not be exported"
+        )
 
 
 @torch.no_grad()

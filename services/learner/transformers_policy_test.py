@@ -264,6 +264,14 @@ def test_logits_that_the_chunked_head_would_not_compute_are_refused(tmp_path):
         run_ranks(1, _refused, gemma2)
 
 
+def test_a_model_whose_tensors_have_other_names_in_memory_is_refused(tmp_path):
+    moe = save_tiny_model(tmp_path, "qwen3_moe")
+    with pytest.raises(
+        RankFailed, match="Qwen3MoeForCausalLM: transformers keeps model.layers.0.mlp.exp"
+    ):
+        run_ranks(1, _refused, moe)
+
+
 def _refused(model_dir: Path) -> None:
     make(model_dir)
 

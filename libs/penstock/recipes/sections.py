@@ -256,6 +256,10 @@ class Parallel(Section):
     virtual_stages: Positive = Field(
         default=1, description="chunks of layers per pipeline stage; above 1 stages interleave and idle less"
     )
+    expert: Positive = Field(
+        default=1,
+        description="ranks that share out a mixture's experts; the same ranks are tensor, context and data ranks too",
+    )
 
 
 class Optimizer(Section):

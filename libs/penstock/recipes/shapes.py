@@ -4,7 +4,7 @@ import json
 import pathlib
 from dataclasses import dataclass
 
-MEGATRON = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+MEGATRON = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 """Architectures that the learner's Megatron backend trains; Qwen2.5 calls itself Qwen2ForCausalLM."""
 
 
