@@ -26,7 +26,13 @@ from services.learner.stages import Stage, Stages, SupervisedStage
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
     p = recipe.learner.parallel
     return ParallelSettings(
-        p.tensor, p.pipeline, p.context, p.sequence_parallel, recipe.learner.collective_minutes, p.virtual_stages
+        p.tensor,
+        p.pipeline,
+        p.context,
+        p.sequence_parallel,
+        recipe.learner.collective_minutes,
+        p.virtual_stages,
+        p.expert,
     )
 
 

@@ -311,6 +311,10 @@ class Parallel(Section):
     virtual_stages: Positive = Field(
         default=1, description="chunks of layers per pipeline stage; above 1 stages interleave and idle less"
     )
+    expert: Positive = Field(
+        default=1,
+        description="ranks that share out a mixture's experts; the same ranks are tensor, context and data ranks too",
+    )
 
 
 class Optimizer(Section):
@@ -357,6 +361,11 @@ class Lora(Section):
 class Learner(Section):
     """The training side."""
 
+    backend: Literal["megatron", "transformers"] = Field(
+        default="megatron",
+        description="what trains the model: Megatron-Core (every parallel size below), or any causal language model of "
+        "Hugging Face transformers, fully sharded over data ranks",
+    )
     ranks: Positive = Field(default=1, description="processes of the torchrun job")
     parallel: Parallel = Field(default_factory=Parallel)
     optimizer: Optimizer = Field(default_factory=Optimizer)
