@@ -166,7 +166,8 @@ def critic_settings(recipe: Recipe) -> CriticSettings | None:
 
 def make_stages(recipe: Recipe) -> Stages:
     """The way from groups to samples, of every source of tasks."""
-    return Stages({name: _stage(r) for name, r in recipe.sources.items()})
+    whole_only = [name for name, r in recipe.sources.items() if r.rolls_out and r.algorithm.filters.truncated]
+    return Stages({name: _stage(r) for name, r in recipe.sources.items()}, whole_only)
 
 
 def _stage(recipe: Recipe) -> Stage:

@@ -211,11 +211,15 @@ class Critic(Section):
 
 
 class Filters(Section):
-    """Whole groups that are complete but carry no signal; their slot is given back at once."""
+    """Whole groups that are complete but carry no signal (their slot is given back at once), and truncated answers."""
 
     zero_variance: bool = Field(default=False, description="drop groups whose members all have the same reward")
     pass_rate_min: Fraction = Field(default=0.0, description="drop groups whose mean reward is lower")
     pass_rate_max: Fraction = Field(default=1.0, description="drop groups whose mean reward is higher")
+    truncated: bool = Field(
+        default=False,
+        description="leave truncated answers out: not trained, and without a vote in the baseline (overlong filtering)",
+    )
     own: tuple[str, ...] = Field(default=(), description="filters of your own (plugins), by name")
 
 
