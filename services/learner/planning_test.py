@@ -10,6 +10,7 @@ from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import save_tiny_model
 from services.learner.ranks_testing import run_ranks
 from services.learner.settings import (
+    HEAD_BYTES,
     BatchSettings,
     LoraSettings,
     OptimizerSettings,
@@ -108,4 +109,4 @@ def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
 
 
 def test_the_planner_knows_the_size_of_a_chunk_of_logits():
-    assert BatchSettings().head_chunk == memory.HEAD_CHUNK
+    assert BatchSettings().head_chunk is None and HEAD_BYTES == memory.HEAD_BYTES

@@ -84,16 +84,20 @@ class PrecisionSettings:
     fp32_logits: bool = True
 
 
+HEAD_BYTES = 128 * 2**20
+"""Logits that exist at once: some 220 tokens of a vocabulary of 152 k, all tokens of a small one."""
+
+
 @dataclass(frozen=True)
 class BatchSettings:
     """Attributes:
     tokens_per_micro_batch: token budget of one forward pass on one data-parallel rank (all its context ranks together).
-    head_chunk: tokens whose logits exist at once; bounds memory at chunk × vocabulary.
+    head_chunk: tokens whose logits exist at once; None: as many as have HEAD_BYTES of fp32 logits on one rank.
     recompute: keep every activation, or each layer's input alone and run the layer again in the backward pass.
     """
 
     tokens_per_micro_batch: int = 4096
-    head_chunk: int = 1024
+    head_chunk: int | None = None
     recompute: Literal["none", "full"] = "none"
 
 

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, gather_from_sequence_parallel_region
 from torch import Tensor
 
+from services.learner.settings import HEAD_BYTES
+
 
 def _chunk_logits(
     hidden: Tensor, weight: Tensor, target: Tensor, start: int, vocab: int, scale: float
@@ -81,7 +83,9 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad -= p * (logp.masked_fill(p == 0, 0.0) + entropy[part, None]) * grad_entropy[part, None]
             grad = grad.mul_(scale).to(head.dtype)
             grad_hidden[part] = (grad @ head).to(hidden.dtype)
-            if grad_weight is not None:
+            if grad_weight is not None and head.dtype == torch.float32:
+                grad_weight.addmm_(grad.t(), h)  # no second [vocabulary, hidden]
+            elif grad_weight is not None:
                 grad_weight += (grad.t() @ h).float()
         weight_gradient = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, weight_gradient, None, None, None, None, None, None
@@ -97,7 +101,7 @@ def token_logprobs(
     *,
     sequence_parallel: bool,
     temperature: float,
-    chunk: int,
+    chunk: int | None,
     fp32_logits: bool,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of `target` [n] at the positions `rows` [n] of the final hidden states.
@@ -107,6 +111,7 @@ def token_logprobs(
       weight: [padded vocabulary / tp, h], this tensor rank's part of the output layer.
       rows: int64 [n], positions (0 … t−1) whose next token is wanted; equal on all tensor ranks. May be empty.
       group: the tensor-parallel group. vocab: true vocabulary size.
+      chunk: tokens whose logits exist at once; None: as many as fit into HEAD_BYTES.
     Returns two fp32 [n], equal on every tensor rank.
     """
     if sequence_parallel:
@@ -114,6 +119,7 @@ def token_logprobs(
     else:
         hidden = copy_to_tensor_model_parallel_region(hidden, group)
     picked = hidden[:, 0].index_select(0, rows)
+    chunk = chunk or max(1, HEAD_BYTES // (4 * len(weight)))
     result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
         picked, weight, target, group, vocab, temperature, chunk, fp32_logits
     )

@@ -32,8 +32,10 @@ from penstock.recipes.recipe import Recipe
 from penstock.recipes.shapes import Shapes, read_shapes
 
 GIB = 2**30
-HEAD_CHUNK = 1024
-"""Tokens whose logits exist at once (the learner's BatchSettings.head_chunk)."""
+HEAD_BYTES = 128 * 2**20
+"""fp32 logits of one rank that exist at once (the learner's settings.HEAD_BYTES)."""
+LEAST_TOKENS = 1024
+"""A micro-batch is not advised to be smaller."""
 LOGIT_COPIES = 4
 """fp32 [chunk, vocabulary] tensors alive at the peak of the output layer's forward or backward."""
 
@@ -183,7 +185,7 @@ def layer_activations(shapes: Shapes, layout: Layout) -> int:
 
 def _head(shapes: Shapes, layout: Layout, table: int) -> int:
     """Bytes: logits of a chunk, the fp32 gradient of the output layer, and its fp32 copy where weights are bfloat16."""
-    chunk = min(HEAD_CHUNK, layout.micro_batch_tokens) * (table // shapes.hidden)
+    chunk = min(HEAD_BYTES // 4, layout.micro_batch_tokens * (table // shapes.hidden))
     gradient, copy = 0 if layout.lora_rank else table, table if layout.bfloat16 else 0
     return 4 * (LOGIT_COPIES * chunk + gradient + copy)
 
@@ -247,7 +249,7 @@ def _way_out(recipe: Recipe, device: float) -> str:
     changes: list[tuple[str, dict[str, object]]] = [("set learner.recompute=full", {"recompute": "full"})]
     tokens = learner.micro_batch_tokens // 2
     floor = recipe.sampling.max_tokens if recipe.generates else 1
-    while tokens >= max(floor, HEAD_CHUNK):
+    while tokens >= max(floor, LEAST_TOKENS):
         words = f"set learner.recompute=full and learner.micro_batch_tokens={tokens}"
         changes.append((words, {"recompute": "full", "micro_batch_tokens": tokens}))
         tokens //= 2
