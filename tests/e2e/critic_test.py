@@ -1,4 +1,4 @@
-"""PPO over the real services: one answer to a prompt, a critic that warms up, and a learner that is killed in between."""
+"""PPO over the real services: one answer to a prompt, a critic that warms up, a learner that is killed on the way."""
 
 import json
 import pathlib
