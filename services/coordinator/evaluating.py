@@ -43,8 +43,8 @@ class Evaluator:
             self.reached = evaluation.target_reached(self._recipe.evaluation, following.ledger)
             if self.reached or stopping():
                 break
-            if self._recipe.validates:  # by the learner, which knows its own version
-                await following.until(lambda due=step: due in following.ledger.evaluations or stopping())
+            if self._recipe.validates:
+                await self._until_measured(step, stopping)
                 continue
             async with asyncio.TaskGroup() as tasks:
                 holding = tasks.create_task(self._hold(step))
@@ -56,6 +56,10 @@ class Evaluator:
             await self._peers.release()
         except rpc.RpcError as error:
             logger.info("the hold is left to its lease: %s", error)
+
+    async def _until_measured(self, step: int, stopping: Callable[[], bool]) -> None:
+        """The learner measures by itself: it holds the version."""
+        await self._following.until(lambda: step in self._following.ledger.evaluations or stopping())
 
     async def _until_due(self, step: int, stopping: Callable[[], bool]) -> None:
         await self._following.until(lambda: self._following.ledger.step >= step or stopping())

@@ -32,7 +32,8 @@ def gae(
     Nothing follows the last token: an answer that was cut short is scored as it stands, and so is its end. With λ = 1
     (and γ = 1) every token's return is what follows of the reward, and the critic is a baseline alone; smaller λ trusts
     the critic more, for less variance. values, rewards, mask: [T]; sequence: [T] int64. Source: Schulman et al. 2016,
-    eq. 16. Defaults γ 1, λ 1 (VAPO and VC-PPO find a decaying critic target harmful for long answers).
+    eq. 16. Defaults γ 1, λ 1: with less, the values of a long answer's first tokens hardly hear of its reward (VC-PPO,
+    Yuan et al. 2025).
     """
     kept = torch.nonzero(mask > 0)[:, 0]
     own = sequence[kept]

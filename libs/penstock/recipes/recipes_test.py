@@ -261,3 +261,29 @@ def test_rows_are_measured_by_the_learner_where_nobody_plays_them(raw: dict[str,
     assert "evaluation.target_reward: nothing is played here" in problems(
         raw, "algorithm.name=sft", held_out, "evaluation.target_reward=1.0"
     )
+
+
+def test_a_critic_needs_no_group_and_takes_no_group_settings(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    gae = "algorithm.advantage=gae"
+    recipe = resolve(raw, [gae, "algorithm.group_size=1"])
+    assert recipe.has_critic and not resolve(raw).has_critic
+    text = problems(
+        raw,
+        gae,
+        "algorithm.group_size=1",
+        "algorithm.filters.zero_variance=true",
+        "algorithm.advantage_clip=2.0",
+        "algorithm.critic.warmup_steps=3",
+        "algorithm.critic.path=./nowhere",
+        "algorithm.loss.kl={coefficient: 0.1, place: reward}",
+    )
+    for words in (
+        "algorithm.filters.zero_variance: one answer has no variance",
+        "algorithm.advantage_clip: a critic's advantages are whitened",
+        "algorithm.critic.warmup_steps: 3 of 3 steps leave none for the policy",
+        "algorithm.critic.path: no directory './nowhere'",
+        "algorithm.loss.kl.place: 'reward' takes the penalty off group baselines",
+    ):
+        assert words in text
+    raw["mixture"] = [{"name": "b", "data": raw["data"], "environment": {"name": "b"}, "advantage": "grpo"}]
+    assert "mixture: a critic values all sources or none" in problems(raw, gae)
