@@ -52,9 +52,9 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     from services.learner.checkpoints import CheckpointError
     from services.learner.ending import CannotGoOn
     from services.learner.hf_config import UnsupportedModel
-    from services.learner.layout import LayoutError
     from services.learner.plugins import PluginError
     from services.learner.run import Place, export_checkpoint, learn
+    from services.learner.settings import LayoutError
     from services.learner.watching import leave
 
     torch.set_num_threads(recipe.learner.threads)
@@ -133,7 +133,7 @@ def _group(args: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = flags("learner", "Trains the policy with Megatron-Core.")
+    parser = flags("learner", "Trains the policy with Megatron-Core or transformers.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
     parser.add_argument("--run-directory", type=pathlib.Path, required=True, help="where checkpoints and export go")
     parser.add_argument("--nats", help="nats://HOST:PORT")

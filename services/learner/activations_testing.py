@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from services.learner import micro_batches
+from services.learner.attention import PackedSequences
 from services.learner.batch import Batch, Sample
 from services.learner.megatron_policy import MegatronPolicy
 from services.learner.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
@@ -15,7 +16,7 @@ def kept_bytes(model_dir: Path, parallel: ParallelSettings, recompute: str, leng
     batching = BatchSettings(tokens_per_micro_batch=sum(lengths), recompute=recompute)  # type: ignore[arg-type]
     policy = MegatronPolicy.create(model_dir, parallel, OptimizerSettings(), PrecisionSettings(), batching, seed=1)
     samples = [Sample([1] * (n + 1), [0] * n + [1], [0.0] * (n + 1), 1.0, 0) for n in lengths]
-    part = micro_batches.build(Batch.from_samples(samples), policy.layout, sum(lengths))[0]
+    part = micro_batches.build(Batch.from_samples(samples), policy.layout.cut, sum(lengths))[0]
     parameters = {p.untyped_storage().data_ptr() for p in policy._models[0].parameters()}
     kept: dict[int, tuple[int, torch.Tensor]] = {}
 
@@ -25,7 +26,8 @@ def kept_bytes(model_dir: Path, parallel: ParallelSettings, recompute: str, leng
             kept[storage.data_ptr()] = storage.nbytes(), t
         return t
 
+    packed = PackedSequences.of(part.pack, part.tokens.device)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        policy._chunks[0](part.tokens, part.positions, None, packed_seq_params=part.packed)
+        policy._chunks[0](part.tokens, part.positions, None, packed_seq_params=packed)
     numbers = sum(p.numel() for p in policy._models[0].parameters())
     return sum(size for size, _ in kept.values()), part.tokens.shape[1], numbers

@@ -5,17 +5,42 @@ gathered over context ranks (small under grouped-query attention; any head count
 part of the queries. The same code runs on CPU and CUDA.
 """
 
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from services.learner import zigzag
-from services.learner.packed import PackedSequences
+from services.learner.packed import Pack
+from services.learner.packed_attention import attend, attend_pack
+
+
+@dataclass
+class PackedSequences(PackedSeqParams):
+    """Megatron's packing parameters (`thd`), and the pack that they describe."""
+
+    pack: Pack = field(default_factory=lambda: Pack([0], [0]))
+
+    @staticmethod
+    def of(pack: Pack, device: torch.device) -> "PackedSequences":
+        real = torch.tensor(pack.real, dtype=torch.int32, device=device)
+        padded = torch.tensor(pack.boundaries, dtype=torch.int32, device=device)
+        longest = max(end - start for start, end in pairwise(pack.boundaries))
+        return PackedSequences(
+            qkv_format="thd",
+            cu_seqlens_q=real,
+            cu_seqlens_kv=real,
+            cu_seqlens_q_padded=padded,
+            cu_seqlens_kv_padded=padded,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+            pack=pack,
+        )
 
 
 class TorchAttention(torch.nn.Module):
@@ -54,27 +79,10 @@ class TorchAttention(torch.nn.Module):
         if not isinstance(packed_seq_params, PackedSequences):
             raise ValueError("TorchAttention is for packed sequences only")
         if self.context.size() > 1:
-            out = self._context_parallel(query, key, value, packed_seq_params.boundaries)
-        elif packed_seq_params.restore is not None:
-            out = self._bucketed(query, key, value, packed_seq_params, packed_seq_params.restore)
+            out = self._context_parallel(query, key, value, packed_seq_params.pack.boundaries)
         else:
-            out = self._whole(query, key, value)
+            out = attend_pack(query, key, value, packed_seq_params.pack, self.scale)
         return out.reshape(out.shape[0], 1, -1)
-
-    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # [1, heads, tokens, d]
-        return _attend(q, k, v, self.scale)[0].transpose(0, 1)
-
-    def _bucketed(self, q: Tensor, k: Tensor, v: Tensor, packed: PackedSequences, restore: Tensor) -> Tensor:
-        heads = [x.shape[1] for x in (q, k, v)]
-        qkv = torch.cat([q, k, v], 1)
-        outs = []
-        for bucket in packed.buckets:
-            n, length = bucket.index.shape
-            batch = qkv.index_select(0, bucket.index.view(-1)).view(n, length, *qkv.shape[1:]).transpose(1, 2)
-            bq, bk, bv = batch.split(heads, 1)
-            outs.append(_attend(bq, bk, bv, self.scale).transpose(1, 2).reshape(n * length, heads[0], -1))
-        return torch.cat(outs).index_select(0, restore)
 
     def _context_parallel(self, q: Tensor, k: Tensor, v: Tensor, boundaries: list[int]) -> Tensor:
         n, rank = self.context.size(), self.context.rank()
@@ -89,24 +97,7 @@ class TorchAttention(torch.nn.Module):
             for c in (rank, 2 * n - 1 - rank):
                 stop = start + (c + 1) * chunk
                 outs.append(
-                    _attend(q[:, :, local : local + chunk], k[:, :, start:stop], v[:, :, start:stop], self.scale)
+                    attend(q[:, :, local : local + chunk], k[:, :, start:stop], v[:, :, start:stop], self.scale)
                 )
                 local += chunk
         return torch.cat(outs, 2)[0].transpose(0, 1)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    """q [b, h, sq, d], k and v [b, g, sk, d], the last query aligned to the last key -> [b, h, sq, d].
-
-    On a CPU in fp32 always: torch's bf16 kernel is several times slower there for short sequences.
-    """
-    dtype = q.dtype
-    if q.device.type == "cpu":
-        q, k, v = q.float(), k.float(), v.float()
-    if q.shape[2] == k.shape[2]:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-    else:
-        repeat = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]), scale=scale)
-    return out.to(dtype)

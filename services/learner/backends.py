@@ -4,6 +4,8 @@ A backend is imported when it is chosen: Megatron takes seconds.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 from penstock.recipes import Recipe
 from services.learner.mapping import (
@@ -22,9 +24,16 @@ def make_policy(recipe: Recipe) -> Policy:
 
     Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
     """
-    from services.learner.megatron_policy import MegatronPolicy
+    create: Callable[..., Policy]
+    if recipe.learner.backend == "transformers":
+        from services.learner.transformers_policy import TransformersPolicy
 
-    return MegatronPolicy.create(
+        create = TransformersPolicy.create
+    else:
+        from services.learner.megatron_policy import MegatronPolicy
+
+        create = functools.partial(MegatronPolicy.create, scores=recipe.trains_reward_model)
+    return create(
         recipe.model.path,
         parallel_settings(recipe),
         optimizer_settings(recipe),
@@ -33,7 +42,6 @@ def make_policy(recipe: Recipe) -> Policy:
         recipe.learner.seed,
         keep_reference=loss_settings(recipe).needs_reference,
         lora=lora_settings(recipe),
-        scores=recipe.trains_reward_model,
     )
 
 

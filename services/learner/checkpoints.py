@@ -212,8 +212,15 @@ def manifest_of(path: str | Path) -> Manifest:
 
 
 def check_model(path: str | Path, manifest: Manifest, model: Mapping[str, Any], part: str = "") -> None:
-    """Raises AnotherModel naming every field that differs. part: see Manifest.identity."""
+    """Raises AnotherModel naming every field that differs, or the backend alone if another one wrote it. part: see
+    Manifest.identity."""
     held = manifest.identity(part)
+    written, here = (m.get("backend", "megatron") for m in (held, model))
+    if written != here:
+        raise AnotherModel(
+            f"checkpoint {path} was written by learner.backend {written}, and {here} does not read it; go on with "
+            f"learner.backend={written}, or begin a run with the exported weights as its model"
+        )
     if held != dict(model):
         names = sorted(held.keys() | model.keys())
         differing = [

@@ -19,23 +19,44 @@ class UnsupportedModel(ValueError):
 class _Architecture:
     qkv_bias: bool
     qk_norm: bool
+    experts: bool = False
 
 
 _FAMILIES = {
     "Llama": _Architecture(qkv_bias=False, qk_norm=False),
     "Qwen2": _Architecture(qkv_bias=True, qk_norm=False),
     "Qwen3": _Architecture(qkv_bias=False, qk_norm=True),
+    "Qwen3Moe": _Architecture(qkv_bias=False, qk_norm=True, experts=True),
 }
 _TOKENS, _SCORE = "ForCausalLM", "ForSequenceClassification"
 ARCHITECTURES = {family + _TOKENS: known for family, known in _FAMILIES.items()}
 """Architectures with a weight mapping; Qwen2.5 calls itself Qwen2ForCausalLM."""
-SCORING = {family + _SCORE: known for family, known in _FAMILIES.items()}
+SCORING = {family + _SCORE: known for family, known in _FAMILIES.items() if not known.experts}
 """The same with a score (one label) in place of the vocabulary: reward models."""
+OTHERWISE = "learner.backend=transformers trains what transformers loads"
+"""The way out for a model that Megatron does not get here."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture in the place of every layer's MLP.
+
+    Attributes:
+      number, per_token: experts of a layer, and how many a token is sent to.
+      intermediate_size: of one expert.
+      normalised: whether a token's weights of its experts are made to add up to one.
+    """
+
+    number: int
+    per_token: int
+    intermediate_size: int
+    normalised: bool
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The numbers that define the model; names as in Hugging Face. `rope_factor` is None without llama3 scaling.
+    """The numbers that define the model; names as in Hugging Face. `rope_factor` is None without llama3 scaling,
+    `experts` for a dense model.
 
     `tied_embeddings` says whether the head is the embedding, and so is false for a model that scores.
     """
@@ -55,6 +76,7 @@ class ModelConfig:
     qk_norm: bool
     rope_base: float
     rope_factor: float | None
+    experts: Experts | None = None
 
     @property
     def scores(self) -> bool:
@@ -96,6 +118,7 @@ def read_config(model_dir: str | Path, *, scores: bool = False) -> ModelConfig:
             qk_norm=known.qk_norm,
             rope_base=base,
             rope_factor=scale,
+            experts=_experts(raw) if known.experts else None,
         )
     except KeyError as error:
         raise UnsupportedModel(f"{path} has no field {error}") from error
@@ -103,9 +126,14 @@ def read_config(model_dir: str | Path, *, scores: bool = False) -> ModelConfig:
 
 def _architecture(given: str, raw: dict[str, Any], path: Path, scores: bool) -> _Architecture:
     if given in ARCHITECTURES:
+        if scores and ARCHITECTURES[given].experts:
+            raise UnsupportedModel(f"{path}: {given} cannot be made a reward model; known: {', '.join(SCORING)}")
         return ARCHITECTURES[given]
     if given not in SCORING:
-        raise UnsupportedModel(f"{path}: architecture {given} is not supported; known: {', '.join(ARCHITECTURES)}")
+        raise UnsupportedModel(
+            f"{path}: architecture {given} is not supported by learner.backend megatron; known: "
+            f"{', '.join(ARCHITECTURES)}; {OTHERWISE}"
+        )
     if not scores:
         raise UnsupportedModel(f"{path}: {given} is a reward model: it scores answers and cannot draw tokens")
     labels = len(raw.get("id2label") or (0, 1))  # a config without labels means two of them
@@ -122,10 +150,21 @@ def _refuse_what_is_not_implemented(raw: dict[str, Any], known: _Architecture, p
         "attention_bias": (known.qkv_bias, None),
         "partial_rotary_factor": (1.0, None),
         "quantization_config": (None,),
+        "decoder_sparse_step": (1, None),  # every layer has experts …
+        "mlp_only_layers": ([], None),  # … without exception
     }
     for field, allowed in only.items():
         if raw.get(field) not in allowed:
-            raise UnsupportedModel(f"{path}: {field}={raw[field]!r} is not supported, only {allowed[0]!r}")
+            raise UnsupportedModel(f"{path}: {field}={raw[field]!r} is not supported, only {allowed[0]!r}; {OTHERWISE}")
+
+
+def _experts(raw: dict[str, Any]) -> Experts:
+    return Experts(
+        number=raw["num_local_experts"] if "num_experts" not in raw else raw["num_experts"],  # transformers 5, 4
+        per_token=raw["num_experts_per_tok"],
+        intermediate_size=raw["moe_intermediate_size"],
+        normalised=raw.get("norm_topk_prob", False),
+    )
 
 
 def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | None]:
@@ -137,7 +176,9 @@ def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | None]:
         return base, None
     fixed = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
     if kind != "llama3" or any(rope.get(k, v) != v for k, v in fixed.items()):
-        raise UnsupportedModel(f"{path}: rope scaling {rope} is not supported; known: default, llama3 with {fixed}")
+        raise UnsupportedModel(
+            f"{path}: rope scaling {rope} is not supported; known: default, llama3 with {fixed}; {OTHERWISE}"
+        )
     return base, float(rope["factor"])
 
 

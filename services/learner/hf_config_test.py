@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from penstock.recipes import shapes
+from services.learner import hf_config
 from services.learner.hf_config import UnsupportedModel, read_config
 from services.learner.models_testing import tiny_config
 
@@ -27,6 +29,10 @@ def test_families_differ_where_they_should(write):
     assert (qwen3.rope_factor, llama.rope_factor, llama.rope_base) == (None, 8.0, 500000.0)
 
 
+def test_recipes_know_the_same_architectures():
+    assert tuple(hf_config.ARCHITECTURES) == shapes.MEGATRON
+
+
 def test_the_rope_fields_of_transformers_4(write):
     got = read_config(write(rope_parameters=None, rope_theta=12345.0, rope_scaling=None))
     assert (got.rope_base, got.rope_factor) == (12345.0, None)
@@ -35,7 +41,10 @@ def test_the_rope_fields_of_transformers_4(write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported; known: .*Qwen3ForCausalLM"),
+        (
+            {"architectures": ["MambaForCausalLM"]},
+            "MambaForCausalLM is not .*megatron; known: .*Qwen3ForCausalLM; learner.backend=transformers",
+        ),
         ({"architectures": None}, "architecture .none. is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),
         ({"use_sliding_window": True}, "use_sliding_window=True"),

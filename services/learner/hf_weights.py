@@ -4,17 +4,14 @@ Loading reads only what this rank holds; exporting gathers a parameter over tens
 its Hugging Face name. Our own mapping, because it must run without TransformerEngine and be bitwise in a round trip.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 
 from services.learner.hf_config import ModelConfig, UnsupportedModel
@@ -46,6 +43,13 @@ _RULES: list[tuple[str, Kind, list[str]]] = [
         [_HF_LAYER + "mlp.gate_proj.weight", _HF_LAYER + "mlp.up_proj.weight"],
     ),
     (_LAYER + r"mlp\.linear_fc2\.weight", "row", [_HF_LAYER + "mlp.down_proj.weight"]),
+    (_LAYER + r"mlp\.router\.weight", "same", [_HF_LAYER + "mlp.gate.weight"]),
+    (
+        _LAYER + r"mlp\.experts\.(\d+)\.linear_fc1\.weight",
+        "gate_up",
+        [_HF_LAYER + "mlp.experts.{}.gate_proj.weight", _HF_LAYER + "mlp.experts.{}.up_proj.weight"],
+    ),
+    (_LAYER + r"mlp\.experts\.(\d+)\.linear_fc2\.weight", "row", [_HF_LAYER + "mlp.experts.{}.down_proj.weight"]),
     (_LAYER + r"self_attention\.linear_qkv\.lora\.a", "same", [_HF_LAYER + "self_attn.qkv_proj.lora_A"]),
     (
         _LAYER + r"self_attention\.linear_qkv\.lora\.b",
@@ -63,7 +67,7 @@ _RULES: list[tuple[str, Kind, list[str]]] = [
     (_LAYER + r"mlp\.linear_fc2\.lora\.a", "row", [_HF_LAYER + "mlp.down_proj.lora_A"]),
     (_LAYER + r"mlp\.linear_fc2\.lora\.b", "same", [_HF_LAYER + "mlp.down_proj.lora_B"]),
 ]
-"""Megatron name (global layer number) -> how it is sharded, Hugging Face names."""
+"""Megatron name (global layer and expert numbers) -> how it is sharded, Hugging Face names. Experts are never cut."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,22 @@ class MappedParameter:
     def is_adapter(self) -> bool:
         """Whether it is of an adapter (`lora`), which no Hugging Face model has; exports hold the merged weight."""
         return ".lora." in self.name
+
+    @property
+    def is_expert(self) -> bool:
+        return is_expert(self.name)
+
+    def place(self, layout: Layout) -> tuple[int, int]:
+        """(rank, size) of the ranks that the tensor is cut over."""
+        return (0, 1) if self.is_expert else (layout.groups.tp.rank(), layout.groups.tp.size())
+
+
+_EXPERT = re.compile(r"(.*\.mlp\.experts\.)(\d+)(\..*)")
+
+
+def is_expert(name: str) -> bool:
+    """Whether a Megatron parameter is one expert's."""
+    return _EXPERT.fullmatch(name) is not None
 
 
 def rule_of(name: str) -> tuple[Kind, list[str]]:
@@ -99,8 +119,11 @@ def mapped_parameters(chunks: Sequence[Any]) -> Iterator[MappedParameter]:
         for name, parameter in chunk.named_parameters():
             local = re.match(_LAYER, name)
             if local:
-                number = chunk.decoder.layers[int(local[1])].layer_number - 1
-                name = f"decoder.layers.{number}.{name[local.end() :]}"
+                layer = chunk.decoder.layers[int(local[1])]
+                name = f"decoder.layers.{layer.layer_number - 1}.{name[local.end() :]}"
+                if expert := re.search(r"\.local_experts\.(\d+)", name):
+                    number = layer.mlp.local_expert_indices[int(expert[1])]
+                    name = f"{name[: expert.start()]}.{number}{name[expert.end() :]}"
             yield MappedParameter(name, parameter, *rule_of(name))
 
 
@@ -142,39 +165,12 @@ def unshard(kind: Kind, parts: list[Tensor], config: ModelConfig) -> list[Tensor
     return [torch.cat(x, 0) for x in zip(*(p.chunk(2, 0) for p in parts), strict=True)]
 
 
-class SafetensorsDirectory:
-    """Reads single tensors of a Hugging Face directory, one file or sharded with an index."""
-
-    def __init__(self, model_dir: str | Path) -> None:
-        self._dir = Path(model_dir)
-        index = self._dir / "model.safetensors.index.json"
-        if index.is_file():
-            self._file_of: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        elif (self._dir / "model.safetensors").is_file():
-            with safe_open(self._dir / "model.safetensors", "pt") as file:
-                self._file_of = dict.fromkeys(file.keys(), "model.safetensors")
-        else:
-            raise UnsupportedModel(f"{model_dir} has no model.safetensors (nor an index of sharded ones)")
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
-
-    def get(self, name: str) -> Tensor:
-        """Raises UnsupportedModel if there is no such tensor."""
-        if name not in self._file_of:
-            raise UnsupportedModel(f"{self._dir} has no tensor {name}; it has {len(self._file_of)} others")
-        with safe_open(self._dir / self._file_of[name], "pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
-
-
 @torch.no_grad()
 def load(chunks: Sequence[Any], get: Callable[[str], Tensor], config: ModelConfig, layout: Layout) -> None:
     """Fills this rank's parameters from `get(hf name)`. Raises UnsupportedModel for a missing or misshapen tensor."""
-    tp = layout.groups.tp
     for p in mapped_parameters(chunks):
         names = sources(p, config)
-        local = shard(p.kind, [get(name) for name in names], config, tp.rank(), tp.size())
+        local = shard(p.kind, [get(name) for name in names], config, *p.place(layout))
         if local.shape != p.parameter.shape:
             raise UnsupportedModel(
                 f"{', '.join(names)} gives {tuple(local.shape)} where config.json implies {tuple(p.parameter.shape)}"
@@ -196,60 +192,75 @@ def export(
     """Streams (hf name, whole tensor) to rank 0; a collective: every rank must drain the iterator.
 
     Yields on rank 0 only: contiguous CPU copies that nothing else refers to. Other ranks yield nothing; those outside
-    the first data and context replica return at once. `value` chooses what is exported for a parameter (its data,
+    the first replica of every parameter return at once. `value` chooses what is exported for a parameter (its data,
     with adapters merged, or its gradient in tests).
     """
-    if layout.groups.dp_cp.rank() != 0:
-        return
-    tp, pp = layout.groups.tp, layout.groups.pp
+    groups = layout.groups
+    first_replica = {
+        False: groups.dp_cp.rank() == 0,
+        True: config.experts is not None and groups.expt_dp.rank() == 0,
+    }
     stage = [
         p
         for p in mapped_parameters(chunks)
-        if not (p.hf_names == ["lm_head.weight"] and config.tied_embeddings) and not p.is_adapter
+        if first_replica[p.is_expert]
+        and not (p.hf_names == ["lm_head.weight"] and config.tied_embeddings)
+        and not p.is_adapter
     ]
-    if pp.rank() == 0:
+    leads = groups.tp.rank() == 0 and groups.dp_cp.rank() == 0
+    if groups.pp.rank() == 0 or not leads:
         for name, tensor in _gathered(stage, config, layout, value):
-            if tp.rank() == 0:
+            if leads:
                 yield name, tensor.to("cpu", copy=True).contiguous()
-    if pp.size() == 1:
-        return
-    yield from _later_stages(stage, config, layout, value)
+    if groups.pp.size() > 1 and leads:
+        yield from _later_stages(stage, config, layout, value)
 
 
 def _gathered(
     stage: list[MappedParameter], config: ModelConfig, layout: Layout, value: Value
 ) -> Iterator[tuple[str, Tensor]]:
-    tp = layout.groups.tp
+    """Whole tensors of a stage: matrices joined over tensor ranks, the experts of all expert ranks in turn."""
     for p in stage:
         local = value(p.parameter).contiguous()  # gloo ignores strides
+        group = layout.groups.ep if p.is_expert else layout.groups.tp
         parts = [local]
-        if tp.size() > 1 and p.kind != "same":
-            parts = [torch.empty_like(local) for _ in range(tp.size())]
-            dist.all_gather(parts, local, group=tp)
+        if group.size() > 1 and (p.is_expert or p.kind != "same"):
+            parts = [torch.empty_like(local) for _ in range(group.size())]
+            dist.all_gather(parts, local, group=group)
+        yield from _named(p, parts, config)
+
+
+def _named(p: MappedParameter, parts: list[Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """parts: one per tensor rank, or one expert per expert rank; ranks have consecutive experts, equally many."""
+    if not p.is_expert:
         yield from zip(p.hf_names, unshard(p.kind, parts, config), strict=True)
+        return
+    match = _EXPERT.fullmatch(p.name)
+    assert match is not None and config.experts is not None
+    each = config.experts.number // len(parts)
+    for rank, part in enumerate(parts):
+        names = rule_of(f"{match[1]}{int(match[2]) % each + rank * each}{match[3]}")[1]
+        yield from zip(names, unshard(p.kind, [part], config), strict=True)
 
 
 def _later_stages(
     stage: list[MappedParameter], config: ModelConfig, layout: Layout, value: Value
 ) -> Iterator[tuple[str, Tensor]]:
     """Stages 1, 2, … send to stage 0, in turn; shapes go ahead in one message, worked out on meta tensors."""
-    tp, pp = layout.groups.tp, layout.groups.pp
+    tp, pp, ep = layout.groups.tp, layout.groups.pp, layout.groups.ep
     shapes: list[tuple[str, torch.Size, torch.dtype]] = []
     for p in stage:
-        meta = [torch.empty_like(value(p.parameter), device="meta")] * tp.size()
-        whole = unshard(p.kind, meta, config)
-        shapes += [(name, t.shape, t.dtype) for name, t in zip(p.hf_names, whole, strict=True)]
+        meta = [torch.empty_like(value(p.parameter), device="meta")] * (ep if p.is_expert else tp).size()
+        shapes += [(name, t.shape, t.dtype) for name, t in _named(p, meta, config)]
     first = dist.get_global_rank(pp, 0)
     announced: list[Any] | None = [None] * pp.size() if pp.rank() == 0 else None
     dist.gather_object(shapes, announced, dst=first, group=pp)
     if announced is not None:
         for s in range(1, pp.size()):
             for name, shape, dtype in announced[s]:
-                if tp.rank() == 0:
-                    tensor = torch.empty(shape, dtype=dtype, device=layout.device)
-                    dist.recv(tensor, src=dist.get_global_rank(pp, s), group=pp)
-                    yield name, tensor.to("cpu", copy=tensor.is_cuda)
+                tensor = torch.empty(shape, dtype=dtype, device=layout.device)
+                dist.recv(tensor, src=dist.get_global_rank(pp, s), group=pp)
+                yield name, tensor.to("cpu", copy=tensor.is_cuda)
         return
     for _, tensor in _gathered(stage, config, layout, value):
-        if tp.rank() == 0:
-            dist.send(tensor.contiguous(), dst=first, group=pp)
+        dist.send(tensor.contiguous(), dst=first, group=pp)

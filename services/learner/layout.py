@@ -13,16 +13,13 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from services.learner.hf_config import ModelConfig
-from services.learner.settings import ParallelSettings
-
-
-class LayoutError(ValueError):
-    """The parallel sizes do not fit the model or the number of ranks."""
+from services.learner.micro_batches import Cut
+from services.learner.settings import LayoutError, ParallelSettings
 
 
 def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
     """Raises LayoutError naming field, value and limit."""
-    for name in ("tensor", "pipeline", "context", "virtual"):
+    for name in ("tensor", "pipeline", "context", "virtual", "expert"):
         if getattr(parallel, name) < 1:
             raise LayoutError(f"parallel.{name} must be at least 1, got {getattr(parallel, name)}")
     product = parallel.tensor * parallel.pipeline * parallel.context
@@ -45,12 +42,32 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
         raise LayoutError(
             f"parallel.pipeline = {parallel.pipeline} must divide the model's num_hidden_layers = {model.num_layers}"
         )
+    _check_experts(parallel, world_size, model)
     if parallel.virtual > 1 and parallel.pipeline == 1:
         raise LayoutError(f"parallel.virtual = {parallel.virtual} needs parallel.pipeline > 1, got 1")
     if model.num_layers % (parallel.pipeline * parallel.virtual):
         raise LayoutError(
             f"parallel.pipeline × virtual = {parallel.pipeline} × {parallel.virtual} must divide the model's "
             f"num_hidden_layers = {model.num_layers}"
+        )
+
+
+def _check_experts(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
+    """Experts are never cut: where tensor ranks share the rest of the model, they must share experts out too."""
+    if model.experts is None:
+        if parallel.expert > 1:
+            raise LayoutError(
+                f"parallel.expert = {parallel.expert} is for experts, and {model.architecture} has none; use 1"
+            )
+        return
+    stage = world_size // parallel.pipeline
+    for size, of in ((model.experts.number, "the model's num_experts"), (stage, "the ranks of a pipeline stage")):
+        if size % parallel.expert:
+            raise LayoutError(f"parallel.expert = {parallel.expert} must divide {of}, {size}")
+    if parallel.tensor > 1 and not (parallel.sequence and parallel.expert > 1):
+        raise LayoutError(
+            f"parallel.tensor = {parallel.tensor} with a mixture of experts needs parallel.sequence (it is "
+            f"{parallel.sequence}) and parallel.expert > 1 (it is {parallel.expert}); use expert = {parallel.tensor}"
         )
 
 
@@ -75,6 +92,8 @@ class Layout:
             pipeline_model_parallel_size=parallel.pipeline,
             virtual_pipeline_model_parallel_size=parallel.virtual if parallel.virtual > 1 else None,
             context_parallel_size=parallel.context,
+            expert_model_parallel_size=parallel.expert,
+            expert_tensor_parallel_size=1 if model.experts is not None else None,
             distributed_timeout_minutes=parallel.collective_minutes,
         )
         torch.manual_seed(seed)
@@ -88,16 +107,18 @@ class Layout:
         return self
 
     @property
-    def alignment(self) -> int:
-        """Tokens a packed sequence is padded to a multiple of: two zigzag chunks per context rank, each divisible over
-        the tensor ranks under sequence parallelism."""
-        zigzag = 2 * self.parallel.context if self.parallel.context > 1 else 1
-        return zigzag * (self.parallel.tensor if self.parallel.sequence else 1)
-
-    @property
-    def round(self) -> int:
-        """What the number of micro-batches must be a multiple of: interleaved stages take them in rounds."""
-        return self.parallel.pipeline if self.parallel.virtual > 1 else 1
+    def cut(self) -> Cut:
+        """This rank's share of a batch. A packed sequence has two zigzag chunks per context rank, each divisible over
+        the tensor ranks under sequence parallelism; interleaved stages take micro-batches in rounds."""
+        p = self.parallel
+        return Cut(
+            ranks=self.data,
+            rank=self.groups.dp.rank(),
+            context=p.context,
+            context_rank=self.groups.cp.rank(),
+            alignment=(2 * p.context if p.context > 1 else 1) * (p.tensor if p.sequence else 1),
+            round=p.pipeline if p.virtual > 1 else 1,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -122,4 +143,5 @@ class Layout:
             "sequence": p.sequence,
             "data": self.data,
             "virtual": p.virtual,
+            **({"expert": p.expert} if p.expert > 1 else {}),
         }

@@ -7,7 +7,8 @@ from services.learner import megatron_cpu
 megatron_cpu.install()
 
 from services.learner.hf_config import ModelConfig  # noqa: E402
-from services.learner.layout import LayoutError, check  # noqa: E402
+from services.learner.layout import check  # noqa: E402
+from services.learner.settings import LayoutError  # noqa: E402
 from services.learner.settings import ParallelSettings as P  # noqa: E402
 
 MODEL = ModelConfig("Qwen3ForCausalLM", 251, 64, 192, 6, 12, 3, 32, 256, 1e-6, False, False, True, 1e4, None)

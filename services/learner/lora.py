@@ -1,4 +1,4 @@
-"""Low-rank adapters on the model's linear layers (Hu et al. 2021): W + (alpha / rank) · B A, with the base W frozen.
+"""The low-rank adapters of `adapters` on Megatron's linear layers.
 
     column-parallel (qkv, gate_up)        A [r, in] whole, B [out/t, r] a shard: no communication but A's gradient
     row-parallel (output, down)           A [r, in/t] a shard, B [out, r] whole: partial r-vectors are summed
@@ -7,16 +7,11 @@ A layer that Megatron fuses has one A for all of its parts (query, key and value
 cut as its weight is. So the product of a rank's shards *is* its shard of the change: merging for export needs no
 message.
 
-B starts at zero: the model is the base until the first step. A is drawn whole from a generator seeded by its name and
-then cut, so it is the same under every layout.
-
 Traps that a test holds: a whole matrix's gradient is a partial sum under sequence parallelism (tagged, as norms are); a
 sharded one must carry Megatron's attributes or the gradient norm counts tensor rank 0's part only; with recomputation
 the first layer's input must ask for a gradient, or its adapters get none.
 """
 
-import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,30 +27,24 @@ from megatron.core.tensor_parallel import (
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from torch import Tensor
 
+from services.learner.adapters import TARGETS, check, drawn
+from services.learner.hf_config import UnsupportedModel
 from services.learner.layout import Layout
 from services.learner.settings import LoraSettings
 
-TARGETS = {
-    "qkv": "self_attention.linear_qkv",
-    "output": "self_attention.linear_proj",
-    "gate_up": "mlp.linear_fc1",
-    "down": "mlp.linear_fc2",
-}
 COLUMN = ("qkv", "gate_up")
 
 
 class Adapter(torch.nn.Module):
     """B A x beside one linear layer, on this rank's shards. Parameters `a` and `b`; see above for their shapes."""
 
-    def __init__(self, linear: Any, name: str, target: str, settings: LoraSettings, layout: Layout, seed: int) -> None:
+    def __init__(self, linear: Any, layer: int, target: str, settings: LoraSettings, layout: Layout, seed: int) -> None:
         super().__init__()
         self.column, self.scale = target in COLUMN, settings.alpha / settings.rank
         self._tp, self._sequence = layout.groups.tp, layout.parallel.sequence
         size, rank = self._tp.size(), self._tp.rank()
         out_features, in_features = linear.weight.shape
-        whole = torch.empty(settings.rank, in_features if self.column else in_features * size)
-        bound = 1 / math.sqrt(whole.shape[1])  # kaiming_uniform with a = sqrt(5), as PEFT
-        whole.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed ^ zlib.crc32(name.encode())))
+        whole = drawn(layer, target, settings.rank, in_features if self.column else in_features * size, seed)
         a = whole if self.column else whole.chunk(size, 1)[rank].contiguous()
         self.a = torch.nn.Parameter(a.to(linear.weight))
         self.b = torch.nn.Parameter(linear.weight.new_zeros(out_features, settings.rank))
@@ -92,10 +81,8 @@ class Lora:
     """The adapters of one rank's part of a model, whose other parameters are frozen."""
 
     def __init__(self, chunks: Sequence[Any], settings: LoraSettings, layout: Layout, seed: int) -> None:
-        """Raises ValueError for a target that is none."""
-        unknown = [target for target in settings.targets if target not in TARGETS]
-        if unknown or not settings.targets:
-            raise ValueError(f"lora.targets: {', '.join(unknown) or 'empty'}; known: {', '.join(TARGETS)}")
+        """Raises ValueError for a target that is none, UnsupportedModel for one that experts have."""
+        check(settings)
         self._on = True
         self._of: dict[torch.nn.Parameter, Adapter] = {}
         for chunk in chunks:
@@ -106,9 +93,12 @@ class Lora:
                 chunk.embedding.register_forward_hook(_ask_for_a_gradient)
             for layer in chunk.decoder.layers:
                 for target in settings.targets:
+                    if target in ("gate_up", "down") and hasattr(layer.mlp, "experts"):
+                        raise UnsupportedModel(
+                            f"lora.targets: {target} is an expert's, and experts have no adapters; use qkv, output"
+                        )
                     linear = layer.get_submodule(TARGETS[target])
-                    name = f"{layer.layer_number - 1}.{TARGETS[target]}"
-                    linear.lora = Adapter(linear, name, target, settings, layout, seed)
+                    linear.lora = Adapter(linear, layer.layer_number - 1, target, settings, layout, seed)
                     linear.register_forward_hook(self._add)
                     self._of[linear.weight] = linear.lora
 

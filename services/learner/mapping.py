@@ -26,7 +26,13 @@ from services.learner.stages import Stage, Stages, SupervisedStage
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
     p = recipe.learner.parallel
     return ParallelSettings(
-        p.tensor, p.pipeline, p.context, p.sequence_parallel, recipe.learner.collective_minutes, p.virtual_stages
+        p.tensor,
+        p.pipeline,
+        p.context,
+        p.sequence_parallel,
+        recipe.learner.collective_minutes,
+        p.virtual_stages,
+        p.expert,
     )
 
 
@@ -160,7 +166,8 @@ def critic_settings(recipe: Recipe) -> CriticSettings | None:
 
 def make_stages(recipe: Recipe) -> Stages:
     """The way from groups to samples, of every source of tasks."""
-    return Stages({name: _stage(r) for name, r in recipe.sources.items()})
+    whole_only = [name for name, r in recipe.sources.items() if r.rolls_out and r.algorithm.filters.truncated]
+    return Stages({name: _stage(r) for name, r in recipe.sources.items()}, whole_only)
 
 
 def _stage(recipe: Recipe) -> Stage:

@@ -46,8 +46,8 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
 class _Stream:
     """CPU work is in order, so every stream operation is a no-op (megatron-core 0.17 and later ask for a stream)."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
+    def __getattr__(self, name: str) -> "Callable[..., _Stream]":
+        return lambda *args, **kwargs: self  # an event that is recorded is as idle
 
 
 _TORCH = _View(
@@ -59,6 +59,8 @@ _TORCH = _View(
         manual_seed=torch.manual_seed,
         get_rng_state=torch.get_rng_state,
         current_stream=lambda *args: _Stream(),
+        Stream=lambda *args, **kwargs: _Stream(),
+        stream=lambda *args: contextlib.nullcontext(),
     ),
     **{name: _on_cpu(getattr(torch, name)) for name in ("tensor", "empty", "zeros", "ones", "empty_like")},
 )
@@ -104,11 +106,23 @@ def _fix_type_names(module: Any) -> None:
             function.__code__ = substitute(function.__code__)
 
 
+def _fix_split_sizes(module: Any) -> None:
+    """Sizes of all-to-all messages become numbers where they are copied from the device, and only there."""
+    move = module.maybe_move_tensor_to_cpu
+
+    def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        on_cpu = torch.is_tensor(tensor) and not tensor.is_cuda
+        return tensor.numpy() if on_cpu and as_numpy else move(tensor, as_numpy, record_stream)
+
+    module.maybe_move_tensor_to_cpu = to_cpu
+
+
 _FIXES: dict[str, Callable[[Any], None]] = {
     "megatron.core.tensor_parallel.random": _fix_random,
     "megatron.core.optimizer.optimizer": _fix_type_names,
     "megatron.core.optimizer.clip_grads": _fix_type_names,
     "megatron.core.optimizer.distrib_optimizer": _fix_type_names,
+    "megatron.core.transformer.moe.token_dispatcher": _fix_split_sizes,
 }
 """What a view of torch cannot reach; each is applied once, when its module has been executed."""
 

@@ -28,6 +28,7 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  #
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
 
 from services.learner import checkpoints, hf_weights, micro_batches, model  # noqa: E402
+from services.learner.attention import PackedSequences  # noqa: E402
 from services.learner.batch import Batch  # noqa: E402
 from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
 from services.learner.layout import Layout  # noqa: E402
@@ -36,6 +37,8 @@ from services.learner.megatron_state import MegatronState  # noqa: E402
 from services.learner.micro_batches import MicroBatch  # noqa: E402
 from services.learner.optimizer import GuardedOptimizer  # noqa: E402
 from services.learner.policy import Loss, Scored, ScoreOnly, StepOutcome  # noqa: E402
+from services.learner.reference import InitialWeights  # noqa: E402
+from services.learner.safetensors_directory import SafetensorsDirectory  # noqa: E402
 from services.learner.settings import (  # noqa: E402
     BatchSettings,
     LoraSettings,
@@ -67,7 +70,7 @@ class MegatronPolicy:
         self._chunks, self._precision, self._batching = chunks, precision, batching
         self._models = [chunk.module for chunk in chunks]
         self.state = MegatronState(config, layout, self._models, optimizer, precision, lora, part)
-        self._initial: list[Tensor] | None = None
+        self._initial: InitialWeights | None = None
         self._schedule = get_forward_backward_func(
             pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
         )
@@ -116,7 +119,7 @@ class MegatronPolicy:
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)
         if keep_reference and lora is None:
-            policy._initial = [p.detach().clone() for shard in shards for p in shard.parameters()]
+            policy._initial = InitialWeights([p for shard in shards for p in shard.parameters()])
         return policy
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -135,13 +138,8 @@ class MegatronPolicy:
                 return self.logprobs(batch, temperature)
         if self._initial is None:
             raise RuntimeError("the policy was created without keep_reference")
-        parameters = [p for chunk in self._models for p in chunk.parameters()]
-        trained = [p.detach().clone() for p in parameters]
-        _copy(parameters, self._initial)
-        try:
+        with self._initial.in_place():
             return self.logprobs(batch, temperature)
-        finally:
-            _copy(parameters, trained)
 
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
         """Forward and backward over the batch, then one guarded optimizer step.
@@ -194,7 +192,7 @@ class MegatronPolicy:
     def _run(self, batch: Batch, loss: Loss, temperature: float, forward_only: bool) -> tuple[Tensor, Tensor, int]:
         """Log-probs of trained tokens [T], [loss, *statistics] summed over the batch (both equal on every rank), and
         the number of micro-batches."""
-        parts = micro_batches.build(batch, self.layout, self._batching.tokens_per_micro_batch)
+        parts = micro_batches.build(batch, self.layout.cut, self._batching.tokens_per_micro_batch)
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         settings: dict[str, Any] = {"pg_collection": self.layout.groups}
@@ -241,7 +239,8 @@ class MegatronPolicy:
             # The loss is globally normalised already, so no token count: _finalize does not divide.
             return value, torch.zeros((), dtype=torch.int, device=value.device), {}
 
-        return network(part.tokens, part.positions, None, packed_seq_params=part.packed), finish
+        packed = PackedSequences.of(part.pack, part.tokens.device)
+        return network(part.tokens, part.positions, None, packed_seq_params=packed), finish
 
     def _score(self, part: MicroBatch, hidden: Tensor, temperature: float) -> Scored:
         """What the head says of the trained tokens, gathered over context ranks so that sequences are whole."""
@@ -273,10 +272,10 @@ class MegatronPolicy:
 
 def _initial_weights(model_dir: str | Path, config: ModelConfig) -> Callable[[str], Tensor]:
     """The directory's tensors. A score that it lacks is zero: every answer starts equal, under every layout alike."""
-    directory = hf_weights.SafetensorsDirectory(model_dir)
+    directory = SafetensorsDirectory(model_dir)
 
     def get(name: str) -> Tensor:
-        if name == hf_weights.SCORE and name not in directory:
+        if name == hf_weights.SCORE and name not in directory.names:
             return torch.zeros(1, config.hidden_size)
         return directory.get(name)
 
@@ -287,9 +286,3 @@ def _finalize(network: list[Any], num_tokens: Tensor | None, **groups: Any) -> N
     """Reduces gradients over data, context, tensor (norms under sequence parallelism) and tied embeddings, without
     Megatron's division by a token count: the loss is normalised over the whole batch before."""
     finalize_model_grads(network, None, **groups)
-
-
-def _copy(targets: list[Any], sources: list[Tensor]) -> None:
-    with torch.no_grad():
-        for target, source in zip(targets, sources, strict=True):
-            target.copy_(source)

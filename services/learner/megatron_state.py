@@ -1,6 +1,7 @@
 """What a rank of a Megatron policy writes into a checkpoint, and how it reads one of any layout.
 
     model-pp0-tp0.pt        weights, written by the first replica of each model shard
+    experts-pp0-ep0.pt      experts of a mixture, written by the first replica of each share of them
     rank-pp0-tp0-dp0.pt     optimizer pieces and random state of every rank
 
 The layout that wrote a checkpoint reads its own files back, exactly. Another one asks `resharding` for whole tensors.
@@ -21,7 +22,7 @@ from services.learner import checkpoints, hf_weights
 from services.learner.hf_config import ModelConfig
 from services.learner.layout import Layout
 from services.learner.optimizer import GuardedOptimizer
-from services.learner.resharding import Reassembly, model_file, rank_file
+from services.learner.resharding import Reassembly, experts_file, model_file, rank_file
 from services.learner.settings import LoraSettings, PrecisionSettings
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class MegatronState:
         self._part = part
         self._config, self._layout, self._models, self._optimizer = config, layout, models, optimizer
         lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
-        self._model_identity = {**dataclasses.asdict(config), "lora": lora_identity}
+        numbers = {k: v for k, v in dataclasses.asdict(config).items() if k != "experts" or v is not None}
+        self._model_identity = {**numbers, "lora": lora_identity}
         self._layout_identity = {
             **layout.describe(),
             "weights": precision.weights,
@@ -59,7 +61,11 @@ class MegatronState:
         states: dict[str, Any] = {self.rank_file(): self._rank_state()}
         if groups.dp_cp.rank() == 0:
             states[model_file(groups.pp.rank(), groups.tp.rank(), self._part)] = {
-                p.name: p.parameter.detach() for p in self.mapped()
+                p.name: p.parameter.detach() for p in self.mapped() if not p.is_expert
+            }
+        if self._config.experts is not None and groups.expt_dp.rank() == 0:
+            states[experts_file(groups.pp.rank(), groups.ep.rank(), self._part)] = {
+                p.name: p.parameter.detach() for p in self.mapped() if p.is_expert
             }
         return checkpoints.Snapshot(states, self._model_identity, self._layout_identity)
 
@@ -86,8 +92,11 @@ class MegatronState:
 
     def _load_same_layout(self, path: str | Path, manifest: checkpoints.Manifest) -> None:
         groups = self._layout.groups
-        names = [model_file(groups.pp.rank(), groups.tp.rank(), self._part), self.rank_file()]
-        weights, state = checkpoints.read(path, manifest, names)
+        names = [self.rank_file(), model_file(groups.pp.rank(), groups.tp.rank(), self._part)]
+        if self._config.experts is not None:
+            names.append(experts_file(groups.pp.rank(), groups.ep.rank(), self._part))
+        state, *files = checkpoints.read(path, manifest, names)
+        weights = {name: tensor for file in files for name, tensor in file.items()}
         for p in self.mapped():
             p.parameter.data.copy_(weights[p.name])
         optimizer = state["optimizer"]
@@ -102,13 +111,13 @@ class MegatronState:
 
     def _load_resharded(self, whole: Reassembly) -> None:
         hf_weights.load(self._models, whole.weight, self._config, self._layout)
-        tp, mapped = self._layout.groups.tp, {p.parameter: p for p in self.mapped()}
+        mapped = {p.parameter: p for p in self.mapped()}
 
         def piece(parameter: torch.nn.Parameter, start: int, end: int, key: str) -> Tensor:
             p = mapped[parameter]
             get = whole.weight if key == "main" else partial(whole.get, what=key)
             tensors = [get(name) for name in hf_weights.sources(p, self._config)]
-            return hf_weights.shard(p.kind, tensors, self._config, tp.rank(), tp.size()).reshape(-1)[start:end]
+            return hf_weights.shard(p.kind, tensors, self._config, *p.place(self._layout)).reshape(-1)[start:end]
 
         self._optimizer.load_state(*whole.counters(), piece)
 

@@ -9,11 +9,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from penstock.packing import pack
+from penstock import packing
 from services.learner import zigzag
 from services.learner.batch import Batch
-from services.learner.layout import Layout
-from services.learner.packed import PackedSequences, describe_pack
+from services.learner.packed import Pack, describe_pack
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a batch is shared out, and this rank's share.
+
+    Attributes:
+      ranks, rank: data-parallel ranks, each with micro-batches of its own, and which one this is.
+      context, context_rank: ranks that share every sequence.
+      alignment: tokens a packed sequence is padded to a multiple of.
+      round: what the number of micro-batches must be a multiple of.
+    """
+
+    ranks: int
+    rank: int
+    context: int = 1
+    context_rank: int = 0
+    alignment: int = 1
+    round: int = 1
 
 
 @dataclass(frozen=True)
@@ -22,7 +40,7 @@ class MicroBatch:
 
     Attributes:
       tokens, positions: int64 [1, t].
-      packed: sequence boundaries for attention and RoPE.
+      pack: where its sequences lie, for attention and RoPE.
       rows, targets: int64 [n], local positions that predict a trained token, and that token.
       index: int64 [k], positions of the pack's trained tokens in the batch's flat arrays, in natural order.
       sequence: int64 [k], 0 … sequences−1. sequences: S.
@@ -32,7 +50,7 @@ class MicroBatch:
 
     tokens: Tensor
     positions: Tensor
-    packed: PackedSequences
+    pack: Pack
     rows: Tensor
     targets: Tensor
     index: Tensor
@@ -41,33 +59,33 @@ class MicroBatch:
     join: Tensor | None
 
 
-def build(batch: Batch, layout: Layout, budget: int) -> list[MicroBatch]:
+def build(batch: Batch, cut: Cut, budget: int) -> list[MicroBatch]:
     """This rank's micro-batches, equally many on every rank; all ranks make the same plan.
 
     Raises penstock.packing.SequenceTooLong.
     """
-    align = layout.alignment
+    align = cut.alignment
     starts, lengths = batch.starts.tolist(), batch.lengths.tolist()
-    plan = pack([-(-(n - 1) // align) * align for n in lengths], budget, ranks=layout.data)
-    mine = plan.micro_batches[layout.groups.dp.rank()]
-    mine = [*mine, *[[] for _ in range(-len(mine) % layout.round)]]
-    return [_pack([(starts[i], lengths[i]) for i in sequences], batch, layout) for sequences in mine]
+    plan = packing.pack([-(-(n - 1) // align) * align for n in lengths], budget, ranks=cut.ranks)
+    mine = plan.micro_batches[cut.rank]
+    mine = [*mine, *[[] for _ in range(-len(mine) % cut.round)]]
+    return [_pack([(starts[i], lengths[i]) for i in sequences], batch, cut) for sequences in mine]
 
 
-def _pack(spans: list[tuple[int, int]], batch: Batch, layout: Layout) -> MicroBatch:
+def _pack(spans: list[tuple[int, int]], batch: Batch, cut: Cut) -> MicroBatch:
     """spans: (start, tokens) of each sequence in the flat arrays; none for a rank that must wait with the others, which
     runs one untrained stretch of token 0."""
-    align, device = layout.alignment, batch.tokens.device
-    context, rank = layout.parallel.context, layout.groups.cp.rank()
+    align, device = cut.alignment, batch.tokens.device
+    context, rank = cut.context, cut.context_rank
     inputs = [length - 1 for _, length in spans] or [1]
     padded = [-(-n // align) * align for n in inputs]
-    packed = describe_pack(inputs, padded, context, device)
+    pack = describe_pack(inputs, padded, context, device)
 
     size = torch.tensor(inputs)
     room = torch.tensor(padded)
-    begin = torch.tensor(packed.boundaries[:-1])
+    begin = torch.tensor(pack.boundaries[:-1])
     sequence = torch.repeat_interleave(torch.arange(len(padded)), room)
-    position = torch.arange(packed.boundaries[-1]) - begin[sequence]
+    position = torch.arange(pack.boundaries[-1]) - begin[sequence]
     real = position < size[sequence]
     if not spans:
         real = torch.zeros_like(real)
@@ -79,16 +97,16 @@ def _pack(spans: list[tuple[int, int]], batch: Batch, layout: Layout) -> MicroBa
     target_at = torch.where(real, source + 1, 0)
     trained = real & (batch.mask[target_at] > 0)
     targets = batch.tokens[target_at].to(torch.int64)
-    local = zigzag.local_index(packed.boundaries, context, rank).to(device)
+    local = zigzag.local_index(pack.boundaries, context, rank).to(device)
     rows = torch.nonzero(trained[local])[:, 0]
     whole = torch.nonzero(trained)[:, 0]
     join = None
     if context > 1:
-        join = zigzag.join_index(packed.boundaries, context).to(device)[whole]
+        join = zigzag.join_index(pack.boundaries, context).to(device)[whole]
     return MicroBatch(
         tokens=tokens[local][None],
         positions=position[local][None],
-        packed=packed,
+        pack=pack,
         rows=rows,
         targets=targets[local][rows],
         index=target_at[whole],

@@ -15,6 +15,9 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -24,7 +27,10 @@ from torch import Tensor
 from services.learner.attention import TorchAttention
 from services.learner.hf_config import ModelConfig
 from services.learner.layout import Layout
-from services.learner.settings import PrecisionSettings
+from services.learner.settings import ParallelSettings, PrecisionSettings
+
+if not hasattr(moe_utils, "te_general_gemm"):
+    moe_utils.te_general_gemm = None  # the router asks for it where TransformerEngine is absent, and has no such name
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -102,6 +108,7 @@ def megatron_config(
         # Every micro-batch has its own length; Core insists on this dispatcher then, even for dense models.
         variable_seq_lengths=parallel.pipeline > 1,
         moe_token_dispatcher_type="alltoall",
+        **_experts(model, parallel),
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
@@ -119,7 +126,26 @@ def megatron_config(
     )
 
 
-def _layer(qk_norm: bool) -> ModuleSpec:
+def _experts(model: ModelConfig, parallel: ParallelSettings) -> dict[str, Any]:
+    """Every token reaches its experts, in fp32 routing and without any loss that balances them: what transformers
+    computes, and what the engine samples from."""
+    if model.experts is None:
+        return {}
+    return {
+        "num_moe_experts": model.experts.number,
+        "moe_router_topk": model.experts.per_token,
+        "moe_ffn_hidden_size": model.experts.intermediate_size,
+        # The softmax over all experts, or over the chosen ones: the same as making the former add up to one.
+        "moe_router_pre_softmax": not model.experts.normalised,
+        "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": 0.0,
+        "moe_router_dtype": "fp32",
+        "expert_model_parallel_size": parallel.expert,
+        "expert_tensor_parallel_size": 1,
+    }
+
+
+def _layer(qk_norm: bool, experts: bool) -> ModuleSpec:
     norm = RMSNorm if qk_norm else IdentityOp
     attention = SelfAttentionSubmodules(
         linear_qkv=ColumnParallelLinear,
@@ -129,6 +155,9 @@ def _layer(qk_norm: bool) -> ModuleSpec:
         k_layernorm=norm,
     )
     mlp = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    mixture = ModuleSpec(
+        module=MoELayer, submodules=MoESubmodules(experts=ModuleSpec(module=SequentialMLP, submodules=mlp))
+    )
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -138,7 +167,7 @@ def _layer(qk_norm: bool) -> ModuleSpec:
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
-            mlp=ModuleSpec(module=MLP, submodules=mlp),
+            mlp=mixture if experts else ModuleSpec(module=MLP, submodules=mlp),
             mlp_bda=get_bias_dropout_add,
         ),
     )
@@ -155,10 +184,11 @@ def _chunk(model: ModelConfig, config: TransformerConfig, layout: Layout, turn: 
     pp = layout.groups.pp
     layers = get_num_layers_to_build(config, turn, pp.rank())
     tensor = layout.parallel.tensor
+    layer = _layer(model.qk_norm, model.experts is not None)
     make = ScoringModel if model.scores else PolicyModel
     return make(
         config=config,
-        transformer_layer_spec=TransformerBlockSubmodules([_layer(model.qk_norm)] * layers, RMSNorm),
+        transformer_layer_spec=TransformerBlockSubmodules([layer] * layers, RMSNorm),
         vocab_size=-(-model.vocab_size // tensor) * tensor,
         max_sequence_length=model.max_positions,
         pre_process=pp.rank() == 0 and turn in (None, 0),

@@ -1,5 +1,6 @@
 """Tiny Hugging Face models and batches that exercise every branch of the learner."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,14 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
     LlamaConfig,
+    MistralConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from services.learner.batch import Batch, Sample
@@ -19,7 +25,14 @@ VOCABULARY = 251  # not divisible by any tensor size: padded rows take part if n
 
 
 def tiny_config(family: str, tied: bool = False) -> Any:
-    """4 layers, 4 heads, 2 KV heads; Qwen3 with head_dim ≠ hidden/heads, Llama with llama3 rope scaling."""
+    """4 layers, 4 heads, 2 KV heads; Qwen3 with head_dim ≠ hidden/heads, Llama with llama3 rope scaling.
+
+    For the transformers backend also Mistral with a window that most sequences are longer than, Gemma, Gemma 2 (whose
+    logits are capped), and GPT-2 (learned positions, biases, always tied, dropout in training). Of Qwen3-MoE, with 2
+    of 4 experts for every token, also one ("raw") whose weights of experts do not add up to one.
+    """
+    if family == "gpt2":
+        return GPT2Config(vocab_size=VOCABULARY, n_positions=256, n_embd=64, n_layer=4, n_head=4)
     common = dict(
         vocab_size=VOCABULARY,
         hidden_size=64,
@@ -35,6 +48,21 @@ def tiny_config(family: str, tied: bool = False) -> Any:
         return Qwen3Config(head_dim=32, **common)
     if family == "qwen2":
         return Qwen2Config(**common)
+    if family in ("qwen3_moe", "qwen3_moe_raw"):
+        return Qwen3MoeConfig(
+            head_dim=32,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=48,
+            norm_topk_prob=family == "qwen3_moe",
+            **common,
+        )
+    if family == "mistral":
+        return MistralConfig(sliding_window=8, **common)
+    if family == "gemma":
+        return GemmaConfig(head_dim=32, **common)
+    if family == "gemma2":
+        return Gemma2Config(head_dim=32, query_pre_attn_scalar=32, **common)
     scaling = {
         "rope_type": "llama3",
         "rope_theta": 500000.0,
@@ -47,7 +75,7 @@ def tiny_config(family: str, tied: bool = False) -> Any:
 
 
 def tiny_model(family: str, tied: bool = False) -> Any:
-    """fp32, deterministic; norms and biases moved off their trivial initial values."""
+    """fp32, deterministic, without dropout; norms and biases moved off their trivial initial values."""
     return _moved(AutoModelForCausalLM, tiny_config(family, tied))
 
 
@@ -67,7 +95,22 @@ def _moved(kind: Any, config: Any) -> Any:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             else:
                 parameter.mul_(2.0)
-    return model
+    return model.eval()
+
+
+def stored(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A model's parameters, or its gradients, under the names of its directory: transformers 5 joins experts."""
+    found = {}
+    for name, tensor in tensors:
+        if ".mlp.experts." not in name:
+            found[name] = tensor
+            continue
+        before, _, joined = name.rpartition(".")
+        for i, expert in enumerate(tensor):
+            parts = ("gate_proj", "up_proj") if joined == "gate_up_proj" else (joined,)
+            for part, whole in zip(parts, expert.chunk(len(parts)), strict=True):
+                found[f"{before}.{i}.{part}.weight"] = whole
+    return found
 
 
 def save_tiny_model(directory: Path, family: str, tied: bool = False) -> Path:

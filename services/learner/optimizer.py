@@ -2,43 +2,27 @@
 gradient is not finite, and a state that can be saved and loaded exactly per rank.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
-from services.learner import schedules
-from services.learner.ending import CannotGoOn
+from services.learner.guard import Guard
 from services.learner.hf_weights import rule_of
 from services.learner.layout import Layout
 from services.learner.optimizer_pieces import Piece, pieces
 from services.learner.settings import OptimizerSettings
 
-log = logging.getLogger(__name__)
 MOMENTS = ("exp_avg", "exp_avg_sq")
-NAMED = 3
-"""Parameters that a message names; a NaN early in the model reaches all of them."""
 
 
-class NonFiniteGradients(CannotGoOn):
-    """Too many steps in a row had a gradient that is not finite; the message names the parameters."""
-
-
-class GuardedOptimizer:
-    """Steps with the scheduled learning rate; a step whose gradient norm is not finite changes nothing.
-
-    Attributes:
-      steps: steps asked for, skipped ones included; the schedule follows it.
-      skipped: steps not taken because the gradient norm was NaN or infinite.
-      skipped_in_a_row: of those, the ones since the last step taken.
-    """
+class GuardedOptimizer(Guard):
+    """Steps with the scheduled learning rate; a step whose gradient norm is not finite changes nothing."""
 
     def __init__(
         self,
@@ -48,11 +32,7 @@ class GuardedOptimizer:
         names: Mapping[torch.nn.Parameter, str],
     ) -> None:
         """names: of this rank's parameters (see hf_weights.rule_of). Raises schedules.ScheduleError."""
-        schedules.check(settings.schedule)
-        self.settings = settings
-        self.steps = 0
-        self.skipped = 0
-        self.skipped_in_a_row = 0
+        super().__init__(settings)
         self._names = names
         config = chunks[0].config
         self._separate_main_weights = config.bf16
@@ -75,11 +55,6 @@ class GuardedOptimizer:
             pg_collection=layout.groups,
         )
 
-    @property
-    def learning_rate(self) -> float:
-        """Rate of the next step."""
-        return self.settings.learning_rate * schedules.factor(self.settings.schedule, self.steps)
-
     def zero_grad(self) -> None:
         self._optimizer.zero_grad()
 
@@ -97,7 +72,8 @@ class GuardedOptimizer:
         overflow = self._optimizer.prepare_grads()
         norm = float(self._optimizer.get_grad_norm())
         if overflow or not math.isfinite(norm):
-            self._skip(norm)
+            own = (piece for _, piece in self._pieces() if not _is_finite(piece.main.grad))
+            self.skip(norm, ["+".join(rule_of(self._names[piece.parameter])[1]) for piece in own])
             return False, norm
         self.skipped_in_a_row = 0
         if self.settings.clip_norm > 0:
@@ -107,27 +83,6 @@ class GuardedOptimizer:
                     clip_grad_by_total_norm_fp32(parameters, self.settings.clip_norm, norm)
         self._optimizer.step_with_ready_grads()
         return True, norm
-
-    def _skip(self, norm: float) -> None:
-        """Counts, and says which gradients are at fault; a collective."""
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        own = [
-            "+".join(rule_of(self._names[piece.parameter])[1])
-            for _, piece in self._pieces()
-            if piece.main.grad is not None and not bool(torch.isfinite(piece.main.grad).all())
-        ]
-        gathered: list[list[str]] = [own] * dist.get_world_size()
-        dist.all_gather_object(gathered, own)
-        culprits = list(dict.fromkeys(name for part in gathered for name in part))
-        more = f" and of {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
-        which = f"the gradient of {', '.join(culprits[:NAMED])}{more} is not finite"
-        if not culprits:
-            which = f"every gradient is finite, but their norm is {norm}"
-        row, most = self.skipped_in_a_row, self.settings.max_skipped
-        log.error("optimizer step %d is skipped, %d in a row: %s", self.steps, row, which)
-        if row >= most:
-            raise NonFiniteGradients(f"{row} optimizer steps in a row were skipped (the most allowed): {which}")
 
     def state(self) -> dict[str, Any]:
         """This rank's shard by parameter name, referring to live memory.
@@ -165,3 +120,7 @@ class GuardedOptimizer:
         for part in self._optimizer.chained_optimizers:
             for piece in pieces(part):
                 yield part.optimizer, piece
+
+
+def _is_finite(gradient: Tensor | None) -> bool:
+    return gradient is None or bool(torch.isfinite(gradient).all())

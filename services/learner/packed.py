@@ -10,55 +10,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 _LARGEST_STRETCH = 1.25
 """Sequences share a bucket while its longest is at most this times its shortest."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bucket:
     """`index` [n, length] takes the pack's tokens to a padded batch."""
 
     index: Tensor
 
 
-@dataclass
-class PackedSequences(PackedSeqParams):
-    """Megatron's packing parameters (`thd`), plus the boundaries on the host and the attention buckets.
+@dataclass(frozen=True)
+class Pack:
+    """The sequences of a pack, padded, one behind the other.
 
-    `boundaries`: start of each padded sequence and the end of the last, over all context ranks. With buckets the pack's
-    tokens, flattened bucket by bucket and indexed with `restore` [tokens], are in natural order again.
+    Attributes:
+      real, boundaries: start of each sequence and the end of the last, without and with padding, over all context
+        ranks.
+      buckets, restore: with buckets the pack's tokens, flattened bucket by bucket and indexed with `restore` [tokens],
+        are in natural order again. None where one call does for the whole pack.
     """
 
-    boundaries: list[int] = field(default_factory=list)
+    real: list[int]
+    boundaries: list[int]
     buckets: list[Bucket] = field(default_factory=list)
     restore: Tensor | None = None
 
 
-def describe_pack(lengths: Sequence[int], padded: Sequence[int], context: int, device: torch.device) -> PackedSequences:
-    """Parameters for sequences of `lengths` tokens padded to `padded`. Buckets are only built without context
-    parallelism, where a rank holds whole sequences."""
+def describe_pack(lengths: Sequence[int], padded: Sequence[int], context: int, device: torch.device) -> Pack:
+    """Of sequences of `lengths` tokens padded to `padded`. Buckets are only built without context parallelism, where a
+    rank holds whole sequences."""
     real, bounds = [0], [0]
     for length, size in zip(lengths, padded, strict=True):
         real.append(real[-1] + length)
         bounds.append(bounds[-1] + size)
-    cu_real = torch.tensor(real, dtype=torch.int32, device=device)
-    cu_padded = torch.tensor(bounds, dtype=torch.int32, device=device)
-    packed = PackedSequences(
-        qkv_format="thd",
-        cu_seqlens_q=cu_real,
-        cu_seqlens_kv=cu_real,
-        cu_seqlens_q_padded=cu_padded,
-        cu_seqlens_kv_padded=cu_padded,
-        max_seqlen_q=max(padded),
-        max_seqlen_kv=max(padded),
-        boundaries=bounds,
-    )
     if context == 1 and len(padded) > 1:
-        packed.buckets, packed.restore = _buckets(bounds, device)
-    return packed
+        return Pack(real, bounds, *_buckets(bounds, device))
+    return Pack(real, bounds)
 
 
 def _buckets(bounds: list[int], device: torch.device) -> tuple[list[Bucket], Tensor]:

@@ -10,7 +10,7 @@ from services.learner import megatron_cpu, zigzag
 
 megatron_cpu.install()
 
-from services.learner.attention import TorchAttention  # noqa: E402
+from services.learner.attention import PackedSequences, TorchAttention  # noqa: E402
 from services.learner.packed import describe_pack  # noqa: E402
 
 
@@ -40,7 +40,8 @@ def test_a_pack_attends_as_its_sequences_alone(lengths, seed):
     shape = (sum(lengths), 4, 8)
     q = torch.randn(shape, generator=generator, requires_grad=True)
     k, v = (torch.randn(shape[0], 2, 8, generator=generator, requires_grad=True) for _ in range(2))
-    packed = describe_pack(lengths, lengths, 1, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    packed = PackedSequences.of(describe_pack(lengths, lengths, 1, cpu), cpu)
     out = attention()(q, k, v, None, packed_seq_params=packed)
     alone = torch.cat(
         [

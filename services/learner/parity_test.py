@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.batch import Batch, broadcast
+from services.learner.batch import broadcast
 from services.learner.megatron_policy import MegatronPolicy
-from services.learner.models_testing import random_batch, save_tiny_model, tiny_model
+from services.learner.models_testing import random_batch, save_tiny_model
+from services.learner.parity_testing import OPTIMIZER, SEEDS, SETTINGS, compare
 from services.learner.ranks_testing import run_ranks
 from services.learner.settings import (
     BatchSettings,
@@ -25,19 +26,6 @@ from services.learner.settings import (
     PrecisionSettings,
 )
 from services.learner.trainer import Trainer
-
-SEEDS = (1, 2)
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
-GRPO = LossSettings(
-    policy_loss="ppo_clip",
-    correction="tis",
-    normalisation="token",
-    kl_coefficient=0.1,
-    entropy_coefficient=0.05,
-    temperature=0.8,
-)
-GSPO = LossSettings(policy_loss="gspo", correction="mis_sequence", normalisation="sequence", proximal="recompute")
-SFT = LossSettings(algorithm="sft")
 
 
 @dataclass(frozen=True)
@@ -68,67 +56,6 @@ LAYOUTS = {
     "pp2-dp2": Layout(4, ParallelSettings(pipeline=2)),
     "tp4-sp": Layout(4, ParallelSettings(tensor=4, sequence=True)),  # fewer KV heads than tensor ranks
 }
-
-
-def _logprobs(model: Any, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """[T] log-prob and entropy of every token from full logits, one sequence at a time; 0 at first tokens."""
-    logprobs, entropies = [], []
-    for tokens in batch.tokens.long().split(batch.lengths.tolist()):
-        logp = torch.log_softmax(model(tokens[None, :-1]).logits[0].float() / temperature, -1)
-        logprobs += [logp.new_zeros(1), logp.gather(1, tokens[1:, None])[:, 0]]
-        entropies += [logp.new_zeros(1), -(logp.exp() * logp).sum(-1)]
-    return torch.cat(logprobs), torch.cat(entropies)
-
-
-def _reference_loss(model: Any, initial: Any, batch: Batch, settings: LossSettings) -> torch.Tensor:
-    """Written out from algorithms.md, not from penstock.objectives."""
-    c, entropy = _logprobs(model, batch, settings.temperature)
-    m, a, g = batch.mask, batch.advantage, batch.behaviour
-    if settings.algorithm == "sft":
-        return -(c * m).sum() / m.sum()
-    p = c.detach()
-    if settings.policy_loss == "gspo":
-        total, live = c.new_zeros(()), 0
-        for cs, ps, gs, ms, as_ in zip(*(x.split(batch.lengths.tolist()) for x in (c, p, g, m, a)), strict=True):
-            if ms.sum() == 0:
-                continue
-            live += 1
-            gate = ((ps - gs) * ms).sum() / ms.sum()
-            if 0.5 <= gate.exp() <= 2.0:
-                total = total - ((((cs - ps) * ms).sum() / ms.sum()).exp() * as_[ms > 0][0])
-        return total / live
-    with torch.no_grad():
-        r, _ = _logprobs(initial, batch, settings.temperature)
-    weight = (p - g).exp().clamp(max=2.0)
-    delta = r - c
-    kl = (c - g).exp() * (delta.exp() - 1 - delta)
-    token = -weight * (c - p).exp() * a + settings.kl_coefficient * kl - settings.entropy_coefficient * entropy
-    return (token * m)[m > 0].sum() / m.sum()
-
-
-@functools.cache
-def reference(family: str, tied: bool, settings_name: str) -> list[dict[str, Any]]:
-    settings = {"grpo": GRPO, "gspo": GSPO, "sft": SFT}[settings_name]
-    model, initial = tiny_model(family, tied), tiny_model(family, tied)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": OPTIMIZER["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-        lr=OPTIMIZER["learning_rate"],
-        betas=(0.9, OPTIMIZER["beta2"]),
-        eps=OPTIMIZER["epsilon"],
-    )
-    steps = []
-    for seed in SEEDS:
-        optimizer.zero_grad()
-        loss = _reference_loss(model, initial, random_batch(seed), settings)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_norm"])
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-        optimizer.step()
-        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-        steps.append({"loss": loss.item(), "norm": norm.item(), "gradients": gradients, "weights": weights})
-    return steps
 
 
 def _train(model_dir: Path, layout: Layout, settings: LossSettings) -> list[dict[str, Any]]:
@@ -169,22 +96,8 @@ def model_dir(tmp_path_factory):
 
 
 def _compare(model_dir: Path, layout: Layout, family: str, tied: bool, settings_name: str) -> None:
-    settings = {"grpo": GRPO, "gspo": GSPO, "sft": SFT}[settings_name]
-    initial, *steps = run_ranks(layout.world, _train, model_dir, layout, settings)[0]
-    original = {name: p.detach() for name, p in tiny_model(family, tied).named_parameters()}
-    assert initial["weights"].keys() == original.keys()
-    for name, tensor in original.items():
-        assert torch.equal(initial["weights"][name], tensor), f"{name} is not bitwise what was loaded"
-    for ours, theirs in zip(steps, reference(family, tied, settings_name), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-        assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-5)
-        for name, tensor in theirs["weights"].items():
-            torch.testing.assert_close(ours["weights"][name], tensor, rtol=0, atol=1e-4, msg=name)
-    if layout.whole_gradients:
-        first = reference(family, tied, settings_name)[0]["gradients"]
-        for name, tensor in first.items():
-            error = (steps[0]["gradients"][name] - tensor).abs().max() / tensor.abs().max()
-            assert error < 2e-5, f"{name}: relative error {error:.1e}"
+    results = run_ranks(layout.world, _train, model_dir, layout, SETTINGS[settings_name])[0]
+    compare(results, family, tied, settings_name)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -204,6 +117,31 @@ def test_every_layout_trains_as_transformers_does(name, model_dir):
 )
 def test_every_architecture_trains_as_transformers_does(family, tied, name, model_dir):
     _compare(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo")
+
+
+MIXTURES = {
+    "one": Layout(1),
+    "dp2": Layout(2),
+    "ep2": Layout(2, ParallelSettings(expert=2), distributed=False),
+    "ep4": Layout(4, ParallelSettings(expert=4), distributed=False),
+    "ep2-dp4": Layout(4, ParallelSettings(expert=2)),
+    "ep2-dp4-replicated-optimizer": Layout(4, ParallelSettings(expert=2), distributed=False),
+    "cp2-ep2": Layout(2, ParallelSettings(context=2, expert=2), distributed=False),
+    "tp2-sp-ep2": Layout(2, ParallelSettings(tensor=2, sequence=True, expert=2)),
+    "tp2-sp-ep4": Layout(4, ParallelSettings(tensor=2, sequence=True, expert=4), distributed=False),
+    "tp2-sp-ep2-dp2": Layout(4, ParallelSettings(tensor=2, sequence=True, expert=2), distributed=False),
+    "pp2-ep2": Layout(4, ParallelSettings(pipeline=2, expert=2), distributed=False),
+    "pp2-interleaved-ep2": Layout(4, ParallelSettings(pipeline=2, virtual=2, expert=2)),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_every_layout_of_a_mixture_trains_as_transformers_does(name, model_dir):
+    _compare(model_dir("qwen3_moe", False), MIXTURES[name], "qwen3_moe", False, "grpo")
+
+
+def test_weights_of_experts_need_not_add_up_to_one(model_dir):
+    _compare(model_dir("qwen3_moe_raw", True), MIXTURES["ep2"], "qwen3_moe_raw", True, "grpo")
 
 
 @pytest.mark.parametrize("name", ["one", "cp2"])

@@ -1,13 +1,19 @@
 """The planner of recipes counts what this learner really allocates."""
 
+import dataclasses
+
 import pytest
+import torch
 from megatron.core import parallel_state
 
 from penstock.recipes import memory
 from penstock.recipes.shapes import read_shapes
+from services.learner import transformers_activations_testing
 from services.learner.activations_testing import kept_bytes
+from services.learner.fully_sharded import slice_of
+from services.learner.losses import SupervisedLoss
 from services.learner.megatron_policy import MegatronPolicy
-from services.learner.models_testing import save_tiny_model
+from services.learner.models_testing import random_batch, save_tiny_model
 from services.learner.ranks_testing import run_ranks
 from services.learner.settings import (
     HEAD_BYTES,
@@ -17,6 +23,7 @@ from services.learner.settings import (
     ParallelSettings,
     PrecisionSettings,
 )
+from services.learner.transformers_policy import TransformersPolicy
 
 LENGTHS = {"one sequence": [240], "a pack": [100, 80, 60]}
 LAYOUTS = {
@@ -58,6 +65,40 @@ def test_activations_are_counted_within_a_quarter_and_rather_too_high(name, leng
     ends = 4 * 3 * tokens * shapes.hidden  # the last norm's
     ratio = (shapes.layers * per_layer + ends) / kept
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_activations_of_the_transformers_backend_too(lengths, model_dir):
+    kept = run_ranks(1, transformers_activations_testing.kept_bytes, model_dir, LENGTHS[lengths])[0]
+    shapes, tokens = read_shapes(model_dir), sum(LENGTHS[lengths])
+    layout = dataclasses.replace(planned(ParallelSettings()), fully_sharded=True)
+    per_layer = 4 * tokens * memory.layer_activations(shapes, layout)
+    ratio = (shapes.layers * per_layer + 4 * 2 * tokens * shapes.hidden) / kept
+    assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
+
+
+def _owned(model_dir: str, lora: LoraSettings | None) -> tuple[int, int, int]:
+    """(parameters, bytes of this rank's weights, bytes of its gradients and moments)."""
+    policy = TransformersPolicy.create(
+        model_dir, ParallelSettings(), OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=1, lora=lora
+    )
+    policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
+    parameters = policy.state._parameters
+    trained = [p for p in parameters.values() if p.requires_grad]
+    weights = sum(4 * slice_of(p).numel() for p in parameters.values())
+    gradients = sum(4 * slice_of(p.grad).numel() for p in trained)
+    moments = sum(4 * m.numel() for piece in policy.optimizer.state()["pieces"].values() for m in piece.values())
+    return sum(p.numel() for p in parameters.values()), weights, gradients + moments
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=3)])
+def test_slices_of_the_transformers_backend_are_exact(lora, model_dir):
+    layout = dataclasses.replace(planned(ParallelSettings(), lora), fully_sharded=True, data=2)
+    (stage,) = memory.stages(read_shapes(model_dir), layout)
+    counted = run_ranks(2, _owned, model_dir, lora)
+    assert {numbers for numbers, _, _ in counted} == {stage.parameters}
+    assert sum(weights for _, weights, _ in counted) == 2 * stage.weights
+    assert sum(states for _, _, states in counted) == 2 * (stage.gradients + stage.optimizer)
 
 
 def _counted(

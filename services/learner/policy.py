@@ -3,7 +3,7 @@
 It knows nothing of algorithms: a loss is a function of the log-probabilities of the trained tokens (`Scored`), already
 normalised over the whole batch, so the losses of all micro-batches and ranks are summed and never averaged.
 
-`MegatronPolicy` implements it. Every method is a collective.
+`MegatronPolicy` and `TransformersPolicy` implement it. Every method is a collective.
 """
 
 from collections.abc import Iterator

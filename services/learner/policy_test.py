@@ -15,9 +15,9 @@ from megatron.core import parallel_state
 from services.learner import checkpoints
 from services.learner.batch import Batch, InvalidBatch, Sample
 from services.learner.checkpoints import CheckpointError
+from services.learner.guard import NonFiniteGradients
 from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
-from services.learner.optimizer import NonFiniteGradients
 from services.learner.policy import Scored
 from services.learner.ranks_testing import RankFailed, run_ranks
 from services.learner.retention import prune

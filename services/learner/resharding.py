@@ -12,7 +12,7 @@ Files are mapped, not read: a rank touches the pages of the tensors it asks for,
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ import torch
 from torch import Tensor
 
 from services.learner.hf_config import ModelConfig
-from services.learner.hf_weights import rule_of, unshard
+from services.learner.hf_weights import is_expert, rule_of, unshard
 
 
 def model_file(pipeline: int, tensor: int, part: str = "") -> str:
     """Weights of one pipeline stage's tensor shard. part: see MegatronState."""
     return f"{part and part + '-'}model-pp{pipeline}-tp{tensor}.pt"
+
+
+def experts_file(pipeline: int, share: int, part: str = "") -> str:
+    """Weights of one pipeline stage's experts on one of its expert ranks."""
+    return f"{part and part + '-'}experts-pp{pipeline}-ep{share}.pt"
 
 
 def rank_file(pipeline: int, tensor: int, replica: int, part: str = "") -> str:
@@ -48,11 +53,19 @@ class Reassembly:
         self._name_and_place: dict[
             str, tuple[str, int, int]
         ] = {}  # Hugging Face name -> ours, stage, which of its parts
+        self._file_of_expert: dict[str, str] = {}
         for stage in range(layout["pipeline"]):
-            for name in self._open(path / model_file(stage, 0, part)):
-                for i, hf_name in enumerate(rule_of(name)[1]):
-                    self._name_and_place.setdefault(hf_name, (name, stage, i))
+            self._note(self._open(path / model_file(stage, 0, part)), stage)
+            for share in range(layout.get("expert", 1) if config.experts is not None else 0):
+                experts = self._open(path / experts_file(stage, share, part))
+                self._note(experts, stage)
+                self._file_of_expert |= dict.fromkeys(experts, experts_file(stage, share, part))
         self._whole = functools.lru_cache(maxsize=1)(self._assemble)
+
+    def _note(self, names: Iterable[str], stage: int) -> None:
+        for name in names:
+            for i, hf_name in enumerate(rule_of(name)[1]):
+                self._name_and_place.setdefault(hf_name, (name, stage, i))
 
     def get(self, hf_name: str, what: str) -> Tensor:
         """The whole tensor. Raises KeyError if the checkpoint has none of that name."""
@@ -62,7 +75,8 @@ class Reassembly:
     def weight(self, hf_name: str) -> Tensor:
         """The weight at its best precision: fp32 main weights where the checkpoint has them."""
         name, stage, _ = self._name_and_place[hf_name]
-        has_main = any("main" in self._pieces(stage, 0, r).get(name, ()) for r in range(self._replicas))
+        tensors = range(self._tensor if is_expert(name) else 1)
+        has_main = any("main" in piece for t in tensors for piece in self._pieces(name, stage, t))
         return self.get(hf_name, "main" if has_main else self.WEIGHT)
 
     def counters(self) -> tuple[int, int]:
@@ -71,30 +85,35 @@ class Reassembly:
         return state["steps"], state["skipped"]
 
     def _assemble(self, name: str, stage: int, what: str) -> list[Tensor]:
-        locals_ = [self._local(name, stage, tensor, what) for tensor in range(self._tensor)]
+        if name in self._file_of_expert:  # whole, but any tensor, context and data rank may have pieces of its state
+            pieces = [p for t in range(self._tensor) for p in self._pieces(name, stage, t)]
+            locals_ = [self._local(name, self._file_of_expert[name], pieces, what)]
+        else:
+            locals_ = [
+                self._local(name, model_file(stage, t, self._part), self._pieces(name, stage, t), what)
+                for t in range(self._tensor)
+            ]
         return unshard(rule_of(name)[0], locals_, self._config)
 
-    def _local(self, name: str, stage: int, tensor: int, what: str) -> Tensor:
-        """One tensor rank's shard, its pieces joined over data and context ranks."""
-        weight: Tensor = self._open(self._path / model_file(stage, tensor, self._part))[name]
+    def _local(self, name: str, file: str, pieces: list[Mapping[str, Any]], what: str) -> Tensor:
+        """One shard, its pieces joined over the ranks that have some."""
+        weight: Tensor = self._open(self._path / file)[name]
         if what == self.WEIGHT:
             return weight
         flat = torch.empty(weight.numel(), dtype=torch.float32)
-        covered = 0
-        for replica in range(self._replicas):
-            piece = self._pieces(stage, tensor, replica).get(name)
-            if piece is not None:
-                flat[piece["start"] : piece["end"]] = piece[what]
-                covered += piece["end"] - piece["start"]
-        if covered < flat.numel():
-            raise KeyError(f"{self._path}: {what} of {name} has {covered} of {flat.numel()} numbers")
+        covered = torch.zeros(weight.numel(), dtype=torch.bool)
+        for piece in pieces:
+            flat[piece["start"] : piece["end"]] = piece[what]
+            covered[piece["start"] : piece["end"]] = True
+        if not bool(covered.all()):
+            raise KeyError(f"{self._path}: {what} of {name} has {int(covered.sum())} of {flat.numel()} numbers")
         return flat.view(weight.shape)
 
-    def _pieces(self, stage: int, tensor: int, replica: int) -> dict[str, Any]:
-        pieces: dict[str, Any] = self._open(self._path / rank_file(stage, tensor, replica, self._part))["optimizer"][
-            "pieces"
-        ]
-        return pieces
+    def _pieces(self, name: str, stage: int, tensor: int) -> list[Mapping[str, Any]]:
+        """Those of a parameter that one tensor rank's replicas have."""
+        replicas = range(self._replicas)
+        files = (self._open(self._path / rank_file(stage, tensor, replica, self._part)) for replica in replicas)
+        return [pieces[name] for file in files if name in (pieces := file["optimizer"]["pieces"])]
 
 
 def _mapped(path: Path) -> Any:

@@ -11,6 +11,10 @@ from typing import Any, Literal
 from penstock.objectives import preferences
 
 
+class LayoutError(ValueError):
+    """The parallel sizes do not fit the model, the backend or the number of ranks."""
+
+
 @dataclass(frozen=True)
 class ParallelSettings:
     """How one model is spread over ranks; data parallelism is what remains of the world size.
@@ -21,6 +25,7 @@ class ParallelSettings:
       context: ranks that share each sequence.
       sequence: shard activations between tensor-parallel blocks along the sequence (needs tensor > 1).
       virtual: chunks of layers per pipeline stage; more than 1 is the interleaved schedule, with less idle time.
+      expert: ranks that share out the experts of each layer; they are at the same time tensor, context and data ranks.
       collective_minutes: longest wait of a rank for the others; a longer one has lost a rank, and raises.
     """
 
@@ -30,6 +35,7 @@ class ParallelSettings:
     sequence: bool = False
     collective_minutes: int = 5
     virtual: int = 1
+    expert: int = 1
 
 
 @dataclass(frozen=True)

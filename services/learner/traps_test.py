@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner import hf_weights, megatron_policy, model, token_logprobs, zigzag
+from services.learner import chunked_head, megatron_policy, model, safetensors_directory, zigzag
 from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
 from services.learner.ranks_testing import RankFailed, run_ranks
@@ -78,8 +78,8 @@ def test_2_padded_vocabulary_is_masked(model_dir, right):
     """251 tokens on 2 ranks: one padded row whose logit 0 would join the softmax."""
 
     def sabotage() -> None:
-        chunk_logits = token_logprobs._chunk_logits
-        token_logprobs._chunk_logits = lambda h, w, t, start, vocab, scale: chunk_logits(h, w, t, start, 252, scale)
+        chunk_logits = chunked_head._chunk_logits
+        chunked_head._chunk_logits = lambda h, w, t, start, vocab, scale: chunk_logits(h, w, t, start, 252, scale)
 
     assert _differs(model_dir, TP2, sabotage, right)
 
@@ -203,12 +203,12 @@ def test_weights_are_checked_for_shape_before_copying(model_dir):
 
 
 def _load_misshapen(model_dir: Path) -> None:
-    get = hf_weights.SafetensorsDirectory.get
+    get = safetensors_directory.SafetensorsDirectory.get
 
     def misshapen(self: Any, name: str) -> torch.Tensor:
         return torch.ones(1) if name == "model.norm.weight" else get(self, name)
 
-    hf_weights.SafetensorsDirectory.get = misshapen  # type: ignore[method-assign]
+    safetensors_directory.SafetensorsDirectory.get = misshapen  # type: ignore[method-assign]
     MegatronPolicy.create(
         model_dir, ParallelSettings(), OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=0
     )

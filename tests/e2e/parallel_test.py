@@ -16,8 +16,9 @@ STEPS, GROUPS, SIZE = 4, 4, 4
         ("learner.parallel.tensor=2", "learner.parallel.sequence_parallel=true"),
         ("learner.parallel.pipeline=2",),
         ("learner.parallel.context=2",),
+        ("learner.backend=transformers",),
     ],
-    ids=["tensor", "pipeline", "context"],
+    ids=["tensor", "pipeline", "context", "transformers"],
 )
 def test_a_run_on_two_ranks_completes_and_its_counts_add_up(tmp_path: pathlib.Path, sizes: tuple[str, ...]) -> None:
     path = recipe(tmp_path, steps=STEPS)

@@ -214,8 +214,9 @@ def _memory(needs: Needs, device_gib: float | None) -> Table:
         f"{_size(max(s.state for s in needs.stages))} with each rank while a checkpoint is written",
     )
     table.add_row("parameters", *(f"{s.parameters / 1e6:,.1f} M" for s in needs.stages))
-    for part in ("weights", "gradients", "optimizer", "activations", "head", "reference"):
-        table.add_row(part, *(_size(getattr(s, part)) for s in needs.stages))
+    parts = dict.fromkeys(part for s in needs.stages for part in s.parts)
+    for part in parts:
+        table.add_row(part, *(_size(s.parts.get(part, 0)) for s in needs.stages))
     table.add_section()
     table.add_row("in all", *(_size(s.total) for s in needs.stages))
     if device_gib is not None:

@@ -8,7 +8,8 @@ import pathlib
 
 from penstock.recipes import memory
 from penstock.recipes.recipe import Recipe
-from penstock.recipes.shapes import read_shapes
+from penstock.recipes.sections import Parallel
+from penstock.recipes.shapes import MEGATRON, architecture, read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
 CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
@@ -58,6 +59,16 @@ def _mixture(recipe: Recipe) -> list[str]:
 
 def _parallel(recipe: Recipe) -> list[str]:
     p, ranks = recipe.learner.parallel, recipe.learner.ranks
+    if recipe.learner.backend == "transformers":
+        return [*_no_scores(recipe), *_data_parallel_alone(p)] or memory.problems(recipe)
+    found = architecture(recipe.model.path)
+    if found is not None and recipe.trains_reward_model:
+        found = found.replace("ForSequenceClassification", "ForCausalLM")  # its trunk is the same
+    if found is not None and found not in MEGATRON and recipe.mode != "evaluate":
+        return [
+            f"learner.backend: megatron does not train {found}, only {', '.join(MEGATRON)}; use learner.backend="
+            "transformers"
+        ]
     size = p.tensor * p.pipeline * p.context
     problems = []
     if ranks % size:
@@ -74,6 +85,24 @@ def _parallel(recipe: Recipe) -> list[str]:
     if shapes is not None:
         problems += shapes.indivisible(p.tensor, p.pipeline, p.virtual_stages)
     return problems or memory.problems(recipe)
+
+
+def _no_scores(recipe: Recipe) -> list[str]:
+    if not (recipe.trains_reward_model or recipe.has_critic):
+        return []
+    what = "reward model" if recipe.trains_reward_model else "critic (algorithm.advantage gae)"
+    return [f"learner.backend: transformers trains no {what}; use learner.backend=megatron"]
+
+
+def _data_parallel_alone(p: Parallel) -> list[str]:
+    """What the transformers backend does not have."""
+    plain = Parallel()
+    return [
+        f"learner.parallel.{key}: {value} needs learner.backend=megatron; backend transformers shards over data ranks "
+        f"alone, so use {getattr(plain, key)}"
+        for key, value in p
+        if value != getattr(plain, key)
+    ]
 
 
 def _algorithm(recipe: Recipe) -> list[str]:

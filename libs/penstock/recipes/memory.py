@@ -18,6 +18,10 @@ With adapters (`learner.lora`) gradients, moments and main weights are the adapt
 a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that. A
 reward model has h numbers in place of the output layer, and no logits; a critic is one beside the policy.
 
+On the transformers backend weights (fp32, the main weights), gradients and moments are all shared out over the ranks
+(FSDP2). Gathered at once are the embedding, the output layer and two layers, in the model's type, and the gradient of
+the largest of these. A layer keeps 6 h + 4 f + 4 A + 3 G numbers per token, and 2 (A + G) for query and key norm.
+
 With `recompute: full` a layer keeps its input alone (h), and one layer at a time has all of the above.
 `services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
 counted as 2 bytes, as a GPU's kernels have it; on a CPU attention and norms compute in fp32 and keep up to twice that.
@@ -57,6 +61,7 @@ class Layout:
     lora_targets: tuple[str, ...] = ()
     keeps_reference: bool = False
     scores: bool = False
+    fully_sharded: bool = False
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -76,6 +81,7 @@ class Layout:
             lora_targets=learner.lora.targets if learner.lora is not None else (),
             keeps_reference=recipe.compares_with_reference and learner.lora is None,
             scores=recipe.trains_reward_model,
+            fully_sharded=learner.backend == "transformers",
         )
 
 
@@ -83,7 +89,8 @@ class Layout:
 class Stage:
     """Bytes of one rank of one pipeline stage; `parameters` and `trained` are counts.
 
-    head: logits of a chunk, and the output layer's working copies.
+    head: logits of a chunk, and the output layer's working copies. gathered: of the other ranks' slices, and whole
+    gradients on their way to them, where the model is fully sharded.
     """
 
     parameters: int
@@ -94,6 +101,7 @@ class Stage:
     activations: int
     head: int
     reference: int = 0
+    gathered: int = 0
 
     def beside(self, other: "Stage") -> "Stage":
         """With another model on the same rank, which trains while this one does not."""
@@ -104,7 +112,14 @@ class Stage:
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.head + self.reference
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What the total is made of; the last two only where there is any."""
+        always = ("weights", "gradients", "optimizer", "activations", "head")
+        sizes = {name: getattr(self, name) for name in (*always, "reference", "gathered")}
+        return {name: size for name, size in sizes.items() if size or name in always}
 
     @property
     def state(self) -> int:
@@ -114,6 +129,8 @@ class Stage:
 
 def stages(shapes: Shapes, layout: Layout) -> list[Stage]:
     """One per pipeline stage; all ranks of a stage need the same."""
+    if layout.fully_sharded:
+        return [_fully_sharded(shapes, layout)]
     return [_stage(shapes, layout, i) for i in range(layout.pipeline)]
 
 
@@ -138,6 +155,28 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
         activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
         head=_head(shapes, layout, table) if last and not layout.scores else 0,
         reference=size * numbers if layout.keeps_reference else 0,
+    )
+
+
+def _fully_sharded(shapes: Shapes, layout: Layout) -> Stage:
+    """A rank of the transformers backend."""
+    table, layer = shapes.vocabulary_parameters(1), shapes.layer_parameters()
+    ends = (1 if shapes.tied else 2) * table + shapes.hidden
+    numbers = shapes.parameters
+    adapters = shapes.layers * adapter_parameters(shapes, layout)
+    trained = adapters or numbers
+    size = 2 if layout.bfloat16 else 4
+    whole_gradient = 0 if adapters else (size + 4) * max(ends, layer)  # as computed, and in fp32 to be reduced
+    return Stage(
+        parameters=numbers + adapters,
+        trained=trained,
+        weights=4 * (numbers + adapters) // layout.data,
+        gradients=4 * trained // layout.data,
+        optimizer=8 * trained // layout.data,
+        activations=size * _activations(shapes, layout, shapes.layers, 1, True),
+        head=_head(shapes, layout, table),
+        reference=4 * numbers // layout.data if layout.keeps_reference else 0,
+        gathered=size * (ends + 2 * layer) + whole_gradient,
     )
 
 
@@ -175,6 +214,9 @@ def layer_activations(shapes: Shapes, layout: Layout) -> int:
     """Numbers that autograd keeps per local token of one layer (see above)."""
     t, c = layout.tensor, layout.context
     queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    if layout.fully_sharded:
+        norms = 2 * (queries + keys) if shapes.qk_norm else 0
+        return 6 * shapes.hidden + 4 * shapes.intermediate + 4 * queries + 3 * keys + norms
     shared = 5 * shapes.intermediate + 4 * queries + 4 * keys
     if shapes.qk_norm:
         shared += 2 * queries + keys
@@ -231,11 +273,7 @@ def problems(recipe: Recipe) -> list[str]:
     stage = needs.stages[needs.worst]
     if stage.total <= device * GIB:
         return []
-    parts = ", ".join(
-        f"{name} {getattr(stage, name) / GIB:.1f}"
-        for name in ("weights", "gradients", "optimizer", "activations", "head", "reference")
-        if name != "reference" or stage.reference
-    )
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in stage.parts.items())
     return [
         f"learner.device_gib: a rank of pipeline stage {needs.worst} needs {stage.total / GIB:.1f} GiB ({parts}) of "
         f"{device:g}; {_way_out(recipe, device)}"
@@ -253,8 +291,13 @@ def _way_out(recipe: Recipe, device: float) -> str:
         words = f"set learner.recompute=full and learner.micro_batch_tokens={tokens}"
         changes.append((words, {"recompute": "full", "micro_batch_tokens": tokens}))
         tokens //= 2
+    ranks = learner.ranks * 2
+    while learner.backend == "transformers" and ranks <= 64:
+        words = f"set learner.recompute=full and learner.ranks={ranks}"
+        changes.append((words, {"recompute": "full", "ranks": ranks}))
+        ranks *= 2
     tensor = p.tensor * 2
-    while tensor <= 8:
+    while learner.backend == "megatron" and tensor <= 8:
         ranks = max(learner.ranks, tensor * p.pipeline * p.context)
         parallel = p.model_copy(update={"tensor": tensor, "sequence_parallel": True})
         words = f"set learner.parallel.tensor={tensor}, learner.parallel.sequence_parallel=true, learner.recompute=full"
@@ -268,4 +311,6 @@ def _way_out(recipe: Recipe, device: float) -> str:
             continue
         if needs.stages[needs.worst].total <= device * GIB:
             return words
+    if learner.backend == "transformers":
+        return "spread the model over more ranks with learner.backend=megatron (learner.parallel.tensor, pipeline)"
     return "spread the model over more ranks (learner.parallel.pipeline, learner.parallel.tensor)"

@@ -115,6 +115,19 @@ def test_recompute_by_hand() -> None:
     assert s.activations == 4 * (2 * 10 * 8 + 10 * 192 + 400)
 
 
+def test_fully_sharded_by_hand() -> None:
+    (s,) = stages(SMALL, replace(ONE, fully_sharded=True, data=2))
+    assert (s.weights, s.gradients, s.optimizer) == (4 * 1352 // 2, 4 * 1352 // 2, 8 * 1352 // 2)
+    assert s.activations == 4 * (2 * 10 * (6 * 8 + 4 * 16 + 4 * 8 + 3 * 4) + 5 * 10 * 8)
+    assert s.gathered == 4 * (168 + 2 * 592) + 8 * 592
+    assert s.total == s.weights + s.gradients + s.optimizer + s.activations + s.head + s.gathered
+    (halves,) = stages(
+        SMALL, replace(ONE, fully_sharded=True, data=2, bfloat16=True, lora_rank=1, lora_targets=("qkv",))
+    )
+    assert halves.weights == 4 * (1352 + 2 * (8 + 16)) // 2, "main weights are fp32"
+    assert halves.gathered == 2 * (168 + 2 * 592), "a frozen model has no gradient"
+
+
 def test_adapters_by_hand() -> None:
     layout = replace(ONE, tensor=2, bfloat16=True, lora_rank=3, lora_targets=("qkv", "down"))
     (s,) = stages(SMALL, layout)

@@ -68,6 +68,24 @@ def test_choices_are_listed(raw: dict[str, Any]) -> None:
     assert "ppo_clip, cispo" in problems(raw, "algorithm.loss.name=ppo")
 
 
+def test_the_transformers_backend_refuses_what_it_does_not_have(raw: dict[str, Any]) -> None:
+    backend = "learner.backend=transformers"
+    for sizes in ("tensor=2", "pipeline=2", "context=2", "sequence_parallel=true", "virtual_stages=2"):
+        key, _, value = sizes.partition("=")
+        text = problems(raw, backend, "learner.ranks=2", f"learner.parallel.{sizes}")
+        assert f"learner.parallel.{key}: {value.capitalize()} needs" in text
+        assert "learner.backend=megatron" in text
+    assert resolve(raw, (backend, "learner.ranks=3")).learner.backend == "transformers"
+
+
+def test_an_architecture_that_megatron_does_not_train_is_sent_to_the_other_backend(raw: dict[str, Any]) -> None:
+    pathlib.Path(raw["model"]["path"], "config.json").write_text('{"architectures": ["MistralForCausalLM"]}')
+    text = problems(raw)
+    assert "megatron does not train MistralForCausalLM, only LlamaForCausalLM" in text
+    assert "use learner.backend=transformers" in text
+    assert resolve(raw, ("learner.backend=transformers",)).learner.ranks == 1
+
+
 def test_contradictory_parallel_sizes(raw: dict[str, Any]) -> None:
     text = problems(raw, "learner.ranks=3", "learner.parallel.tensor=2")
     assert "learner.ranks: 3 is not a multiple" in text and "nearest valid value is 2" in text
@@ -158,6 +176,7 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
             "mixture.0: algorithm.group",
         ),
         (["algorithm.name=sft", "mixture=[{name: b, data: {train: x}, environment: {name: b}}]"], "join the files"),
+        (["algorithm.name=reward_model", "learner.backend=transformers"], "transformers trains no reward model; use"),
         (["algorithm.loss.proximal=interpolate"], "saves a forward pass only where .*mini_batches > 1"),
         (
             ["algorithm.loss={proximal: interpolate, mini_batches: 2, correction: m2po}"],

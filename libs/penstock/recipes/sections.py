@@ -211,11 +211,15 @@ class Critic(Section):
 
 
 class Filters(Section):
-    """Whole groups that are complete but carry no signal; their slot is given back at once."""
+    """Whole groups that are complete but carry no signal (their slot is given back at once), and truncated answers."""
 
     zero_variance: bool = Field(default=False, description="drop groups whose members all have the same reward")
     pass_rate_min: Fraction = Field(default=0.0, description="drop groups whose mean reward is lower")
     pass_rate_max: Fraction = Field(default=1.0, description="drop groups whose mean reward is higher")
+    truncated: bool = Field(
+        default=False,
+        description="leave truncated answers out: not trained, and without a vote in the baseline (overlong filtering)",
+    )
     own: tuple[str, ...] = Field(default=(), description="filters of your own (plugins), by name")
 
 
@@ -311,6 +315,10 @@ class Parallel(Section):
     virtual_stages: Positive = Field(
         default=1, description="chunks of layers per pipeline stage; above 1 stages interleave and idle less"
     )
+    expert: Positive = Field(
+        default=1,
+        description="ranks that share out a mixture's experts; the same ranks are tensor, context and data ranks too",
+    )
 
 
 class Optimizer(Section):
@@ -357,6 +365,11 @@ class Lora(Section):
 class Learner(Section):
     """The training side."""
 
+    backend: Literal["megatron", "transformers"] = Field(
+        default="megatron",
+        description="what trains the model: Megatron-Core (every parallel size below), or any causal language model of "
+        "Hugging Face transformers, fully sharded over data ranks",
+    )
     ranks: Positive = Field(default=1, description="processes of the torchrun job")
     parallel: Parallel = Field(default_factory=Parallel)
     optimizer: Optimizer = Field(default_factory=Optimizer)

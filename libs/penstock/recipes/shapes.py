@@ -4,6 +4,9 @@ import json
 import pathlib
 from dataclasses import dataclass
 
+MEGATRON = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+"""Architectures that the learner's Megatron backend trains; Qwen2.5 calls itself Qwen2ForCausalLM."""
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -61,6 +64,15 @@ class Shapes:
                 "nor is a multiple of it"
             )
         return found
+
+
+def architecture(model_dir: str | pathlib.Path) -> str | None:
+    """The first of config.json's `architectures`; None where there is none to be read."""
+    try:
+        names = json.loads((pathlib.Path(model_dir) / "config.json").read_text()).get("architectures")
+        return str(names[0])
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
+        return None
 
 
 def read_shapes(model_dir: str | pathlib.Path) -> Shapes | None:

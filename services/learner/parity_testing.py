@@ -1,0 +1,108 @@
+"""The whole policy-gradient objective in one process, with Hugging Face transformers, sequence by sequence, and torch's
+AdamW: what every backend and layout is compared with.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from services.learner.batch import Batch
+from services.learner.models_testing import random_batch, stored, tiny_model
+from services.learner.settings import LossSettings
+
+SEEDS = (1, 2)
+OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
+GRPO = LossSettings(
+    policy_loss="ppo_clip",
+    correction="tis",
+    normalisation="token",
+    kl_coefficient=0.1,
+    entropy_coefficient=0.05,
+    temperature=0.8,
+)
+GSPO = LossSettings(policy_loss="gspo", correction="mis_sequence", normalisation="sequence", proximal="recompute")
+SFT = LossSettings(algorithm="sft")
+SETTINGS = {"grpo": GRPO, "gspo": GSPO, "sft": SFT}
+"""The objectives by the name that `reference` takes."""
+
+
+def _logprobs(model: Any, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """[T] log-prob and entropy of every token from full logits, one sequence at a time; 0 at first tokens."""
+    logprobs, entropies = [], []
+    for tokens in batch.tokens.long().split(batch.lengths.tolist()):
+        logp = torch.log_softmax(model(tokens[None, :-1]).logits[0].float() / temperature, -1)
+        logprobs += [logp.new_zeros(1), logp.gather(1, tokens[1:, None])[:, 0]]
+        entropies += [logp.new_zeros(1), -(logp.exp() * logp).sum(-1)]
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _reference_loss(model: Any, initial: Any, batch: Batch, settings: LossSettings) -> torch.Tensor:
+    """Written out from algorithms.md, not from penstock.objectives."""
+    c, entropy = _logprobs(model, batch, settings.temperature)
+    m, a, g = batch.mask, batch.advantage, batch.behaviour
+    if settings.algorithm == "sft":
+        return -(c * m).sum() / m.sum()
+    p = c.detach()
+    if settings.policy_loss == "gspo":
+        total, live = c.new_zeros(()), 0
+        for cs, ps, gs, ms, as_ in zip(*(x.split(batch.lengths.tolist()) for x in (c, p, g, m, a)), strict=True):
+            if ms.sum() == 0:
+                continue
+            live += 1
+            gate = ((ps - gs) * ms).sum() / ms.sum()
+            if 0.5 <= gate.exp() <= 2.0:
+                total = total - ((((cs - ps) * ms).sum() / ms.sum()).exp() * as_[ms > 0][0])
+        return total / live
+    with torch.no_grad():
+        r, _ = _logprobs(initial, batch, settings.temperature)
+    weight = (p - g).exp().clamp(max=2.0)
+    delta = r - c
+    kl = (c - g).exp() * (delta.exp() - 1 - delta)
+    token = -weight * (c - p).exp() * a + settings.kl_coefficient * kl - settings.entropy_coefficient * entropy
+    return (token * m)[m > 0].sum() / m.sum()
+
+
+@functools.cache
+def reference(family: str, tied: bool, settings_name: str) -> list[dict[str, Any]]:
+    settings = SETTINGS[settings_name]
+    model, initial = tiny_model(family, tied), tiny_model(family, tied)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": OPTIMIZER["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
+        lr=OPTIMIZER["learning_rate"],
+        betas=(0.9, OPTIMIZER["beta2"]),
+        eps=OPTIMIZER["epsilon"],
+    )
+    steps = []
+    for seed in SEEDS:
+        optimizer.zero_grad()
+        loss = _reference_loss(model, initial, random_batch(seed), settings)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_norm"])
+        gradients = stored((name, p.grad.clone()) for name, p in model.named_parameters())
+        optimizer.step()
+        weights = stored((name, p.detach().clone()) for name, p in model.named_parameters())
+        steps.append({"loss": loss.item(), "norm": norm.item(), "gradients": gradients, "weights": weights})
+    return steps
+
+
+def compare(results: Sequence[dict[str, Any]], family: str, tied: bool, settings_name: str) -> None:
+    """`results`: the weights a policy began with; then of each step loss, norm, weights, clipped gradients or None."""
+    initial, *steps = results
+    original = stored((name, p.detach()) for name, p in tiny_model(family, tied).named_parameters())
+    assert initial["weights"].keys() == original.keys()
+    for name, tensor in original.items():
+        assert torch.equal(initial["weights"][name], tensor), f"{name} is not bitwise what was loaded"
+    for ours, theirs in zip(steps, reference(family, tied, settings_name), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-5)
+        for name, tensor in theirs["weights"].items():
+            torch.testing.assert_close(ours["weights"][name], tensor, rtol=0, atol=1e-4, msg=name)
+    if steps[0]["gradients"] is not None:
+        for name, tensor in reference(family, tied, settings_name)[0]["gradients"].items():
+            error = (steps[0]["gradients"][name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-12)
+            assert error < 2e-5, f"{name}: relative error {error:.1e}"

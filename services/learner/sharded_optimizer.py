@@ -1,0 +1,93 @@
+"""AdamW on the slices of a fully sharded model, with the guard of every learner around it."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from services.learner.fully_sharded import slice_of
+from services.learner.guard import Guard
+from services.learner.settings import OptimizerSettings
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class ShardedOptimizer(Guard):
+    """Steps with the scheduled learning rate; a step whose gradient norm is not finite changes nothing."""
+
+    def __init__(self, settings: OptimizerSettings, parameters: Mapping[str, Any]) -> None:
+        """parameters: sharded ones by name, those that are trained. Raises schedules.ScheduleError."""
+        super().__init__(settings)
+        self._parameters = dict(parameters)
+        self._slices = {name: slice_of(p) for name, p in parameters.items()}
+        decays = {name: p.dim() > 1 for name, p in parameters.items()}
+        self._adam = torch.optim.AdamW(
+            [
+                {"params": [self._slices[n] for n, d in decays.items() if d], "weight_decay": settings.weight_decay},
+                {"params": [self._slices[n] for n, d in decays.items() if not d], "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            fused=True,
+        )
+
+    def zero_grad(self) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> tuple[bool, float]:
+        """(taken, global gradient norm before clipping). The norm is equal on all ranks, so all take or skip.
+
+        Raises NonFiniteGradients on every rank when `max_skipped` steps in a row are skipped.
+        """
+        rate = self.learning_rate
+        self.steps += 1
+        gradients = {n: slice_of(p.grad) for n, p in self._parameters.items() if p.grad is not None}
+        norm = self._norm(list(gradients.values()))
+        if not math.isfinite(norm):
+            self.skip(norm, [name for name, g in gradients.items() if not bool(torch.isfinite(g).all())])
+            return False, norm
+        self.skipped_in_a_row = 0
+        limit = self.settings.clip_norm
+        if 0 < limit < norm:
+            torch._foreach_mul_(list(gradients.values()), limit / (norm + 1e-6))
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        for name, piece in self._slices.items():
+            piece.grad = gradients.get(name)
+        self._adam.step()
+        self._adam.zero_grad()
+        return True, norm
+
+    def _norm(self, gradients: list[Tensor]) -> float:
+        squares = torch.stack([n.double().square() for n in torch._foreach_norm(gradients)]).sum()
+        if dist.get_world_size() > 1:
+            dist.all_reduce(squares)
+        return math.sqrt(total) if math.isfinite(total := float(squares)) else total
+
+    def state(self) -> dict[str, Any]:
+        """This rank's shard, referring to live memory: {"steps", "skipped", "pieces": {name: {"exp_avg",
+        "exp_avg_sq"}}}, the pieces after the first step taken."""
+        found = {
+            name: {key: self._adam.state[piece][key] for key in MOMENTS}
+            for name, piece in self._slices.items()
+            if piece in self._adam.state
+        }
+        return {"steps": self.steps, "skipped": self.skipped, "pieces": found}
+
+    @torch.no_grad()
+    def load_state(self, steps: int, skipped: int, get: Callable[[str, str], Tensor]) -> None:
+        """Takes a state: `get(name, key)` gives what `state` calls `key`, as a tensor of this rank's slice."""
+        self.steps, self.skipped = steps, skipped
+        taken = steps - skipped
+        self._adam.state.clear()
+        for name, piece in self._slices.items():
+            if taken:
+                moments = {key: get(name, key).to(piece, copy=True) for key in MOMENTS}
+                step = torch.tensor(float(taken), device=piece.device)
+                self._adam.state[piece] = {"step": step, **moments}

@@ -1,0 +1,201 @@
+"""Loads a Hugging Face model for packed training, and refuses one that would compute something else than transformers.
+
+Which architectures work is not a list: it is tried. Rank 0 loads the model, gives it a small pack, and compares with
+each sequence alone:
+
+    hidden states of the pack   = those of the sequences alone      else the next way of attending is tried
+    logits                      = output layer × hidden states      else refused: the head is computed in chunks
+
+Ways of attending, in order: our own bucketed attention over the pack (costs what the sequences cost), then those of
+transformers with a mask that it makes from positions (cost the square of the pack).
+"""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from services.learner.hf_config import UnsupportedModel
+from services.learner.packed import Pack, describe_pack
+from services.learner.packed_attention import attend_pack
+from services.learner.safetensors_directory import SafetensorsDirectory
+
+log = logging.getLogger(__name__)
+
+OURS = "penstock_packed"
+WAYS = (OURS, "sdpa", "eager")
+CLOSE = 1e-3
+"""Largest difference, relative to the largest value, that another order of fp32 summation may make in deep models."""
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    pack: Pack | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """As transformers calls it: query [1, heads, t, d], key and value [1, kv heads, t, d] -> [1, t, heads, d]."""
+    if pack is None:
+        raise ValueError("the model does not hand the pack on to its attention")
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend_pack(q, k, v, pack, scaling, sliding_window)[None], None
+
+
+AttentionInterface.register(OURS, _attention)
+transformers_logging.disable_progress_bar()  # the log is for lines
+
+
+def read_config(model_dir: str | Path) -> Any:
+    """transformers' configuration of a directory, without dropout: log-probabilities are reproducible.
+
+    Raises UnsupportedModel.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnsupportedModel(f"{model_dir}: transformers cannot read its configuration: {error}") from error
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    config.use_cache = False
+    return config
+
+
+def skeleton(config: Any, way: str) -> Any:
+    """The model without memory (meta tensors). Raises UnsupportedModel if transformers has no such language model."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=way).eval()
+    except (ValueError, KeyError) as error:
+        raise UnsupportedModel(f"transformers has no causal language model of this configuration: {error}") from error
+
+
+def load_and_try(model_dir: str | Path, config: Any) -> tuple[Any, str]:
+    """The whole model in fp32 on this process's CPU, and the first of WAYS that packs right.
+
+    Raises UnsupportedModel.
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            model_dir,
+            config=copy.deepcopy(config),
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UnsupportedModel(f"{model_dir}: transformers cannot load it: {error}") from error
+    for problem in ("missing_keys", "mismatched_keys"):
+        if report[problem]:
+            raise UnsupportedModel(f"{model_dir}: {problem.replace('_', ' ')}: {', '.join(map(str, report[problem]))}")
+    model.eval()
+    _check_names(model, SafetensorsDirectory(model_dir).names)
+    _check_head(model)
+    return model, _choose(model)
+
+
+def _check_names(model: Any, stored: set[str]) -> None:
+    """What is exported has the model's own names; where transformers renames or joins tensors on the way in (experts),
+    no reader of the directory would know them."""
+    without = len(model.base_model_prefix) + 1
+    renamed = [n for n, _ in model.named_parameters() if n not in stored and n[without:] not in stored]
+    if renamed:
+        raise UnsupportedModel(
+            f"{type(model).__name__}: transformers keeps {', '.join(renamed[:2])} … ({len(renamed)} tensors) under "
+            "names that the directory does not have, so what is trained could not be exported"
+        )
+
+
+@torch.no_grad()
+def _check_head(model: Any) -> None:
+    """Logits must be the output layer times the hidden states, and nothing else: hidden states of a size that no
+    scaling, capping or bias leaves alone are put in the place of the model's."""
+    head = model.get_output_embeddings()
+    large = torch.linspace(-300.0, 300.0, head.weight.shape[1])[None, None]
+
+    def replace(module: Any, inputs: Any, output: Any) -> Any:
+        output.last_hidden_state = large
+        return output
+
+    handle = model.base_model.register_forward_hook(replace)
+    try:
+        logits = model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False).logits
+    finally:
+        handle.remove()
+    if not _close(logits, large @ head.weight.t()):
+        raise UnsupportedModel(
+            f"{type(model).__name__}: its logits are not its output layer times its hidden states (they are scaled, "
+            "capped or have a bias), which the learner's chunked output layer does not compute"
+        )
+
+
+@torch.no_grad()
+def _choose(model: Any) -> str:
+    lengths = [5, 2, 5, 9]
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    tokens = torch.arange(sum(lengths))[None] * 7919 % vocabulary
+    model.set_attn_implementation("eager")
+    alone = [model.base_model(input_ids=part, use_cache=False).last_hidden_state for part in tokens.split(lengths, 1)]
+    expected = torch.cat(alone, 1)
+    reasons = []
+    for way in WAYS:
+        model.set_attn_implementation(way)
+        try:
+            packed = forward(model, tokens, positions_of(lengths), describe_pack(lengths, lengths, 1, tokens.device))
+        except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
+            reasons.append(f"{way}: {error}")
+            continue
+        if _close(packed, expected):
+            log.info("%s attends with %s", type(model).__name__, way, extra={"others": "; ".join(reasons)})
+            return way
+        reasons.append(f"{way}: its sequences see each other")
+    raise UnsupportedModel(f"{type(model).__name__} cannot be trained on packed sequences ({'; '.join(reasons)})")
+
+
+def forward(model: Any, tokens: Tensor, positions: Tensor, pack: Pack) -> Tensor:
+    """Final hidden states [1, t, h] of the sequences of a pack, tokens and positions [1, t]."""
+    output = model.base_model(input_ids=tokens, position_ids=positions, use_cache=False, pack=pack)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def positions_of(lengths: list[int]) -> Tensor:
+    """int64 [1, t]: 0 … n−1 for each sequence."""
+    return torch.cat([torch.arange(n) for n in lengths])[None]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= CLOSE * b.abs().max())
+
+
+def layers_of(model: Any) -> list[Any]:
+    """The blocks that transformers says must stay whole: its decoder layers."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def together(work: Any) -> Any:
+    """Rank 0's result of `work`; a failure of rank 0 (UnsupportedModel) is raised on every rank."""
+    told: list[Any] = [None, None]
+    result = None
+    if dist.get_rank() == 0:
+        try:
+            result, told[0] = work()
+        except UnsupportedModel as error:
+            told[1] = str(error)
+    dist.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise UnsupportedModel(told[1])
+    return result, told[0]

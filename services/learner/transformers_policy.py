@@ -1,0 +1,229 @@
+"""The policy on Hugging Face transformers, fully sharded: any causal language model that transformers loads.
+
+    policy = TransformersPolicy.create(model_dir, parallel, optimizer, precision, batch, seed)
+
+The same micro-batches, losses, chunked output layer and checkpoints' unit as on Megatron; data parallelism alone, with
+weights, gradients and optimizer state over all ranks (FSDP2). Every method is a collective.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from services.learner import checkpoints, fully_sharded, micro_batches, transformers_model
+from services.learner.batch import Batch
+from services.learner.chunked_head import chunked_logprobs
+from services.learner.micro_batches import Cut, MicroBatch
+from services.learner.policy import Loss, Scored, ScoreOnly, StepOutcome
+from services.learner.reference import InitialWeights
+from services.learner.settings import (
+    BatchSettings,
+    LayoutError,
+    LoraSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PrecisionSettings,
+)
+from services.learner.sharded_optimizer import ShardedOptimizer
+from services.learner.transformers_lora import Lora, is_adapter
+from services.learner.transformers_state import TransformersState
+
+UNLIMITED = 2**31
+
+
+class Scorer(torch.nn.Module):
+    """The model and its output layer as one module: what is gathered for it lasts until the log-probabilities are
+    there. `model` is transformers' causal language model."""
+
+    def __init__(self, model: Any, batching: BatchSettings, precision: PrecisionSettings) -> None:
+        super().__init__()
+        self.model, self._batching, self._precision = model, batching, precision
+
+    def forward(self, part: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of the trained tokens, fp32 [n]."""
+        hidden = transformers_model.forward(self.model, part.tokens, part.positions, part.pack)[0]
+        head = self.model.get_output_embeddings().weight
+        return chunked_logprobs(
+            hidden.index_select(0, part.rows),
+            head,
+            part.targets,
+            head.shape[0],
+            temperature=temperature,
+            chunk=self._batching.head_chunk,
+            fp32_logits=self._precision.fp32_logits,
+        )
+
+
+class TransformersPolicy:
+    """One rank's part of the model and its optimizer."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        optimizer: ShardedOptimizer,
+        state: TransformersState,
+        precision: PrecisionSettings,
+        batching: BatchSettings,
+        device: torch.device,
+        adapters: Lora | None,
+    ) -> None:
+        self.optimizer, self.state, self.device = optimizer, state, device
+        self._scorer, self._precision, self._batching, self._adapters = scorer, precision, batching, adapters
+        config = scorer.model.config.get_text_config()
+        self._vocabulary = scorer.model.get_output_embeddings().weight.shape[0]
+        self._positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
+        self._initial: InitialWeights | None = None
+        self._cut = Cut(dist.get_world_size(), dist.get_rank())
+
+    @staticmethod
+    def create(
+        model_dir: str | Path,
+        parallel: ParallelSettings,
+        optimizer: OptimizerSettings,
+        precision: PrecisionSettings,
+        batching: BatchSettings,
+        seed: int,
+        keep_reference: bool = False,
+        lora: LoraSettings | None = None,
+    ) -> "TransformersPolicy":
+        """Builds model and optimizer from a Hugging Face directory; torch.distributed is initialised.
+
+        keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
+        lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
+        Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input.
+        """
+        check(parallel)
+        torch.manual_seed(seed)
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        config = transformers_model.read_config(model_dir)
+        whole, way = transformers_model.together(lambda: transformers_model.load_and_try(model_dir, config))
+        model = transformers_model.skeleton(config, way)
+        layers = transformers_model.layers_of(model)
+        if batching.recompute == "full":
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            for layer in layers:
+                layer.training = True  # what a layer asks before it recomputes; nothing in it is (see read_config)
+        adapters = Lora(model, layers, lora, seed, device) if lora is not None else None
+        scorer = Scorer(model, batching, precision)
+        source = Scorer(whole, batching, precision) if whole is not None else None
+        fully_sharded.shard(scorer, layers, source, device, precision)
+        parameters = dict(model.named_parameters())
+        stepped = ShardedOptimizer(optimizer, {name: p for name, p in parameters.items() if p.requires_grad})
+        state = TransformersState(parameters, stepped, config.to_dict(), precision, lora)
+        policy = TransformersPolicy(scorer, stepped, state, precision, batching, device, adapters)
+        if keep_reference and lora is None:
+            policy._initial = InitialWeights([fully_sharded.slice_of(p) for p in parameters.values()])
+        return policy
+
+    def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
+        with torch.no_grad():
+            logprobs, _, _ = self._run(batch, ScoreOnly(), temperature)
+        return logprobs
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
+        (or adapters)."""
+        if self._adapters is not None:
+            with self._adapters.off():
+                return self.logprobs(batch, temperature)
+        if self._initial is None:
+            raise RuntimeError("the policy was created without keep_reference")
+        with self._initial.in_place():
+            return self.logprobs(batch, temperature)
+
+    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
+        """Forward and backward over the batch, then one guarded optimizer step.
+
+        Raises InvalidBatch, SequenceTooLong, NonFiniteGradients (too many steps skipped in a row).
+        """
+        self.optimizer.zero_grad()
+        current, sums, count = self._run(batch, loss, temperature)
+        rate = self.optimizer.learning_rate
+        taken, norm = self.optimizer.step()
+        total, *stats = sums.tolist()
+        return StepOutcome(
+            loss=total,
+            sums=dict(zip(loss.names, stats, strict=True)),
+            current=current,
+            gradient_norm=norm,
+            learning_rate=rate,
+            taken=taken,
+            micro_batches=count,
+        )
+
+    @torch.no_grad()
+    def export(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
+        merged into the weights."""
+        dtype = torch.bfloat16 if self._precision.weights == "bf16" else torch.float32
+        for name, parameter in self._scorer.model.named_parameters():
+            if is_adapter(name):
+                continue
+            whole = parameter.full_tensor()
+            if self._adapters is not None:
+                whole = self._adapters.merged(name, whole)
+            if dist.get_rank() == 0:
+                yield name, whole.to("cpu", dtype, copy=True).contiguous()
+        if dist.get_rank() == 0:
+            persistent = self._scorer.model.state_dict().keys()
+            for name, buffer in self._scorer.model.named_buffers():
+                if name in persistent:
+                    yield name, buffer.to("cpu", copy=True)
+
+    @torch.no_grad()
+    def export_gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, the accumulated gradients of what is trained."""
+        for name, parameter in self._scorer.model.named_parameters():
+            if parameter.grad is not None:
+                whole = parameter.grad.full_tensor()
+                if dist.get_rank() == 0:
+                    yield name, whole.to("cpu", copy=True)
+
+    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
+        """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
+        checkpoints.write(path, self.snapshot(), extra)
+
+    def snapshot(self) -> checkpoints.Snapshot:
+        """What this rank writes into a checkpoint; refers to live memory."""
+        return self.state.snapshot()
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Restores a checkpoint of any number of ranks; returns its `extra`. Raises as `Policy.load`."""
+        return self.state.load(path)
+
+    def _run(self, batch: Batch, loss: Loss, temperature: float) -> tuple[Tensor, Tensor, int]:
+        """Log-probs of trained tokens [T], [loss, *statistics] summed over the batch (both equal on every rank), and
+        the number of micro-batches. Gradients are accumulated where they are enabled."""
+        batch.check(self._vocabulary, self._positions)
+        parts = micro_batches.build(batch, self._cut, self._batching.tokens_per_micro_batch)
+        logprobs = torch.zeros_like(batch.behaviour)
+        sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
+        for part in parts:
+            current, entropy = self._scorer(part, temperature)
+            value, stats = loss(Scored(current, entropy, part.index, part.sequence, part.sequences))
+            if torch.is_grad_enabled():
+                value.backward()
+            logprobs[part.index] = current.detach()
+            sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
+        if dist.get_world_size() > 1:
+            dist.all_reduce(logprobs)
+            dist.all_reduce(sums)
+        return logprobs, sums, len(parts)
+
+
+def check(parallel: ParallelSettings) -> None:
+    """Raises LayoutError for sizes that this backend does not have."""
+    for name in ("tensor", "pipeline", "context", "virtual"):
+        if getattr(parallel, name) != 1:
+            raise LayoutError(
+                f"parallel.{name} = {getattr(parallel, name)}: backend transformers shards over data ranks alone; "
+                "use 1, or backend megatron"
+            )
+    if parallel.sequence:
+        raise LayoutError("parallel.sequence = True: backend transformers has none; use False, or backend megatron")
