@@ -341,6 +341,31 @@ async def test_a_run_that_reaches_its_target_is_done_early_and_stays_done(
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "done"
 
 
+async def test_a_run_whose_learner_measures_rows_waits_for_the_last_and_ends_early_at_its_target(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    """Held-out loss 2 at version 0, 1 at version 2: played by the test, which is the learner here."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "target": "b"}\n')
+    sft = {"data__train": rows, "data__eval": rows, "environment": "null", "algorithm__name": "sft"}
+    recipe = make_recipe(folder, **sft, evaluation__every=2, evaluation__target_loss=1.0)
+
+    async def measured(step: int, loss: float) -> None:
+        report = trajectory_pb2.EvaluationReport(step=step, samples=1, metrics={"loss": loss})
+        await append(bus, names.ledger_eval_subject(step), report.SerializeToString(), expected_last_sequence=0)
+
+    coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
+    async with running(coordinator.run(), play_worker(bus, names, "train")):
+        await measured(0, 2.0)
+        await play_learner(bus, names, 2)
+        assert not coordinator.over and not coordinator.reason
+        await measured(2, 1.0)
+        await settled(coordinator, lambda: coordinator.over)
+    assert coordinator.state == pb.RUN_STATE_DONE
+    assert coordinator.reason == "evaluation of version 2: loss 1 reached the target 1"
+    assert [e["loss"] for e in json.loads((tmp_path / "summary.json").read_text())["eval"]] == [2.0, 1.0]
+
+
 async def test_a_measurement_without_a_scored_sample_fails(
     bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
 ) -> None:

@@ -175,3 +175,13 @@ async def test_garbage_in_the_log_fails_its_sample_and_nothing_else(bus: Bus) ->
         batch = await f.batch(1, within=10)
         assert batch is not None and [g.name for g in batch] == ["g00000001", "g00000002"]
     assert (await event_of(bus, 0)).failed.failures == {"FAILURE_INVALID": 2}
+
+
+async def test_what_was_measured_of_a_version_stands(bus: Bus) -> None:
+    """A learner that trains recorded steps again measures again; its word changes nothing."""
+    for loss in (2.0, 3.0):
+        async with feed(bus) as f:
+            await f.evaluated(pb.EvaluationReport(step=2, samples=1, metrics={"loss": loss}))
+            await f.evaluated(pb.EvaluationReport(step=2, samples=1, metrics={"loss": loss}))
+    entry = await last_entry(bus, NAMES.ledger, NAMES.ledger_eval_subject(2))
+    assert entry is not None and pb.EvaluationReport.FromString(entry.payload).metrics["loss"] == 2.0

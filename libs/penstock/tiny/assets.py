@@ -30,8 +30,8 @@ TEMPLATE = (
 
 
 def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40_000, prompts: int = 16_384) -> None:
-    """Writes model/ and sft, train, preferences, eval, preferences-eval, sft-eval (.jsonl) below `folder`. Rows never
-    overlap.
+    """Writes model/ and sft, train, preferences, ranked, and eval, sft-eval, preferences-eval, ranked-eval (.jsonl)
+    below `folder`. Rows never overlap.
 
     Every row's `pattern` is what any answer of the right characters and length matches: an easier reward (`format`).
     """
@@ -55,17 +55,21 @@ def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40
     preferences = take(prompts // 2)
     for row in preferences:
         row["chosen"], row["rejected"] = row["answer"], _corrupt(rng, row["answer"])
-    pairs_held_out, sft_held_out = take(512), take(512)  # drawn last: the other files stay what they were
+    pairs_held_out, sft_held_out, ranked, ranked_held_out = take(512), take(512), take(prompts), take(512)
     for row in pairs_held_out:
         row["chosen"], row["rejected"] = row["answer"], _corrupt(rng, row["answer"])
     for row in sft_held_out:
         row["target"] = row["answer"]
+    for row in (*ranked, *ranked_held_out):
+        row["answers"] = _worse_and_worse(rng, row["answer"])
     for name, rows in (
         ("eval", held_out),
         ("train", train),
         ("sft", sft),
         ("preferences", preferences),
         ("preferences-eval", pairs_held_out),
+        ("ranked", ranked),
+        ("ranked-eval", ranked_held_out),
         ("sft-eval", sft_held_out),
     ):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -182,3 +186,16 @@ def _corrupt(rng: random.Random, answer: str) -> str:
             letters[i], letters[i + 1] = letters[i + 1], letters[i]
         if "".join(letters) != answer:
             return "".join(letters)
+
+
+def _worse_and_worse(rng: random.Random, answer: str) -> list[str]:
+    """The answer, one with an error, and one with two. A third of the errors cut off an end: a reward model that seldom
+    saw them would be shown them by the policy that trains against it."""
+    answers = [answer]
+    while len(answers) < 3:
+        last = answers[-1]
+        cut = rng.choice((last[1:], last[:-1])) if rng.random() < 1 / 3 else ""
+        worse = cut or _corrupt(rng, last)
+        if worse not in answers:
+            answers.append(worse)
+    return answers
