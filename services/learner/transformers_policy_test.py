@@ -266,9 +266,7 @@ def test_logits_that_the_chunked_head_would_not_compute_are_refused(tmp_path):
 
 def test_a_model_whose_tensors_have_other_names_in_memory_is_refused(tmp_path):
     moe = save_tiny_model(tmp_path, "qwen3_moe")
-    with pytest.raises(
-        RankFailed, match="Qwen3MoeForCausalLM: transformers keeps model.layers.0.mlp.exp"
-    ):
+    with pytest.raises(RankFailed, match="Qwen3MoeForCausalLM: transformers keeps model.layers.0.mlp.exp"):
         run_ranks(1, _refused, moe)
 
 

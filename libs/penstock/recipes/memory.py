@@ -11,8 +11,11 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
     (5 f) / t                           gate and up, activated, product
     (4 A + 4 G) / t                     fused QKV, query, key, packing, output
     (2 A + G) / t                       query and key norm (Qwen3)
+    k (6 e + h) / t                     in the MLP's place: k experts of e intermediate, and what is sent to them
     4 d                                 rotary embedding
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
+
+Experts are shared out over expert ranks, and the optimizer's state for them over the ranks that have the same ones.
 
 With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with
 a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that.
@@ -57,6 +60,7 @@ class Layout:
     lora_targets: tuple[str, ...] = ()
     keeps_reference: bool = False
     fully_sharded: bool = False
+    expert: int = 1
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -76,6 +80,7 @@ class Layout:
             lora_targets=learner.lora.targets if learner.lora is not None else (),
             keeps_reference=recipe.compares_with_reference and learner.lora is None,
             fully_sharded=learner.backend == "transformers",
+            expert=p.expert,
         )
 
 
@@ -125,18 +130,22 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
     t, first, last = layout.tensor, index == 0, index == layout.pipeline - 1
     layers = shapes.layers // layout.pipeline
     table = shapes.vocabulary_parameters(t)
-    numbers = layers * shapes.layer_parameters(t)
+    numbers = layers * shapes.layer_without_experts(t)
     numbers += table if first else 0
     numbers += (table if not (shapes.tied and first) else 0) + shapes.hidden if last else 0
+    experts = layers * shapes.layer_experts(layout.expert)
     adapters = layers * adapter_parameters(shapes, layout)
-    trained = adapters or numbers
+    trained = adapters or numbers + experts
     size = 2 if layout.bfloat16 else 4
+    replicas, same_experts = layout.data * layout.context, layout.data * layout.context * t // layout.expert
+    owned = trained // replicas if adapters else numbers // replicas + experts // same_experts
+    numbers += experts
     return Stage(
         parameters=numbers + adapters,
         trained=trained,
         weights=size * (numbers + adapters),
         gradients=4 * trained,
-        optimizer=(12 if layout.bfloat16 else 8) * trained // (layout.data * layout.context),
+        optimizer=(12 if layout.bfloat16 else 8) * owned,
         activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
         head=_head(shapes, layout, table) if last else 0,
         reference=size * numbers if layout.keeps_reference else 0,
@@ -202,7 +211,10 @@ def layer_activations(shapes: Shapes, layout: Layout) -> int:
     if layout.fully_sharded:
         norms = 2 * (queries + keys) if shapes.qk_norm else 0
         return 6 * shapes.hidden + 4 * shapes.intermediate + 4 * queries + 3 * keys + norms
-    shared = 5 * shapes.intermediate + 4 * queries + 4 * keys
+    mlp = 5 * shapes.intermediate
+    if shapes.experts:
+        mlp = shapes.experts_per_token * (6 * shapes.expert_intermediate + shapes.hidden) + 2 * shapes.experts
+    shared = mlp + 4 * queries + 4 * keys
     if shapes.qk_norm:
         shared += 2 * queries + keys
     if c > 1:
