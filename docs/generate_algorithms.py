@@ -16,11 +16,13 @@ from typing import Any
 from penstock.objectives import (
     Registry,
     advantage_estimators,
+    critics,
     kl_estimators,
     off_policy_corrections,
     policy_losses,
     preference_losses,
     preferences,
+    ranking,
 )
 from penstock.objectives.registry import REQUIRED
 
@@ -41,6 +43,13 @@ def page() -> str:
 
 
 def _section(name: str) -> str:
+    if name == "ranking":
+        return _entry("bradley_terry", ranking.bradley_terry, {"margin": 0.0, "centring": 0.0})
+    if name == "critics":
+        settings = {"discount": 1.0, "decay": 1.0}
+        return "\n".join(
+            [_entry("gae", critics.gae, settings), _entry("value_loss", critics.value_loss, {"clip": 0.2})]
+        )
     registry = REGISTRIES[name]
     entries = [_entry(n, registry.get(n), registry.settings_of(n)) for n in registry.names()]
     if name == "preferences":

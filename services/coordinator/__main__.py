@@ -8,10 +8,10 @@ import sys
 from penstock.bus import RunNames, connect
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.datasets import DatasetError
 from penstock.process import Process, flags, run
 from penstock.recipes import RecipeError, load
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.dataset import DatasetError
 from services.coordinator.peers import peers
 from services.coordinator.server import CoordinatorServicer
 from services.coordinator.sinks import sinks

@@ -26,7 +26,7 @@ from penstock.telemetry import metrics
 from penstock.telemetry.tracing import inject
 from penstock.telemetry.waits import waiting
 from penstock.trajectory.v1 import trajectory_pb2
-from services.coordinator import closing, evaluation
+from services.coordinator import closing
 from services.coordinator.admission import Pacing, Place
 from services.coordinator.alerts import Alerts
 from services.coordinator.drawing import Draw
@@ -76,8 +76,7 @@ class Coordinator:
         self._tasks = TaskMaker(recipe)
         algorithm = recipe.algorithm
         self._pacing = Pacing(recipe.staleness.max_versions, algorithm.groups_per_step, recipe.steps)
-        planned = evaluation.schedule(recipe.evaluation.every, recipe.steps) if recipe.evaluates else []
-        self._evaluator = Evaluator(recipe, self.following, self._tasks, peers, planned)
+        self._evaluator = Evaluator(recipe, self.following, self._tasks, peers, recipe.evaluation_steps)
         self._stalls = StallWatch(recipe.limits.stall_seconds)
         self._closed: set[str] = set()
         self._paused = False

@@ -14,11 +14,11 @@ import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 
+from penstock.datasets import Dataset
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Curriculum
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission import Place
-from services.coordinator.dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True)

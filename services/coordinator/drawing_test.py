@@ -6,11 +6,11 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from penstock.datasets import Dataset
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Curriculum, Data
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission import Place
-from services.coordinator.dataset import Dataset
 from services.coordinator.drawing import Draw, Drawing, Rows, Shares, keeps
 
 

@@ -40,9 +40,12 @@ class Evaluator:
         stopped."""
         following = self._following
         while (step := evaluation.next_due(self._planned, following.ledger, self.given_up)) is not None:
-            self.reached = evaluation.target_reached(self._recipe.evaluation.target_reward, following.ledger)
+            self.reached = evaluation.target_reached(self._recipe.evaluation, following.ledger)
             if self.reached or stopping():
                 break
+            if self._recipe.validates:
+                await self._until_measured(step, stopping)
+                continue
             async with asyncio.TaskGroup() as tasks:
                 holding = tasks.create_task(self._hold(step))
                 await self._until_due(step, stopping)
@@ -53,6 +56,10 @@ class Evaluator:
             await self._peers.release()
         except rpc.RpcError as error:
             logger.info("the hold is left to its lease: %s", error)
+
+    async def _until_measured(self, step: int, stopping: Callable[[], bool]) -> None:
+        """The learner measures by itself: it holds the version."""
+        await self._following.until(lambda: step in self._following.ledger.evaluations or stopping())
 
     async def _until_due(self, step: int, stopping: Callable[[], bool]) -> None:
         await self._following.until(lambda: self._following.ledger.step >= step or stopping())
@@ -84,7 +91,8 @@ class Evaluator:
                 logger.warning("evaluation of version %d is reported with what it has", step)
         samples = [following.evaluated.pop(key) for key in wanted if key in following.evaluated]
         try:
-            result = evaluation.report(step, samples, solved_at=self._recipe.evaluation.solved_reward)
+            wanted_of = self._recipe.evaluation
+            result = evaluation.report(step, samples, solved_at=wanted_of.solved_reward, reward=wanted_of.reward)
         except ValueError as error:
             logger.error("%s", error)
             self.given_up.add(step)

@@ -9,12 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from penstock.ledger import Ledger
+from penstock.recipes.sections import Evaluation
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-
-
-def schedule(every: int, steps: int) -> list[int]:
-    """The steps to evaluate, in order."""
-    return sorted({0, steps, *(range(every, steps, every) if every else ())})
 
 
 def next_due(planned: Iterable[int], ledger: Ledger, given_up: set[int]) -> int | None:
@@ -22,13 +18,14 @@ def next_due(planned: Iterable[int], ledger: Ledger, given_up: set[int]) -> int 
     return next((s for s in planned if s not in ledger.evaluations and s not in given_up), None)
 
 
-def target_reached(target: float | None, ledger: Ledger) -> str:
-    """Which evaluation reached the target reward, as a sentence; empty if none did."""
+def target_reached(wanted: Evaluation, ledger: Ledger) -> str:
+    """Which evaluation reached the target reward or loss, as a sentence; empty if none did."""
     for step, result in sorted(ledger.evaluations.items()):
-        if target is not None and result.metrics["reward"] >= target:
-            return (
-                f"evaluation of version {step}: reward {result.metrics['reward']:.4g} reached the target {target:.4g}"
-            )
+        for name, target, sign in (("reward", wanted.target_reward, 1), ("loss", wanted.target_loss, -1)):
+            if target is not None and name in result.metrics and sign * (result.metrics[name] - target) >= 0:
+                return (
+                    f"evaluation of version {step}: {name} {result.metrics[name]:.4g} reached the target {target:.4g}"
+                )
     return ""
 
 
@@ -57,23 +54,32 @@ def consensus(samples: Iterable[pb.Trajectory]) -> pb.Trajectory | None:
     return max(votes.values(), key=len)[0] if votes else None
 
 
-def report(step: int, samples: Iterable[pb.Trajectory], *, solved_at: float = 1.0) -> pb.EvaluationReport:
+def report(
+    step: int, samples: Iterable[pb.Trajectory], *, solved_at: float = 1.0, reward: str | None = None
+) -> pb.EvaluationReport:
     """What the samples of one evaluation say.
 
     `reward`, `length` (generated tokens): means over scored samples. `failed`: samples without a score. `best_of_n`:
     mean over tasks of the best sample. `pass@k` for k = 1, 2, 4, … up to the samples that every task has: a sample
     whose reward is at least `solved_at` solves its task. `cons@n`: share of tasks whose most frequent answer is solved,
-    where the reward names answers. `reward.<source>` where there are several sources of tasks.
+    where the reward names answers. `reward.<source>` where there are several sources of tasks, `component.<name>` where
+    the reward has several parts.
+
+    reward: the part that is measured, by name, whatever its weight; the weighted total if None.
 
     Raises ValueError if none was scored: no samples is an error, not a score of 0.
     """
     by_task: dict[tuple[str, str], list[pb.Trajectory]] = defaultdict(list)
     by_source: dict[str, list[float]] = defaultdict(list)
+    by_part: dict[str, list[float]] = defaultdict(list)
     failed = 0
     for t in samples:
         if t.outcome.status == pb.Outcome.STATUS_FAILED:
             failed += 1
             continue
+        for part in t.components:
+            by_part[part.name].append(part.value)
+        t = _measured(t, reward)
         by_task[t.source, t.task_id].append(t)
         by_source[t.source].append(t.reward)
     if not by_task:
@@ -96,4 +102,21 @@ def report(step: int, samples: Iterable[pb.Trajectory], *, solved_at: float = 1.
     if len(by_source) > 1:
         for name, rewards in by_source.items():
             result.metrics[f"reward.{name}"] = statistics.fmean(rewards)
+    if len(by_part) > 1:
+        for name, values in by_part.items():
+            result.metrics[f"component.{name}"] = statistics.fmean(values)
     return result
+
+
+def _measured(t: pb.Trajectory, part: str | None) -> pb.Trajectory:
+    """The sample with the named part as its reward. Raises ValueError if it has none: its environment gives no such."""
+    if part is None:
+        return t
+    values = [c.value for c in t.components if c.name == part]
+    if not values:
+        have = ", ".join(c.name for c in t.components) or "none"
+        raise ValueError(f"evaluation.reward: samples of {t.environment} have no part {part!r}; they have {have}")
+    measured = pb.Trajectory()
+    measured.CopyFrom(t)
+    measured.reward = values[0]
+    return measured

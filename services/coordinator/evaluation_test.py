@@ -6,8 +6,9 @@ from math import comb
 import pytest
 
 from penstock.ledger import Ledger
+from penstock.recipes.sections import Evaluation
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.evaluation import next_due, pass_at_k, report, schedule
+from services.coordinator.evaluation import next_due, pass_at_k, report, target_reached
 
 
 def sample(task: str, reward: float | None, length: int = 2, answer: str | None = None) -> pb.Trajectory:
@@ -20,13 +21,6 @@ def sample(task: str, reward: float | None, length: int = 2, answer: str | None 
     return t
 
 
-def test_the_first_and_the_last_version_are_always_evaluated() -> None:
-    assert schedule(0, 10) == [0, 10]
-    assert schedule(4, 10) == [0, 4, 8, 10]
-    assert schedule(5, 10) == [0, 5, 10]
-    assert schedule(20, 10) == [0, 10]
-
-
 def test_what_is_recorded_or_given_up_is_not_done_again() -> None:
     ledger = Ledger()
     assert next_due([0, 4, 8], ledger, set()) == 0
@@ -34,6 +28,17 @@ def test_what_is_recorded_or_given_up_is_not_done_again() -> None:
     assert next_due([0, 4, 8], ledger, set()) == 4
     assert next_due([0, 4, 8], ledger, {4}) == 8
     assert next_due([0, 4, 8], ledger, {4, 8}) is None
+
+
+def test_a_reward_is_reached_from_below_and_a_loss_from_above() -> None:
+    ledger = Ledger()
+    for step, (name, value) in enumerate((("reward", 0.4), ("reward", 0.6), ("loss", 2.0), ("loss", 1.0))):
+        ledger.apply_evaluation(pb.EvaluationReport(step=step, samples=1, metrics={name: value}), step + 1)
+    assert target_reached(Evaluation(), ledger) == ""
+    reward = target_reached(Evaluation(target_reward=0.5), ledger)
+    assert reward == "evaluation of version 1: reward 0.6 reached the target 0.5"
+    assert target_reached(Evaluation(target_loss=1.0), ledger).startswith("evaluation of version 3: loss 1")
+    assert target_reached(Evaluation(target_loss=0.9, target_reward=0.7), ledger) == ""
 
 
 def test_failed_samples_are_counted_but_never_measured_as_zero() -> None:
@@ -75,3 +80,17 @@ def test_votes_count_answers_and_tasks_count_once() -> None:
     assert metrics["reward.e"] == pytest.approx(2 / 3) and metrics["reward.f"] == pytest.approx(1 / 3)
     assert "cons@3" not in report(0, [sample("a", 1.0), sample("a", 1.0), sample("a", 1.0)]).metrics
     assert report(0, [sample("a", 0.6)], solved_at=0.5).metrics["pass@1"] == 1.0
+
+
+def test_one_part_of_the_reward_can_be_measured_whatever_its_weight() -> None:
+    """What is trained on (a reward model's word) and what is meant (a checker's) are told apart."""
+    samples = [sample("a", 7.5), sample("b", -1.0), sample("c", None)]
+    for t, right in zip(samples[:2], (0.0, 1.0), strict=True):
+        t.components.add(name="model", value=t.reward, weight=1.0)
+        t.components.add(name="checker", value=right, weight=0.0)
+    metrics = report(0, samples, reward="checker").metrics
+    assert metrics["reward"] == metrics["pass@1"] == 0.5 and metrics["failed"] == 1.0
+    assert metrics["component.model"] == 3.25 and metrics["component.checker"] == 0.5
+    assert report(0, samples).metrics["reward"] == 3.25
+    with pytest.raises(ValueError, match="have no part 'chekcer'; they have model, checker"):
+        report(0, samples, reward="chekcer")

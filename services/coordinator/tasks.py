@@ -6,9 +6,9 @@ import pathlib
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.common.v1.common_pb2 import SamplingParams
+from penstock.datasets import Dataset, DatasetError
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.dataset import Dataset, DatasetError
 from services.coordinator.drawing import Draw, Drawing, Rows
 
 
@@ -34,12 +34,15 @@ class Source:
     @staticmethod
     def read(name: str, recipe: Recipe) -> "Source":
         """Raises DatasetError for rows that the recipe's method cannot use: before the run starts."""
-        data = recipe.data
-        held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False) if data.eval else None
-        source = Source(name, recipe, Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle), held_out)
-        if not recipe.rolls_out:
-            for row in range(len(source.train)):
-                source.check(row)
+        data, prompts = recipe.data, recipe.environment is None or not recipe.environment.multi_turn
+        held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False, prompts=prompts) if data.eval else None
+        train = Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle, prompts=prompts, limit=data.limit)
+        source = Source(name, recipe, train, held_out)
+        rows_trained_on = () if recipe.rolls_out else (train,)
+        rows_measured = (held_out,) if recipe.validates and held_out is not None else ()
+        for dataset in (*rows_trained_on, *rows_measured):
+            for row in range(len(dataset)):
+                source.check(dataset, row)
         return source
 
     def sampling(self, temperature: float) -> SamplingParams:
@@ -47,17 +50,13 @@ class Source:
         s = self.recipe.sampling
         return SamplingParams(temperature=temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens)
 
-    def check(self, row: int) -> None:
+    def check(self, dataset: Dataset, row: int) -> None:
         """Raises DatasetError for a row that the recipe's method cannot use."""
+        size = self.recipe.algorithm.group_size
         if self.recipe.algorithm.name == "sft":
-            self.train.demonstration(row)
-            return
-        answers = len(self.train.preference(row).answers)
-        if answers != self.recipe.algorithm.group_size:
-            raise DatasetError(
-                f"{self.train.path}, line {row + 1}: has {answers} answers; algorithm.group_size is "
-                f"{self.recipe.algorithm.group_size}"
-            )
+            dataset.demonstration(row)
+        elif (answers := len(dataset.preference(row).answers)) != size:
+            raise DatasetError(f"{dataset.at(row)}: has {answers} answers; algorithm.group_size is {size}")
 
 
 class TaskMaker:

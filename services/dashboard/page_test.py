@@ -108,6 +108,8 @@ async def test_a_page_opened_late_shows_the_whole_run(page: Page, tmp_path: path
     await expect(page.locator("#step-text")).to_have_text(f"step {STEPS} of {MAX_STEPS}")
     assert await page.locator(".chart .plot canvas").count() == 6
     await expect(page.locator('[data-title="Reward"] .reading').nth(2)).to_contain_text("eval0.924")
+    await expect(page.locator('[data-title="Loss"] .reading').nth(2)).to_be_hidden()  # rows are played here
+    await expect(page.locator('[data-name="Evaluation"]')).to_contain_text("reward at v")
     await expect(page.locator('[data-name="Versions"]')).to_contain_text(f"v{STEPS}trained · v{STEPS - 1} serving")
     await expect(page.locator("#samples tbody tr")).to_have_count(24)
     folder = pathlib.Path(os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR", tmp_path))

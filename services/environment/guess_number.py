@@ -40,7 +40,8 @@ class GuessNumber(Environment):
         if guess == self._number:
             wasted = max(0, self._turns - self._fewest)
             return Turn(done=True, result=Scored(max(0.1, 1.0 - 0.1 * wasted), {"turns": float(self._turns)}))
+        so_far = Scored(0.0, {"turns": float(self._turns)})  # what the episode is worth if it is cut off here
         if self._turns >= self.max_turns:
-            return Turn(done=True, result=Scored(0.0, {"turns": float(self._turns)}))
+            return Turn(done=True, result=so_far)
         hint = "write a number" if guess is None else "higher" if guess < self._number else "lower"
-        return Turn([Message("user", hint)])
+        return Turn([Message("user", hint)], result=so_far)

@@ -59,11 +59,12 @@ class TreasureHunt(Environment):
         else:
             verb, _, what = found[-1].lower().partition(" ")
             if verb == "open" and self._here == self._chest and self._has_key:
-                return self._end(self._shortest / self._turns)
+                return Turn(done=True, result=self._worth(self._shortest / self._turns))
             said = self._go(what) if verb == "go" else self._take() if verb == "take" else self._locked()
+        so_far = self._worth(KEY_ALONE if self._has_key else 0.0)  # if the episode is cut off here
         if self._turns >= self._limit:
-            return self._end(KEY_ALONE if self._has_key else 0.0)
-        return Turn([Message("user", f"{said}\n{self._sight()}")])
+            return Turn(done=True, result=so_far)
+        return Turn([Message("user", f"{said}\n{self._sight()}")], result=so_far)
 
     def _go(self, way: str) -> str:
         x, y = self._here[0] + _WAYS[way][0], self._here[1] + _WAYS[way][1]
@@ -88,8 +89,8 @@ class TreasureHunt(Environment):
         things += ["a chest"] if self._here == self._chest else []
         return f"Doors: {', '.join(doors)}. Here: {' and '.join(things) or 'nothing'}."
 
-    def _end(self, reward: float) -> Turn:
-        return Turn(done=True, result=Scored(reward, {"turns": float(self._turns), "key": float(self._has_key)}))
+    def _worth(self, reward: float) -> Scored:
+        return Scored(reward, {"turns": float(self._turns), "key": float(self._has_key)})
 
 
 def _distance(a: Room, b: Room) -> int:

@@ -47,6 +47,7 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+    from penstock.datasets import DatasetError
     from penstock.objectives import UnknownChoice
     from services.learner.checkpoints import CheckpointError
     from services.learner.ending import CannotGoOn
@@ -86,7 +87,15 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
             export_checkpoint(recipe, args.checkpoint, args.export)
         else:
             learn(recipe, place, watch.at if watch is not None else lambda place: None)
-    except (LayoutError, UnsupportedModel, PluginError, UnknownChoice, CannotGoOn, CheckpointError) as error:
+    except (
+        LayoutError,
+        UnsupportedModel,
+        PluginError,
+        UnknownChoice,
+        CannotGoOn,
+        CheckpointError,
+        DatasetError,
+    ) as error:
         logger.error("cannot go on: %s", error)
         get_error_handler().record_exception(error)
         return EXIT_BAD_INPUT

@@ -3,6 +3,8 @@
 A backend is imported when it is chosen: Megatron takes seconds.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 
 from penstock.recipes import Recipe
@@ -30,7 +32,7 @@ def make_policy(recipe: Recipe) -> Policy:
     else:
         from services.learner.megatron_policy import MegatronPolicy
 
-        create = MegatronPolicy.create
+        create = functools.partial(MegatronPolicy.create, scores=recipe.trains_reward_model)
     return create(
         recipe.model.path,
         parallel_settings(recipe),
@@ -40,4 +42,26 @@ def make_policy(recipe: Recipe) -> Policy:
         recipe.learner.seed,
         keep_reference=loss_settings(recipe).needs_reference,
         lora=lora_settings(recipe),
+    )
+
+
+def make_critic(recipe: Recipe, policy: Policy) -> Policy | None:
+    """The policy's critic, on the same ranks; None where the recipe has none. Raises as `make_policy`."""
+    critic = recipe.algorithm.critic
+    if not recipe.has_critic:
+        return None
+    from services.learner.megatron_policy import MegatronPolicy
+
+    assert isinstance(policy, MegatronPolicy)
+    optimizer = optimizer_settings(recipe)
+    schedule = dataclasses.replace(optimizer.schedule, warmup_steps=0)
+    return MegatronPolicy.create(
+        critic.path or recipe.model.path,
+        parallel_settings(recipe),
+        dataclasses.replace(optimizer, learning_rate=critic.learning_rate, schedule=schedule),
+        precision_settings(recipe),
+        batch_settings(recipe),
+        recipe.learner.seed,
+        scores=True,
+        beside=policy,
     )

@@ -107,12 +107,13 @@ class Batch:
         )
 
     def check(self, vocabulary: int, positions: int) -> None:
-        """Raises InvalidBatch for a token outside 0 … vocabulary−1, or a sequence beyond so many positions."""
+        """Raises InvalidBatch for a token outside 0 … vocabulary−1, or a sequence with more inputs (all tokens but the
+        last) than positions."""
         low, high = int(self.tokens.min()), int(self.tokens.max())
         if low < 0 or high >= vocabulary:
             raise InvalidBatch(f"token {low if low < 0 else high} is outside the vocabulary of {vocabulary}")
         longest = int(self.lengths.max())
-        if longest > positions:
+        if longest - 1 > positions:
             raise InvalidBatch(f"a sequence has {longest} tokens, the model {positions} positions")
 
     def to(self, device: torch.device) -> "Batch":

@@ -31,6 +31,8 @@ from penstock.process import writing
 log = logging.getLogger(__name__)
 
 _FORMAT = 2
+CRITIC = "critic"
+"""The part of a checkpoint that is a critic."""
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -59,6 +61,10 @@ class Snapshot:
     model: Mapping[str, Any]
     layout: Mapping[str, Any]
 
+    def beside(self, name: str, other: "Snapshot") -> "Snapshot":
+        """With another model of the same layout in the same checkpoint; its files have names of their own."""
+        return Snapshot({**self.shards, **other.shards}, {**self.model, name: other.model}, self.layout)
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -68,6 +74,13 @@ class Manifest:
     layout: Mapping[str, Any]
     extra: dict[str, Any]
     files: Mapping[str, Any]
+
+    def identity(self, part: str) -> Mapping[str, Any]:
+        """Of the main model (part ""), or of the one saved beside it under that name; empty if there is none."""
+        if part:
+            found: Mapping[str, Any] = self.model.get(part, {})
+            return found
+        return {name: value for name, value in self.model.items() if name != CRITIC}
 
 
 def _digest(path: Path) -> str:
@@ -198,20 +211,22 @@ def manifest_of(path: str | Path) -> Manifest:
         raise DamagedCheckpoint(f"{path}/manifest.json cannot be read: {error!r}") from error
 
 
-def check_model(path: str | Path, manifest: Manifest, model: Mapping[str, Any]) -> None:
-    """Raises AnotherModel naming every field that differs, or the backend alone if another one wrote it."""
-    written, here = (m.get("backend", "megatron") for m in (manifest.model, model))
+def check_model(path: str | Path, manifest: Manifest, model: Mapping[str, Any], part: str = "") -> None:
+    """Raises AnotherModel naming every field that differs, or the backend alone if another one wrote it. part: see
+    Manifest.identity."""
+    held = manifest.identity(part)
+    written, here = (m.get("backend", "megatron") for m in (held, model))
     if written != here:
         raise AnotherModel(
             f"checkpoint {path} was written by learner.backend {written}, and {here} does not read it; go on with "
             f"learner.backend={written}, or begin a run with the exported weights as its model"
         )
-    if manifest.model != dict(model):
-        names = sorted(manifest.model.keys() | model.keys())
+    if held != dict(model):
+        names = sorted(held.keys() | model.keys())
         differing = [
-            f"{name} {manifest.model.get(name)!r} (here {model.get(name)!r})"
+            f"{name} {held.get(name)!r} (here {model.get(name)!r})"
             for name in names
-            if manifest.model.get(name) != model.get(name)
+            if held.get(name) != model.get(name)
         ]
         raise AnotherModel(f"checkpoint {path} is of another model: {', '.join(differing)}")
 

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from services.learner.settings import HEAD_BYTES
+
 
 def _chunk_logits(
     hidden: Tensor, weight: Tensor, target: Tensor, start: int, vocab: int, scale: float
@@ -83,7 +85,9 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad -= p * (logp.masked_fill(p == 0, 0.0) + entropy[part, None]) * grad_entropy[part, None]
             grad = grad.mul_(scale).to(head.dtype)
             grad_hidden[part] = (grad @ head).to(hidden.dtype)
-            if grad_weight is not None:
+            if grad_weight is not None and head.dtype == torch.float32:
+                grad_weight.addmm_(grad.t(), h)  # no second [vocabulary, hidden]
+            elif grad_weight is not None:
                 grad_weight += (grad.t() @ h).float()
         weight_gradient = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, weight_gradient, None, None, None, None, None, None
@@ -96,15 +100,17 @@ def chunked_logprobs(
     vocab: int,
     *,
     temperature: float,
-    chunk: int,
+    chunk: int | None,
     fp32_logits: bool,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of `target` [n] from the final hidden states [n, h] before it; two fp32 [n].
 
     weight: the output layer [vocab, h]; with `group`, this rank's equal part of [padded vocab, h], `vocab` being the
-    true size. The gradients of `hidden` are then partial sums. chunk: tokens whose logits exist at once. n may be 0.
+    true size. The gradients of `hidden` are then partial sums. chunk: tokens whose logits exist at once; None: as many
+    as fit into HEAD_BYTES. n may be 0.
     """
+    chunk = chunk or max(1, HEAD_BYTES // (4 * len(weight)))
     result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
         hidden, weight, target, group, vocab, temperature, chunk, fp32_logits
     )

@@ -103,13 +103,19 @@ class Feed:
 
     async def report(self, report: pb.StepReport) -> None:
         """Appends a step's report; a replayed step's changes nothing."""
-        if report.step in self.ledger.reports:
-            return
+        if report.step not in self.ledger.reports:
+            await self._once(self._names.ledger_step_subject(report.step), report.SerializeToString())
+
+    async def evaluated(self, report: pb.EvaluationReport) -> None:
+        """Appends what held-out rows say of a version; a version that was measured before keeps what was said."""
+        if report.step not in self.ledger.evaluations:
+            await self._once(self._names.ledger_eval_subject(report.step), report.SerializeToString())
+
+    async def _once(self, subject: str, payload: bytes) -> None:
         try:
-            subject = self._names.ledger_step_subject(report.step)
-            await append(self._bus, subject, report.SerializeToString(), expected_last_sequence=0, within=120)
+            await append(self._bus, subject, payload, expected_last_sequence=0, within=120)
         except Fenced:
-            logger.info("step %d was reported before", report.step)
+            logger.info("%s was reported before", subject)
         progress()
 
     def trained(self, step: int) -> None:

@@ -22,13 +22,17 @@ class _Architecture:
     experts: bool = False
 
 
-ARCHITECTURES = {
-    "LlamaForCausalLM": _Architecture(qkv_bias=False, qk_norm=False),
-    "Qwen2ForCausalLM": _Architecture(qkv_bias=True, qk_norm=False),
-    "Qwen3ForCausalLM": _Architecture(qkv_bias=False, qk_norm=True),
-    "Qwen3MoeForCausalLM": _Architecture(qkv_bias=False, qk_norm=True, experts=True),
+_FAMILIES = {
+    "Llama": _Architecture(qkv_bias=False, qk_norm=False),
+    "Qwen2": _Architecture(qkv_bias=True, qk_norm=False),
+    "Qwen3": _Architecture(qkv_bias=False, qk_norm=True),
+    "Qwen3Moe": _Architecture(qkv_bias=False, qk_norm=True, experts=True),
 }
+_TOKENS, _SCORE = "ForCausalLM", "ForSequenceClassification"
+ARCHITECTURES = {family + _TOKENS: known for family, known in _FAMILIES.items()}
 """Architectures with a weight mapping; Qwen2.5 calls itself Qwen2ForCausalLM."""
+SCORING = {family + _SCORE: known for family, known in _FAMILIES.items() if not known.experts}
+"""The same with a score (one label) in place of the vocabulary: reward models."""
 OTHERWISE = "learner.backend=transformers trains what transformers loads"
 """The way out for a model that Megatron does not get here."""
 
@@ -52,7 +56,10 @@ class Experts:
 @dataclass(frozen=True)
 class ModelConfig:
     """The numbers that define the model; names as in Hugging Face. `rope_factor` is None without llama3 scaling,
-    `experts` for a dense model."""
+    `experts` for a dense model.
+
+    `tied_embeddings` says whether the head is the embedding, and so is false for a model that scores.
+    """
 
     architecture: str
     vocab_size: int
@@ -71,9 +78,17 @@ class ModelConfig:
     rope_factor: float | None
     experts: Experts | None = None
 
+    @property
+    def scores(self) -> bool:
+        """Whether the head is a score, one number per position, in place of a distribution over the vocabulary."""
+        return self.architecture in SCORING
 
-def read_config(model_dir: str | Path) -> ModelConfig:
-    """ModelConfig of a local Hugging Face directory. Raises UnsupportedModel."""
+
+def read_config(model_dir: str | Path, *, scores: bool = False) -> ModelConfig:
+    """ModelConfig of a local Hugging Face directory. Raises UnsupportedModel.
+
+    scores: as a model that scores: a reward model's directory, or a language model's, whose head is left behind.
+    """
     path = Path(model_dir) / "config.json"
     if not path.is_file():
         raise UnsupportedModel(f"{model_dir} is not a Hugging Face model directory: there is no config.json in it")
@@ -81,18 +96,14 @@ def read_config(model_dir: str | Path) -> ModelConfig:
         raw = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UnsupportedModel(f"{path} is not valid JSON: {error}") from error
-    names = raw.get("architectures") or ["(none)"]
-    if names[0] not in ARCHITECTURES:
-        raise UnsupportedModel(
-            f"{path}: architecture {names[0]} is not supported by learner.backend megatron; known: "
-            f"{', '.join(ARCHITECTURES)}; {OTHERWISE}"
-        )
-    known = ARCHITECTURES[names[0]]
+    given = (raw.get("architectures") or ["(none)"])[0]
+    known = _architecture(given, raw, path, scores)
+    architecture = given.replace(_TOKENS, _SCORE) if scores else given
     _refuse_what_is_not_implemented(raw, known, path)
     base, scale = _rope(raw, path)
     try:
         return ModelConfig(
-            architecture=names[0],
+            architecture=architecture,
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
             intermediate_size=raw["intermediate_size"],
@@ -102,7 +113,7 @@ def read_config(model_dir: str | Path) -> ModelConfig:
             head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
             max_positions=raw["max_position_embeddings"],
             norm_epsilon=raw["rms_norm_eps"],
-            tied_embeddings=raw.get("tie_word_embeddings", False),
+            tied_embeddings=raw.get("tie_word_embeddings", False) and not scores,
             qkv_bias=known.qkv_bias,
             qk_norm=known.qk_norm,
             rope_base=base,
@@ -111,6 +122,24 @@ def read_config(model_dir: str | Path) -> ModelConfig:
         )
     except KeyError as error:
         raise UnsupportedModel(f"{path} has no field {error}") from error
+
+
+def _architecture(given: str, raw: dict[str, Any], path: Path, scores: bool) -> _Architecture:
+    if given in ARCHITECTURES:
+        if scores and ARCHITECTURES[given].experts:
+            raise UnsupportedModel(f"{path}: {given} cannot be made a reward model; known: {', '.join(SCORING)}")
+        return ARCHITECTURES[given]
+    if given not in SCORING:
+        raise UnsupportedModel(
+            f"{path}: architecture {given} is not supported by learner.backend megatron; known: "
+            f"{', '.join(ARCHITECTURES)}; {OTHERWISE}"
+        )
+    if not scores:
+        raise UnsupportedModel(f"{path}: {given} is a reward model: it scores answers and cannot draw tokens")
+    labels = len(raw.get("id2label") or (0, 1))  # a config without labels means two of them
+    if labels != 1:
+        raise UnsupportedModel(f"{path}: a reward model has 1 label, this classifier has {labels}")
+    return SCORING[given]
 
 
 def _refuse_what_is_not_implemented(raw: dict[str, Any], known: _Architecture, path: Path) -> None:
@@ -153,3 +182,21 @@ def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | None]:
             f"{path}: rope scaling {rope} is not supported; known: default, llama3 with {fixed}; {OTHERWISE}"
         )
     return base, float(rope["factor"])
+
+
+def as_scoring(raw: dict[str, Any], padding: int | None) -> dict[str, Any]:
+    """The config.json of a reward model that grew from a model with the config `raw`.
+
+    padding: a token that no answer ends with, or None. transformers takes the score at the last token that is not
+    padding; where padding is the end-of-turn token it would read one token too early, and silently.
+    """
+    ends = raw.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    return {
+        **raw,
+        "architectures": [name.replace(_TOKENS, _SCORE) for name in raw["architectures"]],
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+        "pad_token_id": None if padding in ends else padding,
+        "tie_word_embeddings": False,
+    }

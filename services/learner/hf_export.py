@@ -8,16 +8,21 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from services.learner.hf_config import as_scoring
+
 SHARD_BYTES = 4 * 2**30
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
 
 
-def write(tensors: Iterable[tuple[str, Tensor]], source: str | Path, target: str | Path) -> Path:
+def write(
+    tensors: Iterable[tuple[str, Tensor]], source: str | Path, target: str | Path, *, scores: bool = False
+) -> Path:
     """Streams `tensors` (rank 0's `policy.export()`) into `target`, beside a copy of all that `source` has but weights.
 
     Config, tokenizer, chat template and generation defaults are those of the model the run started from; the config's
-    dtype is set to that of the tensors. At most one shard is in memory. `target` appears complete or not at all; one
-    that exists is replaced. Only rank 0 calls this; the others drain their `export()`. Returns `target`.
+    dtype is set to that of the tensors, and its architecture to a reward model's if it `scores`. At most one shard is
+    in memory. `target` appears complete or not at all; one that exists is replaced. Only rank 0 calls this; the others
+    drain their `export()`. Returns `target`.
     """
     target = Path(target)
     temporary = target.with_name(f".{target.name}.partial")
@@ -29,7 +34,12 @@ def write(tensors: Iterable[tuple[str, Tensor]], source: str | Path, target: str
     shards = _write_shards(tensors, temporary)
     if len(shards) > 1:
         _write_index(shards, temporary)
-    _set_dtype(temporary / "config.json", shards[0][1])
+    raw = json.loads((temporary / "config.json").read_text())
+    raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = _dtype(shards[0][1])
+    if scores:
+        given = raw.get("pad_token_id")
+        raw = as_scoring(raw, _padding(temporary) if given is None else given)
+    (temporary / "config.json").write_text(json.dumps(raw, indent=2))
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     return target
@@ -69,8 +79,19 @@ def _write_index(shards: list[tuple[Path, dict[str, Tensor]]], directory: Path) 
     (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
-def _set_dtype(config: Path, content: dict[str, Tensor]) -> None:
-    raw = json.loads(config.read_text())
-    dtype = str(next(iter(content.values())).dtype).removeprefix("torch.")
-    raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = dtype
-    config.write_text(json.dumps(raw, indent=2))
+def _dtype(content: dict[str, Tensor]) -> str:
+    return str(next(iter(content.values())).dtype).removeprefix("torch.")
+
+
+def _padding(directory: Path) -> int | None:
+    """The id of the tokenizer's padding token, if it has one of its own."""
+    try:
+        special = json.loads((directory / "tokenizer_config.json").read_text())
+        added = json.loads((directory / "tokenizer.json").read_text())["added_tokens"]
+    except (OSError, ValueError, KeyError):
+        return None
+    name = special.get("pad_token")
+    name = name.get("content") if isinstance(name, dict) else name
+    if name == special.get("eos_token"):
+        return None
+    return next((token["id"] for token in added if token["content"] == name), None)

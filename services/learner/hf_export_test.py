@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from services.learner import hf_export
-from services.learner.hf_weights import SafetensorsDirectory
 from services.learner.models_testing import save_tiny_model, tiny_model
+from services.learner.safetensors_directory import SafetensorsDirectory
 
 
 @pytest.fixture

@@ -19,11 +19,13 @@ from services.learner.layout import Layout
 
 Kind = Literal["same", "vocab", "qkv", "row", "gate_up"]
 
+SCORE = "score.weight"
 _LAYER = r"decoder\.layers\.(\d+)\."
 _HF_LAYER = "model.layers.{}."
 _RULES: list[tuple[str, Kind, list[str]]] = [
     (r"embedding\.word_embeddings\.weight", "vocab", ["model.embed_tokens.weight"]),
     (r"output_layer\.weight", "vocab", ["lm_head.weight"]),
+    (r"score\.weight", "same", [SCORE]),
     (r"decoder\.final_layernorm\.weight", "same", ["model.norm.weight"]),
     (_LAYER + r"input_layernorm\.weight", "same", [_HF_LAYER + "input_layernorm.weight"]),
     (_LAYER + r"pre_mlp_layernorm\.weight", "same", [_HF_LAYER + "post_attention_layernorm.weight"]),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from services.learner import checkpoints, retention
+from services.learner.actor_critic import Saved
 from services.learner.ending import CannotGoOn
 from services.learner.leader import Leader
-from services.learner.policy import Policy
 from services.learner.saving import Saver
 from services.learner.server import State, Status
 from services.learner.settings import CheckpointSettings
@@ -32,12 +32,12 @@ class Keeper:
         self,
         root: Path,
         settings: CheckpointSettings,
-        policy: Policy,
+        saved: Saved,
         status: Status,
         leader: Leader | None,
         keep_log: bool,
     ) -> None:
-        self._root, self._settings, self._policy = root, settings, policy
+        self._root, self._settings, self._saved = root, settings, saved
         self._status, self._leader, self._keep_log = status, leader, keep_log
         self._saver = Saver(root, settings.background)
         self._begun = status.checkpoint_step
@@ -64,7 +64,7 @@ class Keeper:
             return
         self.collect(wait=True)  # over on rank 0, and so all but over here
         self._status.state = State.STATE_SAVING
-        self._saver.begin(step, self._policy.snapshot, self._extra(step))
+        self._saver.begin(step, self._saved.snapshot, self._extra(step))
         self._begun = step
         self._values.clear()
 

@@ -104,6 +104,11 @@ class Layout:
         data = world // (parallel.tensor * parallel.pipeline * parallel.context)
         return Layout(parallel, data, ProcessGroupCollection.use_mpu_process_groups())
 
+    def of(self, model: ModelConfig) -> "Layout":
+        """The same ranks for another model. Raises LayoutError if it cannot be spread so."""
+        check(self.parallel, dist.get_world_size(), model)
+        return self
+
     @property
     def cut(self) -> Cut:
         """This rank's share of a batch. A packed sequence has two zigzag chunks per context rank, each divisible over

@@ -52,6 +52,10 @@ class Leader:
         """Appends a step's report to the ledger."""
         self._do(self.feed.report(report), 150)
 
+    def evaluated(self, report: pb.EvaluationReport) -> None:
+        """Appends a measurement of held-out rows to the ledger."""
+        self._do(self.feed.evaluated(report), 150)
+
     def trained(self, step: int) -> None:
         """The weights are now at `step`."""
         self._do(_later(lambda: self.feed.trained(step)), 30)

@@ -87,6 +87,8 @@ class Lora:
         self._of: dict[torch.nn.Parameter, Adapter] = {}
         for chunk in chunks:
             chunk.requires_grad_(False)
+            if getattr(chunk, "score", None) is not None:
+                chunk.score.requires_grad_(True)  # a reward model's head is new: there is nothing to adapt
             if getattr(chunk, "embedding", None) is not None:
                 chunk.embedding.register_forward_hook(_ask_for_a_gradient)
             for layer in chunk.decoder.layers:

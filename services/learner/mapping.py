@@ -2,18 +2,22 @@
 
 from penstock.recipes import Recipe
 from services.learner.advantage_stage import AdvantageStage
+from services.learner.critic_stage import CriticStage
 from services.learner.distillation_stage import DistillationStage
 from services.learner.preference_stage import PreferenceStage
+from services.learner.reward_model_stage import RewardModelStage
 from services.learner.settings import (
     AdvantageSettings,
     BatchSettings,
     CheckpointSettings,
+    CriticSettings,
     LoraSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
     PrecisionSettings,
     PreferenceSettings,
+    RewardModelSettings,
     ScheduleSettings,
 )
 from services.learner.stages import Stage, Stages, SupervisedStage
@@ -129,6 +133,8 @@ def loss_settings(recipe: Recipe) -> LossSettings:
         temperature=recipe.sampling.temperature,
         optimizer_steps_per_batch=loss.mini_batches,
         preference=preference_settings(recipe),
+        reward_model=reward_model_settings(recipe),
+        critic=critic_settings(recipe),
     )
 
 
@@ -148,9 +154,20 @@ def preference_settings(recipe: Recipe) -> PreferenceSettings:
     )
 
 
+def reward_model_settings(recipe: Recipe) -> RewardModelSettings:
+    r = recipe.algorithm.reward_model
+    return RewardModelSettings(r.margin, r.centring, r.min_margin)
+
+
+def critic_settings(recipe: Recipe) -> CriticSettings | None:
+    c = recipe.algorithm.critic
+    return CriticSettings(c.discount, c.decay, c.clip or None, c.warmup_steps) if recipe.has_critic else None
+
+
 def make_stages(recipe: Recipe) -> Stages:
     """The way from groups to samples, of every source of tasks."""
-    return Stages({name: _stage(r) for name, r in recipe.sources.items()})
+    whole_only = [name for name, r in recipe.sources.items() if r.rolls_out and r.algorithm.filters.truncated]
+    return Stages({name: _stage(r) for name, r in recipe.sources.items()}, whole_only)
 
 
 def _stage(recipe: Recipe) -> Stage:
@@ -159,8 +176,12 @@ def _stage(recipe: Recipe) -> Stage:
             return SupervisedStage()
         case "grpo" if recipe.algorithm.advantage == "opd":
             return DistillationStage(recipe.algorithm.advantage_clip)
+        case "grpo" if recipe.has_critic:
+            return CriticStage(advantage_settings(recipe))
         case "dpo":
             return PreferenceStage(preference_settings(recipe))
+        case "reward_model":
+            return RewardModelStage(recipe.algorithm.reward_model.min_margin)
         case _:
             return AdvantageStage(advantage_settings(recipe))
 

@@ -5,7 +5,7 @@ outcome = policy.train_step(batch, loss)        # forward and backward over pack
 for name, tensor in policy.export(): ...        # Hugging Face names, complete on rank 0
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from services.learner.settings import (  # noqa: E402
     PrecisionSettings,
 )
 from services.learner.token_logprobs import token_logprobs  # noqa: E402
+from services.learner.token_scores import token_scores  # noqa: E402
 
 
 class MegatronPolicy:
@@ -62,12 +63,13 @@ class MegatronPolicy:
         batching: BatchSettings,
         lora: LoraSettings | None = None,
         adapters: Lora | None = None,
+        part: str = "",
     ) -> None:
         self._adapters = adapters
         self.config, self.layout, self.optimizer = config, layout, optimizer
         self._chunks, self._precision, self._batching = chunks, precision, batching
         self._models = [chunk.module for chunk in chunks]
-        self.state = MegatronState(config, layout, self._models, optimizer, precision, lora)
+        self.state = MegatronState(config, layout, self._models, optimizer, precision, lora, part)
         self._initial: InitialWeights | None = None
         self._schedule = get_forward_backward_func(
             pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
@@ -83,18 +85,22 @@ class MegatronPolicy:
         seed: int,
         keep_reference: bool = False,
         lora: LoraSettings | None = None,
+        scores: bool = False,
+        beside: "MegatronPolicy | None" = None,
     ) -> "MegatronPolicy":
         """Builds groups, model and optimizer from a Hugging Face directory; torch.distributed is initialised.
 
         keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
         lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
+        scores: a model that scores (see Policy); the head of a directory without one starts at zero.
+        beside: the policy that this one is the critic of; it has the same layout, and a part of its checkpoints.
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
         """
-        config = read_config(model_dir)
-        layout = Layout.create(parallel, config, seed)
+        config = read_config(model_dir, scores=scores)
+        layout = Layout.create(parallel, config, seed) if beside is None else beside.layout.of(config)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shards = model.build(config, megatron, layout)
-        hf_weights.load(shards, SafetensorsDirectory(model_dir).get, config, layout)
+        hf_weights.load(shards, _initial_weights(model_dir, config), config, layout)
         adapters = Lora(shards, lora, layout, seed) if lora is not None else None
         ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed)
         chunks = [
@@ -110,7 +116,8 @@ class MegatronPolicy:
         names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shards)}
         guarded = GuardedOptimizer(optimizer, chunks, layout, names)
         megatron.finalize_model_grads_func = _finalize
-        policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters)
+        part = "" if beside is None else checkpoints.CRITIC
+        policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)
         if keep_reference and lora is None:
             policy._initial = InitialWeights([p for shard in shards for p in shard.parameters()])
         return policy
@@ -236,19 +243,24 @@ class MegatronPolicy:
         return network(part.tokens, part.positions, None, packed_seq_params=packed), finish
 
     def _score(self, part: MicroBatch, hidden: Tensor, temperature: float) -> Scored:
-        """Log-probs and entropies of the trained tokens, gathered over context ranks so that sequences are whole."""
-        logprob, entropy = token_logprobs(
-            hidden,
-            self._models[-1].head_weight(),
-            part.rows,
-            part.targets,
-            self.layout.groups.tp,
-            self.config.vocab_size,
-            sequence_parallel=self.layout.parallel.sequence,
-            temperature=temperature,
-            chunk=self._batching.head_chunk,
-            fp32_logits=self._precision.fp32_logits,
-        )
+        """What the head says of the trained tokens, gathered over context ranks so that sequences are whole."""
+        head, tp, sequence = self._models[-1].head_weight(), self.layout.groups.tp, self.layout.parallel.sequence
+        if self.config.scores:
+            logprob = token_scores(hidden, head, part.rows, tp, sequence_parallel=sequence)
+            entropy = torch.zeros_like(logprob)
+        else:
+            logprob, entropy = token_logprobs(
+                hidden,
+                head,
+                part.rows,
+                part.targets,
+                tp,
+                self.config.vocab_size,
+                sequence_parallel=sequence,
+                temperature=temperature,
+                chunk=self._batching.head_chunk,
+                fp32_logits=self._precision.fp32_logits,
+            )
         if part.join is not None:
             both = torch.stack([logprob, entropy], 1)
             local = both.new_zeros(part.tokens.shape[1], 2).index_copy(0, part.rows, both)
@@ -256,6 +268,18 @@ class MegatronPolicy:
             whole = gather_from_sequence_parallel_region(local, False, self.layout.groups.cp)
             logprob, entropy = whole.index_select(0, part.join).unbind(1)
         return Scored(logprob, entropy, part.index, part.sequence, part.sequences)
+
+
+def _initial_weights(model_dir: str | Path, config: ModelConfig) -> Callable[[str], Tensor]:
+    """The directory's tensors. A score that it lacks is zero: every answer starts equal, under every layout alike."""
+    directory = SafetensorsDirectory(model_dir)
+
+    def get(name: str) -> Tensor:
+        if name == hf_weights.SCORE and name not in directory.names:
+            return torch.zeros(1, config.hidden_size)
+        return directory.get(name)
+
+    return get
 
 
 def _finalize(network: list[Any], num_tokens: Tensor | None, **groups: Any) -> None:

@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class MegatronState:
-    """The weights, optimizer and random state of one rank; `models` are its unwrapped chunks of layers."""
+    """The weights, optimizer and random state of one rank; `models` are its unwrapped chunks of layers.
+
+    part: what of a checkpoint this is: "" the main model, or a name that stands in front of its files' (a critic).
+    """
 
     def __init__(
         self,
@@ -39,7 +42,9 @@ class MegatronState:
         optimizer: GuardedOptimizer,
         precision: PrecisionSettings,
         lora: LoraSettings | None,
+        part: str = "",
     ) -> None:
+        self._part = part
         self._config, self._layout, self._models, self._optimizer = config, layout, models, optimizer
         lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
         numbers = {k: v for k, v in dataclasses.asdict(config).items() if k != "experts" or v is not None}
@@ -55,11 +60,11 @@ class MegatronState:
         groups = self._layout.groups
         states: dict[str, Any] = {self.rank_file(): self._rank_state()}
         if groups.dp_cp.rank() == 0:
-            states[model_file(groups.pp.rank(), groups.tp.rank())] = {
+            states[model_file(groups.pp.rank(), groups.tp.rank(), self._part)] = {
                 p.name: p.parameter.detach() for p in self.mapped() if not p.is_expert
             }
         if self._config.experts is not None and groups.expt_dp.rank() == 0:
-            states[experts_file(groups.pp.rank(), groups.ep.rank())] = {
+            states[experts_file(groups.pp.rank(), groups.ep.rank(), self._part)] = {
                 p.name: p.parameter.detach() for p in self.mapped() if p.is_expert
             }
         return checkpoints.Snapshot(states, self._model_identity, self._layout_identity)
@@ -67,13 +72,13 @@ class MegatronState:
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint and returns its `extra`; a collective. Raises as `Policy.load`."""
         manifest = checkpoints.manifest_of(path)
-        checkpoints.check_model(path, manifest, self._model_identity)
+        checkpoints.check_model(path, manifest, self._model_identity, self._part)
         if manifest.layout == self._layout_identity:
             self._load_same_layout(path, manifest)
         else:
             log.info("resharding %s: written under %s, here %s", path, manifest.layout, self._layout_identity)
             checkpoints.verify(path, manifest)
-            self._load_resharded(Reassembly(Path(path), manifest.layout, self._config))
+            self._load_resharded(Reassembly(Path(path), manifest.layout, self._config, self._part))
         return manifest.extra
 
     def mapped(self) -> list[hf_weights.MappedParameter]:
@@ -83,13 +88,13 @@ class MegatronState:
     def rank_file(self) -> str:
         """The file that is this rank's alone."""
         groups = self._layout.groups
-        return rank_file(groups.pp.rank(), groups.tp.rank(), groups.dp_cp.rank())
+        return rank_file(groups.pp.rank(), groups.tp.rank(), groups.dp_cp.rank(), self._part)
 
     def _load_same_layout(self, path: str | Path, manifest: checkpoints.Manifest) -> None:
         groups = self._layout.groups
-        names = [self.rank_file(), model_file(groups.pp.rank(), groups.tp.rank())]
+        names = [self.rank_file(), model_file(groups.pp.rank(), groups.tp.rank(), self._part)]
         if self._config.experts is not None:
-            names.append(experts_file(groups.pp.rank(), groups.ep.rank()))
+            names.append(experts_file(groups.pp.rank(), groups.ep.rank(), self._part))
         state, *files = checkpoints.read(path, manifest, names)
         weights = {name: tensor for file in files for name, tensor in file.items()}
         for p in self.mapped():

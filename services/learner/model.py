@@ -55,6 +55,20 @@ class PolicyModel(GPTModel):
         return weight
 
 
+class ScoringModel(PolicyModel):
+    """PolicyModel with a score [1, hidden] in place of the output layer, whole on every tensor rank."""
+
+    def __init__(self, config: TransformerConfig, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        if self.post_process:
+            del self.output_layer
+            self.score = torch.nn.Linear(config.hidden_size, 1, bias=False, dtype=config.params_dtype)
+
+    def head_weight(self) -> Tensor:
+        """[1, hidden]."""
+        return self.score.weight
+
+
 def _keep(weight: Tensor) -> Tensor:
     """Initialises nothing: weights are loaded. `perform_initialization=False` would instead also skip the
     tensor_model_parallel attributes, and the gradient norm would count tensor rank 0's shard only."""
@@ -171,7 +185,8 @@ def _chunk(model: ModelConfig, config: TransformerConfig, layout: Layout, turn: 
     layers = get_num_layers_to_build(config, turn, pp.rank())
     tensor = layout.parallel.tensor
     layer = _layer(model.qk_norm, model.experts is not None)
-    return PolicyModel(
+    make = ScoringModel if model.scores else PolicyModel
+    return make(
         config=config,
         transformer_layer_spec=TransformerBlockSubmodules([layer] * layers, RMSNorm),
         vocab_size=-(-model.vocab_size // tensor) * tensor,

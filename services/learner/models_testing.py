@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
@@ -75,10 +76,19 @@ def tiny_config(family: str, tied: bool = False) -> Any:
 
 def tiny_model(family: str, tied: bool = False) -> Any:
     """fp32, deterministic, without dropout; norms and biases moved off their trivial initial values."""
+    return _moved(AutoModelForCausalLM, tiny_config(family, tied))
+
+
+def tiny_scoring_model(family: str, tied: bool = False) -> Any:
+    """As `tiny_model`, with a score in place of the vocabulary: a reward model."""
+    config = tiny_config(family, tied)
+    config.num_labels, config.pad_token_id = 1, 0
+    return _moved(AutoModelForSequenceClassification, config)
+
+
+def _moved(kind: Any, config: Any) -> Any:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        tiny_config(family, tied), dtype=torch.float32, attn_implementation="eager"
-    )
+    model = kind.from_config(config, dtype=torch.float32, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -105,6 +115,11 @@ def stored(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tenso
 
 def save_tiny_model(directory: Path, family: str, tied: bool = False) -> Path:
     tiny_model(family, tied).save_pretrained(directory)
+    return directory
+
+
+def save_tiny_scoring_model(directory: Path, family: str, tied: bool = False) -> Path:
+    tiny_scoring_model(family, tied).save_pretrained(directory)
     return directory
 
 
@@ -144,4 +159,19 @@ def preference_samples(seed: int, pairs: int = 5, vocabulary: int = VOCABULARY) 
             answer = rng.integers(0, vocabulary, int(rng.integers(2, 25)))
             mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))])
             samples.append(Sample(np.concatenate([prompt, answer]), mask, advantage=role, group=i))
+    return samples
+
+
+def ranked_samples(seed: int, groups: int = 4, vocabulary: int = VOCABULARY) -> list[Sample]:
+    """Groups of two to four ranked answers (2 … 24 tokens, two of them equally good where there are four) to a prompt,
+    each with the token behind it that stands for its score."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i in range(groups):
+        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 9)))
+        for rank in ((1.0, 0.0), (2.0, 1.0, 0.0), (0.0, 1.0, 1.0, 2.0))[i % 3]:
+            tokens = np.concatenate([prompt, rng.integers(0, vocabulary, int(rng.integers(2, 25))), [0]])
+            mask = np.zeros(len(tokens))
+            mask[-1] = 1.0
+            samples.append(Sample(tokens, mask, advantage=rank, group=3 * i))
     return samples

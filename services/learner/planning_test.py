@@ -16,6 +16,7 @@ from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
 from services.learner.ranks_testing import run_ranks
 from services.learner.settings import (
+    HEAD_BYTES,
     BatchSettings,
     LoraSettings,
     OptimizerSettings,
@@ -38,7 +39,7 @@ def model_dir(request, tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"), request.param)
 
 
-def planned(parallel: ParallelSettings, lora: LoraSettings | None = None) -> memory.Layout:
+def planned(parallel: ParallelSettings, lora: LoraSettings | None = None, scores: bool = False) -> memory.Layout:
     return memory.Layout(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
@@ -50,6 +51,7 @@ def planned(parallel: ParallelSettings, lora: LoraSettings | None = None) -> mem
         recompute=False,
         lora_rank=lora.rank if lora is not None else 0,
         lora_targets=lora.targets if lora is not None else (),
+        scores=scores,
     )
 
 
@@ -122,10 +124,19 @@ def test_a_mixture_of_experts_is_counted_too(name, tmp_path):
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 
 
-def _counted(model_dir: str, parallel: ParallelSettings, lora: LoraSettings | None) -> tuple[int, int, int]:
+def _counted(
+    model_dir: str, parallel: ParallelSettings, lora: LoraSettings | None, scores: bool = False
+) -> tuple[int, int, int]:
     """(pipeline stage, parameters, bytes of gradients and moments) of this rank."""
     policy = MegatronPolicy.create(
-        model_dir, parallel, OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=1, lora=lora
+        model_dir,
+        parallel,
+        OptimizerSettings(),
+        PrecisionSettings(),
+        BatchSettings(),
+        seed=1,
+        lora=lora,
+        scores=scores,
     )
     parameters = list(policy._models[0].parameters())
     moments = sum(8 * piece.main.numel() for _, piece in policy.optimizer._pieces())
@@ -152,5 +163,14 @@ def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model
         assert state == stages[stage].gradients + stages[stage].optimizer
 
 
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=3)])
+def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
+    parallel = ParallelSettings(tensor=2, pipeline=2)
+    stages = memory.stages(read_shapes(model_dir), planned(parallel, lora, scores=True))
+    for stage, numbers, state in run_ranks(4, _counted, model_dir, parallel, lora, True):
+        assert numbers == stages[stage].parameters
+        assert state == stages[stage].gradients + stages[stage].optimizer
+
+
 def test_the_planner_knows_the_size_of_a_chunk_of_logits():
-    assert BatchSettings().head_chunk == memory.HEAD_CHUNK
+    assert BatchSettings().head_chunk is None and HEAD_BYTES == memory.HEAD_BYTES

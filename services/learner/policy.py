@@ -83,7 +83,11 @@ class Counters(Protocol):
 
 
 class Policy(Protocol):
-    """One rank's part of a model and its optimizer; a backend's implementation of everything below is a collective."""
+    """One rank's part of a model and its optimizer; a backend's implementation of everything below is a collective.
+
+    A model that scores (a reward model) has one number per position where another has a distribution over tokens. Where
+    this says log-prob of token t it then gives the score of the tokens before t, whatever t is; the entropy is 0.
+    """
 
     @property
     def optimizer(self) -> Counters: ...

@@ -13,6 +13,7 @@ through the data.
 
 import hashlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from penstock.objectives import preference_losses, preferences
 from penstock.objectives.preferences import Pairs, answer_weights
 from services.learner.batch import Batch
-from services.learner.policy import Policy, Scored, StepOutcome
+from services.learner.policy import Policy, Scored
 from services.learner.preference_stage import CHOSEN, ELSEWHERE, REJECTED
 from services.learner.settings import LossSettings
 from services.learner.step_result import StepResult, described
@@ -37,24 +38,31 @@ class PreferenceTrainer:
 
     def step(self, batch: Batch) -> StepResult:
         """Trains on a batch of `preference_stage` (the same on every rank); a collective."""
+        answers = self._answers(batch)
+        values, weights = answer_weights(answers.losses, answers.current)
+        chosen_tokens = batch.mask * (answers.role == CHOSEN)[batch.sequence_of_token]
+        likelihood = self.settings.nll_coefficient * chosen_tokens / chosen_tokens.sum().clamp(min=1)
+        token_weights = weights.to(torch.float32)[batch.sequence_of_token] - likelihood
+        own = torch.nonzero(answers.role != ELSEWHERE)[:, 0]
+        part, where = batch.select(own)
+        outcome = self.policy.train_step(part, LinearLoss(token_weights[where]))
+        return StepResult(described(self.policy, [outcome]) | self._metrics(batch, answers, values))
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """`loss`, `accuracy`, `margin` and rewards of a batch that is not trained on; a collective."""
+        answers = self._answers(batch)
+        return self._metrics(batch, answers, answers.losses(answers.current))
+
+    def _answers(self, batch: Batch) -> "_Answers":
         role = _roles(batch)
         current = sequence_sums(batch, self.policy.logprobs(batch))
-        zeros = torch.zeros_like(current)
-        reference = zeros if self._references is None else self._references.of(batch)
+        reference = torch.zeros_like(current) if self._references is None else self._references.of(batch)
         if self.settings.paired:
             losses = self._pair_losses(batch, reference)
         else:
-            elsewhere = role == ELSEWHERE
-            baseline = (current - reference)[elsewhere].mean()
+            baseline = (current - reference)[role == ELSEWHERE].mean()
             losses = self._single_losses(role, reference, baseline)
-        values, weights = answer_weights(losses, current)
-        chosen_tokens = batch.mask * (role == CHOSEN)[batch.sequence_of_token]
-        likelihood = self.settings.nll_coefficient * chosen_tokens / chosen_tokens.sum().clamp(min=1)
-        token_weights = weights.to(torch.float32)[batch.sequence_of_token] - likelihood
-        answers = torch.nonzero(role != ELSEWHERE)[:, 0]
-        part, where = batch.select(answers)
-        outcome = self.policy.train_step(part, LinearLoss(token_weights[where]))
-        return StepResult(self._metrics(batch, role, values, current - reference, current, outcome))
+        return _Answers(role, current, reference, losses)
 
     def _pair_losses(self, batch: Batch, reference: Tensor) -> Callable[[Tensor], Tensor]:
         length = sequence_sums(batch, batch.mask).clamp(min=1)
@@ -76,15 +84,14 @@ class PreferenceTrainer:
 
         return losses
 
-    def _metrics(
-        self, batch: Batch, role: Tensor, values: Tensor, gained: Tensor, current: Tensor, outcome: StepOutcome
-    ) -> dict[str, float]:
+    def _metrics(self, batch: Batch, answers: "_Answers", values: Tensor) -> dict[str, float]:
         """Rewards are the implicit ones, beta · (c − r); the margin is theirs, the accuracy their order's."""
-        beta = float(self.settings.loss_settings.get("beta", 1.0))
+        beta, role = float(self.settings.loss_settings.get("beta", 1.0)), answers.role
+        gained = answers.current - answers.reference
         chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == REJECTED]
         chosen_tokens = float((batch.mask * (role == CHOSEN)[batch.sequence_of_token]).sum())
-        nll = -float(current[role == CHOSEN].sum()) / max(chosen_tokens, 1.0)
-        metrics = described(self.policy, [outcome]) | {
+        nll = -float(answers.current[role == CHOSEN].sum()) / max(chosen_tokens, 1.0)
+        metrics = {
             "loss": float(values.mean()) + self.settings.nll_coefficient * nll,
             "reward_chosen": _mean(chosen),
             "reward_rejected": _mean(rejected),
@@ -94,6 +101,16 @@ class PreferenceTrainer:
         if self.settings.paired:
             metrics["accuracy"] = float((chosen > rejected).to(torch.float64).mean())
         return metrics
+
+
+class _Answers(NamedTuple):
+    """Of a batch's answers, before a step: roles, summed log-probs under policy and reference [N], and the losses as a
+    function of the policy's."""
+
+    role: Tensor
+    current: Tensor
+    reference: Tensor
+    losses: Callable[[Tensor], Tensor]
 
 
 class LinearLoss:

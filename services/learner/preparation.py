@@ -23,9 +23,9 @@ class Prepared:
 def prepare(groups: Sequence[CompleteGroup], stages: Stages, version: int) -> Prepared:
     """The batch of `groups`, to be trained on weights of `version`."""
     trajectories = [m.trajectory for g in groups for m in g.usable]
-    return Prepared(
-        Batch.from_samples(stages.samples(groups), version), trajectories, _metrics(groups, trajectories, version)
-    )
+    metrics = _metrics(groups, trajectories, version)
+    metrics["rl.samples.masked"] = float(sum(len(g.usable) - len(stages.kept(g).usable) for g in groups))
+    return Prepared(Batch.from_samples(stages.samples(groups), version), trajectories, metrics)
 
 
 def _metrics(groups: Sequence[CompleteGroup], trajectories: Sequence[pb.Trajectory], version: int) -> dict[str, float]:

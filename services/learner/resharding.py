@@ -23,19 +23,19 @@ from services.learner.hf_config import ModelConfig
 from services.learner.hf_weights import is_expert, rule_of, unshard
 
 
-def model_file(pipeline: int, tensor: int) -> str:
-    """Weights of one pipeline stage's tensor shard."""
-    return f"model-pp{pipeline}-tp{tensor}.pt"
+def model_file(pipeline: int, tensor: int, part: str = "") -> str:
+    """Weights of one pipeline stage's tensor shard. part: see MegatronState."""
+    return f"{part and part + '-'}model-pp{pipeline}-tp{tensor}.pt"
 
 
-def experts_file(pipeline: int, share: int) -> str:
+def experts_file(pipeline: int, share: int, part: str = "") -> str:
     """Weights of one pipeline stage's experts on one of its expert ranks."""
-    return f"experts-pp{pipeline}-ep{share}.pt"
+    return f"{part and part + '-'}experts-pp{pipeline}-ep{share}.pt"
 
 
-def rank_file(pipeline: int, tensor: int, replica: int) -> str:
+def rank_file(pipeline: int, tensor: int, replica: int, part: str = "") -> str:
     """Optimizer pieces and random state of one rank; `replica` counts data × context ranks."""
-    return f"rank-pp{pipeline}-tp{tensor}-dp{replica}.pt"
+    return f"{part and part + '-'}rank-pp{pipeline}-tp{tensor}-dp{replica}.pt"
 
 
 class Reassembly:
@@ -46,8 +46,8 @@ class Reassembly:
 
     WEIGHT = "weight"
 
-    def __init__(self, path: Path, layout: Mapping[str, Any], config: ModelConfig) -> None:
-        self._path, self._config = path, config
+    def __init__(self, path: Path, layout: Mapping[str, Any], config: ModelConfig, part: str = "") -> None:
+        self._path, self._config, self._part = path, config, part
         self._tensor, self._replicas = layout["tensor"], layout["data"] * layout["context"]
         self._open = functools.cache(_mapped)
         self._name_and_place: dict[
@@ -55,11 +55,11 @@ class Reassembly:
         ] = {}  # Hugging Face name -> ours, stage, which of its parts
         self._file_of_expert: dict[str, str] = {}
         for stage in range(layout["pipeline"]):
-            self._note(self._open(path / model_file(stage, 0)), stage)
+            self._note(self._open(path / model_file(stage, 0, part)), stage)
             for share in range(layout.get("expert", 1) if config.experts is not None else 0):
-                experts = self._open(path / experts_file(stage, share))
+                experts = self._open(path / experts_file(stage, share, part))
                 self._note(experts, stage)
-                self._file_of_expert |= dict.fromkeys(experts, experts_file(stage, share))
+                self._file_of_expert |= dict.fromkeys(experts, experts_file(stage, share, part))
         self._whole = functools.lru_cache(maxsize=1)(self._assemble)
 
     def _note(self, names: Iterable[str], stage: int) -> None:
@@ -81,7 +81,7 @@ class Reassembly:
 
     def counters(self) -> tuple[int, int]:
         """(steps, skipped) of the optimizer."""
-        state = self._open(self._path / rank_file(0, 0, 0))["optimizer"]
+        state = self._open(self._path / rank_file(0, 0, 0, self._part))["optimizer"]
         return state["steps"], state["skipped"]
 
     def _assemble(self, name: str, stage: int, what: str) -> list[Tensor]:
@@ -90,7 +90,8 @@ class Reassembly:
             locals_ = [self._local(name, self._file_of_expert[name], pieces, what)]
         else:
             locals_ = [
-                self._local(name, model_file(stage, t), self._pieces(name, stage, t), what) for t in range(self._tensor)
+                self._local(name, model_file(stage, t, self._part), self._pieces(name, stage, t), what)
+                for t in range(self._tensor)
             ]
         return unshard(rule_of(name)[0], locals_, self._config)
 
@@ -110,7 +111,8 @@ class Reassembly:
 
     def _pieces(self, name: str, stage: int, tensor: int) -> list[Mapping[str, Any]]:
         """Those of a parameter that one tensor rank's replicas have."""
-        files = (self._open(self._path / rank_file(stage, tensor, replica)) for replica in range(self._replicas))
+        replicas = range(self._replicas)
+        files = (self._open(self._path / rank_file(stage, tensor, replica, self._part)) for replica in replicas)
         return [pieces[name] for file in files if name in (pieces := file["optimizer"]["pieces"])]
 
 

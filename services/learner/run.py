@@ -22,7 +22,8 @@ from penstock.rpc import Security, Server
 from penstock.telemetry import metrics
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner import checkpoints, hf_export
-from services.learner.backends import make_policy
+from services.learner.actor_critic import ActorCritic
+from services.learner.backends import make_critic, make_policy
 from services.learner.batch import broadcast
 from services.learner.feed import Feed
 from services.learner.keeping import Keeper
@@ -35,6 +36,7 @@ from services.learner.preparation import Prepared, prepare
 from services.learner.server import State, Status
 from services.learner.stages import Stages
 from services.learner.trainer import Steps, make_trainer
+from services.learner.validation import Validation
 
 logger = logging.getLogger(__name__)
 _step = metrics.gauge(metrics.STEP, "optimizer steps taken")
@@ -71,18 +73,24 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
     at("loading the model")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     policy = make_policy(recipe)
-    trainer = make_trainer(loss_settings(recipe), policy)
+    critic = make_critic(recipe, policy)
+    saved = policy if critic is None else ActorCritic(policy, critic)
+    trainer = make_trainer(loss_settings(recipe), policy, critic)
     kept, keep_log = checkpoint_settings(recipe), recipe.limits.keep_log
     # What is older than the newest few may need samples that are not in the log any more.
-    resumed = checkpoints.load_newest(place.checkpoints, policy.load, among=None if keep_log else kept.keep)
+    resumed = checkpoints.load_newest(place.checkpoints, saved.load, among=None if keep_log else kept.keep)
     step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
     stages = make_stages(recipe)
+    validation = Validation.of(recipe, stages, trainer, device)
     with ExitStack() as stack:
         leader = stack.enter_context(_leader(recipe, place, status, stages, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
         logger.info("learning from step %d", step, extra={"epoch": status.epoch})
-        keeper = Keeper(place.checkpoints, kept, policy, status, leader, keep_log)
+        keeper = Keeper(place.checkpoints, kept, saved, status, leader, keep_log)
+        if step == 0:
+            at("measuring held-out rows")
+            validation.measure(0, leader)
         while step < recipe.algorithm.steps:
             keeper.collect()
             at(f"waiting for the batch of step {step + 1}")
@@ -98,7 +106,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
             elif command == "train":
                 step += 1
                 at(f"training step {step}")
-                _train(trainer, policy, leader, status, prepared, step, device, keeper)
+                _train(trainer, policy, leader, status, prepared, step, device, keeper, validation)
                 if step % recipe.learner.checkpoints.every == 0:
                     status.save_wanted.set()
         at("ending")
@@ -172,13 +180,15 @@ def _train(
     step: int,
     device: torch.device,
     keeper: Keeper,
+    validation: Validation,
 ) -> None:
-    """One step: train, report, publish."""
+    """One step: train, measure where it is due, report, publish."""
     status.state = State.STATE_TRAINING
     status.step_started_at.GetCurrentTime()
     began = time.monotonic()
     result = trainer.step(broadcast(prepared.batch if prepared else None, device))
     trained = time.monotonic()
+    held_out = validation.measure(step, leader)
     tensors = list(policy.export())
     status.step = step
     if leader is None or prepared is None:
@@ -188,6 +198,7 @@ def _train(
     report.version.epoch, report.version.step = status.epoch, step
     report.at.GetCurrentTime()
     numbers = {**prepared.metrics, **{f"rl.policy.{k}": v for k, v in result.metrics.items()}}
+    numbers |= {f"rl.validation.{k}": v for k, v in held_out.items()}
     numbers["rl.loss"] = result.metrics["loss"]
     numbers["rl.train.seconds"] = trained - began
     numbers["rl.step.seconds"] = trained - (status.step_ended or began)  # the first step does not count the start
@@ -217,7 +228,7 @@ def export_checkpoint(recipe: Recipe, checkpoint: pathlib.Path, target: pathlib.
 def export(policy: Policy, recipe: Recipe, target: pathlib.Path) -> None:
     """Writes the policy as a Hugging Face directory; a collective."""
     if dist.get_rank() == 0:
-        hf_export.write(policy.export(), recipe.model.path, target)
+        hf_export.write(policy.export(), recipe.model.path, target, scores=recipe.trains_reward_model)
     else:
         for _ in policy.export():
             continue

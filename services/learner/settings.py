@@ -90,16 +90,20 @@ class PrecisionSettings:
     fp32_logits: bool = True
 
 
+HEAD_BYTES = 128 * 2**20
+"""Logits that exist at once: some 220 tokens of a vocabulary of 152 k, all tokens of a small one."""
+
+
 @dataclass(frozen=True)
 class BatchSettings:
     """Attributes:
     tokens_per_micro_batch: token budget of one forward pass on one data-parallel rank (all its context ranks together).
-    head_chunk: tokens whose logits exist at once; bounds memory at chunk × vocabulary.
+    head_chunk: tokens whose logits exist at once; None: as many as have HEAD_BYTES of fp32 logits on one rank.
     recompute: keep every activation, or each layer's input alone and run the layer again in the backward pass.
     """
 
     tokens_per_micro_batch: int = 4096
-    head_chunk: int = 1024
+    head_chunk: int | None = None
     recompute: Literal["none", "full"] = "none"
 
 
@@ -167,12 +171,43 @@ class PreferenceSettings:
 
 
 @dataclass(frozen=True)
+class RewardModelSettings:
+    """How a reward model learns from ranked answers (see penstock.objectives.ranking).
+
+    Attributes:
+      margin: by how much the better answer's score should be larger.
+      centring: weight of the squared sum of a pair's scores, which pulls their mean to 0.
+      min_margin: two answers are a pair if the data's scores differ by more.
+    """
+
+    margin: float = 0.0
+    centring: float = 0.0
+    min_margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """PPO's critic (see penstock.objectives.critics).
+
+    Attributes:
+      discount, decay: γ and λ of GAE.
+      clip: how far a value may move in a step; None turns it off.
+      warmup_steps: steps at the start that train the critic alone.
+    """
+
+    discount: float = 1.0
+    decay: float = 1.0
+    clip: float | None = 0.2
+    warmup_steps: int = 0
+
+
+@dataclass(frozen=True)
 class LossSettings:
     """What is minimised. Names and their parameters are those of `penstock.objectives`.
 
     Attributes:
-      algorithm: grpo (policy gradient with the fields below), dpo (`preference`) or sft (negative log-likelihood;
-        normalisation only).
+      algorithm: grpo (policy gradient with the fields below; `critic` where advantages are a critic's), dpo
+        (`preference`), reward_model (`reward_model`) or sft (negative log-likelihood; normalisation only).
       policy_loss, policy_loss_settings: e.g. ppo_clip, {"clip_low": 0.2}.
       correction, correction_settings: off-policy weight, e.g. tis, {"cap": 2.0}. Ignored with proximal = behaviour,
         where the ratio to the engine is already the trust region's.
@@ -186,7 +221,7 @@ class LossSettings:
       optimizer_steps_per_batch: mini-batches of whole groups that a batch is cut into.
     """
 
-    algorithm: Literal["grpo", "dpo", "sft"] = "grpo"
+    algorithm: Literal["grpo", "dpo", "sft", "reward_model"] = "grpo"
     policy_loss: str = "ppo_clip"
     policy_loss_settings: Mapping[str, Any] = field(default_factory=dict)
     correction: str = "tis"
@@ -202,6 +237,8 @@ class LossSettings:
     temperature: float = 1.0
     optimizer_steps_per_batch: int = 1
     preference: PreferenceSettings = field(default_factory=PreferenceSettings)
+    reward_model: RewardModelSettings = field(default_factory=RewardModelSettings)
+    critic: CriticSettings | None = None
 
     @property
     def kl_in_loss(self) -> bool:

@@ -5,7 +5,7 @@ given back at once), and samples are made when the whole batch is known.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -32,32 +32,48 @@ class Stage(Protocol):
 
 
 class Stages:
-    """The stage of every source of tasks, by the source's name; the first also takes what names none."""
+    """The stage of every source of tasks, by the source's name; the first also takes what names none.
 
-    def __init__(self, by_source: Mapping[str, Stage]) -> None:
-        self._by_source = dict(by_source)
-        self._first = next(iter(by_source.values()))
+    whole_only: sources whose truncated answers are left out: they are not trained and have no vote in a baseline.
+    """
+
+    def __init__(self, by_source: Mapping[str, Stage], whole_only: Collection[str] = ()) -> None:
+        self._by_source, self._whole_only = dict(by_source), frozenset(whole_only)
+        self._first = next(iter(by_source))
 
     def filter_reason(self, group: CompleteGroup) -> str | None:
         """Why a group must not be trained, or None."""
-        rewards = torch.tensor([m.trajectory.reward for m in group.usable], dtype=torch.float64)
-        return self._of(group).filter_reason(rewards, torch.ones(len(rewards), dtype=torch.bool))
+        members = self.kept(group).usable
+        if not members:
+            return "no_valid_sample"
+        rewards = torch.tensor([m.trajectory.reward for m in members], dtype=torch.float64)
+        return self._stage(group).filter_reason(rewards, torch.ones(len(rewards), dtype=torch.bool))
+
+    def kept(self, group: CompleteGroup) -> CompleteGroup:
+        """The group without the members that are left out."""
+        if self._source(group) not in self._whole_only:
+            return group
+        truncated = pb.Outcome.STATUS_TRUNCATED
+        return CompleteGroup(group.name, tuple(m for m in group.members if m.trajectory.outcome.status != truncated))
 
     def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
         """The training samples of a batch, in the order of its groups. A source's stage sees its own groups alone: a
         baseline or a scale taken over the batch is taken over them."""
         parts: dict[Stage, list[int]] = {}
         for i, group in enumerate(groups):
-            parts.setdefault(self._of(group), []).append(i)
+            parts.setdefault(self._stage(group), []).append(i)
         made = [
             dataclasses.replace(s, group=places[s.group])
             for stage, places in parts.items()
-            for s in stage.samples([groups[i] for i in places])
+            for s in stage.samples([self.kept(groups[i]) for i in places])
         ]
         return sorted(made, key=lambda s: s.group)
 
-    def _of(self, group: CompleteGroup) -> Stage:
-        return self._by_source.get(group.source, self._first)
+    def _source(self, group: CompleteGroup) -> str:
+        return group.source if group.source in self._by_source else self._first
+
+    def _stage(self, group: CompleteGroup) -> Stage:
+        return self._by_source[self._source(group)]
 
 
 class SupervisedStage:

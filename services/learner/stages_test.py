@@ -7,6 +7,7 @@ from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.advantage_stage import AdvantageStage
 from services.learner.assembly import CompleteGroup, Member
+from services.learner.preparation import prepare
 from services.learner.settings import AdvantageSettings
 from services.learner.stages import Stages
 
@@ -46,6 +47,22 @@ def test_a_scale_over_the_batch_is_over_the_sources_own_groups(stages):
     assert [int(s.tokens[1]) for s in made] == [1, 1, 2, 2, 3, 3], "each sample keeps its group"
     assert [s.advantage for s in made if s.group != 1] == pytest.approx(expected)
     assert [s.advantage for s in made if s.group == 1] == pytest.approx([-5.0, 5.0])
+
+
+def test_truncated_answers_are_neither_trained_nor_a_vote_in_the_baseline():
+    """Rewards 0, 1 and a truncated 1: the baseline is 0.5, not 2/3."""
+    dr_grpo = AdvantageStage(AdvantageSettings(estimator="dr_grpo"))
+    stages = Stages({"a": dr_grpo, "b": dr_grpo}, whole_only=["a"])
+    given = group("g1", "a", [0.0, 1.0, 1.0])
+    given.members[2].trajectory.outcome.status = pb.Outcome.STATUS_TRUNCATED
+    assert [s.advantage for s in stages.samples([given])] == [-0.5, 0.5]
+    assert prepare([given], stages, 3).metrics["rl.samples.masked"] == 1.0
+    for member in given.members:
+        member.trajectory.outcome.status = pb.Outcome.STATUS_TRUNCATED
+    assert stages.filter_reason(given) == "no_valid_sample"
+    other = group("g2", "b", [0.0, 1.0, 1.0])
+    other.members[2].trajectory.outcome.status = pb.Outcome.STATUS_TRUNCATED
+    assert stages.filter_reason(other) is None and len(stages.samples([other])) == 3
 
 
 def test_a_group_says_its_mean_reward_when_it_is_released():

@@ -21,7 +21,7 @@ def token_logprobs(
     *,
     sequence_parallel: bool,
     temperature: float,
-    chunk: int,
+    chunk: int | None,
     fp32_logits: bool,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of `target` [n] at the positions `rows` [n] of the final hidden states.
@@ -31,6 +31,7 @@ def token_logprobs(
       weight: [padded vocabulary / tp, h], this tensor rank's part of the output layer.
       rows: int64 [n], positions (0 … t−1) whose next token is wanted; equal on all tensor ranks. May be empty.
       group: the tensor-parallel group. vocab: true vocabulary size.
+      chunk: tokens whose logits exist at once; None: as many as fit into HEAD_BYTES.
     Returns two fp32 [n], equal on every tensor rank.
     """
     if sequence_parallel:

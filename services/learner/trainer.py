@@ -13,9 +13,11 @@ from torch import Tensor
 
 from penstock.objectives import diagnostics, kl
 from services.learner.batch import Batch
+from services.learner.critic_trainer import CriticTrainer
 from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLoss
 from services.learner.policy import Loss, Policy, StepOutcome
 from services.learner.preference_trainer import PreferenceTrainer
+from services.learner.reward_model_trainer import RewardModelTrainer
 from services.learner.settings import LossSettings
 from services.learner.step_result import StepResult, described
 
@@ -27,10 +29,25 @@ class Steps(Protocol):
         """Trains on one batch (the same on every rank); a collective."""
         ...
 
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """What `step` would say of a batch of rows (`loss`, and for pairs `accuracy` and `margin`), training nothing; a
+        collective."""
+        ...
 
-def make_trainer(settings: LossSettings, policy: Policy) -> Steps:
-    """The trainer of the settings' algorithm."""
-    return PreferenceTrainer(settings, policy) if settings.algorithm == "dpo" else Trainer(settings, policy)
+
+def make_trainer(settings: LossSettings, policy: Policy, critic: Policy | None = None) -> Steps:
+    """The trainer of the settings' algorithm. critic: needed where the settings have one."""
+    if settings.critic is not None:
+        if critic is None:
+            raise ValueError("loss.critic: there is no critic to train")
+        return CriticTrainer(settings, critic, Trainer(settings, policy))
+    match settings.algorithm:
+        case "dpo":
+            return PreferenceTrainer(settings, policy)
+        case "reward_model":
+            return RewardModelTrainer(settings.reward_model, policy)
+        case _:
+            return Trainer(settings, policy)
 
 
 class Trainer:
@@ -63,6 +80,10 @@ class Trainer:
         if proximal is not None and self.settings.proximal == "recompute":
             current = proximal  # of the whole batch at one time: later mini-batches were scored after updates
         return StepResult(self._metrics(batch, current, reference, outcomes))
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """`loss`: the negative log-likelihood of held-out demonstrations, normalised as in training."""
+        return {"loss": -float((self._objectives.weights(batch) * self.policy.logprobs(batch)).sum())}
 
     def _mini_batches(self, batch: Batch) -> list[tuple[Batch, Tensor]]:
         """Whole groups, in order, in equally many groups per optimizer step; (part, its tokens in the batch)."""

@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack
 from penstock import rpc
 from penstock.bus import RunNames, TaskConsumer, connect
 from penstock.chat import ChatTokenizer
+from penstock.datasets import tokenise
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.process import Process, flags, run
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.demonstrations import tokenise
 from services.rollout.engines import Engines, engines
 from services.rollout.episode import Tools, play
 from services.rollout.scoring import scoring
@@ -63,7 +63,7 @@ async def _player(
 
     async def player(task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
         if not task.HasField("rollout"):
-            return tokenise(chat, recipe.model.path, task, index)
+            return tokenise(chat, recipe.model.path, task, index, recipe.data.train_on)
         return await play(tools[task.rollout.task.source], task, index, until)
 
     return player
@@ -80,7 +80,8 @@ async def _tools(
 ) -> Tools:
     """What drives the episodes of one source of tasks."""
     assert recipe.environment is not None, "a recipe that generates has an environment"
-    scorer = await stack.enter_async_context(scoring(recipe.rewards(), args.environment, process.security))
+    models = dict(each.split("=", 1) for each in args.reward)
+    scorer = await stack.enter_async_context(scoring(recipe.rewards(), args.environment, process.security, models))
     stub, address = None, ""
     if recipe.environment.multi_turn:
         address = recipe.environment.address or args.environment[0]
@@ -99,6 +100,7 @@ def main() -> int:
     parser.add_argument("--generation", action="append", default=[], help="HOST:PORT of a replica; repeat for more")
     parser.add_argument("--environment", action="append", default=[], help="HOST:PORT of our environment service")
     parser.add_argument("--teacher", action="append", default=[], help="HOST:PORT of a teacher; repeat for more")
+    parser.add_argument("--reward", action="append", default=[], help="NAME=HOST:PORT of a reward model")
     args = parser.parse_args()
     try:
         recipe = load(args.recipe)
@@ -110,6 +112,9 @@ def main() -> int:
         parser.error("--teacher: at least one address is needed for this recipe")
     if recipe.generates and not args.environment and not recipe.only_foreign_environments:
         parser.error("--environment: at least one address is needed for this recipe")
+    missing = set(recipe.reward_models) - {each.partition("=")[0] for each in args.reward if "=" in each}
+    if recipe.generates and missing:
+        parser.error(f"--reward: the recipe's reward models need NAME=HOST:PORT; missing: {', '.join(sorted(missing))}")
     return run(args, serve, recipe.run)
 
 

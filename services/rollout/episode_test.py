@@ -12,6 +12,7 @@ import pytest_asyncio
 from penstock import rpc
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import Message, SamplingParams
+from penstock.datasets import tokenise
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.recipes.sections import Environment, Reward
 from penstock.sdk import Environment as SdkEnvironment
@@ -23,7 +24,6 @@ from penstock.trajectories import check, from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.guess_number import GuessNumber
 from services.rollout import engines as engines_module
-from services.rollout.demonstrations import tokenise
 from services.rollout.engines import engines
 from services.rollout.episode import Tools, play
 from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving

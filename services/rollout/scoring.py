@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from penstock import rpc
@@ -137,12 +137,16 @@ def total(components: Sequence[RewardComponent]) -> float:
 
 
 @asynccontextmanager
-async def scoring(rewards: Sequence[Reward], own: Sequence[str], security: rpc.Security) -> AsyncIterator[Scoring]:
-    """Scoring over open channels; rewards without an address are our environment service's."""
+async def scoring(
+    rewards: Sequence[Reward], own: Sequence[str], security: rpc.Security, models: Mapping[str, str] | None = None
+) -> AsyncIterator[Scoring]:
+    """Scoring over open channels. `models`: addresses of reward models by their reward's name; rewards that have none
+    of these and no address are our environment service's (`own`)."""
+    models = models or {}
     async with AsyncExitStack() as stack:
         scorers = []
         for i, reward in enumerate(rewards):
-            address = reward.address or own[i % len(own)]
+            address = reward.address or models.get(reward.name) or own[i % len(own)]
             channel = await stack.enter_async_context(rpc.channel(address, security=security))
             scorers.append(Scorer(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())

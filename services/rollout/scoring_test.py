@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock import rpc
-from penstock.recipes.sections import Reward
+from penstock.recipes.sections import Reward, ServedModel
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from services.rollout.scoring import RewardFailed, Scoring, scoring, total
@@ -55,6 +55,21 @@ async def scoring_with(
             weight = weights[i]
             rewards.append(Reward(name=f"r{i}", weight=weight, address=server.address, timeout_seconds=seconds))
         yield await stack.enter_async_context(scoring(rewards, [], rpc.Security()))
+
+
+async def test_a_reward_models_process_is_found_by_its_rewards_name() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = []
+        for value in (1.0, 2.0):
+            server = await stack.enter_async_context(rpc.Server("reward"))
+            server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, FakeReward(scored(value)))
+            await server.start()
+            addresses.append(server.address)
+        rewards = [Reward(name="checker"), Reward(name="helpful", model=ServedModel(path="m"))]
+        models = {"helpful": addresses[1]}
+        both = await stack.enter_async_context(scoring(rewards, addresses[:1], rpc.Security(), models))
+        verdict = await both.score(item())
+    assert [(c.name, c.value) for c in verdict.components] == [("checker", 1.0), ("helpful", 2.0)]
 
 
 async def test_the_reward_is_the_weighted_sum_of_its_parts() -> None:

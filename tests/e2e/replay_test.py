@@ -28,6 +28,7 @@ def test_a_replay_gives_the_same_weights_and_a_change_others(tmp_path: pathlib.P
     mix_in_a_game(path)
     with training(tmp_path, path) as run:
         assert run.end(within=500) == 0, run.report("the run failed")
+        assert run.summary()["samples"]["failed"] == 0, "an episode that is cut off is truncated, not failed"
     runs = tmp_path / "runs"
     weights = (runs / "r" / "export" / "model.safetensors").read_bytes()
     assert weights != (tmp_path / "assets" / "model" / "model.safetensors").read_bytes(), "the run learned nothing"

@@ -51,6 +51,40 @@ def test_demonstration_trains_the_assistant_alone(chat: ChatTokenizer) -> None:
     assert mask[-1] == 1
 
 
+TALK = [m("system", "s"), m("user", "ba"), m("assistant", "ab"), m("tool", "t"), m("user", "dc"), m("assistant", "cd")]
+
+
+@pytest.mark.parametrize(
+    ("roles", "text"),
+    [
+        (["assistant"], "abcd"),
+        (["assistant", "tool"], "ab<?tool?>tcd"),
+        (["user"], "badc"),
+        (["system"], "s"),
+        (["all"], None),
+    ],
+)
+def test_roles_choose_what_is_trained(chat: ChatTokenizer, roles: list[str], text: str | None) -> None:
+    tokens, mask = chat.demonstration(TALK, roles=roles)
+    whole = chat.render(TALK, generate=False)
+    assert tokens == whole[: len(tokens)] and mask[0] == 0 and mask[-1] == 1
+    if text is None:
+        assert tokens == whole and sum(mask) == len(tokens) - 1
+    else:
+        assert chat.text([t for t, on in zip(tokens, mask, strict=True) if on]).replace("\n", "") == text
+
+
+def test_a_turn_that_nobody_draws_is_trained_header_and_all(chat: ChatTokenizer) -> None:
+    tokens, mask = chat.demonstration(TALK, roles=["tool"])
+    start, end = (len(chat.render(TALK[:i], generate=False)) for i in (3, 4))
+    assert [i for i, on in enumerate(mask) if on] == list(range(start, end))
+
+
+def test_the_context_is_not_trained_whoever_wrote_it(chat: ChatTokenizer) -> None:
+    tokens, mask = chat.demonstration(TALK, context=4, roles=["assistant", "user"])
+    assert chat.text([t for t, on in zip(tokens, mask, strict=True) if on]).replace("\n", "") == "dccd"
+
+
 def test_a_demonstration_without_assistant_is_refused(chat: ChatTokenizer) -> None:
     with pytest.raises(TemplateError, match="assistant"):
         chat.demonstration([m("user", "ba"), m("user", "x")])

@@ -59,25 +59,36 @@ class ChatTokenizer:
             raise TemplateError("the chat template renders earlier turns differently once later ones follow")
         return tokens[len(end) :]
 
-    def demonstration(self, messages: Sequence[Message], *, context: int = 0) -> tuple[list[int], list[int]]:
-        """Tokens [n] and mask [n] of a conversation; 1 on the assistant's tokens, their stop token included.
+    def demonstration(
+        self, messages: Sequence[Message], *, context: int = 0, roles: Sequence[str] = ("assistant",)
+    ) -> tuple[list[int], list[int]]:
+        """Tokens [n] and mask [n] of a conversation; 1 on what is trained: every turn of the given `roles`.
 
-        The first `context` messages are not trained on, whoever wrote them.
+        An assistant's turn is what a model draws: from behind the header to the stop token, which is included. A turn
+        of another role is all that the template writes for it, header and all; "all" trains every token. The first
+        token is never trained, since nothing predicts it, and the first `context` messages are not, whoever wrote them.
+        Tokens behind the last trained one are left out.
         """
         tokens = self.render(messages, generate=False)
         mask = [0] * len(tokens)
         for i, message in enumerate(messages):
-            if message.role != "assistant" or i < context:
-                continue
-            start = len(self.render(messages[:i]))
-            end = self._last_stop(self.render(messages[: i + 1], generate=False)) + 1
-            if tokens[:start] != self.render(messages[:i]):
-                raise TemplateError("the chat template renders earlier turns differently once later ones follow")
-            mask[start:end] = [1] * (end - start)
+            if i >= context and ("all" in roles or message.role in roles):
+                start, end = self._turn(tokens, messages, i, drawn="all" not in roles and message.role == "assistant")
+                mask[start:end] = [1] * (end - start)
+        mask[:1] = [0] * len(mask[:1])
         if 1 not in mask:
-            raise TemplateError("a demonstration needs at least one assistant message")
+            raise TemplateError(f"a demonstration needs at least one message of {', '.join(roles)}")
         last = max(i for i, m in enumerate(mask) if m)
         return tokens[: last + 1], mask[: last + 1]
+
+    def _turn(self, tokens: list[int], messages: Sequence[Message], i: int, *, drawn: bool) -> tuple[int, int]:
+        """Where the i-th message lies in the `tokens` of the conversation: what a model draws of it, or all of it."""
+        before = self.render(messages[:i], generate=drawn) if i or drawn else []
+        turn = self.render(messages[: i + 1], generate=False)
+        end = self._last_stop(turn) + 1 if drawn else len(turn)
+        if tokens[: len(before)] != before or tokens[:end] != turn[:end]:
+            raise TemplateError("the chat template renders earlier turns differently once later ones follow")
+        return len(before), end
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without special tokens."""

@@ -116,11 +116,23 @@ def replay(
 def serve(
     context: typer.Context,
     service: Annotated[
-        str, typer.Argument(help="coordinator, rollout, generation, environment, learner, weight_sync, dashboard")
+        str,
+        typer.Argument(
+            help="coordinator, rollout, generation, environment, reward_model, learner, weight_sync, dashboard"
+        ),
     ],
 ) -> None:
     """Run one service in this process (what containers do). All further flags are the service's own; try --help."""
-    known = ("coordinator", "rollout", "generation", "environment", "learner", "weight_sync", "dashboard")
+    known = (
+        "coordinator",
+        "rollout",
+        "generation",
+        "environment",
+        "reward_model",
+        "learner",
+        "weight_sync",
+        "dashboard",
+    )
     if service not in known:
         typer.echo(f"unknown service {service!r}; known: {', '.join(known)}", err=True)
         raise typer.Exit(2)

@@ -218,12 +218,18 @@ class Screen:
             ("versions", f"trained {run.trained_version.step}, serving {run.serving_version.step}"),
         ]
         rows += [("alert", text) for text in run.alerts]
-        rows += [(f"eval @ {e.step}", f"reward {e.metrics['reward']:.3f}") for e in run.evaluations]
+        rows += [(f"eval @ {e.step}", headline(e.metrics)) for e in run.evaluations]
         return rows
 
     def _line(self, run: pb.Run) -> str:
         numbers = "  ".join(f"{name} {value}" for name, value in self._numbers(run) if name != "state")
         return f"step {run.step}/{run.max_steps}  {numbers}"
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """What an evaluation says first: rewards of what was played, else what the learner measured on rows."""
+    shown = [name for name in ("reward", "accuracy", "loss") if name in metrics]
+    return ", ".join(f"{name} {metrics[name]:.3f}" for name in (shown[:1] if "reward" in shown else shown))
 
 
 def evaluations_table(evaluations: Sequence[Mapping[str, float]], title: str) -> Table:

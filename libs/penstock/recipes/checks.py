@@ -1,6 +1,7 @@
 """Contradictions between a recipe's sections, each as one sentence that names the keys and the nearest way out."""
 
 import difflib
+import glob
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ from penstock.recipes.shapes import MEGATRON, Shapes, architecture, read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
 CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
-ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "batch_norm", "maxrl", "gdpo", "opd")
+ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "batch_norm", "maxrl", "gdpo", "opd", "gae")
 PREFERENCE_LOSSES = ("sigmoid", "robust", "hinge", "ipo", "length_normalised", "simpo", "orpo", "kto")
 # Losses that bound the step by themselves when the data is off-policy.
 TRUST_REGIONS = ("ppo_clip", "gspo", "sapo")
@@ -51,14 +52,18 @@ def _mixture(recipe: Recipe) -> list[str]:
         )
     if recipe.algorithm.advantage == "opd" or any(source.advantage == "opd" for source in recipe.mixture):
         problems.append("mixture: a teacher judges all sources or none; opd is not mixed with other advantages")
+    if any(r.has_critic != recipe.has_critic for r in recipe.sources.values()):
+        problems.append("mixture: a critic values all sources or none; gae is not mixed with other advantages")
     return problems
 
 
 def _parallel(recipe: Recipe) -> list[str]:
     p, ranks = recipe.learner.parallel, recipe.learner.ranks
     if recipe.learner.backend == "transformers":
-        return _data_parallel_alone(p) or memory.problems(recipe)
+        return [*_no_scores(recipe), *_data_parallel_alone(p)] or memory.problems(recipe)
     found = architecture(recipe.model.path)
+    if found is not None and recipe.trains_reward_model:
+        found = found.replace("ForSequenceClassification", "ForCausalLM")  # its trunk is the same
     if found is not None and found not in MEGATRON and recipe.mode != "evaluate":
         return [
             f"learner.backend: megatron does not train {found}, only {', '.join(MEGATRON)}; use learner.backend="
@@ -101,6 +106,13 @@ def _experts(p: Parallel, shapes: Shapes, ranks: int) -> list[str]:
     return found
 
 
+def _no_scores(recipe: Recipe) -> list[str]:
+    if not (recipe.trains_reward_model or recipe.has_critic):
+        return []
+    what = "reward model" if recipe.trains_reward_model else "critic (algorithm.advantage gae)"
+    return [f"learner.backend: transformers trains no {what}; use learner.backend=megatron"]
+
+
 def _data_parallel_alone(p: Parallel) -> list[str]:
     """What the transformers backend does not have."""
     plain = Parallel()
@@ -118,6 +130,8 @@ def _algorithm(recipe: Recipe) -> list[str]:
         problems += _policy_gradient(recipe)
     elif a.name == "dpo":
         problems += _preference(recipe)
+    elif a.name == "reward_model":
+        problems += _reward_model(recipe)
     if recipe.rolls_out:
         if recipe.environment is None:
             problems.append(f"environment: is required for algorithm.name {a.name} (who scores the samples?)")
@@ -132,6 +146,13 @@ def _algorithm(recipe: Recipe) -> list[str]:
             f"algorithm.overlong_buffer: {a.overlong_buffer} is more than sampling.max_tokens "
             f"{recipe.sampling.max_tokens}"
         )
+    if recipe.evaluation.target_loss is not None and not recipe.validates:
+        problems.append(
+            "evaluation.target_loss: is for sft, dpo and reward_model on rows with data.eval and no environment; "
+            "where tasks are played use target_reward"
+        )
+    if recipe.evaluation.target_reward is not None and recipe.validates:
+        problems.append("evaluation.target_reward: nothing is played here; use target_loss")
     if recipe.mode == "evaluate" and not recipe.evaluates:
         problems.append("data.eval and environment: are both required to evaluate")
     return problems
@@ -163,8 +184,10 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         )
     if a.loss.proximal == "interpolate" and a.loss.correction == "m2po":
         problems.append("algorithm.loss.proximal: m2po sees the whole batch before the step; use 'recompute'")
-    if a.group_size < 2:
+    if a.group_size < 2 and not recipe.has_critic:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
+    if recipe.has_critic:
+        problems += _critic(recipe)
     if (a.advantage == "opd") != (recipe.teacher is not None):
         problems.append("teacher: is required for algorithm.advantage opd, and is used by nothing else")
     if a.advantage == "gdpo" and len(recipe.rewards()) < 2:
@@ -183,6 +206,23 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
     return problems
 
 
+def _critic(recipe: Recipe) -> list[str]:
+    a, problems = recipe.algorithm, []
+    if a.critic.path is not None:
+        problems += _model("algorithm.critic.path", a.critic.path)
+    if a.critic.warmup_steps >= a.steps:
+        problems.append(
+            f"algorithm.critic.warmup_steps: {a.critic.warmup_steps} of {a.steps} steps leave none for the policy"
+        )
+    if a.group_size < 2 and a.filters.zero_variance:
+        problems.append("algorithm.filters.zero_variance: one answer has no variance; every group would be dropped")
+    if a.advantage_clip is not None:
+        problems.append("algorithm.advantage_clip: a critic's advantages are whitened in the learner; leave it out")
+    if a.loss.kl.coefficient and a.loss.kl.place == "reward":
+        problems.append("algorithm.loss.kl.place: 'reward' takes the penalty off group baselines; with gae use 'loss'")
+    return problems
+
+
 def _preference(recipe: Recipe) -> list[str]:
     a, p = recipe.algorithm, recipe.algorithm.preference
     problems = _known("algorithm.preference.loss", p.loss, PREFERENCE_LOSSES)
@@ -196,6 +236,17 @@ def _preference(recipe: Recipe) -> list[str]:
         problems.append(f"algorithm.preference.label_smoothing: {p.loss} has none; use sigmoid or robust, or 0")
     if a.loss.mini_batches > 1:
         problems.append("algorithm.loss.mini_batches: a preference batch is one optimizer step; use 1")
+    return problems
+
+
+def _reward_model(recipe: Recipe) -> list[str]:
+    a, problems = recipe.algorithm, []
+    if a.group_size < 2:
+        problems.append("algorithm.group_size: 1 answer is ranked against none; use the number of answers in a row")
+    if a.loss.mini_batches > 1:
+        problems.append("algorithm.loss.mini_batches: a batch of ranked answers is one optimizer step; use 1")
+    if recipe.environment is not None:
+        problems.append("environment: a reward model writes no answers to be scored; leave it out")
     return problems
 
 
@@ -216,6 +267,16 @@ def _sampling(recipe: Recipe) -> list[str]:
             f"sampling: top_p {s.top_p} and top_k {s.top_k} cut the distribution that the learner compares with, which "
             "biases ratio and correction; use top_p 1.0 and top_k 0"
         )
+    names = [reward.name for reward in recipe.rewards()]
+    for reward in recipe.rewards():
+        if reward.address is not None and reward.model is not None:
+            problems.append(f"environment.rewards {reward.name}: has both address and model; leave one out")
+        if reward.model is not None:
+            problems += _model(f"environment.rewards {reward.name}: model.path", reward.model.path)
+            if recipe.reward_models[reward.name] != reward.model:
+                problems.append(f"environment.rewards {reward.name}: names two models; give each a name of its own")
+    if recipe.evaluation.reward is not None:
+        problems += _known("evaluation.reward", recipe.evaluation.reward, tuple(names))
     if recipe.environment is not None and recipe.environment.multi_turn and recipe.environment.rewards:
         problems.append("environment.rewards: a multi_turn environment gives the reward itself; leave the list empty")
     return problems
@@ -224,7 +285,7 @@ def _sampling(recipe: Recipe) -> list[str]:
 def _data(recipe: Recipe) -> list[str]:
     problems = [f"plugins: no file {p!r}" for p in recipe.plugins if p.endswith(".py") and not os.path.isfile(p)]
     for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
-        if path is not None and not os.path.isfile(path):
+        if path is not None and not os.path.exists(path) and not glob.glob(path):
             problems.append(f"{key}: no file {path!r}")
     problems += _model("model.path", recipe.model.path)
     if recipe.teacher is not None:

@@ -43,17 +43,43 @@ class RecipeError(ValueError):
 
 
 def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe in a YAML file with `key=value` overrides on top. Raises RecipeError."""
-    file = pathlib.Path(path)
+    """The recipe in a YAML file with `key=value` overrides on top. Raises RecipeError.
+
+    `base: other.yaml` (beside the file) begins with another recipe: mappings are merged key by key, everything else is
+    replaced.
+    """
+    return resolve(_read(pathlib.Path(path), ()), overrides, source=str(path))
+
+
+def _read(file: pathlib.Path, above: tuple[pathlib.Path, ...]) -> dict[str, Any]:
+    """The mapping in a file, on top of those it begins with. `above`: the files that led here."""
     try:
         raw = parse(file.read_text())
     except OSError as error:
-        raise RecipeError(str(path), [f"cannot be read: {error.strerror}"]) from error
+        raise RecipeError(str(file), [f"cannot be read: {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(str(path), [f"is not YAML: {error}"]) from error
+        raise RecipeError(str(file), [f"is not YAML: {error}"]) from error
     if not isinstance(raw, dict):
-        raise RecipeError(str(path), ["must be a mapping of sections"])
-    return resolve(raw, overrides, source=str(path))
+        raise RecipeError(str(file), ["must be a mapping of sections"])
+    if "base" not in raw:
+        return raw
+    base, above = raw.pop("base"), (*above, file.resolve())
+    if not isinstance(base, str):
+        raise RecipeError(str(file), [f"base: must be the name of a recipe file (got {base!r})"])
+    other = file.parent / base
+    if other.resolve() in above:
+        raise RecipeError(str(file), [f"base: {base!r} leads back to itself"])
+    if not other.is_file():
+        near = difflib.get_close_matches(other.name, [p.name for p in other.parent.glob("*.yaml")], n=1, cutoff=0.0)
+        raise RecipeError(
+            str(file), [f"base: no file {str(other)!r}" + (f"; did you mean {near[0]!r}?" if near else "")]
+        )
+    return _merged(_read(other, above), raw)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merged(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
+    return {**below, **above, **both}
 
 
 def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str = "recipe") -> Recipe:

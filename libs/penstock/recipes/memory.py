@@ -18,7 +18,8 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
 Experts are shared out over expert ranks, and the optimizer's state for them over the ranks that have the same ones.
 
 With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with
-a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that.
+a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that. A
+reward model has h numbers in place of the output layer, and no logits; a critic is one beside the policy.
 
 On the transformers backend weights (fp32, the main weights), gradients and moments are all shared out over the ranks
 (FSDP2). Gathered at once are the embedding, the output layer and two layers, in the model's type, and the gradient of
@@ -31,14 +32,17 @@ counted as 2 bytes, as a GPU's kernels have it; on a CPU attention and norms com
 Not counted: the CUDA context, communication buffers, fragmentation (leave a tenth free).
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.shapes import Shapes, read_shapes
 
 GIB = 2**30
-HEAD_CHUNK = 1024
-"""Tokens whose logits exist at once (the learner's BatchSettings.head_chunk)."""
+HEAD_BYTES = 128 * 2**20
+"""fp32 logits of one rank that exist at once (the learner's settings.HEAD_BYTES)."""
+LEAST_TOKENS = 1024
+"""A micro-batch is not advised to be smaller."""
 LOGIT_COPIES = 4
 """fp32 [chunk, vocabulary] tensors alive at the peak of the output layer's forward or backward."""
 
@@ -59,6 +63,7 @@ class Layout:
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
     keeps_reference: bool = False
+    scores: bool = False
     fully_sharded: bool = False
     expert: int = 1
 
@@ -79,6 +84,7 @@ class Layout:
             lora_rank=learner.lora.rank if learner.lora is not None else 0,
             lora_targets=learner.lora.targets if learner.lora is not None else (),
             keeps_reference=recipe.compares_with_reference and learner.lora is None,
+            scores=recipe.trains_reward_model,
             fully_sharded=learner.backend == "transformers",
             expert=p.expert,
         )
@@ -101,6 +107,13 @@ class Stage:
     head: int
     reference: int = 0
     gathered: int = 0
+
+    def beside(self, other: "Stage") -> "Stage":
+        """With another model on the same rank, which trains while this one does not."""
+        turns = ("activations", "head")
+        fields = [field.name for field in dataclasses.fields(self)]
+        both = {name: (getattr(self, name), getattr(other, name)) for name in fields}
+        return Stage(**{name: max(pair) if name in turns else sum(pair) for name, pair in both.items()})
 
     @property
     def total(self) -> int:
@@ -132,10 +145,12 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
     table = shapes.vocabulary_parameters(t)
     numbers = layers * shapes.layer_without_experts(t)
     numbers += table if first else 0
-    numbers += (table if not (shapes.tied and first) else 0) + shapes.hidden if last else 0
+    score = shapes.hidden if layout.scores and last else 0
+    output = 0 if layout.scores or (shapes.tied and first) else table
+    numbers += output + score + shapes.hidden if last else 0
     experts = layers * shapes.layer_experts(layout.expert)
     adapters = layers * adapter_parameters(shapes, layout)
-    trained = adapters or numbers + experts
+    trained = adapters + score if adapters else numbers + experts
     size = 2 if layout.bfloat16 else 4
     replicas, same_experts = layout.data * layout.context, layout.data * layout.context * t // layout.expert
     owned = trained // replicas if adapters else numbers // replicas + experts // same_experts
@@ -147,7 +162,7 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
         gradients=4 * trained,
         optimizer=(12 if layout.bfloat16 else 8) * owned,
         activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
-        head=_head(shapes, layout, table) if last else 0,
+        head=_head(shapes, layout, table) if last and not layout.scores else 0,
         reference=size * numbers if layout.keeps_reference else 0,
     )
 
@@ -224,7 +239,7 @@ def layer_activations(shapes: Shapes, layout: Layout) -> int:
 
 def _head(shapes: Shapes, layout: Layout, table: int) -> int:
     """Bytes: logits of a chunk, the fp32 gradient of the output layer, and its fp32 copy where weights are bfloat16."""
-    chunk = min(HEAD_CHUNK, layout.micro_batch_tokens) * (table // shapes.hidden)
+    chunk = min(HEAD_BYTES // 4, layout.micro_batch_tokens * (table // shapes.hidden))
     gradient, copy = 0 if layout.lora_rank else table, table if layout.bfloat16 else 0
     return 4 * (LOGIT_COPIES * chunk + gradient + copy)
 
@@ -244,7 +259,12 @@ class Needs:
         if shapes is None:
             return None
         layout = Layout.of(recipe)
-        return Needs(shapes, layout, stages(shapes, layout))
+        needed = stages(shapes, layout)
+        if recipe.has_critic:
+            other = read_shapes(recipe.algorithm.critic.path or recipe.model.path) or shapes
+            critic = dataclasses.replace(layout, scores=True, lora_rank=0, lora_targets=(), keeps_reference=False)
+            needed = [a.beside(b) for a, b in zip(needed, stages(other, critic), strict=True)]
+        return Needs(shapes, layout, needed)
 
     @property
     def worst(self) -> int:
@@ -279,7 +299,7 @@ def _way_out(recipe: Recipe, device: float) -> str:
     changes: list[tuple[str, dict[str, object]]] = [("set learner.recompute=full", {"recompute": "full"})]
     tokens = learner.micro_batch_tokens // 2
     floor = recipe.sampling.max_tokens if recipe.generates else 1
-    while tokens >= max(floor, HEAD_CHUNK):
+    while tokens >= max(floor, LEAST_TOKENS):
         words = f"set learner.recompute=full and learner.micro_batch_tokens={tokens}"
         changes.append((words, {"recompute": "full", "micro_batch_tokens": tokens}))
         tokens //= 2

@@ -55,6 +55,22 @@ def test_a_reference_is_the_weights_once_more() -> None:
     assert kept.reference == kept.weights and kept.total == plain.total + plain.weights and kept.state == plain.state
 
 
+def test_a_score_stands_in_for_the_vocabulary() -> None:
+    (s,) = stages(SMALL, replace(ONE, scores=True))
+    assert s.parameters == 1352 - 80 + 8 and s.head == 0
+    adapters = replace(ONE, scores=True, lora_rank=2, lora_targets=("output",))
+    (s,) = stages(SMALL, adapters)
+    assert s.trained == 2 * 2 * (8 + 8) + 8
+
+
+def test_a_critic_is_a_second_model_that_trains_in_turn() -> None:
+    (policy,), (critic,) = stages(SMALL, ONE), stages(SMALL, replace(ONE, scores=True))
+    both = policy.beside(critic)
+    assert both.parameters == policy.parameters + critic.parameters
+    assert both.state == policy.state + critic.state
+    assert (both.activations, both.head) == (policy.activations, policy.head)
+
+
 def test_tensor_parallel_by_hand() -> None:
     (s,) = stages(SMALL, replace(ONE, tensor=2))
     assert s.parameters == 2 * (576 // 2 + 16) + 2 * 5 * 8 + 8 == 696

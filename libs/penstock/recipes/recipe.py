@@ -81,9 +81,32 @@ class Recipe(s.Section):
         return self.mode != "replay" and measured
 
     @property
+    def validates(self) -> bool:
+        """Whether the learner measures its loss on held-out rows: where training reads rows and nobody plays any."""
+        return self.mode != "evaluate" and self.data.eval is not None and not (self.rolls_out or self.evaluates)
+
+    @property
+    def evaluation_steps(self) -> list[int]:
+        """The versions that are measured on held-out rows, in order: the first, the last, and every so many."""
+        if not (self.evaluates or self.validates):
+            return []
+        every, last = self.evaluation.every, self.steps
+        return sorted({0, last, *(range(every, last, every) if every else ())})
+
+    @property
     def generates(self) -> bool:
         """Whether anything is sampled from the policy, in training or to measure it."""
         return self.mode != "replay" and (self.rolls_out or self.evaluates)
+
+    @property
+    def trains_reward_model(self) -> bool:
+        """Whether what is trained scores answers instead of writing them."""
+        return self.algorithm.name == "reward_model"
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a second model learns the values that advantages are made of."""
+        return self.algorithm.name == "grpo" and self.algorithm.advantage == "gae"
 
     @property
     def compares_with_reference(self) -> bool:
@@ -102,7 +125,13 @@ class Recipe(s.Section):
     def _needs_our_environment(self) -> bool:
         if self.environment is None or self.environment.multi_turn:
             return self.environment is None or self.environment.address is None
-        return any(reward.address is None for reward in self.rewards())
+        return any(reward.address is None and reward.model is None for reward in self.rewards())
+
+    @property
+    def reward_models(self) -> dict[str, s.ServedModel]:
+        """The trained models that score, by the name of their reward: those of all sources."""
+        rewards = [reward for r in self.sources.values() for reward in r.rewards()]
+        return {reward.name: reward.model for reward in rewards if reward.model is not None}
 
     @property
     def groups_budget(self) -> int:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from penstock.recipes import RecipeError, dump, load, resolve
 
@@ -135,6 +136,33 @@ def test_a_dumped_recipe_is_the_same_recipe(raw: dict[str, Any], tmp_path: pathl
     assert load(tmp_path / "recipe.yaml") == recipe
 
 
+def test_a_recipe_can_begin_with_another(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """Mappings are merged, lists and values replaced, over any number of files; overrides come last."""
+    raw["environment"] = {"name": "sort_characters", "rewards": [{"name": "a"}, {"name": "b"}]}
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(raw))
+    (tmp_path / "second.yaml").write_text("base: first.yaml\nalgorithm: {loss: {name: cispo, cap: 4.0}}\n")
+    (tmp_path / "below").mkdir()
+    third = tmp_path / "below" / "third.yaml"
+    third.write_text("base: ../second.yaml\nalgorithm: {loss: {cap: 3.0}}\nenvironment: {rewards: [{name: c}]}\n")
+    recipe = load(third, ["run=mine"])
+    assert (recipe.algorithm.loss.name, recipe.algorithm.loss.cap, recipe.algorithm.steps) == ("cispo", 3.0, 3)
+    assert [r.name for r in recipe.rewards()] == ["c"] and recipe.run == "mine"
+    assert recipe.environment is not None and recipe.environment.name == "sort_characters"
+
+
+def test_a_base_that_cannot_be_used_is_named(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "first.yaml").write_text("base: second.yaml\n")
+    (tmp_path / "second.yaml").write_text("base: first.yaml\n")
+    with pytest.raises(RecipeError, match="base: 'first.yaml' leads back to itself"):
+        load(tmp_path / "first.yaml")
+    (tmp_path / "third.yaml").write_text("base: fist.yaml\n")
+    with pytest.raises(RecipeError, match="no file .*; did you mean 'first.yaml'"):
+        load(tmp_path / "third.yaml")
+    (tmp_path / "fourth.yaml").write_text("base: [a]\n")
+    with pytest.raises(RecipeError, match="must be the name of a recipe file"):
+        load(tmp_path / "fourth.yaml")
+
+
 def test_unreadable_files(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read"):
         load(tmp_path / "none.yaml")
@@ -174,6 +202,7 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
             "mixture.0: algorithm.group",
         ),
         (["algorithm.name=sft", "mixture=[{name: b, data: {train: x}, environment: {name: b}}]"], "join the files"),
+        (["algorithm.name=reward_model", "learner.backend=transformers"], "transformers trains no reward model; use"),
         (["algorithm.loss.proximal=interpolate"], "saves a forward pass only where .*mini_batches > 1"),
         (
             ["algorithm.loss={proximal: interpolate, mini_batches: 2, correction: m2po}"],
@@ -196,3 +225,91 @@ def test_a_preference_run_from_a_data_set_needs_no_environment(raw: dict[str, An
 @pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1E5", 1e5), (".5e1", 5.0), ("3.0e-4", 3e-4), ("7", 7.0)])
 def test_numbers_are_read_as_people_write_them(raw: dict[str, Any], text: str, value: float) -> None:
     assert resolve(raw, [f"learner.optimizer.learning_rate={text}"]).learner.optimizer.learning_rate == value
+
+
+def test_a_reward_is_served_by_a_model_or_at_an_address_not_both(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    model = str(tmp_path / "model")
+    raw["environment"]["rewards"] = [{"name": "helpful", "model": {"path": model}, "address": "h:1"}]
+    assert "environment.rewards helpful: has both address and model" in problems(raw)
+    raw["environment"]["rewards"] = [{"name": "helpful", "model": {"path": model + "s"}}]
+    assert "environment.rewards helpful: model.path: no directory" in problems(raw)
+    raw["environment"]["rewards"] = [{"name": "helpful", "model": {"path": model}}]
+    recipe = resolve(raw)
+    assert recipe.only_foreign_environments and recipe.reward_models["helpful"].path == model
+
+
+def test_two_models_need_two_names(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    model = {"path": str(tmp_path / "model")}
+    raw["environment"]["rewards"] = [
+        {"name": "helpful", "model": model},
+        {"name": "helpful", "model": {**model, "dtype": "bfloat16"}},
+    ]
+    assert "environment.rewards helpful: names two models" in problems(raw)
+
+
+def test_evaluations_measure_a_part_that_exists(raw: dict[str, Any]) -> None:
+    raw["environment"]["rewards"] = [{"name": "format"}, {"name": "sort_characters", "weight": 0.0}]
+    assert (
+        "evaluation.reward: 'sort_character' is not one of format, sort_characters; did you mean 'sort_characters'?"
+        in (problems(raw, "evaluation.reward=sort_character"))
+    )
+    assert resolve(raw, ["evaluation.reward=sort_characters"]).evaluation.reward == "sort_characters"
+
+
+def test_a_reward_model_is_trained_from_ranked_answers_alone(raw: dict[str, Any]) -> None:
+    text = problems(raw, "algorithm.name=reward_model", "algorithm.group_size=1", "algorithm.loss.mini_batches=2")
+    assert "environment: a reward model writes no answers to be scored" in text
+    assert "algorithm.group_size: 1 answer is ranked against none" in text
+    assert "algorithm.loss.mini_batches" in text
+    raw.pop("environment")
+    recipe = resolve(raw, ["algorithm.name=reward_model", "algorithm.group_size=2"])
+    assert recipe.trains_reward_model and not recipe.generates and not recipe.rolls_out
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, [0, 10]), (4, [0, 4, 8, 10]), (5, [0, 5, 10]), (20, [0, 10])])
+def test_the_first_and_the_last_version_are_always_evaluated(
+    every: int, steps: list[int], raw: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    overrides = ["algorithm.steps=10", f"data.eval={tmp_path / 'train.jsonl'}", f"evaluation.every={every}"]
+    recipe = resolve(raw, overrides)
+    assert recipe.evaluation_steps == steps and recipe.evaluates and not recipe.validates
+
+
+def test_rows_are_measured_by_the_learner_where_nobody_plays_them(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    held_out = f"data.eval={tmp_path / 'train.jsonl'}"
+    assert "evaluation.target_loss: is for sft, dpo and reward_model" in problems(
+        raw, held_out, "evaluation.target_loss=1.0"
+    )
+    raw.pop("environment")
+    recipe = resolve(raw, ["algorithm.name=sft", held_out, "evaluation.target_loss=1.0"])
+    assert recipe.validates and not recipe.evaluates and recipe.evaluation_steps == [0, 3]
+    assert resolve(raw, ["algorithm.name=sft"]).evaluation_steps == []
+    assert "evaluation.target_reward: nothing is played here" in problems(
+        raw, "algorithm.name=sft", held_out, "evaluation.target_reward=1.0"
+    )
+
+
+def test_a_critic_needs_no_group_and_takes_no_group_settings(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    gae = "algorithm.advantage=gae"
+    recipe = resolve(raw, [gae, "algorithm.group_size=1"])
+    assert recipe.has_critic and not resolve(raw).has_critic
+    text = problems(
+        raw,
+        gae,
+        "algorithm.group_size=1",
+        "algorithm.filters.zero_variance=true",
+        "algorithm.advantage_clip=2.0",
+        "algorithm.critic.warmup_steps=3",
+        "algorithm.critic.path=./nowhere",
+        "algorithm.loss.kl={coefficient: 0.1, place: reward}",
+    )
+    for words in (
+        "algorithm.filters.zero_variance: one answer has no variance",
+        "algorithm.advantage_clip: a critic's advantages are whitened",
+        "algorithm.critic.warmup_steps: 3 of 3 steps leave none for the policy",
+        "algorithm.critic.path: no directory './nowhere'",
+        "algorithm.loss.kl.place: 'reward' takes the penalty off group baselines",
+    ):
+        assert words in text
+    raw["mixture"] = [{"name": "b", "data": raw["data"], "environment": {"name": "b"}, "advantage": "grpo"}]
+    assert "mixture: a critic values all sources or none" in problems(raw, gae)

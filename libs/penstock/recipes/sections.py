@@ -38,28 +38,44 @@ class Curriculum(Section):
 
 
 class Data(Section):
-    """What to train on and to measure with: JSON Lines, one row an object."""
+    """What to train on and to measure with: JSON Lines, parquet, or a Hugging Face dataset's directory."""
 
-    train: str = Field(description="JSON Lines file of training rows")
-    eval: str | None = Field(default=None, description="JSON Lines file of held-out rows")
+    train: str = Field(description="training rows: a file, a pattern of parquet files, or a directory")
+    eval: str | None = Field(default=None, description="held-out rows, likewise")
     prompt: str = Field(default="{prompt}", description="user message of a row; {field} is replaced by the row's field")
     completion: str = Field(default="{target}", description="assistant message of a row (sft, and dpo with `label`)")
     system: str | None = Field(default=None, description="system message put before every prompt")
+    train_on: tuple[Literal["assistant", "user", "system", "tool", "all"], ...] = Field(
+        default=("assistant",), min_length=1, description="roles whose messages are trained on (sft)"
+    )
     seed: int = Field(default=0, description="seed of the order of rows")
     shuffle: bool = Field(
         default=True, description="draw rows in a new seeded order every pass; false keeps the file's order"
     )
+    limit: Positive | None = Field(default=None, description="train on the first so many rows; all if absent")
     curriculum: Curriculum = Field(default_factory=Curriculum)
 
 
-class Reward(Section):
-    """One part of the reward: a reward that the environment service hosts, or another team's service."""
+class ServedModel(Section):
+    """A trained reward model, served by a process of its own."""
 
-    name: str = Field(description="the reward's registered name")
+    path: str = Field(
+        description="Hugging Face directory: a sequence classifier with one label (reward_model's export)"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: Positive = Field(default=8192, description="tokens of one forward pass, padding included")
+    threads: Positive = Field(default=1, description="CPU threads")
+
+
+class Reward(Section):
+    """One part of the reward: one that the environment service hosts, a trained model, or another team's service."""
+
+    name: str = Field(description="the reward's registered name; for a model any name")
     weight: float = Field(default=1.0, description="the total is the sum of weight x value")
     address: str | None = Field(
         default=None, description="HOST:PORT of a foreign RewardService; our own service if absent"
     )
+    model: ServedModel | None = Field(default=None, description="score with this reward model instead")
     timeout_seconds: float = Field(default=30.0, gt=0, description="deadline of one Score call")
 
 
@@ -169,20 +185,50 @@ class Preference(Section):
     )
 
 
+class RewardModelLoss(Section):
+    """The loss of reward_model: Bradley-Terry over a row's ranked answers."""
+
+    margin: float = Field(default=0.0, ge=0, description="by how much the better answer's score should be larger")
+    centring: float = Field(
+        default=0.0, ge=0, description="pull of the mean score towards 0, which changes no order; .01 is usual"
+    )
+    min_margin: float = Field(
+        default=0.0, ge=0, description="two answers are a pair if the data's scores differ by more than this"
+    )
+
+
+class Critic(Section):
+    """PPO's critic (`advantage: gae`): a second model on the learner's ranks."""
+
+    path: str | None = Field(
+        default=None, description="directory it starts from, a reward model's or another; model.path if absent"
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="its own; schedule and the rest are the optimizer's")
+    discount: float = Field(default=1.0, gt=0, le=1, description="gamma: what a reward is worth a token earlier")
+    decay: Fraction = Field(default=1.0, description="lambda: 1 waits for the reward, 0 believes the next value")
+    clip: float = Field(default=0.2, ge=0, description="how far a value may move in a step; 0 is off")
+    warmup_steps: int = Field(default=0, ge=0, description="steps at the start that train the critic alone")
+
+
 class Filters(Section):
-    """Whole groups that are complete but carry no signal; their slot is given back at once."""
+    """Whole groups that are complete but carry no signal (their slot is given back at once), and truncated answers."""
 
     zero_variance: bool = Field(default=False, description="drop groups whose members all have the same reward")
     pass_rate_min: Fraction = Field(default=0.0, description="drop groups whose mean reward is lower")
     pass_rate_max: Fraction = Field(default=1.0, description="drop groups whose mean reward is higher")
+    truncated: bool = Field(
+        default=False,
+        description="leave truncated answers out: not trained, and without a vote in the baseline (overlong filtering)",
+    )
     own: tuple[str, ...] = Field(default=(), description="filters of your own (plugins), by name")
 
 
 class Algorithm(Section):
     """What is optimised, and the shape of a step."""
 
-    name: Literal["grpo", "dpo", "sft"] = Field(
-        default="grpo", description="grpo and its family, dpo and its family (offline and online), or supervised"
+    name: Literal["grpo", "dpo", "sft", "reward_model"] = Field(
+        default="grpo",
+        description="grpo and its family, dpo and its family (offline and online), supervised, or a reward model",
     )
     steps: Positive = Field(description="optimizer steps of the run")
     groups_per_step: Positive = Field(default=32, description="groups (prompts) in a batch")
@@ -190,7 +236,10 @@ class Algorithm(Section):
     min_group_fraction: float = Field(
         default=0.5, gt=0, le=1, description="a group with fewer completed members has FAILED"
     )
-    advantage: str = Field(default="batch_norm", description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl")
+    advantage: str = Field(
+        default="batch_norm",
+        description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl, gdpo; opd with a teacher, gae with a critic",
+    )
     advantage_settings: dict[str, float] = Field(
         default_factory=dict, description="parameters of an advantage of your own (plugins)"
     )
@@ -203,6 +252,8 @@ class Algorithm(Section):
     advantage_clip: float | None = Field(default=None, gt=0, description="largest absolute advantage; off if absent")
     loss: Loss = Field(default_factory=Loss)
     preference: Preference = Field(default_factory=Preference)
+    reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
+    critic: Critic = Field(default_factory=Critic)
     filters: Filters = Field(default_factory=Filters)
 
 
@@ -232,7 +283,8 @@ class Staleness(Section):
 
 
 class Evaluation(Section):
-    """Held-out measurement during training, pinned to a version."""
+    """Held-out measurement during training, pinned to a version: of `data.eval`, which the environment's tasks are made
+    of, or, where training reads rows and there is no environment, on which the learner measures its loss."""
 
     every: int = Field(
         default=0, ge=0, description="steps between evaluations; 0 evaluates at the start and the end only"
@@ -241,8 +293,15 @@ class Evaluation(Section):
     samples_per_task: Positive = 1
     temperature: float = Field(default=1.0, ge=0, le=10)
     solved_reward: float = Field(default=1.0, description="reward from which a sample is solved (pass@k, cons@k)")
+    reward: str | None = Field(
+        default=None,
+        description="measure this part of the reward alone, whatever its weight; the weighted total if absent",
+    )
     target_reward: float | None = Field(
         default=None, description="stop the run when an evaluation's mean reward reaches this; never if absent"
+    )
+    target_loss: float | None = Field(
+        default=None, description="stop the run when the held-out loss falls to this; never if absent"
     )
 
 

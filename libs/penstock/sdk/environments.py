@@ -29,7 +29,8 @@ class Turn:
     Attributes:
         messages: what the model sees next; empty when done.
         done: whether the episode is over.
-        result: the reward so far: a number, `Scored`, `Invalid` or None where there is none yet.
+        result: the reward so far: a number, `Scored`, `Invalid` or None where there is none yet. A rollout whose tokens
+            or turns run out ends here and takes it; without one that sample has failed.
     """
 
     messages: Sequence[Message] = ()

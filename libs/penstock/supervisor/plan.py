@@ -35,6 +35,7 @@ def instances(recipe: Recipe) -> list[str]:
         names += [f"generation-{i}" for i in range(recipe.generation.replicas)]
         if not recipe.only_foreign_environments:
             names += [f"environment-{i}" for i in range(max(e.replicas for e in recipe.environments))]
+        names += [f"reward_model-{i}" for i in range(len(recipe.reward_models))]
     if recipe.mode != "evaluate":
         names.append("learner")
     if recipe.mode == "train" and recipe.teacher is not None:
@@ -49,7 +50,7 @@ def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str
     for name in addresses:
         kind = name.rpartition("-")[0] or name
         ends = kind == "learner"
-        arguments = tuple(str(a) for a in _arguments(kind, recipe, folder, nats, addresses))
+        arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder, nats, addresses))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
         yield Service(
             name, addresses[name], (*launcher("generation" if kind == "teacher" else kind), *common, *arguments), ends
@@ -57,7 +58,7 @@ def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str
 
 
 def _arguments(
-    kind: str, recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]
+    name: str, kind: str, recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]
 ) -> Iterator[object]:
     resolved = folder / "recipe.yaml"
     fraction = ("--trace-fraction", recipe.telemetry.trace_fraction)
@@ -80,19 +81,25 @@ def _arguments(
             yield from ("--max-running", g.max_running, "--tensor-parallel", t.tensor, "--threads", t.threads)
         case "environment":
             yield from ("--workers", max(e.workers for e in recipe.environments))
+        case "reward_model":
+            reward, m = list(recipe.reward_models.items())[int(name.rpartition("-")[2])]
+            yield from ("--reward", reward, "--model", m.path, "--dtype", m.dtype)
+            yield from ("--batch-tokens", m.batch_tokens, "--threads", m.threads)
         case "learner":
             yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats)
             yield from ("--weight-sync", addresses["weight_sync"])
         case "rollout":
             yield from ("--recipe", resolved, "--nats", nats, *fraction)
             for flag in ("generation", "environment", "teacher"):
-                for name in _named(flag, addresses):
-                    yield from (f"--{flag}", addresses[name])
+                for peer in _named(flag, addresses):
+                    yield from (f"--{flag}", addresses[peer])
+            for reward, peer in zip(recipe.reward_models, _named("reward_model", addresses), strict=False):
+                yield from ("--reward", f"{reward}={addresses[peer]}")
         case "coordinator":
             yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats, *fraction)
-            for name, address in addresses.items():
-                if name not in ("coordinator", "dashboard"):
-                    yield from ("--peer", f"{name}={address}")
+            for peer, address in addresses.items():
+                if peer not in ("coordinator", "dashboard"):
+                    yield from ("--peer", f"{peer}={address}")
         case "dashboard":
             yield from ("--coordinator", addresses["coordinator"])
 

@@ -94,7 +94,13 @@ def test_the_plan_names_every_service_and_its_peers(tmp_path: pathlib.Path) -> N
             "run": "r",
             "model": {"path": str(tmp_path)},
             "data": {"train": str(tmp_path / "train.jsonl")},
-            "environment": {"name": "sort_characters"},
+            "environment": {
+                "name": "sort_characters",
+                "rewards": [
+                    {"name": "sort_characters"},
+                    {"name": "helpful", "model": {"path": str(tmp_path), "dtype": "bfloat16"}},
+                ],
+            },
             "algorithm": {"steps": 1},
             "generation": {"replicas": 2},
         }
@@ -108,4 +114,7 @@ def test_the_plan_names_every_service_and_its_peers(tmp_path: pathlib.Path) -> N
         addresses["generation-0"],
         addresses["generation-1"],
     ]
+    model = " ".join(services["reward_model-0"].command)
+    assert f"--reward helpful --model {tmp_path} --dtype bfloat16" in model
+    assert rollout[rollout.index("--reward") + 1] == f"helpful={addresses['reward_model-0']}"
     assert services["learner"].ends and not services["rollout-0"].ends

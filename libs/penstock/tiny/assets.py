@@ -30,7 +30,11 @@ TEMPLATE = (
 
 
 def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40_000, prompts: int = 16_384) -> None:
-    """Writes model/, sft.jsonl, train.jsonl, preferences.jsonl and eval.jsonl below `folder`. Rows never overlap."""
+    """Writes model/ and sft, train, preferences, eval, preferences-eval, sft-eval (.jsonl) below `folder`. Rows never
+    overlap.
+
+    Every row's `pattern` is what any answer of the right characters and length matches: an easier reward (`format`).
+    """
     make_model(folder / "model", seed=seed)
     rng = random.Random(seed)
     seen: set[str] = set()
@@ -41,6 +45,7 @@ def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40
             row = _problem(rng)
             if row["prompt"] not in seen:
                 seen.add(row["prompt"])
+                row["pattern"] = f"[{''.join(sorted(set(row['prompt'])))}]{{{len(row['prompt'])}}}"
                 rows.append(row)
         return rows
 
@@ -50,7 +55,19 @@ def make_assets(folder: pathlib.Path, *, seed: int = 0, demonstrations: int = 40
     preferences = take(prompts // 2)
     for row in preferences:
         row["chosen"], row["rejected"] = row["answer"], _corrupt(rng, row["answer"])
-    for name, rows in (("eval", held_out), ("train", train), ("sft", sft), ("preferences", preferences)):
+    pairs_held_out, sft_held_out = take(512), take(512)  # drawn last: the other files stay what they were
+    for row in pairs_held_out:
+        row["chosen"], row["rejected"] = row["answer"], _corrupt(rng, row["answer"])
+    for row in sft_held_out:
+        row["target"] = row["answer"]
+    for name, rows in (
+        ("eval", held_out),
+        ("train", train),
+        ("sft", sft),
+        ("preferences", preferences),
+        ("preferences-eval", pairs_held_out),
+        ("sft-eval", sft_held_out),
+    ):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

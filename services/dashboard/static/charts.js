@@ -15,6 +15,7 @@ const CHARTS = [
     series: [
       { name: "batch", value: (m) => m["rl.loss"], colour: "--curve-1", faint: true },
       { name: "smoothed", value: (m) => m["rl.loss"], colour: "--curve-1", mean: 10 },
+      { name: "held out", evaluation: "loss", colour: "--curve-2" },
     ],
   },
   {
@@ -147,6 +148,10 @@ class Chart {
     });
     this.data = [xs, ...columns];
     this.plot.setData(this.data);
+    this.values.forEach((shown, i) => {
+      const measured = columns[i].some((v) => v !== undefined && v !== null);
+      shown.parentElement.hidden = this.definition.series[i].evaluation !== undefined && !measured;
+    });
     this.#read();
   }
 

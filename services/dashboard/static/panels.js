@@ -43,12 +43,14 @@ function showNumbers(run) {
   const evaluations = run.evaluations ?? [];
   const evaluated = evaluations.at(-1);
   const before = evaluations.length > 1 ? evaluations[0] : null;
+  // Rewards of what was played; else what the learner measured on held-out rows.
+  const measured = ["reward", "accuracy", "loss"].find((name) => evaluated?.metrics?.[name] !== undefined);
   const trained = run.trained_version ? `v${run.trained_version.step ?? 0}` : "v0";
   const serving = `v${run.serving_version?.step ?? 0}`;
   const perSecond = m["rl.step.seconds"] ? m["rl.tokens.trained"] / m["rl.step.seconds"] : undefined;
   const tiles = [
     ["Reward", compact(m["rl.reward.mean"]), m["rl.reward.std"] !== undefined ? `± ${compact(m["rl.reward.std"])} in the batch` : "latest step"],
-    ["Evaluation", compact(evaluated?.metrics?.reward), evaluated ? `at v${evaluated.step ?? 0}` + (before ? ` · ${compact(before.metrics?.reward)} at v${before.step ?? 0}` : "") : "none yet"],
+    ["Evaluation", compact(evaluated?.metrics?.[measured]), evaluated ? `${measured} at v${evaluated.step ?? 0}` + (before ? ` · ${compact(before.metrics?.[measured])} at v${before.step ?? 0}` : "") : "none yet"],
     ["Staleness", compact(m["rl.staleness.mean"], 2), `versions · ${compact(m["rl.staleness.max"])} at most`],
     ["Generation", compact(m["rl.tokens.generated_per_second"]), "tokens/s"],
     ["Training", compact(perSecond), "tokens/s"],

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
+from penstock.datasets import Dataset, DatasetError
 from penstock.recipes.sections import Data
-from services.coordinator.dataset import Dataset, DatasetError
 
 
 def dataset(folder: pathlib.Path, text: str, *, shuffle: bool = True, **data: str | int) -> Dataset:
@@ -32,6 +32,20 @@ def test_the_order_is_a_function_of_the_seed_and_the_number(tmp_path: pathlib.Pa
     assert [dataset(tmp_path, numbered(50), seed=1).position(n) for n in reversed(numbers)] == first[::-1]
     assert [dataset(tmp_path, numbered(50), seed=2).position(n) for n in numbers] != first
     assert [dataset(tmp_path, numbered(5), shuffle=False).position(n)[1] for n in range(7)] == [0, 1, 2, 3, 4, 0, 1]
+
+
+def test_rows_of_an_environment_that_speaks_first_need_no_prompt(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"low": 1, "high": 8}\n')
+    data = Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=False, prompts=False)
+    assert not data.task(0, "guess_number").messages and '"high": 8' in data.task(0, "guess_number").row_json
+    with pytest.raises(DatasetError, match="needs 'prompt'"):
+        Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=False)
+
+
+def test_a_limit_takes_the_first_rows(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(numbered(9))
+    data = Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=True, limit=4)
+    assert sorted(data.position(i)[1] for i in range(4)) == [0, 1, 2, 3] and data.position(4)[0] == 1
 
 
 def test_a_row_becomes_messages_by_the_recipes_templates(tmp_path: pathlib.Path) -> None:

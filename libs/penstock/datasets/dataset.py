@@ -1,28 +1,33 @@
 """Rows of a data set in a seeded order that can be entered anywhere: group k's row is a function of the seed and k."""
 
+import difflib
 import functools
 import json
 import pathlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.common.v1.common_pb2 import Message
+from penstock.datasets.reading import DatasetError, read
 from penstock.recipes.sections import Data
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
-class DatasetError(ValueError):
-    """A data set that cannot be used. The text names the file, the line and the field."""
-
-
 class Dataset:
-    """The rows of a JSON Lines file. Every row is tried at once, so that a bad one stops a run before it starts."""
+    """The rows of a data set (see `reading`). Every row is tried at once: a bad one stops a run before it starts.
 
-    def __init__(self, path: pathlib.Path, data: Data, *, shuffle: bool) -> None:
-        self.path, self._data, self._shuffle = path, data, shuffle
-        self.rows = _read(path)
-        for row in range(len(self.rows)):
+    prompts: whether a row says what the model is asked; a multi-turn environment does that itself. limit: rows taken,
+    from the first.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, data: Data, *, shuffle: bool, prompts: bool = True, limit: int | None = None
+    ) -> None:
+        self.path, self._data, self._shuffle, self._prompts = path, data, shuffle, prompts
+        found = read(path)
+        self.rows, self._unit = found.rows[:limit], found.unit
+        for row in range(len(self.rows) if prompts else 0):
             self._prompt(row)
 
     @property
@@ -32,6 +37,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def at(self, row: int) -> str:
+        """A row's place, for people."""
+        return f"{self.path}, {self._unit} {row + 1}"
 
     def position(self, number: int) -> tuple[int, int]:
         """(pass, row) of the number-th draw. Every pass visits every row once."""
@@ -44,7 +53,7 @@ class Dataset:
             id=f"{self.path.stem}/{row}",
             environment=environment,
             source=source,
-            messages=self._prompt(row),
+            messages=self._prompt(row) if self._prompts else [],
             row_json=json.dumps(self.rows[row]),
         )
 
@@ -74,10 +83,9 @@ class Dataset:
         elif "label" in fields:
             ranked = [(self._fill(self._data.completion, row, "completion"), 1.0 if fields["label"] else 0.0)]
         else:
-            have = ", ".join(sorted(fields))
             raise DatasetError(
-                f"{self.path}, line {row + 1}: preference data needs chosen and rejected, or answers, or label; "
-                f"it has {have}"
+                f"{self.at(row)}: preference data needs chosen and rejected, or answers, or label; "
+                f"it has {_have(fields, ('chosen', 'rejected', 'answers', 'label'))}"
             )
         for text, score in ranked:
             work.answers.add(message=Message(role="assistant", content=text), score=score)
@@ -98,34 +106,31 @@ class Dataset:
 
     def _conversation(self, row: int, key: str) -> list[Message]:
         try:
-            return [Message(role=m["role"], content=m["content"]) for m in self.rows[row][key]]
-        except (KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{self.path}, line {row + 1}: {key} must be a list of objects with role and content"
-            ) from error
+            return [_message(m) for m in self.rows[row][key]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{self.at(row)}: {key} must be a list of objects with role and content") from error
 
     def _last(self, row: int, key: str) -> str:
         value = self.rows[row][key]
         if isinstance(value, list):
             conversation = self._conversation(row, key)
             if not conversation or conversation[-1].role != "assistant":
-                raise DatasetError(f"{self.path}, line {row + 1}: {key} must end with an assistant message")
+                raise DatasetError(f"{self.at(row)}: {key} must end with an assistant message")
             return conversation[-1].content
         return self._texts(row, key, [value])[0]
 
     def _texts(self, row: int, key: str, values: Any) -> list[str]:
         if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
-            raise DatasetError(f"{self.path}, line {row + 1}: {key} must be text")
+            raise DatasetError(f"{self.at(row)}: {key} must be text")
         return values
 
     def _fill(self, template: str, row: int, key: str) -> str:
         try:
             return template.format_map(self.rows[row])
         except (KeyError, ValueError, IndexError, AttributeError) as error:
-            have = ", ".join(sorted(self.rows[row]))
-            raise DatasetError(
-                f"{self.path}, line {row + 1}: data.{key} {template!r} needs {error}; it has {have}"
-            ) from error
+            wanted = error.args[:1] if isinstance(error, KeyError) else ()
+            have = _have(self.rows[row], wanted)
+            raise DatasetError(f"{self.at(row)}: data.{key} {template!r} needs {error}; it has {have}") from error
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - one data set lives as long as its process
     def _order(self, turn: int) -> Sequence[int]:
@@ -134,23 +139,19 @@ class Dataset:
         return order
 
 
-def _read(path: pathlib.Path) -> list[dict[str, Any]]:
-    rows = []
-    try:
-        with path.open() as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except ValueError as error:
-                        raise DatasetError(f"{path}, line {number}: {error}") from error
-                    if not isinstance(row, dict):
-                        raise DatasetError(f"{path}, line {number}: must be a JSON object, is a {type(row).__name__}")
-                    rows.append(row)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: {error}") from error
-    if not rows:
-        raise DatasetError(f"{path}: has no rows")
-    return rows
+def _message(raw: Any) -> Message:
+    """A message as chat data sets write it; tool calls in the form that chat templates take."""
+    message = Message(role=raw["role"], content=raw["content"] or "")
+    for call in raw.get("tool_calls") or ():
+        function = call["function"]
+        given = function["arguments"]
+        arguments = given if isinstance(given, str) else json.dumps(given)
+        message.tool_calls.add(id=call.get("id") or "", name=function["name"], arguments_json=arguments)
+    return message
+
+
+def _have(fields: Mapping[str, Any], wanted: Sequence[str]) -> str:
+    """The names of a row's fields, and which of them may have been meant."""
+    near = [(name, difflib.get_close_matches(name, fields, n=1)) for name in wanted if name not in fields]
+    meant = ", ".join(f"{found[0]!r} for {name!r}" for name, found in near if found)
+    return ", ".join(sorted(fields)) + (f"; is {meant} meant?" if meant else "")

@@ -1,14 +1,18 @@
-"""Samples from a data set ride the same log: demonstrations and ranked answers are tokenised here and published like
-trajectories."""
+"""Samples from a data set ride the same log: demonstrations and ranked answers are tokenised into trajectories."""
+
+from collections.abc import Sequence
 
 from penstock.chat import ChatTokenizer, TemplateError
 from penstock.trajectories import TrajectoryError, check, demonstration, failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
-def tokenise(chat: ChatTokenizer, model: str, task: pb.GroupTask, index: int) -> pb.Trajectory:
+def tokenise(
+    chat: ChatTokenizer, model: str, task: pb.GroupTask, index: int, roles: Sequence[str] = ("assistant",)
+) -> pb.Trajectory:
     """The trajectory of demonstration or answer `index` of a task; FAILED{invalid} if the template cannot render it.
 
+    roles: whose messages of a demonstration are trained on (see ChatTokenizer.demonstration).
     An answer's score is its reward: the learner ranks a data set's answers like samples of the policy.
     """
     score = None
@@ -18,7 +22,7 @@ def tokenise(chat: ChatTokenizer, model: str, task: pb.GroupTask, index: int) ->
             prompt, score = task.preference.prompt, answer.score
             tokens, mask = chat.demonstration([*prompt, answer.message], context=len(prompt))
         else:
-            tokens, mask = chat.demonstration(task.demonstration.demonstrations[index].messages)
+            tokens, mask = chat.demonstration(task.demonstration.demonstrations[index].messages, roles=roles)
         t = demonstration(task, index, model, tokens, mask)
         if score is not None:
             t.components.add(name="preference", value=score, weight=1.0)
