@@ -220,7 +220,7 @@ class TransformersPolicy:
 
 def check(parallel: ParallelSettings) -> None:
     """Raises LayoutError for sizes that this backend does not have."""
-    for name in ("tensor", "pipeline", "context", "virtual"):
+    for name in ("tensor", "pipeline", "context", "virtual", "expert"):
         if getattr(parallel, name) != 1:
             raise LayoutError(
                 f"parallel.{name} = {getattr(parallel, name)}: backend transformers shards over data ranks alone; "
