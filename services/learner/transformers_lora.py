@@ -44,6 +44,8 @@ class Lora:
     def __init__(self, model: Any, layers: Sequence[Any], settings: LoraSettings, seed: int, device: Any) -> None:
         """Raises ValueError for a target that is none, UnsupportedModel for one that the model's layers do not have."""
         check(settings)
+        if not layers:
+            raise UnsupportedModel(f"lora: {type(model).__name__} does not say which of its modules are layers")
         self._on = True
         model.requires_grad_(False)
         for i, layer in enumerate(layers):

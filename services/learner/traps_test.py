@@ -4,13 +4,14 @@ A parity suite says that the sum of all guards works; these say that each one is
 Every test trains one step with a guard taken out and expects the gradient norm or loss to differ from the reference.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from services.learner import chunked_head, megatron_policy, model, safetensors_directory, zigzag
+from services.learner import chunked_head, layout, megatron_policy, model, safetensors_directory, zigzag
 from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model
 from services.learner.ranks_testing import RankFailed, run_ranks
@@ -194,6 +195,20 @@ def test_zigzag_and_rope_agree(model_dir, right):
         zigzag.local_index = contiguous
 
     assert _differs(model_dir, CP2, sabotage, right)
+
+
+def test_tensor_ranks_need_expert_ranks(tmp_path):
+    """Whole experts on every tensor rank, each fed with its part of the sequence: nobody sums their gradients."""
+    mixture = save_tiny_model(tmp_path, "qwen3_moe")
+
+    def sabotage() -> None:
+        layout._check_experts = lambda *args: None
+
+    right = run_ranks(1, _step, mixture, ParallelSettings(), None)[0]
+    shared = run_ranks(2, _step, mixture, dataclasses.replace(TP2_SP, expert=2), None)[0]
+    assert shared[:2] == pytest.approx(right[:2], rel=5e-5)
+    wrong = run_ranks(2, _step, mixture, TP2_SP, sabotage)[0]
+    assert abs(wrong[1] - right[1]) > 1e-3 * right[1]
 
 
 def test_weights_are_checked_for_shape_before_copying(model_dir):

@@ -83,13 +83,14 @@ def _parallel(recipe: Recipe) -> list[str]:
         problems.append("learner.parallel.virtual_stages: needs learner.parallel.pipeline > 1 (it is 1)")
     shapes = read_shapes(recipe.model.path)
     if shapes is not None:
-        problems += _experts(p, shapes, ranks)
+        problems += _experts(recipe, shapes)
         problems += shapes.indivisible(p.tensor, p.pipeline, p.virtual_stages)
     return problems or memory.problems(recipe)
 
 
-def _experts(p: Parallel, shapes: Shapes, ranks: int) -> list[str]:
-    """Experts are shared out whole, over ranks that are tensor, context and data ranks too."""
+def _experts(recipe: Recipe, shapes: Shapes) -> list[str]:
+    """Experts are shared out whole, over ranks that are tensor, context and data ranks too, and have no adapters."""
+    p, ranks, lora = recipe.learner.parallel, recipe.learner.ranks, recipe.learner.lora
     key = "learner.parallel.expert"
     if not shapes.experts:
         return [f"{key}: {p.expert} is for a mixture of experts, and the model is dense; use 1"] if p.expert > 1 else []
@@ -103,6 +104,9 @@ def _experts(p: Parallel, shapes: Shapes, ranks: int) -> list[str]:
             f"learner.parallel.tensor: {p.tensor} with experts needs sequence_parallel=true and expert > 1 "
             f"(they are {str(p.sequence_parallel).lower()} and {p.expert}); use {key}={p.tensor}"
         )
+    theirs = [target for target in ("gate_up", "down") if lora is not None and target in lora.targets]
+    if theirs:
+        found.append(f"learner.lora.targets: {', '.join(theirs)} are experts, which have no adapters; use qkv, output")
     return found
 
 

@@ -108,6 +108,7 @@ def test_sizes_that_do_not_share_out_experts(raw: dict[str, Any]) -> None:
     assert "4 does not divide the ranks of a pipeline stage, 2" in text
     text = problems(raw, "learner.parallel.tensor=2", "learner.ranks=2")
     assert "needs sequence_parallel=true and expert > 1 (they are false and 1)" in text
+    assert "learner.lora.targets: gate_up, down are experts" in problems(raw, "learner.lora.rank=4")
     good = ("learner.parallel.tensor=2", "learner.parallel.sequence_parallel=true", "learner.parallel.expert=2")
     assert resolve(raw, (*good, "learner.ranks=2")).learner.parallel.expert == 2
 
