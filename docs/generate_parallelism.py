@@ -8,6 +8,7 @@ that this makes.
 
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from penstock.recipes import memory
 from penstock.recipes.memory import GIB, Layout
@@ -17,7 +18,8 @@ HERE = pathlib.Path(__file__).parent
 MODELS = HERE.parent / "libs" / "penstock" / "recipes" / "testdata"
 BEGIN, END = "<!-- planner: begin -->\n", "<!-- planner: end -->\n"
 
-# (model, title, [(tensor, pipeline, context, data, tokens per micro-batch, recompute)])
+# (model, title, [(tensor, pipeline, context, data, tokens per micro-batch, recompute, further fields of Layout)])
+FULLY_SHARDED = {"fully_sharded": True}
 TABLES = (
     (
         "qwen3-0.6b",
@@ -35,6 +37,8 @@ TABLES = (
             (4, 1, 1, 2, 8192, 1),
             (4, 1, 2, 1, 32768, 1),
             (8, 1, 1, 1, 32768, 1),
+            (1, 1, 1, 2, 8192, 1, FULLY_SHARDED),
+            (1, 1, 1, 8, 8192, 1, FULLY_SHARDED),
         ],
     ),
     (
@@ -47,6 +51,18 @@ TABLES = (
             (8, 2, 1, 2, 8192, 1),
             (8, 2, 2, 1, 32768, 1),
             (8, 2, 2, 2, 32768, 1),
+            (1, 1, 1, 16, 8192, 1, FULLY_SHARDED),
+        ],
+    ),
+    (
+        "qwen3-30b-a3b",
+        "Qwen3-30B-A3B, a mixture of experts",
+        [
+            (1, 1, 1, 8, 8192, 1, {"expert": 8}),
+            (4, 1, 1, 2, 8192, 1, {"expert": 8}),
+            (2, 1, 1, 8, 8192, 1, {"expert": 16}),
+            (1, 1, 1, 16, 8192, 1, {"expert": 16}),
+            (4, 1, 2, 2, 32768, 1, {"expert": 16}),
         ],
     ),
     (
@@ -87,16 +103,30 @@ def _tables() -> Iterator[str]:
     yield "\n"
 
 
-def _row(shapes: Shapes, tensor: int, pipeline: int, context: int, data: int, tokens: int, recompute: int) -> str:
+def _row(
+    shapes: Shapes,
+    tensor: int,
+    pipeline: int,
+    context: int,
+    data: int,
+    tokens: int,
+    recompute: int,
+    further: dict[str, Any] | None = None,
+) -> str:
     assert not shapes.indivisible(tensor, pipeline)
-    layout = Layout(tensor, pipeline, context, data, tensor > 1, True, tokens, bool(recompute))
+    layout = Layout(tensor, pipeline, context, data, tensor > 1, True, tokens, bool(recompute), **(further or {}))
     s = max(memory.stages(shapes, layout), key=lambda stage: stage.total)
     sizes = (s.weights, s.gradients, s.optimizer, s.activations, s.head)
     cells = " | ".join(f"{size / GIB:.1f}" for size in sizes)
     ranks = tensor * pipeline * context * data
     kind = "full" if recompute else "none"
+    sizes_in_words = f"{tensor} × {pipeline} × {context} × {data}"
+    if layout.expert > 1:
+        sizes_in_words += f", EP {layout.expert}"
+    if layout.fully_sharded:
+        sizes_in_words = f"transformers × {data}"
     return (
-        f"| {tensor} × {pipeline} × {context} × {data} | {ranks} | {tokens} | {kind} | {cells} | "
+        f"| {sizes_in_words} | {ranks} | {tokens} | {kind} | {cells} | "
         f"**{s.total / GIB:.1f}** |\n"
     )
 

@@ -46,6 +46,19 @@ class Chunk:
     cached_prompt_tokens: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What a model says of given tokens [n]: log-probabilities [n], and with `top` its likeliest tokens of every
+    position [n][top], the likeliest first, with theirs."""
+
+    logprobs: list[float]
+    top_tokens: list[list[int]]
+    top_logprobs: list[list[float]]
+
+
+MOST_TOP = 64
+
+
 class EngineDied(RuntimeError):
     """The engine's process is gone; a new engine is needed."""
 
@@ -85,6 +98,7 @@ class Engine:
                 skip_tokenizer_init=True,
                 generation_config="vllm",
                 logprobs_mode="processed_logprobs",
+                max_logprobs=MOST_TOP,
                 stream_interval=settings.chunk_tokens,
                 enable_prefix_caching=True,
                 disable_log_stats=True,
@@ -131,20 +145,26 @@ class Engine:
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
 
-    async def score(self, request_id: str, tokens: Sequence[int], first: int) -> list[float]:
-        """Log-probabilities of tokens[first:] under the model at temperature 1. Raises EngineDied."""
+    async def score(self, request_id: str, tokens: Sequence[int], first: int, top: int = 0) -> Judgement:
+        """What the model at temperature 1 says of tokens[first:]; top: 0 … MOST_TOP. Raises EngineDied."""
         from vllm import SamplingParams as VllmSampling
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        params = VllmSampling(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, flat_logprobs=False)
+        params = VllmSampling(max_tokens=1, temperature=0.0, prompt_logprobs=top, detokenize=False, flat_logprobs=False)
         inputs = {"prompt_token_ids": list(tokens), "cache_salt": label(self.version)}
         try:
             async for output in self._llm.generate(inputs, params, request_id):
                 last = output
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
-        given = last.prompt_logprobs
-        return [given[i][tokens[i]].logprob for i in range(first, len(tokens))]
+        given = [(tokens[i], last.prompt_logprobs[i]) for i in range(first, len(tokens))]
+        # A position has the given token beside the likeliest ones; where it is one of them it stands once.
+        best = [sorted(words.items(), key=lambda word: word[1].rank)[:top] for _, words in given]
+        return Judgement(
+            [words[token].logprob for token, words in given],
+            [[token for token, _ in words] for words in best],
+            [[word.logprob for _, word in words] for words in best],
+        )
 
     async def update(self, manifest: Manifest, path: pathlib.Path) -> float:
         """Swaps the weights for those of a version whose checked bytes are in `path`; requests in flight go on.

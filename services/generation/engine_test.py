@@ -20,7 +20,7 @@ from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.tensors import make_manifest
 from penstock.tiny import make_model
 from penstock.weights.v1.weights_pb2 import Manifest
-from services.generation.engine import Engine, EngineDied, EngineSettings
+from services.generation.engine import MOST_TOP, Engine, EngineDied, EngineSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PROMPT = [3, 20, 31, 42, 2, 4]
@@ -53,13 +53,19 @@ def version_file(path: pathlib.Path, tensors: Mapping[str, torch.Tensor], step: 
     return make_manifest(1, step, parts)
 
 
-@torch.inference_mode()
 def expected(model: pathlib.Path, tensors: Mapping[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
     """Log-probs of `tokens` after PROMPT by transformers in fp32."""
+    return distribution(model, tensors, tokens).gather(-1, torch.tensor(tokens)[:, None])[:, 0]
+
+
+@torch.inference_mode()
+def distribution(model: pathlib.Path, tensors: Mapping[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
+    """Log-probs [len(tokens), vocabulary] at the places of `tokens` after PROMPT."""
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     reference.load_state_dict(dict(tensors))
     logits = reference(torch.tensor([PROMPT + tokens])).logits[0, len(PROMPT) - 1 : -1]
-    return logits.log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None])[:, 0]
+    distributed: torch.Tensor = logits.log_softmax(-1)
+    return distributed
 
 
 async def draw(engine: Engine, name: str) -> tuple[list[int], list[float], list[tuple[int, str]], str | None]:
@@ -88,7 +94,21 @@ async def test_given_tokens_are_scored_as_transformers_does(engine: Engine, mode
     """What a teacher says of a student's answer, also of one that it would never have drawn."""
     for name, tokens in (("s1", [7, 7, 7, 9, 63, 5]), ("s2", list(range(6, 60)))):
         scored = await engine.score(name, PROMPT + tokens, len(PROMPT))
-        assert torch.allclose(torch.tensor(scored), expected(model, weights(model, 1.0), tokens), atol=1e-4)
+        assert torch.allclose(torch.tensor(scored.logprobs), expected(model, weights(model, 1.0), tokens), atol=1e-4)
+        assert all(not words for words in scored.top_tokens)
+
+
+async def test_the_likeliest_tokens_are_those_of_transformers(engine: Engine, model: pathlib.Path) -> None:
+    """Also where the given token is one of them, and for as many as may be asked for."""
+    tokens = [7, 7, 7, 9, 63, 5, *range(20, 40)]
+    logits = distribution(model, weights(model, 1.0), tokens)
+    for top in (1, 4, MOST_TOP):
+        scored = await engine.score(f"top{top}", PROMPT + tokens, len(PROMPT), top)
+        best = logits.topk(top)
+        assert {len(words) for words in scored.top_tokens} == {top}
+        assert torch.allclose(torch.tensor(scored.top_logprobs), best.values, atol=1e-4)
+        named = torch.tensor(scored.top_tokens)
+        assert torch.allclose(logits.gather(-1, named), best.values, atol=1e-4), "their own values, in falling order"
 
 
 async def test_a_stop_token_ends_the_completion_and_belongs_to_it(engine: Engine) -> None:

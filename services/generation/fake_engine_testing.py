@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.weights.v1.weights_pb2 import Manifest
-from services.generation.engine import Chunk, EngineDied, EngineSettings, label
+from services.generation.engine import Chunk, EngineDied, EngineSettings, Judgement, label
 
 
 class FakeEngine:
@@ -40,10 +40,13 @@ class FakeEngine:
         finally:
             self.requests -= 1
 
-    async def score(self, request_id: str, tokens: Sequence[int], first: int) -> list[float]:
+    async def score(self, request_id: str, tokens: Sequence[int], first: int, top: int) -> Judgement:
         if not self.alive:
             raise EngineDied("the engine's process is gone")
-        return [-float(token) for token in tokens[first:]]
+        named = [list(range(top)) for _ in tokens[first:]]
+        return Judgement(
+            [-float(token) for token in tokens[first:]], named, [[-float(n) for n in row] for row in named]
+        )
 
     async def update(self, manifest: Manifest, path: pathlib.Path) -> float:
         self.swapping.set()

@@ -24,7 +24,7 @@ from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings
+from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
 from services.generation.fetching import FetchFailed, fetch
 from services.generation.gate import Gate
 
@@ -89,13 +89,13 @@ class EngineHost:
             raise
         progress()
 
-    async def score(self, request_id: str, tokens: Sequence[int], first: int) -> list[float]:
+    async def score(self, request_id: str, tokens: Sequence[int], first: int, top: int) -> Judgement:
         """Scores given tokens on the engine. Raises EngineDied."""
         engine = self._engine
         if engine is None:
             raise EngineDied("the engine is starting")
         try:
-            scored = await engine.score(request_id, tokens, first)
+            scored = await engine.score(request_id, tokens, first, top)
         except EngineDied:
             self._wake.set()
             raise

@@ -66,12 +66,21 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         tokens = from_int32s(request.tokens)
         self._check_tokens("tokens", int(tokens.min()), int(tokens.max()))
         self._check_room("token_count", request.token_count, 1)
+        if request.top > self._vocabulary:
+            text = f"is {request.top}; the model has {self._vocabulary} tokens"
+            raise rpc.invalid_argument(f"top: {text}", rpc.Violation("top", text))
         self._admitted += 1
         try:
             async with self._host.gate.passing(0, None, context.time_remaining() or 60.0):
                 version = self._host.version
-                logprobs = await self._host.score(request.request_id, tokens.tolist(), request.first)
-            return pb.ScoreTokensResponse(logprobs=float32s(logprobs), count=len(logprobs), version=version)
+                said = await self._host.score(request.request_id, tokens.tolist(), request.first, request.top)
+            return pb.ScoreTokensResponse(
+                logprobs=float32s(said.logprobs),
+                count=len(said.logprobs),
+                version=version,
+                top_tokens=int32s([token for position in said.top_tokens for token in position]),
+                top_logprobs=float32s([value for position in said.top_logprobs for value in position]),
+            )
         except TimeoutError as error:
             raise rpc.deadline_exceeded("the engine was not ready in time") from error
         except EngineDied as error:

@@ -82,9 +82,16 @@ async def test_given_tokens_are_scored_from_the_first_one_asked_for(running: Run
     assert (answer.version.epoch, answer.version.step) == (1, 5)
 
 
+async def test_the_likeliest_tokens_of_every_position_are_given_when_asked_for(running: Running) -> None:
+    answer = await rpc.call(running.stub.ScoreTokens(scoring([3, 10, 2, 5], 2, top=3), timeout=10))
+    assert from_int32s(answer.top_tokens).tolist() == [0, 1, 2, 0, 1, 2]
+    assert from_float32s(answer.top_logprobs).tolist() == [0.0, -1.0, -2.0, 0.0, -1.0, -2.0]
+
+
 @pytest.mark.parametrize(
     ("asked", "code", "words"),
     [
+        (scoring([3, 10], top=65), CODES.INVALID_ARGUMENT, "top"),
         (scoring([3, 10], 2), CODES.INVALID_ARGUMENT, "first must be below token_count"),
         (scoring([3, 10], 0), CODES.INVALID_ARGUMENT, "first"),
         (scoring([3, 10], token_count=3), CODES.INVALID_ARGUMENT, "token_count int32 values"),

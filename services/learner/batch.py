@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 
@@ -30,6 +30,8 @@ class Sample:
       advantage: one number, or [L].
       group: id of the prompt's group, ≥ 0; samples of a group share it.
       versions: [L] which version (step) drew the token, used where the mask is 1; None where nobody drew it.
+      alternatives: [L, K] ids and [L, K] log-probs of what a teacher would rather have drawn; None where none was
+        asked. K is the same for all samples of a batch.
     """
 
     tokens: ArrayLike
@@ -38,6 +40,7 @@ class Sample:
     advantage: float | ArrayLike = 0.0
     group: int = 0
     versions: ArrayLike | None = None
+    alternatives: tuple[ArrayLike, ArrayLike] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Batch:
     """N sequences with T tokens in all; CPU or device tensors.
 
     Attributes: lengths, groups: int32 [N]. tokens: int32 [T]. mask (0.0 or 1.0), behaviour, advantage, age (versions
-    between the one that drew the token and the one that is trained): fp32 [T].
+    between the one that drew the token and the one that is trained): fp32 [T]. alternatives: int32 [T, K] ids and
+    alternative_logprobs: fp32 [T, K], what a teacher would rather have drawn; K = 0 without one.
     """
 
     lengths: Tensor
@@ -55,6 +59,8 @@ class Batch:
     behaviour: Tensor
     advantage: Tensor
     age: Tensor
+    alternatives: Tensor
+    alternative_logprobs: Tensor
 
     @staticmethod
     def from_samples(samples: Sequence[Sample], version: int = 0) -> "Batch":
@@ -64,7 +70,7 @@ class Batch:
         if not samples:
             raise InvalidBatch("a batch needs at least one sample")
         columns = [_checked(i, s, version) for i, s in enumerate(samples)]
-        tokens, mask, behaviour, advantage, age = (np.concatenate(c) for c in zip(*columns, strict=True))
+        tokens, mask, behaviour, advantage, age, others, their = (np.concatenate(c) for c in zip(*columns, strict=True))
         return Batch(
             lengths=torch.tensor([len(c[0]) for c in columns], dtype=torch.int32),
             groups=torch.tensor([s.group for s in samples], dtype=torch.int32),
@@ -73,6 +79,8 @@ class Batch:
             behaviour=torch.from_numpy(behaviour),
             advantage=torch.from_numpy(advantage),
             age=torch.from_numpy(age),
+            alternatives=torch.from_numpy(others),
+            alternative_logprobs=torch.from_numpy(their),
         )
 
     @property
@@ -101,7 +109,7 @@ class Batch:
             Batch(
                 self.lengths[sequences],
                 self.groups[sequences],
-                *(x[where] for x in (self.tokens, self.mask, self.behaviour, self.advantage, self.age)),
+                *(x[where] for x in self._columns()[2:]),
             ),
             where,
         )
@@ -109,7 +117,8 @@ class Batch:
     def check(self, vocabulary: int, positions: int) -> None:
         """Raises InvalidBatch for a token outside 0 … vocabulary−1, or a sequence with more inputs (all tokens but the
         last) than positions."""
-        low, high = int(self.tokens.min()), int(self.tokens.max())
+        every = torch.cat([self.tokens, self.alternatives.view(-1)])
+        low, high = int(every.min()), int(every.max())
         if low < 0 or high >= vocabulary:
             raise InvalidBatch(f"token {low if low < 0 else high} is outside the vocabulary of {vocabulary}")
         longest = int(self.lengths.max())
@@ -120,7 +129,8 @@ class Batch:
         return Batch(*(x.to(device) for x in self._columns()))
 
     def _columns(self) -> tuple[Tensor, ...]:
-        return self.lengths, self.groups, self.tokens, self.mask, self.behaviour, self.advantage, self.age
+        per_token = (self.tokens, self.mask, self.behaviour, self.advantage, self.age)
+        return (self.lengths, self.groups, *per_token, self.alternatives, self.alternative_logprobs)
 
 
 def _checked(i: int, sample: Sample, version: int) -> tuple[np.ndarray, ...]:
@@ -145,7 +155,20 @@ def _checked(i: int, sample: Sample, version: int) -> tuple[np.ndarray, ...]:
         raise InvalidBatch(f"sample {i}: a trained token has a log-probability or advantage that is not finite")
     if not 0 <= sample.group < 2**31:
         raise InvalidBatch(f"sample {i}: group {sample.group} is not an int32 >= 0")
-    return tokens, mask, *(np.where(trained, column, np.float32(0)) for column in (behaviour, advantage, age))
+    columns = (np.where(trained, column, np.float32(0)) for column in (behaviour, advantage, age))
+    return tokens, mask, *columns, *_alternatives(i, sample, trained)
+
+
+def _alternatives(i: int, sample: Sample, trained: NDArray[np.bool_]) -> tuple[np.ndarray, np.ndarray]:
+    ids, logprobs = sample.alternatives or (np.zeros((len(trained), 0)), np.zeros((len(trained), 0)))
+    ids, logprobs = np.asarray(ids, np.int32), np.asarray(logprobs, np.float32)
+    if ids.shape != logprobs.shape or ids.ndim != 2 or len(ids) != len(trained):
+        raise InvalidBatch(
+            f"sample {i}: {len(trained)} tokens, alternatives {ids.shape}, their log-probs {logprobs.shape}"
+        )
+    if not np.isfinite(logprobs[trained]).all():
+        raise InvalidBatch(f"sample {i}: an alternative of a trained token has a log-probability that is not finite")
+    return np.where(trained[:, None], ids, np.int32(0)), np.where(trained[:, None], logprobs, np.float32(0))
 
 
 def broadcast(batch: Batch | None, device: torch.device) -> Batch:
@@ -156,15 +179,18 @@ def broadcast(batch: Batch | None, device: torch.device) -> Batch:
     if dist.get_world_size() == 1:
         assert batch is not None
         return batch.to(device)
-    sizes = torch.zeros(2, dtype=torch.int64, device=device)
+    sizes = torch.zeros(3, dtype=torch.int64, device=device)
     flat = None
     if batch is not None:
-        flat = torch.cat([c.contiguous().view(torch.int32) for c in batch._columns()]).to(device)
-        sizes.copy_(torch.tensor([batch.sequences, len(batch.tokens)]))
+        flat = torch.cat([c.contiguous().view(-1).view(torch.int32) for c in batch._columns()]).to(device)
+        sizes.copy_(torch.tensor([batch.sequences, *batch.alternatives.shape]))
     dist.broadcast(sizes, src=0)
-    n, t = (int(x) for x in sizes)
+    n, t, k = (int(x) for x in sizes)
+    parts = [n, n, t, t, t, t, t, t * k, t * k]
     if flat is None:
-        flat = torch.empty(2 * n + 5 * t, dtype=torch.int32, device=device)
+        flat = torch.empty(sum(parts), dtype=torch.int32, device=device)
     dist.broadcast(flat, src=0)
-    lengths, groups, tokens, *floats = flat.split([n, n, t, t, t, t, t])
-    return Batch(lengths, groups, tokens, *(f.view(torch.float32) for f in floats))
+    lengths, groups, tokens, *floats, others, their = flat.split(parts)
+    mask, behaviour, advantage, age = (f.view(torch.float32) for f in floats)
+    others, their = others.view(t, k), their.view(torch.float32).view(t, k)
+    return Batch(lengths, groups, tokens, mask, behaviour, advantage, age, others, their)

@@ -17,7 +17,7 @@ from services.learner.settings import HEAD_BYTES
 def _chunk_logits(
     hidden: Tensor, weight: Tensor, target: Tensor, start: int, vocab: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled local fp32 logits of one chunk (padding −inf), local target index, and where the target is ours."""
+    """Scaled local fp32 logits of one chunk [c, v] (padding −inf), local target indices [c, m], and which are ours."""
     logits = torch.nn.functional.linear(hidden, weight).float().mul_(scale)
     size = weight.shape[0]
     if start + size > vocab:
@@ -49,15 +49,15 @@ class _TokenLogprobs(torch.autograd.Function):
             if group is not None:
                 dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
             e = (z - top[:, None]).exp_()
-            zt = z.gather(1, index[:, None])[:, 0].masked_fill(~ours, 0.0)
+            zt = z.gather(1, index).masked_fill(~ours, 0.0)
             ez = (e * z.masked_fill(z == float("-inf"), 0.0)).sum(-1)
-            stats = torch.stack([e.sum(-1), zt, ez])
+            stats = torch.cat([e.sum(-1)[:, None], ez[:, None], zt], 1)
             if group is not None:
                 dist.all_reduce(stats, group=group)
-            normaliser = stats[0].log() + top
-            logprobs.append(stats[1] - normaliser)
+            normaliser = stats[:, 0].log() + top
+            logprobs.append(stats[:, 2:] - normaliser[:, None])
             normalisers.append(normaliser)
-            entropies.append(normaliser - stats[2] / stats[0])
+            entropies.append(normaliser - stats[:, 1] / stats[:, 0])
         logprob, normaliser, entropy = torch.cat(logprobs), torch.cat(normalisers), torch.cat(entropies)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, target, normaliser, entropy)
@@ -69,7 +69,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, target, normaliser, entropy = ctx.saved_tensors
         start, vocab, scale, chunk, fp32 = ctx.args
         head = weight.float() if fp32 else weight
-        grad_logprob = torch.zeros_like(normaliser) if grad_logprob is None else grad_logprob
+        grad_logprob = torch.zeros(target.shape, device=target.device) if grad_logprob is None else grad_logprob
         grad_hidden = torch.empty_like(hidden)
         wanted = ctx.needs_input_grad[1]  # not where the base is frozen
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
@@ -79,8 +79,8 @@ class _TokenLogprobs(torch.autograd.Function):
             z, index, ours = _chunk_logits(h, head, target[part], start, vocab, scale)
             logp = z.sub_(normaliser[part, None])
             p = logp.exp()
-            grad = p * -grad_logprob[part, None]
-            grad.scatter_add_(1, index[:, None], (grad_logprob[part] * ours)[:, None])
+            grad = p * -grad_logprob[part].sum(-1, keepdim=True)
+            grad.scatter_add_(1, index, grad_logprob[part] * ours)
             if grad_entropy is not None:  # dH/dz = −p (log p + H)
                 grad -= p * (logp.masked_fill(p == 0, 0.0) + entropy[part, None]) * grad_entropy[part, None]
             grad = grad.mul_(scale).to(head.dtype)
@@ -104,7 +104,7 @@ def chunked_logprobs(
     fp32_logits: bool,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy of `target` [n] from the final hidden states [n, h] before it; two fp32 [n].
+    """Log-probabilities of `target` [n, m] from the final hidden states [n, h] before it, and entropies; fp32.
 
     weight: the output layer [vocab, h]; with `group`, this rank's equal part of [padded vocab, h], `vocab` being the
     true size. The gradients of `hidden` are then partial sums. chunk: tokens whose logits exist at once; None: as many

@@ -33,3 +33,15 @@ def test_a_sample_without_a_teacher_is_an_error_not_a_zero() -> None:
 
 def test_rewards_filter_nothing() -> None:
     assert DistillationStage(None).filter_reason(torch.zeros(3), torch.ones(3, dtype=torch.bool)) is None
+
+
+def test_what_the_teacher_named_travels_with_the_sample() -> None:
+    given = group([0.0, -0.5, -6.0, -0.5])
+    t = given.members[0].trajectory
+    t.teacher_top, t.teacher_top_tokens = 2, int32s([0, 0, 6, 9, 7, 3, 8, 1])
+    t.teacher_top_logprobs = float32s([0, 0, -0.5, -1.5, -0.25, -2.0, -0.5, -1.0])
+    batch = Batch.from_samples(DistillationStage(None, top=2).samples([given]))
+    assert batch.alternatives.tolist() == [[0, 0], [6, 9], [7, 3], [8, 1]]
+    assert batch.alternative_logprobs.tolist()[1] == [-0.5, -1.5]
+    with pytest.raises(ValueError, match="g/0 was not judged by a teacher that names 3 tokens"):
+        DistillationStage(None, top=3).samples([given])

@@ -159,6 +159,8 @@ def _refuse_what_is_not_implemented(raw: dict[str, Any], known: _Architecture, p
 
 
 def _experts(raw: dict[str, Any]) -> Experts:
+    if raw["num_experts_per_tok"] < 2:
+        raise UnsupportedModel(f"num_experts_per_tok={raw['num_experts_per_tok']} is not supported, only 2 and more")
     return Experts(
         number=raw["num_local_experts"] if "num_experts" not in raw else raw["num_experts"],  # transformers 5, 4
         per_token=raw["num_experts_per_tok"],

@@ -43,7 +43,7 @@ def test_the_rope_fields_of_transformers_4(write):
     [
         (
             {"architectures": ["MambaForCausalLM"]},
-            "MambaForCausalLM is not .*megatron; known: .*Qwen3ForCausalLM; learner.backend=transformers",
+            "MambaForCausalLM is not .*megatron; known: .*Qwen3ForCausalLM, .*; learner.backend=transformers",
         ),
         ({"architectures": None}, "architecture .none. is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),

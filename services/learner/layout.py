@@ -30,7 +30,10 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
         )
     if parallel.sequence and parallel.tensor == 1:
         raise LayoutError("parallel.sequence needs parallel.tensor > 1, got parallel.tensor = 1")
-    for field, size in (("num_attention_heads", model.num_heads), ("intermediate_size", model.intermediate_size)):
+    matrices = [("num_attention_heads", model.num_heads)]
+    if model.experts is None:
+        matrices.append(("intermediate_size", model.intermediate_size))
+    for field, size in matrices:
         if size % parallel.tensor:
             raise LayoutError(f"parallel.tensor = {parallel.tensor} must divide the model's {field} = {size}")
     kv = model.num_kv_heads

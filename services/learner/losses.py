@@ -17,6 +17,7 @@ from penstock.objectives import (
     TokenLoss,
     corrections,
     diagnostics,
+    distillation,
     kl,
     kl_estimators,
     negative_log_likelihood,
@@ -100,6 +101,21 @@ class SupervisedLoss:
         inputs = LossInputs(scored.current, zeros, zeros, zeros, ones, scored.sequence, scored.sequences)
         loss = (negative_log_likelihood(inputs) * self._weights[scored.index]).sum()
         return loss, torch.stack([ones.sum(), scored.entropy.detach().sum()]).to(torch.float64)
+
+
+class DistillationLoss:
+    """Σ weight · divergence from the teacher over its likeliest tokens (the batch's alternatives)."""
+
+    names = ("tokens", "entropy", "divergence")
+
+    def __init__(self, batch: Batch, weights: Tensor, kind: distillation.Kind) -> None:
+        self._batch, self._weights, self._kind = batch, weights, kind
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        teacher = self._batch.alternative_logprobs[scored.index]
+        values = distillation.top_divergence(scored.alternatives, teacher, self._kind)
+        stats = [torch.ones_like(values).sum(), scored.entropy.detach().sum(), values.detach().sum()]
+        return (self._weights[scored.index] * values).sum(), torch.stack([s.to(torch.float64) for s in stats])
 
 
 class PolicyGradientLoss:

@@ -131,6 +131,7 @@ def loss_settings(recipe: Recipe) -> LossSettings:
         kl_importance=loss.kl.importance,
         entropy_coefficient=loss.entropy_coefficient,
         temperature=recipe.sampling.temperature,
+        divergence=recipe.teacher.divergence if recipe.teacher is not None and recipe.teacher.top else None,
         optimizer_steps_per_batch=loss.mini_batches,
         preference=preference_settings(recipe),
         reward_model=reward_model_settings(recipe),
@@ -175,7 +176,7 @@ def _stage(recipe: Recipe) -> Stage:
         case "sft":
             return SupervisedStage()
         case "grpo" if recipe.algorithm.advantage == "opd":
-            return DistillationStage(recipe.algorithm.advantage_clip)
+            return DistillationStage(recipe.algorithm.advantage_clip, recipe.teacher.top if recipe.teacher else 0)
         case "grpo" if recipe.has_critic:
             return CriticStage(advantage_settings(recipe))
         case "dpo":

@@ -246,10 +246,10 @@ class MegatronPolicy:
         """What the head says of the trained tokens, gathered over context ranks so that sequences are whole."""
         head, tp, sequence = self._models[-1].head_weight(), self.layout.groups.tp, self.layout.parallel.sequence
         if self.config.scores:
-            logprob = token_scores(hidden, head, part.rows, tp, sequence_parallel=sequence)
-            entropy = torch.zeros_like(logprob)
+            logprobs = token_scores(hidden, head, part.rows, tp, sequence_parallel=sequence)[:, None]
+            entropy = torch.zeros_like(logprobs[:, 0])
         else:
-            logprob, entropy = token_logprobs(
+            logprobs, entropy = token_logprobs(
                 hidden,
                 head,
                 part.rows,
@@ -262,12 +262,13 @@ class MegatronPolicy:
                 fp32_logits=self._precision.fp32_logits,
             )
         if part.join is not None:
-            both = torch.stack([logprob, entropy], 1)
-            local = both.new_zeros(part.tokens.shape[1], 2).index_copy(0, part.rows, both)
+            both = torch.cat([logprobs, entropy[:, None]], 1)
+            local = both.new_zeros(part.tokens.shape[1], both.shape[1]).index_copy(0, part.rows, both)
             # Every context rank computes the same loss of the whole, so each keeps its own slice of the gradient.
             whole = gather_from_sequence_parallel_region(local, False, self.layout.groups.cp)
-            logprob, entropy = whole.index_select(0, part.join).unbind(1)
-        return Scored(logprob, entropy, part.index, part.sequence, part.sequences)
+            logprobs, entropy = whole.index_select(0, part.join).split([both.shape[1] - 1, 1], 1)
+            entropy = entropy[:, 0]
+        return Scored.of(logprobs, entropy, part.index, part.sequence, part.sequences)
 
 
 def _initial_weights(model_dir: str | Path, config: ModelConfig) -> Callable[[str], Tensor]:

@@ -41,7 +41,8 @@ class MicroBatch:
     Attributes:
       tokens, positions: int64 [1, t].
       pack: where its sequences lie, for attention and RoPE.
-      rows, targets: int64 [n], local positions that predict a trained token, and that token.
+      rows: int64 [n], local positions that predict a trained token.
+      targets: int64 [n, 1 + K], that token and its K alternatives.
       index: int64 [k], positions of the pack's trained tokens in the batch's flat arrays, in natural order.
       sequence: int64 [k], 0 … sequences−1. sequences: S.
       join: int64 [k] or None; under context parallelism, where each trained token lies in the concatenation of all
@@ -96,7 +97,7 @@ def _pack(spans: list[tuple[int, int]], batch: Batch, cut: Cut) -> MicroBatch:
     tokens = torch.where(real, batch.tokens[source].to(torch.int64), 0)
     target_at = torch.where(real, source + 1, 0)
     trained = real & (batch.mask[target_at] > 0)
-    targets = batch.tokens[target_at].to(torch.int64)
+    targets = torch.cat([batch.tokens[target_at][:, None], batch.alternatives[target_at]], 1).to(torch.int64)
     local = zigzag.local_index(pack.boundaries, context, rank).to(device)
     rows = torch.nonzero(trained[local])[:, 0]
     whole = torch.nonzero(trained)[:, 0]

@@ -101,6 +101,29 @@ def test_slices_of_the_transformers_backend_are_exact(lora, model_dir):
     assert sum(states for _, _, states in counted) == 2 * (stage.gradients + stage.optimizer)
 
 
+MIXTURES = {
+    "ep2": (2, ParallelSettings(expert=2)),
+    "tp2-sp-ep2": (2, ParallelSettings(tensor=2, sequence=True, expert=2)),
+    "ep2-dp4": (4, ParallelSettings(expert=2)),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_of_experts_is_counted_too(name, tmp_path):
+    world, parallel = MIXTURES[name]
+    model_dir = save_tiny_model(tmp_path, "qwen3_moe")
+    layout = dataclasses.replace(planned(parallel), data=world // parallel.tensor, expert=parallel.expert)
+    shapes = read_shapes(model_dir)
+    (stage,) = memory.stages(shapes, layout)
+    counted = run_ranks(world, _counted, model_dir, parallel, None)
+    assert {numbers for _, numbers, _ in counted} == {stage.parameters}
+    assert sum(states for _, _, states in counted) == world * (stage.gradients + stage.optimizer)
+    kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "none", [240] * layout.data)[0]
+    per_layer = 4 * tokens * memory.layer_activations(shapes, layout)
+    ratio = (shapes.layers * per_layer + 4 * 3 * tokens * shapes.hidden // parallel.tensor) / kept
+    assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
+
+
 def _counted(
     model_dir: str, parallel: ParallelSettings, lora: LoraSettings | None, scores: bool = False
 ) -> tuple[int, int, int]:

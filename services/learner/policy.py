@@ -24,6 +24,7 @@ class Scored:
 
     Attributes:
       current, entropy: fp32 [k] with gradient.
+      alternatives: fp32 [k, K] with gradient, log-probs of the batch's alternatives to each token.
       index: int64 [k], their positions in the batch's flat arrays.
       sequence: int64 [k], 0 … sequences−1. sequences: how many the micro-batch has.
     """
@@ -33,6 +34,12 @@ class Scored:
     index: Tensor
     sequence: Tensor
     sequences: int
+    alternatives: Tensor
+
+    @staticmethod
+    def of(logprobs: Tensor, entropy: Tensor, index: Tensor, sequence: Tensor, sequences: int) -> "Scored":
+        """logprobs: [k, 1 + K], of each token and its alternatives."""
+        return Scored(logprobs[:, 0], entropy, index, sequence, sequences, logprobs[:, 1:])
 
 
 class Loss(Protocol):

@@ -109,7 +109,7 @@ def _fail_thrice(model_dir: Path, root: Path) -> list[str]:
     saver.begin(1, policy.snapshot, {})
     assert saver.collect(wait=True) == 1
     if dist.get_rank() == 1:
-        policy._rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
+        policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
     said: list[str] = []
     saving.log.error = lambda text, *values: said.append(text % values)  # type: ignore[assignment, method-assign]
     for step in (2, 3):

@@ -218,6 +218,8 @@ class LossSettings:
         the reward (where it needs no estimator and no importance); coefficient 0 keeps no reference.
       entropy_coefficient: weight of the entropy bonus.
       temperature: of sampling; the learner's logits are divided by it as the engine's were. Only used by grpo.
+      divergence: grpo: the loss is this divergence from a teacher that named its likeliest tokens, and nothing of a
+        policy gradient; None without one.
       optimizer_steps_per_batch: mini-batches of whole groups that a batch is cut into.
     """
 
@@ -235,6 +237,7 @@ class LossSettings:
     kl_importance: Literal["none", "differentiable", "detached"] = "differentiable"
     entropy_coefficient: float = 0.0
     temperature: float = 1.0
+    divergence: Literal["reverse", "forward"] | None = None
     optimizer_steps_per_batch: int = 1
     preference: PreferenceSettings = field(default_factory=PreferenceSettings)
     reward_model: RewardModelSettings = field(default_factory=RewardModelSettings)

@@ -14,7 +14,7 @@ from torch import Tensor
 from penstock.objectives import diagnostics, kl
 from services.learner.batch import Batch
 from services.learner.critic_trainer import CriticTrainer
-from services.learner.losses import Objectives, PolicyGradientLoss, SupervisedLoss
+from services.learner.losses import DistillationLoss, Objectives, PolicyGradientLoss, SupervisedLoss
 from services.learner.policy import Loss, Policy, StepOutcome
 from services.learner.preference_trainer import PreferenceTrainer
 from services.learner.reward_model_trainer import RewardModelTrainer
@@ -56,7 +56,8 @@ class Trainer:
     def __init__(self, settings: LossSettings, policy: Policy) -> None:
         self.settings, self.policy = settings, policy
         self._objectives = Objectives.of(settings)
-        self._temperature = 1.0 if settings.algorithm == "sft" else settings.temperature
+        self._is_policy_gradient = settings.algorithm == "grpo" and settings.divergence is None
+        self._temperature = settings.temperature if self._is_policy_gradient else 1.0
 
     def step(self, batch: Batch) -> StepResult:
         """Trains on one batch (the same on every rank); a collective.
@@ -93,7 +94,7 @@ class Trainer:
         return [batch.select(torch.nonzero(turn == i)[:, 0]) for i in range(steps)]
 
     def _proximal(self, batch: Batch, steps: int) -> Tensor | None:
-        if self.settings.algorithm == "sft":
+        if not self._is_policy_gradient:
             return None
         if self.settings.proximal == "recompute" and steps == 1 and not self._objectives.corrects_whole_batches:
             return None
@@ -104,7 +105,7 @@ class Trainer:
         return self.policy.logprobs(batch, self._temperature)
 
     def _reference(self, batch: Batch) -> Tensor | None:
-        if self.settings.algorithm == "sft" or not self.settings.kl_coefficient:
+        if not self._is_policy_gradient or not self.settings.kl_coefficient:
             return None
         return self.policy.reference_logprobs(batch, self._temperature)
 
@@ -118,7 +119,7 @@ class Trainer:
         return dataclasses.replace(batch, advantage=(batch.advantage + change[sequence]) * batch.mask)
 
     def _correction(self, batch: Batch, proximal: Tensor | None) -> Tensor | None:
-        if self.settings.algorithm == "sft" or not self._objectives.corrects_whole_batches or proximal is None:
+        if not self._is_policy_gradient or not self._objectives.corrects_whole_batches or proximal is None:
             return None
         return self._objectives.whole_correction(batch, proximal)
 
@@ -126,6 +127,8 @@ class Trainer:
         weights = self._objectives.weights(part)
         if self.settings.algorithm == "sft":
             return SupervisedLoss(weights)
+        if self.settings.divergence is not None:
+            return DistillationLoss(part, weights, self.settings.divergence)
         return PolicyGradientLoss(self._objectives, part, weights, proximal, reference, correction)
 
     def _kl(self, batch: Batch, reference: Tensor | None, sums: dict[str, float]) -> float:
@@ -138,7 +141,9 @@ class Trainer:
         self, batch: Batch, current: Tensor, reference: Tensor | None, outcomes: list[StepOutcome]
     ) -> dict[str, float]:
         metrics = described(self.policy, outcomes)
-        if self.settings.algorithm == "grpo":
+        if self.settings.divergence is not None:
+            metrics["divergence"] = sum(o.sums["divergence"] for o in outcomes) / max(metrics["tokens"], 1.0)
+        elif self.settings.algorithm == "grpo":
             sums = {name: sum(o.sums[name] for o in outcomes) for name in outcomes[0].sums}
             metrics["kl"] = self._kl(batch, reference, sums)
             metrics |= diagnostics.shares(sums)

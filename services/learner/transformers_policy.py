@@ -44,7 +44,7 @@ class Scorer(torch.nn.Module):
         self.model, self._batching, self._precision = model, batching, precision
 
     def forward(self, part: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of the trained tokens, fp32 [n]."""
+        """Log-probabilities of the trained tokens and their alternatives, fp32 [n, 1 + K], and entropies, fp32 [n]."""
         hidden = transformers_model.forward(self.model, part.tokens, part.positions, part.pack)[0]
         head = self.model.get_output_embeddings().weight
         return chunked_logprobs(
@@ -205,11 +205,12 @@ class TransformersPolicy:
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         for part in parts:
-            current, entropy = self._scorer(part, temperature)
-            value, stats = loss(Scored(current, entropy, part.index, part.sequence, part.sequences))
+            said, entropy = self._scorer(part, temperature)
+            scored = Scored.of(said, entropy, part.index, part.sequence, part.sequences)
+            value, stats = loss(scored)
             if torch.is_grad_enabled():
                 value.backward()
-            logprobs[part.index] = current.detach()
+            logprobs[part.index] = scored.current.detach()
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
         if dist.get_world_size() > 1:
             dist.all_reduce(logprobs)
@@ -219,7 +220,7 @@ class TransformersPolicy:
 
 def check(parallel: ParallelSettings) -> None:
     """Raises LayoutError for sizes that this backend does not have."""
-    for name in ("tensor", "pipeline", "context", "virtual"):
+    for name in ("tensor", "pipeline", "context", "virtual", "expert"):
         if getattr(parallel, name) != 1:
             raise LayoutError(
                 f"parallel.{name} = {getattr(parallel, name)}: backend transformers shards over data ranks alone; "

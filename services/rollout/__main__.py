@@ -57,7 +57,8 @@ async def _player(
         )
         tutor = None
         if args.teacher:
-            tutor = await stack.enter_async_context(teacher(args.teacher, process.security))
+            assert recipe.teacher is not None
+            tutor = await stack.enter_async_context(teacher(args.teacher, process.security, recipe.teacher.top))
         for name, source in recipe.sources.items():
             tools[name] = await _tools(stack, process, args, source, chat, pool, tutor)
 

@@ -13,15 +13,17 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock import rpc
 from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.telemetry.waits import waiting
-from penstock.trajectories import float32s, from_float32s
+from penstock.trajectories import float32s, from_float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
 from services.rollout.engines import GenerationFailed
 
@@ -31,16 +33,21 @@ RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc
 
 
 class Teacher:
-    """Replicas of one teacher, asked in turn."""
+    """Replicas of one teacher, asked in turn. top: how many of its likeliest tokens it names at every position."""
 
-    def __init__(self, replicas: Sequence[tuple[str, generation_pb2_grpc.GenerationServiceAsyncStub]]) -> None:
-        self._turns = itertools.cycle(replicas)
+    def __init__(
+        self, replicas: Sequence[tuple[str, generation_pb2_grpc.GenerationServiceAsyncStub]], top: int = 0
+    ) -> None:
+        self._turns, self._top = itertools.cycle(replicas), top
 
     async def judge(self, t: trajectory_pb2.Trajectory, until: float) -> None:
-        """Fills `t.teacher_logprobs`. `until` is a time of time.monotonic(). Raises GenerationFailed."""
+        """Fills `t.teacher_logprobs`, and with `top` what the teacher would rather have drawn.
+
+        `until` is a time of time.monotonic(). Raises GenerationFailed.
+        """
         first = t.loss_mask.find(1)
         request = pb.ScoreTokensRequest(
-            request_id=uuid.uuid4().hex, tokens=t.tokens, token_count=t.token_count, first=first
+            request_id=uuid.uuid4().hex, tokens=t.tokens, token_count=t.token_count, first=first, top=self._top
         )
         while True:
             address, stub = next(self._turns)
@@ -62,11 +69,36 @@ class Teacher:
             )
         drawn = np.frombuffer(t.loss_mask, np.uint8) == 1
         t.teacher_logprobs = float32s(np.where(drawn, np.concatenate([np.zeros(first, np.float32), given]), 0.0))
+        if self._top:
+            self._fill_top(t, first, from_int32s(answer.top_tokens), from_float32s(answer.top_logprobs), drawn)
+
+    def _fill_top(
+        self,
+        t: trajectory_pb2.Trajectory,
+        first: int,
+        tokens: NDArray[np.int32],
+        logprobs: NDArray[np.float32],
+        drawn: NDArray[np.bool_],
+    ) -> None:
+        wanted = (t.token_count - first) * self._top
+        if not len(tokens) == len(logprobs) == wanted or not np.isfinite(logprobs).all():
+            raise GenerationFailed(
+                f"the teacher named {len(tokens)} tokens with {len(logprobs)} values, {wanted} were asked for, or one "
+                "is not finite"
+            )
+
+        def spread(values: NDArray[Any]) -> NDArray[Any]:
+            whole = np.zeros((t.token_count, self._top), values.dtype)
+            whole[first:] = values.reshape(-1, self._top)
+            return np.where(drawn[:, None], whole, 0).reshape(-1)
+
+        t.teacher_top = self._top
+        t.teacher_top_tokens, t.teacher_top_logprobs = int32s(spread(tokens)), float32s(spread(logprobs))
 
 
 @asynccontextmanager
-async def teacher(addresses: Sequence[str], security: rpc.Security) -> AsyncIterator[Teacher]:
+async def teacher(addresses: Sequence[str], security: rpc.Security, top: int = 0) -> AsyncIterator[Teacher]:
     """A Teacher over open channels."""
     async with AsyncExitStack() as stack:
         channels = [(a, await stack.enter_async_context(rpc.channel(a, security=security))) for a in addresses]
-        yield Teacher([(a, generation_pb2_grpc.GenerationServiceStub(c)) for a, c in channels])
+        yield Teacher([(a, generation_pb2_grpc.GenerationServiceStub(c)) for a, c in channels], top)

@@ -27,13 +27,20 @@ class FakeTeacher(generation_pb2_grpc.GenerationServiceServicer):
     errors: list[rpc.Abort] = field(default_factory=list)
     says: Callable[[list[int]], list[float]] = truthful
     asked: int = 0
+    forgets: int = 0
 
     async def ScoreTokens(self, request: pb.ScoreTokensRequest, context: Any) -> pb.ScoreTokensResponse:
         self.asked += 1
         if self.errors:
             raise self.errors.pop(0)
         scores = self.says(from_int32s(request.tokens).tolist()[request.first :])
-        return pb.ScoreTokensResponse(logprobs=float32s(scores), count=len(scores))
+        named = [10 * i + j for i in range(len(scores)) for j in range(request.top - self.forgets)]
+        return pb.ScoreTokensResponse(
+            logprobs=float32s(scores),
+            count=len(scores),
+            top_tokens=int32s(named),
+            top_logprobs=float32s([-float(n) for n in named]),
+        )
 
 
 def trajectory() -> trajectory_pb2.Trajectory:
@@ -44,6 +51,11 @@ def trajectory() -> trajectory_pb2.Trajectory:
 
 
 async def judged(*teachers: FakeTeacher, within: float = 10.0) -> list[float]:
+    t = await judgement(*teachers, within=within)
+    return [round(x, 4) for x in from_float32s(t.teacher_logprobs).tolist()]
+
+
+async def judgement(*teachers: FakeTeacher, within: float = 10.0, top: int = 0) -> trajectory_pb2.Trajectory:
     from contextlib import AsyncExitStack
 
     async with AsyncExitStack() as stack:
@@ -54,13 +66,32 @@ async def judged(*teachers: FakeTeacher, within: float = 10.0) -> list[float]:
             await server.start()
             addresses.append(server.address)
         t = trajectory()
-        tutor = await stack.enter_async_context(teacher(addresses, rpc.Security()))
+        tutor = await stack.enter_async_context(teacher(addresses, rpc.Security(), top))
         await tutor.judge(t, time.monotonic() + within)
-        return [round(x, 4) for x in from_float32s(t.teacher_logprobs).tolist()]
+        return t
 
 
 async def test_only_drawn_tokens_are_judged() -> None:
     assert await judged(FakeTeacher()) == [0, 0, -1.2, -1.3, 0, -1.5]
+
+
+async def test_what_the_teacher_would_rather_have_drawn_stands_at_drawn_tokens_alone() -> None:
+    t = await judgement(FakeTeacher(), top=2)
+    assert t.teacher_top == 2
+    assert from_int32s(t.teacher_top_tokens).tolist() == [
+        *[0, 0],  # tokens 0 and 1 are the prompt,
+        *[0, 0],
+        *[0, 1],  # 2 and 3 were drawn,
+        *[10, 11],
+        *[0, 0],  # 4 is an observation
+        *[30, 31],
+    ]
+    assert from_float32s(t.teacher_top_logprobs).tolist()[4:8] == [0, -1, -10, -11]
+
+
+async def test_a_teacher_that_names_too_few_fails_the_sample() -> None:
+    with pytest.raises(GenerationFailed, match="named 4 tokens with 4 values, 8 were asked for"):
+        await judgement(FakeTeacher(forgets=1), top=2)
 
 
 async def test_another_replica_is_asked_while_one_is_away() -> None:

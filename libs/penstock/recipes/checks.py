@@ -9,7 +9,7 @@ import pathlib
 from penstock.recipes import memory
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Parallel
-from penstock.recipes.shapes import MEGATRON, architecture, read_shapes
+from penstock.recipes.shapes import MEGATRON, Shapes, architecture, read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
 CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
@@ -83,8 +83,27 @@ def _parallel(recipe: Recipe) -> list[str]:
         problems.append("learner.parallel.virtual_stages: needs learner.parallel.pipeline > 1 (it is 1)")
     shapes = read_shapes(recipe.model.path)
     if shapes is not None:
+        problems += _experts(p, shapes, ranks)
         problems += shapes.indivisible(p.tensor, p.pipeline, p.virtual_stages)
     return problems or memory.problems(recipe)
+
+
+def _experts(p: Parallel, shapes: Shapes, ranks: int) -> list[str]:
+    """Experts are shared out whole, over ranks that are tensor, context and data ranks too."""
+    key = "learner.parallel.expert"
+    if not shapes.experts:
+        return [f"{key}: {p.expert} is for a mixture of experts, and the model is dense; use 1"] if p.expert > 1 else []
+    found = []
+    if shapes.experts % p.expert:
+        found.append(f"{key}: {p.expert} does not divide the model's num_experts, {shapes.experts}")
+    if (ranks // p.pipeline) % p.expert:
+        found.append(f"{key}: {p.expert} does not divide the ranks of a pipeline stage, {ranks // p.pipeline}")
+    if p.tensor > 1 and (p.expert == 1 or not p.sequence_parallel):
+        found.append(
+            f"learner.parallel.tensor: {p.tensor} with experts needs sequence_parallel=true and expert > 1 "
+            f"(they are {str(p.sequence_parallel).lower()} and {p.expert}); use {key}={p.tensor}"
+        )
+    return found
 
 
 def _no_scores(recipe: Recipe) -> list[str]:

@@ -11,8 +11,11 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
     (5 f) / t                           gate and up, activated, product
     (4 A + 4 G) / t                     fused QKV, query, key, packing, output
     (2 A + G) / t                       query and key norm (Qwen3)
+    k (6 e + h) / t                     in the MLP's place: k experts of e intermediate, and what is sent to them
     4 d                                 rotary embedding
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
+
+Experts are shared out over expert ranks, and the optimizer's state for them over the ranks that have the same ones.
 
 With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with
 a reference (KL, most preference losses) keeps the initial weights once more; with adapters the frozen base is that. A
@@ -62,6 +65,7 @@ class Layout:
     keeps_reference: bool = False
     scores: bool = False
     fully_sharded: bool = False
+    expert: int = 1
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -82,6 +86,7 @@ class Layout:
             keeps_reference=recipe.compares_with_reference and learner.lora is None,
             scores=recipe.trains_reward_model,
             fully_sharded=learner.backend == "transformers",
+            expert=p.expert,
         )
 
 
@@ -138,20 +143,24 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
     t, first, last = layout.tensor, index == 0, index == layout.pipeline - 1
     layers = shapes.layers // layout.pipeline
     table = shapes.vocabulary_parameters(t)
-    numbers = layers * shapes.layer_parameters(t)
+    numbers = layers * shapes.layer_without_experts(t)
     numbers += table if first else 0
     score = shapes.hidden if layout.scores and last else 0
     output = 0 if layout.scores or (shapes.tied and first) else table
     numbers += output + score + shapes.hidden if last else 0
+    experts = layers * shapes.layer_experts(layout.expert)
     adapters = layers * adapter_parameters(shapes, layout)
-    trained = adapters + score if adapters else numbers
+    trained = adapters + score if adapters else numbers + experts
     size = 2 if layout.bfloat16 else 4
+    replicas, same_experts = layout.data * layout.context, layout.data * layout.context * t // layout.expert
+    owned = trained // replicas if adapters else numbers // replicas + experts // same_experts
+    numbers += experts
     return Stage(
         parameters=numbers + adapters,
         trained=trained,
         weights=size * (numbers + adapters),
         gradients=4 * trained,
-        optimizer=(12 if layout.bfloat16 else 8) * trained // (layout.data * layout.context),
+        optimizer=(12 if layout.bfloat16 else 8) * owned,
         activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
         head=_head(shapes, layout, table) if last and not layout.scores else 0,
         reference=size * numbers if layout.keeps_reference else 0,
@@ -217,7 +226,10 @@ def layer_activations(shapes: Shapes, layout: Layout) -> int:
     if layout.fully_sharded:
         norms = 2 * (queries + keys) if shapes.qk_norm else 0
         return 6 * shapes.hidden + 4 * shapes.intermediate + 4 * queries + 3 * keys + norms
-    shared = 5 * shapes.intermediate + 4 * queries + 4 * keys
+    mlp = 5 * shapes.intermediate
+    if shapes.experts:
+        mlp = shapes.experts_per_token * (6 * shapes.expert_intermediate + shapes.hidden) + 2 * shapes.experts
+    shared = mlp + 4 * queries + 4 * keys
     if shapes.qk_norm:
         shared += 2 * queries + keys
     if c > 1:

@@ -115,6 +115,18 @@ def test_recompute_by_hand() -> None:
     assert s.activations == 4 * (2 * 10 * 8 + 10 * 192 + 400)
 
 
+def test_a_mixture_of_experts_by_hand() -> None:
+    mixture = replace(SMALL, experts=4, experts_per_token=2, expert_intermediate=6)
+    # 8 x (8 + 2 x 4) QKV + 8 x 8 output = 192, 16 norms, 8 x 4 router; an expert 3 x 8 x 6 = 144
+    assert mixture.parameters == 2 * (192 + 16 + 32 + 4 * 144) + 2 * 80 + 8
+    (s,) = stages(mixture, replace(ONE, data=4, expert=2))
+    dense, experts = 2 * 240 + 168, 2 * 2 * 144
+    assert s.parameters == dense + experts and s.weights == s.gradients == 4 * (dense + experts)
+    assert s.optimizer == 8 * (dense // 4 + experts // 2), "two ranks have the same experts"
+    per_token = 6 * 8 + 2 * (6 * 6 + 8) + 2 * 4 + 4 * 8 + 4 * 4 + 4 * 4
+    assert s.activations == 4 * (2 * 10 * per_token + 5 * 10 * 8)
+
+
 def test_fully_sharded_by_hand() -> None:
     (s,) = stages(SMALL, replace(ONE, fully_sharded=True, data=2))
     assert (s.weights, s.gradients, s.optimizer) == (4 * 1352 // 2, 4 * 1352 // 2, 8 * 1352 // 2)
@@ -149,6 +161,7 @@ def test_context_parallel_by_hand() -> None:
         ("qwen3-0.6b", 596_049_920),
         ("qwen3-8b", 8_190_735_360),
         ("qwen3-32b", 32_762_123_264),
+        ("qwen3-30b-a3b", 30_532_122_624),
         ("llama3-70b", 70_553_706_496),
     ],
 )

@@ -1,5 +1,6 @@
 """A recipe that cannot be run is refused with the key's path and the nearest valid choice."""
 
+import json
 import pathlib
 import re
 from typing import Any
@@ -84,6 +85,31 @@ def test_an_architecture_that_megatron_does_not_train_is_sent_to_the_other_backe
     assert "megatron does not train MistralForCausalLM, only LlamaForCausalLM" in text
     assert "use learner.backend=transformers" in text
     assert resolve(raw, ("learner.backend=transformers",)).learner.ranks == 1
+
+
+def test_sizes_that_do_not_share_out_experts(raw: dict[str, Any]) -> None:
+    config = pathlib.Path(raw["model"]["path"], "config.json")
+    dense = {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "vocab_size": 251,
+    }
+    config.write_text(json.dumps(dense))
+    assert "learner.parallel.expert: 2 is for a mixture" in problems(
+        raw, "learner.parallel.expert=2", "learner.ranks=2"
+    )
+    mixture = {"num_local_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    config.write_text(json.dumps(dense | mixture))
+    text = problems(raw, "learner.parallel.expert=4", "learner.ranks=2")
+    assert "4 does not divide the model's num_experts, 6" in text
+    assert "4 does not divide the ranks of a pipeline stage, 2" in text
+    text = problems(raw, "learner.parallel.tensor=2", "learner.ranks=2")
+    assert "needs sequence_parallel=true and expert > 1 (they are false and 1)" in text
+    good = ("learner.parallel.tensor=2", "learner.parallel.sequence_parallel=true", "learner.parallel.expert=2")
+    assert resolve(raw, (*good, "learner.ranks=2")).learner.parallel.expert == 2
 
 
 def test_contradictory_parallel_sizes(raw: dict[str, Any]) -> None:

@@ -413,6 +413,16 @@ class Teacher(Section):
     """The model that on-policy distillation learns from (`algorithm.advantage: opd`)."""
 
     path: str = Field(description="Hugging Face model directory, with the policy's vocabulary")
+    top: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="0: the drawn token's log-prob is its advantage (policy gradient); k: the divergence from the "
+        "teacher's k likeliest tokens of every position is the loss",
+    )
+    divergence: Literal["reverse", "forward"] = Field(
+        default="reverse", description="with top: KL(policy, teacher), which seeks its modes, or KL(teacher, policy)"
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     replicas: Positive = 1
     memory_gib: float = Field(default=1.0, gt=0, description="KV cache on CPU, in GiB")

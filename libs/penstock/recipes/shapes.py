@@ -10,7 +10,10 @@ MEGATRON = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3Mo
 
 @dataclass(frozen=True)
 class Shapes:
-    """A dense Llama-like model, named as in Hugging Face's config; the last two follow from the architecture."""
+    """A Llama-like model, named as in Hugging Face's config; `qk_norm` and `qkv_bias` follow from the architecture.
+
+    experts, experts_per_token, expert_intermediate: of a mixture, which takes the MLP's place; 0 in a dense model.
+    """
 
     hidden: int
     intermediate: int
@@ -22,6 +25,9 @@ class Shapes:
     tied: bool
     qk_norm: bool
     qkv_bias: bool
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_intermediate: int = 0
 
     @property
     def parameters(self) -> int:
@@ -29,13 +35,22 @@ class Shapes:
         head = 0 if self.tied else self.vocabulary * self.hidden
         return self.vocabulary * self.hidden + head + self.layers * self.layer_parameters() + self.hidden
 
-    def layer_parameters(self, tensor: int = 1) -> int:
-        """Numbers of one layer on one of `tensor` ranks: matrices are shared out, norms are not."""
+    def layer_parameters(self, tensor: int = 1, expert: int = 1) -> int:
+        """Numbers of one layer on one of `tensor` and `expert` ranks: matrices are shared out, norms are not."""
+        return self.layer_without_experts(tensor) + self.layer_experts(expert)
+
+    def layer_experts(self, expert: int = 1) -> int:
+        """Numbers of the experts of one layer on one of `expert` ranks; 0 in a dense model."""
+        return 3 * self.hidden * self.expert_intermediate * self.experts // expert
+
+    def layer_without_experts(self, tensor: int = 1) -> int:
+        """Numbers of the rest of the layer on one of `tensor` ranks, with the whole router."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = self.hidden * (queries + 2 * keys) + queries * self.hidden
         bias = queries + 2 * keys if self.qkv_bias else 0
         norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        return (attention + bias + 3 * self.hidden * self.intermediate) // tensor + norms
+        mlp = 0 if self.experts else 3 * self.hidden * self.intermediate
+        return (attention + bias + mlp) // tensor + norms + self.hidden * self.experts
 
     def vocabulary_parameters(self, tensor: int) -> int:
         """Numbers of the embedding, or of the output layer, on one of `tensor` ranks (rows padded to a multiple)."""
@@ -45,9 +60,10 @@ class Shapes:
         """What a layout does not divide, as sentences that name the recipe's key; empty if it can be built."""
         wanted = [
             ("tensor", tensor, "num_attention_heads", self.heads),
-            ("tensor", tensor, "intermediate_size", self.intermediate),
             ("pipeline", pipeline, "num_hidden_layers", self.layers),
         ]
+        if not self.experts:
+            wanted.append(("tensor", tensor, "intermediate_size", self.intermediate))
         found = [
             f"learner.parallel.{key}: {value} does not divide the model's {field}, {size}"
             for key, value, field, size in wanted
@@ -81,6 +97,7 @@ def read_shapes(model_dir: str | pathlib.Path) -> Shapes | None:
         raw = json.loads((pathlib.Path(model_dir) / "config.json").read_text())
         architecture = str((raw.get("architectures") or [""])[0])
         heads = raw["num_attention_heads"]
+        experts = raw.get("num_experts", raw.get("num_local_experts")) or 0
         return Shapes(
             hidden=raw["hidden_size"],
             intermediate=raw["intermediate_size"],
@@ -92,6 +109,9 @@ def read_shapes(model_dir: str | pathlib.Path) -> Shapes | None:
             tied=bool(raw.get("tie_word_embeddings", False)),
             qk_norm=architecture.startswith("Qwen3"),
             qkv_bias=architecture.startswith("Qwen2"),
+            experts=experts,
+            experts_per_token=raw["num_experts_per_tok"] if experts else 0,
+            expert_intermediate=raw["moe_intermediate_size"] if experts else 0,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
