@@ -125,10 +125,7 @@ def _row(
         sizes_in_words += f", EP {layout.expert}"
     if layout.fully_sharded:
         sizes_in_words = f"transformers × {data}"
-    return (
-        f"| {sizes_in_words} | {ranks} | {tokens} | {kind} | {cells} | "
-        f"**{s.total / GIB:.1f}** |\n"
-    )
+    return f"| {sizes_in_words} | {ranks} | {tokens} | {kind} | {cells} | **{s.total / GIB:.1f}** |\n"
 
 
 if __name__ == "__main__":

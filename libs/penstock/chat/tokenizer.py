@@ -17,7 +17,6 @@ import jinja2
 
 from penstock.common.v1.common_pb2 import Message
 
-
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
