@@ -152,6 +152,7 @@ def preference_settings(recipe: Recipe) -> PreferenceSettings:
         nll_coefficient=p.nll_coefficient,
         pairs_per_group=p.pairs_per_group,
         min_margin=p.min_margin,
+        importance_cap=p.importance_cap,
     )
 
 

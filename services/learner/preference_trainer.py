@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from penstock.objectives import preference_losses, preferences
-from penstock.objectives.preferences import Pairs, answer_weights
+from penstock.objectives.preferences import Pairs, answer_weights, pair_importance
 from services.learner.batch import Batch
 from services.learner.policy import Policy, Scored
 from services.learner.preference_stage import CHOSEN, ELSEWHERE, REJECTED
@@ -58,20 +58,23 @@ class PreferenceTrainer:
         current = sequence_sums(batch, self.policy.logprobs(batch))
         reference = torch.zeros_like(current) if self._references is None else self._references.of(batch)
         if self.settings.paired:
-            losses = self._pair_losses(batch, reference)
+            losses = self._pair_losses(batch, current, reference)
         else:
             baseline = (current - reference)[role == ELSEWHERE].mean()
             losses = self._single_losses(role, reference, baseline)
         return _Answers(role, current, reference, losses)
 
-    def _pair_losses(self, batch: Batch, reference: Tensor) -> Callable[[Tensor], Tensor]:
-        length = sequence_sums(batch, batch.mask).clamp(min=1)
+    def _pair_losses(self, batch: Batch, current: Tensor, reference: Tensor) -> Callable[[Tensor], Tensor]:
+        length, cap = sequence_sums(batch, batch.mask).clamp(min=1), self.settings.importance_cap
+        weight: Tensor | float = 1.0
+        if cap is not None:
+            weight = pair_importance(current, sequence_sums(batch, batch.behaviour), length, cap)
 
         def losses(answers: Tensor) -> Tensor:
             pairs: Tensor = self._loss(
                 Pairs(answers[0::2], answers[1::2], reference[0::2], reference[1::2], length[0::2], length[1::2])
             )
-            return pairs
+            return weight * pairs
 
         return losses
 

@@ -1,5 +1,6 @@
 """Preference steps against Hugging Face transformers with the loss written out over whole pairs, and their rules."""
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -163,6 +164,20 @@ def test_the_first_step_starts_at_ln_2_and_the_margin_grows(model_dir):
     assert history[0]["margin"] == pytest.approx(0.0, abs=1e-6)
     assert history[-1]["accuracy"] == 1.0 and history[-1]["margin"] > 0.5 and history[-1]["loss"] < 0.5
     assert history[-1]["reward_chosen"] - history[-1]["reward_rejected"] == pytest.approx(history[-1]["margin"])
+
+
+def _weighted_loss(model_dir: Path, cap: float | None) -> Any:
+    """Pairs drawn when every token was likelier by 0.1 per token: they count exp(-0.1) now."""
+    policy = _policy(model_dir, ParallelSettings())
+    batch = batch_of(DPO, 1)
+    batch = dataclasses.replace(batch, behaviour=(policy.logprobs(batch) + 0.1) * batch.mask)
+    settings = LossSettings(algorithm="dpo", preference=PreferenceSettings(importance_cap=cap))
+    return PreferenceTrainer(settings, policy).step(batch).metrics["loss"]
+
+
+def test_stale_pairs_are_weighed_where_the_recipe_wants_it(model_dir):
+    assert run_ranks(1, _weighted_loss, model_dir, None)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert run_ranks(1, _weighted_loss, model_dir, 5.0)[0] == pytest.approx(math.exp(-0.1) * math.log(2), abs=1e-5)
 
 
 def _count_reference_passes(model_dir: Path) -> Any:

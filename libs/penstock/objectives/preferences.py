@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from penstock.objectives.inputs import LOG_RATIO_LIMIT
 from penstock.objectives.registry import preference_losses
 
 
@@ -119,6 +120,17 @@ def kto(current: Tensor, reference: Tensor, liked: Tensor, baseline: Tensor | fl
     z = (beta * torch.as_tensor(baseline, dtype=current.dtype)).clamp(min=0.0).detach()
     value = beta * (current - reference) - z
     return 1 - torch.sigmoid(torch.where(liked, value, -value))
+
+
+def pair_importance(current: Tensor, behaviour: Tensor, length: Tensor, cap: float) -> Tensor:
+    """[P]: how much likelier the policy is to draw a pair's answers now than when they were drawn, at most `cap`.
+
+    min(exp(Σ (c − g) / tokens), cap) over the tokens of both answers, without gradient: the geometric mean, because the
+    product over all tokens of two answers is nearly 0 or beyond every cap. It makes the pairs of a stale policy count
+    as if the present one had drawn them. current, behaviour (summed log-probs), length: [2P], chosen before rejected.
+    """
+    drift = (current - behaviour).view(-1, 2).sum(-1) / length.view(-1, 2).sum(-1).clamp(min=1)
+    return drift.detach().clamp(max=LOG_RATIO_LIMIT).exp().clamp(max=cap)
 
 
 def answer_weights(losses: Callable[[Tensor], Tensor], current: Tensor) -> tuple[Tensor, Tensor]:

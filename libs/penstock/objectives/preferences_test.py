@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from penstock.objectives import preference_losses
-from penstock.objectives.preferences import NEEDS_NO_REFERENCE, Pairs, answer_weights, kto, rank_pairs
+from penstock.objectives.preferences import NEEDS_NO_REFERENCE, Pairs, answer_weights, kto, pair_importance, rank_pairs
 
 LENGTHS = ([4.0, 2.0], [2.0, 8.0])
 
@@ -104,6 +104,14 @@ def test_kto_pushes_liked_answers_up_and_the_others_down_from_the_baseline() -> 
     _, weights = answer_weights(lambda c: kto(c, reference, liked, 1.0, beta=0.5), current)
     assert weights[0] < 0 < weights[1]
     assert kto(current, reference, liked, -3.0).tolist() == kto(current, reference, liked, 0.0).tolist()
+
+
+def test_a_stale_pair_counts_by_how_likely_it_is_now() -> None:
+    """Pair 0: three tokens in all that became likelier by 0.6 together; pair 1: beyond the cap; pair 2: rarer."""
+    behaviour = torch.tensor([-3.0, -2.0, -9.0, -9.0, -1.0, -1.0], dtype=torch.float64)
+    current = torch.tensor([-2.5, -1.9, -1.0, -1.0, -2.0, -2.0], dtype=torch.float64, requires_grad=True)
+    weight = pair_importance(current, behaviour, torch.tensor([1.0, 2.0, 2.0, 2.0, 1.0, 1.0]), 2.0)
+    assert weight.tolist() == pytest.approx([math.exp(0.2), 2.0, math.exp(-1.0)]) and not weight.requires_grad
 
 
 def test_pairs_are_best_with_worst_and_equal_rewards_make_none() -> None:

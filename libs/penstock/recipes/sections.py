@@ -183,6 +183,12 @@ class Preference(Section):
     min_margin: float = Field(
         default=0.0, ge=0, description="a pair's rewards must differ by more; groups without a pair are filtered"
     )
+    importance_cap: float | None = Field(
+        default=None,
+        gt=0,
+        description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at most "
+        "this; unweighted if absent",
+    )
 
 
 class RewardModelLoss(Section):
