@@ -157,7 +157,7 @@ class PreferenceSettings:
       loss, loss_settings: e.g. sigmoid, {"beta": 0.1}; kto takes single answers instead of pairs.
       nll_coefficient: weight of the chosen answers' negative log-likelihood per token.
       pairs_per_group, min_margin: best with worst, second best with …, where rewards differ by more than the margin.
-      importance_cap: weigh a pair by how much likelier it is now than when it was drawn, at most this; None weighs none.
+      importance_cap: weigh a pair by how much likelier it is now than when it was drawn, at most this; None: do not.
     """
 
     loss: str = "sigmoid"

@@ -240,8 +240,8 @@ def _preference(recipe: Recipe) -> list[str]:
         problems.append(f"algorithm.preference.label_smoothing: {p.loss} has none; use sigmoid or robust, or 0")
     if p.importance_cap is not None and (unpaired or p.source == "dataset" or recipe.sampling.temperature != 1):
         problems.append(
-            "algorithm.preference.importance_cap: weighs pairs that the policy drew at sampling.temperature 1; leave it "
-            "out for kto, for a dataset and at other temperatures"
+            "algorithm.preference.importance_cap: weighs pairs that the policy drew at sampling.temperature 1; leave "
+            "it out for kto, for a dataset and at other temperatures"
         )
     if a.loss.mini_batches > 1:
         problems.append("algorithm.loss.mini_batches: a preference batch is one optimizer step; use 1")

@@ -186,8 +186,8 @@ class Preference(Section):
     importance_cap: float | None = Field(
         default=None,
         gt=0,
-        description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at most "
-        "this; unweighted if absent",
+        description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at "
+        "most this; unweighted if absent",
     )
 
 
