@@ -1,6 +1,6 @@
 """A mixture of experts keeps every promise of a dense model: resume, other layouts, recomputation, adapters, refusals.
 
-Its numbers under every layout are in `parity_test`.
+Its numbers under every layout are in `mixture_parity_test`.
 """
 
 import functools
