@@ -31,6 +31,8 @@ class ChatTokenizer:
 
         logging.set_verbosity_error()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
+        if not self._tokenizer("a")["input_ids"]:  # transformers makes one without a vocabulary where it finds no files
+            raise OSError(f"{model}: there is no tokenizer in it")
         if not self._tokenizer.chat_template:
             raise TemplateError(f"{model}: the tokenizer has no chat template")
         if self._tokenizer.eos_token_id is None:
