@@ -90,6 +90,14 @@ def test_a_demonstration_without_assistant_is_refused(chat: ChatTokenizer) -> No
         chat.demonstration([m("user", "ba"), m("user", "x")])
 
 
+def test_a_directory_without_tokenizer_is_refused(tmp_path: pathlib.Path) -> None:
+    make_model(tmp_path)
+    for path in tmp_path.glob("token*"):
+        path.unlink()
+    with pytest.raises(OSError, match="there is no tokenizer in it"):
+        ChatTokenizer(tmp_path)
+
+
 def test_a_directory_without_template_is_refused(tmp_path: pathlib.Path) -> None:
     make_model(tmp_path)
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)

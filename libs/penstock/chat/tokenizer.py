@@ -37,6 +37,8 @@ class ChatTokenizer:
             # transformers would make one of the model's kind with an empty vocabulary
             raise OSError(f"{model} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in it")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
+        if not self._tokenizer("a")["input_ids"]:  # transformers makes one without a vocabulary where it finds no files
+            raise OSError(f"{model}: there is no tokenizer in it")
         if not self._tokenizer.chat_template:
             raise TemplateError(f"{model}: the tokenizer has no chat template")
         if self._tokenizer.eos_token_id is None:
