@@ -17,8 +17,6 @@ import jinja2
 
 from penstock.common.v1.common_pb2 import Message
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
 
 class TemplateError(ValueError):
     """The model's chat template cannot be used turn by turn."""
@@ -32,10 +30,6 @@ class ChatTokenizer:
         from transformers.utils import logging
 
         logging.set_verbosity_error()
-        folder = pathlib.Path(model)
-        if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            # transformers would make one of the model's kind with an empty vocabulary
-            raise OSError(f"{model} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in it")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
         if not self._tokenizer("a")["input_ids"]:  # transformers makes one without a vocabulary where it finds no files
             raise OSError(f"{model}: there is no tokenizer in it")
