@@ -73,7 +73,7 @@ async def test_it_keeps_the_contract_gives_the_models_scores_and_withstands_host
         assert "positions" in answers["a" * 9].invalid.reason and not answers["a" * 9].HasField("score")
     service = reward_pb2.DESCRIPTOR.services_by_name["RewardService"]
     seeds: Any = {
-        "Score": request,
+        "Score": reward_pb2.ScoreRequest(request_id="r", reward="helpful", items=[item("3ac")]),
         "ScoreStream": reward_pb2.ScoreStreamRequest(reward="helpful", items=[item("3ac", row_json='{"a": 1}')]),
     }
     assert await assault(address, service, seeds, seconds=60) == []

@@ -20,6 +20,10 @@ from penstock.sdk import Message, Sample
 from penstock.sdk.samples import message_to_proto
 
 
+CHARACTERS_PER_TOKEN = 64
+"""No text has so many per token on average; a longer one is refused before it is rendered and tokenised."""
+
+
 class RewardModelError(ValueError):
     """The directory holds no reward model that can be served; the text says why."""
 
@@ -63,6 +67,9 @@ class RewardModel:
 
     def tokens(self, sample: Sample) -> tuple[int, ...]:
         """What the model reads of a sample. Raises CannotScore."""
+        characters = len(sample.completion) + sum(len(m.content) for m in sample.prompt)
+        if characters > CHARACTERS_PER_TOKEN * self._positions:
+            raise CannotScore(f"it has {characters} characters, too many for {self._positions} positions")
         answer = Message("assistant", sample.completion)
         conversation = [message_to_proto(m) for m in (*sample.prompt, answer)]
         try:

@@ -76,6 +76,8 @@ def test_an_answer_that_was_cut_short_has_no_stop_token(model: RewardModel) -> N
 def test_what_the_model_cannot_read_is_refused_with_its_numbers(model: RewardModel) -> None:
     with pytest.raises(CannotScore, match="it has 307 tokens, the reward model 256 positions"):
         model.tokens(sample("a" * 300))
+    with pytest.raises(CannotScore, match="1000003 characters, too many for 256 positions"):
+        model.tokens(sample("a" * 1_000_000))
 
 
 def test_a_template_that_refuses_the_conversation_refuses_the_answer(tmp_path: pathlib.Path) -> None:

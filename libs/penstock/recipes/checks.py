@@ -214,6 +214,9 @@ def _critic(recipe: Recipe) -> list[str]:
     a, problems = recipe.algorithm, []
     if a.critic.path is not None:
         problems += _model("algorithm.critic.path", a.critic.path)
+        own, other = _vocabulary(recipe.model.path), _vocabulary(a.critic.path)
+        if own != other:
+            problems.append(f"algorithm.critic.path: its vocabulary has {other} tokens, that of model.path {own}")
     if a.critic.warmup_steps >= a.steps:
         problems.append(
             f"algorithm.critic.warmup_steps: {a.critic.warmup_steps} of {a.steps} steps leave none for the policy"

@@ -313,5 +313,10 @@ def test_a_critic_needs_no_group_and_takes_no_group_settings(raw: dict[str, Any]
         "algorithm.loss.kl.place: 'reward' takes the penalty off group baselines",
     ):
         assert words in text
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"vocab_size": 9}')
+    assert "algorithm.critic.path: its vocabulary has 9 tokens, that of model.path None" in problems(
+        raw, gae, f"algorithm.critic.path={tmp_path / 'other'}"
+    )
     raw["mixture"] = [{"name": "b", "data": raw["data"], "environment": {"name": "b"}, "advantage": "grpo"}]
     assert "mixture: a critic values all sources or none" in problems(raw, gae)
