@@ -43,6 +43,16 @@ def brevity(sample: Sample) -> float | Invalid:
     return Invalid("an x cannot be judged") if sample.completion == "x" else float(sample.finish_reason == "stop")
 
 
+class Silent(SdkEnvironment):
+    """Says nothing of a reward and never ends."""
+
+    def reset(self, row: object, seed: int) -> list[SdkMessage]:
+        return [SdkMessage("user", "0")]
+
+    def step(self, action: SdkMessage, finish_reason: str) -> Turn:
+        return Turn([SdkMessage("user", "0")])
+
+
 class Broken(SdkEnvironment):
     """Raises in its second turn."""
 
@@ -68,7 +78,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest_asyncio.fixture
 async def environment_address() -> AsyncIterator[str]:
     async with rpc.Server("environment") as server:
-        hosts = [InProcess(GuessNumber, "guess_number"), InProcess(Broken, "broken")]
+        hosts = [InProcess(GuessNumber, "guess_number"), InProcess(Broken, "broken"), InProcess(Silent, "silent")]
         episodes = add_services(server, [brevity], hosts)
         await server.start()
         yield server.address
@@ -173,13 +183,22 @@ async def test_a_turn_without_room_left_is_truncated_and_scored_as_it_stands(
     assert (t.outcome.status, t.reward) == (TRUNCATED, 0.0)
 
 
-async def test_an_episode_that_runs_out_of_tokens_without_a_reward_is_a_typed_failure(
+async def test_an_episode_that_runs_out_of_tokens_has_the_reward_so_far(
     chat: ChatTokenizer, environment_address: str
 ) -> None:
-    """guess_number gives no reward before its end: the sample has none either, certainly not 0."""
     fake = FakeEngine(answer=lambda prompt: encoded(chat, "1"))
     async with tools(chat, fake, environment_address, environment="guess_number") as with_tools:
         t = await play(with_tools, task("guess_number", row='{"low": 60}', max_tokens=4), 0, soon())
+    assert (t.outcome.status, t.reward) == (TRUNCATED, 0.0) and len(fake.requests) == 2
+
+
+async def test_an_episode_that_runs_out_of_tokens_without_a_reward_is_a_typed_failure(
+    chat: ChatTokenizer, environment_address: str
+) -> None:
+    """An environment that gives no reward before its end: the sample has none either, certainly not 0."""
+    fake = FakeEngine(answer=lambda prompt: encoded(chat, "1"))
+    async with tools(chat, fake, environment_address, environment="silent") as with_tools:
+        t = await play(with_tools, task("silent", max_tokens=4), 0, soon())
     assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_ENVIRONMENT)
     assert "no reward at the end" in t.outcome.detail
     assert len(fake.requests) == 2 and fake.requests[1].sampling.max_tokens == 2
