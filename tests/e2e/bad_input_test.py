@@ -34,14 +34,23 @@ def test_a_bad_recipe_starts_nothing(tmp_path: pathlib.Path, override: str, word
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_model_directory_that_is_not_one_fails_the_run_with_its_reason(tmp_path: pathlib.Path) -> None:
+def test_a_model_that_the_backend_does_not_have_starts_nothing(tmp_path: pathlib.Path) -> None:
     path = recipe(tmp_path)
     config = tmp_path / "assets" / "model" / "config.json"
     settings = json.loads(config.read_text())
     config.write_text(json.dumps({**settings, "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
     code, text = train(tmp_path, path)
+    assert code == 2 and not (tmp_path / "runs").exists()
+    assert "megatron does not train GPT2LMHeadModel" in text and "Qwen3ForCausalLM" in text
+    assert "learner.backend=transformers" in "".join(text.split())
+
+
+def test_a_model_directory_without_weights_fails_the_run_with_its_reason(tmp_path: pathlib.Path) -> None:
+    path = recipe(tmp_path)
+    (tmp_path / "assets" / "model" / "model.safetensors").unlink()
+    code, text = train(tmp_path, path)
     assert code == 1
-    assert "gpt2" in text.lower() and "qwen3" in text.lower()
+    assert "has no model.safetensors" in " ".join(text.split())
     assert gone(tmp_path / "runs" / "r", within=20)
 
 
