@@ -6,7 +6,7 @@ Which source a number belongs to is a function of the weights and the number. Wh
 the row's groups were rewarded, which the ledger knows; the draw itself is recorded with the admission, so a restarted
 coordinator goes on behind it, and makes the task of an admitted group from its record alone.
 
-Invariants (test names): any run of n groups holds each source's share of n, give or take one; without a curriculum
+Invariants (test names): the first n groups hold each source's share of n, give or take one; without a curriculum
 every pass visits every row once; with one a solved row is passed over, and no source ever runs dry.
 """
 
@@ -19,6 +19,8 @@ from penstock.ledger import Ledger
 from penstock.recipes.sections import Curriculum
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission import Place
+
+ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,13 @@ def keeps(curriculum: Curriculum, rewards: Sequence[float], seed: str) -> bool:
 
 
 class Shares:
-    """Numbers dealt to sources in proportion to their weights, as evenly as whole numbers allow."""
+    """Numbers dealt to sources in proportion to their weights: after n of them each has its share of n, give or take
+    less than one.
+
+    A source that would come out ahead by too much is passed over; of the others the one goes first that could wait
+    least before it fell behind by as much. (Always taking the one furthest behind drifts further than one.) Source:
+    Tijdeman 1980, "The chairman assignment problem": of k sources none is off by more than 1 - 1 / (2 k - 2).
+    """
 
     def __init__(self, weights: Sequence[float]) -> None:
         self._weights = [w / sum(weights) for w in weights]
@@ -100,11 +108,15 @@ class Shares:
         self._dealt: list[int] = []
 
     def of(self, number: int) -> int:
-        """The source of a number: the one that is furthest behind its share then, the first among equals."""
+        """The source of a number."""
         while len(self._dealt) <= number:
-            n = len(self._dealt) + 1
-            behind = [w * n - count for w, count in zip(self._weights, self._counts, strict=True)]
-            source = behind.index(max(behind))
+            source = self._next()
             self._counts[source] += 1
             self._dealt.append(source)
         return self._dealt[number]
+
+    def _next(self) -> int:
+        n, least = len(self._dealt) + 1, 1 / max(1, 2 * len(self._weights) - 2)
+        behind = [w * n - count for w, count in zip(self._weights, self._counts, strict=True)]
+        may = [i for i, b in enumerate(behind) if b >= least - ROUNDING] or [behind.index(max(behind))]
+        return min(may, key=lambda i: (1 - least - behind[i]) / self._weights[i])
