@@ -22,19 +22,20 @@ class Prepared:
 
 def prepare(groups: Sequence[CompleteGroup], stages: Stages, version: int) -> Prepared:
     """The batch of `groups`, to be trained on weights of `version`."""
+    trained = [m.trajectory for g in groups for m in stages.kept(g).usable]
+    return Prepared(Batch.from_samples(stages.samples(groups), version), trained, _metrics(groups, trained, version))
+
+
+def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], version: int) -> dict[str, float]:
+    """Counts and lengths are of what is trained, rewards of all that was scored: leaving out must not flatter them."""
     trajectories = [m.trajectory for g in groups for m in g.usable]
-    metrics = _metrics(groups, trajectories, version)
-    metrics["rl.samples.masked"] = float(sum(len(g.usable) - len(stages.kept(g).usable) for g in groups))
-    return Prepared(Batch.from_samples(stages.samples(groups), version), trajectories, metrics)
-
-
-def _metrics(groups: Sequence[CompleteGroup], trajectories: Sequence[pb.Trajectory], version: int) -> dict[str, float]:
-    lengths = [sum(t.loss_mask) for t in trajectories]
+    lengths = [sum(t.loss_mask) for t in trained]
     ages = [g.age(version) for g in groups]
     drawn = [sum(m.trajectory.loss_mask) for g in groups for m in g.members if m.trajectory.version_segments]
     metrics = {
-        "rl.samples.trained": float(len(trajectories)),
-        "rl.tokens.trained": float(sum(t.token_count for t in trajectories)),
+        "rl.samples.trained": float(len(trained)),
+        "rl.samples.masked": float(len(trajectories) - len(trained)),
+        "rl.tokens.trained": float(sum(t.token_count for t in trained)),
         "rl.tokens.generated": float(sum(drawn)),
         "rl.completion.length.mean": statistics.fmean(lengths),
         "rl.completion.length.max": float(max(lengths)),

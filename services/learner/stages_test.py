@@ -56,7 +56,10 @@ def test_truncated_answers_are_neither_trained_nor_a_vote_in_the_baseline():
     given = group("g1", "a", [0.0, 1.0, 1.0])
     given.members[2].trajectory.outcome.status = pb.Outcome.STATUS_TRUNCATED
     assert [s.advantage for s in stages.samples([given])] == [-0.5, 0.5]
-    assert prepare([given], stages, 3).metrics["rl.samples.masked"] == 1.0
+    prepared = prepare([given], stages, 3)
+    assert (prepared.metrics["rl.samples.trained"], prepared.metrics["rl.samples.masked"]) == (2.0, 1.0)
+    assert [t.index for t in prepared.trajectories] == [0, 1]
+    assert prepared.metrics["rl.reward.mean"] == pytest.approx(2 / 3), "what was left out was scored all the same"
     for member in given.members:
         member.trajectory.outcome.status = pb.Outcome.STATUS_TRUNCATED
     assert stages.filter_reason(given) == "no_valid_sample"
