@@ -37,7 +37,16 @@ from penstock.recipes import Recipe, resolve
 MARK = "replay.json"
 AT_ONCE = 64
 # What a replay can change: how the recorded samples are trained on, not how they were made.
-CHANGEABLE = ("algorithm.loss", "algorithm.advantage", "algorithm.preference", "algorithm.reward_scale", "learner.")
+CHANGEABLE = (
+    "algorithm.loss",
+    "algorithm.advantage",
+    "algorithm.critic",
+    "algorithm.preference",
+    "algorithm.reward_model",
+    "algorithm.reward_scale",
+    "teacher.divergence",
+    "learner.",
+)
 
 
 def replay_recipe(source: pathlib.Path, name: str, overrides: Iterable[str], steps: int) -> Recipe:

@@ -8,7 +8,7 @@ import pathlib
 
 from penstock.recipes import memory
 from penstock.recipes.recipe import Recipe
-from penstock.recipes.sections import Parallel
+from penstock.recipes.sections import Curriculum, Parallel
 from penstock.recipes.shapes import MEGATRON, Shapes, architecture, read_shapes
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
@@ -136,6 +136,11 @@ def _algorithm(recipe: Recipe) -> list[str]:
         problems += _preference(recipe)
     elif a.name == "reward_model":
         problems += _reward_model(recipe)
+    if not recipe.rolls_out and recipe.data.curriculum != Curriculum():
+        problems.append(
+            f"data.curriculum: chooses rows by how the policy was rewarded on them; algorithm.name {a.name} draws no "
+            "samples here: leave it out"
+        )
     if recipe.rolls_out:
         if recipe.environment is None:
             problems.append(f"environment: is required for algorithm.name {a.name} (who scores the samples?)")
