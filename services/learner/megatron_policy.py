@@ -6,6 +6,7 @@ for name, tensor in policy.export(): ...        # Hugging Face names, complete o
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from services.learner.lora import Lora  # noqa: E402
 from services.learner.megatron_state import MegatronState  # noqa: E402
 from services.learner.micro_batches import MicroBatch  # noqa: E402
 from services.learner.optimizer import GuardedOptimizer  # noqa: E402
-from services.learner.policy import Loss, Scored, ScoreOnly, StepOutcome  # noqa: E402
+from services.learner.policy import Loss, Scored, ScoreOnly, StepOutcome, stepped  # noqa: E402
 from services.learner.reference import InitialWeights  # noqa: E402
 from services.learner.safetensors_directory import SafetensorsDirectory  # noqa: E402
 from services.learner.settings import (  # noqa: E402
@@ -70,7 +71,7 @@ class MegatronPolicy:
         self._chunks, self._precision, self._batching = chunks, precision, batching
         self._models = [chunk.module for chunk in chunks]
         self.state = MegatronState(config, layout, self._models, optimizer, precision, lora, part)
-        self._initial: InitialWeights | None = None
+        self._as_reference: Callable[[], AbstractContextManager[None]] | None = adapters.off if adapters else None
         self._schedule = get_forward_backward_func(
             pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
         )
@@ -119,7 +120,7 @@ class MegatronPolicy:
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)
         if keep_reference and lora is None:
-            policy._initial = InitialWeights([p for shard in shards for p in shard.parameters()])
+            policy._as_reference = InitialWeights([p for shard in shards for p in shard.parameters()]).in_place
         return policy
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -133,12 +134,9 @@ class MegatronPolicy:
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
         (or adapters)."""
-        if self._adapters is not None:
-            with self._adapters.off():
-                return self.logprobs(batch, temperature)
-        if self._initial is None:
+        if self._as_reference is None:
             raise RuntimeError("the policy was created without keep_reference")
-        with self._initial.in_place():
+        with self._as_reference():
             return self.logprobs(batch, temperature)
 
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
@@ -151,19 +149,7 @@ class MegatronPolicy:
         for chunk in self._chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        current, sums, count = self._run(batch, loss, temperature, forward_only=False)
-        rate = self.optimizer.learning_rate
-        taken, norm = self.optimizer.step()
-        total, *stats = sums.tolist()
-        return StepOutcome(
-            loss=total,
-            sums=dict(zip(loss.names, stats, strict=True)),
-            current=current,
-            gradient_norm=norm,
-            learning_rate=rate,
-            taken=taken,
-            micro_batches=count,
-        )
+        return stepped(self.optimizer, loss, self._run(batch, loss, temperature, forward_only=False))
 
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are

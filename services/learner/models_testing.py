@@ -175,3 +175,13 @@ def ranked_samples(seed: int, groups: int = 4, vocabulary: int = VOCABULARY) -> 
             mask[-1] = 1.0
             samples.append(Sample(tokens, mask, advantage=rank, group=3 * i))
     return samples
+
+
+def adamw(
+    model: Any, *, learning_rate: float, weight_decay: float, beta2: float, epsilon: float, **others: Any
+) -> torch.optim.AdamW:
+    """torch's own, with the learner's rule: matrices decay, norms and biases do not. others: what it has no use for."""
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    kept = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), eps=epsilon)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from services.learner.batch import Batch
-from services.learner.models_testing import random_batch, stored, tiny_model
+from services.learner.models_testing import adamw, random_batch, stored, tiny_model
 from services.learner.settings import LossSettings
 
 SEEDS = (1, 2)
@@ -69,14 +69,7 @@ def _reference_loss(model: Any, initial: Any, batch: Batch, settings: LossSettin
 def reference(family: str, tied: bool, settings_name: str) -> list[dict[str, Any]]:
     settings = SETTINGS[settings_name]
     model, initial = tiny_model(family, tied), tiny_model(family, tied)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": OPTIMIZER["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-        lr=OPTIMIZER["learning_rate"],
-        betas=(0.9, OPTIMIZER["beta2"]),
-        eps=OPTIMIZER["epsilon"],
-    )
+    optimizer = adamw(model, **OPTIMIZER)
     steps = []
     for seed in SEEDS:
         optimizer.zero_grad()

@@ -69,6 +69,34 @@ class StepOutcome:
     micro_batches: int
 
 
+class Optimizer(Protocol):
+    """What a backend's optimizer has in common."""
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    def step(self) -> tuple[bool, float]:
+        """(whether the step was taken, the gradient's norm before clipping)."""
+        ...
+
+
+def stepped(optimizer: Optimizer, loss: "Loss", scored: tuple[Tensor, Tensor, int]) -> StepOutcome:
+    """Takes the step that follows a backward pass, which gave (log-probs [T], [loss, *statistics], micro-batches)."""
+    current, sums, count = scored
+    rate = optimizer.learning_rate
+    taken, norm = optimizer.step()
+    total, *stats = sums.tolist()
+    return StepOutcome(
+        loss=total,
+        sums=dict(zip(loss.names, stats, strict=True)),
+        current=current,
+        gradient_norm=norm,
+        learning_rate=rate,
+        taken=taken,
+        micro_batches=count,
+    )
+
+
 class ScoreOnly:
     """No loss: forward passes that only want log-probabilities."""
 

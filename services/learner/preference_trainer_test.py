@@ -15,7 +15,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.assembly import CompleteGroup, Member
 from services.learner.batch import Batch, Sample, broadcast
 from services.learner.megatron_policy import MegatronPolicy
-from services.learner.models_testing import preference_samples, save_tiny_model, tiny_model
+from services.learner.models_testing import adamw, preference_samples, save_tiny_model, tiny_model
 from services.learner.preference_stage import PreferenceStage
 from services.learner.preference_trainer import PreferenceTrainer, ReferenceSums
 from services.learner.ranks_testing import run_ranks
@@ -96,14 +96,7 @@ def _written_out(model: Any, initial: Any, batch: Batch, settings: PreferenceSet
 
 def _reference(settings: PreferenceSettings) -> list[tuple[float, dict[str, torch.Tensor]]]:
     model, initial = tiny_model("qwen3"), tiny_model("qwen3")
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": OPTIMIZER["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-        lr=OPTIMIZER["learning_rate"],
-        betas=(0.9, OPTIMIZER["beta2"]),
-        eps=OPTIMIZER["epsilon"],
-    )
+    optimizer = adamw(model, **OPTIMIZER)
     steps = []
     for seed in (1, 2):
         optimizer.zero_grad()

@@ -19,6 +19,7 @@ from services.learner.checkpoints import AnotherModel
 from services.learner.hf_config import UnsupportedModel, read_config
 from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import (
+    adamw,
     ranked_samples,
     save_tiny_model,
     save_tiny_scoring_model,
@@ -81,14 +82,7 @@ def _written_out(model: Any, batch: Batch) -> torch.Tensor:
 @functools.cache
 def reference(family: str) -> list[dict[str, Any]]:
     model = tiny_scoring_model(family)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": OPTIMIZER["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-        lr=OPTIMIZER["learning_rate"],
-        betas=(0.9, OPTIMIZER["beta2"]),
-        eps=OPTIMIZER["epsilon"],
-    )
+    optimizer = adamw(model, **OPTIMIZER)
     steps = []
     for seed in (1, 2):
         optimizer.zero_grad()

@@ -6,7 +6,8 @@ The same micro-batches, losses, chunked output layer and checkpoints' unit as on
 weights, gradients and optimizer state over all ranks (FSDP2). Every method is a collective.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from services.learner import checkpoints, fully_sharded, micro_batches, transfor
 from services.learner.batch import Batch
 from services.learner.chunked_head import chunked_logprobs
 from services.learner.micro_batches import Cut, MicroBatch
-from services.learner.policy import Loss, Scored, ScoreOnly, StepOutcome
+from services.learner.policy import Loss, Scored, ScoreOnly, StepOutcome, stepped
 from services.learner.reference import InitialWeights
 from services.learner.settings import (
     BatchSettings,
@@ -76,7 +77,7 @@ class TransformersPolicy:
         config = scorer.model.config.get_text_config()
         self._vocabulary = scorer.model.get_output_embeddings().weight.shape[0]
         self._positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
-        self._initial: InitialWeights | None = None
+        self._as_reference: Callable[[], AbstractContextManager[None]] | None = adapters.off if adapters else None
         self._cut = Cut(dist.get_world_size(), dist.get_rank())
 
     @staticmethod
@@ -116,7 +117,7 @@ class TransformersPolicy:
         state = TransformersState(parameters, stepped, config.to_dict(), precision, lora)
         policy = TransformersPolicy(scorer, stepped, state, precision, batching, device, adapters)
         if keep_reference and lora is None:
-            policy._initial = InitialWeights([fully_sharded.slice_of(p) for p in parameters.values()])
+            policy._as_reference = InitialWeights([fully_sharded.slice_of(p) for p in parameters.values()]).in_place
         return policy
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -129,12 +130,9 @@ class TransformersPolicy:
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
         (or adapters)."""
-        if self._adapters is not None:
-            with self._adapters.off():
-                return self.logprobs(batch, temperature)
-        if self._initial is None:
+        if self._as_reference is None:
             raise RuntimeError("the policy was created without keep_reference")
-        with self._initial.in_place():
+        with self._as_reference():
             return self.logprobs(batch, temperature)
 
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
@@ -143,19 +141,7 @@ class TransformersPolicy:
         Raises InvalidBatch, SequenceTooLong, NonFiniteGradients (too many steps skipped in a row).
         """
         self.optimizer.zero_grad()
-        current, sums, count = self._run(batch, loss, temperature)
-        rate = self.optimizer.learning_rate
-        taken, norm = self.optimizer.step()
-        total, *stats = sums.tolist()
-        return StepOutcome(
-            loss=total,
-            sums=dict(zip(loss.names, stats, strict=True)),
-            current=current,
-            gradient_norm=norm,
-            learning_rate=rate,
-            taken=taken,
-            micro_batches=count,
-        )
+        return stepped(self.optimizer, loss, self._run(batch, loss, temperature))
 
     @torch.no_grad()
     def export(self) -> Iterator[tuple[str, Tensor]]:
