@@ -48,7 +48,9 @@ class Source:
     def sampling(self, temperature: float) -> SamplingParams:
         """How completions are drawn."""
         s = self.recipe.sampling
-        return SamplingParams(temperature=temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens)
+        return SamplingParams(
+            temperature=temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens, stop_texts=s.stop
+        )
 
     def check(self, dataset: Dataset, row: int) -> None:
         """Raises DatasetError for a row that the recipe's method cannot use."""

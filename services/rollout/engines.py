@@ -13,7 +13,7 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
@@ -30,6 +30,7 @@ from penstock.trajectory.v1.trajectory_pb2 import (
     FinishReason,
     RolloutWork,
 )
+from services.rollout.stopping import StopTexts
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +78,21 @@ class Engines:
         return least if preferred.in_flight - least.in_flight > IMBALANCE else preferred
 
     async def complete(
-        self, builder: TrajectoryBuilder, group: str, work: RolloutWork, sampling: SamplingParams, until: float
+        self,
+        builder: TrajectoryBuilder,
+        group: str,
+        work: RolloutWork,
+        sampling: SamplingParams,
+        until: float,
+        text: Callable[[Sequence[int]], str] = lambda tokens: "",
     ) -> tuple[FinishReason, str]:
         """Draws the policy's next turn into `builder`; the finish reason and the replica that finished it.
 
         A replica that dies costs nothing but time: the next one goes on from the tokens already drawn. `until` is a
-        time of time.monotonic(). Raises GenerationFailed.
+        time of time.monotonic(); `text` reads tokens, for the sampling's stop texts. Raises GenerationFailed.
         """
         builder.begin_completion()
+        stops = StopTexts(sampling.stop_texts, text)
         failures, progress_at = 0, time.monotonic()
         while True:
             drawn = len(builder.completion)
@@ -99,7 +107,7 @@ class Engines:
                 raise GenerationFailed(f"no replica generated within {self._timeout:g} s ({failures} failed attempts)")
             replica = self.choose(group)
             try:
-                finish = await self._attempt(replica, builder, group, work, sampling, drawn, left)
+                finish = await self._attempt(replica, builder, group, work, sampling, stops, left)
             except rpc.RpcError as error:
                 if len(builder.completion) > drawn:
                     progress_at = time.monotonic()
@@ -124,7 +132,7 @@ class Engines:
         group: str,
         work: RolloutWork,
         sampling: SamplingParams,
-        drawn: int,
+        stops: StopTexts,
         timeout: float,
     ) -> FinishReason:
         request = pb.GenerateRequest(
@@ -134,26 +142,37 @@ class Engines:
             sampling=sampling,
             min_step=work.min_step,
         )
-        request.sampling.max_tokens = sampling.max_tokens - drawn
+        request.sampling.max_tokens = sampling.max_tokens - len(builder.completion)
+        request.sampling.ClearField("stop_texts")
         if work.HasField("pinned_step"):
             request.pinned_step = work.pinned_step
         replica.in_flight += 1
+        call = replica.stub.Generate(request, timeout=timeout)
         try:
             with waiting(f"tokens for {group}", on=f"generation {replica.address}", deadline=timeout), rpc.translated():
-                async for chunk in replica.stub.Generate(request, timeout=timeout):
+                async for chunk in call:
                     try:
-                        builder.drawn(
-                            from_int32s(chunk.tokens).tolist(),
-                            from_float32s(chunk.logprobs).tolist(),
-                            chunk.version_segments,
-                        )
+                        stopped = _draw(builder, chunk, stops)
                     except ValueError as error:  # the replica's fault, not this worker's
                         raise rpc.RpcError(grpc.StatusCode.INTERNAL, f"a malformed chunk: {error}") from error
+                    if stopped:
+                        return FINISH_REASON_STOP
                     if chunk.finish_reason:
                         return chunk.finish_reason
         finally:
+            call.cancel()  # one that has ended is left as it is
             replica.in_flight -= 1
         raise rpc.RpcError(grpc.StatusCode.INTERNAL, "the stream ended without a finish reason")
+
+
+def _draw(builder: TrajectoryBuilder, chunk: pb.GenerateResponse, stops: StopTexts) -> bool:
+    """Takes a chunk up to the end of a stop text, if one is written; whether it was."""
+    tokens, logprobs = from_int32s(chunk.tokens).tolist(), from_float32s(chunk.logprobs).tolist()
+    kept = stops.end(builder.completion, tokens)
+    builder.drawn(
+        tokens[:kept], logprobs[:kept], [s for s in chunk.version_segments if kept is None or s.first < kept]
+    )
+    return kept is not None
 
 
 @asynccontextmanager

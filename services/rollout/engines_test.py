@@ -65,6 +65,22 @@ async def test_another_replica_goes_on_from_the_tokens_drawn(death: rpc.Abort) -
     assert [(turn.role, turn.start, turn.end) for turn in t.turns] == [("user", 0, 3), ("assistant", 3, 7)]
 
 
+async def test_a_stop_text_ends_the_turn_and_the_engines_work() -> None:
+    """What was drawn behind it is left out with its versions, and a stream that never ends is not waited for."""
+    sampling = SamplingParams(temperature=1, top_p=1, max_tokens=8, stop_token_ids=[2], stop_texts=["fg"])
+    fake = FakeEngine([[Tokens([5], step=3), Tokens([6, 7, 8], step=4), asyncio.Event()]])
+    builder = TrajectoryBuilder()
+    builder.context("user", PROMPT)
+    async with serving(fake) as addresses, engines(addresses, rpc.Security(), 3, 10) as pool:
+        finish, _ = await pool.complete(
+            builder, "g", pb.RolloutWork(), sampling, time.monotonic() + 10, lambda ts: "".join("...abcdefgh"[t + 2] for t in ts)
+        )
+    assert (builder.completion, finish) == ([5, 6, 7], STOP)
+    assert not fake.requests[0].sampling.stop_texts
+    t = builder.fill(pb.Trajectory())
+    assert [(s.first, s.version.step) for s in t.version_segments] == [(3, 3), (4, 4)]
+
+
 async def test_an_absent_replica_is_waited_for_beyond_the_bound_on_failures() -> None:
     away: list[list[Step]] = [[rpc.unavailable("starting", retry_after=0.01)] for _ in range(6)]
     builder, finish, (fake,) = await complete([*away, [Tokens([2], finish=STOP)]], attempts=2)

@@ -105,7 +105,9 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
     builder = TrajectoryBuilder()
     builder.context("user", tools.chat.render(work.task.messages))
     began = time.monotonic()
-    finish, engine = await tools.engines.complete(builder, task.group, work, _sampling(tools, work), until)
+    finish, engine = await tools.engines.complete(
+        builder, task.group, work, _sampling(tools, work), until, tools.chat.text
+    )
     generated = time.monotonic()
     verdict = await tools.scoring.score(
         ScoreItem(
@@ -146,7 +148,9 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             sampling = _sampling(tools, work)
             sampling.max_tokens = budget
             began = time.monotonic()
-            finish, engine = await tools.engines.complete(builder, task.group, work, sampling, until)
+            finish, engine = await tools.engines.complete(
+                builder, task.group, work, sampling, until, tools.chat.text
+            )
             generating += time.monotonic() - began
             budget -= len(builder.completion)
             began = time.monotonic()
@@ -161,7 +165,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             if step.done or finish == pb.FINISH_REASON_LENGTH or budget <= 0:
                 truncated = not step.done
                 break
-            builder.context("user", tools.chat.after_turn(step.messages))
+            builder.context("user", tools.chat.after_turn(step.messages, last=builder.tokens[-1]))
     finally:
         await _close(tools, opened.episode)
     if step.invalid_reason:

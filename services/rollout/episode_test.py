@@ -174,6 +174,22 @@ async def test_many_turns_are_played_by_the_real_environment_and_only_our_tokens
     assert t.environment_instance == environment_address
 
 
+async def test_a_turn_that_a_stop_text_ends_is_closed_by_the_observation(
+    chat: ChatTokenizer, environment_address: str
+) -> None:
+    """The model draws `1 1`: the space ends its turn, and what follows reads as the template would have it."""
+    fake = FakeEngine(answer=lambda prompt: encoded(chat, "1 1"))
+    made = task("guess_number", row='{"low": 60}', max_tokens=4)
+    made.rollout.sampling.stop_texts.append(" ")
+    async with tools(chat, fake, environment_address, environment="guess_number") as with_tools:
+        t = await play(with_tools, made, 0, soon())
+    assert chat.text(trained(t)) == "1 1 " and t.turns[1].finish_reason == STOP
+    first, second = fake.prompts[:2]
+    drawn = encoded(chat, "1 ")
+    assert second[: len(first) + len(drawn)] == first + drawn, "the stop token is the observation's"
+    assert drawn[-1] == chat.stop_token not in trained(t)
+
+
 async def test_a_turn_without_room_left_is_truncated_and_scored_as_it_stands(
     chat: ChatTokenizer, environment_address: str
 ) -> None:

@@ -37,6 +37,14 @@ def test_turn_by_turn_equals_the_whole(chat: ChatTokenizer) -> None:
     assert first + drawn + chat.after_turn([m("user", "ef")]) == whole
 
 
+def test_a_turn_without_its_stop_token_is_closed_by_the_observation(chat: ChatTokenizer) -> None:
+    whole = chat.render([m("user", "ab"), m("assistant", "cd"), m("user", "ef")])
+    first = chat.render([m("user", "ab")])
+    drawn = whole[len(first) : len(first) + 2]
+    assert chat.text(drawn) == "cd"
+    assert first + drawn + chat.after_turn([m("user", "ef")], last=drawn[-1]) == whole
+
+
 def test_model_tokens_are_kept_even_if_text_would_tokenise_otherwise(chat: ChatTokenizer) -> None:
     odd = [63, 62, chat.stop_token]  # reserved tokens that no text gives
     tokens = chat.render([m("user", "ab")]) + odd + chat.after_turn([m("user", "c")])

@@ -52,14 +52,19 @@ class ChatTokenizer:
             raise TemplateError(f"the chat template refuses the conversation: {error}") from error
         return ids
 
-    def after_turn(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens between the stop token of the model's turn and its next turn: the observation."""
+    def after_turn(self, messages: Sequence[Message], last: int | None = None) -> list[int]:
+        """Tokens between the end of the model's turn and its next turn: the observation.
+
+        last: the turn's last token. Where that is not the stop token (a stop text ended the turn), the observation
+        begins with the stop token, as the template would have it.
+        """
         base = [Message(role="user", content="0"), Message(role="assistant", content="0")]
         end = self._end_of_turn
         tokens = self.render([*base, *messages])
         if tokens[: len(end)] != end:
             raise TemplateError("the chat template renders earlier turns differently once later ones follow")
-        return tokens[len(end) :]
+        closed = last is None or last == self.stop_token
+        return ([] if closed else [self.stop_token]) + tokens[len(end) :]
 
     def demonstration(
         self, messages: Sequence[Message], *, context: int = 0, roles: Sequence[str] = ("assistant",)

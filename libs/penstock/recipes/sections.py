@@ -104,6 +104,11 @@ class Sampling(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0, description="0 keeps every token")
     max_tokens: Positive = Field(default=256, description="most tokens of one completion")
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
+        default=(),
+        max_length=16,
+        description="texts that end a completion, beside the model's own stop token; the one written is part of it",
+    )
 
 
 class Kl(Section):
