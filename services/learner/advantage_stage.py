@@ -27,8 +27,7 @@ class AdvantageStage:
         self.settings = settings
         self._estimate = advantage_estimators.make(settings.estimator, **settings.estimator_settings)
         self._filters = {name: group_filters.make(name) for name in settings.filters}
-        if settings.overlong_buffer:
-            shaping.overlong_penalty(torch.zeros(1), settings.max_tokens, settings.overlong_buffer)  # checks the pair
+        shaped(settings, torch.zeros(1), torch.zeros(1), torch.zeros(1, dtype=torch.bool))  # checks what shapes
         if settings.clip is not None and settings.clip <= 0:
             raise ValueError(f"advantage.clip must be positive, got {settings.clip}")
 
@@ -55,7 +54,8 @@ class AdvantageStage:
             torch.tensor([t.reward for t in trajectories], dtype=torch.float64),
             torch.tensor([i for i, _ in members]),
             torch.ones(len(members), dtype=torch.bool),
-            torch.tensor([sum(t.loss_mask) for t in trajectories]),
+            lengths_of(trajectories),
+            truncated_of(trajectories),
             self._components(trajectories) if self.settings.components else None,
         )
         return [sample(t, group, a) for (group, t), a in zip(members, advantages.tolist(), strict=True)]
@@ -65,9 +65,16 @@ class AdvantageStage:
         return torch.tensor([[row[name] for name in self.settings.components] for row in rows], dtype=torch.float64)
 
     def advantages(
-        self, rewards: Tensor, group: Tensor, valid: Tensor, lengths: Tensor, components: Tensor | None = None
+        self,
+        rewards: Tensor,
+        group: Tensor,
+        valid: Tensor,
+        lengths: Tensor,
+        truncated: Tensor,
+        components: Tensor | None = None,
     ) -> Tensor:
-        """rewards [N], group [N] int64, valid [N] bool, lengths [N] (generated tokens) -> float64 [N], 0 if not valid.
+        """rewards [N], group [N] int64, valid [N] bool, lengths [N] (generated tokens), truncated [N] bool -> float64
+        [N], 0 if not valid.
 
         components: [N, C], the parts named by `settings.components`, where the estimator takes the reward apart.
         Raises ValueError for a valid reward that is not finite.
@@ -76,8 +83,24 @@ class AdvantageStage:
         if components is not None:
             result: Tensor = self._estimate(components, group, valid)
             return result if settings.clip is None else result.clamp(-settings.clip, settings.clip)
-        shaped = rewards.to(torch.float64) * settings.reward_scale
-        if settings.overlong_buffer:
-            shaped = shaped + shaping.overlong_penalty(lengths, settings.max_tokens, settings.overlong_buffer)
-        result = self._estimate(shaped, group, valid)
+        result = self._estimate(shaped(settings, rewards, lengths, truncated), group, valid)
         return result if settings.clip is None else result.clamp(-settings.clip, settings.clip)
+
+
+def shaped(settings: AdvantageSettings, rewards: Tensor, lengths: Tensor, truncated: Tensor) -> Tensor:
+    """rewards [N], lengths [N] in generated tokens, truncated [N] bool -> float64 [N], what is compared."""
+    scaled = rewards.to(torch.float64) * settings.reward_scale
+    result = shaping.stop_properly(scaled, truncated, settings.truncated_scale)
+    if settings.overlong_buffer:
+        result = result + shaping.overlong_penalty(lengths, settings.max_tokens, settings.overlong_buffer)
+    return result
+
+
+def lengths_of(trajectories: Sequence[pb.Trajectory]) -> Tensor:
+    """int64 [N]: tokens that the policy drew."""
+    return torch.tensor([sum(t.loss_mask) for t in trajectories])
+
+
+def truncated_of(trajectories: Sequence[pb.Trajectory]) -> Tensor:
+    """bool [N]: the answers that were cut off."""
+    return torch.tensor([t.outcome.status == pb.Outcome.STATUS_TRUNCATED for t in trajectories])

@@ -1,7 +1,7 @@
 """From scored groups to samples with rewards where they were given, which the learner's critic makes advantages of.
 
-An answer's reward belongs to its last trained token, after the same shaping as group baselines get (scale, overlong
-punishment); every other token's is 0. Groups are not compared: there may be one answer to a prompt.
+An answer's reward belongs to its last trained token, after the same shaping as group baselines get;
+every other token's is 0. Groups are not compared: there may be one answer to a prompt.
 """
 
 import dataclasses
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from penstock.objectives import shaping
-from services.learner.advantage_stage import AdvantageStage
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.advantage_stage import AdvantageStage, lengths_of, shaped, truncated_of
 from services.learner.assembly import CompleteGroup
 from services.learner.batch import Sample
 from services.learner.settings import AdvantageSettings
@@ -31,19 +32,16 @@ class CriticStage:
 
     def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
         """The usable members, each with its reward at its last trained token."""
-        made = []
-        for i, group in enumerate(groups):
-            for t in (m.trajectory for m in group.usable):
-                mask = np.frombuffer(t.loss_mask, np.uint8)
-                rewards = np.zeros(len(mask), np.float32)
-                rewards[np.flatnonzero(mask)[-1:]] = self._shaped(t.reward, int(mask.sum()))
-                made.append(sample(t, i, rewards))
-        return made
+        members = [(i, m.trajectory) for i, group in enumerate(groups) for m in group.usable]
+        trajectories = [t for _, t in members]
+        rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64)
+        worth = shaped(self._settings, rewards, lengths_of(trajectories), truncated_of(trajectories))
+        return [sample(t, i, _at_the_end(t, value)) for (i, t), value in zip(members, worth.tolist(), strict=True)]
 
-    def _shaped(self, reward: float, length: int) -> float:
-        settings = self._settings
-        if settings.overlong_buffer:
-            lengths = torch.tensor([length])
-            penalty = shaping.overlong_penalty(lengths, settings.max_tokens, settings.overlong_buffer)
-            return reward * settings.reward_scale + float(penalty)
-        return reward * settings.reward_scale
+
+def _at_the_end(t: pb.Trajectory, value: float) -> NDArray[np.float32]:
+    """fp32 [token_count]: `value` at the last trained token."""
+    mask = np.frombuffer(t.loss_mask, np.uint8)
+    rewards = np.zeros(len(mask), np.float32)
+    rewards[np.flatnonzero(mask)[-1:]] = value
+    return rewards

@@ -123,11 +123,12 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class AdvantageSettings:
-    """From rewards to advantages, in this order: scale, overlong penalty, estimator, clip; and which groups to drop.
+    """From rewards to advantages, in this order: scales, overlong penalty, estimator, clip; and which groups to drop.
 
     Attributes:
       estimator, estimator_settings: of `penstock.objectives` (grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl).
       reward_scale: factor of every reward.
+      truncated_scale: factor of a positive reward of an answer that was cut off.
       overlong_buffer, max_tokens: DAPO's soft punishment of answers that come within `overlong_buffer` tokens of
         `max_tokens`; buffer 0 turns it off.
       drop_zero_variance: filter groups whose valid rewards are all equal (dynamic sampling).
@@ -140,6 +141,7 @@ class AdvantageSettings:
     estimator: str = "batch_norm"
     estimator_settings: Mapping[str, Any] = field(default_factory=dict)
     reward_scale: float = 1.0
+    truncated_scale: float = 1.0
     overlong_buffer: int = 0
     max_tokens: int = 0
     drop_zero_variance: bool = False
@@ -222,6 +224,7 @@ class LossSettings:
       temperature: of sampling; the learner's logits are divided by it as the engine's were. Only used by grpo.
       divergence: grpo: the loss is this divergence from a teacher that named its likeliest tokens, and nothing of a
         policy gradient; None without one.
+      mismatch_limit: grpo: a sample is not trained where the mean of exp(|p−g|) is larger; None: all are.
       optimizer_steps_per_batch: mini-batches of whole groups that a batch is cut into.
     """
 
@@ -240,6 +243,7 @@ class LossSettings:
     entropy_coefficient: float = 0.0
     temperature: float = 1.0
     divergence: Literal["reverse", "forward"] | None = None
+    mismatch_limit: float | None = None
     optimizer_steps_per_batch: int = 1
     preference: PreferenceSettings = field(default_factory=PreferenceSettings)
     reward_model: RewardModelSettings = field(default_factory=RewardModelSettings)

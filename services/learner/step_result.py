@@ -11,8 +11,9 @@ class StepResult:
     """Attributes:
     metrics: `loss`, `grad_norm`, `learning_rate`, `tokens`, `entropy`, `optimizer_steps`, `skipped_steps`,
       `micro_batches`; for grpo also `kl`, `clip_share`, `masked_share`, `weight_mean`, `ess_share`, `mismatch_kl`,
-      `ratio_p99`, `logprob_gap_max`; for dpo `accuracy`, `margin`, `reward_chosen`, `reward_rejected`, `nll`; for
-      reward_model `accuracy`, `margin`, `reward_mean` and no `entropy`. Equal on every rank.
+      `ratio_p01`, `ratio_p50`, `ratio_p99`, `logprob_gap_max`, and `mismatched_share` where a limit is
+      set; for dpo `accuracy`, `margin`, `reward_chosen`, `reward_rejected`, `nll`; for reward_model
+      `accuracy`, `margin`, `reward_mean` and no `entropy`. Equal on every rank.
     """
 
     metrics: dict[str, float]

@@ -68,8 +68,10 @@ class Trainer:
         reference = self._reference(batch)
         if reference is not None and self.settings.kl_place == "reward":
             batch = self._penalised(batch, reference)
+        before = self._before(batch)
+        whole, batch = batch, self._agreed(batch, before)
         parts = self._mini_batches(batch)
-        proximal = self._proximal(batch, len(parts))
+        proximal = self._proximal(batch, before)
         correction = self._correction(batch, proximal)
         outcomes = []
         for part, where in parts:
@@ -78,9 +80,12 @@ class Trainer:
         current = torch.zeros_like(batch.behaviour)
         for (_, where), outcome in zip(parts, outcomes, strict=True):
             current[where] = outcome.current
-        if proximal is not None and self.settings.proximal == "recompute":
-            current = proximal  # of the whole batch at one time: later mini-batches were scored after updates
-        return StepResult(self._metrics(batch, current, reference, outcomes))
+        if before is not None:
+            current = before  # of the whole batch at one time: later mini-batches were scored after updates
+        metrics = self._metrics(whole, current, reference, outcomes)
+        if self.settings.mismatch_limit is not None:
+            metrics["mismatched_share"] = 1.0 - float(batch.mask.sum() / whole.mask.sum().clamp(min=1))
+        return StepResult(metrics)
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """`loss`: the negative log-likelihood of held-out demonstrations, normalised as in training."""
@@ -89,20 +94,36 @@ class Trainer:
     def _mini_batches(self, batch: Batch) -> list[tuple[Batch, Tensor]]:
         """Whole groups, in order, in equally many groups per optimizer step; (part, its tokens in the batch)."""
         groups = torch.unique(batch.groups, return_inverse=True)[1]
-        steps = min(self.settings.optimizer_steps_per_batch, int(groups.max()) + 1)
+        steps = self._optimizer_steps(batch)
         turn = groups * steps // (int(groups.max()) + 1)
         return [batch.select(torch.nonzero(turn == i)[:, 0]) for i in range(steps)]
 
-    def _proximal(self, batch: Batch, steps: int) -> Tensor | None:
+    def _optimizer_steps(self, batch: Batch) -> int:
+        return min(self.settings.optimizer_steps_per_batch, len(torch.unique(batch.groups)))
+
+    def _before(self, batch: Batch) -> Tensor | None:
+        """The learner's log-probs before the step, where they must be known before the loss; a forward pass."""
         if not self._is_policy_gradient:
             return None
-        if self.settings.proximal == "recompute" and steps == 1 and not self._objectives.corrects_whole_batches:
-            return None
-        if self.settings.proximal == "behaviour":
-            return batch.behaviour
-        if self.settings.proximal == "interpolate":
+        several = self._optimizer_steps(batch) > 1 or self._objectives.corrects_whole_batches
+        if self.settings.mismatch_limit is None and not (several and self.settings.proximal == "recompute"):
             return None
         return self.policy.logprobs(batch, self._temperature)
+
+    def _agreed(self, batch: Batch, before: Tensor | None) -> Batch:
+        """The batch without the samples that engine and learner disagree on by more than the limit; they stay in their
+        groups' baselines, and are not counted where the loss is normalised."""
+        limit = self.settings.mismatch_limit
+        if limit is None or before is None:
+            return batch
+        sequence = batch.sequence_of_token
+        error = diagnostics.sequence_mismatch(before, batch.behaviour, batch.mask, sequence, batch.sequences)
+        return dataclasses.replace(batch, mask=batch.mask * (error <= limit)[sequence])
+
+    def _proximal(self, batch: Batch, before: Tensor | None) -> Tensor | None:
+        if not self._is_policy_gradient or self.settings.proximal == "interpolate":
+            return None
+        return batch.behaviour if self.settings.proximal == "behaviour" else before
 
     def _reference(self, batch: Batch) -> Tensor | None:
         if not self._is_policy_gradient or not self.settings.kl_coefficient:

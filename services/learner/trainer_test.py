@@ -133,3 +133,36 @@ def test_a_penalty_in_the_reward_pulls_back_what_drifted(model_dir, mini_batches
     assert metrics["kl"] == pytest.approx(0.5 / 4, abs=1e-5), "of four samples one drifted by 0.5"
     unmoved, _ = run_ranks(1, _penalised, model_dir, 1e-12, mini_batches)[0]
     assert unmoved == pytest.approx([0.0] * 4, abs=1e-3), "nothing else moves a batch without rewards"
+
+
+def _with_a_stranger(model_dir: Path, settings: LossSettings, stranger: bool) -> Any:
+    """Two samples as the model would draw them, and perhaps one that no engine of this model can have drawn."""
+    policy = MegatronPolicy.create(
+        model_dir,
+        ParallelSettings(),
+        OptimizerSettings(learning_rate=3e-3),
+        PrecisionSettings(),
+        BatchSettings(),
+        seed=0,
+    )
+    samples = [Sample(t, [0, 1, 1, 1], [0.0] * 4, a, 0) for t, a in ((GOOD, 1.0), (BAD, -1.0))]
+    drawn = policy.logprobs(Batch.from_samples(samples)).split(4)
+    samples = [dataclasses.replace(s, behaviour_logprobs=d.tolist()) for s, d in zip(samples, drawn, strict=True)]
+    if stranger:
+        samples.insert(1, Sample(GOOD[::-1], [0, 1, 1, 1], [0.0, -0.01, -0.01, -0.01], 5.0, 0))
+    metrics = Trainer(settings, policy).step(Batch.from_samples(samples)).metrics
+    return metrics, dict(policy.export())
+
+
+@pytest.mark.parametrize("proximal", ["recompute", "behaviour"])
+def test_a_sample_beyond_the_mismatch_limit_is_as_if_it_were_not_there(proximal, model_dir):
+    limited = LossSettings(proximal=proximal, mismatch_limit=2.0)
+    metrics, weights = run_ranks(1, _with_a_stranger, model_dir, limited, True)[0]
+    without, expected = run_ranks(1, _with_a_stranger, model_dir, LossSettings(proximal=proximal), False)[0]
+    assert metrics["mismatched_share"] == pytest.approx(1 / 3)
+    assert metrics["mismatch_kl"] > 1.0, "what is left out is still reported"
+    assert (metrics["loss"], metrics["tokens"]) == pytest.approx((without["loss"], without["tokens"]), abs=1e-6)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-5, msg=name)
+    trained, _ = run_ranks(1, _with_a_stranger, model_dir, LossSettings(proximal=proximal), True)[0]
+    assert trained["tokens"] == 9.0 and "mismatched_share" not in trained

@@ -73,7 +73,9 @@ def test_an_advantage_and_a_filter_of_ones_own(tmp_path: pathlib.Path, plugin: p
     stage = AdvantageStage(advantage_settings(own))
     valid = torch.tensor([True, True, True, False])
     rewards = torch.tensor([1.0, 0.5, 0.0, 9.0])
-    got = stage.advantages(rewards, torch.zeros(4, dtype=torch.int64), valid, torch.ones(4))
+    got = stage.advantages(
+        rewards, torch.zeros(4, dtype=torch.int64), valid, torch.ones(4), torch.zeros(4, dtype=torch.bool)
+    )
     assert got.tolist() == pytest.approx([0.4, -0.6, -1.1, 0.0])
     assert stage.filter_reason(rewards, valid) is None
     assert stage.filter_reason(torch.tensor([1.0, 1.0, 0.0, 0.0]), valid) == "too_easy"

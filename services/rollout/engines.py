@@ -169,9 +169,7 @@ def _draw(builder: TrajectoryBuilder, chunk: pb.GenerateResponse, stops: StopTex
     """Takes a chunk up to the end of a stop text, if one is written; whether it was."""
     tokens, logprobs = from_int32s(chunk.tokens).tolist(), from_float32s(chunk.logprobs).tolist()
     kept = stops.end(builder.completion, tokens)
-    builder.drawn(
-        tokens[:kept], logprobs[:kept], [s for s in chunk.version_segments if kept is None or s.first < kept]
-    )
+    builder.drawn(tokens[:kept], logprobs[:kept], [s for s in chunk.version_segments if kept is None or s.first < kept])
     return kept is not None
 
 

@@ -73,7 +73,12 @@ async def test_a_stop_text_ends_the_turn_and_the_engines_work() -> None:
     builder.context("user", PROMPT)
     async with serving(fake) as addresses, engines(addresses, rpc.Security(), 3, 10) as pool:
         finish, _ = await pool.complete(
-            builder, "g", pb.RolloutWork(), sampling, time.monotonic() + 10, lambda ts: "".join("...abcdefgh"[t + 2] for t in ts)
+            builder,
+            "g",
+            pb.RolloutWork(),
+            sampling,
+            time.monotonic() + 10,
+            lambda ts: "".join("...abcdefgh"[t + 2] for t in ts),
         )
     assert (builder.completion, finish) == ([5, 6, 7], STOP)
     assert not fake.requests[0].sampling.stop_texts

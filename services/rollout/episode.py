@@ -148,9 +148,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             sampling = _sampling(tools, work)
             sampling.max_tokens = budget
             began = time.monotonic()
-            finish, engine = await tools.engines.complete(
-                builder, task.group, work, sampling, until, tools.chat.text
-            )
+            finish, engine = await tools.engines.complete(builder, task.group, work, sampling, until, tools.chat.text)
             generating += time.monotonic() - began
             budget -= len(builder.completion)
             began = time.monotonic()

@@ -11,7 +11,8 @@ from penstock.objectives import LossInputs, diagnostics
 def test_equal_policies_show_no_mismatch():
     p = torch.tensor([-1.0, -2.0])
     got = diagnostics.mismatch(p, p, torch.ones(2))
-    assert got == {"mismatch_kl": 0.0, "ratio_p99": 1.0, "logprob_gap_max": 0.0}
+    ratios = {"ratio_p01": 1.0, "ratio_p50": 1.0, "ratio_p99": 1.0}
+    assert got == {"mismatch_kl": 0.0, **ratios, "logprob_gap_max": 0.0}
 
 
 def test_mismatch():
@@ -26,6 +27,21 @@ def test_one_outlier_in_a_hundred_is_the_percentile():
     p = torch.zeros(100)
     p[17] = 3.0
     assert diagnostics.mismatch(p, torch.zeros(100), torch.ones(100))["ratio_p99"] == pytest.approx(math.exp(3.0))
+
+
+def test_percentiles_of_the_ratio():
+    p = torch.tensor([-2.0, 0.0, 1.0, 5.0])
+    got = diagnostics.mismatch(p, torch.zeros(4), torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    assert (got["ratio_p01"], got["ratio_p50"], got["ratio_p99"]) == pytest.approx((math.exp(-2), 1.0, math.e))
+
+
+def test_one_token_that_engine_and_learner_disagree_on_shows_in_its_sequence():
+    """A gap of 3 among four tokens: (3 + e³) / 4; masked tokens and empty sequences have no part in it."""
+    p = torch.tensor([-3.0, 0.0, 0.0, 0.0, 9.0, 0.0, 9.0])
+    sequence = torch.tensor([0, 0, 0, 0, 0, 1, 2])
+    mask = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+    got = diagnostics.sequence_mismatch(p, torch.zeros(7), mask, sequence, 3)
+    assert got.tolist() == pytest.approx([(3 + math.exp(3)) / 4, 1.0, 0.0])
 
 
 def test_nothing_trained_is_not_a_number():

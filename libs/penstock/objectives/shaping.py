@@ -1,6 +1,6 @@
 """Reward shaping and group filters: what happens to rewards around the advantage.
 
-Order: scaling, length shaping, advantages, filters, clip of advantages. A filter says which *groups* to drop; the
+Order: scaling, stop properly, length shaping, advantages, filters, clip of advantages. A filter says which *groups* to drop; the
 caller releases their slots.
 """
 
@@ -18,6 +18,18 @@ def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
         raise ValueError(f"need 0 < buffer <= max_length, got buffer={buffer}, max_length={max_length}")
     excess = lengths.to(torch.float64) - (max_length - buffer)
     return -(excess / buffer).clamp(0.0, 1.0)
+
+
+def stop_properly(rewards: Tensor, truncated: Tensor, factor: float) -> Tensor:
+    """Rewards [N] with those of truncated [N] bool answers times `factor`, where they are positive.
+
+    An answer that was cut off may be right by chance, and is worth less than one that came to its end. NeMo RL scales
+    every reward (`stop_properly_penalty_coef`); a factor below 1 would there make a negative one *better*, so that an
+    answer had better be cut off. Raises ValueError unless 0 ≤ factor ≤ 1.
+    """
+    if not 0 <= factor <= 1:
+        raise ValueError(f"need 0 <= factor <= 1, got {factor}")
+    return torch.where(truncated & (rewards > 0), rewards * factor, rewards)
 
 
 def _group_statistic(values: Tensor, group: Tensor, valid: Tensor, fill: float, how: str) -> tuple[Tensor, Tensor]:

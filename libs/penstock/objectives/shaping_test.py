@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.objectives import shaping
 
@@ -31,3 +33,41 @@ def test_pass_rate_window():
     assert shaping.pass_rate_groups_outside(rewards, group, valid, 0.0, 1.0) == []
     valid[4:] = False
     assert shaping.pass_rate_groups_outside(rewards, group, valid, 0.0, 1.0) == [2]
+
+
+def test_stop_properly_takes_a_part_of_what_is_positive():
+    rewards, cut = torch.tensor([1.0, 1.0, -1.0, 0.0]), torch.tensor([False, True, True, True])
+    assert shaping.stop_properly(rewards, cut, 0.25).tolist() == [1.0, 0.25, -1.0, 0.0]
+    with pytest.raises(ValueError, match="0 <= factor <= 1"):
+        shaping.stop_properly(rewards, cut, -1.0)
+
+
+GROUPED = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.1, 0.3, 1.0]), st.integers(0, 4), st.booleans()), min_size=1, max_size=30
+)
+
+
+@given(GROUPED, st.randoms(use_true_random=False))
+def test_filters_judge_whole_groups_by_id_in_any_order(rows, random):
+    """Against the definition, group by group, however the rows of a batch are ordered: a row-wise filter, or one that
+    takes neighbours for a group, would drop members of one group and keep the others."""
+
+    def judged(some):
+        rewards, group, valid = (torch.tensor(column) for column in zip(*some, strict=True))
+        return (
+            shaping.zero_variance_groups(rewards, group, valid),
+            shaping.pass_rate_groups_outside(rewards, group, valid, 0.1, 0.5),
+        )
+
+    constant, outside = [], []
+    for name in sorted({group for _, group, _ in rows}):
+        counted = [reward for reward, group, valid in rows if group == name and valid]
+        if len(set(counted)) <= 1:
+            constant.append(name)
+        mean = sum(map(float, torch.tensor(counted))) / len(counted) if counted else -1.0
+        if not 0.1 <= mean <= 0.5:
+            outside.append(name)
+    assert judged(rows) == (constant, outside)
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    assert judged(shuffled) == (constant, outside)

@@ -52,6 +52,9 @@ def _mixture(recipe: Recipe) -> list[str]:
         )
     if recipe.algorithm.advantage == "opd" or any(source.advantage == "opd" for source in recipe.mixture):
         problems.append("mixture: a teacher judges all sources or none; opd is not mixed with other advantages")
+    models = [(w.name, w.model) for r in recipe.sources.values() for w in r.rewards() if w.model is not None]
+    for name in sorted({name for name, model in models if (name, model) != (name, recipe.reward_models[name])}):
+        problems.append(f"mixture: the reward {name!r} names two models; give each a name of its own")
     if any(r.has_critic != recipe.has_critic for r in recipe.sources.values()):
         problems.append("mixture: a critic values all sources or none; gae is not mixed with other advantages")
     return problems

@@ -56,7 +56,15 @@ class Recipe(s.Section):
         return [r.environment for r in self.sources.values() if r.environment is not None]
 
     def _drawing_from(self, source: s.Source) -> "Recipe":
-        own = ("group_size", "advantage", "advantage_clip", "reward_scale", "overlong_buffer", "filters")
+        own = (
+            "group_size",
+            "advantage",
+            "advantage_clip",
+            "reward_scale",
+            "overlong_buffer",
+            "truncated_scale",
+            "filters",
+        )
         algorithm = {key: value for key in own if (value := getattr(source, key)) is not None}
         sampling = {} if source.max_tokens is None else {"max_tokens": source.max_tokens}
         return self.model_copy(

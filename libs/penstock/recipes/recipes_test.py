@@ -250,6 +250,16 @@ def test_two_models_need_two_names(raw: dict[str, Any], tmp_path: pathlib.Path) 
     assert "environment.rewards helpful: names two models" in problems(raw)
 
 
+def test_two_sources_cannot_mean_two_models_by_one_name(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    model = {"path": str(tmp_path / "model")}
+    raw["environment"]["rewards"] = [{"name": "helpful", "model": model}]
+    other = {"name": "b", "rewards": [{"name": "helpful", "model": {**model, "dtype": "bfloat16"}}]}
+    raw["mixture"] = [{"name": "b", "data": raw["data"], "environment": other}]
+    assert "mixture: the reward 'helpful' names two models; give each a name of its own" in problems(raw)
+    other["rewards"] = [{"name": "helpful", "model": model}]
+    assert set(resolve(raw).reward_models) == {"helpful"}
+
+
 def test_evaluations_measure_a_part_that_exists(raw: dict[str, Any]) -> None:
     raw["environment"]["rewards"] = [{"name": "format"}, {"name": "sort_characters", "weight": 0.0}]
     assert (

@@ -164,6 +164,12 @@ class Loss(Section):
     correction_limit: float | None = Field(
         default=None, gt=0, description="opsm: largest mean of g - c (1e-4 if absent); m2po: largest mean square (.04)"
     )
+    mismatch_limit: float | None = Field(
+        default=None,
+        gt=1,
+        description="leave a sample out whose tokens engine and learner find differently likely: mean of exp(|p - g|) "
+        "above this (2, say); costs a forward pass; off if absent",
+    )
     entropy_coefficient: float = Field(default=0.0, ge=0, description="weight of the entropy bonus")
     settings: dict[str, float] = Field(default_factory=dict, description="parameters of a loss of your own (plugins)")
     mini_batches: Positive = Field(default=1, description="optimizer steps a batch is cut into, by whole groups")
@@ -260,6 +266,9 @@ class Algorithm(Section):
         ge=0,
         description="tokens before sampling.max_tokens from which an answer's reward falls, to -1 at the end (DAPO)",
     )
+    truncated_scale: Fraction = Field(
+        default=1.0, description="factor of the reward, where positive, of an answer that was cut off (stop properly)"
+    )
     advantage_clip: float | None = Field(default=None, gt=0, description="largest absolute advantage; off if absent")
     loss: Loss = Field(default_factory=Loss)
     preference: Preference = Field(default_factory=Preference)
@@ -281,6 +290,7 @@ class Source(Section):
     advantage_clip: float | None = Field(default=None, gt=0, description="as algorithm.advantage_clip")
     reward_scale: float | None = Field(default=None, gt=0, description="as algorithm.reward_scale")
     overlong_buffer: int | None = Field(default=None, ge=0, description="as algorithm.overlong_buffer")
+    truncated_scale: Fraction | None = Field(default=None, description="as algorithm.truncated_scale")
     filters: Filters | None = Field(default=None, description="as algorithm.filters")
 
 
