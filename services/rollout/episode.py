@@ -170,8 +170,12 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
         raise RewardFailed(f"{work.task.environment}: {step.invalid_reason}")
     if not step.HasField("reward"):
         raise EnvironmentFailed(f"{work.task.environment} gave no reward at the end of the episode")
-    components = [pb.RewardComponent(name=work.task.environment, value=step.reward, weight=1.0)]
+    name = work.task.environment
+    components = [pb.RewardComponent(name=name, value=step.reward, weight=1.0)]
+    components += [pb.RewardComponent(name=f"{name}.{part}", value=v) for part, v in sorted(step.components.items())]
     t = _finished(tools, task, index, builder, components, truncated)
+    if step.HasField("answer"):
+        t.answer = step.answer
     t.engine, t.environment_instance = engine, tools.environment_address
     t.timings.generating.FromNanoseconds(int(generating * 1e9))
     t.timings.environment.FromNanoseconds(int(playing * 1e9))

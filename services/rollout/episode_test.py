@@ -131,7 +131,7 @@ def trained(t: pb.Trajectory) -> list[int]:
 async def test_a_single_turn_is_prompt_and_exactly_the_engines_tokens(
     chat: ChatTokenizer, environment_address: str
 ) -> None:
-    odd = [63, 62, *encoded(chat, "abc")]  # reserved tokens, which no text encodes to
+    odd = [63, 62, *encoded(chat, "abc")]  # a header, which no text encodes to
     fake = FakeEngine([[Tokens(odd[:3], step=3), Tokens(odd[3:], step=4, finish=STOP, logprobs=[-0.25] * 3)]])
     async with tools(chat, fake, environment_address) as with_tools:
         t = await play(with_tools, task(), 2, soon())
@@ -167,7 +167,8 @@ async def test_many_turns_are_played_by_the_real_environment_and_only_our_tokens
     check(t)
     assert (t.outcome.status, t.reward) == (COMPLETED, 1.0)
     assert trained(t) == list(itertools.chain(*drawn))
-    assert [c.name for c in t.components] == ["guess_number"]
+    parts = {c.name: (c.value, c.weight) for c in t.components}
+    assert parts == {"guess_number": (1.0, 1.0), "guess_number.turns": (float(len(drawn)), 0.0)}
     roles = [turn.role for turn in t.turns]
     assert roles == ["user", "assistant"] * len(drawn) and t.turns[-1].finish_reason == STOP
     assert all(b[: len(a)] == a for a, b in itertools.pairwise(fake.prompts))  # nothing is tokenised again

@@ -1,7 +1,7 @@
 """Reward shaping and group filters: what happens to rewards around the advantage.
 
-Order: scaling, stop properly, length shaping, advantages, filters, clip of advantages. A filter says which *groups* to drop; the
-caller releases their slots.
+Order: scaling, stop properly, length shaping, advantages, filters, clip of advantages. A filter says which *groups* to
+drop; the caller releases their slots.
 """
 
 import torch

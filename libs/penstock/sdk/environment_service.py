@@ -175,6 +175,8 @@ def _response(turn: Turn) -> pb.StepResponse:
     if isinstance(turn.result, Scored):
         response.reward = turn.result.value
         response.components.update({text(name): part for name, part in turn.result.components.items()})
+        if turn.result.answer is not None:
+            response.answer = text(turn.result.answer)
     elif isinstance(turn.result, Invalid):
         response.invalid_reason = text(turn.result.reason) or "invalid"
     return response

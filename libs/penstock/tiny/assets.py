@@ -17,7 +17,8 @@ import numpy as np
 
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 SPECIALS = ("<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
-CHARACTERS = "0123456789+-*=;#,.:()<>? \nabcdefghijklmnopqrstuvwxyz"
+CHARACTERS = '0123456789+-*=;#,.:()<>? \nabcdefghijklmnopqrstuvwxyz_{}"/'
+TOOL = "<|tool|>"
 VOCABULARY = 64
 NOISE = 0.5
 
@@ -145,9 +146,8 @@ def _write_tokenizer(folder: pathlib.Path) -> None:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: i for i, token in enumerate([*SPECIALS, *CHARACTERS])}
-    while len(vocabulary) < VOCABULARY:
-        vocabulary[f"<|reserved_{len(vocabulary)}|>"] = len(vocabulary)
+    vocabulary = {token: i for i, token in enumerate([*SPECIALS, *CHARACTERS, TOOL])}
+    assert len(vocabulary) == VOCABULARY
     characters = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     characters.decoder = decoders.Fuse()
@@ -156,7 +156,7 @@ def _write_tokenizer(folder: pathlib.Path) -> None:
         bos_token="<|bos|>",
         eos_token="<|end|>",
         pad_token="<|pad|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
+        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>", TOOL],
         model_max_length=256,
         clean_up_tokenization_spaces=False,
     )
