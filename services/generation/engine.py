@@ -178,12 +178,13 @@ class Engine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         tensors = [(t.name, t.dtype, list(t.shape), t.offset, t.size) for t in manifest.tensors]
+        scale = manifest.adapters.scale if manifest.HasField("adapters") else None
         started = time.monotonic()
         try:
             await self._llm.pause_generation(mode="keep", clear_cache=not self._settings.keep_kv_on_update)
             await self._llm.start_weight_update()
             await self._llm.update_weights(
-                WeightTransferUpdateRequest(update_info={"path": str(path), "tensors": tensors})
+                WeightTransferUpdateRequest(update_info={"path": str(path), "tensors": tensors, "scale": scale})
             )
             await self._llm.finish_weight_update(label(manifest.version))
             self.version = manifest.version

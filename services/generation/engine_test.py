@@ -140,6 +140,36 @@ async def test_every_token_names_its_version_over_updates_in_flight(
     assert {label for _, label in late[2]} == {"1.2"}
 
 
+async def test_adapters_are_merged_into_the_model_that_the_engine_was_started_with(
+    engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Twice, with other adapters and fewer modules: a version does not depend on the one before it."""
+    stored = weights(model, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    for step, modules in ((3, ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")), (4, ("mlp.gate_proj",))):
+        adapters: dict[str, torch.Tensor] = {}
+        changed = dict(stored)
+        for name in (f"model.layers.{layer}.{module}" for layer in (0, 1) for module in modules):
+            outputs, inputs = stored[f"{name}.weight"].shape
+            a, b = torch.randn(4, inputs, generator=generator), torch.randn(outputs, 4, generator=generator)
+            adapters |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+            changed[f"{name}.weight"] = stored[f"{name}.weight"] + 0.05 * b @ a
+        manifest = version_file(tmp_path / "v.bin", adapters, step)
+        manifest.adapters.scale = 0.05
+        await engine.update(manifest, tmp_path / "v.bin")
+        tokens, logprobs, spans, _ = await draw(engine, f"adapted-{step}")
+        assert {label for _, label in spans} == {f"1.{step}"}
+        assert torch.allclose(torch.tensor(logprobs), expected(model, changed, tokens), atol=1e-4)
+        assert not torch.allclose(torch.tensor(logprobs), expected(model, stored, tokens), atol=1e-2)
+
+
+async def test_an_adapter_of_no_module_is_refused(engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    manifest = version_file(tmp_path / "v.bin", {"model.layers.9.mlp.up_proj.lora_A.weight": torch.ones(1, 64)}, 5)
+    manifest.adapters.scale = 1.0
+    with pytest.raises(Exception, match="1 adapters fit no weight"):
+        await engine.update(manifest, tmp_path / "v.bin")
+
+
 async def test_an_incomplete_version_is_refused(engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """vLLM itself raises nothing for a missing tensor; a manifest that the model cannot satisfy must not be applied."""
     manifest = version_file(tmp_path / "v.bin", weights(model, 1.0), 3)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -24,9 +25,17 @@ class FetchFailed(Exception):
     """The version could not be had: retired meanwhile, unreachable, damaged, or there is no room for it."""
 
 
-async def fetch(channel: grpc.aio.Channel, version: PolicyVersion, path: pathlib.Path) -> pb.Manifest:
+class AnotherModel(FetchFailed):
+    """The version is adapters on another model than this receiver's."""
+
+
+async def fetch(
+    channel: grpc.aio.Channel, version: PolicyVersion, path: pathlib.Path, model: Callable[[], bytes] = bytes
+) -> pb.Manifest:
     """Writes the version's bytes to `path` and gives its manifest. After a broken stream it goes on where it was.
 
+    model: `penstock.tensors.base_model` of this receiver's own, asked for where the version is adapters; a receiver
+    without one takes whole versions alone.
     Raises FetchFailed. Then `path` holds nothing that may be used.
     """
     stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
@@ -34,6 +43,11 @@ async def fetch(channel: grpc.aio.Channel, version: PolicyVersion, path: pathlib
         answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version), timeout=30))
         manifest = answer.manifest
         check_manifest(manifest)
+        if manifest.HasField("adapters") and manifest.adapters.base != await asyncio.to_thread(model):
+            raise AnotherModel(
+                f"version {version.step} is adapters on another model than the one this engine was started with; "
+                "generation and learner must have the same model.path contents"
+            )
         # One byte at least: the engine maps the file, and an empty one cannot be mapped.
         output = await asyncio.to_thread(Output, path, max(1, manifest.total_size))
         await _fill(channel, Receiver(manifest, output.write), version)

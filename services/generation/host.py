@@ -8,6 +8,7 @@ cannot be applied leaves the weights undefined, so the engine is replaced rather
 """
 
 import asyncio
+import functools
 import logging
 import pathlib
 import tempfile
@@ -22,10 +23,11 @@ from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
+from penstock.tensors import base_model
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
-from services.generation.fetching import FetchFailed, fetch
+from services.generation.fetching import AnotherModel, FetchFailed, fetch
 from services.generation.gate import Gate
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class EngineHost:
         self._engine: Engine | None = None
         self._target: PolicyVersion | None = None
         self._wake = asyncio.Event()
+        self._base_model = functools.cache(functools.partial(base_model, settings.model))
 
     @property
     def version(self) -> PolicyVersion:
@@ -158,7 +161,13 @@ class EngineHost:
         assert self._engine is not None and self._target is not None
         target = self._target
         began = time.monotonic()
-        manifest = await fetch(channel, target, path)
+        try:
+            manifest = await fetch(channel, target, path, self._base_model)
+        except AnotherModel as error:
+            await self._report(
+                channel, pb.ReportAppliedRequest(receiver=self._receiver, version=target, error=str(error)[:1000])
+            )
+            raise
         transfer = time.monotonic() - began
         await self.gate.close_unpinned()
         self.state = State.STATE_UPDATING

@@ -5,11 +5,14 @@ import contextlib
 import pathlib
 from collections.abc import AsyncIterator, Callable
 
+import grpc
 import pytest
 import pytest_asyncio
 
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
+from penstock.tensors import base_model
+from penstock.tiny import make_model
 from services.generation import host as module
 from services.generation.engine import EngineDied, EngineSettings
 from services.generation.fake_engine_testing import Factory
@@ -37,15 +40,21 @@ async def weights(tmp_path: pathlib.Path) -> AsyncIterator[Weights]:
 async def hosting(weights: Weights, factory: Factory) -> AsyncIterator[EngineHost]:
     """A running host."""
     host = EngineHost(SETTINGS, "g0", start=factory)  # type: ignore[arg-type]
-    async with connected(weights) as channel:
-        running = asyncio.create_task(host.run(channel))
-        try:
-            yield host
-            assert not running.done()
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+    async with connected(weights) as channel, running(host, channel):
+        yield host
     assert all(engine.stopped for engine in factory.engines)
+
+
+@contextlib.asynccontextmanager
+async def running(host: EngineHost, channel: grpc.aio.Channel) -> AsyncIterator[None]:
+    """While it follows versions; fails if it ends by itself."""
+    task = asyncio.create_task(host.run(channel))
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -98,6 +107,25 @@ async def test_an_engine_that_starts_late_serves_nothing_before_the_newest_versi
         await until(lambda: host._target is not None)
         factory.may_start.set()
         assert await drawing == ["1.3"]
+
+
+async def test_adapters_on_another_model_are_never_applied_and_the_receiver_says_so(
+    weights: Weights, tmp_path: pathlib.Path
+) -> None:
+    model = tmp_path / "model"
+    make_model(model, hidden=32, layers=1)
+    factory = Factory()
+    host = EngineHost(EngineSettings(str(model)), "g0", start=factory)  # type: ignore[arg-type]
+    async with connected(weights) as channel, running(host, channel):
+        await until(at(host, 0))
+        await weights.publish(1, base=bytes(32))
+        async with asyncio.timeout(20):
+            while "adapters on another model" not in (await weights.receivers())["g0"].error:
+                await asyncio.sleep(0.01)
+        assert host.version.step == 0 and not factory.engines[0].updates
+        await weights.publish(2, base=base_model(model))
+        await until(at(host, 2))
+        await until_reported(weights, 2)
 
 
 async def test_a_dead_engine_is_started_again_at_the_newest_version(weights: Weights) -> None:

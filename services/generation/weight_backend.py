@@ -20,6 +20,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+from services.generation.adapters import merged
+
 BACKEND = "penstock"
 
 
@@ -30,10 +32,14 @@ class FileInit(WeightTransferInitInfo):
 
 @dataclasses.dataclass
 class FileUpdate(WeightTransferUpdateInfo):
-    """One version: where its bytes are, and (name, dtype, shape, offset, size) of every tensor."""
+    """One version: where its bytes are, and (name, dtype, shape, offset, size) of every tensor.
+
+    scale: None for the model's own tensors; else these are adapters on the model that the engine was started with.
+    """
 
     path: str
     tensors: list[tuple[str, str, list[int], int, int]]
+    scale: float | None = None
 
 
 class FileWeightTransfer(WeightTransferEngine[FileInit, FileUpdate]):
@@ -53,7 +59,10 @@ class FileWeightTransfer(WeightTransferEngine[FileInit, FileUpdate]):
 
     def receive_weights(self, update_info: FileUpdate) -> None:
         seen: set[str] = set()
-        self.model.load_weights(self._tensors(update_info, seen))
+        tensors = self._tensors(update_info, seen)
+        if update_info.scale is not None:
+            tensors = merged(self.model_config.model, dict(tensors), update_info.scale)
+        self.model.load_weights(tensors)
         missing = [t[0] for t in update_info.tensors if t[0] not in seen]
         if missing:
             raise RuntimeError(f"the model did not take {len(missing)} tensors, first {missing[0]!r}")

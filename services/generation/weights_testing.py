@@ -22,12 +22,12 @@ def whole(step: int) -> bytes:
     return bytes([step]) * SIZE
 
 
-def manifest(step: int, epoch: int = 1) -> pb.Manifest:
-    """A version of two tensors."""
+def manifest(step: int, epoch: int = 1, base: bytes | None = None) -> pb.Manifest:
+    """A version of two tensors; adapters on the model `base`, if it is given."""
     half, data = SIZE // 2, whole(step)
-    return make_manifest(
-        epoch, step, [("a", "bfloat16", [half // 2], data[:half]), ("b", "float32", [half // 4], data[half:])]
-    )
+    tensors = [("a", "bfloat16", [half // 2], data[:half]), ("b", "float32", [half // 4], data[half:])]
+    adapters = None if base is None else pb.Adapters(scale=2.0, base=base)
+    return make_manifest(epoch, step, tensors, adapters=adapters)
 
 
 @dataclass
@@ -38,9 +38,9 @@ class Weights:
     servicer: WeightSync
     address: str
 
-    async def publish(self, step: int, epoch: int = 1) -> pb.Manifest:
+    async def publish(self, step: int, epoch: int = 1, base: bytes | None = None) -> pb.Manifest:
         """Makes a version READY, as a learner does."""
-        made = manifest(step, epoch)
+        made = manifest(step, epoch, base)
         async with rpc.channel(self.address) as channel:
             stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
             await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=made)))

@@ -29,6 +29,16 @@ def check(settings: LoraSettings) -> None:
         raise ValueError(f"lora.targets: {', '.join(unknown) or 'empty'}; known: {', '.join(TARGETS)}")
 
 
+_SHARED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+"""Whose A is one, and who share it."""
+
+
+def peft_names(module: str, side: str) -> list[str]:
+    """What PEFT (and weights.proto) calls one side (lora_A, lora_B) of a module's adapter, for each module that shares it."""
+    parent, _, layer = module.rpartition(".")
+    return [f"{parent}.{name}.{side}.weight" for name in _SHARED.get(layer, (layer,))]
+
+
 def drawn(layer: int, target: str, rank: int, inputs: int, seed: int) -> Tensor:
     """fp32 [rank, inputs]: the first A of a target of layer 0, 1, …"""
     bound = 1 / math.sqrt(inputs)  # kaiming_uniform with a = sqrt(5), as PEFT

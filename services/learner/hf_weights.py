@@ -187,13 +187,13 @@ def _data(parameter: torch.nn.Parameter) -> Tensor:
 
 @torch.no_grad()
 def export(
-    chunks: Sequence[Any], config: ModelConfig, layout: Layout, value: Value = _data
+    chunks: Sequence[Any], config: ModelConfig, layout: Layout, value: Value = _data, adapters: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """Streams (hf name, whole tensor) to rank 0; a collective: every rank must drain the iterator.
 
     Yields on rank 0 only: contiguous CPU copies that nothing else refers to. Other ranks yield nothing; those outside
     the first replica of every parameter return at once. `value` chooses what is exported for a parameter (its data,
-    with adapters merged, or its gradient in tests).
+    with adapters merged, or its gradient in tests). With `adapters` it is these alone, not the model.
     """
     groups = layout.groups
     first_replica = {
@@ -205,7 +205,7 @@ def export(
         for p in mapped_parameters(chunks)
         if first_replica[p.is_expert]
         and not (p.hf_names == ["lm_head.weight"] and config.tied_embeddings)
-        and not p.is_adapter
+        and p.is_adapter == adapters
     ]
     leads = groups.tp.rank() == 0 and groups.dp_cp.rank() == 0
     if groups.pp.rank() == 0 or not leads:

@@ -20,6 +20,7 @@ from penstock.bus import Bucket, Bus, KeyConflict, RunNames, connect, trim
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.rpc import Security, Server
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from penstock.weights.v1.weights_pb2 import Adapters
 from services.learner.assembly import CompleteGroup
 from services.learner.feed import Feed
 from services.learner.publishing import publish
@@ -68,10 +69,13 @@ class Leader:
         """Gives room in the log: nothing at or before `before` is needed any more."""
         self._do(trim(self.bus, self.names.log, before=before + 1), 60)
 
-    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        """Begins to publish a version; waits first for the one before it. Raises what that one raised."""
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]], adapters: Adapters | None = None) -> None:
+        """Begins to publish a version; waits first for the one before it. Raises what that one raised.
+
+        adapters: said of the tensors where they are these alone.
+        """
         self.published()
-        coroutine = publish(self._channel, self.status.epoch, step, tensors, PUBLISH_SECONDS)
+        coroutine = publish(self._channel, self.status.epoch, step, tensors, PUBLISH_SECONDS, adapters)
         self._publishing = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def published(self) -> None:

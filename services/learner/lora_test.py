@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner import checkpoints
+from services.learner import checkpoints, lora_testing
 from services.learner.lora_testing import LORA, OPTIMIZER, SEED, SEEDS, reference
 from services.learner.megatron_policy import MegatronPolicy
 from services.learner.models_testing import random_batch, save_tiny_model, tiny_model
@@ -61,7 +61,9 @@ def _train(model_dir: Path, layout: Layout) -> Any:
     before = dict(policy.export())
     trainer = Trainer(LossSettings(algorithm="sft"), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in SEEDS]
-    return before, [(m["loss"], m["grad_norm"]) for m in metrics], dict(policy.export())
+    after, adapters = dict(policy.export()), dict(policy.adapters())
+    lora_testing.check_adapters(before, adapters, after)
+    return before, [(m["loss"], m["grad_norm"]) for m in metrics], after
 
 
 @pytest.fixture(scope="module")

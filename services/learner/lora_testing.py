@@ -74,3 +74,17 @@ def reference(family: str, tied: bool) -> tuple[list[tuple[float, float]], dict[
         optimizer.step()
         steps.append((loss.item(), norm.item()))
     return steps, {name: w.detach() for name, w in model.merged().items()}
+
+
+def check_adapters(
+    base: dict[str, torch.Tensor], adapters: dict[str, torch.Tensor], merged: dict[str, torch.Tensor]
+) -> None:
+    """On rank 0: what is published of the adapters alone makes the model that is published whole."""
+    adapted = {name.replace(".lora_A.", ".") for name in adapters if ".lora_A." in name}
+    assert len(adapters) == 2 * len(adapted) and adapted <= base.keys()
+    for name, weight in base.items():
+        if name in adapted:
+            a, b = (adapters[name.replace(".weight", f".lora_{side}.weight")] for side in "AB")
+            weight = weight + LORA.alpha / LORA.rank * b @ a
+        torch.testing.assert_close(weight, merged[name], rtol=0, atol=1e-6, msg=name)
+    assert not base or len(adapted) == 4 * 7

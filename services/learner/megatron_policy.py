@@ -29,6 +29,7 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  #
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
 
 from services.learner import checkpoints, hf_weights, micro_batches, model  # noqa: E402
+from services.learner.adapters import peft_names  # noqa: E402
 from services.learner.attention import PackedSequences  # noqa: E402
 from services.learner.batch import Batch  # noqa: E402
 from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
@@ -157,6 +158,15 @@ class MegatronPolicy:
         if self._adapters is not None:
             return hf_weights.export(self._models, self.config, self.layout, self._adapters.merged)
         return hf_weights.export(self._models, self.config, self.layout)
+
+    def adapters(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, the adapters alone, under PEFT's names. Raises RuntimeError if there are none."""
+        if self._adapters is None:
+            raise RuntimeError("the policy was created without adapters")
+        for name, tensor in hf_weights.export(self._models, self.config, self.layout, adapters=True):
+            module, _, side = name.rpartition(".")
+            for peft in peft_names(module, side):
+                yield peft, tensor
 
     def export_gradients(self) -> Iterator[tuple[str, Tensor]]:
         """As `export`, the accumulated gradients; complete only where optimizer.distributed is off or one rank holds

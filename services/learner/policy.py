@@ -152,6 +152,13 @@ class Policy(Protocol):
         merged into the weights."""
         ...
 
+    def adapters(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, the adapters alone, under PEFT's names (see weights.proto, Adapters).
+
+        Raises RuntimeError if there are none.
+        """
+        ...
+
     def snapshot(self) -> Snapshot:
         """What this rank writes into a checkpoint; refers to live memory."""
         ...

@@ -1,9 +1,10 @@
 """Hands a version to weight_sync: manifest, bytes, commit. Repeated until it is READY, or refused for good."""
 
 import asyncio
+import dataclasses
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from penstock import rpc
+from penstock.recipes import Recipe
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
-from penstock.tensors import CHUNK_BYTES, frame, make_manifest
+from penstock.tensors import CHUNK_BYTES, base_model, frame, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
+from services.learner.policy import Policy
 
 logger = logging.getLogger(__name__)
 _versions = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
@@ -32,15 +35,39 @@ RETRIED = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What weight_sync gets of a version; `adapters` is said of the tensors where they are these alone.
+
+    tensors: (name, CPU tensor) of the current weights on rank 0, nothing elsewhere; a collective.
+    """
+
+    tensors: Callable[[], Iterator[tuple[str, Tensor]]]
+    adapters: pb.Adapters | None = None
+
+    @staticmethod
+    def of(recipe: Recipe, policy: Policy) -> "Published":
+        lora = recipe.learner.lora
+        if lora is None or lora.publish == "merged":
+            return Published(policy.export)
+        return Published(policy.adapters, pb.Adapters(scale=lora.alpha / lora.rank, base=base_model(recipe.model.path)))
+
+
 async def publish(
-    channel: grpc.aio.Channel, epoch: int, step: int, tensors: Sequence[tuple[str, Tensor]], within: float
+    channel: grpc.aio.Channel,
+    epoch: int,
+    step: int,
+    tensors: Sequence[tuple[str, Tensor]],
+    within: float,
+    adapters: pb.Adapters | None = None,
 ) -> bool:
     """Makes version (epoch, step) READY; False if weight_sync holds this or a newer one already.
 
-    `tensors`: (Hugging Face name, CPU tensor). Raises rpc.RpcError after `within` seconds of trying.
+    `tensors`: (Hugging Face name, CPU tensor), or what `adapters` says. Raises rpc.RpcError after `within` seconds of
+    trying.
     """
     buffers = [(name, _dtype(t), list(t.shape), _bytes_of(t)) for name, t in tensors]
-    manifest = await asyncio.to_thread(make_manifest, epoch, step, buffers)
+    manifest = await asyncio.to_thread(make_manifest, epoch, step, buffers, adapters=adapters)
     end = asyncio.get_running_loop().time() + within
     with waiting(f"version {step} to be READY", on="weight_sync", deadline=within):
         while True:

@@ -33,6 +33,7 @@ from services.learner.mapping import checkpoint_settings, loss_settings, make_st
 from services.learner.plugins import load_plugins
 from services.learner.policy import Policy
 from services.learner.preparation import Prepared, prepare
+from services.learner.publishing import Published
 from services.learner.server import State, Status
 from services.learner.stages import Stages
 from services.learner.trainer import Steps, make_trainer
@@ -83,6 +84,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
     stages = make_stages(recipe)
     validation = Validation.of(recipe, stages, trainer, device)
+    published = Published.of(recipe, policy)
     with ExitStack() as stack:
         leader = stack.enter_context(_leader(recipe, place, status, stages, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
@@ -106,7 +108,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
             elif command == "train":
                 step += 1
                 at(f"training step {step}")
-                _train(trainer, policy, leader, status, prepared, step, device, keeper, validation)
+                _train(trainer, published, leader, status, prepared, step, device, keeper, validation)
                 if step % recipe.learner.checkpoints.every == 0:
                     status.save_wanted.set()
         at("ending")
@@ -173,7 +175,7 @@ def _next(
 
 def _train(
     trainer: Steps,
-    policy: Policy,
+    published: Published,
     leader: Leader | None,
     status: Status,
     prepared: Prepared | None,
@@ -189,7 +191,7 @@ def _train(
     result = trainer.step(broadcast(prepared.batch if prepared else None, device))
     trained = time.monotonic()
     held_out = validation.measure(step, leader)
-    tensors = list(policy.export())
+    tensors = list(published.tensors())
     status.step = step
     if leader is None or prepared is None:
         return
@@ -207,7 +209,7 @@ def _train(
         report.metrics[key] = value
     keeper.trained(numbers)
     leader.report(report)
-    leader.publish(step, tensors)
+    leader.publish(step, tensors, published.adapters)
     tie(step, prepared.trajectories, trained - began)
     _step.set(step)
     _step_seconds.observe(trained - began)

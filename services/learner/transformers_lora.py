@@ -72,6 +72,11 @@ class Lora:
         adapter = self._of.get(name)
         return whole if adapter is None else whole + adapter.change()
 
+    def named(self) -> Iterator[tuple[str, Any, Any]]:
+        """(adapted weight, its sharded A, its sharded B)."""
+        for name, adapter in self._of.items():
+            yield name, adapter.a, adapter.b
+
     @contextmanager
     def off(self) -> Iterator[None]:
         """Inside, the model is its base: the reference, without a second copy of anything."""

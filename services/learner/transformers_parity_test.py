@@ -112,7 +112,9 @@ def _adapt(model_dir: Path, recompute: str) -> Any:
     metrics = [trainer.step(random_batch(seed)).metrics for seed in lora_testing.SEEDS]
     assert torch.equal(policy.reference_logprobs(random_batch(9)), first), "the base is the reference"
     assert not torch.equal(policy.logprobs(random_batch(9)), first)
-    return before, [(m["loss"], m["grad_norm"]) for m in metrics], dict(policy.export())
+    after, adapters = dict(policy.export()), dict(policy.adapters())
+    lora_testing.check_adapters(before, adapters, after)
+    return before, [(m["loss"], m["grad_norm"]) for m in metrics], after
 
 
 @pytest.mark.parametrize(("world", "recompute"), [(1, "none"), (2, "full")])

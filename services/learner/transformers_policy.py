@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from services.learner import checkpoints, fully_sharded, micro_batches, transformers_model
+from services.learner.adapters import peft_names
 from services.learner.batch import Batch
 from services.learner.chunked_head import chunked_logprobs
 from services.learner.micro_batches import Cut, MicroBatch
@@ -161,6 +162,18 @@ class TransformersPolicy:
             for name, buffer in self._scorer.model.named_buffers():
                 if name in persistent:
                     yield name, buffer.to("cpu", copy=True)
+
+    @torch.no_grad()
+    def adapters(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, the adapters alone, under PEFT's names. Raises RuntimeError if there are none."""
+        if self._adapters is None:
+            raise RuntimeError("the policy was created without adapters")
+        for name, a, b in self._adapters.named():
+            for side, parameter in (("lora_A", a), ("lora_B", b)):
+                whole = parameter.full_tensor()
+                if dist.get_rank() == 0:
+                    (peft,) = peft_names(name.removesuffix(".weight"), side)
+                    yield peft, whole.to("cpu", copy=True).contiguous()
 
     @torch.no_grad()
     def export_gradients(self) -> Iterator[tuple[str, Tensor]]:

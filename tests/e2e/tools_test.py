@@ -16,7 +16,7 @@ from services.environment.calculator import Calculator
 
 ROW = {"question": "what is 17 * 23?", "answer": "391"}
 CALL = '<tool_call>{"name": "calculate", "arguments": {"expression": "17 * 23"}}</tool_call>'
-STEPS = 4
+STEPS, BUDGET = 4, 160
 
 
 def episode() -> list[dict[str, str]]:
@@ -63,7 +63,7 @@ def test_a_policy_that_calls_tools_is_trained_on_its_own_words_alone(tmp_path: p
         data={"train": str(rows), "eval": str(rows)},
         environment={"name": "calculator", "multi_turn": True, "max_turns": 3},
         algorithm={"name": "grpo", "steps": STEPS, "groups_per_step": 2, "group_size": 4},
-        sampling={"max_tokens": 160, "stop": ["</tool_call>"]},
+        sampling={"max_tokens": BUDGET, "stop": ["</tool_call>"]},
         evaluation={"tasks": 4},
         learner={"optimizer": {"learning_rate": 1.0e-5}},
     )
@@ -74,3 +74,7 @@ def test_a_policy_that_calls_tools_is_trained_on_its_own_words_alone(tmp_path: p
         steps = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
     assert max(s["rl.reward.mean"] for s in steps) > 0.5, "most episodes call the calculator and give its answer"
     assert all(s["rl.reward.component.calculator.calls"] > 0 for s in steps), "the parts of an episode are reported"
+    for s in steps:
+        trained = s["rl.policy.tokens"] / s["rl.samples.trained"]
+        assert trained == s["rl.completion.length.mean"] <= BUDGET, "the environment's words are not trained"
+        assert s["rl.tokens.trained"] / s["rl.samples.trained"] > len(episode()[0]["content"]), "they are read"

@@ -28,8 +28,8 @@ def mismatch(proximal: Tensor, behaviour: Tensor, mask: Tensor) -> dict[str, flo
 
 
 def sequence_mismatch(proximal: Tensor, behaviour: Tensor, mask: Tensor, sequence: Tensor, sequences: int) -> Tensor:
-    """float64 [sequences]: mean of exp(|p−g|) over each sequence's trained tokens, 1 for equal policies; 0 where nothing
-    is trained.
+    """float64 [sequences]: mean of exp(|p−g|) over each sequence's trained tokens; 1 for equal policies, 0 where
+    nothing is trained.
 
     The mean of a ratio, not the ratio of a mean: one token that the engine and the learner disagree on wholly shows,
     where an average of log-probs would drown it (NeMo RL's `seq_logprob_error_threshold` looks at the same number).

@@ -23,7 +23,7 @@ BEHAVIOUR_LOSSES = ("dppo", "dro")
 
 def check(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    problems = [*_telemetry(recipe), *_parallel(recipe), *_mixture(recipe)]
+    problems = [*_telemetry(recipe), *_parallel(recipe), *_adapters(recipe), *_mixture(recipe)]
     own, *others = ([*_algorithm(r), *_data(r), *_generation(r)] for r in recipe.sources.values())
     further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
     return [*problems, *own, *further]
@@ -111,6 +111,13 @@ def _experts(recipe: Recipe, shapes: Shapes) -> list[str]:
     if theirs:
         found.append(f"learner.lora.targets: {', '.join(theirs)} are experts, which have no adapters; use qkv, output")
     return found
+
+
+def _adapters(recipe: Recipe) -> list[str]:
+    lora = recipe.learner.lora
+    if lora is None or lora.publish == "merged" or not recipe.trains_reward_model:
+        return []
+    return ["learner.lora.publish: a reward model's score is trained whole beside its adapters; use merged"]
 
 
 def _no_scores(recipe: Recipe) -> list[str]:

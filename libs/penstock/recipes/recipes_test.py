@@ -250,6 +250,12 @@ def test_two_models_need_two_names(raw: dict[str, Any], tmp_path: pathlib.Path) 
     assert "environment.rewards helpful: names two models" in problems(raw)
 
 
+def test_a_reward_models_versions_are_whole(raw: dict[str, Any]) -> None:
+    del raw["environment"]
+    settings = ("algorithm.name=reward_model", "learner.lora={publish: adapters}")
+    assert "learner.lora.publish: a reward model's score is trained whole" in problems(raw, *settings)
+
+
 def test_two_sources_cannot_mean_two_models_by_one_name(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
     model = {"path": str(tmp_path / "model")}
     raw["environment"]["rewards"] = [{"name": "helpful", "model": model}]

@@ -374,12 +374,17 @@ class Checkpoints(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters on a frozen model; what is published and exported has them merged."""
+    """Low-rank adapters on a frozen model; what is exported has them merged."""
 
     rank: Positive = 16
     alpha: float = Field(default=32.0, gt=0, description="the change is alpha / rank x B A")
     targets: tuple[Literal["qkv", "output", "gate_up", "down"], ...] = Field(
         default=("qkv", "output", "gate_up", "down"), min_length=1, description="the linear layers that get one"
+    )
+    publish: Literal["merged", "adapters"] = Field(
+        default="merged",
+        description="what weight_sync gets of a version: the whole model, or the adapters alone, which each engine "
+        "merges into the model of model.path that it started from",
     )
 
 

@@ -1,5 +1,6 @@
 """Tensors as bytes: manifests, checksums, chunks. No torch: buffers in, buffers out."""
 
+from penstock.tensors.base_model import base_model
 from penstock.tensors.framing import frame, unframe
 from penstock.tensors.manifest import ManifestError, check_manifest, checksum, checksums, digest, make_manifest
 from penstock.tensors.receiving import ChecksumError, Output, Overlapped, Receiver
@@ -11,6 +12,7 @@ __all__ = [
     "Output",
     "Overlapped",
     "Receiver",
+    "base_model",
     "check_manifest",
     "checksum",
     "checksums",

@@ -65,9 +65,10 @@ def make_manifest(
     step: int,
     tensors: Iterable[tuple[str, str, Sequence[int], Buffer]],
     parent: PolicyVersion | None = None,
+    adapters: pb.Adapters | None = None,
 ) -> pb.Manifest:
     """The manifest of (name, dtype, shape, bytes) tensors laid out one after the other in this order."""
-    manifest = pb.Manifest()
+    manifest = pb.Manifest(adapters=adapters)
     offset = 0
     listed = list(tensors)
     sums = checksums([data for *_, data in listed])
