@@ -34,7 +34,7 @@ _SHARED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_pr
 
 
 def peft_names(module: str, side: str) -> list[str]:
-    """What PEFT (and weights.proto) calls one side (lora_A, lora_B) of a module's adapter, for each module that shares it."""
+    """What PEFT (and weights.proto) calls one side of a module's adapter, lora_A or lora_B, for all that share it."""
     parent, _, layer = module.rpartition(".")
     return [f"{parent}.{name}.{side}.weight" for name in _SHARED.get(layer, (layer,))]
 
