@@ -1,9 +1,9 @@
-"""One policy-gradient step: our learner (Megatron-Core, packed batches) against plain Hugging Face torch.
+"""One policy-gradient step: our learner on either backend, packed batches, against plain Hugging Face torch.
 
 The same weights, the same batch, the same loss (clipped ratio, truncated importance weights, token normalisation), the
 same AdamW, float32, one thread, in one process and in turn. Plain torch is what a careful user would write:
-micro-batches of similar lengths, padded, within the same token budget. The first step's losses must agree, or nothing
-is reported.
+micro-batches of similar lengths, padded, within the same token budget. `unsorted` is the same with sequences as they
+come: what packing gains where nobody sorts. The first step's losses must agree, or nothing is reported.
 """
 
 import argparse
@@ -28,11 +28,13 @@ from services.learner.settings import (
     PrecisionSettings,
 )
 from services.learner.trainer import Trainer
+from services.learner.transformers_policy import TransformersPolicy
 from tests.bench.report import Report, median_ratio, rounds
 
 SIZES: dict[str, dict[str, int]] = {
     "1M": {},
     "10M": {"hidden": 320, "layers": 6, "heads": 4, "kv_heads": 2, "head_dim": 80, "intermediate": 1408},
+    "20M": {"hidden": 384, "layers": 8, "heads": 6, "kv_heads": 2, "head_dim": 64, "intermediate": 1792},
 }
 RATE, CLIP_LOW, CLIP_HIGH, CAP = 1e-4, 0.2, 0.28, 2.0
 
@@ -54,13 +56,13 @@ def make_samples(groups: int, group_size: int) -> list[Sample]:
 class Plain:
     """transformers, padding, autograd, AdamW."""
 
-    def __init__(self, path: pathlib.Path, samples: list[Sample], budget: int) -> None:
+    def __init__(self, path: pathlib.Path, samples: list[Sample], budget: int, by_length: bool = True) -> None:
         from transformers import AutoModelForCausalLM
 
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         decayed = self.model.parameters()
         self.optimizer = torch.optim.AdamW(decayed, lr=RATE, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
-        self.samples = sorted(samples, key=lambda s: len(np.asarray(s.tokens)))
+        self.samples = sorted(samples, key=_length) if by_length else list(samples)
         self.trained = float(sum(np.asarray(s.loss_mask).sum() for s in samples))
         self.budget = budget
 
@@ -79,13 +81,20 @@ class Plain:
     def _micro_batches(self) -> list[list[Sample]]:
         parts: list[list[Sample]] = [[]]
         for sample in self.samples:
-            if (len(parts[-1]) + 1) * len(np.asarray(sample.tokens)) > self.budget:
+            if (len(parts[-1]) + 1) * max(map(_length, [*parts[-1], sample])) > self.budget:
                 parts.append([])
             parts[-1].append(sample)
         return parts
 
+    @property
+    def padding(self) -> float:
+        """Share of the positions that are padding."""
+        parts = self._micro_batches()
+        positions = sum(len(part) * max(map(_length, part)) for part in parts)
+        return 1 - sum(map(_length, self.samples)) / positions
+
     def _loss(self, part: list[Sample]) -> torch.Tensor:
-        longest = max(len(np.asarray(s.tokens)) for s in part)
+        longest = max(map(_length, part))
 
         def padded(rows: list[Any], dtype: Any) -> torch.Tensor:
             full = np.zeros((len(rows), longest), dtype)
@@ -108,11 +117,21 @@ class Plain:
         return -(weight * clipped * mask).sum() / self.trained
 
 
-class Ours:
-    """The learner's policy and trainer as the service builds them."""
+def _length(sample: Sample) -> int:
+    return len(np.asarray(sample.tokens))
 
-    def __init__(self, path: pathlib.Path, samples: list[Sample], budget: int) -> None:
-        policy = MegatronPolicy.create(
+
+class Ours:
+    """A backend's policy and the trainer as the service builds them."""
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        samples: list[Sample],
+        budget: int,
+        backend: type[MegatronPolicy] | type[TransformersPolicy] = MegatronPolicy,
+    ) -> None:
+        policy = backend.create(
             path,
             ParallelSettings(),
             OptimizerSettings(learning_rate=RATE),
@@ -138,26 +157,39 @@ def main(args: argparse.Namespace) -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     report = Report("learner_step", vars(args))
     samples = make_samples(args.groups, args.group_size)
-    tokens = sum(len(np.asarray(s.tokens)) for s in samples)
+    tokens = sum(map(_length, samples))
     for size, shape in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "model")
             make_model(path, **shape)
-            mine, plain = Ours(path, samples, args.budget), Plain(path, samples, args.budget)
-            a, b = mine.step(), plain.step()
-            if not math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-5):
-                raise SystemExit(f"{size}: the losses differ, {a} and {b}: this would compare two different steps")
-            seconds = rounds(args.rounds, ours=mine.step, plain=plain.step)
+            plain = Plain(path, samples, args.budget)
+            unsorted = Plain(path, samples, args.budget, by_length=False)
+            megatron = Ours(path, samples, args.budget)
+            transformers = Ours(path, samples, args.budget, TransformersPolicy)
+            contestants = {
+                "plain": plain.step,
+                "unsorted": unsorted.step,
+                "megatron": megatron.step,
+                "transformers": transformers.step,
+            }
+            losses = {name: step() for name, step in contestants.items()}
+            if any(not math.isclose(x, losses["plain"], rel_tol=1e-3, abs_tol=1e-5) for x in losses.values()):
+                raise SystemExit(f"{size}: the losses differ, {losses}: this would compare different steps")
+            seconds = rounds(args.rounds, **contestants)
             report.add(
                 model=size,
-                ours_tokens_per_s=tokens / statistics.median(seconds["ours"]),
                 plain_tokens_per_s=tokens / statistics.median(seconds["plain"]),
-                ratio=median_ratio(seconds["ours"], seconds["plain"]),
-                loss_ours=a,
-                loss_plain=b,
+                megatron=median_ratio(seconds["megatron"], seconds["plain"]),
+                transformers=median_ratio(seconds["transformers"], seconds["plain"]),
+                packing_gain=median_ratio(seconds["unsorted"], seconds["megatron"]),
+                padding_sorted=plain.padding,
+                padding_unsorted=unsorted.padding,
             )
         parallel_state.destroy_model_parallel()  # Megatron's groups are global; the next size builds its own
-    report.note(f"{len(samples)} sequences, {tokens} tokens a step; ratio: time of ours / plain torch (1 = equal)")
+    report.note(
+        f"{len(samples)} sequences, {tokens} tokens a step; a backend's column: its time / plain torch's (1 = equal)"
+    )
+    report.note("packing_gain: time of unsorted / megatron; padding: share of plain torch's positions, ours has none")
     report.finish()
     dist.destroy_process_group()
 
