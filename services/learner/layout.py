@@ -22,6 +22,8 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
     for name in ("tensor", "pipeline", "context", "virtual", "expert"):
         if getattr(parallel, name) < 1:
             raise LayoutError(f"parallel.{name} must be at least 1, got {getattr(parallel, name)}")
+    if parallel.overlap < 0:
+        raise LayoutError(f"parallel.overlap must be at least 0, got {parallel.overlap}")
     product = parallel.tensor * parallel.pipeline * parallel.context
     if world_size % product:
         raise LayoutError(
@@ -147,4 +149,6 @@ class Layout:
             "data": self.data,
             "virtual": p.virtual,
             **({"expert": p.expert} if p.expert > 1 else {}),
+            # Each message's numbers are shared out by themselves, so the optimizer's pieces are other ones.
+            **({"overlap": p.overlap} if p.overlap else {}),
         }

@@ -27,6 +27,8 @@ class ParallelSettings:
       virtual: chunks of layers per pipeline stage; more than 1 is the interleaved schedule, with less idle time.
       expert: ranks that share out the experts of each layer; they are at the same time tensor, context and data ranks.
       collective_minutes: longest wait of a rank for the others; a longer one has lost a rank, and raises.
+      overlap: gradients in a message that data ranks exchange while the backward pass goes on (and weights, while the
+        next forward pass does; see `overlap`); 0 exchanges everything at once.
     """
 
     tensor: int = 1
@@ -36,6 +38,7 @@ class ParallelSettings:
     collective_minutes: int = 5
     virtual: int = 1
     expert: int = 1
+    overlap: int = 0
 
 
 @dataclass(frozen=True)

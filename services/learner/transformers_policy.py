@@ -212,5 +212,7 @@ def check(parallel: ParallelSettings) -> None:
                 f"parallel.{name} = {getattr(parallel, name)}: backend transformers shards over data ranks alone; "
                 "use 1, or backend megatron"
             )
+    if parallel.overlap:
+        raise LayoutError(f"parallel.overlap = {parallel.overlap}: backend transformers always overlaps; use 0")
     if parallel.sequence:
         raise LayoutError("parallel.sequence = True: backend transformers has none; use False, or backend megatron")

@@ -120,6 +120,8 @@ def _no_scores(recipe: Recipe) -> list[str]:
 def _data_parallel_alone(p: Parallel) -> list[str]:
     """What the transformers backend does not have."""
     plain = Parallel()
+    if p.overlap:
+        return ["learner.parallel.overlap: backend transformers always overlaps (FSDP2), and cannot be told; use false"]
     return [
         f"learner.parallel.{key}: {value} needs learner.backend=megatron; backend transformers shards over data ranks "
         f"alone, so use {getattr(plain, key)}"

@@ -325,6 +325,11 @@ class Parallel(Section):
         default=1,
         description="ranks that share out a mixture's experts; the same ranks are tensor, context and data ranks too",
     )
+    overlap: bool = Field(
+        default=False,
+        description="data ranks exchange gradients while the backward pass goes on, and weights while the next forward "
+        "pass does; else each at once, in between",
+    )
 
 
 class Optimizer(Section):
