@@ -48,6 +48,12 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
             f"parallel.pipeline = {parallel.pipeline} must divide the model's num_hidden_layers = {model.num_layers}"
         )
     _check_experts(parallel, world_size, model)
+    heads = model.num_heads // parallel.tensor
+    if parallel.context_attention == "ulysses" and heads % parallel.context:
+        raise LayoutError(
+            f"parallel.context = {parallel.context} with context_attention = ulysses must divide the heads of a tensor "
+            f"rank, {model.num_heads} / {parallel.tensor} = {heads}; use context_attention = gather"
+        )
     if parallel.virtual > 1 and parallel.pipeline == 1:
         raise LayoutError(f"parallel.virtual = {parallel.virtual} needs parallel.pipeline > 1, got 1")
     if model.num_layers % (parallel.pipeline * parallel.virtual):
@@ -123,6 +129,7 @@ class Layout:
             context_rank=self.groups.cp.rank(),
             alignment=(2 * p.context if p.context > 1 else 1) * (p.tensor if p.sequence else 1),
             round=p.pipeline if p.virtual > 1 else 1,
+            whole=p.context_attention == "ulysses",
         )
 
     @property

@@ -37,6 +37,7 @@ def parallel_settings(recipe: Recipe) -> ParallelSettings:
         p.virtual_stages,
         p.expert,
         OVERLAP if p.overlap else 0,
+        p.context_attention,
     )
 
 

@@ -24,7 +24,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  # noqa: E402
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
 
-from services.learner import checkpoints, hf_weights, micro_batches, model, overlap  # noqa: E402
+from services.learner import checkpoints, hf_weights, micro_batches, model, overlap, selective  # noqa: E402
 from services.learner.attention import PackedSequences  # noqa: E402
 from services.learner.batch import Batch  # noqa: E402
 from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
@@ -97,6 +97,8 @@ class MegatronPolicy:
         layout = Layout.create(parallel, config, seed) if beside is None else beside.layout.of(config)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shards = model.build(config, megatron, layout)
+        if batching.recompute == "selective":
+            selective.install(shards)
         hf_weights.load(shards, _initial_weights(model_dir, config), config, layout)
         adapters = Lora(shards, lora, layout, seed) if lora is not None else None
         ddp = overlap.data_parallel(parallel.overlap, optimizer.distributed)

@@ -22,6 +22,13 @@ LAYOUTS = {
     "pp2-interleaved": Layout(2, ParallelSettings(pipeline=2, virtual=2)),
     "tp2-pp2-interleaved": Layout(4, ParallelSettings(tensor=2, pipeline=2, virtual=2)),
     "cp2": Layout(2, ParallelSettings(context=2)),
+    "cp2-ulysses": Layout(2, ParallelSettings(context=2, context_attention="ulysses"), distributed=False),
+    "cp4": Layout(4, ParallelSettings(context=4), distributed=False),
+    # fewer KV heads than context ranks
+    "cp4-ulysses": Layout(4, ParallelSettings(context=4, context_attention="ulysses"), distributed=False),
+    "tp2-sp-cp2-ulysses": Layout(
+        4, ParallelSettings(tensor=2, context=2, sequence=True, context_attention="ulysses"), distributed=False
+    ),
     "cp2-replicated-optimizer": Layout(2, ParallelSettings(context=2), distributed=False),
     "dp2": Layout(2),
     "dp2-replicated-optimizer": Layout(2, distributed=False),
