@@ -20,6 +20,7 @@ BEGIN, END = "<!-- planner: begin -->\n", "<!-- planner: end -->\n"
 
 # (model, title, [(tensor, pipeline, context, data, tokens per micro-batch, recompute, further fields of Layout)])
 FULLY_SHARDED = {"fully_sharded": True}
+SELECTIVE = {"selective": True}
 TABLES = (
     (
         "qwen3-0.6b",
@@ -34,6 +35,7 @@ TABLES = (
             (2, 1, 1, 4, 8192, 1),
             (4, 1, 1, 1, 8192, 1),
             (4, 1, 1, 2, 8192, 0),
+            (4, 1, 1, 2, 8192, 0, SELECTIVE),
             (4, 1, 1, 2, 8192, 1),
             (4, 1, 2, 1, 32768, 1),
             (8, 1, 1, 1, 32768, 1),
@@ -119,7 +121,7 @@ def _row(
     sizes = (s.weights, s.gradients, s.optimizer, s.activations, s.head)
     cells = " | ".join(f"{size / GIB:.1f}" for size in sizes)
     ranks = tensor * pipeline * context * data
-    kind = "full" if recompute else "none"
+    kind = "full" if recompute else "selective" if layout.selective else "none"
     sizes_in_words = f"{tensor} × {pipeline} × {context} × {data}"
     if layout.expert > 1:
         sizes_in_words += f", EP {layout.expert}"

@@ -18,16 +18,17 @@ def kept_bytes(model_dir: Path, parallel: ParallelSettings, recompute: str, leng
     samples = [Sample([1] * (n + 1), [0] * n + [1], [0.0] * (n + 1), 1.0, 0) for n in lengths]
     part = micro_batches.build(Batch.from_samples(samples), policy.layout.cut, sum(lengths))[0]
     parameters = {p.untyped_storage().data_ptr() for p in policy._models[0].parameters()}
-    kept: dict[int, tuple[int, torch.Tensor]] = {}
+    kept: dict[int, torch.Tensor] = {}
 
     def note(t: torch.Tensor) -> torch.Tensor:
         storage = t.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes(), t
+            kept[storage.data_ptr()] = t
         return t
 
     packed = PackedSequences.of(part.pack, part.tokens.device)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         policy._chunks[0](part.tokens, part.positions, None, packed_seq_params=packed)
     numbers = sum(p.numel() for p in policy._models[0].parameters())
-    return sum(size for size, _ in kept.values()), part.tokens.shape[1], numbers
+    # Now, not then: what selective recomputation lets go has no memory any more.
+    return sum(t.untyped_storage().nbytes() for t in kept.values()), part.tokens.shape[1], numbers

@@ -1,8 +1,7 @@
 """Core attention for Megatron's local layer spec in plain torch, for packed sequences, with context parallelism.
 
-Upstream's local attention refuses packing and its context parallelism needs TransformerEngine. Here K and V are
-gathered over context ranks (small under grouped-query attention; any head count works) while each rank keeps its zigzag
-part of the queries. The same code runs on CPU and CUDA.
+Upstream's local attention refuses packing and its context parallelism needs TransformerEngine; ours is in
+`context_attention`. The same code runs on CPU and CUDA.
 """
 
 from dataclasses import dataclass, field
@@ -12,12 +11,14 @@ from typing import Any
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 
-from services.learner import zigzag
+from services.learner import context_attention
 from services.learner.packed import Pack
-from services.learner.packed_attention import attend, attend_pack
+from services.learner.packed_attention import attend_pack
+
+CONTEXT = {"all_gather": context_attention.gather, "a2a": context_attention.ulysses}
+"""By Megatron's names (TransformerConfig.cp_comm_type)."""
 
 
 @dataclass
@@ -63,6 +64,7 @@ class TorchAttention(torch.nn.Module):
         if (config.attention_dropout if attention_dropout is None else attention_dropout) != 0.0:
             raise ValueError("attention dropout is not supported: log-probabilities would not be reproducible")
         self.context = pg_collection.cp
+        self.attend_context = CONTEXT[cp_comm_type or "all_gather"]
         self.scale = softmax_scale
 
     def forward(
@@ -78,26 +80,9 @@ class TorchAttention(torch.nn.Module):
         """query [t, heads, d], key and value [t, kv heads, d], t the local tokens of the pack -> [t, 1, heads·d]."""
         if not isinstance(packed_seq_params, PackedSequences):
             raise ValueError("TorchAttention is for packed sequences only")
+        pack = packed_seq_params.pack
         if self.context.size() > 1:
-            out = self._context_parallel(query, key, value, packed_seq_params.pack.boundaries)
+            out = self.attend_context(query, key, value, pack, self.context, self.scale)
         else:
-            out = attend_pack(query, key, value, packed_seq_params.pack, self.scale)
+            out = attend_pack(query, key, value, pack, self.scale)
         return out.reshape(out.shape[0], 1, -1)
-
-    def _context_parallel(self, q: Tensor, k: Tensor, v: Tensor, boundaries: list[int]) -> Tensor:
-        n, rank = self.context.size(), self.context.rank()
-        kv = torch.cat([k, v], -1).contiguous()  # gloo ignores strides
-        kv = gather_from_sequence_parallel_region(kv, True, self.context)  # backward: reduce-scatter
-        kv = kv.index_select(0, zigzag.join_index(boundaries, n).to(kv.device))
-        k, v = kv.split([k.shape[-1], v.shape[-1]], -1)
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # [1, heads, tokens, d]
-        outs, local = [], 0
-        for start, end in zip(boundaries[:-1], boundaries[1:], strict=True):
-            chunk = (end - start) // (2 * n)
-            for c in (rank, 2 * n - 1 - rank):
-                stop = start + (c + 1) * chunk
-                outs.append(
-                    attend(q[:, :, local : local + chunk], k[:, :, start:stop], v[:, :, start:stop], self.scale)
-                )
-                local += chunk
-        return torch.cat(outs, 2)[0].transpose(0, 1)

@@ -22,6 +22,8 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
     for name in ("tensor", "pipeline", "context", "virtual", "expert"):
         if getattr(parallel, name) < 1:
             raise LayoutError(f"parallel.{name} must be at least 1, got {getattr(parallel, name)}")
+    if parallel.overlap < 0:
+        raise LayoutError(f"parallel.overlap must be at least 0, got {parallel.overlap}")
     product = parallel.tensor * parallel.pipeline * parallel.context
     if world_size % product:
         raise LayoutError(
@@ -46,6 +48,12 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
             f"parallel.pipeline = {parallel.pipeline} must divide the model's num_hidden_layers = {model.num_layers}"
         )
     _check_experts(parallel, world_size, model)
+    heads = model.num_heads // parallel.tensor
+    if parallel.context_attention == "ulysses" and heads % parallel.context:
+        raise LayoutError(
+            f"parallel.context = {parallel.context} with context_attention = ulysses must divide the heads of a tensor "
+            f"rank, {model.num_heads} / {parallel.tensor} = {heads}; use context_attention = gather"
+        )
     if parallel.virtual > 1 and parallel.pipeline == 1:
         raise LayoutError(f"parallel.virtual = {parallel.virtual} needs parallel.pipeline > 1, got 1")
     if model.num_layers % (parallel.pipeline * parallel.virtual):
@@ -121,6 +129,7 @@ class Layout:
             context_rank=self.groups.cp.rank(),
             alignment=(2 * p.context if p.context > 1 else 1) * (p.tensor if p.sequence else 1),
             round=p.pipeline if p.virtual > 1 else 1,
+            whole=p.context_attention == "ulysses",
         )
 
     @property
@@ -147,4 +156,6 @@ class Layout:
             "data": self.data,
             "virtual": p.virtual,
             **({"expert": p.expert} if p.expert > 1 else {}),
+            # Each message's numbers are shared out by themselves, so the optimizer's pieces are other ones.
+            **({"overlap": p.overlap} if p.overlap else {}),
         }

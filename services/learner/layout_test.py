@@ -29,6 +29,12 @@ MIXTURE = dataclasses.replace(
         (P(tensor=2), 2, "parallel.tensor = 2 must divide the model's num_key_value_heads = 3"),
         (P(virtual=2), 1, "parallel.virtual = 2 needs parallel.pipeline > 1"),
         (P(pipeline=2, virtual=2), 2, "pipeline × virtual = 2 × 2 must divide the model's num_hidden_layers = 6"),
+        (
+            P(tensor=3, context=3, context_attention="ulysses"),
+            9,
+            "context = 3 with context_attention = ulysses must divide the heads of a tensor rank, 12 / 3 = 4; use",
+        ),
+        (P(overlap=-1), 1, "parallel.overlap must be at least 0, got -1"),
         (P(expert=2), 2, "parallel.expert = 2 is for experts, and Qwen3ForCausalLM has none; use 1"),
         (P(pipeline=4), 4, "parallel.pipeline = 4 must divide the model's num_hidden_layers = 6"),
     ],

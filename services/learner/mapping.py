@@ -22,6 +22,9 @@ from services.learner.settings import (
 )
 from services.learner.stages import Stage, Stages, SupervisedStage
 
+OVERLAP = 40_000_000
+"""Gradients in a message, Megatron's own default: large enough for the network, small enough to begin early."""
+
 
 def parallel_settings(recipe: Recipe) -> ParallelSettings:
     p = recipe.learner.parallel
@@ -33,6 +36,8 @@ def parallel_settings(recipe: Recipe) -> ParallelSettings:
         recipe.learner.collective_minutes,
         p.virtual_stages,
         p.expert,
+        OVERLAP if p.overlap else 0,
+        p.context_attention,
     )
 
 

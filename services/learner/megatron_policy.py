@@ -19,16 +19,12 @@ from services.learner import megatron_cpu
 
 megatron_cpu.install()
 
-from megatron.core.distributed import (  # noqa: E402
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads  # noqa: E402
 from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  # noqa: E402
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
 
-from services.learner import checkpoints, hf_weights, micro_batches, model  # noqa: E402
+from services.learner import checkpoints, hf_weights, micro_batches, model, overlap, selective  # noqa: E402
 from services.learner.adapters import peft_names  # noqa: E402
 from services.learner.attention import PackedSequences  # noqa: E402
 from services.learner.batch import Batch  # noqa: E402
@@ -102,15 +98,17 @@ class MegatronPolicy:
         layout = Layout.create(parallel, config, seed) if beside is None else beside.layout.of(config)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shards = model.build(config, megatron, layout)
+        if batching.recompute == "selective":
+            selective.install(shards)
         hf_weights.load(shards, _initial_weights(model_dir, config), config, layout)
         adapters = Lora(shards, lora, layout, seed) if lora is not None else None
-        ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed)
+        ddp = overlap.data_parallel(parallel.overlap, optimizer.distributed)
         chunks = [
             DistributedDataParallel(
                 config=megatron,
                 ddp_config=ddp,
                 module=shard,
-                disable_bucketing=i > 0,  # of all chunks, only the first one's reduction could overlap
+                disable_bucketing=i > 0,  # the first chunk's backward pass is the last: only it is worth cutting up
                 pg_collection=layout.groups,
             )
             for i, shard in enumerate(shards)
@@ -137,6 +135,7 @@ class MegatronPolicy:
         (or adapters)."""
         if self._as_reference is None:
             raise RuntimeError("the policy was created without keep_reference")
+        overlap.settle(self._chunks)
         with self._as_reference():
             return self.logprobs(batch, temperature)
 
@@ -155,6 +154,7 @@ class MegatronPolicy:
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
+        overlap.settle(self._chunks)
         if self._adapters is not None:
             return hf_weights.export(self._models, self.config, self.layout, self._adapters.merged)
         return hf_weights.export(self._models, self.config, self.layout)
@@ -179,10 +179,12 @@ class MegatronPolicy:
 
     def snapshot(self) -> checkpoints.Snapshot:
         """What this rank writes into a checkpoint; refers to live memory."""
+        overlap.settle(self._chunks)
         return self.state.snapshot()
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint of any layout; returns its `extra` (see `MegatronState.load`)."""
+        overlap.settle(self._chunks)
         return self.state.load(path)
 
     def _run(self, batch: Batch, loss: Loss, temperature: float, forward_only: bool) -> tuple[Tensor, Tensor, int]:
@@ -191,6 +193,7 @@ class MegatronPolicy:
         parts = micro_batches.build(batch, self.layout.cut, self._batching.tokens_per_micro_batch)
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
+        overlap.tell_schedule(self._chunks[0].config, self._chunks, forward_only)
         settings: dict[str, Any] = {"pg_collection": self.layout.groups}
         if self.layout.parallel.pipeline > 1:
             settings["p2p_communicator"] = P2PCommunicator(
@@ -240,7 +243,7 @@ class MegatronPolicy:
 
     def _score(self, part: MicroBatch, hidden: Tensor, temperature: float) -> Scored:
         """What the head says of the trained tokens, gathered over context ranks so that sequences are whole."""
-        head, tp, sequence = self._models[-1].head_weight(), self.layout.groups.tp, self.layout.parallel.sequence
+        head, tp, sequence = self._head_weight(), self.layout.groups.tp, self.layout.parallel.sequence
         if self.config.scores:
             logprobs = token_scores(hidden, head, part.rows, tp, sequence_parallel=sequence)[:, None]
             entropy = torch.zeros_like(logprobs[:, 0])
@@ -265,6 +268,12 @@ class MegatronPolicy:
             logprobs, entropy = whole.index_select(0, part.join).split([both.shape[1] - 1, 1], 1)
             entropy = entropy[:, 0]
         return Scored.of(logprobs, entropy, part.index, part.sequence, part.sequences)
+
+    def _head_weight(self) -> Tensor:
+        """Of the output layer, which is not called as a module."""
+        weight = self._models[-1].head_weight()
+        overlap.settle_weight(self._chunks[-1], weight)
+        return weight
 
 
 def _initial_weights(model_dir: str | Path, config: ModelConfig) -> Callable[[str], Tensor]:

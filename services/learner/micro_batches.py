@@ -21,7 +21,7 @@ class Cut:
 
     Attributes:
       ranks, rank: data-parallel ranks, each with micro-batches of its own, and which one this is.
-      context, context_rank: ranks that share every sequence.
+      context, context_rank: ranks that share every sequence. whole: for attention they share heads instead.
       alignment: tokens a packed sequence is padded to a multiple of.
       round: what the number of micro-batches must be a multiple of.
     """
@@ -32,6 +32,7 @@ class Cut:
     context_rank: int = 0
     alignment: int = 1
     round: int = 1
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _pack(spans: list[tuple[int, int]], batch: Batch, cut: Cut) -> MicroBatch:
     context, rank = cut.context, cut.context_rank
     inputs = [length - 1 for _, length in spans] or [1]
     padded = [-(-n // align) * align for n in inputs]
-    pack = describe_pack(inputs, padded, context, device)
+    pack = describe_pack(inputs, padded, device, context, cut.whole or context == 1)
 
     size = torch.tensor(inputs)
     room = torch.tensor(padded)

@@ -13,6 +13,7 @@ MIXTURES = {
     "ep4": Layout(4, ParallelSettings(expert=4), distributed=False),
     "ep2-dp4": Layout(4, ParallelSettings(expert=2)),
     "ep2-dp4-replicated-optimizer": Layout(4, ParallelSettings(expert=2), distributed=False),
+    "ep2-dp4-overlap": Layout(4, ParallelSettings(expert=2, overlap=20_000)),
     "cp2-ep2": Layout(2, ParallelSettings(context=2, expert=2), distributed=False),
     "tp2-sp-ep2": Layout(2, ParallelSettings(tensor=2, sequence=True, expert=2)),
     "tp2-sp-ep4": Layout(4, ParallelSettings(tensor=2, sequence=True, expert=4), distributed=False),

@@ -76,7 +76,10 @@ def _keep(weight: Tensor) -> Tensor:
 
 
 def megatron_config(
-    model: ModelConfig, layout: Layout, precision: PrecisionSettings, recompute: Literal["none", "full"] = "none"
+    model: ModelConfig,
+    layout: Layout,
+    precision: PrecisionSettings,
+    recompute: Literal["none", "selective", "full"] = "none",
 ) -> TransformerConfig:
     """TransformerConfig for packed training. Fusions that need TransformerEngine or Apex are off."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision.weights]
@@ -110,6 +113,7 @@ def megatron_config(
         moe_token_dispatcher_type="alltoall",
         **_experts(model, parallel),
         bias_activation_fusion=False,
+        use_te_activation_func=recompute == "selective",  # an activation of both halves (see `selective`)
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
@@ -122,6 +126,7 @@ def megatron_config(
         overlap_p2p_comm=parallel.virtual > 1,
         batch_p2p_comm=parallel.virtual == 1,
         context_parallel_size=parallel.context,
+        cp_comm_type={"gather": "all_gather", "ulysses": "a2a"}[parallel.context_attention],
         sequence_parallel=parallel.sequence,
     )
 

@@ -1,5 +1,7 @@
 """Causal attention of each sequence of a pack over itself, in plain torch; the same code on CPU and CUDA."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,13 +18,22 @@ def attend_pack(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float | None
     if pack.restore is None:
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # [1, heads, tokens, d]
         return attend(q, k, v, scale, window)[0].transpose(0, 1)
-    heads = [x.shape[1] for x in (q, k, v)]
-    qkv = torch.cat([q, k, v], 1)
+    return attend_buckets(torch.cat([q, k, v], 1), [x.shape[1] for x in (q, k, v)], pack, scale, window)
+
+
+def attend_buckets(
+    qkv: Tensor, heads: Sequence[int], pack: Pack, scale: float | None, window: int | None = None
+) -> Tensor:
+    """qkv [t, heads + 2 kv heads, d], in an order that the pack's buckets know -> [t, heads, d], in the same order.
+
+    heads: of q, k and v.
+    """
+    assert pack.restore is not None
     outs = []
     for bucket in pack.buckets:
         n, length = bucket.index.shape
         batch = qkv.index_select(0, bucket.index.view(-1)).view(n, length, *qkv.shape[1:]).transpose(1, 2)
-        bq, bk, bv = batch.split(heads, 1)
+        bq, bk, bv = batch.split(list(heads), 1)
         outs.append(attend(bq, bk, bv, scale, window).transpose(1, 2).reshape(n * length, heads[0], -1))
     return torch.cat(outs).index_select(0, pack.restore)
 

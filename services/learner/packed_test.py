@@ -41,7 +41,7 @@ def test_a_pack_attends_as_its_sequences_alone(lengths, seed):
     q = torch.randn(shape, generator=generator, requires_grad=True)
     k, v = (torch.randn(shape[0], 2, 8, generator=generator, requires_grad=True) for _ in range(2))
     cpu = torch.device("cpu")
-    packed = PackedSequences.of(describe_pack(lengths, lengths, 1, cpu), cpu)
+    packed = PackedSequences.of(describe_pack(lengths, lengths, cpu), cpu)
     out = attention()(q, k, v, None, packed_seq_params=packed)
     alone = torch.cat(
         [

@@ -22,12 +22,24 @@ LAYOUTS = {
     "pp2-interleaved": Layout(2, ParallelSettings(pipeline=2, virtual=2)),
     "tp2-pp2-interleaved": Layout(4, ParallelSettings(tensor=2, pipeline=2, virtual=2)),
     "cp2": Layout(2, ParallelSettings(context=2)),
+    "cp2-ulysses": Layout(2, ParallelSettings(context=2, context_attention="ulysses"), distributed=False),
+    "cp4": Layout(4, ParallelSettings(context=4), distributed=False),
+    # fewer KV heads than context ranks
+    "cp4-ulysses": Layout(4, ParallelSettings(context=4, context_attention="ulysses"), distributed=False),
+    "tp2-sp-cp2-ulysses": Layout(
+        4, ParallelSettings(tensor=2, context=2, sequence=True, context_attention="ulysses"), distributed=False
+    ),
     "cp2-replicated-optimizer": Layout(2, ParallelSettings(context=2), distributed=False),
     "dp2": Layout(2),
     "dp2-replicated-optimizer": Layout(2, distributed=False),
     "tp2-pp2": Layout(4, ParallelSettings(tensor=2, pipeline=2)),
     "tp2-sp-cp2": Layout(4, ParallelSettings(tensor=2, context=2, sequence=True), distributed=False),
     "pp2-dp2": Layout(4, ParallelSettings(pipeline=2)),
+    "dp2-overlap": Layout(2, ParallelSettings(overlap=20_000)),  # of 160 000 numbers
+    "dp2-overlap-replicated-optimizer": Layout(2, ParallelSettings(overlap=20_000), distributed=False),
+    "cp2-overlap": Layout(2, ParallelSettings(context=2, overlap=20_000)),
+    "pp2-dp2-overlap": Layout(4, ParallelSettings(pipeline=2, overlap=20_000)),
+    "pp2-interleaved-dp2-overlap": Layout(4, ParallelSettings(pipeline=2, virtual=2, overlap=20_000)),
     "tp4-sp": Layout(4, ParallelSettings(tensor=4, sequence=True)),  # fewer KV heads than tensor ranks
 }
 
@@ -53,6 +65,8 @@ def test_every_layout_trains_as_transformers_does(name, model_dir):
         ("llama", False, "tp2"),
         ("qwen3", True, "pp2"),
         ("qwen3", True, "pp2-interleaved"),
+        ("qwen3", True, "pp2-dp2-overlap"),
+        ("qwen2", True, "dp2-overlap"),
         ("qwen2", False, "one"),
     ],
 )

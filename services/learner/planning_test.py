@@ -31,6 +31,9 @@ LAYOUTS = {
     "tp2": (2, ParallelSettings(tensor=2)),
     "tp2-sp": (2, ParallelSettings(tensor=2, sequence=True)),
     "cp2": (2, ParallelSettings(context=2)),
+    "cp2-ulysses": (2, ParallelSettings(context=2, context_attention="ulysses")),
+    "cp4-ulysses": (4, ParallelSettings(context=4, context_attention="ulysses")),
+    "tp2-cp2-ulysses": (4, ParallelSettings(tensor=2, context=2, context_attention="ulysses")),
 }
 
 
@@ -46,6 +49,7 @@ def planned(parallel: ParallelSettings, lora: LoraSettings | None = None, scores
         context=parallel.context,
         data=1,
         sequence_parallel=parallel.sequence,
+        ulysses=parallel.context_attention == "ulysses",
         bfloat16=False,
         micro_batch_tokens=240,
         recompute=False,
@@ -67,13 +71,26 @@ def test_activations_are_counted_within_a_quarter_and_rather_too_high(name, leng
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 
 
+@pytest.mark.parametrize("name", ["one", "tp2", "tp2-sp", "cp2"])
+def test_what_selective_recomputation_keeps_is_counted(name, model_dir):
+    world, parallel = LAYOUTS[name]
+    kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "selective", [240])[0]
+    shapes = read_shapes(model_dir)
+    per_layer = 4 * tokens * memory.selected_activations(shapes, planned(parallel))
+    ends = 4 * 3 * tokens * shapes.hidden // (parallel.tensor if parallel.sequence else 1)
+    ratio = (shapes.layers * per_layer + ends) / kept
+    assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective"])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_activations_of_the_transformers_backend_too(lengths, model_dir):
-    kept = run_ranks(1, transformers_activations_testing.kept_bytes, model_dir, LENGTHS[lengths])[0]
+def test_activations_of_the_transformers_backend_too(lengths, recompute, model_dir):
+    kept = run_ranks(1, transformers_activations_testing.kept_bytes, model_dir, LENGTHS[lengths], recompute)[0]
     shapes, tokens = read_shapes(model_dir), sum(LENGTHS[lengths])
     layout = dataclasses.replace(planned(ParallelSettings()), fully_sharded=True)
-    per_layer = 4 * tokens * memory.layer_activations(shapes, layout)
-    ratio = (shapes.layers * per_layer + 4 * 2 * tokens * shapes.hidden) / kept
+    count = {"none": memory.layer_activations, "selective": memory.selected_activations}[recompute]
+    per_layer = 4 * tokens * count(shapes, layout)
+    ratio = (shapes.layers * per_layer + 4 * tokens * (3 * shapes.hidden + 2 * shapes.head_dim)) / kept
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 
 
@@ -118,10 +135,11 @@ def test_a_mixture_of_experts_is_counted_too(name, tmp_path):
     counted = run_ranks(world, _counted, model_dir, parallel, None)
     assert {numbers for _, numbers, _ in counted} == {stage.parameters}
     assert sum(states for _, _, states in counted) == world * (stage.gradients + stage.optimizer)
-    kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "none", [240] * layout.data)[0]
-    per_layer = 4 * tokens * memory.layer_activations(shapes, layout)
-    ratio = (shapes.layers * per_layer + 4 * 3 * tokens * shapes.hidden // parallel.tensor) / kept
-    assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
+    for recompute, counted_of in (("none", memory.layer_activations), ("selective", memory.selected_activations)):
+        kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, recompute, [240] * layout.data)[0]
+        per_layer = 4 * tokens * counted_of(shapes, layout)
+        ratio = (shapes.layers * per_layer + 4 * 3 * tokens * shapes.hidden // parallel.tensor) / kept
+        assert 0.97 <= ratio <= 1.25, f"{recompute}: planned / kept = {ratio:.3f}"
 
 
 def _counted(

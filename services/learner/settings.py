@@ -27,6 +27,9 @@ class ParallelSettings:
       virtual: chunks of layers per pipeline stage; more than 1 is the interleaved schedule, with less idle time.
       expert: ranks that share out the experts of each layer; they are at the same time tensor, context and data ranks.
       collective_minutes: longest wait of a rank for the others; a longer one has lost a rank, and raises.
+      context_attention: what context ranks exchange for attention (see `context_attention`): keys and values, or heads.
+      overlap: gradients in a message that data ranks exchange while the backward pass goes on (and weights, while the
+        next forward pass does; see `overlap`); 0 exchanges everything at once.
     """
 
     tensor: int = 1
@@ -36,6 +39,8 @@ class ParallelSettings:
     collective_minutes: int = 5
     virtual: int = 1
     expert: int = 1
+    overlap: int = 0
+    context_attention: Literal["gather", "ulysses"] = "gather"
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,13 @@ class BatchSettings:
     """Attributes:
     tokens_per_micro_batch: token budget of one forward pass on one data-parallel rank (all its context ranks together).
     head_chunk: tokens whose logits exist at once; None: as many as have HEAD_BYTES of fp32 logits on one rank.
-    recompute: keep every activation, or each layer's input alone and run the layer again in the backward pass.
+    recompute: keep every activation; or let norms and activation functions be computed again in the backward pass; or
+      keep each layer's input alone, and run the whole layer again.
     """
 
     tokens_per_micro_batch: int = 4096
     head_chunk: int | None = None
-    recompute: Literal["none", "full"] = "none"
+    recompute: Literal["none", "selective", "full"] = "none"
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,42 @@
 """Measures what a forward pass of the transformers backend leaves in memory for the backward pass."""
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from services.learner import transformers_model
+from services.learner import transformers_model, transformers_recompute
 from services.learner.packed import describe_pack
 from services.learner.transformers_model import load_and_try, positions_of, read_config
 
 
-def kept_bytes(model_dir: Path, lengths: list[int]) -> int:
-    """Bytes that autograd keeps of one forward pass to the last hidden states, parameters aside.
+def kept_bytes(model_dir: Path, lengths: list[int], recompute: Any = "none") -> int:
+    """Bytes that autograd, and what recomputes for it, keep of one forward pass to the last hidden states, parameters
+    aside.
 
     Of the model before it is sharded: gathered parameters are not told apart from activations afterwards.
     """
     model, _ = load_and_try(model_dir, read_config(model_dir))
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, tuple[int, torch.Tensor]] = {}
+    transformers_recompute.install(model, transformers_model.layers_of(model), recompute)
+    pack = describe_pack(lengths, lengths, torch.device("cpu"))
+    tokens = torch.ones(1, sum(lengths), dtype=torch.int64)
+    kept: dict[int, torch.Tensor] = {}
 
     def note(t: torch.Tensor) -> torch.Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes(), t
+        kept[t.untyped_storage().data_ptr()] = t
         return t
 
-    pack = describe_pack(lengths, lengths, 1, torch.device("cpu"))
+    before = {pointer for pointer, _ in _alive()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        tokens = torch.ones(1, sum(lengths), dtype=torch.int64)
         output = transformers_model.forward(model, tokens, positions_of(lengths), pack)
     assert output.requires_grad
-    return sum(size for size, _ in kept.values())
+    gc.collect()
+    sizes = dict(_alive()) | {pointer: t.untyped_storage().nbytes() for pointer, t in kept.items()}
+    return sum(size for pointer, size in sizes.items() if pointer not in before)
+
+
+def _alive() -> list[tuple[int, int]]:
+    """(address, bytes) of what Python's tensors refer to; selective recomputation keeps its results there."""
+    storages = [o.untyped_storage() for o in gc.get_objects() if isinstance(o, torch.Tensor) and not o.is_meta]
+    return [(s.data_ptr(), s.nbytes()) for s in storages]

@@ -153,7 +153,7 @@ def _choose(model: Any) -> str:
     for way in WAYS:
         model.set_attn_implementation(way)
         try:
-            packed = forward(model, tokens, positions_of(lengths), describe_pack(lengths, lengths, 1, tokens.device))
+            packed = forward(model, tokens, positions_of(lengths), describe_pack(lengths, lengths, tokens.device))
         except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
             reasons.append(f"{way}: {error}")
             continue

@@ -67,6 +67,8 @@ def model_dir(tmp_path_factory):
         ("qwen3", False, 4, "full"),
         ("qwen3", True, 2, "none"),
         ("qwen2", True, 1, "full"),
+        ("qwen3", False, 2, "selective"),
+        ("gpt2", True, 2, "selective"),
         ("llama", False, 2, "none"),
         # What Megatron does not load here:
         ("mistral", False, 2, "none"),

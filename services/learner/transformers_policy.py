@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from services.learner import checkpoints, fully_sharded, micro_batches, transformers_model
+from services.learner import checkpoints, fully_sharded, micro_batches, transformers_model, transformers_recompute
 from services.learner.adapters import peft_names
 from services.learner.batch import Batch
 from services.learner.chunked_head import chunked_logprobs
@@ -105,10 +105,7 @@ class TransformersPolicy:
         whole, way = transformers_model.together(lambda: transformers_model.load_and_try(model_dir, config))
         model = transformers_model.skeleton(config, way)
         layers = transformers_model.layers_of(model)
-        if batching.recompute == "full":
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            for layer in layers:
-                layer.training = True  # what a layer asks before it recomputes; nothing in it is (see read_config)
+        transformers_recompute.install(model, layers, batching.recompute)
         adapters = Lora(model, layers, lora, seed, device) if lora is not None else None
         scorer = Scorer(model, batching, precision)
         source = Scorer(whole, batching, precision) if whole is not None else None
@@ -225,5 +222,7 @@ def check(parallel: ParallelSettings) -> None:
                 f"parallel.{name} = {getattr(parallel, name)}: backend transformers shards over data ranks alone; "
                 "use 1, or backend megatron"
             )
+    if parallel.overlap:
+        raise LayoutError(f"parallel.overlap = {parallel.overlap}: backend transformers always overlaps; use 0")
     if parallel.sequence:
         raise LayoutError("parallel.sequence = True: backend transformers has none; use False, or backend megatron")

@@ -85,10 +85,26 @@ def _parallel(recipe: Recipe) -> list[str]:
     if p.virtual_stages > 1 and p.pipeline == 1:
         problems.append("learner.parallel.virtual_stages: needs learner.parallel.pipeline > 1 (it is 1)")
     shapes = read_shapes(recipe.model.path)
+    if p.context_attention == "ulysses":
+        problems += _ulysses(p, shapes)
     if shapes is not None:
         problems += _experts(recipe, shapes)
         problems += shapes.indivisible(p.tensor, p.pipeline, p.virtual_stages)
     return problems or memory.problems(recipe)
+
+
+def _ulysses(p: Parallel, shapes: Shapes | None) -> list[str]:
+    """Context ranks share out the query heads that a tensor rank has."""
+    if p.context == 1:
+        return ["learner.parallel.context_attention: ulysses needs learner.parallel.context > 1 (it is 1)"]
+    if shapes is None or shapes.shares_heads(p.tensor, p.context):
+        return []
+    heads = shapes.heads // p.tensor
+    nearest = max(n for n in range(1, p.context) if heads % n == 0)
+    return [
+        f"learner.parallel.context: {p.context} ranks cannot share out the {heads} heads of a tensor rank, as "
+        f"context_attention=ulysses does; the nearest valid value is {nearest}, or use context_attention=gather"
+    ]
 
 
 def _experts(recipe: Recipe, shapes: Shapes) -> list[str]:
@@ -130,6 +146,8 @@ def _no_scores(recipe: Recipe) -> list[str]:
 def _data_parallel_alone(p: Parallel) -> list[str]:
     """What the transformers backend does not have."""
     plain = Parallel()
+    if p.overlap:
+        return ["learner.parallel.overlap: backend transformers always overlaps (FSDP2), and cannot be told; use false"]
     return [
         f"learner.parallel.{key}: {value} needs learner.backend=megatron; backend transformers shards over data ranks "
         f"alone, so use {getattr(plain, key)}"

@@ -14,6 +14,7 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
     k (6 e + h) / t                     in the MLP's place: k experts of e intermediate, and what is sent to them
     4 d                                 rotary embedding
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
+    (2 G (r − 1)) / t                   or, where heads are exchanged: KV heads that are too few, repeated r times
 
 Experts are shared out over expert ranks, and the optimizer's state for them over the ranks that have the same ones.
 
@@ -25,7 +26,9 @@ On the transformers backend weights (fp32, the main weights), gradients and mome
 (FSDP2). Gathered at once are the embedding, the output layer and two layers, in the model's type, and the gradient of
 the largest of these. A layer keeps 6 h + 4 f + 4 A + 3 G numbers per token, and 2 (A + G) for query and key norm.
 
-With `recompute: full` a layer keeps its input alone (h), and one layer at a time has all of the above.
+With `recompute: selective` a layer does without 4 h and 3 f (of an expert's 6 e, and what is sent to it, 3 e), on the
+transformers backend with 3 h + 2 f + 2 (A + G) and a number per head. With `recompute: full` it keeps its input alone
+(h). In both, one layer at a time has all of the above.
 `services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
 counted as 2 bytes, as a GPU's kernels have it; on a CPU attention and norms compute in fp32 and keep up to twice that.
 
@@ -33,6 +36,7 @@ Not counted: the CUDA context, communication buffers, fragmentation (leave a ten
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from penstock.recipes.recipe import Recipe
@@ -66,6 +70,8 @@ class Layout:
     scores: bool = False
     fully_sharded: bool = False
     expert: int = 1
+    ulysses: bool = False
+    selective: bool = False
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -87,6 +93,8 @@ class Layout:
             scores=recipe.trains_reward_model,
             fully_sharded=learner.backend == "transformers",
             expert=p.expert,
+            ulysses=p.context_attention == "ulysses",
+            selective=learner.recompute == "selective",
         )
 
 
@@ -214,9 +222,13 @@ def _activations(shapes: Shapes, layout: Layout, layers: int, under_way: int, la
     tokens = -(-layout.micro_batch_tokens // layout.context)
     width = shapes.hidden // layout.tensor if layout.sequence_parallel else shapes.hidden
     whole = tokens * layer_activations(shapes, layout)
-    kept = layers * tokens * width if layout.recompute else layers * whole
+    of_layer = whole
+    if layout.recompute:
+        of_layer = tokens * width
+    elif layout.selective:
+        of_layer = tokens * selected_activations(shapes, layout)
     ends = 5 * tokens * width if last else 0  # the last norm, and what the output layer picks
-    return under_way * kept + (whole if layout.recompute else 0) + ends
+    return under_way * layers * of_layer + (whole if layout.recompute or layout.selective else 0) + ends
 
 
 def layer_activations(shapes: Shapes, layout: Layout) -> int:
@@ -232,9 +244,24 @@ def layer_activations(shapes: Shapes, layout: Layout) -> int:
     shared = mlp + 4 * queries + 4 * keys
     if shapes.qk_norm:
         shared += 2 * queries + keys
-    if c > 1:
+    if c > 1 and layout.ulysses:
+        shared += 2 * keys * (c // math.gcd(c, max(1, shapes.kv_heads // t)) - 1)
+    elif c > 1:
         shared += 2 * keys * c + queries * (2 * c + 1)
     return 6 * shapes.hidden // (t if layout.sequence_parallel else 1) + shared // t + 4 * shapes.head_dim
+
+
+def selected_activations(shapes: Shapes, layout: Layout) -> int:
+    """Of `layer_activations`, what selective recomputation keeps."""
+    t = layout.tensor
+    queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    if layout.fully_sharded:
+        return 3 * shapes.hidden + 2 * shapes.intermediate + 2 * (queries + keys) + shapes.heads
+    norms = 4 * shapes.hidden // (t if layout.sequence_parallel else 1)
+    mlp = 3 * shapes.intermediate
+    if shapes.experts:
+        mlp = 3 * shapes.experts_per_token * shapes.expert_intermediate
+    return layer_activations(shapes, layout) - norms - mlp // t
 
 
 def _head(shapes: Shapes, layout: Layout, table: int) -> int:
@@ -296,7 +323,9 @@ def _way_out(recipe: Recipe, device: float) -> str:
     """The least change that fits, of those that cost least first."""
     learner = recipe.learner
     p = learner.parallel
-    changes: list[tuple[str, dict[str, object]]] = [("set learner.recompute=full", {"recompute": "full"})]
+    changes: list[tuple[str, dict[str, object]]] = [
+        (f"set learner.recompute={much}", {"recompute": much}) for much in ("selective", "full")
+    ]
     tokens = learner.micro_batch_tokens // 2
     floor = recipe.sampling.max_tokens if recipe.generates else 1
     while tokens >= max(floor, LEAST_TOKENS):
@@ -320,6 +349,8 @@ def _way_out(recipe: Recipe, device: float) -> str:
         changed = recipe.model_copy(update={"learner": learner.model_copy(update=update)})
         needs = Needs.of(changed)
         if needs is None or needs.shapes.indivisible(needs.layout.tensor, needs.layout.pipeline):
+            continue
+        if needs.layout.ulysses and not needs.shapes.shares_heads(needs.layout.tensor, needs.layout.context):
             continue
         if needs.stages[needs.worst].total <= device * GIB:
             return words

@@ -113,6 +113,8 @@ def test_bfloat16_and_sharing_of_the_optimizer_by_hand() -> None:
 def test_recompute_by_hand() -> None:
     (s,) = stages(SMALL, replace(ONE, recompute=True))
     assert s.activations == 4 * (2 * 10 * 8 + 10 * 192 + 400)
+    (s,) = stages(SMALL, replace(ONE, selective=True))
+    assert s.activations == 4 * (2 * 10 * (192 - 4 * 8 - 3 * 16) + 10 * 192 + 400)
 
 
 def test_a_mixture_of_experts_by_hand() -> None:
@@ -153,6 +155,9 @@ def test_context_parallel_by_hand() -> None:
     layout = replace(ONE, context=2)
     assert layer_activations(SMALL, layout) == 192 + 2 * 4 * 2 + 8 * 5
     assert stages(SMALL, layout)[0].activations == 4 * (2 * 5 * 248 + 5 * 5 * 8), "half the tokens on each rank"
+    assert layer_activations(SMALL, replace(layout, ulysses=True)) == 192 + 2 * 4, "one KV head is repeated for two"
+    grouped = replace(SMALL, heads=4, kv_heads=2, head_dim=2)
+    assert layer_activations(grouped, replace(layout, ulysses=True)) == layer_activations(grouped, ONE)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +215,12 @@ def test_sizes_that_do_not_divide_the_model_are_refused(tmp_path: pathlib.Path) 
         )
     with pytest.raises(RecipeError, match="virtual_stages: needs learner.parallel.pipeline > 1"):
         recipe(tmp_path, "qwen3-0.6b", "learner.parallel.virtual_stages=2")
+    ulysses = "learner.parallel.context_attention=ulysses"
+    with pytest.raises(RecipeError, match="ulysses needs learner.parallel.context > 1"):
+        recipe(tmp_path, "qwen3-0.6b", ulysses)
+    with pytest.raises(RecipeError, match="context: 6 ranks cannot share out the 16 heads .* valid value is 4, or use"):
+        recipe(tmp_path, "qwen3-0.6b", "learner.ranks=6", "learner.parallel.context=6", ulysses)
+    assert recipe(tmp_path, "qwen3-0.6b", "learner.ranks=4", "learner.parallel.context=4", ulysses)
     with pytest.raises(RecipeError, match="tensor: 3 does not divide the model's num_attention_heads, 16"):
         recipe(tmp_path, "qwen3-0.6b", "learner.ranks=3", "learner.parallel.tensor=3")
 

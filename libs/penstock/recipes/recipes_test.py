@@ -76,6 +76,7 @@ def test_the_transformers_backend_refuses_what_it_does_not_have(raw: dict[str, A
         text = problems(raw, backend, "learner.ranks=2", f"learner.parallel.{sizes}")
         assert f"learner.parallel.{key}: {value.capitalize()} needs" in text
         assert "learner.backend=megatron" in text
+    assert "always overlaps (FSDP2)" in problems(raw, backend, "learner.parallel.overlap=true")
     assert resolve(raw, (backend, "learner.ranks=3")).learner.backend == "transformers"
 
 

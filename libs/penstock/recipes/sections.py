@@ -340,6 +340,15 @@ class Parallel(Section):
         default=1,
         description="ranks that share out a mixture's experts; the same ranks are tensor, context and data ranks too",
     )
+    context_attention: Literal["gather", "ulysses"] = Field(
+        default="gather",
+        description="what context ranks exchange for attention: keys and values, or (ulysses) shares of the heads",
+    )
+    overlap: bool = Field(
+        default=False,
+        description="data ranks exchange gradients while the backward pass goes on, and weights while the next forward "
+        "pass does; else each at once, in between",
+    )
 
 
 class Optimizer(Section):
@@ -402,8 +411,10 @@ class Learner(Section):
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     lora: Lora | None = Field(default=None, description="train adapters only; every weight is trained if absent")
     micro_batch_tokens: Positive = Field(default=8192, description="token budget of one packed micro-batch")
-    recompute: Literal["none", "full"] = Field(
-        default="none", description="full keeps each layer's input alone and runs it again in the backward pass"
+    recompute: Literal["none", "selective", "full"] = Field(
+        default="none",
+        description="selective runs what is cheap (norms, activation functions) again in the backward pass; full keeps "
+        "each layer's input alone and runs all of it again",
     )
     device_gib: float | None = Field(
         default=None, gt=0, description="memory of one rank's device; a recipe that needs more is refused"

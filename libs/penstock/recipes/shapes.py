@@ -56,6 +56,10 @@ class Shapes:
         """Numbers of the embedding, or of the output layer, on one of `tensor` ranks (rows padded to a multiple)."""
         return -(-self.vocabulary // tensor) * self.hidden
 
+    def shares_heads(self, tensor: int, context: int) -> bool:
+        """Whether `context` ranks can share out the query heads that one of `tensor` ranks has."""
+        return self.heads // tensor % context == 0
+
     def indivisible(self, tensor: int, pipeline: int, virtual: int = 1) -> list[str]:
         """What a layout does not divide, as sentences that name the recipe's key; empty if it can be built."""
         wanted = [
