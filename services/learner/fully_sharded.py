@@ -7,33 +7,40 @@ state are fp32 slices; in bf16 what is gathered is a bf16 copy, so the slices ar
 over ranks, not averaged: the loss arrives normalised.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from services.learner.settings import PrecisionSettings
 
 
 def shard(
-    root: torch.nn.Module, blocks: Sequence[Any], whole: Any, device: torch.device, precision: PrecisionSettings
+    root: torch.nn.Module,
+    blocks: Sequence[Any],
+    whole: Any,
+    device: torch.device,
+    precision: PrecisionSettings,
+    mesh: DeviceMesh,
+    cut: Callable[[torch.nn.Module], None],
 ) -> None:
-    """Fills `root`, which has meta tensors, with the values of `whole` (of rank 0; None elsewhere), and shards it.
+    """Fills `root`, which has meta tensors, with the values of `whole` (of rank 0; None elsewhere), and shards it over
+    the ranks of `mesh`, after `cut` has taken this rank's part of a block.
 
     A collective. `whole` has the parameters and buffers of `root` under the same names, and is empty afterwards. What
     is in `root` already and not on meta must be equal on all ranks, and on `device`.
     """
     values = _Values(root, whole, device)
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy()
     if precision.weights == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for block in [*blocks, root]:
         values.fill(block)
+        cut(block)
         # The root's part too is let go after a forward pass: one without a backward pass would leave it to go stale.
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for module in root.modules():

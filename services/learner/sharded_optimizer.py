@@ -18,9 +18,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class ShardedOptimizer(Guard):
     """Steps with the scheduled learning rate; a step whose gradient norm is not finite changes nothing."""
 
-    def __init__(self, settings: OptimizerSettings, parameters: Mapping[str, Any]) -> None:
-        """parameters: sharded ones by name, those that are trained. Raises schedules.ScheduleError."""
+    def __init__(
+        self, settings: OptimizerSettings, parameters: Mapping[str, Any], copies: Mapping[str, int] | None = None
+    ) -> None:
+        """parameters: sharded ones by name, those that are trained. copies: how many ranks hold the same slice of one,
+        1 where it says nothing. Raises schedules.ScheduleError."""
         super().__init__(settings)
+        self._copies = dict(copies or {})
         self._parameters = dict(parameters)
         self._slices = {name: slice_of(p) for name, p in parameters.items()}
         decays = {name: p.dim() > 1 for name, p in parameters.items()}
@@ -48,7 +52,7 @@ class ShardedOptimizer(Guard):
         rate = self.learning_rate
         self.steps += 1
         gradients = {n: slice_of(p.grad) for n, p in self._parameters.items() if p.grad is not None}
-        norm = self._norm(list(gradients.values()))
+        norm = self._norm(gradients)
         if not math.isfinite(norm):
             self.skip(norm, [name for name, g in gradients.items() if not bool(torch.isfinite(g).all())])
             return False, norm
@@ -64,8 +68,10 @@ class ShardedOptimizer(Guard):
         self._adam.zero_grad()
         return True, norm
 
-    def _norm(self, gradients: list[Tensor]) -> float:
-        squares = torch.stack([n.double().square() for n in torch._foreach_norm(gradients)]).sum()
+    def _norm(self, gradients: Mapping[str, Tensor]) -> float:
+        norms = torch._foreach_norm(list(gradients.values()))
+        copies = [self._copies.get(name, 1) for name in gradients]
+        squares = torch.stack([n.double().square() / k for n, k in zip(norms, copies, strict=True)]).sum()
         if dist.get_world_size() > 1:
             dist.all_reduce(squares)
         return math.sqrt(total) if math.isfinite(total := float(squares)) else total

@@ -5,6 +5,7 @@ each sequence alone:
 
     hidden states of the pack   = those of the sequences alone      else the next way of attending is tried
     logits                      = output layer × hidden states      else refused: the head is computed in chunks
+    log-probs, matrices cut     = those of the whole model          else refused: the plan is not all that is to it
 
 Ways of attending, in order: our own bucketed attention over the pack (costs what the sequences cost), then those of
 transformers with a mask that it makes from positions (cost the square of the pack).
@@ -12,6 +13,7 @@ transformers with a mask that it makes from positions (cost the square of the pa
 
 import copy
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from services.learner.batch import Batch, Sample
 from services.learner.hf_config import UnsupportedModel
 from services.learner.packed import Pack, describe_pack
 from services.learner.packed_attention import attend_pack
@@ -32,6 +35,8 @@ OURS = "penstock_packed"
 WAYS = (OURS, "sdpa", "eager")
 CLOSE = 1e-3
 """Largest difference, relative to the largest value, that another order of fp32 summation may make in deep models."""
+CUT_CLOSE = 0.1
+"""Largest difference of log-probs that bf16 weights may make; a model cut wrongly is off by whole numbers."""
 
 
 def _attention(
@@ -141,11 +146,49 @@ def _check_head(model: Any) -> None:
         )
 
 
+LENGTHS = [5, 2, 5, 9]
+"""Of the sequences that a model is tried on."""
+
+
+def _sequences(model: Any) -> Tensor:
+    """int64 [1, sum(LENGTHS)]."""
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    return torch.arange(sum(LENGTHS))[None] * 7919 % vocabulary
+
+
+@torch.no_grad()
+def said_of_sequences(model: Any | None) -> Tensor:
+    """fp32 [sum(LENGTHS)], on every rank: the log-prob of every token but the first of each sequence (0 there), as rank
+    0's whole model gives it; a collective."""
+    said = torch.zeros(sum(LENGTHS))
+    if model is not None:
+        model.set_attn_implementation("eager")
+        parts = []
+        for tokens in _sequences(model).split(LENGTHS, 1):
+            logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+            chosen = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
+            parts += [said.new_zeros(1), chosen]
+        said = torch.cat(parts)
+    told = [said]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def check_cut(model: Any, expected: Tensor, logprobs: Callable[[Batch], Tensor]) -> None:
+    """Compares what a model whose matrices are cut says of the sequences (`logprobs` of a batch) with `expected`; a
+    collective. Raises UnsupportedModel on every rank."""
+    samples = [Sample(t[0].tolist(), [0] + [1] * (t.shape[1] - 1)) for t in _sequences(model).split(LENGTHS, 1)]
+    got = logprobs(Batch.from_samples(samples).to(expected.device))
+    if not bool((got - expected).abs().max() <= CUT_CLOSE):
+        raise UnsupportedModel(
+            f"{type(model).__name__}: cut over tensor ranks by its plan it computes something else; use "
+            "parallel.tensor = 1"
+        )
+
+
 @torch.no_grad()
 def _choose(model: Any) -> str:
-    lengths = [5, 2, 5, 9]
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    tokens = torch.arange(sum(lengths))[None] * 7919 % vocabulary
+    lengths, tokens = LENGTHS, _sequences(model)
     model.set_attn_implementation("eager")
     alone = [model.base_model(input_ids=part, use_cache=False).last_hidden_state for part in tokens.split(lengths, 1)]
     expected = torch.cat(alone, 1)

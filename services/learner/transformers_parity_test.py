@@ -27,10 +27,12 @@ from services.learner.transformers_policy import TransformersPolicy
 Backend = type[MegatronPolicy] | type[TransformersPolicy]
 
 
-def _train(model_dir: Path, settings: LossSettings, recompute: str, backend: Backend = TransformersPolicy) -> Any:
+def _train(
+    model_dir: Path, settings: LossSettings, recompute: str, backend: Backend = TransformersPolicy, tensor: int = 1
+) -> Any:
     policy = backend.create(
         model_dir,
-        ParallelSettings(),
+        ParallelSettings(tensor=tensor),
         OptimizerSettings(**OPTIMIZER),  # type: ignore[arg-type]
         PrecisionSettings(),
         BatchSettings(tokens_per_micro_batch=80, head_chunk=11, recompute=recompute),  # type: ignore[arg-type]
@@ -79,6 +81,23 @@ def model_dir(tmp_path_factory):
 def test_any_number_of_ranks_trains_as_one_process_does(family, tied, world, recompute, model_dir):
     results = run_ranks(world, _train, model_dir(family, tied), SETTINGS["grpo"], recompute)[0]
     compare(results, family, tied, "grpo")
+
+
+@pytest.mark.parametrize(
+    ("family", "tied", "world", "recompute"),
+    [
+        ("qwen3", False, 2, "none"),  # norms of heads: each tensor rank sees its own
+        ("qwen3", True, 4, "full"),
+        ("qwen2", True, 2, "none"),  # biases
+        ("llama", False, 2, "selective"),
+        ("mistral", False, 4, "none"),
+        ("gemma", True, 2, "none"),
+    ],
+)
+def test_matrices_cut_over_two_ranks_train_as_one_process_does(family, tied, world, recompute, model_dir):
+    arguments = (model_dir(family, tied), SETTINGS["grpo"], recompute, TransformersPolicy, 2)
+    for results in run_ranks(world, _train, *arguments)[:1]:
+        compare(results, family, tied, "grpo")
 
 
 @pytest.mark.parametrize("objective", ["gspo", "sft"])

@@ -2,8 +2,9 @@
 
     policy = TransformersPolicy.create(model_dir, parallel, optimizer, precision, batch, seed)
 
-The same micro-batches, losses, chunked output layer and checkpoints' unit as on Megatron; data parallelism alone, with
-weights, gradients and optimizer state over all ranks (FSDP2). Every method is a collective.
+The same micro-batches, losses, chunked output layer and checkpoints' unit as on Megatron; weights, gradients and
+optimizer state over data ranks (FSDP2), and matrices over tensor ranks where the model carries a plan for that. Every
+method is a collective.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from services.learner import checkpoints, fully_sharded, micro_batches, transfor
 from services.learner.adapters import peft_names
 from services.learner.batch import Batch
 from services.learner.chunked_head import chunked_logprobs
-from services.learner.micro_batches import Cut, MicroBatch
+from services.learner.micro_batches import MicroBatch
 from services.learner.policy import Loss, Scored, ScoreOnly, StepOutcome, stepped
 from services.learner.reference import InitialWeights
 from services.learner.settings import (
@@ -31,6 +32,8 @@ from services.learner.settings import (
     PrecisionSettings,
 )
 from services.learner.sharded_optimizer import ShardedOptimizer
+from services.learner.tensor_plan import TensorPlan
+from services.learner.transformers_layout import Ranks
 from services.learner.transformers_lora import Lora, is_adapter
 from services.learner.transformers_state import TransformersState
 
@@ -72,6 +75,8 @@ class TransformersPolicy:
         batching: BatchSettings,
         device: torch.device,
         adapters: Lora | None,
+        ranks: Ranks,
+        plan: TensorPlan,
     ) -> None:
         self.optimizer, self.state, self.device = optimizer, state, device
         self._scorer, self._precision, self._batching, self._adapters = scorer, precision, batching, adapters
@@ -79,7 +84,7 @@ class TransformersPolicy:
         self._vocabulary = scorer.model.get_output_embeddings().weight.shape[0]
         self._positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
         self._as_reference: Callable[[], AbstractContextManager[None]] | None = adapters.off if adapters else None
-        self._cut = Cut(dist.get_world_size(), dist.get_rank())
+        self._ranks, self._plan = ranks, plan
 
     @staticmethod
     def create(
@@ -98,22 +103,32 @@ class TransformersPolicy:
         lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input.
         """
-        check(parallel)
+        if parallel.tensor > 1 and lora is not None:
+            raise LayoutError(
+                f"parallel.tensor = {parallel.tensor}: backend transformers has no adapters on matrices that are cut; "
+                "use 1, or backend megatron"
+            )
         torch.manual_seed(seed)
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        ranks = Ranks.of(parallel, device)
         config = transformers_model.read_config(model_dir)
         whole, way = transformers_model.together(lambda: transformers_model.load_and_try(model_dir, config))
         model = transformers_model.skeleton(config, way)
         layers = transformers_model.layers_of(model)
+        plan = TensorPlan(model, layers, ranks)
+        expected = transformers_model.said_of_sequences(whole) if parallel.tensor > 1 else None
         transformers_recompute.install(model, layers, batching.recompute)
         adapters = Lora(model, layers, lora, seed, device) if lora is not None else None
         scorer = Scorer(model, batching, precision)
         source = Scorer(whole, batching, precision) if whole is not None else None
-        fully_sharded.shard(scorer, layers, source, device, precision)
+        fully_sharded.shard(scorer, layers, source, device, precision, ranks.data_mesh, plan.cut)
         parameters = dict(model.named_parameters())
-        stepped = ShardedOptimizer(optimizer, {name: p for name, p in parameters.items() if p.requires_grad})
-        state = TransformersState(parameters, stepped, config.to_dict(), precision, lora)
-        policy = TransformersPolicy(scorer, stepped, state, precision, batching, device, adapters)
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        stepped = ShardedOptimizer(optimizer, trained, {name: plan.copies(name) for name in trained})
+        state = TransformersState(parameters, stepped, config.to_dict(), precision, lora, ranks, plan)
+        policy = TransformersPolicy(scorer, stepped, state, precision, batching, device, adapters, ranks, plan)
+        if expected is not None:
+            transformers_model.check_cut(model, expected.to(device), policy.logprobs)
         if keep_reference and lora is None:
             policy._as_reference = InitialWeights([fully_sharded.slice_of(p) for p in parameters.values()]).in_place
         return policy
@@ -197,7 +212,7 @@ class TransformersPolicy:
         """Log-probs of trained tokens [T], [loss, *statistics] summed over the batch (both equal on every rank), and
         the number of micro-batches. Gradients are accumulated where they are enabled."""
         batch.check(self._vocabulary, self._positions)
-        parts = micro_batches.build(batch, self._cut, self._batching.tokens_per_micro_batch)
+        parts = micro_batches.build(batch, self._ranks.cut, self._batching.tokens_per_micro_batch)
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         for part in parts:
@@ -208,21 +223,10 @@ class TransformersPolicy:
                 value.backward()
             logprobs[part.index] = scored.current.detach()
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
-        if dist.get_world_size() > 1:
-            dist.all_reduce(logprobs)
-            dist.all_reduce(sums)
+        if torch.is_grad_enabled():
+            self._plan.add_up(dict(self._scorer.model.named_parameters()))
+        if self._ranks.data > 1:
+            dist.all_reduce(logprobs, group=self._ranks.data_mesh.get_group())
+            dist.all_reduce(sums, group=self._ranks.data_mesh.get_group())
         return logprobs, sums, len(parts)
 
-
-def check(parallel: ParallelSettings) -> None:
-    """Raises LayoutError for sizes that this backend does not have."""
-    for name in ("tensor", "pipeline", "context", "virtual", "expert"):
-        if getattr(parallel, name) != 1:
-            raise LayoutError(
-                f"parallel.{name} = {getattr(parallel, name)}: backend transformers shards over data ranks alone; "
-                "use 1, or backend megatron"
-            )
-    if parallel.overlap:
-        raise LayoutError(f"parallel.overlap = {parallel.overlap}: backend transformers always overlaps; use 0")
-    if parallel.sequence:
-        raise LayoutError("parallel.sequence = True: backend transformers has none; use False, or backend megatron")

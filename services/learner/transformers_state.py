@@ -2,7 +2,8 @@
 
     rank-0-of-2.pt      this rank's rows of every parameter (fp32 main weights) and moment, and its random state
 
-Another number of ranks joins the rows of all files and cuts them anew; a number that is loaded is bitwise one that the
+Under tensor parallelism they are rows of the rank's part of a matrix. Another layout joins what all files have and cuts
+it anew; a number that is loaded is bitwise one that the
 checkpoint holds. Files are mapped, not read: a rank touches the pages of the tensors it asks for.
 """
 
@@ -21,6 +22,8 @@ from services.learner import checkpoints
 from services.learner.fully_sharded import rows, slice_of
 from services.learner.settings import LoraSettings, PrecisionSettings
 from services.learner.sharded_optimizer import ShardedOptimizer
+from services.learner.tensor_plan import TensorPlan
+from services.learner.transformers_layout import Ranks
 
 log = logging.getLogger(__name__)
 BACKEND = "transformers"
@@ -36,14 +39,17 @@ class TransformersState:
         config: Mapping[str, Any],
         precision: PrecisionSettings,
         lora: LoraSettings | None,
+        ranks: Ranks,
+        plan: TensorPlan,
     ) -> None:
         self._parameters, self._optimizer = dict(parameters), optimizer
-        self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self._ranks, self._plan = ranks, plan
+        self._file = _file(dist.get_rank(), dist.get_world_size())
         shapes = {name: list(p.shape) for name, p in parameters.items()}
         lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
         named = {key: config.get(key) for key in ("architectures", "rope_parameters", "sliding_window")}
         self._model_identity = {"backend": BACKEND, **named, **shapes, "lora": lora_identity}
-        self._layout_identity = {"data": self._ranks, "weights": precision.weights}
+        self._layout_identity = {**ranks.describe(), "weights": precision.weights}
 
     def snapshot(self) -> checkpoints.Snapshot:
         """Refers to live memory."""
@@ -55,25 +61,31 @@ class TransformersState:
         if torch.cuda.is_available():
             state["cuda_rng"] = torch.cuda.get_rng_state()
         return checkpoints.Snapshot(
-            {_file(self._rank, self._ranks): state}, self._model_identity, self._layout_identity
+            {self._file: state}, self._model_identity, self._layout_identity
         )
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint and returns its `extra`; a collective. Raises as `Policy.load`."""
         manifest = checkpoints.manifest_of(path)
         checkpoints.check_model(path, manifest, self._model_identity)
-        if manifest.layout["data"] == self._ranks:
-            (state,) = checkpoints.read(path, manifest, [_file(self._rank, self._ranks)])
+        data, tensor = manifest.layout["data"], manifest.layout.get("tensor", 1)
+        if (data, tensor) == (self._ranks.data, self._ranks.tensor):
+            (state,) = checkpoints.read(path, manifest, [self._file])
             pieces = state["optimizer"]["pieces"]
             self._restore(state["optimizer"], state["weights"].__getitem__, lambda name, key: pieces[name][key])
             torch.set_rng_state(state["rng"])
             if torch.cuda.is_available():
                 torch.cuda.set_rng_state(state["cuda_rng"])
         else:
-            log.info("resharding %s: written by %d ranks, here %d", path, manifest.layout["data"], self._ranks)
+            here = f"{self._ranks.data} × {self._ranks.tensor}"
+            log.info("resharding %s: written by %d × %d data and tensor ranks, here %s", path, data, tensor, here)
             checkpoints.verify(path, manifest)
-            whole = _Whole(Path(path), manifest.layout["data"])
-            self._restore(whole.counters, lambda name: self._own(whole.weight(name)), self._own_of(whole))
+            whole = _Whole(Path(path), data, tensor, self._plan)
+            self._restore(
+                whole.counters,
+                lambda name: self._own(name, whole.weight(name)),
+                lambda name, key: self._own(name, whole.moment(name, key)),
+            )
         return manifest.extra
 
     @torch.no_grad()
@@ -82,19 +94,17 @@ class TransformersState:
             slice_of(parameter).copy_(weight(name))
         self._optimizer.load_state(counters["steps"], counters["skipped"], moment)
 
-    def _own(self, whole: Tensor) -> Tensor:
-        return rows(whole, self._rank, self._ranks)
-
-    def _own_of(self, whole: "_Whole") -> Any:
-        return lambda name, key: self._own(whole.moment(name, key))
+    def _own(self, name: str, whole: Tensor) -> Tensor:
+        return rows(self._plan.own(name, whole), self._ranks.data_rank, self._ranks.data)
 
 
 class _Whole:
-    """The whole tensors of a checkpoint of `ranks` ranks."""
+    """The whole tensors of a checkpoint of so many data and tensor ranks."""
 
-    def __init__(self, path: Path, ranks: int) -> None:
+    def __init__(self, path: Path, data: int, tensor: int, plan: TensorPlan) -> None:
         open_ = functools.partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
-        self._states = [open_(path / _file(rank, ranks)) for rank in range(ranks)]
+        self._states = [open_(path / _file(rank, data * tensor)) for rank in range(data * tensor)]
+        self._tensor, self._plan = tensor, plan
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -102,10 +112,14 @@ class _Whole:
         return counters
 
     def weight(self, name: str) -> Tensor:
-        return torch.cat([state["weights"][name] for state in self._states])
+        return self._joined(name, [state["weights"][name] for state in self._states])
 
     def moment(self, name: str, key: str) -> Tensor:
-        return torch.cat([state["optimizer"]["pieces"][name][key] for state in self._states])
+        return self._joined(name, [state["optimizer"]["pieces"][name][key] for state in self._states])
+
+    def _joined(self, name: str, slices: list[Tensor]) -> Tensor:
+        """slices: by rank, so those of one tensor rank are `tensor` apart."""
+        return self._plan.joined(name, [torch.cat(slices[t :: self._tensor]) for t in range(self._tensor)])
 
 
 def _file(rank: int, ranks: int) -> str:

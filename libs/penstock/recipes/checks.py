@@ -63,7 +63,7 @@ def _mixture(recipe: Recipe) -> list[str]:
 def _parallel(recipe: Recipe) -> list[str]:
     p, ranks = recipe.learner.parallel, recipe.learner.ranks
     if recipe.learner.backend == "transformers":
-        return [*_no_scores(recipe), *_data_parallel_alone(p)] or memory.problems(recipe)
+        return [*_no_scores(recipe), *_on_transformers(recipe)] or memory.problems(recipe)
     found = architecture(recipe.model.path)
     if found is not None and recipe.trains_reward_model:
         found = found.replace("ForSequenceClassification", "ForCausalLM")  # its trunk is the same
@@ -143,17 +143,37 @@ def _no_scores(recipe: Recipe) -> list[str]:
     return [f"learner.backend: transformers trains no {what}; use learner.backend=megatron"]
 
 
-def _data_parallel_alone(p: Parallel) -> list[str]:
-    """What the transformers backend does not have."""
-    plain = Parallel()
+def _on_transformers(recipe: Recipe) -> list[str]:
+    """What the transformers backend does not have: it spreads over data and tensor ranks alone."""
+    learner, p, plain = recipe.learner, recipe.learner.parallel, Parallel()
     if p.overlap:
         return ["learner.parallel.overlap: backend transformers always overlaps (FSDP2), and cannot be told; use false"]
-    return [
-        f"learner.parallel.{key}: {value} needs learner.backend=megatron; backend transformers shards over data ranks "
-        f"alone, so use {getattr(plain, key)}"
+    found = [
+        f"learner.parallel.{key}: {value} needs learner.backend=megatron; backend transformers has data and tensor "
+        f"ranks alone, so use {getattr(plain, key)}"
         for key, value in p
-        if value != getattr(plain, key)
+        if value != getattr(plain, key) and key != "tensor"
     ]
+    if learner.ranks % p.tensor:
+        nearest = max(p.tensor, learner.ranks // p.tensor * p.tensor)
+        found.append(
+            f"learner.ranks: {learner.ranks} is not a multiple of learner.parallel.tensor = {p.tensor}; the nearest "
+            f"valid value is {nearest}"
+        )
+    if p.tensor > 1 and learner.lora is not None:
+        found.append(
+            f"learner.parallel.tensor: {p.tensor} with learner.lora needs learner.backend=megatron; backend "
+            "transformers has no adapters on matrices that are cut, so use 1"
+        )
+    shapes = read_shapes(recipe.model.path)
+    if shapes is not None:
+        found += shapes.indivisible(p.tensor, 1)
+        if shapes.kv_heads % p.tensor and p.tensor % shapes.kv_heads == 0:
+            found.append(
+                f"learner.parallel.tensor: {p.tensor} does not divide the model's num_key_value_heads, "
+                f"{shapes.kv_heads}; on backend transformers it must"
+            )
+    return found
 
 
 def _algorithm(recipe: Recipe) -> list[str]:
