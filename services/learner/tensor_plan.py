@@ -68,11 +68,6 @@ class TensorPlan:
         dimension = self._dimensions.get(name)
         return whole if dimension is None else whole.chunk(self._ranks.tensor, dimension)[self._ranks.tensor_rank]
 
-    def joined(self, name: str, parts: Sequence[Tensor]) -> Tensor:
-        """The parameter of which tensor ranks (as many as wrote it) have `parts`."""
-        dimension = self._dimensions.get(name)
-        return parts[0] if dimension is None else torch.cat(list(parts), dimension)
-
     def copies(self, name: str) -> int:
         """How many ranks hold the same slice of a parameter."""
         return 1 if name in self._dimensions else self._ranks.tensor
@@ -97,6 +92,14 @@ class TensorPlan:
             f"parallel.tensor = {self._ranks.tensor}: {type(model).__name__} cannot be cut so: {why}; use 1, or "
             "backend megatron"
         )
+
+
+def joined(parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """The tensor of `shape` that tensor ranks have parts of, or each the whole. Whoever reads it may have no plan."""
+    if list(parts[0].shape) == list(shape):
+        return parts[0]
+    dimension = next(i for i, (part, whole) in enumerate(zip(parts[0].shape, shape, strict=True)) if part != whole)
+    return torch.cat(list(parts), dimension)
 
 
 def _planned(model: Any, layers: Sequence[Any]) -> Iterator[tuple[str, Any, str]]:

@@ -229,4 +229,3 @@ class TransformersPolicy:
             dist.all_reduce(logprobs, group=self._ranks.data_mesh.get_group())
             dist.all_reduce(sums, group=self._ranks.data_mesh.get_group())
         return logprobs, sums, len(parts)
-

@@ -293,7 +293,7 @@ def test_a_directory_that_does_not_hold_the_model_is_refused(model_dir, tmp_path
 
 def _sizes(model_dir: Path) -> None:
     for sizes, words in (
-        ({"tensor": 2}, "parallel.tensor = 2: backend transformers shards over data ranks alone"),
+        ({"tensor": 2}, "parallel.tensor = 2 must divide the number of learner ranks, 1"),
         ({"pipeline": 2}, "parallel.pipeline = 2"),
         ({"context": 2}, "parallel.context = 2"),
         ({"virtual": 2}, "parallel.virtual = 2"),

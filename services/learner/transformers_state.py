@@ -10,7 +10,7 @@ checkpoint holds. Files are mapped, not read: a rank touches the pages of the te
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from services.learner import checkpoints
 from services.learner.fully_sharded import rows, slice_of
 from services.learner.settings import LoraSettings, PrecisionSettings
 from services.learner.sharded_optimizer import ShardedOptimizer
-from services.learner.tensor_plan import TensorPlan
+from services.learner.tensor_plan import TensorPlan, joined
 from services.learner.transformers_layout import Ranks
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,7 @@ class TransformersState:
         }
         if torch.cuda.is_available():
             state["cuda_rng"] = torch.cuda.get_rng_state()
-        return checkpoints.Snapshot(
-            {self._file: state}, self._model_identity, self._layout_identity
-        )
+        return checkpoints.Snapshot({self._file: state}, self._model_identity, self._layout_identity)
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint and returns its `extra`; a collective. Raises as `Policy.load`."""
@@ -80,7 +78,7 @@ class TransformersState:
             here = f"{self._ranks.data} × {self._ranks.tensor}"
             log.info("resharding %s: written by %d × %d data and tensor ranks, here %s", path, data, tensor, here)
             checkpoints.verify(path, manifest)
-            whole = _Whole(Path(path), data, tensor, self._plan)
+            whole = _Whole(Path(path), data, tensor, {name: p.shape for name, p in self._parameters.items()})
             self._restore(
                 whole.counters,
                 lambda name: self._own(name, whole.weight(name)),
@@ -99,12 +97,12 @@ class TransformersState:
 
 
 class _Whole:
-    """The whole tensors of a checkpoint of so many data and tensor ranks."""
+    """The whole tensors of a checkpoint of so many data and tensor ranks; shapes: of every parameter."""
 
-    def __init__(self, path: Path, data: int, tensor: int, plan: TensorPlan) -> None:
+    def __init__(self, path: Path, data: int, tensor: int, shapes: Mapping[str, Sequence[int]]) -> None:
         open_ = functools.partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
         self._states = [open_(path / _file(rank, data * tensor)) for rank in range(data * tensor)]
-        self._tensor, self._plan = tensor, plan
+        self._tensor, self._shapes = tensor, shapes
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -119,7 +117,7 @@ class _Whole:
 
     def _joined(self, name: str, slices: list[Tensor]) -> Tensor:
         """slices: by rank, so those of one tensor rank are `tensor` apart."""
-        return self._plan.joined(name, [torch.cat(slices[t :: self._tensor]) for t in range(self._tensor)])
+        return joined([torch.cat(slices[t :: self._tensor]) for t in range(self._tensor)], self._shapes[name])
 
 
 def _file(rank: int, ranks: int) -> str:
