@@ -41,6 +41,7 @@ def make_policy(recipe: Recipe) -> Policy:
         batch_settings(recipe),
         recipe.learner.seed,
         keep_reference=loss_settings(recipe).needs_reference,
+        host_reference="reference" in recipe.learner.offload,
         lora=lora_settings(recipe),
     )
 

@@ -58,6 +58,7 @@ def optimizer_settings(recipe: Recipe) -> OptimizerSettings:
         clip_norm=o.clip_gradient,
         schedule=schedule,
         max_skipped=o.max_skipped,
+        on_host="optimizer" in recipe.learner.offload,
     )
 
 

@@ -83,12 +83,14 @@ class MegatronPolicy:
         seed: int,
         keep_reference: bool = False,
         lora: LoraSettings | None = None,
+        host_reference: bool = False,
         scores: bool = False,
         beside: "MegatronPolicy | None" = None,
     ) -> "MegatronPolicy":
         """Builds groups, model and optimizer from a Hugging Face directory; torch.distributed is initialised.
 
         keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
+        host_reference: keep it on the host.
         lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
         scores: a model that scores (see Policy); the head of a directory without one starts at zero.
         beside: the policy that this one is the critic of; it has the same layout, and a part of its checkpoints.
@@ -119,7 +121,8 @@ class MegatronPolicy:
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)
         if keep_reference and lora is None:
-            policy._as_reference = InitialWeights([p for shard in shards for p in shard.parameters()]).in_place
+            own = [p for shard in shards for p in shard.parameters()]
+            policy._as_reference = InitialWeights(own, host_reference).in_place
         return policy
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from services.learner.guard import Guard
 from services.learner.hf_weights import rule_of
+from services.learner.host import MOMENTS, HostedState, at_home
 from services.learner.layout import Layout
 from services.learner.optimizer_pieces import Piece, pieces
 from services.learner.settings import OptimizerSettings
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class GuardedOptimizer(Guard):
@@ -54,6 +53,7 @@ class GuardedOptimizer(Guard):
             use_gloo_process_groups=False,
             pg_collection=layout.groups,
         )
+        self._hosted = [self._offload(part) for part in self._parts()] if settings.on_host else []
 
     def zero_grad(self) -> None:
         self._optimizer.zero_grad()
@@ -92,12 +92,12 @@ class GuardedOptimizer(Guard):
         """
         found: dict[str, Any] = {}
         for optimizer, piece in self._pieces():
-            moments = optimizer.state.get(piece.main, {})
+            moments, main = optimizer.state.get(piece.main, {}), self._values(piece.main)
             found[self._names[piece.parameter]] = {
                 "start": piece.start,
                 "end": piece.end,
                 **{key: moments[key].detach().view(-1) for key in MOMENTS if key in moments},
-                **({"main": piece.main.detach().view(-1)} if self._separate_main_weights else {}),
+                **({"main": main.view(-1)} if self._separate_main_weights else {}),
             }
         return {"steps": self.steps, "skipped": self.skipped, "pieces": found}
 
@@ -109,17 +109,40 @@ class GuardedOptimizer(Guard):
         taken = steps - skipped
         for optimizer, piece in self._pieces():
             where = piece.parameter, piece.start, piece.end
+            main = self._values(piece.main)
             if self._separate_main_weights:
-                piece.main.copy_(get(*where, "main").view_as(piece.main))
+                main.copy_(get(*where, "main").view_as(main))
             optimizer.state.pop(piece.main, None)
             if taken:
-                moments = {key: get(*where, key).view_as(piece.main).to(piece.main, copy=True) for key in MOMENTS}
+                moments = {key: get(*where, key).view_as(main) for key in MOMENTS}
+                moments = {key: at_home(m) if self._hosted else m.to(main, copy=True) for key, m in moments.items()}
                 optimizer.state[piece.main] = {"step": torch.tensor(float(taken)), **moments}
+
+    def _values(self, main: Tensor) -> Tensor:
+        """Of a main weight, wherever they are."""
+        homes = [home for hosted in self._hosted if (home := hosted.home(main)) is not None]
+        return homes[0] if homes else main.detach()
+
+    def _offload(self, part: Any) -> HostedState:
+        """Of one of Megatron's optimizers; the step then writes main weights into the model by itself."""
+        if not self._separate_main_weights:
+            return HostedState(part.optimizer)
+        targets = {p.main: p.parameter.detach().view(-1)[p.start : p.end] for p in pieces(part)}
+        part._copy_main_params_to_model_params = _nothing
+        return HostedState(part.optimizer, targets)
+
+    def _parts(self) -> list[Any]:
+        """Megatron's optimizers that have something to step."""
+        return [part for part in self._optimizer.chained_optimizers if part.optimizer is not None]
 
     def _pieces(self) -> Iterator[tuple[torch.optim.Optimizer, Piece]]:
         for part in self._optimizer.chained_optimizers:
             for piece in pieces(part):
                 yield part.optimizer, piece
+
+
+def _nothing() -> None:
+    pass
 
 
 def _is_finite(gradient: Tensor | None) -> bool:

@@ -8,7 +8,7 @@ from megatron.core import parallel_state
 
 from penstock.recipes import memory
 from penstock.recipes.shapes import read_shapes
-from services.learner import transformers_activations_testing
+from services.learner import host, transformers_activations_testing
 from services.learner.activations_testing import kept_bytes
 from services.learner.fully_sharded import slice_of
 from services.learner.losses import SupervisedLoss
@@ -192,3 +192,40 @@ def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
 
 def test_the_planner_knows_the_size_of_a_chunk_of_logits():
     assert BatchSettings().head_chunk is None and HEAD_BYTES == memory.HEAD_BYTES
+
+
+def _hosted(model_dir: str, transformers: bool, precision: str) -> tuple[int, int]:
+    """Bytes of the optimizer's state and of the reference on the host of a rank."""
+    policy = (TransformersPolicy if transformers else MegatronPolicy).create(
+        model_dir,
+        ParallelSettings(),
+        OptimizerSettings(on_host=True),
+        PrecisionSettings(precision),
+        BatchSettings(),
+        seed=1,
+        keep_reference=True,
+        host_reference=True,
+    )
+    policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
+    policy.reference_logprobs(random_batch(1))
+    pieces = policy.optimizer.state()["pieces"].values()
+    reference = policy._as_reference.__self__
+    kept = [t for piece in pieces for t in piece.values() if isinstance(t, torch.Tensor)]
+    return sum(t.nbytes for t in kept), sum(t.nbytes for t in (*reference._initial, *reference._aside))
+
+
+@pytest.mark.parametrize(("transformers", "precision"), [(False, "fp32"), (False, "bf16"), (True, "bf16")])
+def test_what_is_offloaded_is_counted_on_the_host(transformers, precision, model_dir):
+    layout = dataclasses.replace(
+        planned(ParallelSettings()),
+        data=2,
+        fully_sharded=transformers,
+        bfloat16=precision == "bf16",
+        keeps_reference=True,
+        offload=("optimizer", "reference"),
+    )
+    (stage,) = memory.stages(read_shapes(model_dir), layout)
+    counted = run_ranks(2, _hosted, model_dir, transformers, precision)
+    assert abs(sum(state for state, _ in counted) - 2 * stage.host_optimizer) <= 2 * 12
+    assert sum(reference for _, reference in counted) == 2 * stage.host_reference
+    assert host.SLICE == memory.SLICE

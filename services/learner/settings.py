@@ -71,6 +71,7 @@ class OptimizerSettings:
       clip_norm: largest global gradient norm; 0 turns clipping off (the norm is still reported).
       distributed: shard optimizer state over data × context ranks (ZeRO-1).
       max_skipped: steps in a row that are skipped for a gradient that is not finite, before NonFiniteGradients.
+      on_host: keep moments and fp32 main weights on the host between steps (see `host`).
     """
 
     learning_rate: float = 1e-6
@@ -81,6 +82,7 @@ class OptimizerSettings:
     clip_norm: float = 1.0
     distributed: bool = True
     max_skipped: int = 10
+    on_host: bool = False
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
 

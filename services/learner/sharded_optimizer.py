@@ -10,9 +10,8 @@ from torch import Tensor
 
 from services.learner.fully_sharded import slice_of
 from services.learner.guard import Guard
+from services.learner.host import MOMENTS, HostedState, at_home
 from services.learner.settings import OptimizerSettings
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardedOptimizer(Guard):
@@ -38,6 +37,8 @@ class ShardedOptimizer(Guard):
             eps=settings.epsilon,
             fused=True,
         )
+        if settings.on_host:
+            HostedState(self._adam)
 
     def zero_grad(self) -> None:
         for parameter in self._parameters.values():
@@ -94,6 +95,9 @@ class ShardedOptimizer(Guard):
         self._adam.state.clear()
         for name, piece in self._slices.items():
             if taken:
-                moments = {key: get(name, key).to(piece, copy=True) for key in MOMENTS}
+                moments = {key: get(name, key) for key in MOMENTS}
+                moments = {
+                    k: at_home(m) if self.settings.on_host else m.to(piece, copy=True) for k, m in moments.items()
+                }
                 step = torch.tensor(float(taken), device=piece.device)
                 self._adam.state[piece] = {"step": step, **moments}

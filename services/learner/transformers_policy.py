@@ -96,10 +96,12 @@ class TransformersPolicy:
         seed: int,
         keep_reference: bool = False,
         lora: LoraSettings | None = None,
+        host_reference: bool = False,
     ) -> "TransformersPolicy":
         """Builds model and optimizer from a Hugging Face directory; torch.distributed is initialised.
 
         keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
+        host_reference: keep it on the host.
         lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input.
         """
@@ -130,7 +132,8 @@ class TransformersPolicy:
         if expected is not None:
             transformers_model.check_cut(model, expected.to(device), policy.logprobs)
         if keep_reference and lora is None:
-            policy._as_reference = InitialWeights([fully_sharded.slice_of(p) for p in parameters.values()]).in_place
+            own = [fully_sharded.slice_of(p) for p in parameters.values()]
+            policy._as_reference = InitialWeights(own, host_reference).in_place
         return policy
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:

@@ -14,6 +14,7 @@ MAY_CHANGE = (
     "learner.ranks",
     "learner.parallel.",
     "learner.recompute",
+    "learner.offload",
     "learner.micro_batch_tokens",
     "learner.threads",
     "learner.device_gib",

@@ -23,7 +23,7 @@ BEHAVIOUR_LOSSES = ("dppo", "dro")
 
 def check(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    problems = [*_telemetry(recipe), *_parallel(recipe), *_adapters(recipe), *_mixture(recipe)]
+    problems = [*_telemetry(recipe), *_parallel(recipe), *_adapters(recipe), *_offload(recipe), *_mixture(recipe)]
     own, *others = ([*_algorithm(r), *_data(r), *_generation(r)] for r in recipe.sources.values())
     further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
     return [*problems, *own, *further]
@@ -35,6 +35,17 @@ def _telemetry(recipe: Recipe) -> list[str]:
         for i, alert in enumerate(recipe.telemetry.alerts)
         if (alert.above is None) == (alert.below is None)
     ]
+
+
+def _offload(recipe: Recipe) -> list[str]:
+    if "reference" not in recipe.learner.offload:
+        return []
+    left = "; leave 'reference' out"
+    if recipe.learner.lora is not None:
+        return [f"learner.offload: with learner.lora the frozen model is its own reference, and nothing is kept{left}"]
+    if not recipe.compares_with_reference:
+        return [f"learner.offload: the method compares with no reference, so none is kept{left}"]
+    return []
 
 
 def _mixture(recipe: Recipe) -> list[str]:

@@ -45,6 +45,8 @@ from penstock.recipes.shapes import Shapes, read_shapes
 GIB = 2**30
 HEAD_BYTES = 128 * 2**20
 """fp32 logits of one rank that exist at once (the learner's settings.HEAD_BYTES)."""
+SLICE = 2**24
+"""Numbers whose state is on the device at once in a step, where it lives on the host (the learner's host.SLICE)."""
 LEAST_TOKENS = 1024
 """A micro-batch is not advised to be smaller."""
 LOGIT_COPIES = 4
@@ -72,6 +74,7 @@ class Layout:
     expert: int = 1
     ulysses: bool = False
     selective: bool = False
+    offload: tuple[str, ...] = ()
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -95,6 +98,7 @@ class Layout:
             expert=p.expert,
             ulysses=p.context_attention == "ulysses",
             selective=learner.recompute == "selective",
+            offload=learner.offload,
         )
 
 
@@ -103,7 +107,8 @@ class Stage:
     """Bytes of one rank of one pipeline stage; `parameters` and `trained` are counts.
 
     head: logits of a chunk, and the output layer's working copies. gathered: of the other ranks' slices, and whole
-    gradients on their way to them, where the model is fully sharded.
+    gradients on their way to them, where the model is fully sharded. host_…: kept on the host instead, whole; of the
+    optimizer's state a slice visits the device.
     """
 
     parameters: int
@@ -115,6 +120,8 @@ class Stage:
     head: int
     reference: int = 0
     gathered: int = 0
+    host_optimizer: int = 0
+    host_reference: int = 0
 
     def beside(self, other: "Stage") -> "Stage":
         """With another model on the same rank, which trains while this one does not."""
@@ -137,14 +144,31 @@ class Stage:
     @property
     def state(self) -> int:
         """What a checkpoint copies before it is written, on the host, where saves run in the background."""
-        return self.weights + self.optimizer
+        return self.weights + (self.host_optimizer or self.optimizer)
+
+    @property
+    def on_host(self) -> dict[str, int]:
+        """What is kept on the host all the time, where anything is."""
+        sizes = {"optimizer": self.host_optimizer, "reference": self.host_reference}
+        return {name: size for name, size in sizes.items() if size}
 
 
 def stages(shapes: Shapes, layout: Layout) -> list[Stage]:
     """One per pipeline stage; all ranks of a stage need the same."""
     if layout.fully_sharded:
-        return [_fully_sharded(shapes, layout)]
-    return [_stage(shapes, layout, i) for i in range(layout.pipeline)]
+        return [_offloaded(_fully_sharded(shapes, layout), layout)]
+    return [_offloaded(_stage(shapes, layout, i), layout) for i in range(layout.pipeline)]
+
+
+def _offloaded(stage: Stage, layout: Layout) -> Stage:
+    """With what is kept on the host there; the weights that are trained are, too, while the reference is in place."""
+    if "optimizer" in layout.offload:
+        number = 12 if layout.bfloat16 and not layout.fully_sharded else 8
+        slice_ = min(stage.optimizer, number * SLICE)
+        stage = dataclasses.replace(stage, optimizer=slice_, host_optimizer=stage.optimizer)
+    if "reference" in layout.offload:
+        stage = dataclasses.replace(stage, reference=0, host_reference=2 * stage.reference)
+    return stage
 
 
 def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
@@ -332,6 +356,9 @@ def _way_out(recipe: Recipe, device: float) -> str:
         words = f"set learner.recompute=full and learner.micro_batch_tokens={tokens}"
         changes.append((words, {"recompute": "full", "micro_batch_tokens": tokens}))
         tokens //= 2
+    offload = tuple(dict.fromkeys((*learner.offload, "optimizer")))
+    words = f"set learner.recompute=full and learner.offload=[{','.join(offload)}]"
+    changes.append((words, {"recompute": "full", "offload": offload}))
     ranks = learner.ranks * 2
     while learner.backend == "transformers" and ranks <= 64:
         words = f"set learner.recompute=full and learner.ranks={ranks}"

@@ -55,6 +55,17 @@ def test_a_reference_is_the_weights_once_more() -> None:
     assert kept.reference == kept.weights and kept.total == plain.total + plain.weights and kept.state == plain.state
 
 
+def test_what_is_offloaded_is_on_the_host() -> None:
+    kept = replace(ONE, keeps_reference=True)
+    (on,), (off,) = stages(SMALL, kept), stages(SMALL, replace(kept, offload=("optimizer", "reference")))
+    assert (off.host_optimizer, off.host_reference) == (on.optimizer, 2 * on.reference)
+    assert off.optimizer == on.optimizer, "a small state fits into one slice"
+    assert off.total == on.total - on.reference and off.state == on.state
+    large = replace(SMALL, vocabulary=10_000_000)
+    (off,) = stages(large, replace(ONE, bfloat16=True, offload=("optimizer",)))
+    assert off.optimizer == 12 * 2**24 < off.host_optimizer and off.state == off.weights + off.host_optimizer
+
+
 def test_a_score_stands_in_for_the_vocabulary() -> None:
     (s,) = stages(SMALL, replace(ONE, scores=True))
     assert s.parameters == 1352 - 80 + 8 and s.head == 0

@@ -80,6 +80,14 @@ def test_the_transformers_backend_refuses_what_it_does_not_have(raw: dict[str, A
     assert resolve(raw, (backend, "learner.ranks=3")).learner.backend == "transformers"
 
 
+def test_a_reference_that_is_not_kept_is_not_offloaded(raw: dict[str, Any]) -> None:
+    offload = "learner.offload=[optimizer, reference]"
+    assert "compares with no reference, so none is kept; leave 'reference' out" in problems(raw, offload)
+    compares = "algorithm.loss.kl.coefficient=0.1"
+    assert "the frozen model is its own reference" in problems(raw, offload, compares, "learner.lora.rank=4")
+    assert resolve(raw, (offload, compares)).learner.offload == ("optimizer", "reference")
+
+
 def test_an_architecture_that_megatron_does_not_train_is_sent_to_the_other_backend(raw: dict[str, Any]) -> None:
     pathlib.Path(raw["model"]["path"], "config.json").write_text('{"architectures": ["MistralForCausalLM"]}')
     text = problems(raw)

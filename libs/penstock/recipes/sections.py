@@ -416,6 +416,11 @@ class Learner(Section):
         description="selective runs what is cheap (norms, activation functions) again in the backward pass; full keeps "
         "each layer's input alone and runs all of it again",
     )
+    offload: tuple[Literal["optimizer", "reference"], ...] = Field(
+        default=(),
+        description="what is kept on the host instead of the device: moments and fp32 main weights, which visit the "
+        "device slice by slice in each step; the initial weights that a method compares with",
+    )
     device_gib: float | None = Field(
         default=None, gt=0, description="memory of one rank's device; a recipe that needs more is refused"
     )
