@@ -28,7 +28,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  # noqa: E402
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
 
-from services.learner import checkpoints, hf_weights, micro_batches, model  # noqa: E402
+from services.learner import checkpoints, hf_weights, micro_batches, model, muon  # noqa: E402
 from services.learner.attention import PackedSequences  # noqa: E402
 from services.learner.batch import Batch  # noqa: E402
 from services.learner.hf_config import ModelConfig, read_config  # noqa: E402
@@ -97,13 +97,14 @@ class MegatronPolicy:
         beside: the policy that this one is the critic of; it has the same layout, and a part of its checkpoints.
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
         """
+        muon.check(optimizer, lora)
         config = read_config(model_dir, scores=scores)
         layout = Layout.create(parallel, config, seed) if beside is None else beside.layout.of(config)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
         shards = model.build(config, megatron, layout)
         hf_weights.load(shards, _initial_weights(model_dir, config), config, layout)
         adapters = Lora(shards, lora, layout, seed) if lora is not None else None
-        ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.distributed)
+        ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=optimizer.cut)
         chunks = [
             DistributedDataParallel(
                 config=megatron,
@@ -114,8 +115,7 @@ class MegatronPolicy:
             )
             for i, shard in enumerate(shards)
         ]
-        names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shards)}
-        guarded = GuardedOptimizer(optimizer, chunks, layout, names)
+        guarded = GuardedOptimizer(optimizer, chunks, config, layout, list(hf_weights.mapped_parameters(shards)))
         megatron.finalize_model_grads_func = _finalize
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)

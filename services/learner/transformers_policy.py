@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from services.learner import checkpoints, fully_sharded, micro_batches, transformers_model
+from services.learner import checkpoints, fully_sharded, micro_batches, muon, transformers_model
 from services.learner.batch import Batch
 from services.learner.chunked_head import chunked_logprobs
 from services.learner.micro_batches import Cut, MicroBatch
@@ -98,6 +98,7 @@ class TransformersPolicy:
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input.
         """
         check(parallel)
+        muon.check(optimizer, lora)
         torch.manual_seed(seed)
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         config = transformers_model.read_config(model_dir)
@@ -113,7 +114,8 @@ class TransformersPolicy:
         source = Scorer(whole, batching, precision) if whole is not None else None
         fully_sharded.shard(scorer, layers, source, device, precision)
         parameters = dict(model.named_parameters())
-        stepped = ShardedOptimizer(optimizer, {name: p for name, p in parameters.items() if p.requires_grad})
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        stepped = ShardedOptimizer(optimizer, trained, transformers_model.hidden_matrices(model))
         state = TransformersState(parameters, stepped, config.to_dict(), precision, lora)
         policy = TransformersPolicy(scorer, stepped, state, precision, batching, device, adapters)
         if keep_reference and lora is None:

@@ -23,7 +23,7 @@ BEHAVIOUR_LOSSES = ("dppo", "dro")
 
 def check(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    problems = [*_telemetry(recipe), *_parallel(recipe), *_mixture(recipe)]
+    problems = [*_telemetry(recipe), *_optimizer(recipe), *_parallel(recipe), *_mixture(recipe)]
     own, *others = ([*_algorithm(r), *_data(r), *_generation(r)] for r in recipe.sources.values())
     further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
     return [*problems, *own, *further]
@@ -34,6 +34,15 @@ def _telemetry(recipe: Recipe) -> list[str]:
         f"telemetry.alerts.{i}: {alert.metric!r} needs exactly one of above and below"
         for i, alert in enumerate(recipe.telemetry.alerts)
         if (alert.above is None) == (alert.below is None)
+    ]
+
+
+def _optimizer(recipe: Recipe) -> list[str]:
+    if recipe.learner.optimizer.name == "adamw" or recipe.learner.lora is None:
+        return []
+    return [
+        "learner.optimizer.name: muon makes the step of a whole matrix orthogonal, and learner.lora trains two factors "
+        "of one; use adamw"
     ]
 
 

@@ -15,6 +15,10 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
     4 d                                 rotary embedding
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
 
+With `learner.optimizer.name: muon` a number of a hidden matrix has a momentum (4) in place of the moments. On Megatron
+nothing of the optimizer is shared out then, for Muon needs whole matrices. It gathers these one after the other, when
+the activations are gone; not counted, for it is less than they were.
+
 Experts are shared out over expert ranks, and the optimizer's state for them over the ranks that have the same ones.
 
 With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with
@@ -66,6 +70,7 @@ class Layout:
     scores: bool = False
     fully_sharded: bool = False
     expert: int = 1
+    muon: bool = False
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -87,6 +92,7 @@ class Layout:
             scores=recipe.trains_reward_model,
             fully_sharded=learner.backend == "transformers",
             expert=p.expert,
+            muon=learner.optimizer.name == "muon",
         )
 
 
@@ -155,12 +161,15 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
     replicas, same_experts = layout.data * layout.context, layout.data * layout.context * t // layout.expert
     owned = trained // replicas if adapters else numbers // replicas + experts // same_experts
     numbers += experts
+    optimizer = (12 if layout.bfloat16 else 8) * owned
+    if layout.muon:
+        optimizer = (12 if layout.bfloat16 else 8) * trained - 4 * (layers * shapes.layer_matrices(t) + experts)
     return Stage(
         parameters=numbers + adapters,
         trained=trained,
         weights=size * (numbers + adapters),
         gradients=4 * trained,
-        optimizer=(12 if layout.bfloat16 else 8) * owned,
+        optimizer=optimizer,
         activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
         head=_head(shapes, layout, table) if last and not layout.scores else 0,
         reference=size * numbers if layout.keeps_reference else 0,
@@ -181,7 +190,7 @@ def _fully_sharded(shapes: Shapes, layout: Layout) -> Stage:
         trained=trained,
         weights=4 * (numbers + adapters) // layout.data,
         gradients=4 * trained // layout.data,
-        optimizer=8 * trained // layout.data,
+        optimizer=(8 * trained - (4 * shapes.layers * shapes.layer_matrices() if layout.muon else 0)) // layout.data,
         activations=size * _activations(shapes, layout, shapes.layers, 1, True),
         head=_head(shapes, layout, table),
         reference=4 * numbers // layout.data if layout.keeps_reference else 0,
