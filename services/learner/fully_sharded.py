@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from services.learner.settings import PrecisionSettings
 
@@ -88,6 +89,26 @@ def slice_of(parameter: Any) -> Tensor:
     """The numbers of a sharded parameter (or gradient) that this rank owns: rows of dimension 0, live memory."""
     local: Tensor = parameter.detach().to_local()
     return local
+
+
+def whole_of(parameter: Any, own: Tensor) -> Tensor:
+    """Something that is cut as a sharded parameter, of which `own` is this rank's slice, put together; a collective."""
+    cut = DTensor.from_local(
+        own,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+    whole: Tensor = cut.full_tensor()
+    return whole
+
+
+def own_slice(parameter: Any, whole: Tensor) -> Tensor:
+    """This rank's slice of something as large as a sharded parameter, which every rank has; without a message."""
+    cut = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return slice_of(cut)
 
 
 def rows(whole: Tensor, rank: int, ranks: int) -> Tensor:

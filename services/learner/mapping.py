@@ -50,6 +50,9 @@ def optimizer_settings(recipe: Recipe) -> OptimizerSettings:
         decay_steps=recipe.algorithm.steps // 5,
     )
     return OptimizerSettings(
+        name=o.name,
+        momentum=o.momentum,
+        rate_adjustment=o.rate_adjustment,
         learning_rate=o.learning_rate,
         weight_decay=o.weight_decay,
         beta1=o.beta1,

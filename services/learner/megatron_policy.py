@@ -24,7 +24,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator  # noqa: E402
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region  # noqa: E402
 
-from services.learner import checkpoints, hf_weights, micro_batches, model, overlap, selective  # noqa: E402
+from services.learner import checkpoints, hf_weights, micro_batches, model, muon, overlap, selective  # noqa: E402
 from services.learner.adapters import peft_names  # noqa: E402
 from services.learner.attention import PackedSequences  # noqa: E402
 from services.learner.batch import Batch  # noqa: E402
@@ -96,6 +96,7 @@ class MegatronPolicy:
         beside: the policy that this one is the critic of; it has the same layout, and a part of its checkpoints.
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
         """
+        muon.check(optimizer, lora)
         config = read_config(model_dir, scores=scores)
         layout = Layout.create(parallel, config, seed) if beside is None else beside.layout.of(config)
         megatron = model.megatron_config(config, layout, precision, batching.recompute)
@@ -104,7 +105,7 @@ class MegatronPolicy:
             selective.install(shards)
         hf_weights.load(shards, _initial_weights(model_dir, config), config, layout)
         adapters = Lora(shards, lora, layout, seed) if lora is not None else None
-        ddp = overlap.data_parallel(parallel.overlap, optimizer.distributed)
+        ddp = overlap.data_parallel(parallel.overlap, optimizer.cut)
         chunks = [
             DistributedDataParallel(
                 config=megatron,
@@ -115,8 +116,7 @@ class MegatronPolicy:
             )
             for i, shard in enumerate(shards)
         ]
-        names = {p.parameter: p.name for p in hf_weights.mapped_parameters(shards)}
-        guarded = GuardedOptimizer(optimizer, chunks, layout, names)
+        guarded = GuardedOptimizer(optimizer, chunks, config, layout, list(hf_weights.mapped_parameters(shards)))
         megatron.finalize_model_grads_func = _finalize
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)

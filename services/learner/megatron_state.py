@@ -18,7 +18,7 @@ import torch
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch import Tensor
 
-from services.learner import checkpoints, hf_weights
+from services.learner import checkpoints, hf_weights, muon
 from services.learner.hf_config import ModelConfig
 from services.learner.layout import Layout
 from services.learner.optimizer import GuardedOptimizer
@@ -48,11 +48,11 @@ class MegatronState:
         self._config, self._layout, self._models, self._optimizer = config, layout, models, optimizer
         lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
         numbers = {k: v for k, v in dataclasses.asdict(config).items() if k != "experts" or v is not None}
-        self._model_identity = {**numbers, "lora": lora_identity}
+        self._model_identity = {**numbers, **muon.identity(optimizer.settings), "lora": lora_identity}
         self._layout_identity = {
             **layout.describe(),
             "weights": precision.weights,
-            "distributed_optimizer": optimizer.settings.distributed,
+            "distributed_optimizer": optimizer.settings.cut,
         }
 
     def snapshot(self) -> checkpoints.Snapshot:

@@ -33,11 +33,11 @@ class Layout:
         return not self.distributed or replicas == 1
 
 
-def _train(model_dir: Path, layout: Layout, settings: LossSettings) -> list[dict[str, Any]]:
+def _train(model_dir: Path, layout: Layout, settings: LossSettings, optimizer: str) -> list[dict[str, Any]]:
     policy = MegatronPolicy.create(
         model_dir,
         layout.parallel,
-        OptimizerSettings(distributed=layout.distributed, **OPTIMIZER),
+        OptimizerSettings(name=optimizer, distributed=layout.distributed, **OPTIMIZER),
         PrecisionSettings(),
         BatchSettings(tokens_per_micro_batch=80, head_chunk=11),
         seed=1,
@@ -61,7 +61,9 @@ def _train(model_dir: Path, layout: Layout, settings: LossSettings) -> list[dict
     return steps
 
 
-def check(model_dir: Path, layout: Layout, family: str, tied: bool, settings_name: str) -> None:
+def check(
+    model_dir: Path, layout: Layout, family: str, tied: bool, settings_name: str, optimizer: str = "adamw"
+) -> None:
     """Trains the tiny model of `family` that `model_dir` holds, and compares."""
-    results = run_ranks(layout.world, _train, model_dir, layout, SETTINGS[settings_name])[0]
-    compare(results, family, tied, settings_name)
+    results = run_ranks(layout.world, _train, model_dir, layout, SETTINGS[settings_name], optimizer)[0]
+    compare(results, family, tied, settings_name, optimizer)

@@ -177,6 +177,16 @@ def ranked_samples(seed: int, groups: int = 4, vocabulary: int = VOCABULARY) -> 
     return samples
 
 
+def muon(model: Any, **settings: Any) -> list[torch.optim.Optimizer]:
+    """torch's own for hidden matrices, as large as AdamW's steps; `adamw` for the rest."""
+    ends = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    hidden = [p for p in model.parameters() if p.dim() == 2 and id(p) not in ends]
+    rest = torch.nn.ParameterList([p for p in model.parameters() if all(p is not other for other in hidden)])
+    rate, decay = settings["learning_rate"], settings["weight_decay"]
+    own = torch.optim.Muon(hidden, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    return [own, adamw(rest, **settings)]
+
+
 def adamw(
     model: Any, *, learning_rate: float, weight_decay: float, beta2: float, epsilon: float, **others: Any
 ) -> torch.optim.AdamW:

@@ -1,9 +1,9 @@
-"""Megatron's (distributed) AdamW with the two things a learner service needs around it: a step that is skipped when a
-gradient is not finite, and a state that can be saved and loaded exactly per rank.
+"""Megatron's (distributed) AdamW with what a learner service needs around it: a step that is skipped when a gradient is
+not finite, a state that can be saved and loaded exactly per rank, and Muon for hidden matrices where it is asked for.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
 from services.learner.guard import Guard
-from services.learner.hf_weights import rule_of
+from services.learner.hf_config import ModelConfig
+from services.learner.hf_weights import MappedParameter
 from services.learner.host import MOMENTS, HostedState, at_home
 from services.learner.layout import Layout
+from services.learner.megatron_matrices import MegatronMatrices
+from services.learner.muon import MOMENTUM, Muon
 from services.learner.optimizer_pieces import Piece, pieces
 from services.learner.settings import OptimizerSettings
 
@@ -27,12 +30,14 @@ class GuardedOptimizer(Guard):
         self,
         settings: OptimizerSettings,
         chunks: list[DistributedDataParallel],
+        model: ModelConfig,
         layout: Layout,
-        names: Mapping[torch.nn.Parameter, str],
+        mapped: Sequence[MappedParameter],
     ) -> None:
-        """names: of this rank's parameters (see hf_weights.rule_of). Raises schedules.ScheduleError."""
+        """mapped: this rank's parameters. Raises schedules.ScheduleError."""
         super().__init__(settings)
-        self._names = names
+        self._mapped = {p.parameter: p for p in mapped}
+        self._muon = Muon(settings, MegatronMatrices(mapped, model, layout)) if settings.name == "muon" else None
         config = chunks[0].config
         self._separate_main_weights = config.bf16
         self._optimizer = get_megatron_optimizer(
@@ -45,7 +50,7 @@ class GuardedOptimizer(Guard):
                 adam_beta2=settings.beta2,
                 adam_eps=settings.epsilon,
                 clip_grad=settings.clip_norm,
-                use_distributed_optimizer=settings.distributed,
+                use_distributed_optimizer=settings.cut,
                 bf16=config.bf16,
                 params_dtype=config.params_dtype,
             ),
@@ -73,7 +78,7 @@ class GuardedOptimizer(Guard):
         norm = float(self._optimizer.get_grad_norm())
         if overflow or not math.isfinite(norm):
             own = (piece for _, piece in self._pieces() if not _is_finite(piece.main.grad))
-            self.skip(norm, ["+".join(rule_of(self._names[piece.parameter])[1]) for piece in own])
+            self.skip(norm, ["+".join(self._mapped[piece.parameter].hf_names) for piece in own])
             return False, norm
         self.skipped_in_a_row = 0
         if self.settings.clip_norm > 0:
@@ -81,6 +86,12 @@ class GuardedOptimizer(Guard):
                 parameters = part.get_parameters()
                 if parameters:
                     clip_grad_by_total_norm_fp32(parameters, self.settings.clip_norm, norm)
+        if self._muon is not None:
+            for _, piece in self._pieces():
+                if self._is_muons(piece):
+                    assert piece.main.grad is not None
+                    self._muon.step(self._name(piece), piece.main, piece.main.grad, rate)
+                    piece.main.grad = None  # so that AdamW leaves it alone
         self._optimizer.step_with_ready_grads()
         return True, norm
 
@@ -89,14 +100,17 @@ class GuardedOptimizer(Guard):
 
         {"steps", "skipped", "pieces": {name: {"start", "end", and flat tensors "exp_avg", "exp_avg_sq", "main"}}}:
         "main" where weights are bf16 (an fp32 weight is its own main weight), the moments after the first step taken.
+        What Muon steps has "momentum" in their place.
         """
         found: dict[str, Any] = {}
         for optimizer, piece in self._pieces():
-            moments, main = optimizer.state.get(piece.main, {}), self._values(piece.main)
-            found[self._names[piece.parameter]] = {
+            name, moments, main = self._name(piece), optimizer.state.get(piece.main, {}), self._values(piece.main)
+            if self._muon is not None and self._is_muons(piece):
+                moments = self._muon.state(name)
+            found[name] = {
                 "start": piece.start,
                 "end": piece.end,
-                **{key: moments[key].detach().view(-1) for key in MOMENTS if key in moments},
+                **{key: moments[key].detach().view(-1) for key in (*MOMENTS, MOMENTUM) if key in moments},
                 **({"main": main.view(-1)} if self._separate_main_weights else {}),
             }
         return {"steps": self.steps, "skipped": self.skipped, "pieces": found}
@@ -112,10 +126,14 @@ class GuardedOptimizer(Guard):
             main = self._values(piece.main)
             if self._separate_main_weights:
                 main.copy_(get(*where, "main").view_as(main))
+            is_muons = self._is_muons(piece)
+            keys = (MOMENTUM,) if is_muons else MOMENTS
+            moments = {key: get(*where, key).view_as(main) for key in keys if taken}
+            moments = {key: at_home(m) if self._hosted else m.to(main, copy=True) for key, m in moments.items()}
             optimizer.state.pop(piece.main, None)
-            if taken:
-                moments = {key: get(*where, key).view_as(main) for key in MOMENTS}
-                moments = {key: at_home(m) if self._hosted else m.to(main, copy=True) for key, m in moments.items()}
+            if self._muon is not None and is_muons:
+                self._muon.load(self._name(piece), moments.get(MOMENTUM))
+            elif taken:
                 optimizer.state[piece.main] = {"step": torch.tensor(float(taken)), **moments}
 
     def _values(self, main: Tensor) -> Tensor:
@@ -134,6 +152,12 @@ class GuardedOptimizer(Guard):
     def _parts(self) -> list[Any]:
         """Megatron's optimizers that have something to step."""
         return [part for part in self._optimizer.chained_optimizers if part.optimizer is not None]
+
+    def _name(self, piece: Piece) -> str:
+        return self._mapped[piece.parameter].name
+
+    def _is_muons(self, piece: Piece) -> bool:
+        return self._muon is not None and MegatronMatrices.is_hidden(self._mapped[piece.parameter])
 
     def _pieces(self) -> Iterator[tuple[torch.optim.Optimizer, Piece]]:
         for part in self._optimizer.chained_optimizers:

@@ -1,5 +1,5 @@
 """The whole policy-gradient objective in one process, with Hugging Face transformers, sequence by sequence, and torch's
-AdamW: what every backend and layout is compared with.
+AdamW (and Muon): what every backend and layout is compared with.
 """
 
 import functools
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from services.learner.batch import Batch
-from services.learner.models_testing import adamw, random_batch, stored, tiny_model
+from services.learner.models_testing import adamw, muon, random_batch, stored, tiny_model
 from services.learner.settings import LossSettings
 
 SEEDS = (1, 2)
@@ -66,36 +66,40 @@ def _reference_loss(model: Any, initial: Any, batch: Batch, settings: LossSettin
 
 
 @functools.cache
-def reference(family: str, tied: bool, settings_name: str) -> list[dict[str, Any]]:
+def reference(family: str, tied: bool, settings_name: str, name: str = "adamw") -> list[dict[str, Any]]:
     settings = SETTINGS[settings_name]
     model, initial = tiny_model(family, tied), tiny_model(family, tied)
-    optimizer = adamw(model, **OPTIMIZER)
+    optimizers = [adamw(model, **OPTIMIZER)] if name == "adamw" else muon(model, **OPTIMIZER)
     steps = []
     for seed in SEEDS:
-        optimizer.zero_grad()
+        model.zero_grad()
         loss = _reference_loss(model, initial, random_batch(seed), settings)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_norm"])
         gradients = stored((name, p.grad.clone()) for name, p in model.named_parameters())
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         weights = stored((name, p.detach().clone()) for name, p in model.named_parameters())
         steps.append({"loss": loss.item(), "norm": norm.item(), "gradients": gradients, "weights": weights})
     return steps
 
 
-def compare(results: Sequence[dict[str, Any]], family: str, tied: bool, settings_name: str) -> None:
+def compare(
+    results: Sequence[dict[str, Any]], family: str, tied: bool, settings_name: str, optimizer: str = "adamw"
+) -> None:
     """`results`: the weights a policy began with; then of each step loss, norm, weights, clipped gradients or None."""
     initial, *steps = results
     original = stored((name, p.detach()) for name, p in tiny_model(family, tied).named_parameters())
     assert initial["weights"].keys() == original.keys()
     for name, tensor in original.items():
         assert torch.equal(initial["weights"][name], tensor), f"{name} is not bitwise what was loaded"
-    for ours, theirs in zip(steps, reference(family, tied, settings_name), strict=True):
+    expected = reference(family, tied, settings_name, optimizer)
+    for ours, theirs in zip(steps, expected, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
         assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-5)
         for name, tensor in theirs["weights"].items():
             torch.testing.assert_close(ours["weights"][name], tensor, rtol=0, atol=1e-4, msg=name)
     if steps[0]["gradients"] is not None:
-        for name, tensor in reference(family, tied, settings_name)[0]["gradients"].items():
+        for name, tensor in expected[0]["gradients"].items():
             error = (steps[0]["gradients"][name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-12)
             assert error < 2e-5, f"{name}: relative error {error:.1e}"

@@ -42,7 +42,9 @@ def model_dir(request, tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"), request.param)
 
 
-def planned(parallel: ParallelSettings, lora: LoraSettings | None = None, scores: bool = False) -> memory.Layout:
+def planned(
+    parallel: ParallelSettings, lora: LoraSettings | None = None, scores: bool = False, muon: bool = False
+) -> memory.Layout:
     return memory.Layout(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
@@ -56,6 +58,7 @@ def planned(parallel: ParallelSettings, lora: LoraSettings | None = None, scores
         lora_rank=lora.rank if lora is not None else 0,
         lora_targets=lora.targets if lora is not None else (),
         scores=scores,
+        muon=muon,
     )
 
 
@@ -94,10 +97,10 @@ def test_activations_of_the_transformers_backend_too(lengths, recompute, model_d
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 
 
-def _owned(model_dir: str, lora: LoraSettings | None) -> tuple[int, int, int]:
+def _owned(model_dir: str, lora: LoraSettings | None, optimizer: OptimizerSettings) -> tuple[int, int, int]:
     """(parameters, bytes of this rank's weights, bytes of its gradients and moments)."""
     policy = TransformersPolicy.create(
-        model_dir, ParallelSettings(), OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=1, lora=lora
+        model_dir, ParallelSettings(), optimizer, PrecisionSettings(), BatchSettings(), seed=1, lora=lora
     )
     policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
     parameters = policy.state._parameters
@@ -108,11 +111,11 @@ def _owned(model_dir: str, lora: LoraSettings | None) -> tuple[int, int, int]:
     return sum(p.numel() for p in parameters.values()), weights, gradients + moments
 
 
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=3)])
-def test_slices_of_the_transformers_backend_are_exact(lora, model_dir):
-    layout = dataclasses.replace(planned(ParallelSettings(), lora), fully_sharded=True, data=2)
+@pytest.mark.parametrize(("lora", "muon"), [(None, False), (None, True), (LoraSettings(rank=3), False)])
+def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
+    layout = dataclasses.replace(planned(ParallelSettings(), lora, muon=muon), fully_sharded=True, data=2)
     (stage,) = memory.stages(read_shapes(model_dir), layout)
-    counted = run_ranks(2, _owned, model_dir, lora)
+    counted = run_ranks(2, _owned, model_dir, lora, OptimizerSettings(name="muon" if muon else "adamw"))
     assert {numbers for numbers, _, _ in counted} == {stage.parameters}
     assert sum(weights for _, weights, _ in counted) == 2 * stage.weights
     assert sum(states for _, _, states in counted) == 2 * (stage.gradients + stage.optimizer)
@@ -143,13 +146,17 @@ def test_a_mixture_of_experts_is_counted_too(name, tmp_path):
 
 
 def _counted(
-    model_dir: str, parallel: ParallelSettings, lora: LoraSettings | None, scores: bool = False
+    model_dir: str,
+    parallel: ParallelSettings,
+    lora: LoraSettings | None,
+    scores: bool = False,
+    optimizer: OptimizerSettings | None = None,
 ) -> tuple[int, int, int]:
     """(pipeline stage, parameters, bytes of gradients and moments) of this rank."""
     policy = MegatronPolicy.create(
         model_dir,
         parallel,
-        OptimizerSettings(),
+        optimizer or OptimizerSettings(),
         PrecisionSettings(),
         BatchSettings(),
         seed=1,
@@ -157,7 +164,8 @@ def _counted(
         scores=scores,
     )
     parameters = list(policy._models[0].parameters())
-    moments = sum(8 * piece.main.numel() for _, piece in policy.optimizer._pieces())
+    sizes = ((4 if policy.optimizer._is_muons(piece) else 8, piece) for _, piece in policy.optimizer._pieces())
+    moments = sum(size * piece.main.numel() for size, piece in sizes)
     gradients = sum(4 * p.main_grad.numel() for p in parameters if p.requires_grad)
     rank = parallel_state.get_pipeline_model_parallel_rank()
     return rank, sum(p.numel() for p in parameters), gradients + moments
@@ -186,6 +194,26 @@ def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
     parallel = ParallelSettings(tensor=2, pipeline=2)
     stages = memory.stages(read_shapes(model_dir), planned(parallel, lora, scores=True))
     for stage, numbers, state in run_ranks(4, _counted, model_dir, parallel, lora, True):
+        assert numbers == stages[stage].parameters
+        assert state == stages[stage].gradients + stages[stage].optimizer
+
+
+MUON = {
+    "tp2-dp2": ("qwen2", 4, ParallelSettings(tensor=2)),
+    "pp2": ("qwen3", 2, ParallelSettings(pipeline=2)),
+    "ep2": ("qwen3_moe", 2, ParallelSettings(expert=2)),
+}
+
+
+@pytest.mark.parametrize("name", MUON)
+def test_muon_has_one_number_where_adamw_has_two_and_shares_nothing_out(name, tmp_path):
+    family, world, parallel = MUON[name]
+    model_dir = save_tiny_model(tmp_path, family)
+    data = world // (parallel.tensor * parallel.pipeline)
+    layout = dataclasses.replace(planned(parallel, muon=True), data=data, expert=parallel.expert)
+    stages = memory.stages(read_shapes(model_dir), layout)
+    settings = OptimizerSettings(name="muon")
+    for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, None, False, settings):
         assert numbers == stages[stage].parameters
         assert state == stages[stage].gradients + stages[stage].optimizer
 

@@ -64,18 +64,23 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with decoupled weight decay on matrices only (norms and biases are not decayed).
+    """With decoupled weight decay on matrices only (norms and biases are not decayed).
 
     Attributes:
+      name: adamw, or muon for hidden matrices and AdamW for the rest (see `muon`).
       learning_rate: the peak.
+      momentum, rate_adjustment: Muon's; match_rms_adamw makes its steps as large as AdamW's, original is Jordan's.
       clip_norm: largest global gradient norm; 0 turns clipping off (the norm is still reported).
-      distributed: shard optimizer state over data × context ranks (ZeRO-1).
+      distributed: shard optimizer state over data × context ranks (ZeRO-1); Megatron's AdamW alone does (`cut`).
       max_skipped: steps in a row that are skipped for a gradient that is not finite, before NonFiniteGradients.
       on_host: keep moments and fp32 main weights on the host between steps (see `host`).
     """
 
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-6
     weight_decay: float = 0.0
+    momentum: float = 0.95
+    rate_adjustment: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -84,6 +89,12 @@ class OptimizerSettings:
     max_skipped: int = 10
     on_host: bool = False
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
+    @property
+    def cut(self) -> bool:
+        """Whether Megatron cuts the state over data ranks. It does so without regard for matrices, of which Muon needs
+        whole ones."""
+        return self.distributed and self.name == "adamw"
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
-"""AdamW on the slices of a fully sharded model, with the guard of every learner around it."""
+"""AdamW (and Muon) on the slices of a fully sharded model, with the guard of every learner around it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from services.learner.fully_sharded import slice_of
+from services.learner.fully_sharded import own_slice, slice_of, whole_of
 from services.learner.guard import Guard
 from services.learner.host import MOMENTS, HostedState, at_home
+from services.learner.muon import MOMENTUM, Muon
 from services.learner.settings import OptimizerSettings
 
 
@@ -18,15 +19,24 @@ class ShardedOptimizer(Guard):
     """Steps with the scheduled learning rate; a step whose gradient norm is not finite changes nothing."""
 
     def __init__(
-        self, settings: OptimizerSettings, parameters: Mapping[str, Any], copies: Mapping[str, int] | None = None
+        self,
+        settings: OptimizerSettings,
+        parameters: Mapping[str, Any],
+        hidden: Collection[str],
+        copies: Mapping[str, int] | None = None,
     ) -> None:
-        """parameters: sharded ones by name, those that are trained. copies: how many ranks hold the same slice of one,
-        1 where it says nothing. Raises schedules.ScheduleError."""
+        """parameters: sharded ones by name, those that are trained. hidden: the names of hidden matrices, which are
+        Muon's if there is one. copies: how many ranks hold the same slice of one, 1 where it says nothing.
+
+        Raises schedules.ScheduleError.
+        """
         super().__init__(settings)
         self._copies = dict(copies or {})
         self._parameters = dict(parameters)
         self._slices = {name: slice_of(p) for name, p in parameters.items()}
-        decays = {name: p.dim() > 1 for name, p in parameters.items()}
+        self._muon = Muon(settings, _Matrices(self._parameters)) if settings.name == "muon" else None
+        self._hidden = {n for n in parameters if n in hidden} if self._muon is not None else set()
+        decays = {name: p.dim() > 1 for name, p in parameters.items() if name not in self._hidden}
         self._adam = torch.optim.AdamW(
             [
                 {"params": [self._slices[n] for n, d in decays.items() if d], "weight_decay": settings.weight_decay},
@@ -64,7 +74,10 @@ class ShardedOptimizer(Guard):
         for group in self._adam.param_groups:
             group["lr"] = rate
         for name, piece in self._slices.items():
-            piece.grad = gradients.get(name)
+            if self._muon is not None and name in self._hidden:
+                self._muon.step(name, piece, gradients[name], rate)
+            else:
+                piece.grad = gradients.get(name)
         self._adam.step()
         self._adam.zero_grad()
         return True, norm
@@ -79,12 +92,14 @@ class ShardedOptimizer(Guard):
 
     def state(self) -> dict[str, Any]:
         """This rank's shard, referring to live memory: {"steps", "skipped", "pieces": {name: {"exp_avg",
-        "exp_avg_sq"}}}, the pieces after the first step taken."""
+        "exp_avg_sq"}}}, the pieces after the first step taken; {"momentum"} of what Muon steps."""
         found = {
             name: {key: self._adam.state[piece][key] for key in MOMENTS}
             for name, piece in self._slices.items()
             if piece in self._adam.state
         }
+        if self._muon is not None:
+            found |= {name: state for name in self._hidden if (state := self._muon.state(name))}
         return {"steps": self.steps, "skipped": self.skipped, "pieces": found}
 
     @torch.no_grad()
@@ -94,10 +109,25 @@ class ShardedOptimizer(Guard):
         taken = steps - skipped
         self._adam.state.clear()
         for name, piece in self._slices.items():
-            if taken:
+            if self._muon is not None and name in self._hidden:
+                self._muon.load(name, get(name, MOMENTUM).to(piece, copy=True) if taken else None)
+            elif taken:
                 moments = {key: get(name, key) for key in MOMENTS}
                 moments = {
                     k: at_home(m) if self.settings.on_host else m.to(piece, copy=True) for k, m in moments.items()
                 }
                 step = torch.tensor(float(taken), device=piece.device)
                 self._adam.state[piece] = {"step": step, **moments}
+
+
+class _Matrices:
+    """`muon.Matrices` of sharded parameters: each is a Hugging Face matrix already."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self._parameters = parameters
+
+    def whole(self, name: str, own: Tensor) -> Sequence[Tensor]:
+        return [whole_of(self._parameters[name], own)]
+
+    def own(self, name: str, whole: Sequence[Tensor]) -> Tensor:
+        return own_slice(self._parameters[name], whole[0])

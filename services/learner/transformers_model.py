@@ -223,6 +223,13 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= CLOSE * b.abs().max())
 
 
+def hidden_matrices(model: Any) -> set[str]:
+    """Names of the parameters that are matrices and neither an embedding's nor the output layer's."""
+    ends = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)] + [model.get_output_embeddings()]
+    weights = {id(module.weight) for module in ends}
+    return {name for name, p in model.named_parameters() if p.dim() == 2 and id(p) not in weights}
+
+
 def layers_of(model: Any) -> list[Any]:
     """The blocks that transformers says must stay whole: its decoder layers."""
     names = set(model._no_split_modules or ())

@@ -16,7 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from services.learner import checkpoints, fully_sharded, micro_batches, transformers_model, transformers_recompute
+from services.learner import (
+    checkpoints,
+    fully_sharded,
+    micro_batches,
+    muon,
+    transformers_model,
+    transformers_recompute,
+)
 from services.learner.adapters import peft_names
 from services.learner.batch import Batch
 from services.learner.chunked_head import chunked_logprobs
@@ -110,6 +117,7 @@ class TransformersPolicy:
                 f"parallel.tensor = {parallel.tensor}: backend transformers has no adapters on matrices that are cut; "
                 "use 1, or backend megatron"
             )
+        muon.check(optimizer, lora)
         torch.manual_seed(seed)
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         ranks = Ranks.of(parallel, device)
@@ -126,7 +134,8 @@ class TransformersPolicy:
         fully_sharded.shard(scorer, layers, source, device, precision, ranks.data_mesh, plan.cut)
         parameters = dict(model.named_parameters())
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
-        stepped = ShardedOptimizer(optimizer, trained, {name: plan.copies(name) for name in trained})
+        hidden = transformers_model.hidden_matrices(model)
+        stepped = ShardedOptimizer(optimizer, trained, hidden, {name: plan.copies(name) for name in trained})
         state = TransformersState(parameters, stepped, config.to_dict(), precision, lora, ranks, plan)
         policy = TransformersPolicy(scorer, stepped, state, precision, batching, device, adapters, ranks, plan)
         if expected is not None:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from services.learner import checkpoints
+from services.learner import checkpoints, muon
 from services.learner.fully_sharded import rows, slice_of
 from services.learner.settings import LoraSettings, PrecisionSettings
 from services.learner.sharded_optimizer import ShardedOptimizer
@@ -48,7 +48,8 @@ class TransformersState:
         shapes = {name: list(p.shape) for name, p in parameters.items()}
         lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
         named = {key: config.get(key) for key in ("architectures", "rope_parameters", "sliding_window")}
-        self._model_identity = {"backend": BACKEND, **named, **shapes, "lora": lora_identity}
+        optimizer_identity = muon.identity(optimizer.settings)
+        self._model_identity = {"backend": BACKEND, **named, **shapes, **optimizer_identity, "lora": lora_identity}
         self._layout_identity = {**ranks.describe(), "weights": precision.weights}
 
     def snapshot(self) -> checkpoints.Snapshot:

@@ -23,7 +23,14 @@ BEHAVIOUR_LOSSES = ("dppo", "dro")
 
 def check(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    problems = [*_telemetry(recipe), *_parallel(recipe), *_adapters(recipe), *_offload(recipe), *_mixture(recipe)]
+    problems = [
+        *_telemetry(recipe),
+        *_optimizer(recipe),
+        *_parallel(recipe),
+        *_adapters(recipe),
+        *_offload(recipe),
+        *_mixture(recipe),
+    ]
     own, *others = ([*_algorithm(r), *_data(r), *_generation(r)] for r in recipe.sources.values())
     further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
     return [*problems, *own, *further]
@@ -46,6 +53,21 @@ def _offload(recipe: Recipe) -> list[str]:
     if not recipe.compares_with_reference:
         return [f"learner.offload: the method compares with no reference, so none is kept{left}"]
     return []
+
+
+def _optimizer(recipe: Recipe) -> list[str]:
+    learner, problems = recipe.learner, []
+    if learner.optimizer.name == "muon" and learner.lora is not None:
+        problems.append(
+            "learner.optimizer.name: muon makes the step of a whole matrix orthogonal, and learner.lora trains two "
+            "factors of one; use adamw"
+        )
+    if learner.optimizer.name == "muon" and "optimizer" in learner.offload:
+        problems.append(
+            "learner.offload: the state of adamw alone can be kept on the host; leave 'optimizer' out, or use "
+            "learner.optimizer.name=adamw"
+        )
+    return problems
 
 
 def _mixture(recipe: Recipe) -> list[str]:

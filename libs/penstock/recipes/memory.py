@@ -16,6 +16,10 @@ with h hidden, f intermediate, d head dimension, A = heads × d and G = KV heads
     (2 G c + 2 A (c + ½)) / t           context parallelism: gathered K and V, repeated for every query head
     (2 G (r − 1)) / t                   or, where heads are exchanged: KV heads that are too few, repeated r times
 
+With `learner.optimizer.name: muon` a number of a hidden matrix has a momentum (4) in place of the moments. On Megatron
+nothing of the optimizer is shared out then, for Muon needs whole matrices. It gathers these one after the other, when
+the activations are gone; not counted, for it is less than they were.
+
 Experts are shared out over expert ranks, and the optimizer's state for them over the ranks that have the same ones.
 
 With adapters (`learner.lora`) gradients, moments and main weights are the adapters' alone. A method that compares with
@@ -75,6 +79,7 @@ class Layout:
     ulysses: bool = False
     selective: bool = False
     offload: tuple[str, ...] = ()
+    muon: bool = False
 
     @staticmethod
     def of(recipe: Recipe) -> "Layout":
@@ -99,6 +104,7 @@ class Layout:
             ulysses=p.context_attention == "ulysses",
             selective=learner.recompute == "selective",
             offload=learner.offload,
+            muon=learner.optimizer.name == "muon",
         )
 
 
@@ -187,12 +193,15 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
     replicas, same_experts = layout.data * layout.context, layout.data * layout.context * t // layout.expert
     owned = trained // replicas if adapters else numbers // replicas + experts // same_experts
     numbers += experts
+    optimizer = (12 if layout.bfloat16 else 8) * owned
+    if layout.muon:
+        optimizer = (12 if layout.bfloat16 else 8) * trained - 4 * (layers * shapes.layer_matrices(t) + experts)
     return Stage(
         parameters=numbers + adapters,
         trained=trained,
         weights=size * (numbers + adapters),
         gradients=4 * trained,
-        optimizer=(12 if layout.bfloat16 else 8) * owned,
+        optimizer=optimizer,
         activations=size * _activations(shapes, layout, layers, _under_way(layout, index), last),
         head=_head(shapes, layout, table) if last and not layout.scores else 0,
         reference=size * numbers if layout.keeps_reference else 0,
@@ -213,7 +222,7 @@ def _fully_sharded(shapes: Shapes, layout: Layout) -> Stage:
         trained=trained,
         weights=4 * (numbers + adapters) // layout.data,
         gradients=4 * trained // layout.data,
-        optimizer=8 * trained // layout.data,
+        optimizer=(8 * trained - (4 * shapes.layers * shapes.layer_matrices() if layout.muon else 0)) // layout.data,
         activations=size * _activations(shapes, layout, shapes.layers, 1, True),
         head=_head(shapes, layout, table),
         reference=4 * numbers // layout.data if layout.keeps_reference else 0,

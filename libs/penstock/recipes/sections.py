@@ -352,8 +352,19 @@ class Parallel(Section):
 
 
 class Optimizer(Section):
-    """AdamW and its schedule."""
+    """AdamW or Muon, and the schedule."""
 
+    name: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="muon steps hidden matrices by their momentum made orthogonal; embeddings, output layer, norms and "
+        "biases are AdamW's then too",
+    )
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="Muon's (Nesterov)")
+    rate_adjustment: Literal["match_rms_adamw", "original"] = Field(
+        default="match_rms_adamw",
+        description="Muon's steps: as large as AdamW's, so that its rates carry over (0.2 x sqrt of the longer side), "
+        "or Jordan's (sqrt of rows / columns, at least 1)",
+    )
     learning_rate: float = Field(default=1e-6, gt=0)
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)

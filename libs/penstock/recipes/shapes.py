@@ -45,12 +45,16 @@ class Shapes:
 
     def layer_without_experts(self, tensor: int = 1) -> int:
         """Numbers of the rest of the layer on one of `tensor` ranks, with the whole router."""
+        bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
+        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return self.layer_matrices(tensor) + bias // tensor + norms
+
+    def layer_matrices(self, tensor: int = 1) -> int:
+        """Of these, the numbers in matrices."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = self.hidden * (queries + 2 * keys) + queries * self.hidden
-        bias = queries + 2 * keys if self.qkv_bias else 0
-        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         mlp = 0 if self.experts else 3 * self.hidden * self.intermediate
-        return (attention + bias + mlp) // tensor + norms + self.hidden * self.experts
+        return (attention + mlp) // tensor + self.hidden * self.experts
 
     def vocabulary_parameters(self, tensor: int) -> int:
         """Numbers of the embedding, or of the output layer, on one of `tensor` ranks (rows padded to a multiple)."""
