@@ -92,8 +92,8 @@ def test_every_expert_has_matrices_of_its_own(model_dir, in_fp32):
         torch.testing.assert_close(tensor, alone[name], rtol=0, atol=1e-4, msg=name)
 
 
-def _train_transformers(model_dir: Path, settings: LossSettings) -> Any:
-    policy = _make("transformers", model_dir, ParallelSettings(), keep_reference=True)
+def _train_transformers(model_dir: Path, settings: LossSettings, tensor: int) -> Any:
+    policy = _make("transformers", model_dir, ParallelSettings(tensor=tensor), keep_reference=True)
     trainer = Trainer(settings, policy)
     steps: list[dict[str, Any]] = [{"weights": dict(policy.export())}]
     for seed in SEEDS:
@@ -106,9 +106,12 @@ def _train_transformers(model_dir: Path, settings: LossSettings) -> Any:
     return steps
 
 
-@pytest.mark.parametrize(("world", "family"), [(1, "qwen3"), (2, "qwen3"), (2, "mistral")])
-def test_slices_of_the_transformers_backend_step_whole_matrices(world, family, model_dir, in_fp32):
-    results = run_ranks(world, _train_transformers, model_dir(family), SETTINGS["grpo"])[0]
+@pytest.mark.parametrize(
+    ("world", "family", "tensor"),
+    [(1, "qwen3", 1), (2, "qwen3", 1), (2, "mistral", 1), (2, "qwen3", 2), (4, "qwen3", 2)],
+)
+def test_slices_of_the_transformers_backend_step_whole_matrices(world, family, tensor, model_dir, in_fp32):
+    results = run_ranks(world, _train_transformers, model_dir(family), SETTINGS["grpo"], tensor)[0]
     compare(results, family, False, "grpo", "muon")
 
 

@@ -85,22 +85,26 @@ def test_what_selective_recomputation_keeps_is_counted(name, model_dir):
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 
 
+@pytest.mark.parametrize("tensor", [1, 2])
 @pytest.mark.parametrize("recompute", ["none", "selective"])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_activations_of_the_transformers_backend_too(lengths, recompute, model_dir):
-    kept = run_ranks(1, transformers_activations_testing.kept_bytes, model_dir, LENGTHS[lengths], recompute)[0]
+def test_activations_of_the_transformers_backend_too(lengths, recompute, tensor, model_dir):
+    arguments = (model_dir, LENGTHS[lengths], recompute, tensor)
+    kept = run_ranks(tensor, transformers_activations_testing.kept_bytes, *arguments)[0]
     shapes, tokens = read_shapes(model_dir), sum(LENGTHS[lengths])
-    layout = dataclasses.replace(planned(ParallelSettings()), fully_sharded=True)
+    layout = dataclasses.replace(planned(ParallelSettings(tensor=tensor)), fully_sharded=True)
     count = {"none": memory.layer_activations, "selective": memory.selected_activations}[recompute]
     per_layer = 4 * tokens * count(shapes, layout)
     ratio = (shapes.layers * per_layer + 4 * tokens * (3 * shapes.hidden + 2 * shapes.head_dim)) / kept
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 
 
-def _owned(model_dir: str, lora: LoraSettings | None, optimizer: OptimizerSettings) -> tuple[int, int, int]:
+def _owned(
+    model_dir: str, lora: LoraSettings | None, optimizer: OptimizerSettings, tensor: int = 1
+) -> tuple[int, int, int]:
     """(parameters, bytes of this rank's weights, bytes of its gradients and moments)."""
     policy = TransformersPolicy.create(
-        model_dir, ParallelSettings(), optimizer, PrecisionSettings(), BatchSettings(), seed=1, lora=lora
+        model_dir, ParallelSettings(tensor=tensor), optimizer, PrecisionSettings(), BatchSettings(), seed=1, lora=lora
     )
     policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
     parameters = policy.state._parameters
@@ -119,6 +123,16 @@ def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
     assert {numbers for numbers, _, _ in counted} == {stage.parameters}
     assert sum(weights for _, weights, _ in counted) == 2 * stage.weights
     assert sum(states for _, _, states in counted) == 2 * (stage.gradients + stage.optimizer)
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_slices_of_cut_matrices_are_exact(muon, model_dir):
+    layout = dataclasses.replace(planned(ParallelSettings(tensor=2), muon=muon), fully_sharded=True, data=2)
+    (stage,) = memory.stages(read_shapes(model_dir), layout)
+    optimizer = OptimizerSettings(name="muon" if muon else "adamw")
+    counted = run_ranks(4, _owned, model_dir, None, optimizer, 2)
+    assert sum(weights for _, weights, _ in counted) == 4 * stage.weights
+    assert sum(states for _, _, states in counted) == 4 * (stage.gradients + stage.optimizer)
 
 
 MIXTURES = {

@@ -210,9 +210,9 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
 
 def _fully_sharded(shapes: Shapes, layout: Layout) -> Stage:
     """A rank of the transformers backend."""
-    table, layer = shapes.vocabulary_parameters(1), shapes.layer_parameters()
+    table, layer = shapes.vocabulary_parameters(1), shapes.layer_parameters(layout.tensor)
     ends = (1 if shapes.tied else 2) * table + shapes.hidden
-    numbers = shapes.parameters
+    numbers = ends + shapes.layers * layer
     adapters = shapes.layers * adapter_parameters(shapes, layout)
     trained = adapters or numbers
     size = 2 if layout.bfloat16 else 4
@@ -222,7 +222,8 @@ def _fully_sharded(shapes: Shapes, layout: Layout) -> Stage:
         trained=trained,
         weights=4 * (numbers + adapters) // layout.data,
         gradients=4 * trained // layout.data,
-        optimizer=(8 * trained - (4 * shapes.layers * shapes.layer_matrices() if layout.muon else 0)) // layout.data,
+        optimizer=(8 * trained - (4 * shapes.layers * shapes.layer_matrices(layout.tensor) if layout.muon else 0))
+        // layout.data,
         activations=size * _activations(shapes, layout, shapes.layers, 1, True),
         head=_head(shapes, layout, table),
         reference=4 * numbers // layout.data if layout.keeps_reference else 0,
@@ -270,7 +271,7 @@ def layer_activations(shapes: Shapes, layout: Layout) -> int:
     queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     if layout.fully_sharded:
         norms = 2 * (queries + keys) if shapes.qk_norm else 0
-        return 6 * shapes.hidden + 4 * shapes.intermediate + 4 * queries + 3 * keys + norms
+        return 6 * shapes.hidden + (4 * shapes.intermediate + 4 * queries + 3 * keys + norms) // t
     mlp = 5 * shapes.intermediate
     if shapes.experts:
         mlp = shapes.experts_per_token * (6 * shapes.expert_intermediate + shapes.hidden) + 2 * shapes.experts
@@ -289,7 +290,7 @@ def selected_activations(shapes: Shapes, layout: Layout) -> int:
     t = layout.tensor
     queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     if layout.fully_sharded:
-        return 3 * shapes.hidden + 2 * shapes.intermediate + 2 * (queries + keys) + shapes.heads
+        return 3 * shapes.hidden + (2 * shapes.intermediate + 2 * (queries + keys) + shapes.heads) // t
     norms = 4 * shapes.hidden // (t if layout.sequence_parallel else 1)
     mlp = 3 * shapes.intermediate
     if shapes.experts:

@@ -71,13 +71,23 @@ def test_choices_are_listed(raw: dict[str, Any]) -> None:
 
 def test_the_transformers_backend_refuses_what_it_does_not_have(raw: dict[str, Any]) -> None:
     backend = "learner.backend=transformers"
-    for sizes in ("tensor=2", "pipeline=2", "context=2", "sequence_parallel=true", "virtual_stages=2"):
+    for sizes in ("pipeline=2", "context=2", "sequence_parallel=true", "virtual_stages=2"):
         key, _, value = sizes.partition("=")
         text = problems(raw, backend, "learner.ranks=2", f"learner.parallel.{sizes}")
         assert f"learner.parallel.{key}: {value.capitalize()} needs" in text
         assert "learner.backend=megatron" in text
     assert "always overlaps (FSDP2)" in problems(raw, backend, "learner.parallel.overlap=true")
+    cut = (backend, "learner.parallel.tensor=2")
+    assert "learner.ranks: 3 is not a multiple of learner.parallel.tensor = 2" in problems(raw, *cut, "learner.ranks=3")
+    adapted = problems(raw, *cut, "learner.ranks=2", "learner.lora.rank=4")
+    assert "learner.parallel.tensor: 2 with learner.lora needs learner.backend=megatron" in adapted
+    assert resolve(raw, (*cut, "learner.ranks=4")).learner.parallel.tensor == 2
     assert resolve(raw, (backend, "learner.ranks=3")).learner.backend == "transformers"
+
+
+def test_muons_state_stays_on_the_device(raw: dict[str, Any]) -> None:
+    muon = ("learner.optimizer.name=muon", "learner.offload=[optimizer]")
+    assert "learner.offload: the state of adamw alone can be kept on the host" in problems(raw, *muon)
 
 
 def test_a_reference_that_is_not_kept_is_not_offloaded(raw: dict[str, Any]) -> None:
