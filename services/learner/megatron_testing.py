@@ -44,7 +44,7 @@ def _train(model_dir: Path, layout: Layout, settings: LossSettings, optimizer: s
         keep_reference=settings.kl_coefficient > 0,
     )
     trainer = Trainer(settings, policy)
-    steps = [{"weights": dict(policy.export())}]
+    steps = [{"weights": dict(policy.export()), "logprobs": policy.logprobs(random_batch(SEEDS[0]))}]
     for seed in SEEDS:
         rank = torch.distributed.get_rank()
         batch = broadcast(random_batch(seed) if rank == 0 else None, policy.layout.device)

@@ -95,7 +95,9 @@ def test_every_expert_has_matrices_of_its_own(model_dir, in_fp32):
 def _train_transformers(model_dir: Path, settings: LossSettings, tensor: int) -> Any:
     policy = _make("transformers", model_dir, ParallelSettings(tensor=tensor), keep_reference=True)
     trainer = Trainer(settings, policy)
-    steps: list[dict[str, Any]] = [{"weights": dict(policy.export())}]
+    steps: list[dict[str, Any]] = [
+        {"weights": dict(policy.export()), "logprobs": policy.logprobs(random_batch(SEEDS[0]))}
+    ]
     for seed in SEEDS:
         batch = random_batch(seed) if torch.distributed.get_rank() == 0 else None
         metrics = trainer.step(broadcast(batch, torch.device("cpu"))).metrics

@@ -40,6 +40,11 @@ LAYOUTS = {
     "cp2-overlap": Layout(2, ParallelSettings(context=2, overlap=20_000)),
     "pp2-dp2-overlap": Layout(4, ParallelSettings(pipeline=2, overlap=20_000)),
     "pp2-interleaved-dp2-overlap": Layout(4, ParallelSettings(pipeline=2, virtual=2, overlap=20_000)),
+    "pp4": Layout(4, ParallelSettings(pipeline=4)),
+    "tp2-dp2": Layout(4, ParallelSettings(tensor=2)),
+    "pp2-cp2": Layout(4, ParallelSettings(pipeline=2, context=2), distributed=False),
+    "cp2-dp2": Layout(4, ParallelSettings(context=2)),
+    "tp4": Layout(4, ParallelSettings(tensor=4)),
     "tp4-sp": Layout(4, ParallelSettings(tensor=4, sequence=True)),  # fewer KV heads than tensor ranks
 }
 

@@ -40,7 +40,9 @@ def _train(
         keep_reference=settings.kl_coefficient > 0,
     )
     trainer = Trainer(settings, policy)
-    steps: list[dict[str, Any]] = [{"weights": dict(policy.export())}]
+    steps: list[dict[str, Any]] = [
+        {"weights": dict(policy.export()), "logprobs": policy.logprobs(random_batch(SEEDS[0]))}
+    ]
     for seed in SEEDS:
         batch = random_batch(seed) if torch.distributed.get_rank() == 0 else None
         metrics = trainer.step(broadcast(batch, torch.device("cpu"))).metrics
