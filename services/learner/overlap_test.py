@@ -91,6 +91,18 @@ def test_a_checkpoint_goes_on_with_other_messages(there, here, model_dir, tmp_pa
     assert metrics == expected[-2] and _equal(weights, expected[-1])
 
 
+def _one_sequence(model_dir: Path, parallel: ParallelSettings) -> Any:
+    policy = make(model_dir, parallel)
+    trainer = Trainer(LossSettings(), policy)
+    return [trainer.step(random_batch(seed, count=1)).metrics["loss"] for seed in (1, 2)], dict(policy.export())
+
+
+def test_a_rank_with_nothing_to_train_sends_its_messages_too(model_dir):
+    losses, weights = run_ranks(2, _one_sequence, model_dir, ParallelSettings())[0]
+    again, beside = run_ranks(2, _one_sequence, model_dir, ParallelSettings(overlap=BUCKET))[0]
+    assert again == losses and _equal(beside, weights)
+
+
 def _watch(model_dir: Path) -> Any:
     """(messages; those under way at the end of the second backward pass; own weights after the step; when settled)."""
     policy = make(model_dir, ParallelSettings(overlap=BUCKET))

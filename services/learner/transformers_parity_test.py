@@ -140,7 +140,7 @@ def _adapt(model_dir: Path, recompute: str) -> Any:
     return before, [(m["loss"], m["grad_norm"]) for m in metrics], after
 
 
-@pytest.mark.parametrize(("world", "recompute"), [(1, "none"), (2, "full")])
+@pytest.mark.parametrize(("world", "recompute"), [(1, "none"), (2, "full"), (2, "selective")])
 @pytest.mark.parametrize(("family", "tied"), [("qwen3", False), ("llama", True)])
 def test_adapters_train_as_in_one_process_written_out(family, tied, world, recompute, model_dir):
     steps, merged = lora_testing.reference(family, tied)

@@ -219,11 +219,12 @@ def _memory(needs: Needs, device_gib: float | None) -> Table:
         table.add_row(part, *(_size(s.parts.get(part, 0)) for s in needs.stages))
     table.add_section()
     table.add_row("in all", *(_size(s.total) for s in needs.stages))
-    for part in dict.fromkeys(part for s in needs.stages for part in s.on_host):
-        table.add_row(f"{part}, on the host", *(_size(s.on_host.get(part, 0)) for s in needs.stages))
     if device_gib is not None:
         shares = (f"{s.total / GIB / device_gib:.0%}" for s in needs.stages)
         table.add_row(f"of {device_gib:g} GiB", *shares)
+    table.add_section()
+    for part in dict.fromkeys(part for s in needs.stages for part in s.on_host):
+        table.add_row(f"{part}, on the host", *(_size(s.on_host.get(part, 0)) for s in needs.stages))
     return table
 
 
