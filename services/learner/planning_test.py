@@ -48,7 +48,7 @@ def planned(
         context=parallel.context,
         data=1,
         sequence_parallel=parallel.sequence,
-        bfloat16=False,
+        half=False,
         micro_batch_tokens=240,
         recompute=False,
         lora_rank=lora.rank if lora is not None else 0,

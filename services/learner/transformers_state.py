@@ -78,10 +78,10 @@ class TransformersState:
         return manifest.extra
 
     @torch.no_grad()
-    def _restore(self, counters: Mapping[str, int], weight: Any, moment: Any) -> None:
+    def _restore(self, counters: Mapping[str, Any], weight: Any, moment: Any) -> None:
         for name, parameter in self._parameters.items():
             slice_of(parameter).copy_(weight(name))
-        self._optimizer.load_state(counters["steps"], counters["skipped"], moment)
+        self._optimizer.load_state(counters, moment)
 
     def _own(self, whole: Tensor) -> Tensor:
         return rows(whole, self._rank, self._ranks)
@@ -98,8 +98,8 @@ class _Whole:
         self._states = [open_(path / _file(rank, ranks)) for rank in range(ranks)]
 
     @property
-    def counters(self) -> Mapping[str, int]:
-        counters: Mapping[str, int] = self._states[0]["optimizer"]
+    def counters(self) -> Mapping[str, Any]:
+        counters: Mapping[str, Any] = self._states[0]["optimizer"]
         return counters
 
     def weight(self, name: str) -> Tensor:
