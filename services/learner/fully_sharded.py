@@ -3,8 +3,8 @@
     rank 0, host: the whole model ── one block at a time ──► every rank, device: the block ── fully_shard ──► its slice
 
 FSDP2 (`torch.distributed.fsdp.fully_shard`) does the gathering and the reduction. Parameters, gradients and optimizer
-state are fp32 slices; in bf16 what is gathered is a bf16 copy, so the slices are the main weights. Gradients are summed
-over ranks, not averaged: the loss arrives normalised.
+state are fp32 slices; in bf16 and fp16 what is gathered is a short copy, so the slices are the main weights. Gradients
+are summed over ranks, not averaged: the loss arrives normalised.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,8 +37,8 @@ def shard(
     """
     values = _Values(root, whole, device)
     policy = MixedPrecisionPolicy()
-    if precision.weights == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if precision.weights != "fp32":
+        policy = MixedPrecisionPolicy(param_dtype=precision.dtype, reduce_dtype=torch.float32)
     for block in [*blocks, root]:
         values.fill(block)
         cut(block)

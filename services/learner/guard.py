@@ -1,14 +1,16 @@
-"""What a learner wraps around any optimizer: the scheduled rate, and steps that are skipped where a gradient is not
-finite, with the parameters named.
+"""What a learner wraps around any optimizer: the scheduled rate, the loss scale of a float16 model, and steps that are
+skipped where a gradient is not finite, with the parameters named.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.distributed as dist
 
 from services.learner import schedules
 from services.learner.ending import CannotGoOn
+from services.learner.loss_scale import LossScale
 from services.learner.settings import OptimizerSettings
 
 log = logging.getLogger(__name__)
@@ -26,16 +28,41 @@ class Guard:
     Attributes:
       steps: steps asked for, skipped ones included; the schedule follows it.
       skipped: steps not taken because the gradient norm was NaN or infinite.
-      skipped_in_a_row: of those, the ones since the last step taken.
+      skipped_in_a_row: of those, the ones since the last step taken that no smaller loss scale could help.
+      loss_scale: of a float16 model; None: of another.
     """
 
-    def __init__(self, settings: OptimizerSettings) -> None:
-        """Raises schedules.ScheduleError."""
+    def __init__(self, settings: OptimizerSettings, scaled: bool) -> None:
+        """scaled: whether the model is float16. Raises schedules.ScheduleError."""
         schedules.check(settings.schedule)
         self.settings = settings
         self.steps = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
+        self.loss_scale = LossScale() if scaled else None
+
+    @property
+    def scale(self) -> float:
+        """What the loss of the next step is multiplied by before the backward pass, and gradients divided by after."""
+        return 1.0 if self.loss_scale is None else self.loss_scale.scale
+
+    def counters(self) -> dict[str, Any]:
+        """The guard's part of a checkpoint."""
+        scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state()}
+        return {"steps": self.steps, "skipped": self.skipped, **scale}
+
+    def restore(self, counters: Mapping[str, Any]) -> int:
+        """Takes what `counters` gave; returns how many steps were taken."""
+        self.steps, self.skipped = counters["steps"], counters["skipped"]
+        if self.loss_scale is not None:
+            self.loss_scale = LossScale.of(counters.get("loss_scale"))
+        return self.steps - self.skipped
+
+    def taken(self) -> None:
+        """Counts a step that is taken."""
+        self.skipped_in_a_row = 0
+        if self.loss_scale is not None:
+            self.loss_scale.grow()
 
     @property
     def learning_rate(self) -> float:
@@ -43,12 +70,16 @@ class Guard:
         return self.settings.learning_rate * schedules.factor(self.settings.schedule, self.steps)
 
     def skip(self, norm: float, own: Sequence[str]) -> None:
-        """Counts a step that is not taken, and says which gradients are at fault; a collective.
+        """Counts a step that is not taken, and says which gradients are at fault; a collective. A float16 model's loss
+        scale is lowered; while that helps, the step is none of `max_skipped`.
 
         own: Hugging Face names of the parameters whose gradient is not finite on this rank.
         Raises NonFiniteGradients on every rank when `max_skipped` steps in a row are skipped.
         """
         self.skipped += 1
+        if self.loss_scale is not None and self.loss_scale.lower():
+            log.warning("optimizer step %d overflowed in float16: the loss scale is now %g", self.steps, self.scale)
+            return
         self.skipped_in_a_row += 1
         gathered: list[list[str]] = [list(own)] * dist.get_world_size()
         dist.all_gather_object(gathered, list(own))

@@ -1,5 +1,7 @@
 """The recipe's sections as the learner's settings."""
 
+from typing import Literal
+
 from penstock.recipes import Recipe
 from services.learner.advantage_stage import AdvantageStage
 from services.learner.critic_stage import CriticStage
@@ -66,7 +68,8 @@ def optimizer_settings(recipe: Recipe) -> OptimizerSettings:
 
 
 def precision_settings(recipe: Recipe) -> PrecisionSettings:
-    return PrecisionSettings(weights="bf16" if recipe.model.dtype == "bfloat16" else "fp32")
+    weights: dict[str, Literal["fp32", "bf16", "fp16"]] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    return PrecisionSettings(weights=weights[recipe.model.dtype])
 
 
 def batch_settings(recipe: Recipe) -> BatchSettings:

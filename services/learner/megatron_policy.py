@@ -118,6 +118,8 @@ class MegatronPolicy:
         ]
         guarded = GuardedOptimizer(optimizer, chunks, config, layout, list(hf_weights.mapped_parameters(shards)))
         megatron.finalize_model_grads_func = _finalize
+        if precision.weights == "fp16":
+            megatron.grad_scale_func = lambda loss: loss * guarded.scale
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)
         if keep_reference and lora is None:

@@ -101,9 +101,7 @@ class MegatronState:
             p.parameter.data.copy_(weights[p.name])
         optimizer = state["optimizer"]
         own = {p.parameter: optimizer["pieces"].get(p.name) for p in self.mapped()}
-        self._optimizer.load_state(
-            optimizer["steps"], optimizer["skipped"], lambda parameter, start, end, key: own[parameter][key]
-        )
+        self._optimizer.load_state(optimizer, lambda parameter, start, end, key: own[parameter][key])
         torch.set_rng_state(state["rng"])
         get_cuda_rng_tracker().set_states(state["tracker"])
         if torch.cuda.is_available():
@@ -119,7 +117,7 @@ class MegatronState:
             tensors = [get(name) for name in hf_weights.sources(p, self._config)]
             return hf_weights.shard(p.kind, tensors, self._config, *p.place(self._layout)).reshape(-1)[start:end]
 
-        self._optimizer.load_state(*whole.counters(), piece)
+        self._optimizer.load_state(whole.counters(), piece)
 
     def _rank_state(self) -> dict[str, Any]:
         state = {

@@ -82,7 +82,7 @@ def megatron_config(
     recompute: Literal["none", "selective", "full"] = "none",
 ) -> TransformerConfig:
     """TransformerConfig for packed training. Fusions that need TransformerEngine or Apex are off."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision.weights]
+    dtype = precision.dtype
     parallel, full = layout.parallel, recompute == "full"
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -106,6 +106,7 @@ def megatron_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
         # Sums, not means, over data and context ranks: the loss arrives globally normalised.
         calculate_per_token_loss=True,
         # Every micro-batch has its own length; Core insists on this dispatcher then, even for dense models.

@@ -3,13 +3,14 @@ not finite, a state that can be saved and loaded exactly per rank, and Muon for 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer.grad_scaler import ConstantGradScaler
 from torch import Tensor
 
 from services.learner.guard import Guard
@@ -35,11 +36,11 @@ class GuardedOptimizer(Guard):
         mapped: Sequence[MappedParameter],
     ) -> None:
         """mapped: this rank's parameters. Raises schedules.ScheduleError."""
-        super().__init__(settings)
+        super().__init__(settings, scaled=chunks[0].config.fp16)
         self._mapped = {p.parameter: p for p in mapped}
         self._muon = Muon(settings, MegatronMatrices(mapped, model, layout)) if settings.name == "muon" else None
         config = chunks[0].config
-        self._separate_main_weights = config.bf16
+        self._separate_main_weights = config.bf16 or config.fp16
         self._optimizer = get_megatron_optimizer(
             OptimizerConfig(
                 optimizer="adam",
@@ -52,6 +53,8 @@ class GuardedOptimizer(Guard):
                 clip_grad=settings.clip_norm,
                 use_distributed_optimizer=settings.cut,
                 bf16=config.bf16,
+                fp16=config.fp16,
+                loss_scale=self.scale if config.fp16 else None,
                 params_dtype=config.params_dtype,
             ),
             chunks,
@@ -74,13 +77,16 @@ class GuardedOptimizer(Guard):
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_mult"]
             group["weight_decay"] = self.settings.weight_decay * group["wd_mult"]  # nobody else applies wd_mult
+        if self.loss_scale is not None:
+            for part in self._optimizer.chained_optimizers:
+                part.grad_scaler = ConstantGradScaler(self.scale)  # this one divides, the guard decides
         overflow = self._optimizer.prepare_grads()
         norm = float(self._optimizer.get_grad_norm())
         if overflow or not math.isfinite(norm):
             own = (piece for _, piece in self._pieces() if not _is_finite(piece.main.grad))
             self.skip(norm, ["+".join(self._mapped[piece.parameter].hf_names) for piece in own])
             return False, norm
-        self.skipped_in_a_row = 0
+        self.taken()
         if self.settings.clip_norm > 0:
             for part in self._optimizer.chained_optimizers:
                 parameters = part.get_parameters()
@@ -98,8 +104,8 @@ class GuardedOptimizer(Guard):
     def state(self) -> dict[str, Any]:
         """This rank's shard by parameter name, referring to live memory.
 
-        {"steps", "skipped", "pieces": {name: {"start", "end", and flat tensors "exp_avg", "exp_avg_sq", "main"}}}:
-        "main" where weights are bf16 (an fp32 weight is its own main weight), the moments after the first step taken.
+        {counters of the guard, "pieces": {name: {"start", "end", and flat tensors "exp_avg", "exp_avg_sq", "main"}}}:
+        "main" where weights are short (an fp32 weight is its own main weight), the moments after the first step taken.
         What Muon steps has "momentum" in their place.
         """
         found: dict[str, Any] = {}
@@ -113,14 +119,15 @@ class GuardedOptimizer(Guard):
                 **{key: moments[key].detach().view(-1) for key in (*MOMENTS, MOMENTUM) if key in moments},
                 **({"main": main.view(-1)} if self._separate_main_weights else {}),
             }
-        return {"steps": self.steps, "skipped": self.skipped, "pieces": found}
+        return {**self.counters(), "pieces": found}
 
     @torch.no_grad()
-    def load_state(self, steps: int, skipped: int, get: Callable[[torch.nn.Parameter, int, int, str], Tensor]) -> None:
+    def load_state(
+        self, counters: Mapping[str, Any], get: Callable[[torch.nn.Parameter, int, int, str], Tensor]
+    ) -> None:
         """Takes a state under this layout: `get(parameter, start, end, key)` gives what `state` calls `key` as a flat
         fp32 tensor. fp32 main weights are the model's own memory, so load the model too."""
-        self.steps, self.skipped = steps, skipped
-        taken = steps - skipped
+        taken = self.restore(counters)
         for optimizer, piece in self._pieces():
             where = piece.parameter, piece.start, piece.end
             main = self._values(piece.main)

@@ -52,7 +52,7 @@ def planned(
         data=1,
         sequence_parallel=parallel.sequence,
         ulysses=parallel.context_attention == "ulysses",
-        bfloat16=False,
+        half=False,
         micro_batch_tokens=240,
         recompute=False,
         lora_rank=lora.rank if lora is not None else 0,
@@ -262,7 +262,7 @@ def test_what_is_offloaded_is_counted_on_the_host(transformers, precision, model
         planned(ParallelSettings()),
         data=2,
         fully_sharded=transformers,
-        bfloat16=precision == "bf16",
+        half=precision == "bf16",
         keeps_reference=True,
         offload=("optimizer", "reference"),
     )

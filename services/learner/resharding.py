@@ -79,10 +79,10 @@ class Reassembly:
         has_main = any("main" in piece for t in tensors for piece in self._pieces(name, stage, t))
         return self.get(hf_name, "main" if has_main else self.WEIGHT)
 
-    def counters(self) -> tuple[int, int]:
-        """(steps, skipped) of the optimizer."""
-        state = self._open(self._path / rank_file(0, 0, 0, self._part))["optimizer"]
-        return state["steps"], state["skipped"]
+    def counters(self) -> Mapping[str, Any]:
+        """Of the optimizer's guard."""
+        state: Mapping[str, Any] = self._open(self._path / rank_file(0, 0, 0, self._part))["optimizer"]
+        return state
 
     def _assemble(self, name: str, stage: int, what: str) -> list[Tensor]:
         if name in self._file_of_expert:  # whole, but any tensor, context and data rank may have pieces of its state

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from penstock.objectives import preferences
 
 
@@ -100,12 +102,17 @@ class OptimizerSettings:
 @dataclass(frozen=True)
 class PrecisionSettings:
     """Attributes:
-    weights: fp32, or bf16 with fp32 main weights and fp32 gradient reduction.
+    weights: fp32, or bf16 or fp16 with fp32 main weights and fp32 gradient reduction; fp16 with a loss scale.
     fp32_logits: compute the head in fp32 whatever the weights; log-probabilities are fp32 in any case.
     """
 
-    weights: Literal["fp32", "bf16"] = "fp32"
+    weights: Literal["fp32", "bf16", "fp16"] = "fp32"
     fp32_logits: bool = True
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in, and is exported in."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.weights]
 
 
 HEAD_BYTES = 128 * 2**20

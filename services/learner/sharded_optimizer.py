@@ -23,14 +23,16 @@ class ShardedOptimizer(Guard):
         settings: OptimizerSettings,
         parameters: Mapping[str, Any],
         hidden: Collection[str],
+        scaled: bool,
         copies: Mapping[str, int] | None = None,
     ) -> None:
         """parameters: sharded ones by name, those that are trained. hidden: the names of hidden matrices, which are
-        Muon's if there is one. copies: how many ranks hold the same slice of one, 1 where it says nothing.
+        Muon's if there is one. scaled: whether the loss was multiplied by `scale`. copies: how many ranks hold the same
+        slice of one, 1 where it says nothing.
 
         Raises schedules.ScheduleError.
         """
-        super().__init__(settings)
+        super().__init__(settings, scaled)
         self._copies = dict(copies or {})
         self._parameters = dict(parameters)
         self._slices = {name: slice_of(p) for name, p in parameters.items()}
@@ -63,11 +65,13 @@ class ShardedOptimizer(Guard):
         rate = self.learning_rate
         self.steps += 1
         gradients = {n: slice_of(p.grad) for n, p in self._parameters.items() if p.grad is not None}
+        if self.scale != 1:
+            torch._foreach_mul_(list(gradients.values()), 1 / self.scale)
         norm = self._norm(gradients)
         if not math.isfinite(norm):
             self.skip(norm, [name for name, g in gradients.items() if not bool(torch.isfinite(g).all())])
             return False, norm
-        self.skipped_in_a_row = 0
+        self.taken()
         limit = self.settings.clip_norm
         if 0 < limit < norm:
             torch._foreach_mul_(list(gradients.values()), limit / (norm + 1e-6))
@@ -91,7 +95,7 @@ class ShardedOptimizer(Guard):
         return math.sqrt(total) if math.isfinite(total := float(squares)) else total
 
     def state(self) -> dict[str, Any]:
-        """This rank's shard, referring to live memory: {"steps", "skipped", "pieces": {name: {"exp_avg",
+        """This rank's shard, referring to live memory: {counters of the guard, "pieces": {name: {"exp_avg",
         "exp_avg_sq"}}}, the pieces after the first step taken; {"momentum"} of what Muon steps."""
         found = {
             name: {key: self._adam.state[piece][key] for key in MOMENTS}
@@ -100,13 +104,12 @@ class ShardedOptimizer(Guard):
         }
         if self._muon is not None:
             found |= {name: state for name in self._hidden if (state := self._muon.state(name))}
-        return {"steps": self.steps, "skipped": self.skipped, "pieces": found}
+        return {**self.counters(), "pieces": found}
 
     @torch.no_grad()
-    def load_state(self, steps: int, skipped: int, get: Callable[[str, str], Tensor]) -> None:
+    def load_state(self, counters: Mapping[str, Any], get: Callable[[str, str], Tensor]) -> None:
         """Takes a state: `get(name, key)` gives what `state` calls `key`, as a tensor of this rank's slice."""
-        self.steps, self.skipped = steps, skipped
-        taken = steps - skipped
+        taken = self.restore(counters)
         self._adam.state.clear()
         for name, piece in self._slices.items():
             if self._muon is not None and name in self._hidden:

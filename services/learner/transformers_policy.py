@@ -135,7 +135,8 @@ class TransformersPolicy:
         parameters = dict(model.named_parameters())
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         hidden = transformers_model.hidden_matrices(model)
-        stepped = ShardedOptimizer(optimizer, trained, hidden, {name: plan.copies(name) for name in trained})
+        copies = {name: plan.copies(name) for name in trained}
+        stepped = ShardedOptimizer(optimizer, trained, hidden, precision.weights == "fp16", copies)
         state = TransformersState(parameters, stepped, config.to_dict(), precision, lora, ranks, plan)
         policy = TransformersPolicy(scorer, stepped, state, precision, batching, device, adapters, ranks, plan)
         if expected is not None:
@@ -172,7 +173,6 @@ class TransformersPolicy:
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
-        dtype = torch.bfloat16 if self._precision.weights == "bf16" else torch.float32
         for name, parameter in self._scorer.model.named_parameters():
             if is_adapter(name):
                 continue
@@ -180,7 +180,7 @@ class TransformersPolicy:
             if self._adapters is not None:
                 whole = self._adapters.merged(name, whole)
             if dist.get_rank() == 0:
-                yield name, whole.to("cpu", dtype, copy=True).contiguous()
+                yield name, whole.to("cpu", self._precision.dtype, copy=True).contiguous()
         if dist.get_rank() == 0:
             persistent = self._scorer.model.state_dict().keys()
             for name, buffer in self._scorer.model.named_buffers():
@@ -232,7 +232,7 @@ class TransformersPolicy:
             scored = Scored.of(said, entropy, part.index, part.sequence, part.sequences)
             value, stats = loss(scored)
             if torch.is_grad_enabled():
-                value.backward()
+                (value * self.optimizer.scale).backward()
             logprobs[part.index] = scored.current.detach()
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
         if torch.is_grad_enabled():

@@ -88,10 +88,10 @@ class TransformersState:
         return manifest.extra
 
     @torch.no_grad()
-    def _restore(self, counters: Mapping[str, int], weight: Any, moment: Any) -> None:
+    def _restore(self, counters: Mapping[str, Any], weight: Any, moment: Any) -> None:
         for name, parameter in self._parameters.items():
             slice_of(parameter).copy_(weight(name))
-        self._optimizer.load_state(counters["steps"], counters["skipped"], moment)
+        self._optimizer.load_state(counters, moment)
 
     def _own(self, name: str, whole: Tensor) -> Tensor:
         return rows(self._plan.own(name, whole), self._ranks.data_rank, self._ranks.data)
@@ -106,8 +106,8 @@ class _Whole:
         self._tensor, self._shapes = tensor, shapes
 
     @property
-    def counters(self) -> Mapping[str, int]:
-        counters: Mapping[str, int] = self._states[0]["optimizer"]
+    def counters(self) -> Mapping[str, Any]:
+        counters: Mapping[str, Any] = self._states[0]["optimizer"]
         return counters
 
     def weight(self, name: str) -> Tensor:

@@ -1,7 +1,8 @@
 """What one rank of the learner needs in memory, from the model's shapes and the layout: pure arithmetic.
 
-Per number of the rank's parameters: the weight (4 bytes, or 2 in bfloat16), its fp32 gradient (4), Adam's two moments
-(8) and in bfloat16 an fp32 main weight (4); the last two are shared out over data × context ranks (ZeRO-1).
+Per number of the rank's parameters: the weight (4 bytes, or 2 in bfloat16 and float16), its fp32 gradient (4), Adam's
+two moments (8) and where weights have 2 bytes an fp32 main weight (4); the last two are shared out over data × context
+ranks (ZeRO-1).
 
 Activations are what autograd keeps of one micro-batch, for every micro-batch that a pipeline stage has under way: stage
 i of p has p − i of them (1F1B), and (p − 1) / v more where v chunks interleave. Per local token and layer, in numbers,
@@ -33,8 +34,8 @@ the largest of these. A layer keeps 6 h + 4 f + 4 A + 3 G numbers per token, and
 With `recompute: selective` a layer does without 4 h and 3 f (of an expert's 6 e, and what is sent to it, 3 e), on the
 transformers backend with 3 h + 2 f + 2 (A + G) and a number per head. With `recompute: full` it keeps its input alone
 (h). In both, one layer at a time has all of the above.
-`services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A bfloat16 number is
-counted as 2 bytes, as a GPU's kernels have it; on a CPU attention and norms compute in fp32 and keep up to twice that.
+`services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A number of 2 bytes
+is counted as such, as a GPU's kernels have it; on a CPU attention and norms compute in fp32 and keep up to twice that.
 
 Not counted: the CUDA context, communication buffers, fragmentation (leave a tenth free).
 """
@@ -66,7 +67,7 @@ class Layout:
     context: int
     data: int
     sequence_parallel: bool
-    bfloat16: bool
+    half: bool
     micro_batch_tokens: int
     recompute: bool
     virtual: int = 1
@@ -91,7 +92,7 @@ class Layout:
             context=p.context,
             data=max(1, learner.ranks // (p.tensor * p.pipeline * p.context)),
             sequence_parallel=p.sequence_parallel,
-            bfloat16=recipe.model.dtype == "bfloat16",
+            half=recipe.model.dtype != "float32",
             micro_batch_tokens=learner.micro_batch_tokens,
             recompute=learner.recompute == "full",
             virtual=p.virtual_stages,
@@ -169,7 +170,7 @@ def stages(shapes: Shapes, layout: Layout) -> list[Stage]:
 def _offloaded(stage: Stage, layout: Layout) -> Stage:
     """With what is kept on the host there; the weights that are trained are, too, while the reference is in place."""
     if "optimizer" in layout.offload:
-        number = 12 if layout.bfloat16 and not layout.fully_sharded else 8
+        number = 12 if layout.half and not layout.fully_sharded else 8
         slice_ = min(stage.optimizer, number * SLICE)
         stage = dataclasses.replace(stage, optimizer=slice_, host_optimizer=stage.optimizer)
     if "reference" in layout.offload:
@@ -189,13 +190,13 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
     experts = layers * shapes.layer_experts(layout.expert)
     adapters = layers * adapter_parameters(shapes, layout)
     trained = adapters + score if adapters else numbers + experts
-    size = 2 if layout.bfloat16 else 4
+    size = 2 if layout.half else 4
     replicas, same_experts = layout.data * layout.context, layout.data * layout.context * t // layout.expert
     owned = trained // replicas if adapters else numbers // replicas + experts // same_experts
     numbers += experts
-    optimizer = (12 if layout.bfloat16 else 8) * owned
+    optimizer = (12 if layout.half else 8) * owned
     if layout.muon:
-        optimizer = (12 if layout.bfloat16 else 8) * trained - 4 * (layers * shapes.layer_matrices(t) + experts)
+        optimizer = (12 if layout.half else 8) * trained - 4 * (layers * shapes.layer_matrices(t) + experts)
     return Stage(
         parameters=numbers + adapters,
         trained=trained,
@@ -215,7 +216,7 @@ def _fully_sharded(shapes: Shapes, layout: Layout) -> Stage:
     numbers = ends + shapes.layers * layer
     adapters = shapes.layers * adapter_parameters(shapes, layout)
     trained = adapters or numbers
-    size = 2 if layout.bfloat16 else 4
+    size = 2 if layout.half else 4
     whole_gradient = 0 if adapters else (size + 4) * max(ends, layer)  # as computed, and in fp32 to be reduced
     return Stage(
         parameters=numbers + adapters,
@@ -299,9 +300,9 @@ def selected_activations(shapes: Shapes, layout: Layout) -> int:
 
 
 def _head(shapes: Shapes, layout: Layout, table: int) -> int:
-    """Bytes: logits of a chunk, the fp32 gradient of the output layer, and its fp32 copy where weights are bfloat16."""
+    """Bytes: logits of a chunk, the fp32 gradient of the output layer, and its fp32 copy where weights have 2 bytes."""
     chunk = min(HEAD_BYTES // 4, layout.micro_batch_tokens * (table // shapes.hidden))
-    gradient, copy = 0 if layout.lora_rank else table, table if layout.bfloat16 else 0
+    gradient, copy = 0 if layout.lora_rank else table, table if layout.half else 0
     return 4 * (LOGIT_COPIES * chunk + gradient + copy)
 
 
@@ -335,7 +336,7 @@ class Needs:
     @property
     def version(self) -> int:
         """Bytes of the whole model, which rank 0 gathers on its host to publish a version."""
-        return self.shapes.parameters * (2 if self.layout.bfloat16 else 4)
+        return self.shapes.parameters * (2 if self.layout.half else 4)
 
 
 def problems(recipe: Recipe) -> list[str]:

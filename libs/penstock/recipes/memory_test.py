@@ -32,7 +32,7 @@ ONE = Layout(
     context=1,
     data=1,
     sequence_parallel=False,
-    bfloat16=False,
+    half=False,
     micro_batch_tokens=10,
     recompute=False,
 )
@@ -62,7 +62,7 @@ def test_what_is_offloaded_is_on_the_host() -> None:
     assert off.optimizer == on.optimizer, "a small state fits into one slice"
     assert off.total == on.total - on.reference and off.state == on.state
     large = replace(SMALL, vocabulary=10_000_000)
-    (off,) = stages(large, replace(ONE, bfloat16=True, offload=("optimizer",)))
+    (off,) = stages(large, replace(ONE, half=True, offload=("optimizer",)))
     assert off.optimizer == 12 * 2**24 < off.host_optimizer and off.state == off.weights + off.host_optimizer
 
 
@@ -116,7 +116,7 @@ def test_tied_embeddings_are_one_table_unless_the_stages_differ() -> None:
 
 
 def test_bfloat16_and_sharing_of_the_optimizer_by_hand() -> None:
-    (s,) = stages(SMALL, replace(ONE, bfloat16=True, data=2, context=2))
+    (s,) = stages(SMALL, replace(ONE, half=True, data=2, context=2))
     assert (s.weights, s.gradients, s.optimizer) == (2 * 1352, 4 * 1352, 12 * 1352 // 4)
     assert s.head == 4 * (4 * 100 + 80 + 80)
 
@@ -146,15 +146,13 @@ def test_fully_sharded_by_hand() -> None:
     assert s.activations == 4 * (2 * 10 * (6 * 8 + 4 * 16 + 4 * 8 + 3 * 4) + 5 * 10 * 8)
     assert s.gathered == 4 * (168 + 2 * 592) + 8 * 592
     assert s.total == s.weights + s.gradients + s.optimizer + s.activations + s.head + s.gathered
-    (halves,) = stages(
-        SMALL, replace(ONE, fully_sharded=True, data=2, bfloat16=True, lora_rank=1, lora_targets=("qkv",))
-    )
+    (halves,) = stages(SMALL, replace(ONE, fully_sharded=True, data=2, half=True, lora_rank=1, lora_targets=("qkv",)))
     assert halves.weights == 4 * (1352 + 2 * (8 + 16)) // 2, "main weights are fp32"
     assert halves.gathered == 2 * (168 + 2 * 592), "a frozen model has no gradient"
 
 
 def test_adapters_by_hand() -> None:
-    layout = replace(ONE, tensor=2, bfloat16=True, lora_rank=3, lora_targets=("qkv", "down"))
+    layout = replace(ONE, tensor=2, half=True, lora_rank=3, lora_targets=("qkv", "down"))
     (s,) = stages(SMALL, layout)
     assert s.trained == 2 * 3 * ((8 + 16 // 2) + (16 // 2 + 8)) == 192
     assert s.parameters == 696 + 192

@@ -18,8 +18,10 @@ class Model(Section):
     """The policy a run starts from."""
 
     path: str = Field(description="Hugging Face model directory")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="type of the weights in training and generation"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="type of the weights in training and generation; fp32 main weights are kept beside the short ones, "
+        "and float16 is trained with dynamic loss scaling",
     )
 
 
