@@ -4,7 +4,6 @@ A backend is imported when it is chosen: Megatron takes seconds.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 from penstock.recipes import Recipe
@@ -32,7 +31,7 @@ def make_policy(recipe: Recipe) -> Policy:
     else:
         from services.learner.megatron_policy import MegatronPolicy
 
-        create = functools.partial(MegatronPolicy.create, scores=recipe.trains_reward_model)
+        create = MegatronPolicy.create
     return create(
         recipe.model.path,
         parallel_settings(recipe),
@@ -43,6 +42,7 @@ def make_policy(recipe: Recipe) -> Policy:
         keep_reference=loss_settings(recipe).needs_reference,
         host_reference="reference" in recipe.learner.offload,
         lora=lora_settings(recipe),
+        scores=recipe.trains_reward_model,
     )
 
 
@@ -51,12 +51,10 @@ def make_critic(recipe: Recipe, policy: Policy) -> Policy | None:
     critic = recipe.algorithm.critic
     if not recipe.has_critic:
         return None
-    from services.learner.megatron_policy import MegatronPolicy
-
-    assert isinstance(policy, MegatronPolicy)
+    create: Callable[..., Policy] = type(policy).create  # type: ignore[attr-defined]
     optimizer = optimizer_settings(recipe)
     schedule = dataclasses.replace(optimizer.schedule, warmup_steps=0)
-    return MegatronPolicy.create(
+    return create(
         critic.path or recipe.model.path,
         parallel_settings(recipe),
         dataclasses.replace(optimizer, learning_rate=critic.learning_rate, schedule=schedule),

@@ -36,6 +36,7 @@ from services.learner.settings import (
     PrecisionSettings,
 )
 from services.learner.trainer import make_trainer
+from services.learner.transformers_policy import TransformersPolicy
 
 OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
 CRITIC_RATE = 5e-3
@@ -142,10 +143,14 @@ def reference() -> list[dict[str, Any]]:
 
 # ------------------------------------------------------------------ ours
 def _both(
-    dirs: tuple[Path, Path], parallel: ParallelSettings, settings: CriticSettings, critic_rate: float = CRITIC_RATE
-) -> tuple[MegatronPolicy, MegatronPolicy, Any]:
-    def make(folder: Path, rate: float, **other: Any) -> MegatronPolicy:
-        return MegatronPolicy.create(
+    dirs: tuple[Path, Path],
+    parallel: ParallelSettings,
+    settings: CriticSettings,
+    critic_rate: float = CRITIC_RATE,
+    backend: Any = MegatronPolicy,
+) -> Any:
+    def make(folder: Path, rate: float, **other: Any) -> Any:
+        return backend.create(
             folder,
             parallel,
             OptimizerSettings(**{**OPTIMIZER, "learning_rate": rate}),
@@ -160,12 +165,12 @@ def _both(
     return policy, critic, make_trainer(LossSettings(critic=settings), policy, critic)
 
 
-def _train(dirs: tuple[Path, Path], parallel: ParallelSettings) -> Any:
-    policy, critic, trainer = _both(dirs, parallel, CRITIC)
+def _train(dirs: tuple[Path, Path], parallel: ParallelSettings, backend: Any) -> Any:
+    policy, critic, trainer = _both(dirs, parallel, CRITIC, backend=backend)
     steps = []
     for seed in (1, 2):
         rank = torch.distributed.get_rank()
-        metrics = trainer.step(broadcast(batch_of(seed) if rank == 0 else None, policy.layout.device)).metrics
+        metrics = trainer.step(broadcast(batch_of(seed) if rank == 0 else None, torch.device("cpu"))).metrics
         steps.append({**metrics, "policy": dict(policy.export()), "critic": dict(critic.export())})
     return steps
 
@@ -176,10 +181,15 @@ def dirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save_tiny_model(folder / "policy", "qwen3"), save_tiny_scoring_model(folder / "critic", "qwen3")
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_trains_policy_and_critic_as_transformers_does(name: str, dirs: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [*((name, MegatronPolicy) for name in LAYOUTS), ("one", TransformersPolicy), ("dp2", TransformersPolicy)],
+)
+def test_every_layout_trains_policy_and_critic_as_transformers_does(
+    name: str, backend: Any, dirs: tuple[Path, Path]
+) -> None:
     world, parallel = LAYOUTS[name]
-    ours = run_ranks(world, _train, dirs, parallel)[0]
+    ours = run_ranks(world, _train, dirs, parallel, backend)[0]
     for step, theirs in zip(ours, reference(), strict=True):
         for metric in ("loss", "value_loss", "value_explained"):
             assert step[metric] == pytest.approx(theirs[metric], abs=2e-5), metric
@@ -208,31 +218,33 @@ def test_the_critic_learns_alone_while_it_warms_up(dirs: tuple[Path, Path]) -> N
 
 
 # ------------------------------------------------------------------ checkpoints
-def _saved(dirs: tuple[Path, Path], root: Path, parallel: ParallelSettings) -> Any:
-    policy, critic, trainer = _both(dirs, parallel, CRITIC)
+def _saved(dirs: tuple[Path, Path], root: Path, parallel: ParallelSettings, backend: Any = MegatronPolicy) -> Any:
+    policy, critic, trainer = _both(dirs, parallel, CRITIC, backend=backend)
     trainer.step(batch_of(1))
     checkpoints.write(checkpoints.path_of(root, 1), ActorCritic(policy, critic).snapshot(), {"cursor": 7})
     metrics = trainer.step(batch_of(2)).metrics
     return metrics, dict(policy.export()), dict(critic.export())
 
 
-def _resumed(dirs: tuple[Path, Path], root: Path, parallel: ParallelSettings) -> Any:
-    policy, critic, trainer = _both(dirs, parallel, CRITIC)
+def _resumed(dirs: tuple[Path, Path], root: Path, parallel: ParallelSettings, backend: Any = MegatronPolicy) -> Any:
+    policy, critic, trainer = _both(dirs, parallel, CRITIC, backend=backend)
     assert ActorCritic(policy, critic).load(checkpoints.path_of(root, 1)) == {"cursor": 7}
     metrics = trainer.step(batch_of(2)).metrics
     return metrics, dict(policy.export()), dict(critic.export())
 
 
-@pytest.mark.parametrize("name", ["one", "pp2"])
+@pytest.mark.parametrize(
+    ("name", "backend"), [("one", MegatronPolicy), ("pp2", MegatronPolicy), ("one", TransformersPolicy)]
+)
 def test_policy_and_critic_resume_together_bit_identically_and_under_another_layout(
-    name: str, dirs: tuple[Path, Path], tmp_path: Path
+    name: str, backend: Any, dirs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     world, parallel = LAYOUTS[name]
-    metrics, *models = run_ranks(world, _saved, dirs, tmp_path, parallel)[0]
-    again, *resumed = run_ranks(world, _resumed, dirs, tmp_path, parallel)[0]
+    metrics, *models = run_ranks(world, _saved, dirs, tmp_path, parallel, backend)[0]
+    again, *resumed = run_ranks(world, _resumed, dirs, tmp_path, parallel, backend)[0]
     assert metrics == again
     assert all(torch.equal(a[k], b[k]) for a, b in zip(models, resumed, strict=True) for k in a)
-    _, *other = run_ranks(2, _resumed, dirs, tmp_path, LAYOUTS["dp2"][1])[0]
+    _, *other = run_ranks(2, _resumed, dirs, tmp_path, LAYOUTS["dp2"][1], backend)[0]
     for a, b in zip(models, other, strict=True):
         for key in a:
             torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-5, msg=key)

@@ -37,6 +37,7 @@ from services.learner.settings import (
     PrecisionSettings,
     RewardModelSettings,
 )
+from services.learner.transformers_policy import TransformersPolicy
 
 OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
 SETTINGS = RewardModelSettings(margin=0.2, centring=0.05)
@@ -50,6 +51,7 @@ LAYOUTS = {
     "dp2": (2, ParallelSettings()),
     "tp2-sp-cp2": (4, ParallelSettings(tensor=2, context=2, sequence=True)),
 }
+BACKENDS: dict[str, Any] = {"megatron": MegatronPolicy, "transformers": TransformersPolicy}
 
 
 def batch_of(seed: int) -> Batch:
@@ -96,8 +98,14 @@ def reference(family: str) -> list[dict[str, Any]]:
     return steps
 
 
-def _policy(model_dir: Path, parallel: ParallelSettings, lora: LoraSettings | None = None, **other: Any) -> Any:
-    return MegatronPolicy.create(
+def _policy(
+    model_dir: Path,
+    parallel: ParallelSettings,
+    lora: LoraSettings | None = None,
+    backend: str = "megatron",
+    **other: Any,
+) -> Any:
+    return BACKENDS[backend].create(
         model_dir,
         parallel,
         OptimizerSettings(**{**OPTIMIZER, **other}),
@@ -109,13 +117,15 @@ def _policy(model_dir: Path, parallel: ParallelSettings, lora: LoraSettings | No
     )
 
 
-def _train(model_dir: Path, parallel: ParallelSettings, distributed: bool) -> list[dict[str, Any]]:
-    policy = _policy(model_dir, parallel, distributed=distributed)
+def _train(
+    model_dir: Path, parallel: ParallelSettings, distributed: bool, backend: str = "megatron"
+) -> list[dict[str, Any]]:
+    policy = _policy(model_dir, parallel, distributed=distributed, backend=backend)
     trainer = RewardModelTrainer(SETTINGS, policy)
     steps = []
     for seed in (1, 2):
         rank = torch.distributed.get_rank()
-        batch = broadcast(batch_of(seed) if rank == 0 else None, policy.layout.device)
+        batch = broadcast(batch_of(seed) if rank == 0 else None, torch.device("cpu"))
         held_out = trainer.measure(batch)
         metrics = trainer.step(batch).metrics
         assert held_out.items() <= metrics.items(), "what is measured is what the step says of the same batch"
@@ -134,13 +144,18 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-CASES = [("qwen3", name, True) for name in LAYOUTS]
-CASES += [("llama", "tp2", True), ("qwen2", "tp2-sp", False), ("qwen3", "one", False), ("qwen3", "cp2", False)]
+CASES = [("qwen3", name, True, "megatron") for name in LAYOUTS]
+CASES += [("llama", "tp2", True, "megatron"), ("qwen2", "tp2-sp", False, "megatron")]
+CASES += [("qwen3", name, False, "megatron") for name in ("one", "cp2")]
+CASES += [("qwen3", name, False, "transformers") for name in ("one", "dp2", "tp2")]
+CASES += [("llama", "dp2", False, "transformers")]
 
 
-@pytest.mark.parametrize(("family", "name", "distributed"), CASES)
-def test_every_layout_trains_as_transformers_does(family: str, name: str, distributed: bool, model_dir: Any) -> None:
-    ours = run_ranks(LAYOUTS[name][0], _train, model_dir(family), LAYOUTS[name][1], distributed)[0]
+@pytest.mark.parametrize(("family", "name", "distributed", "backend"), CASES)
+def test_every_layout_trains_as_transformers_does(
+    family: str, name: str, distributed: bool, backend: str, model_dir: Any
+) -> None:
+    ours = run_ranks(LAYOUTS[name][0], _train, model_dir(family), LAYOUTS[name][1], distributed, backend)[0]
     for step, theirs in zip(ours, reference(family), strict=True):
         assert step["metrics"]["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
         assert step["metrics"]["grad_norm"] == pytest.approx(theirs["norm"], rel=2e-5)
@@ -153,18 +168,19 @@ def test_every_layout_trains_as_transformers_does(family: str, name: str, distri
 
 
 # ------------------------------------------------------------------ the head
-def _fresh(model_dir: Path, lora: LoraSettings | None) -> Any:
-    policy = _policy(model_dir, ParallelSettings(), lora, learning_rate=1e-3, weight_decay=0.0)
+def _fresh(model_dir: Path, lora: LoraSettings | None, backend: str) -> Any:
+    policy = _policy(model_dir, ParallelSettings(), lora, backend, learning_rate=1e-3, weight_decay=0.0)
     trainer = RewardModelTrainer(RewardModelSettings(), policy)
     before = dict(policy.export())
     return before, [trainer.step(batch_of(1)).metrics for _ in range(4)], dict(policy.export())
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
 def test_a_language_model_starts_with_equal_scores_and_learns_the_order(
-    lora: LoraSettings | None, model_dir: Any
+    lora: LoraSettings | None, backend: str, model_dir: Any
 ) -> None:
-    before, steps, after = run_ranks(1, _fresh, model_dir("qwen3", False), lora)[0]
+    before, steps, after = run_ranks(1, _fresh, model_dir("qwen3", False), lora, backend)[0]
     assert steps[0]["loss"] == pytest.approx(math.log(2)) and steps[0]["reward_mean"] == 0.0
     assert steps[0]["accuracy"] == 0.5, "equal scores say nothing"
     assert [s["loss"] for s in steps] == sorted((s["loss"] for s in steps), reverse=True)
@@ -174,8 +190,8 @@ def test_a_language_model_starts_with_equal_scores_and_learns_the_order(
     assert frozen is (lora is not None)
 
 
-def _exported(model_dir: Path, target: Path) -> Any:
-    policy = _policy(model_dir, ParallelSettings(tensor=2))
+def _exported(model_dir: Path, target: Path, backend: str) -> Any:
+    policy = _policy(model_dir, ParallelSettings(tensor=2), backend=backend)
     RewardModelTrainer(SETTINGS, policy).step(batch_of(1))
     scores = policy.logprobs(batch_of(2))
     tensors = policy.export()
@@ -186,12 +202,13 @@ def _exported(model_dir: Path, target: Path) -> Any:
     return scores
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("scores", [True, False])
 def test_transformers_loads_what_is_exported_and_gives_the_same_scores(
-    scores: bool, model_dir: Any, tmp_path: Path
+    scores: bool, backend: str, model_dir: Any, tmp_path: Path
 ) -> None:
     batch, target = batch_of(2), tmp_path / "export"
-    ours = run_ranks(2, _exported, model_dir("qwen3", scores), target)[0][batch.mask > 0]
+    ours = run_ranks(2, _exported, model_dir("qwen3", scores), target, backend)[0][batch.mask > 0]
     theirs, told = AutoModelForSequenceClassification.from_pretrained(
         target, dtype=torch.float32, output_loading_info=True
     )
@@ -203,8 +220,8 @@ def test_transformers_loads_what_is_exported_and_gives_the_same_scores(
 
 
 # ------------------------------------------------------------------ checkpoints
-def _saved(model_dir: Path, root: Path, parallel: ParallelSettings) -> Any:
-    policy = _policy(model_dir, parallel)
+def _saved(model_dir: Path, root: Path, parallel: ParallelSettings, backend: str = "megatron") -> Any:
+    policy = _policy(model_dir, parallel, backend=backend)
     trainer = RewardModelTrainer(SETTINGS, policy)
     trainer.step(batch_of(1))
     policy.save(checkpoints.path_of(root, 1), {})
@@ -212,22 +229,22 @@ def _saved(model_dir: Path, root: Path, parallel: ParallelSettings) -> Any:
     return dict(policy.export()), metrics
 
 
-def _resumed(model_dir: Path, root: Path, parallel: ParallelSettings) -> Any:
-    policy = _policy(model_dir, parallel)
+def _resumed(model_dir: Path, root: Path, parallel: ParallelSettings, backend: str = "megatron") -> Any:
+    policy = _policy(model_dir, parallel, backend=backend)
     policy.load(checkpoints.path_of(root, 1))
     metrics = RewardModelTrainer(SETTINGS, policy).step(batch_of(2)).metrics
     return dict(policy.export()), metrics
 
 
-@pytest.mark.parametrize("name", ["pp2", "dp2"])
+@pytest.mark.parametrize(("name", "backend"), [("pp2", "megatron"), ("dp2", "megatron"), ("dp2", "transformers")])
 def test_resume_is_bit_identical_and_another_layout_goes_on_from_the_same_numbers(
-    name: str, model_dir: Any, tmp_path: Path
+    name: str, backend: str, model_dir: Any, tmp_path: Path
 ) -> None:
     world, parallel = LAYOUTS[name]
-    expected, metrics = run_ranks(world, _saved, model_dir("qwen3"), tmp_path, parallel)[0]
-    got, again = run_ranks(world, _resumed, model_dir("qwen3"), tmp_path, parallel)[0]
+    expected, metrics = run_ranks(world, _saved, model_dir("qwen3"), tmp_path, parallel, backend)[0]
+    got, again = run_ranks(world, _resumed, model_dir("qwen3"), tmp_path, parallel, backend)[0]
     assert again == metrics and all(torch.equal(got[key], expected[key]) for key in expected)
-    other, _ = run_ranks(2, _resumed, model_dir("qwen3"), tmp_path, LAYOUTS["tp2"][1])[0]
+    other, _ = run_ranks(2, _resumed, model_dir("qwen3"), tmp_path, LAYOUTS["tp2"][1], backend)[0]
     for key, tensor in expected.items():
         torch.testing.assert_close(other[key], tensor, rtol=0, atol=1e-5, msg=key)
 

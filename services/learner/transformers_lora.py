@@ -48,6 +48,8 @@ class Lora:
             raise UnsupportedModel(f"lora: {type(model).__name__} does not say which of its modules are layers")
         self._on = True
         model.requires_grad_(False)
+        if model.get_output_embeddings() is None:
+            model.score.requires_grad_(True)  # a reward model's head is new: there is nothing to adapt
         for i, layer in enumerate(layers):
             for target in settings.targets:
                 linears = [m for name, m in _linears(layer) if name.rpartition(".")[2] in NAMES[target]]

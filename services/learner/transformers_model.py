@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from services.learner.batch import Batch, Sample
@@ -35,6 +35,7 @@ OURS = "penstock_packed"
 WAYS = (OURS, "sdpa", "eager")
 CLOSE = 1e-3
 """Largest difference, relative to the largest value, that another order of fp32 summation may make in deep models."""
+SCORE = "score.weight"
 CUT_CLOSE = 0.1
 """Largest difference of log-probs that bf16 weights may make; a model cut wrongly is off by whole numbers."""
 
@@ -61,8 +62,9 @@ AttentionInterface.register(OURS, _attention)
 transformers_logging.disable_progress_bar()  # the log is for lines
 
 
-def read_config(model_dir: str | Path) -> Any:
-    """transformers' configuration of a directory, without dropout: log-probabilities are reproducible.
+def read_config(model_dir: str | Path, scores: bool = False) -> Any:
+    """transformers' configuration of a directory, without dropout: log-probabilities are reproducible. scores: of a
+    model that scores (see Policy), whatever the directory's is.
 
     Raises UnsupportedModel.
     """
@@ -74,25 +76,54 @@ def read_config(model_dir: str | Path) -> Any:
         if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
     config.use_cache = False
+    if scores:
+        config.num_labels = 1
     return config
 
 
-def skeleton(config: Any, way: str) -> Any:
+def _class(scores: bool) -> Any:
+    return AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+
+
+def skeleton(config: Any, way: str, scores: bool = False) -> Any:
     """The model without memory (meta tensors). Raises UnsupportedModel if transformers has no such language model."""
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=way).eval()
+            return _class(scores).from_config(config, dtype=torch.float32, attn_implementation=way).eval()
     except (ValueError, KeyError) as error:
-        raise UnsupportedModel(f"transformers has no causal language model of this configuration: {error}") from error
+        kind = "sequence classifier" if scores else "causal language model"
+        raise UnsupportedModel(f"transformers has no {kind} of this configuration: {error}") from error
 
 
-def load_and_try(model_dir: str | Path, config: Any) -> tuple[Any, str]:
-    """The whole model in fp32 on this process's CPU, and the first of WAYS that packs right.
+def head_of(model: Any) -> Any:
+    """The layer behind the final hidden states: the output layer, or the score [1, h] of a model that scores.
+
+    Raises UnsupportedModel for a model that scores by something else.
+    """
+    head = model.get_output_embeddings()
+    if head is not None:
+        return head
+    head = getattr(model, "score", None)
+    if not isinstance(head, torch.nn.Linear) or head.out_features != 1 or head.bias is not None:
+        raise UnsupportedModel(f"{type(model).__name__} scores by something else than one linear layer named score")
+    return head
+
+
+def vocabulary_of(model: Any) -> int:
+    """How many tokens the model knows."""
+    size: int = model.get_input_embeddings().weight.shape[0]
+    return size
+
+
+def load_and_try(model_dir: str | Path, config: Any, scores: bool = False) -> tuple[Any, str]:
+    """The whole model in fp32 on this process's CPU, and the first of WAYS that packs right. A score that the directory
+    lacks is zero: every answer starts equal.
 
     Raises UnsupportedModel.
     """
+    stored = SafetensorsDirectory(model_dir).names
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = _class(scores).from_pretrained(
             model_dir,
             config=copy.deepcopy(config),
             dtype=torch.float32,
@@ -102,12 +133,17 @@ def load_and_try(model_dir: str | Path, config: Any) -> tuple[Any, str]:
         )
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"{model_dir}: transformers cannot load it: {error}") from error
+    if scores and SCORE not in stored:
+        torch.nn.init.zeros_(head_of(model).weight)
+        stored = {*stored, SCORE}
+        report["missing_keys"] = set(report["missing_keys"]) - {SCORE}
     for problem in ("missing_keys", "mismatched_keys"):
         if report[problem]:
             raise UnsupportedModel(f"{model_dir}: {problem.replace('_', ' ')}: {', '.join(map(str, report[problem]))}")
     model.eval()
-    _check_names(model, SafetensorsDirectory(model_dir).names)
-    _check_head(model)
+    _check_names(model, stored)
+    if not scores:
+        _check_head(model)
     return model, _choose(model)
 
 
@@ -152,22 +188,22 @@ LENGTHS = [5, 2, 5, 9]
 
 def _sequences(model: Any) -> Tensor:
     """int64 [1, sum(LENGTHS)]."""
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    return torch.arange(sum(LENGTHS))[None] * 7919 % vocabulary
+    return torch.arange(sum(LENGTHS))[None] * 7919 % vocabulary_of(model)
 
 
 @torch.no_grad()
 def said_of_sequences(model: Any | None) -> Tensor:
-    """fp32 [sum(LENGTHS)], on every rank: the log-prob of every token but the first of each sequence (0 there), as rank
-    0's whole model gives it; a collective."""
+    """fp32 [sum(LENGTHS)], on every rank: what rank 0's whole model says of every token but the first of each sequence
+    (0 there), its log-prob or the score before it; a collective."""
     said = torch.zeros(sum(LENGTHS))
     if model is not None:
         model.set_attn_implementation("eager")
         parts = []
         for tokens in _sequences(model).split(LENGTHS, 1):
-            logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-            chosen = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
-            parts += [said.new_zeros(1), chosen]
+            said_of_all = head_of(model)(model.base_model(input_ids=tokens, use_cache=False).last_hidden_state)[0, :-1]
+            if model.get_output_embeddings() is not None:
+                said_of_all = said_of_all.log_softmax(-1).gather(-1, tokens[0, 1:, None])
+            parts += [said.new_zeros(1), said_of_all[:, 0]]
         said = torch.cat(parts)
     told = [said]
     dist.broadcast_object_list(told, src=0)
@@ -224,8 +260,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def hidden_matrices(model: Any) -> set[str]:
-    """Names of the parameters that are matrices and neither an embedding's nor the output layer's."""
-    ends = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)] + [model.get_output_embeddings()]
+    """Names of the parameters that are matrices and neither an embedding's nor the head's."""
+    ends = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)] + [head_of(model)]
     weights = {id(module.weight) for module in ends}
     return {name for name, p in model.named_parameters() if p.dim() == 2 and id(p) not in weights}
 

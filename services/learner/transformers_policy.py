@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from services.learner import (
@@ -49,16 +50,20 @@ UNLIMITED = 2**31
 
 class Scorer(torch.nn.Module):
     """The model and its output layer as one module: what is gathered for it lasts until the log-probabilities are
-    there. `model` is transformers' causal language model."""
+    there. `model` is transformers' causal language model, or its sequence classifier where it scores."""
 
     def __init__(self, model: Any, batching: BatchSettings, precision: PrecisionSettings) -> None:
         super().__init__()
         self.model, self._batching, self._precision = model, batching, precision
 
     def forward(self, part: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the trained tokens and their alternatives, fp32 [n, 1 + K], and entropies, fp32 [n]."""
+        """Log-probabilities of the trained tokens and their alternatives, fp32 [n, 1 + K], and entropies, fp32 [n]; or
+        scores [n, 1] and zeros."""
         hidden = transformers_model.forward(self.model, part.tokens, part.positions, part.pack)[0]
-        head = self.model.get_output_embeddings().weight
+        head = transformers_model.head_of(self.model).weight
+        if self.model.get_output_embeddings() is None:
+            scores = F.linear(hidden.index_select(0, part.rows).float(), head.float())
+            return scores, torch.zeros_like(scores[:, 0])
         return chunked_logprobs(
             hidden.index_select(0, part.rows),
             head,
@@ -88,7 +93,7 @@ class TransformersPolicy:
         self.optimizer, self.state, self.device = optimizer, state, device
         self._scorer, self._precision, self._batching, self._adapters = scorer, precision, batching, adapters
         config = scorer.model.config.get_text_config()
-        self._vocabulary = scorer.model.get_output_embeddings().weight.shape[0]
+        self._vocabulary = transformers_model.vocabulary_of(scorer.model)
         self._positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
         self._as_reference: Callable[[], AbstractContextManager[None]] | None = adapters.off if adapters else None
         self._ranks, self._plan = ranks, plan
@@ -104,12 +109,16 @@ class TransformersPolicy:
         keep_reference: bool = False,
         lora: LoraSettings | None = None,
         host_reference: bool = False,
+        scores: bool = False,
+        beside: "TransformersPolicy | None" = None,
     ) -> "TransformersPolicy":
         """Builds model and optimizer from a Hugging Face directory; torch.distributed is initialised.
 
         keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
         host_reference: keep it on the host.
         lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
+        scores: a model that scores (see Policy); the score of a directory without one starts at zero.
+        beside: the policy that this one is the critic of; it has the same layout, and a part of its checkpoints.
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input.
         """
         if parallel.tensor > 1 and lora is not None:
@@ -120,10 +129,10 @@ class TransformersPolicy:
         muon.check(optimizer, lora)
         torch.manual_seed(seed)
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        ranks = Ranks.of(parallel, device)
-        config = transformers_model.read_config(model_dir)
-        whole, way = transformers_model.together(lambda: transformers_model.load_and_try(model_dir, config))
-        model = transformers_model.skeleton(config, way)
+        ranks = Ranks.of(parallel, device) if beside is None else beside._ranks
+        config = transformers_model.read_config(model_dir, scores)
+        whole, way = transformers_model.together(lambda: transformers_model.load_and_try(model_dir, config, scores))
+        model = transformers_model.skeleton(config, way, scores)
         layers = transformers_model.layers_of(model)
         plan = TensorPlan(model, layers, ranks)
         expected = transformers_model.said_of_sequences(whole) if parallel.tensor > 1 else None
@@ -137,7 +146,8 @@ class TransformersPolicy:
         hidden = transformers_model.hidden_matrices(model)
         copies = {name: plan.copies(name) for name in trained}
         stepped = ShardedOptimizer(optimizer, trained, hidden, precision.weights == "fp16", copies)
-        state = TransformersState(parameters, stepped, config.to_dict(), precision, lora, ranks, plan)
+        part = "" if beside is None else checkpoints.CRITIC
+        state = TransformersState(parameters, stepped, config.to_dict(), precision, lora, ranks, plan, part)
         policy = TransformersPolicy(scorer, stepped, state, precision, batching, device, adapters, ranks, plan)
         if expected is not None:
             transformers_model.check_cut(model, expected.to(device), policy.logprobs)

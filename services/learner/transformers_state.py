@@ -30,7 +30,10 @@ BACKEND = "transformers"
 
 
 class TransformersState:
-    """`parameters`: all of the model by name, sharded. config: transformers' own, as JSON."""
+    """`parameters`: all of the model by name, sharded. config: transformers' own, as JSON.
+
+    part: what of a checkpoint this is: "" the main model, or a name that stands in front of its files' (a critic).
+    """
 
     def __init__(
         self,
@@ -41,10 +44,11 @@ class TransformersState:
         lora: LoraSettings | None,
         ranks: Ranks,
         plan: TensorPlan,
+        part: str = "",
     ) -> None:
         self._parameters, self._optimizer = dict(parameters), optimizer
-        self._ranks, self._plan = ranks, plan
-        self._file = _file(dist.get_rank(), dist.get_world_size())
+        self._ranks, self._plan, self._part = ranks, plan, part
+        self._file = _file(dist.get_rank(), dist.get_world_size(), part)
         shapes = {name: list(p.shape) for name, p in parameters.items()}
         lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
         named = {key: config.get(key) for key in ("architectures", "rope_parameters", "sliding_window")}
@@ -66,7 +70,7 @@ class TransformersState:
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint and returns its `extra`; a collective. Raises as `Policy.load`."""
         manifest = checkpoints.manifest_of(path)
-        checkpoints.check_model(path, manifest, self._model_identity)
+        checkpoints.check_model(path, manifest, self._model_identity, self._part)
         data, tensor = manifest.layout["data"], manifest.layout.get("tensor", 1)
         if (data, tensor) == (self._ranks.data, self._ranks.tensor):
             (state,) = checkpoints.read(path, manifest, [self._file])
@@ -79,7 +83,9 @@ class TransformersState:
             here = f"{self._ranks.data} × {self._ranks.tensor}"
             log.info("resharding %s: written by %d × %d data and tensor ranks, here %s", path, data, tensor, here)
             checkpoints.verify(path, manifest)
-            whole = _Whole(Path(path), data, tensor, {name: p.shape for name, p in self._parameters.items()})
+            whole = _Whole(
+                Path(path), data, tensor, self._part, {name: p.shape for name, p in self._parameters.items()}
+            )
             self._restore(
                 whole.counters,
                 lambda name: self._own(name, whole.weight(name)),
@@ -100,9 +106,9 @@ class TransformersState:
 class _Whole:
     """The whole tensors of a checkpoint of so many data and tensor ranks; shapes: of every parameter."""
 
-    def __init__(self, path: Path, data: int, tensor: int, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, path: Path, data: int, tensor: int, part: str, shapes: Mapping[str, Sequence[int]]) -> None:
         open_ = functools.partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
-        self._states = [open_(path / _file(rank, data * tensor)) for rank in range(data * tensor)]
+        self._states = [open_(path / _file(rank, data * tensor, part)) for rank in range(data * tensor)]
         self._tensor, self._shapes = tensor, shapes
 
     @property
@@ -121,5 +127,5 @@ class _Whole:
         return joined([torch.cat(slices[t :: self._tensor]) for t in range(self._tensor)], self._shapes[name])
 
 
-def _file(rank: int, ranks: int) -> str:
-    return f"rank-{rank}-of-{ranks}.pt"
+def _file(rank: int, ranks: int, part: str) -> str:
+    return f"{part}{'-' if part else ''}rank-{rank}-of-{ranks}.pt"

@@ -96,7 +96,7 @@ def _mixture(recipe: Recipe) -> list[str]:
 def _parallel(recipe: Recipe) -> list[str]:
     p, ranks = recipe.learner.parallel, recipe.learner.ranks
     if recipe.learner.backend == "transformers":
-        return [*_no_scores(recipe), *_on_transformers(recipe)] or memory.problems(recipe)
+        return _on_transformers(recipe) or memory.problems(recipe)
     found = architecture(recipe.model.path)
     if found is not None and recipe.trains_reward_model:
         found = found.replace("ForSequenceClassification", "ForCausalLM")  # its trunk is the same
@@ -167,13 +167,6 @@ def _adapters(recipe: Recipe) -> list[str]:
     if lora is None or lora.publish == "merged" or not recipe.trains_reward_model:
         return []
     return ["learner.lora.publish: a reward model's score is trained whole beside its adapters; use merged"]
-
-
-def _no_scores(recipe: Recipe) -> list[str]:
-    if not (recipe.trains_reward_model or recipe.has_critic):
-        return []
-    what = "reward model" if recipe.trains_reward_model else "critic (algorithm.advantage gae)"
-    return [f"learner.backend: transformers trains no {what}; use learner.backend=megatron"]
 
 
 def _on_transformers(recipe: Recipe) -> list[str]:

@@ -212,10 +212,11 @@ def _stage(shapes: Shapes, layout: Layout, index: int) -> Stage:
 def _fully_sharded(shapes: Shapes, layout: Layout) -> Stage:
     """A rank of the transformers backend."""
     table, layer = shapes.vocabulary_parameters(1), shapes.layer_parameters(layout.tensor)
-    ends = (1 if shapes.tied else 2) * table + shapes.hidden
+    score = shapes.hidden if layout.scores else 0
+    ends = (1 if shapes.tied or layout.scores else 2) * table + shapes.hidden + score
     numbers = ends + shapes.layers * layer
     adapters = shapes.layers * adapter_parameters(shapes, layout)
-    trained = adapters or numbers
+    trained = adapters + score if adapters else numbers
     size = 2 if layout.half else 4
     whole_gradient = 0 if adapters else (size + 4) * max(ends, layer)  # as computed, and in fp32 to be reduced
     return Stage(
@@ -226,7 +227,7 @@ def _fully_sharded(shapes: Shapes, layout: Layout) -> Stage:
         optimizer=(8 * trained - (4 * shapes.layers * shapes.layer_matrices(layout.tensor) if layout.muon else 0))
         // layout.data,
         activations=size * _activations(shapes, layout, shapes.layers, 1, True),
-        head=_head(shapes, layout, table),
+        head=0 if layout.scores else _head(shapes, layout, table),
         reference=4 * numbers // layout.data if layout.keeps_reference else 0,
         gathered=size * (ends + 2 * layer) + whole_gradient,
     )

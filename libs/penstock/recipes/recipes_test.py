@@ -227,7 +227,6 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
             ["learner.optimizer.name=muon", "learner.lora.rank=4"],
             "learner.optimizer.name: muon makes the step of a whole",
         ),
-        (["algorithm.name=reward_model", "learner.backend=transformers"], "transformers trains no reward model; use"),
         (["algorithm.name=sft", "data.curriculum.focus=1.0"], "data.curriculum: chooses rows by how the policy was"),
         (["algorithm.loss.proximal=interpolate"], "saves a forward pass only where .*mini_batches > 1"),
         (
