@@ -15,15 +15,21 @@ STEPS, GROUPS, SIZE = 4, 4, 4
     [
         ("learner.parallel.tensor=2", "learner.parallel.sequence_parallel=true"),
         ("learner.parallel.pipeline=2",),
-        ("learner.parallel.context=2",),
-        ("learner.backend=transformers",),
+        (
+            "learner.parallel.context=2",
+            "learner.parallel.context_attention=ulysses",
+            "learner.recompute=selective",
+            "learner.offload=[optimizer]",
+        ),
+        ("learner.backend=transformers", "learner.optimizer.name=muon"),
+        ("learner.backend=transformers", "learner.parallel.tensor=2"),
         (
             "learner.parallel.tensor=2",
             "learner.lora={rank: 4, publish: adapters}",
             "learner.optimizer.learning_rate=1.0e-2",  # so that an engine that merges something else shows
         ),
     ],
-    ids=["tensor", "pipeline", "context", "transformers", "adapters"],
+    ids=["tensor", "pipeline", "context", "transformers", "transformers-tensor", "adapters"],
 )
 def test_a_run_on_two_ranks_completes_and_its_counts_add_up(tmp_path: pathlib.Path, sizes: tuple[str, ...]) -> None:
     path = recipe(tmp_path, steps=STEPS)

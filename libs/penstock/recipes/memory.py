@@ -29,11 +29,12 @@ reward model has h numbers in place of the output layer, and no logits; a critic
 
 On the transformers backend weights (fp32, the main weights), gradients and moments are all shared out over the ranks
 (FSDP2). Gathered at once are the embedding, the output layer and two layers, in the model's type, and the gradient of
-the largest of these. A layer keeps 6 h + 4 f + 4 A + 3 G numbers per token, and 2 (A + G) for query and key norm.
+the largest of these. A layer keeps 6 h + (4 f + 4 A + 3 G) / t numbers per token, and 2 (A + G) / t for query and key
+norm; t tensor ranks share its matrices, and nothing of the embedding and the output layer.
 
 With `recompute: selective` a layer does without 4 h and 3 f (of an expert's 6 e, and what is sent to it, 3 e), on the
-transformers backend with 3 h + 2 f + 2 (A + G) and a number per head. With `recompute: full` it keeps its input alone
-(h). In both, one layer at a time has all of the above.
+transformers backend with 3 h + (2 f + 2 (A + G)) / t and a number per head. With `recompute: full` it keeps its
+input alone (h). In both, one layer at a time has all of the above.
 `services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A number of 2 bytes
 is counted as such, as a GPU's kernels have it; on a CPU attention and norms compute in fp32 and keep up to twice that.
 

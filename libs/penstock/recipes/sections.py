@@ -416,7 +416,7 @@ class Learner(Section):
     backend: Literal["megatron", "transformers"] = Field(
         default="megatron",
         description="what trains the model: Megatron-Core (every parallel size below), or any causal language model of "
-        "Hugging Face transformers, fully sharded over data ranks",
+        "Hugging Face transformers, fully sharded over data ranks, and cut over tensor ranks if it has a plan for it",
     )
     ranks: Positive = Field(default=1, description="processes of the torchrun job")
     parallel: Parallel = Field(default_factory=Parallel)
