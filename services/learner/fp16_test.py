@@ -34,6 +34,7 @@ WHERE = {
     "dp2": ("megatron", 2, ParallelSettings()),
     "transformers": ("transformers", 1, ParallelSettings()),
     "transformers-2": ("transformers", 2, ParallelSettings()),
+    "transformers-tp2": ("transformers", 2, TP2),
 }
 SFT = LossSettings(algorithm="sft")
 
