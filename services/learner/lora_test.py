@@ -40,6 +40,7 @@ LAYOUTS = {
     "pp2-interleaved": Layout(2, ParallelSettings(pipeline=2, virtual=2)),
     "cp2": Layout(2, ParallelSettings(context=2)),
     "dp2": Layout(2),
+    "dp2-overlap": Layout(2, ParallelSettings(overlap=2_000)),
     "tp4-sp": Layout(4, ParallelSettings(tensor=4, sequence=True)),
 }
 
@@ -61,7 +62,7 @@ def _train(model_dir: Path, layout: Layout) -> Any:
     before = dict(policy.export())
     trainer = Trainer(LossSettings(algorithm="sft"), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in SEEDS]
-    after, adapters = dict(policy.export()), dict(policy.adapters())
+    adapters, after = dict(policy.adapters()), dict(policy.export())
     lora_testing.check_adapters(before, adapters, after)
     return before, [(m["loss"], m["grad_norm"]) for m in metrics], after
 

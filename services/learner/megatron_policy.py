@@ -168,6 +168,7 @@ class MegatronPolicy:
         """As `export`, the adapters alone, under PEFT's names. Raises RuntimeError if there are none."""
         if self._adapters is None:
             raise RuntimeError("the policy was created without adapters")
+        overlap.settle(self._chunks)
         for name, tensor in hf_weights.export(self._models, self.config, self.layout, adapters=True):
             module, _, side = name.rpartition(".")
             for peft in peft_names(module, side):

@@ -121,7 +121,6 @@ def load_and_try(model_dir: str | Path, config: Any, scores: bool = False) -> tu
 
     Raises UnsupportedModel.
     """
-    stored = SafetensorsDirectory(model_dir).names
     try:
         model, report = _class(scores).from_pretrained(
             model_dir,
@@ -133,6 +132,7 @@ def load_and_try(model_dir: str | Path, config: Any, scores: bool = False) -> tu
         )
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"{model_dir}: transformers cannot load it: {error}") from error
+    stored = SafetensorsDirectory(model_dir).names
     if scores and SCORE not in stored:
         torch.nn.init.zeros_(head_of(model).weight)
         stored = {*stored, SCORE}

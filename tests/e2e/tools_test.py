@@ -7,6 +7,7 @@ temperature 1 is mostly a call that the calculator answers, and an answer.
 
 import json
 import pathlib
+import statistics
 
 from running_testing import adds_up, training
 
@@ -49,7 +50,7 @@ def test_a_policy_that_calls_tools_is_trained_on_its_own_words_alone(tmp_path: p
     by_heart.write_text((json.dumps({"messages": episode()}) + "\n") * 8)
     rows.write_text((json.dumps(ROW) + "\n") * 8)
 
-    learning = {"name": "sft", "steps": 60, "groups_per_step": 1, "group_size": 4}
+    learning = {"name": "sft", "steps": 150, "groups_per_step": 1, "group_size": 4}
     (tmp_path / "sft").mkdir()
     warm_up = recipe(tmp_path, "sft", model, data={"train": str(by_heart)}, algorithm=learning)
     with training(tmp_path / "sft", warm_up) as run:
@@ -72,7 +73,8 @@ def test_a_policy_that_calls_tools_is_trained_on_its_own_words_alone(tmp_path: p
         summary = run.summary()
         assert summary["status"] == "done" and adds_up(summary) and summary["samples"]["failed"] == 0
         steps = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
-    assert max(s["rl.reward.mean"] for s in steps) > 0.5, "most episodes call the calculator and give its answer"
+    rewards = [s["rl.reward.mean"] for s in steps]
+    assert statistics.fmean(rewards) > 0.5, f"most episodes call the calculator and give its answer, not {rewards}"
     assert all(s["rl.reward.component.calculator.calls"] > 0 for s in steps), "the parts of an episode are reported"
     for s in steps:
         trained = s["rl.policy.tokens"] / s["rl.samples.trained"]

@@ -277,6 +277,12 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         problems.append("algorithm.advantage: gdpo needs at least two environment.rewards; with one use 'grpo'")
     if a.advantage == "gdpo" and a.overlong_buffer:
         problems.append("algorithm.overlong_buffer: gdpo takes the reward apart; make length one of its parts")
+    if a.advantage == "gdpo" and a.truncated_scale != 1:
+        problems.append("algorithm.truncated_scale: gdpo takes the reward apart; make being cut off one of its parts")
+    if a.loss.mismatch_limit is not None and recipe.teacher is not None and recipe.teacher.top:
+        problems.append(
+            "algorithm.loss.mismatch_limit: with teacher.top the loss has no ratio to the engine; leave it out"
+        )
     corrected = a.loss.correction != "none" and a.loss.proximal != "behaviour"
     trusted = a.loss.name in TRUST_REGIONS and a.loss.proximal == "behaviour"
     bounded = corrected or trusted or a.loss.name in BEHAVIOUR_LOSSES

@@ -207,6 +207,7 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
             "loss.beta: is required for dro",
         ),
         (["algorithm.advantage=gdpo"], "gdpo needs at least two environment.rewards"),
+        (["algorithm.advantage=gdpo", "algorithm.truncated_scale=0.5"], "make being cut off one of its parts"),
         (["algorithm.overlong_buffer=300"], "overlong_buffer: 300 is more than sampling.max_tokens 256"),
         (["algorithm.name=dpo", "algorithm.preference.pairs_per_group=5"], "8 answers make 4 pairs.*use 10 or more"),
         (["algorithm.name=dpo", "algorithm.preference.loss=sigmoit"], "did you mean 'sigmoid'"),
