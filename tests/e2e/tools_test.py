@@ -17,6 +17,7 @@ from services.environment.calculator import Calculator
 
 ROW = {"question": "what is 17 * 23?", "answer": "391"}
 CALL = '<tool_call>{"name": "calculate", "arguments": {"expression": "17 * 23"}}</tool_call>'
+CALLS = "rl.reward.component.calculator.calls"
 STEPS, BUDGET = 4, 160
 
 
@@ -75,7 +76,9 @@ def test_a_policy_that_calls_tools_is_trained_on_its_own_words_alone(tmp_path: p
         steps = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
     rewards = [s["rl.reward.mean"] for s in steps]
     assert statistics.fmean(rewards) > 0.5, f"most episodes call the calculator and give its answer, not {rewards}"
-    assert all(s["rl.reward.component.calculator.calls"] > 0 for s in steps), "the parts of an episode are reported"
+    assert all(s[CALLS] > 0 for s in steps), "the parts of an episode are reported"
+    flawless = [s["rl.completion.length.mean"] for s in steps if s["rl.reward.mean"] == s[CALLS] == 1.0]
+    assert flawless and set(flawless) == {len(CALL) + len("391") + 1}, "the call, the answer and its stop token"
     for s in steps:
         trained = s["rl.policy.tokens"] / s["rl.samples.trained"]
         assert trained == s["rl.completion.length.mean"] <= BUDGET, "the environment's words are not trained"
