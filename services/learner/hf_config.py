@@ -79,6 +79,16 @@ class ModelConfig:
     experts: Experts | None = None
 
     @property
+    def attention_share(self) -> float:
+        """Work of a sequence of n tokens is n + attention_share · n² of what a layer's matrices cost a token: 4 A per
+        pair of tokens (half of all pairs are causal) against 2 P per token, A the query width, P the matrices."""
+        h, queries, keys = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        width = self.intermediate_size
+        if self.experts is not None:
+            width = self.experts.per_token * self.experts.intermediate_size
+        return queries / (h * (2 * queries + 2 * keys) + 3 * h * width)
+
+    @property
     def scores(self) -> bool:
         """Whether the head is a score, one number per position, in place of a distribution over the vocabulary."""
         return self.architecture in SCORING

@@ -7,6 +7,7 @@ for name, tensor in policy.export(): ...        # Hugging Face names, complete o
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class MegatronPolicy:
         part: str = "",
     ) -> None:
         self._adapters = adapters
+        self._cut = replace(layout.cut, quadratic=config.attention_share)
         self.config, self.layout, self.optimizer = config, layout, optimizer
         self._chunks, self._precision, self._batching = chunks, precision, batching
         self._models = [chunk.module for chunk in chunks]
@@ -156,6 +158,10 @@ class MegatronPolicy:
         self.optimizer.zero_grad()
         return stepped(self.optimizer, loss, self._run(batch, loss, temperature, forward_only=False))
 
+    def packing(self, batch: Batch) -> dict[str, float]:
+        """See Policy."""
+        return micro_batches.describe(batch, self._cut, self._batching.tokens_per_micro_batch)
+
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
@@ -196,7 +202,7 @@ class MegatronPolicy:
     def _run(self, batch: Batch, loss: Loss, temperature: float, forward_only: bool) -> tuple[Tensor, Tensor, int]:
         """Log-probs of trained tokens [T], [loss, *statistics] summed over the batch (both equal on every rank), and
         the number of micro-batches."""
-        parts = micro_batches.build(batch, self.layout.cut, self._batching.tokens_per_micro_batch)
+        parts = micro_batches.build(batch, self._cut, self._batching.tokens_per_micro_batch)
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         overlap.tell_schedule(self._chunks[0].config, self._chunks, forward_only)

@@ -24,6 +24,7 @@ class Cut:
       context, context_rank: ranks that share every sequence. whole: for attention they share heads instead.
       alignment: tokens a packed sequence is padded to a multiple of.
       round: what the number of micro-batches must be a multiple of.
+      quadratic: what attention makes of a sequence's work (see `packing.pack`).
     """
 
     ranks: int
@@ -33,6 +34,7 @@ class Cut:
     alignment: int = 1
     round: int = 1
     whole: bool = False
+    quadratic: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,27 @@ def build(batch: Batch, cut: Cut, budget: int) -> list[MicroBatch]:
 
     Raises penstock.packing.SequenceTooLong.
     """
-    align = cut.alignment
     starts, lengths = batch.starts.tolist(), batch.lengths.tolist()
-    plan = packing.pack([-(-(n - 1) // align) * align for n in lengths], budget, ranks=cut.ranks)
+    plan = packing.pack(_padded(batch, cut), budget, ranks=cut.ranks, quadratic=cut.quadratic)
     mine = plan.micro_batches[cut.rank]
     mine = [*mine, *[[] for _ in range(-len(mine) % cut.round)]]
     return [_pack([(starts[i], lengths[i]) for i in sequences], batch, cut) for sequences in mine]
+
+
+def describe(batch: Batch, cut: Cut, budget: int) -> dict[str, float]:
+    """`packing_waste`: share of the budgeted tokens of all micro-batches that carry nothing, padding included;
+    `packing_imbalance`: work of the busiest data rank over the mean of all, 1 where it is equal."""
+    padded = _padded(batch, cut)
+    plan = packing.pack(padded, budget, ranks=cut.ranks, quadratic=cut.quadratic)
+    budgeted = plan.per_rank * cut.ranks * budget
+    return {
+        "packing_waste": 1.0 - float((batch.lengths - 1).sum()) / budgeted,
+        "packing_imbalance": plan.imbalance(packing.work_of(padded, cut.quadratic)),
+    }
+
+
+def _padded(batch: Batch, cut: Cut) -> list[int]:
+    return [-(-(n - 1) // cut.alignment) * cut.alignment for n in batch.lengths.tolist()]
 
 
 def _pack(spans: list[tuple[int, int]], batch: Batch, cut: Cut) -> MicroBatch:

@@ -147,6 +147,10 @@ class Policy(Protocol):
         """
         ...
 
+    def packing(self, batch: Batch) -> dict[str, float]:
+        """How well the batch fills micro-batches and ranks: `packing_waste`, `packing_imbalance`. No collective."""
+        ...
+
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""

@@ -46,7 +46,7 @@ class PreferenceTrainer:
         own = torch.nonzero(answers.role != ELSEWHERE)[:, 0]
         part, where = batch.select(own)
         outcome = self.policy.train_step(part, LinearLoss(token_weights[where]))
-        return StepResult(described(self.policy, [outcome]) | self._metrics(batch, answers, values))
+        return StepResult(described(self.policy, [outcome], part) | self._metrics(batch, answers, values))
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """`loss`, `accuracy`, `margin` and rewards of a batch that is not trained on; a collective."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.learner.batch import Batch
 from services.learner.policy import Policy, StepOutcome
 
 
@@ -10,16 +11,16 @@ from services.learner.policy import Policy, StepOutcome
 class StepResult:
     """Attributes:
     metrics: `loss`, `grad_norm`, `learning_rate`, `tokens`, `entropy`, `optimizer_steps`, `skipped_steps`,
-      `micro_batches`; for grpo also `kl`, `clip_share`, `masked_share`, `weight_mean`, `ess_share`, `mismatch_kl`,
-      `ratio_p01`, `ratio_p50`, `ratio_p99`, `logprob_gap_max`, and `mismatched_share` where a limit is
-      set; for dpo `accuracy`, `margin`, `reward_chosen`, `reward_rejected`, `nll`; for reward_model
-      `accuracy`, `margin`, `reward_mean` and no `entropy`. Equal on every rank.
+      `micro_batches`, `packing_waste`, `packing_imbalance`; for grpo also `kl`, `clip_share`, `masked_share`,
+      `weight_mean`, `ess_share`, `mismatch_kl`, `ratio_p01`, `ratio_p50`, `ratio_p99`, `logprob_gap_max`, and
+      `mismatched_share` where a limit is set; for dpo `accuracy`, `margin`, `reward_chosen`, `reward_rejected`, `nll`;
+      for reward_model `accuracy`, `margin`, `reward_mean` and no `entropy`. Equal on every rank.
     """
 
     metrics: dict[str, float]
 
 
-def described(policy: Policy, outcomes: Sequence[StepOutcome]) -> dict[str, float]:
+def described(policy: Policy, outcomes: Sequence[StepOutcome], batch: Batch) -> dict[str, float]:
     """The metrics that every method has, over the optimizer steps of one batch."""
     sums = {name: sum(o.sums[name] for o in outcomes) for name in ("tokens", "entropy")}
     return {
@@ -31,4 +32,5 @@ def described(policy: Policy, outcomes: Sequence[StepOutcome]) -> dict[str, floa
         "optimizer_steps": float(policy.optimizer.steps),
         "skipped_steps": float(policy.optimizer.skipped),
         "micro_batches": float(sum(o.micro_batches for o in outcomes)),
+        **policy.packing(batch),
     }

@@ -161,7 +161,7 @@ class Trainer:
     def _metrics(
         self, batch: Batch, current: Tensor, reference: Tensor | None, outcomes: list[StepOutcome]
     ) -> dict[str, float]:
-        metrics = described(self.policy, outcomes)
+        metrics = described(self.policy, outcomes, batch)
         if self.settings.divergence is not None:
             metrics["divergence"] = sum(o.sums["divergence"] for o in outcomes) / max(metrics["tokens"], 1.0)
         elif self.settings.algorithm == "grpo":

@@ -272,6 +272,16 @@ def layers_of(model: Any) -> list[Any]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
+def attention_share(model: Any) -> float:
+    """As ModelConfig.attention_share, of a model whose layers have matrices of any form; 0 where it does not say what
+    its layers are."""
+    config, layers = model.config.get_text_config(), layers_of(model)
+    matrices = sum(p.numel() for p in layers[0].parameters() if p.dim() == 2) if layers else 0
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads * size / matrices if matrices else 0.0
+
+
 def together(work: Any) -> Any:
     """Rank 0's result of `work`; a failure of rank 0 (UnsupportedModel) is raised on every rank."""
     told: list[Any] = [None, None]

@@ -9,6 +9,7 @@ method is a collective.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ class TransformersPolicy:
         self._positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
         self._as_reference: Callable[[], AbstractContextManager[None]] | None = adapters.off if adapters else None
         self._ranks, self._plan = ranks, plan
+        self._cut = replace(ranks.cut, quadratic=transformers_model.attention_share(scorer.model))
 
     @staticmethod
     def create(
@@ -179,6 +181,10 @@ class TransformersPolicy:
         self.optimizer.zero_grad()
         return stepped(self.optimizer, loss, self._run(batch, loss, temperature))
 
+    def packing(self, batch: Batch) -> dict[str, float]:
+        """See Policy."""
+        return micro_batches.describe(batch, self._cut, self._batching.tokens_per_micro_batch)
+
     @torch.no_grad()
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
@@ -234,7 +240,7 @@ class TransformersPolicy:
         """Log-probs of trained tokens [T], [loss, *statistics] summed over the batch (both equal on every rank), and
         the number of micro-batches. Gradients are accumulated where they are enabled."""
         batch.check(self._vocabulary, self._positions)
-        parts = micro_batches.build(batch, self._ranks.cut, self._batching.tokens_per_micro_batch)
+        parts = micro_batches.build(batch, self._cut, self._batching.tokens_per_micro_batch)
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         for part in parts:

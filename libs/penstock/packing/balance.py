@@ -1,9 +1,9 @@
 """Sequences of different lengths into micro-batches that fit a token budget and take equally long.
 
 Every data-parallel rank must run the same number of micro-batches, and a step lasts as long as its slowest rank.
-First-fit-decreasing finds how few bins suffice; longest-first into the emptiest bin then evens them out; bins are dealt
-to ranks largest first. Pure and deterministic: every rank computes the same plan from the same
-lengths, so none is sent.
+First-fit-decreasing finds how few bins suffice; longest-first into the bin with least work evens them out; bins are
+dealt to ranks largest first. Work is what attention makes of it: a sequence of n tokens costs n + quadratic · n². Pure
+and deterministic: every rank computes the same plan from the same lengths, so none is sent.
 
     pack([9, 4, 4, 1], budget=10, ranks=1)  ->  bins [[0], [1, 2, 3]]   18 of 20 tokens used
 """
@@ -38,9 +38,10 @@ class Plan:
         """Share of the budgeted tokens (micro-batches × budget) that carries no sequence, 0 … 1."""
         return 1.0 - self.tokens / (self.per_rank * len(self.micro_batches) * self.budget)
 
-    def imbalance(self, lengths: Sequence[int]) -> float:
-        """Tokens of the busiest rank over the mean of the ranks, ≥ 1: how much longer a step takes than it could."""
-        loads = [sum(lengths[i] for bin_ in rank for i in bin_) for rank in self.micro_batches]
+    def imbalance(self, work: Sequence[float]) -> float:
+        """Work of the busiest rank over the mean of the ranks, ≥ 1: how much longer a step takes than it could. work:
+        of each sequence (see `work_of`), or its length."""
+        loads = [sum(work[i] for bin_ in rank for i in bin_) for rank in self.micro_batches]
         return max(loads) * len(loads) / max(sum(loads), 1)
 
 
@@ -59,16 +60,29 @@ def _first_fit_decreasing(order: list[int], lengths: Sequence[int], budget: int)
     return bins
 
 
-def _even(order: list[int], lengths: Sequence[int], budget: int, count: int) -> list[list[int]] | None:
-    """Longest first into the emptiest of `count` bins; None if one overflows."""
+def work_of(lengths: Sequence[int], quadratic: float) -> list[float]:
+    """What each sequence of so many tokens costs, in tokens of a sequence without attention."""
+    return [n + quadratic * n * n for n in lengths]
+
+
+def _even(
+    order: list[int], lengths: Sequence[int], work: Sequence[float], budget: int, count: int
+) -> list[list[int]] | None:
+    """Longest first into that of `count` bins which has least work, of those with room; None if none has."""
     bins: list[list[int]] = [[] for _ in range(count)]
-    emptiest = [(0, b) for b in range(count)]
+    used = [0] * count
+    least = [(0.0, b) for b in range(count)]
     for i in order:
-        load, b = heapq.heappop(emptiest)
-        if load + lengths[i] > budget:
+        full = []
+        while least and used[least[0][1]] + lengths[i] > budget:
+            full.append(heapq.heappop(least))
+        if not least:
             return None
+        load, b = heapq.heappop(least)
         bins[b].append(i)
-        heapq.heappush(emptiest, (load + lengths[i], b))
+        used[b] += lengths[i]
+        for entry in [*full, (load + work[i], b)]:
+            heapq.heappush(least, entry)
     return bins
 
 
@@ -85,7 +99,7 @@ def _split_to(bins: list[list[int]], count: int) -> list[list[int]]:
     return bins
 
 
-def pack(lengths: Sequence[int], budget: int, ranks: int = 1, multiple: int = 1) -> Plan:
+def pack(lengths: Sequence[int], budget: int, ranks: int = 1, multiple: int = 1, quadratic: float = 0.0) -> Plan:
     """A balanced plan for sequences of `lengths` tokens on `ranks` data-parallel ranks.
 
     Args:
@@ -93,6 +107,7 @@ def pack(lengths: Sequence[int], budget: int, ranks: int = 1, multiple: int = 1)
       budget: most tokens in a micro-batch.
       ranks: number of data-parallel ranks.
       multiple: micro-batches per rank are a multiple of this (an interleaved pipeline wants its size).
+      quadratic: work of attention per token and token, against that of a token alone.
 
     Raises SequenceTooLong naming the sequence, ValueError for non-positive arguments.
     """
@@ -107,16 +122,17 @@ def pack(lengths: Sequence[int], budget: int, ranks: int = 1, multiple: int = 1)
     fewest = _first_fit_decreasing(order, lengths, budget)
     step = ranks * multiple
     count = max(-(-len(fewest) // step), 1) * step
-    bins = _even(order, lengths, budget, count) or _split_to(fewest, count)
-    return Plan(_deal(bins, lengths, ranks), budget, sum(lengths))
+    work = work_of(lengths, quadratic)
+    bins = _even(order, lengths, work, budget, count) or _split_to(fewest, count)
+    return Plan(_deal(bins, work, ranks), budget, sum(lengths))
 
 
-def _deal(bins: list[list[int]], lengths: Sequence[int], ranks: int) -> list[list[list[int]]]:
-    """Bins to ranks, `ranks` at a time in falling size, the largest to the rank with least so far."""
-    load = [sum(lengths[i] for i in b) for b in bins]
+def _deal(bins: list[list[int]], work: Sequence[float], ranks: int) -> list[list[list[int]]]:
+    """Bins to ranks, `ranks` at a time in falling work, the largest to the rank with least so far."""
+    load = [sum(work[i] for i in b) for b in bins]
     falling = sorted(range(len(bins)), key=lambda b: (-load[b], b))
     dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
-    total = [0] * ranks
+    total = [0.0] * ranks
     for start in range(0, len(falling), ranks):
         least_first = sorted(range(ranks), key=lambda r: (total[r], r))
         for b, rank in zip(falling[start : start + ranks], least_first, strict=True):
