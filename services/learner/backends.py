@@ -23,16 +23,7 @@ def make_policy(recipe: Recipe) -> Policy:
 
     Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
     """
-    create: Callable[..., Policy]
-    if recipe.learner.backend == "transformers":
-        from services.learner.transformers_policy import TransformersPolicy
-
-        create = TransformersPolicy.create
-    else:
-        from services.learner.megatron_policy import MegatronPolicy
-
-        create = MegatronPolicy.create
-    return create(
+    return _create(recipe)(
         recipe.model.path,
         parallel_settings(recipe),
         optimizer_settings(recipe),
@@ -51,10 +42,9 @@ def make_critic(recipe: Recipe, policy: Policy) -> Policy | None:
     critic = recipe.algorithm.critic
     if not recipe.has_critic:
         return None
-    create: Callable[..., Policy] = type(policy).create  # type: ignore[attr-defined]
     optimizer = optimizer_settings(recipe)
     schedule = dataclasses.replace(optimizer.schedule, warmup_steps=0)
-    return create(
+    return _create(recipe)(
         critic.path or recipe.model.path,
         parallel_settings(recipe),
         dataclasses.replace(optimizer, learning_rate=critic.learning_rate, schedule=schedule),
@@ -64,3 +54,13 @@ def make_critic(recipe: Recipe, policy: Policy) -> Policy | None:
         scores=True,
         beside=policy,
     )
+
+
+def _create(recipe: Recipe) -> Callable[..., Policy]:
+    if recipe.learner.backend == "transformers":
+        from services.learner.transformers_policy import TransformersPolicy
+
+        return TransformersPolicy.create
+    from services.learner.megatron_policy import MegatronPolicy
+
+    return MegatronPolicy.create
