@@ -136,7 +136,8 @@ class EngineHost:
                         continue
                     except FetchFailed as error:
                         logger.warning("%s", error)
-                        await asyncio.sleep(RETRY_SECONDS)
+                        with waiting(f"a version that can be had: {error}", on="weight_sync", deadline=RETRY_SECONDS):
+                            await asyncio.sleep(RETRY_SECONDS)
                         continue
                     await self._until_woken()
 
