@@ -34,7 +34,9 @@ def py_component(
         test_env = {},
         test_size = "small",
         test_sizes = {},
-        test_tags = []):
+        test_tags = [],
+        testonly = False,
+        visibility = ["//visibility:public"]):
     """One component per BUILD file: a library, its programs, one test target per test file.
 
     A new file needs no change here: **/*.py is the library; **/*_test.py are the tests; *_testing.py and conftest.py
@@ -52,6 +54,8 @@ def py_component(
       test_size: Bazel test size of every test file.
       test_sizes: test file -> another size.
       test_tags: tags of every test.
+      testonly: whether only tests may depend on the library.
+      visibility: who may depend on the library; its sources are public, for the checks of tests/static.
     """
     tests = native.glob(["**/*_test.py"], exclude = ["**/*_gpu_test.py"], allow_empty = True)
     gpu_tests = native.glob(["**/*_gpu_test.py"], allow_empty = True)
@@ -61,7 +65,8 @@ def py_component(
         name = name,
         srcs = srcs,
         data = data,
-        visibility = ["//visibility:public"],
+        testonly = testonly,
+        visibility = visibility,
         deps = deps,
     )
     native.filegroup(

@@ -16,7 +16,7 @@ from penstock.recipes import Recipe, RecipeError, load
 from penstock.telemetry import logs, metrics, tracing
 
 if TYPE_CHECKING:
-    from services.learner.watching import Watch
+    from services.learner.ranks.watching import Watch
 
 logger = logging.getLogger("services.learner")
 
@@ -49,13 +49,13 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
 
     from penstock.datasets import DatasetError
     from penstock.objectives import UnknownChoice
-    from services.learner.checkpoints import CheckpointError
-    from services.learner.ending import CannotGoOn
-    from services.learner.hf_config import UnsupportedModel
-    from services.learner.plugins import PluginError
+    from services.learner.algorithms.plugins import PluginError
+    from services.learner.checkpoints.directory import CheckpointError
+    from services.learner.huggingface.config import UnsupportedModel
+    from services.learner.interface.errors import CannotGoOn
+    from services.learner.interface.settings import LayoutError
+    from services.learner.ranks.watching import leave
     from services.learner.run import Place, export_checkpoint, learn
-    from services.learner.settings import LayoutError
-    from services.learner.watching import leave
 
     torch.set_num_threads(recipe.learner.threads)
     cuda = torch.cuda.is_available()
@@ -118,7 +118,7 @@ def _watch(recipe: Recipe) -> "Watch":
     """This rank's look at the others. Its connection to the ranks' store is its own: the other one may be in use."""
     import torch.distributed as dist
 
-    from services.learner.watching import Watch
+    from services.learner.ranks.watching import Watch
 
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     return Watch(store, recipe.learner.hung_seconds)
@@ -127,7 +127,7 @@ def _watch(recipe: Recipe) -> "Watch":
 def _group(args: argparse.Namespace, recipe: Recipe) -> int:
     """This very command on every rank."""
     logs.configure(args.name, run=recipe.run, level=args.log_level)
-    from services.learner.launching import launch
+    from services.learner.ranks.launching import launch
 
     return launch(recipe.learner.ranks, [sys.executable, "-m", "services.learner", *sys.argv[1:]])
 

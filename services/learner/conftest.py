@@ -5,7 +5,7 @@ from typing import Any
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    measured = sys.modules.get("services.learner.parity_testing")
+    measured = sys.modules.get("services.learner.testing.one_process")
     rows: list[dict[str, str]] = measured.ROWS if measured is not None else []
     if not rows:
         return

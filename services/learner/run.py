@@ -21,22 +21,23 @@ from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
 from penstock.telemetry import metrics
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner import checkpoints, hf_export
-from services.learner.actor_critic import ActorCritic
-from services.learner.backends import make_critic, make_policy
-from services.learner.batch import broadcast
-from services.learner.feed import Feed
-from services.learner.keeping import Keeper
-from services.learner.leader import Leader, leading
-from services.learner.lineage import tie
-from services.learner.mapping import checkpoint_settings, loss_settings, make_stages
-from services.learner.plugins import load_plugins
-from services.learner.policy import Policy
-from services.learner.preparation import Prepared, prepare
-from services.learner.publishing import Published
-from services.learner.server import State, Status
-from services.learner.stages import Stages
-from services.learner.trainer import Steps, make_trainer
+from services.learner.algorithms.mapping import checkpoint_settings, loss_settings, make_stages
+from services.learner.algorithms.plugins import load_plugins
+from services.learner.algorithms.stages import Stages
+from services.learner.algorithms.trainer import Steps, make_trainer
+from services.learner.backends.choose import make_critic, make_policy
+from services.learner.checkpoints import directory as checkpoints
+from services.learner.checkpoints.actor_critic import ActorCritic
+from services.learner.huggingface import export as hf_export
+from services.learner.interface.batch import broadcast
+from services.learner.interface.policy import Policy
+from services.learner.leader.feed import Feed
+from services.learner.leader.keeper import Keeper
+from services.learner.leader.leader import Leader, leading
+from services.learner.leader.lineage import tie
+from services.learner.leader.preparation import Prepared, prepare
+from services.learner.leader.publishing import Published
+from services.learner.leader.server import State, Status
 from services.learner.validation import Validation
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from penstock.chat import ChatTokenizer
 from penstock.datasets import Dataset, DatasetError, tokenise
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.assembly import CompleteGroup, Member
-from services.learner.batch import Batch, broadcast
-from services.learner.leader import Leader
-from services.learner.stages import Stages
-from services.learner.trainer import Steps
+from services.learner.algorithms.stages import Stages
+from services.learner.algorithms.trainer import Steps
+from services.learner.interface.batch import Batch, broadcast
+from services.learner.interface.group import CompleteGroup, Member
+from services.learner.leader.leader import Leader
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from penstock.chat import ChatTokenizer
 from penstock.datasets import DatasetError
 from penstock.recipes import Recipe, resolve
 from penstock.tiny import make_model
-from services.learner.backends import make_policy
-from services.learner.mapping import loss_settings, make_stages
-from services.learner.ranks_testing import run_ranks
-from services.learner.reward_model_stage import BEHIND
-from services.learner.trainer import make_trainer
+from services.learner.algorithms.mapping import loss_settings, make_stages
+from services.learner.algorithms.reward_model_stage import BEHIND
+from services.learner.algorithms.trainer import make_trainer
+from services.learner.backends.choose import make_policy
+from services.learner.testing.forked_ranks import run_ranks
 from services.learner.validation import Validation, held_out_batch
 
 ROWS = [{"prompt": p, "target": t, "chosen": t, "rejected": t[::-1]} for p, t in (("cab", "abc"), ("21", "12"))]

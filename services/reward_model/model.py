@@ -1,6 +1,6 @@
 """A trained reward model: a Hugging Face sequence classifier with one label, and its tokenizer.
 
-An answer is scored as it was in training (`services/learner/reward_model_stage.py`): the conversation rendered by the
+An answer is scored as it was in training (by the learner's algorithm `reward_model`): the conversation rendered by the
 model's own chat template, read at its last token, the stop token that ended the answer. One that was cut short has no
 stop token and is read where it ends.
 

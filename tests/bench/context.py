@@ -21,10 +21,10 @@ import torch
 import torch.distributed as dist
 
 from penstock.tiny import make_model
-from services.learner.batch import Batch, Sample
-from services.learner.losses import SupervisedLoss
-from services.learner.megatron_policy import MegatronPolicy  # before anything of Megatron: it prepares it for CPU
-from services.learner.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
+from services.learner.algorithms.losses import SupervisedLoss
+from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.interface.batch import Batch, Sample
+from services.learner.interface.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
 from tests.bench.head_memory import peak_bytes, reset_peak
 from tests.bench.report import Report, median_ratio, rounds
 

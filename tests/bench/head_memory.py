@@ -17,8 +17,8 @@ import time
 import torch
 import torch.distributed as dist
 
-from services.learner.settings import BatchSettings
-from services.learner.token_logprobs import token_logprobs
+from services.learner.backends.megatron_core.token_logprobs import token_logprobs
+from services.learner.interface.settings import BatchSettings
 from tests.bench.report import Report
 
 GIB = 2**30

@@ -18,17 +18,17 @@ import torch
 import torch.distributed as dist
 
 from penstock.tiny import make_model
-from services.learner.batch import Batch, Sample
-from services.learner.megatron_policy import MegatronPolicy  # before anything of Megatron: it prepares it for CPU
-from services.learner.settings import (
+from services.learner.algorithms.trainer import Trainer
+from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
+from services.learner.interface.batch import Batch, Sample
+from services.learner.interface.settings import (
     BatchSettings,
     LossSettings,
     OptimizerSettings,
     ParallelSettings,
     PrecisionSettings,
 )
-from services.learner.trainer import Trainer
-from services.learner.transformers_policy import TransformersPolicy
 from tests.bench.report import Report, median_ratio, rounds
 
 SIZES: dict[str, dict[str, int]] = {

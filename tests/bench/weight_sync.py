@@ -25,7 +25,7 @@ from penstock.supervisor.child import Child
 from penstock.supervisor.plan import launcher
 from penstock.tensors import checksum
 from services.generation.fetching import fetch
-from services.learner.publishing import publish
+from services.learner.leader.publishing import publish
 from tests.bench.report import Report, median_ratio
 
 MIB = 1 << 20

@@ -24,7 +24,9 @@ def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 
 def is_test(path: pathlib.Path) -> bool:
-    return path.name.endswith(("_test.py", "_testing.py")) or path.name == "conftest.py"
+    return (
+        path.name.endswith(("_test.py", "_testing.py")) or path.name == "conftest.py" or path.parent.name == "testing"
+    )
 
 
 def files(folder: str, *, tests: bool = False) -> list[pathlib.Path]:

@@ -35,8 +35,9 @@ norm; t tensor ranks share its matrices, and nothing of the embedding and the ou
 With `recompute: selective` a layer does without 4 h and 3 f (of an expert's 6 e, and what is sent to it, 3 e), on the
 transformers backend with 3 h + (2 f + 2 (A + G)) / t and a number per head. With `recompute: full` it keeps its
 input alone (h). In both, one layer at a time has all of the above.
-`services/learner/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A number of 2 bytes
-is counted as such, as a GPU's kernels have it; on a CPU attention and norms compute in fp32 and keep up to twice that.
+`services/learner/backends/planning_test.py` compares this with what autograd really keeps in fp32 on a CPU. A number of
+2 bytes is counted as such, as a GPU's kernels have it; on a CPU attention and norms compute in fp32 and keep up to
+twice that.
 
 Not counted: the CUDA context, communication buffers, fragmentation (leave a tenth free).
 """

@@ -1,0 +1,71 @@
+"""From groups of ranked answers to the sequences of a preference batch.
+
+The role of a sequence travels in its advantage: CHOSEN (+1) or REJECTED (−1); a chosen answer stands right before the
+rejected one of its pair. For `kto` there are no pairs: answers are liked (+1) or not (−1), and each is followed by a
+sequence that puts it to another prompt of the batch (0), from which the baseline is estimated.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from penstock.objectives.preferences import rank_pairs
+from penstock.trajectories import from_int32s
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.algorithms.stages import sample
+from services.learner.interface.batch import Sample
+from services.learner.interface.group import CompleteGroup
+from services.learner.interface.settings import PreferenceSettings
+
+CHOSEN, REJECTED, ELSEWHERE = 1.0, -1.0, 0.0
+LIKED_FROM = 0.5
+"""Reward from which a single answer counts as liked."""
+
+
+class PreferenceStage:
+    """The Stage of preference methods."""
+
+    def __init__(self, settings: PreferenceSettings) -> None:
+        self.settings = settings
+
+    def filter_reason(self, rewards: Tensor, valid: Tensor) -> str | None:
+        """`no_pair`: no two valid members differ enough to say which is better."""
+        if self.settings.paired and not self._pairs(rewards[valid].tolist()):
+            return "no_pair"
+        return None
+
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+        """Pairs in admission order, or answers each followed by its sequence elsewhere."""
+        if not self.settings.paired:
+            return self._single(groups)
+        made = []
+        for i, group in enumerate(groups):
+            members = [m.trajectory for m in group.usable]
+            for chosen, rejected in self._pairs([t.reward for t in members]):
+                made.append(sample(members[chosen], i, CHOSEN))
+                made.append(sample(members[rejected], i, REJECTED))
+        return made
+
+    def _pairs(self, rewards: list[float]) -> list[tuple[int, int]]:
+        return rank_pairs(rewards, self.settings.pairs_per_group, self.settings.min_margin)
+
+    @staticmethod
+    def _single(groups: Sequence[CompleteGroup]) -> list[Sample]:
+        answers = [(i, m.trajectory) for i, g in enumerate(groups) for m in g.usable]
+        made = []
+        for at, (group, t) in enumerate(answers):
+            made.append(sample(t, group, CHOSEN if t.reward >= LIKED_FROM else REJECTED))
+            made.append(_elsewhere(answers[at - 1][1], t, group))
+        return made
+
+
+def _elsewhere(prompt: pb.Trajectory, answer: pb.Trajectory, group: int) -> Sample:
+    """`answer`'s completion after the prompt of another sample."""
+    cut, start = prompt.loss_mask.find(1), answer.loss_mask.find(1)
+    return Sample(
+        tokens=np.concatenate([from_int32s(prompt.tokens)[:cut], from_int32s(answer.tokens)[start:]]),
+        loss_mask=[0] * cut + list(answer.loss_mask[start:]),
+        advantage=ELSEWHERE,
+        group=group,
+    )

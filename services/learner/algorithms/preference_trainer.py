@@ -1,0 +1,173 @@
+"""The preference step: from pairs of answers to new weights.
+
+    log-probs of answers (policy, reference) → loss per pair → its gradient, a weight per answer → one step on
+    Σ weight · log-prob
+
+The loss depends on an answer only through the sum of its log-probs, so its gradient is a weight per answer, taken from
+a forward pass before the step. That is the exact gradient, and answers are packed over micro-batches and ranks like
+any others: the two of a pair need not meet. It costs one forward pass more than a loss that sees both at once.
+
+The reference does not change, so its sums are kept by the digest of the sequence and computed once, over all passes
+through the data.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from penstock.objectives import preference_losses, preferences
+from penstock.objectives.preferences import Pairs, answer_weights, pair_importance
+from services.learner.algorithms.preference_stage import CHOSEN, ELSEWHERE, REJECTED
+from services.learner.interface.batch import Batch
+from services.learner.interface.policy import Policy, Scored
+from services.learner.interface.settings import LossSettings
+from services.learner.interface.step_result import StepResult, described
+
+
+class PreferenceTrainer:
+    """Settings bound to a policy. Raises UnknownChoice for a loss or setting that does not exist."""
+
+    def __init__(self, settings: LossSettings, policy: Policy) -> None:
+        self.settings, self.policy = settings.preference, policy
+        self._references = ReferenceSums(policy) if settings.needs_reference else None
+        if self.settings.paired:
+            self._loss = preference_losses.make(self.settings.loss, **self.settings.loss_settings)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Trains on a batch of `preference_stage` (the same on every rank); a collective."""
+        answers = self._answers(batch)
+        values, weights = answer_weights(answers.losses, answers.current)
+        chosen_tokens = batch.mask * (answers.role == CHOSEN)[batch.sequence_of_token]
+        likelihood = self.settings.nll_coefficient * chosen_tokens / chosen_tokens.sum().clamp(min=1)
+        token_weights = weights.to(torch.float32)[batch.sequence_of_token] - likelihood
+        own = torch.nonzero(answers.role != ELSEWHERE)[:, 0]
+        part, where = batch.select(own)
+        outcome = self.policy.train_step(part, LinearLoss(token_weights[where]))
+        return StepResult(described(self.policy, [outcome], part) | self._metrics(batch, answers, values))
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """`loss`, `accuracy`, `margin` and rewards of a batch that is not trained on; a collective."""
+        answers = self._answers(batch)
+        return self._metrics(batch, answers, answers.losses(answers.current))
+
+    def _answers(self, batch: Batch) -> "_Answers":
+        role = _roles(batch)
+        current = sequence_sums(batch, self.policy.logprobs(batch))
+        reference = torch.zeros_like(current) if self._references is None else self._references.of(batch)
+        if self.settings.paired:
+            losses = self._pair_losses(batch, current, reference)
+        else:
+            baseline = (current - reference)[role == ELSEWHERE].mean()
+            losses = self._single_losses(role, reference, baseline)
+        return _Answers(role, current, reference, losses)
+
+    def _pair_losses(self, batch: Batch, current: Tensor, reference: Tensor) -> Callable[[Tensor], Tensor]:
+        length, cap = sequence_sums(batch, batch.mask).clamp(min=1), self.settings.importance_cap
+        weight: Tensor | float = 1.0
+        if cap is not None:
+            weight = pair_importance(current, sequence_sums(batch, batch.behaviour), length, cap)
+
+        def losses(answers: Tensor) -> Tensor:
+            pairs: Tensor = self._loss(
+                Pairs(answers[0::2], answers[1::2], reference[0::2], reference[1::2], length[0::2], length[1::2])
+            )
+            return weight * pairs
+
+        return losses
+
+    def _single_losses(self, role: Tensor, reference: Tensor, baseline: Tensor) -> Callable[[Tensor], Tensor]:
+        own = role != ELSEWHERE
+
+        def losses(answers: Tensor) -> Tensor:
+            settings = self.settings.loss_settings
+            return preferences.kto(answers[own], reference[own], role[own] == CHOSEN, baseline, **settings)
+
+        return losses
+
+    def _metrics(self, batch: Batch, answers: "_Answers", values: Tensor) -> dict[str, float]:
+        """Rewards are the implicit ones, beta · (c − r); the margin is theirs, the accuracy their order's."""
+        beta, role = float(self.settings.loss_settings.get("beta", 1.0)), answers.role
+        gained = answers.current - answers.reference
+        chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == REJECTED]
+        chosen_tokens = float((batch.mask * (role == CHOSEN)[batch.sequence_of_token]).sum())
+        nll = -float(answers.current[role == CHOSEN].sum()) / max(chosen_tokens, 1.0)
+        metrics = {
+            "loss": float(values.mean()) + self.settings.nll_coefficient * nll,
+            "reward_chosen": _mean(chosen),
+            "reward_rejected": _mean(rejected),
+            "margin": _mean(chosen) - _mean(rejected),
+            "nll": nll,
+        }
+        if self.settings.paired:
+            metrics["accuracy"] = float((chosen > rejected).to(torch.float64).mean())
+        return metrics
+
+
+class _Answers(NamedTuple):
+    """Of a batch's answers, before a step: roles, summed log-probs under policy and reference [N], and the losses as a
+    function of the policy's."""
+
+    role: Tensor
+    current: Tensor
+    reference: Tensor
+    losses: Callable[[Tensor], Tensor]
+
+
+class LinearLoss:
+    """Σ weight · log-prob: weights [T] are the gradient of a loss that was evaluated before."""
+
+    names = ("tokens", "entropy")
+
+    def __init__(self, weights: Tensor) -> None:
+        self._weights = weights
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        loss = (self._weights[scored.index] * scored.current).sum()
+        tokens = torch.ones_like(scored.current).sum()
+        return loss, torch.stack([tokens, scored.entropy.detach().sum()]).to(torch.float64)
+
+
+class ReferenceSums:
+    """Summed reference log-probs by sequence, each computed once. Every rank keeps the same ones."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._known: dict[bytes, float] = {}
+
+    def of(self, batch: Batch) -> Tensor:
+        """float64 [N]; a collective unless all are known, which all ranks agree on."""
+        digests = _digests(batch)
+        missing = [i for i, d in enumerate(digests) if d not in self._known]
+        if missing:
+            part, _ = batch.select(torch.tensor(missing, device=batch.lengths.device))
+            sums = sequence_sums(part, self._policy.reference_logprobs(part)).tolist()
+            self._known.update(zip((digests[i] for i in missing), sums, strict=True))
+        return torch.tensor([self._known[d] for d in digests], dtype=torch.float64, device=batch.tokens.device)
+
+
+def sequence_sums(batch: Batch, values: Tensor) -> Tensor:
+    """[T] -> float64 [N]: sums over the trained tokens of each sequence."""
+    kept = (values * batch.mask).to(torch.float64)
+    return kept.new_zeros(batch.sequences).index_add(0, batch.sequence_of_token, kept)
+
+
+def _roles(batch: Batch) -> Tensor:
+    """[N]: the role of each sequence, which its trained tokens carry as advantage."""
+    return torch.sign(sequence_sums(batch, batch.advantage))
+
+
+def _digests(batch: Batch) -> list[bytes]:
+    tokens, mask = batch.tokens.cpu(), batch.mask.cpu().to(torch.int32)
+    both = torch.stack([tokens, mask], 1).contiguous().numpy()
+    ends = torch.cumsum(batch.lengths.to(torch.int64), 0).tolist()
+    return [
+        hashlib.blake2b(both[start:end].tobytes(), digest_size=16).digest()
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if len(values) else 0.0

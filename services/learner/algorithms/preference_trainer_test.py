@@ -1,0 +1,224 @@
+"""Preference steps against Hugging Face transformers with the loss written out over whole pairs, and their rules."""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from penstock.trajectories import float32s, int32s
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.algorithms.preference_stage import PreferenceStage
+from services.learner.algorithms.preference_trainer import PreferenceTrainer, ReferenceSums
+from services.learner.algorithms.trainer import make_trainer
+from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.interface.batch import Batch, Sample, broadcast
+from services.learner.interface.group import CompleteGroup, Member
+from services.learner.interface.settings import (
+    BatchSettings,
+    LossSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PrecisionSettings,
+    PreferenceSettings,
+)
+from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.tiny_models import adamw, preference_samples, save_tiny_model, tiny_model
+
+OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
+DPO = PreferenceSettings("sigmoid", {"beta": 0.3}, nll_coefficient=0.2)
+ORPO = PreferenceSettings("orpo", {"beta": 0.3})
+KTO = PreferenceSettings("kto", {"beta": 0.3})
+LAYOUTS = {
+    "one": (1, ParallelSettings()),
+    "tp2": (2, ParallelSettings(tensor=2)),
+    "pp2": (2, ParallelSettings(pipeline=2)),
+    "cp2": (2, ParallelSettings(context=2)),
+    "dp2": (2, ParallelSettings()),
+}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
+
+
+def kto_samples(seed: int) -> list[Sample]:
+    """Liked and disliked answers, each followed by the same answer after its predecessor's prompt."""
+    answers = preference_samples(seed)
+    cuts = [int(torch.tensor(s.loss_mask).argmax()) for s in answers]
+    samples = []
+    for i, own in enumerate(answers):
+        other, cut = answers[i - 1], cuts[i - 1]
+        tokens = [*list(other.tokens)[:cut], *list(own.tokens)[cuts[i] :]]
+        mask = [0] * cut + [1] * (len(tokens) - cut)
+        samples += [own, Sample(tokens, mask, advantage=0.0, group=own.group)]
+    return samples
+
+
+def batch_of(settings: PreferenceSettings, seed: int) -> Batch:
+    return Batch.from_samples(preference_samples(seed) if settings.paired else kto_samples(seed))
+
+
+def _sums(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed log-probs and numbers of trained tokens, one sequence at a time."""
+    sums, counts = [], []
+    sizes = batch.lengths.tolist()
+    for tokens, mask in zip(batch.tokens.long().split(sizes), batch.mask.split(sizes), strict=True):
+        logp = torch.log_softmax(model(tokens[None, :-1]).logits[0].float(), -1)
+        sums.append((logp.gather(1, tokens[1:, None])[:, 0] * mask[1:]).sum())
+        counts.append(mask.sum())
+    return torch.stack(sums), torch.stack(counts)
+
+
+def _written_out(model: Any, initial: Any, batch: Batch, settings: PreferenceSettings) -> torch.Tensor:
+    """From algorithms.md and the papers, not from penstock.objectives."""
+    beta = settings.loss_settings["beta"]
+    current, counts = _sums(model, batch)
+    with torch.no_grad():
+        reference, _ = _sums(initial, batch)
+    gained = current - reference
+    if settings.loss == "kto":
+        baseline = gained[1::2].mean().clamp(min=0).detach()
+        own, liked = gained[0::2], torch.tensor([True, False] * (len(gained) // 4))
+        return (1 - torch.sigmoid(torch.where(liked, 1.0, -1.0) * beta * (own - baseline))).mean()
+    if settings.loss == "orpo":
+        mean = current / counts
+        odds = mean - torch.log1p(-mean.exp())
+        return (-mean[0::2] - beta * logsigmoid(odds[0::2] - odds[1::2])).mean()
+    loss = -logsigmoid(beta * (gained[0::2] - gained[1::2])).mean()
+    return loss - settings.nll_coefficient * current[0::2].sum() / counts[0::2].sum()
+
+
+def _reference(settings: PreferenceSettings) -> list[tuple[float, dict[str, torch.Tensor]]]:
+    model, initial = tiny_model("qwen3"), tiny_model("qwen3")
+    optimizer = adamw(model, **OPTIMIZER)
+    steps = []
+    for seed in (1, 2):
+        optimizer.zero_grad()
+        loss = _written_out(model, initial, batch_of(settings, seed), settings)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_norm"])
+        optimizer.step()
+        steps.append((loss.item(), {n: p.detach().clone() for n, p in model.named_parameters()}))
+    return steps
+
+
+reference = functools.cache(lambda name: _reference({"dpo": DPO, "orpo": ORPO, "kto": KTO}[name]))
+
+
+def _policy(model_dir: Path, parallel: ParallelSettings, **optimizer: Any) -> MegatronPolicy:
+    return MegatronPolicy.create(
+        model_dir,
+        parallel,
+        OptimizerSettings(**{**OPTIMIZER, **optimizer}),
+        PrecisionSettings(),
+        BatchSettings(tokens_per_micro_batch=80, head_chunk=11),
+        seed=1,
+        keep_reference=True,
+    )
+
+
+def _train(model_dir: Path, parallel: ParallelSettings, settings: PreferenceSettings) -> Any:
+    policy = _policy(model_dir, parallel)
+    trainer = make_trainer(LossSettings(algorithm="dpo", preference=settings), policy)
+    steps = []
+    for seed in (1, 2):
+        batch = batch_of(settings, seed) if torch.distributed.get_rank() == 0 else None
+        metrics = trainer.step(broadcast(batch, policy.layout.device)).metrics
+        steps.append((metrics, dict(policy.export())))
+    return steps
+
+
+@pytest.mark.parametrize(("loss", "layout"), [("dpo", n) for n in LAYOUTS] + [("orpo", "one"), ("kto", "dp2")])
+def test_every_layout_takes_the_step_of_the_loss_over_whole_pairs(loss, layout, model_dir):
+    world, parallel = LAYOUTS[layout]
+    settings = {"dpo": DPO, "orpo": ORPO, "kto": KTO}[loss]
+    ours = run_ranks(world, _train, model_dir, parallel, settings)[0]
+    for (metrics, weights), (value, expected) in zip(ours, reference(loss), strict=True):
+        assert metrics["loss"] == pytest.approx(value, abs=2e-5)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
+def _learn(model_dir: Path) -> Any:
+    policy = _policy(model_dir, ParallelSettings(), learning_rate=3e-3)
+    trainer = PreferenceTrainer(LossSettings(algorithm="dpo"), policy)
+    return [trainer.step(batch_of(DPO, 1)).metrics for _ in range(8)]
+
+
+def test_the_first_step_starts_at_ln_2_and_the_margin_grows(model_dir):
+    history = run_ranks(1, _learn, model_dir)[0]
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert history[0]["margin"] == pytest.approx(0.0, abs=1e-6)
+    assert history[-1]["accuracy"] == 1.0 and history[-1]["margin"] > 0.5 and history[-1]["loss"] < 0.5
+    assert history[-1]["reward_chosen"] - history[-1]["reward_rejected"] == pytest.approx(history[-1]["margin"])
+
+
+def _weighted_loss(model_dir: Path, cap: float | None) -> Any:
+    """Pairs drawn when every token was likelier by 0.1 per token: they count exp(-0.1) now."""
+    policy = _policy(model_dir, ParallelSettings())
+    batch = batch_of(DPO, 1)
+    batch = dataclasses.replace(batch, behaviour=(policy.logprobs(batch) + 0.1) * batch.mask)
+    settings = LossSettings(algorithm="dpo", preference=PreferenceSettings(importance_cap=cap))
+    return PreferenceTrainer(settings, policy).step(batch).metrics["loss"]
+
+
+def test_stale_pairs_are_weighed_where_the_recipe_wants_it(model_dir):
+    assert run_ranks(1, _weighted_loss, model_dir, None)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert run_ranks(1, _weighted_loss, model_dir, 5.0)[0] == pytest.approx(math.exp(-0.1) * math.log(2), abs=1e-5)
+
+
+def _count_reference_passes(model_dir: Path) -> Any:
+    policy = _policy(model_dir, ParallelSettings())
+    asked: list[int] = []
+    real = policy.reference_logprobs
+    policy.reference_logprobs = lambda batch: (asked.append(batch.sequences), real(batch))[1]  # type: ignore[method-assign]
+    sums = ReferenceSums(policy)
+    first, again = sums.of(batch_of(DPO, 1)), sums.of(batch_of(DPO, 1))
+    both = Batch.from_samples([*preference_samples(1), *preference_samples(2)])
+    return asked, torch.equal(first, again), torch.equal(sums.of(both)[:10], first)
+
+
+def test_the_reference_is_asked_once_for_every_sequence(model_dir):
+    asked, same, part = run_ranks(1, _count_reference_passes, model_dir)[0]
+    assert asked == [10, 10] and same and part
+
+
+def answer(index: int, reward: float, prompt: int = 5) -> Member:
+    tokens, mask = [prompt, prompt + 1, 20 + index, 30 + index], [0, 0, 1, 1]
+    t = pb.Trajectory(
+        group="g", index=index, token_count=4, tokens=int32s(tokens), loss_mask=bytes(mask), reward=reward
+    )
+    t.logprobs = float32s([0.0] * 4)
+    t.outcome.status = pb.Outcome.STATUS_COMPLETED
+    return Member(t, index + 1)
+
+
+def test_a_group_becomes_pairs_of_its_best_and_worst():
+    group = CompleteGroup("g", tuple(answer(i, r) for i, r in enumerate((0.2, 0.9, 0.0, 0.5))))
+    stage = PreferenceStage(PreferenceSettings(pairs_per_group=2))
+    samples = stage.samples([group])
+    assert [(int(s.tokens[2]) - 20, s.advantage) for s in samples] == [(1, 1.0), (2, -1.0), (3, 1.0), (0, -1.0)]
+
+
+def test_a_group_without_a_pair_is_filtered_not_trained():
+    stage = PreferenceStage(PreferenceSettings(min_margin=0.5))
+    valid = torch.tensor([True, True])
+    assert stage.filter_reason(torch.tensor([1.0, 0.5]), valid) == "no_pair"
+    assert stage.filter_reason(torch.tensor([1.0, 0.0]), valid) is None
+    assert stage.filter_reason(torch.tensor([1.0, 0.0]), torch.tensor([True, False])) == "no_pair"
+    assert PreferenceStage(KTO).filter_reason(torch.tensor([1.0]), valid[:1]) is None
+
+
+def test_a_single_answer_is_also_put_to_another_prompt():
+    groups = [CompleteGroup(f"g{i}", (answer(i, float(i == 0), prompt=5 + 2 * i),)) for i in range(2)]
+    samples = PreferenceStage(KTO).samples(groups)
+    assert [s.advantage for s in samples] == [1.0, 0.0, -1.0, 0.0]
+    assert list(samples[0].tokens) == [5, 6, 20, 30]
+    assert list(samples[1].tokens) == [7, 8, 20, 30] and list(samples[1].loss_mask) == [0, 0, 1, 1]
+    assert list(samples[3].tokens) == [5, 6, 21, 31]

@@ -1,0 +1,117 @@
+"""Log-probability and entropy of tokens from an output layer, in bounded memory.
+
+[tokens, vocabulary] is never held: logits exist for one chunk of tokens at a time, in forward and again in backward.
+The output layer may be one rank's rows of a larger one; the vocabulary is never gathered then. Log-probabilities and
+entropies are fp32.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from services.learner.interface.settings import HEAD_BYTES
+
+
+def _chunk_logits(
+    hidden: Tensor, weight: Tensor, target: Tensor, start: int, vocab: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled local fp32 logits of one chunk [c, v] (padding −inf), local target indices [c, m], and which are ours."""
+    logits = torch.nn.functional.linear(hidden, weight).float().mul_(scale)
+    size = weight.shape[0]
+    if start + size > vocab:
+        logits[:, max(vocab - start, 0) :] = float("-inf")
+    ours = (target >= start) & (target < start + size)
+    return logits, (target - start).clamp(0, size - 1), ours
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        group: dist.ProcessGroup | None,
+        vocab: int,
+        temperature: float,
+        chunk: int,
+        fp32: bool,
+    ) -> tuple[Tensor, Tensor]:
+        head = weight.float() if fp32 else weight
+        start = 0 if group is None else group.rank() * weight.shape[0]
+        scale = 1.0 / temperature
+        logprobs, normalisers, entropies = [], [], []
+        for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True):
+            z, index, ours = _chunk_logits(h.to(head.dtype), head, t, start, vocab, scale)
+            top = z.max(-1).values
+            if group is not None:
+                dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
+            e = (z - top[:, None]).exp_()
+            zt = z.gather(1, index).masked_fill(~ours, 0.0)
+            ez = (e * z.masked_fill(z == float("-inf"), 0.0)).sum(-1)
+            stats = torch.cat([e.sum(-1)[:, None], ez[:, None], zt], 1)
+            if group is not None:
+                dist.all_reduce(stats, group=group)
+            normaliser = stats[:, 0].log() + top
+            logprobs.append(stats[:, 2:] - normaliser[:, None])
+            normalisers.append(normaliser)
+            entropies.append(normaliser - stats[:, 1] / stats[:, 0])
+        logprob, normaliser, entropy = torch.cat(logprobs), torch.cat(normalisers), torch.cat(entropies)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(hidden, weight, target, normaliser, entropy)
+        ctx.args = (start, vocab, scale, chunk, fp32)
+        return logprob, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> Any:
+        hidden, weight, target, normaliser, entropy = ctx.saved_tensors
+        start, vocab, scale, chunk, fp32 = ctx.args
+        head = weight.float() if fp32 else weight
+        grad_logprob = torch.zeros(target.shape, device=target.device) if grad_logprob is None else grad_logprob
+        grad_hidden = torch.empty_like(hidden)
+        wanted = ctx.needs_input_grad[1]  # not where the base is frozen
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+        for first in range(0, len(target), chunk):
+            part = slice(first, first + chunk)
+            h = hidden[part].to(head.dtype)
+            z, index, ours = _chunk_logits(h, head, target[part], start, vocab, scale)
+            logp = z.sub_(normaliser[part, None])
+            p = logp.exp()
+            grad = p * -grad_logprob[part].sum(-1, keepdim=True)
+            grad.scatter_add_(1, index, grad_logprob[part] * ours)
+            if grad_entropy is not None:  # dH/dz = −p (log p + H)
+                grad -= p * (logp.masked_fill(p == 0, 0.0) + entropy[part, None]) * grad_entropy[part, None]
+            grad = grad.mul_(scale).to(head.dtype)
+            grad_hidden[part] = (grad @ head).to(hidden.dtype)
+            if grad_weight is not None and head.dtype == torch.float32:
+                grad_weight.addmm_(grad.t(), h)  # no second [vocabulary, hidden]
+            elif grad_weight is not None:
+                grad_weight += (grad.t() @ h).float()
+        weight_gradient = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, weight_gradient, None, None, None, None, None, None
+
+
+def chunked_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    vocab: int,
+    *,
+    temperature: float,
+    chunk: int | None,
+    fp32_logits: bool,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `target` [n, m] from the final hidden states [n, h] before it, and entropies; fp32.
+
+    weight: the output layer [vocab, h]; with `group`, this rank's equal part of [padded vocab, h], `vocab` being the
+    true size. The gradients of `hidden` are then partial sums. chunk: tokens whose logits exist at once; None: as many
+    as fit into HEAD_BYTES. n may be 0.
+    """
+    chunk = chunk or max(1, HEAD_BYTES // (4 * len(weight)))
+    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
+        hidden, weight, target, group, vocab, temperature, chunk, fp32_logits
+    )
+    return result

@@ -1,0 +1,376 @@
+"""What the policy guarantees beside its numbers: exact resume, skipped steps, atomic checkpoints, refusals."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from megatron.core import parallel_state
+
+from services.learner.algorithms.trainer import Trainer
+from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.backends.optim.guard import NonFiniteGradients
+from services.learner.checkpoints import directory as checkpoints
+from services.learner.checkpoints.directory import CheckpointError
+from services.learner.checkpoints.retention import prune
+from services.learner.interface.batch import Batch, InvalidBatch, Sample
+from services.learner.interface.policy import Scored
+from services.learner.interface.settings import (
+    BatchSettings,
+    CheckpointSettings,
+    LossSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PrecisionSettings,
+    ScheduleSettings,
+)
+from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.tiny_models import random_batch, save_tiny_model
+
+OPTIMIZER = OptimizerSettings(
+    learning_rate=1e-2, weight_decay=0.1, schedule=ScheduleSettings("cosine", warmup_steps=2, total_steps=6)
+)
+LAYOUTS = {
+    "one": (1, ParallelSettings()),
+    "tp2": (2, ParallelSettings(tensor=2)),
+    "pp2": (2, ParallelSettings(pipeline=2)),
+    "pp2-interleaved": (2, ParallelSettings(pipeline=2, virtual=2)),
+    "dp2": (2, ParallelSettings()),
+}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
+
+
+def make(
+    model_dir: Path, parallel: ParallelSettings, precision: str = "fp32", keep_reference: bool = False
+) -> MegatronPolicy:
+    return MegatronPolicy.create(
+        model_dir,
+        parallel,
+        OPTIMIZER,
+        PrecisionSettings(weights=precision),
+        BatchSettings(tokens_per_micro_batch=80),
+        seed=3,
+        keep_reference=keep_reference,
+    )
+
+
+def weights(policy: MegatronPolicy) -> dict[str, torch.Tensor]:
+    return dict(policy.export())
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ------------------------------------------------------------------ resume
+def _uninterrupted(model_dir: Path, root: Path, parallel: ParallelSettings, precision: str) -> Any:
+    policy = make(model_dir, parallel, precision)
+    trainer = Trainer(LossSettings(), policy)
+    for seed in (1, 2):
+        trainer.step(random_batch(seed))
+    policy.save(checkpoints.path_of(root, 2), {"cursor": 812, "held": ["r/7/0"]})
+    metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
+    return weights(policy), metrics
+
+
+def _resumed(model_dir: Path, root: Path, parallel: ParallelSettings, precision: str) -> Any:
+    policy = make(model_dir, parallel, precision)
+    restored = checkpoints.load_newest(root, policy.load)
+    trainer = Trainer(LossSettings(), policy)
+    metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
+    return weights(policy), metrics, restored
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("one", "fp32"), ("tp2", "fp32"), ("pp2", "fp32"), ("dp2", "fp32"), ("dp2", "bf16"), ("pp2-interleaved", "fp32")],
+)
+def test_resume_is_bit_identical(name, precision, model_dir, tmp_path):
+    world, parallel = LAYOUTS[name]
+    expected, metrics = run_ranks(world, _uninterrupted, model_dir, tmp_path, parallel, precision)[0]
+    got, again, restored = run_ranks(world, _resumed, model_dir, tmp_path, parallel, precision)[0]
+    assert restored == (2, {"cursor": 812, "held": ["r/7/0"]})
+    assert again == metrics
+    assert equal(got, expected)
+
+
+# ------------------------------------------------------------------ damaged checkpoints
+def _two_checkpoints(model_dir: Path, root: Path) -> None:
+    policy = make(model_dir, ParallelSettings())
+    for step in (1, 2):
+        policy.save(checkpoints.path_of(root, step), {"step": step})
+
+
+def _restore(model_dir: Path, root: Path) -> Any:
+    return checkpoints.load_newest(root, make(model_dir, ParallelSettings()).load)
+
+
+def _flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a flipped bit": lambda c: _flip_a_bit(c / "model-pp0-tp0.pt"),
+    "a short file": lambda c: (c / "rank-pp0-tp0-dp0.pt").write_bytes((c / "rank-pp0-tp0-dp0.pt").read_bytes()[:-100]),
+    "a missing file": lambda c: (c / "rank-pp0-tp0-dp0.pt").unlink(),
+    "a half-written manifest": lambda c: (c / "manifest.json").write_text("{"),
+    "no manifest": lambda c: (c / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over(damage, model_dir, tmp_path):
+    run_ranks(1, _two_checkpoints, model_dir, tmp_path)
+    DAMAGE[damage](checkpoints.path_of(tmp_path, 2))
+    assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (1, {"step": 1})
+
+
+def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(model_dir, tmp_path):
+    run_ranks(1, _two_checkpoints, model_dir, tmp_path)
+    for step in (1, 2):
+        _flip_a_bit(checkpoints.path_of(tmp_path, step) / "model-pp0-tp0.pt")
+    with pytest.raises(RankFailed, match="none of the 2 newest checkpoints"):
+        run_ranks(1, _restore, model_dir, tmp_path)
+
+
+def test_an_empty_directory_is_a_fresh_start(tmp_path):
+    assert checkpoints.load_newest(tmp_path, lambda path: {}) is None
+    assert checkpoints.load_newest(tmp_path / "absent", lambda path: {}) is None
+
+
+def _save_twice(model_dir: Path, root: Path) -> None:
+    policy = make(model_dir, ParallelSettings())
+    policy.save(checkpoints.path_of(root, 1), {"turn": "first"})
+    policy.save(checkpoints.path_of(root, 1), {"turn": "second"})
+
+
+def test_saving_a_step_again_replaces_it(model_dir, tmp_path):
+    run_ranks(1, _save_twice, model_dir, tmp_path)
+    assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (1, {"turn": "second"})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+
+
+def _save_where_rank_1_cannot_write(model_dir: Path, root: Path) -> str:
+    policy = make(model_dir, ParallelSettings())
+    if torch.distributed.get_rank() == 1:
+        policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
+    with pytest.raises(CheckpointError, match="rank 1: .*No such file"):
+        policy.save(checkpoints.path_of(root, 1), {})
+    return ""
+
+
+def test_a_failed_write_fails_on_every_rank_and_leaves_no_checkpoint(model_dir, tmp_path):
+    run_ranks(2, _save_where_rank_1_cannot_write, model_dir, tmp_path)
+    assert list(tmp_path.iterdir()) == [], "a full disk must not stay full of the attempt"
+
+
+def _die_before_the_rename(model_dir: Path, root: Path) -> None:
+    policy = make(model_dir, ParallelSettings())
+    Path.rename = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+    policy.save(checkpoints.path_of(root, 3), {"step": 3})
+
+
+def test_killed_while_saving(model_dir, tmp_path):
+    run_ranks(1, _two_checkpoints, model_dir, tmp_path)
+    with pytest.raises(RankFailed):
+        run_ranks(1, _die_before_the_rename, model_dir, tmp_path)
+    assert (tmp_path / ".step-000003.partial").exists()
+    assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (2, {"step": 2})
+    prune(tmp_path, CheckpointSettings())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+
+
+# ------------------------------------------------------------------ steps that must not be taken
+class _Poison:
+    """A loss whose gradient is `value` on the micro-batches of data rank 0 only."""
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, scored: Scored) -> tuple[torch.Tensor, torch.Tensor]:
+        factor = self.value if torch.distributed.get_rank() == 0 else 1.0
+        return (scored.current * factor).sum(), torch.zeros(0, dtype=torch.float64)
+
+
+def _poisoned(model_dir: Path, parallel: ParallelSettings, value: float) -> Any:
+    policy = make(model_dir, parallel)
+    Trainer(LossSettings(), policy).step(random_batch(1))
+    before = weights(policy)
+    outcome = policy.train_step(random_batch(2), _Poison(value))
+    untouched = equal(before, weights(policy))
+    after = Trainer(LossSettings(), policy).step(random_batch(3)).metrics
+    return outcome.taken, policy.optimizer.skipped, untouched, after["grad_norm"], equal(before, weights(policy))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["one", "dp2"])
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(name, value, model_dir):
+    world, parallel = LAYOUTS[name]
+    results = run_ranks(world, _poisoned, model_dir, parallel, value)
+    for taken, skipped, _, norm, _ in results:
+        assert (taken, skipped) == (False, 1)
+        assert norm == norm and norm != float("inf"), "the poison stayed in the gradient buffer"
+    assert results[0][2], "weights moved in a skipped step"
+    assert not results[0][4], "the step after a skipped one did nothing"
+
+
+def _poison(policy: MegatronPolicy, layer: int) -> Any:
+    """Makes one gradient NaN on one rank that holds the layer; the handle takes it back."""
+    for p in policy.state.mapped():
+        first = policy.layout.groups.dp_cp.rank() == 0 and policy.layout.groups.tp.rank() == 0
+        if first and p.name == f"decoder.layers.{layer}.mlp.linear_fc2.weight":
+            return p.parameter.register_hook(lambda gradient: gradient * float("nan"))
+    return None
+
+
+def _stopped(model_dir: Path, parallel: ParallelSettings) -> Any:
+    settings = dataclasses.replace(OPTIMIZER, max_skipped=2)
+    policy = MegatronPolicy.create(model_dir, parallel, settings, PrecisionSettings(), BatchSettings(), seed=3)
+    trainer = Trainer(LossSettings(), policy)
+    for seed in (1, 2):  # skipped, taken: not in a row
+        handle = _poison(policy, 3)
+        trainer.step(random_batch(seed))
+        if handle is not None:
+            handle.remove()
+        trainer.step(random_batch(seed))
+    before = weights(policy)
+    _poison(policy, 3)
+    trainer.step(random_batch(5))
+    with pytest.raises(NonFiniteGradients) as raised:
+        trainer.step(random_batch(6))
+    return policy.optimizer.skipped, equal(before, weights(policy)), str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["one", "tp2", "pp2", "dp2"])
+def test_too_many_skipped_steps_in_a_row_end_the_run_with_the_parameter_named(name, model_dir):
+    world, parallel = LAYOUTS[name]
+    for skipped, untouched, words in run_ranks(world, _stopped, model_dir, parallel):
+        assert skipped == 4 and untouched
+        assert words == (
+            "2 optimizer steps in a row were skipped (the most allowed): "
+            "the gradient of model.layers.3.mlp.down_proj.weight is not finite"
+        )
+
+
+# ------------------------------------------------------------------ scoring
+def _scores(model_dir: Path) -> Any:
+    policy = make(model_dir, ParallelSettings(), keep_reference=True)
+    first = policy.logprobs(random_batch(5))
+    outcome = Trainer(LossSettings(kl_coefficient=0.1), policy).step(random_batch(5))
+    return (
+        first,
+        policy.logprobs(random_batch(5)),
+        policy.reference_logprobs(random_batch(5)),
+        policy.logprobs(random_batch(5)),
+        outcome.metrics,
+    )
+
+
+def test_reference_logprobs_are_those_of_the_initial_weights(model_dir):
+    first, later, reference, later_again, metrics = run_ranks(1, _scores, model_dir)[0]
+    assert torch.equal(reference, first)
+    assert not torch.equal(later, first)
+    assert torch.equal(later_again, later), "scoring the reference changed the weights"
+    assert torch.equal(first == 0, random_batch(5).mask == 0)
+    assert metrics["kl"] == 0.0, "in the first step the reference is the policy"
+
+
+def _two_optimizer_steps(model_dir: Path, proximal: str) -> Any:
+    policy = make(model_dir, ParallelSettings())
+    settings = LossSettings(optimizer_steps_per_batch=2, proximal=proximal)  # type: ignore[arg-type]
+    return Trainer(settings, policy).step(random_batch(6)).metrics, weights(policy)
+
+
+def test_mini_batches_take_one_optimizer_step_each(model_dir):
+    recompute, moved = run_ranks(1, _two_optimizer_steps, model_dir, "recompute")[0]
+    behaviour, otherwise = run_ranks(1, _two_optimizer_steps, model_dir, "behaviour")[0]
+    assert recompute["optimizer_steps"] == behaviour["optimizer_steps"] == 2
+    assert recompute["tokens"] == random_batch(6).mask.sum()
+    assert behaviour["mismatch_kl"] > 0.0 and recompute["mismatch_kl"] > 0.0
+    assert (behaviour["weight_mean"], behaviour["masked_share"]) == (1.0, 0.0), "p = g: no correction"
+    assert not equal(moved, otherwise)
+
+
+def _losses_by_budget(model_dir: Path, normalisation: str, options: dict[str, int]) -> list[tuple[float, float]]:
+    results = []
+    for budget in (40, 80, 4096):
+        batching = BatchSettings(tokens_per_micro_batch=budget)
+        policy = MegatronPolicy.create(model_dir, ParallelSettings(), OPTIMIZER, PrecisionSettings(), batching, seed=0)
+        settings = LossSettings(normalisation=normalisation, normalisation_settings=options)
+        metrics = Trainer(settings, policy).step(random_batch(7)).metrics
+        results.append((metrics["loss"], metrics["grad_norm"]))
+        parallel_state.destroy_model_parallel()
+    return results
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "options"), [("token", {}), ("sequence", {}), ("prompt", {}), ("constant", {"max_tokens": 40})]
+)
+def test_the_loss_does_not_depend_on_how_the_batch_is_packed(normalisation, options, model_dir):
+    first, *others = run_ranks(1, _losses_by_budget, model_dir, normalisation, options)[0]
+    for other in others:
+        assert other == pytest.approx(first, rel=2e-5)
+
+
+def _one_sequence(model_dir: Path, parallel: ParallelSettings) -> Any:
+    policy = make(model_dir, parallel)
+    batch = random_batch(1).select(torch.tensor([1]))[0]
+    return Trainer(LossSettings(), policy).step(batch).metrics["loss"], weights(policy)
+
+
+def test_fewer_sequences_than_ranks(model_dir):
+    (loss, _), (also, _) = run_ranks(2, _one_sequence, model_dir, ParallelSettings())
+    alone, _ = run_ranks(1, _one_sequence, model_dir, ParallelSettings())[0]
+    assert loss == also == pytest.approx(alone, abs=1e-6)
+
+
+# ------------------------------------------------------------------ refusals
+def _refusals(model_dir: Path) -> None:
+    policy = make(model_dir, ParallelSettings())
+    trainer = Trainer(LossSettings(), policy)
+    with pytest.raises(InvalidBatch, match="token 251 is outside the vocabulary of 251"):
+        trainer.step(Batch.from_samples([Sample([1, 251], [0, 1], [0, -1.0])]))
+    with pytest.raises(InvalidBatch, match="300 tokens, the model 256 positions"):
+        trainer.step(Batch.from_samples([Sample([1] * 300, [0] * 299 + [1])]))
+    with pytest.raises(ValueError, match="sequence 0 has 99 tokens, but a micro-batch holds at most 80"):
+        trainer.step(Batch.from_samples([Sample([1] * 100, [0] * 99 + [1])]))
+    with pytest.raises(RuntimeError, match="keep_reference"):
+        policy.reference_logprobs(random_batch(1))
+    with pytest.raises(ValueError, match="valid: cispo, dppo, dro, gspo, ppo_clip, reinforce, sapo"):
+        Trainer(LossSettings(policy_loss="ppo"), policy)
+
+
+def test_bad_batches_and_settings_are_refused_by_name(model_dir):
+    run_ranks(1, _refusals, model_dir)
+
+
+def test_an_unknown_schedule_field_is_refused_before_training(model_dir):
+    bad = dataclasses.replace(OPTIMIZER, schedule=ScheduleSettings("wsd", total_steps=10))
+
+    def create() -> None:
+        MegatronPolicy.create(model_dir, ParallelSettings(), bad, PrecisionSettings(), BatchSettings(), seed=0)
+
+    with pytest.raises(RankFailed, match="schedule.decay_steps must be in 1"):
+        run_ranks(1, create)
+
+
+def test_a_missing_tensor_is_named(model_dir, tmp_path):
+    broken = tmp_path / "model"
+    shutil.copytree(model_dir, broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    with pytest.raises(RankFailed, match="has no tensor model.layers.4"):
+        run_ranks(1, lambda: make(broken, ParallelSettings()) and None)

@@ -1,0 +1,44 @@
+"""Log-probability and entropy of tokens from Megatron's vocabulary-sharded output layer.
+
+Core's own vocab_parallel_cross_entropy counts padded vocabulary rows in the softmax and overwrites fp32 logits in
+place; in `chunked_head` padding is −inf.
+"""
+
+import torch.distributed as dist
+from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, gather_from_sequence_parallel_region
+from torch import Tensor
+
+from services.learner.backends.common.chunked_head import chunked_logprobs
+
+
+def token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    target: Tensor,
+    group: dist.ProcessGroup,
+    vocab: int,
+    *,
+    sequence_parallel: bool,
+    temperature: float,
+    chunk: int | None,
+    fp32_logits: bool,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `target` [n, m] and entropies at the positions `rows` [n] of the final hidden states.
+
+    Args:
+      hidden: [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
+      weight: [padded vocabulary / tp, h], this tensor rank's part of the output layer.
+      rows: int64 [n], positions (0 … t−1) whose next token is wanted; equal on all tensor ranks. May be empty.
+      group: the tensor-parallel group. vocab: true vocabulary size.
+      chunk: tokens whose logits exist at once; None: as many as fit into HEAD_BYTES.
+    Returns fp32 [n, m] and [n], equal on every tensor rank.
+    """
+    if sequence_parallel:
+        hidden = gather_from_sequence_parallel_region(hidden, True, group)
+    else:
+        hidden = copy_to_tensor_model_parallel_region(hidden, group)
+    picked = hidden[:, 0].index_select(0, rows)
+    return chunked_logprobs(
+        picked, weight, target, vocab, temperature=temperature, chunk=chunk, fp32_logits=fp32_logits, group=group
+    )

@@ -1,0 +1,162 @@
+"""Saving beside training: what is saved is one moment, and a save that fails or dies takes nothing with it."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from services.learner.algorithms.trainer import Trainer
+from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.checkpoints import background as saving
+from services.learner.checkpoints import directory as checkpoints
+from services.learner.checkpoints.background import Saver
+from services.learner.interface.errors import CannotGoOn
+from services.learner.interface.settings import (
+    BatchSettings,
+    LossSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PrecisionSettings,
+)
+from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.tiny_models import random_batch, save_tiny_model
+
+LAYOUTS = {
+    "one": (1, ParallelSettings()),
+    "dp2": (2, ParallelSettings()),
+    "tp2": (2, ParallelSettings(tensor=2)),
+}
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
+
+
+def make(model_dir: Path, parallel: ParallelSettings) -> MegatronPolicy:
+    settings = OptimizerSettings(learning_rate=1e-2)
+    return MegatronPolicy.create(model_dir, parallel, settings, PrecisionSettings(), BatchSettings(), seed=3)
+
+
+def equal(a: Weights, b: Weights) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def train(policy: MegatronPolicy, *seeds: int) -> Weights:
+    for seed in seeds:
+        Trainer(LossSettings(), policy).step(random_batch(seed))
+    return dict(policy.export())
+
+
+class SlowDisk:
+    """Every fsync waits until `go`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.go = threading.Event(), threading.Event()
+        fsync = os.fsync
+
+        def slow(descriptor: int) -> None:
+            self.reached.set()
+            assert self.go.wait(60)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", slow)
+
+
+def _train_while_saving(model_dir: Path, root: Path, parallel: ParallelSettings) -> Any:
+    policy, saver = make(model_dir, parallel), Saver(root)
+    at_save = train(policy, 1)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        disk = SlowDisk(monkeypatch)
+        saver.begin(1, policy.snapshot, {"log_cursor": 7})
+        assert disk.reached.wait(60)
+        after = train(policy, 2, 3)  # in the same process groups as ever, while the disk does nothing
+        assert saver.busy and saver.pending == 1 and saver.collect() is None
+        with pytest.raises(RuntimeError, match="step 1 is still being saved"):
+            saver.begin(3, policy.snapshot, {})
+        dist.barrier()
+        assert checkpoints.present(root) == []
+        disk.go.set()
+        assert saver.collect(wait=True) == 1
+    assert saver.collect() is None and not saver.busy
+    return at_save, after
+
+
+def _resume(model_dir: Path, root: Path, parallel: ParallelSettings, *seeds: int) -> Any:
+    policy = make(model_dir, parallel)
+    restored = checkpoints.load_newest(root, policy.load)
+    return restored, dict(policy.export()), train(policy, *seeds)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_is_saved_is_the_state_at_begin_whatever_is_trained_meanwhile(name, model_dir, tmp_path):
+    world, parallel = LAYOUTS[name]
+    at_save, after = run_ranks(world, _train_while_saving, model_dir, tmp_path, parallel)[0]
+    restored, loaded, again = run_ranks(world, _resume, model_dir, tmp_path, parallel, 2, 3)[0]
+    assert restored == (1, {"log_cursor": 7})
+    assert equal(loaded, at_save) and not equal(at_save, after)
+    assert equal(again, after), "going on from the checkpoint is not what went on"
+
+
+def _fail_thrice(model_dir: Path, root: Path) -> list[str]:
+    policy, saver = make(model_dir, ParallelSettings()), Saver(root)
+    train(policy, 1)
+    saver.begin(1, policy.snapshot, {})
+    assert saver.collect(wait=True) == 1
+    if dist.get_rank() == 1:
+        policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
+    said: list[str] = []
+    saving.log.error = lambda text, *values: said.append(text % values)  # type: ignore[assignment, method-assign]
+    for step in (2, 3):
+        train(policy, step)
+        saver.begin(step, policy.snapshot, {})
+        assert saver.collect(wait=True) is None
+    saver.begin(4, policy.snapshot, {})
+    with pytest.raises(CannotGoOn, match="3 checkpoints in a row could not be saved: .*rank 1: "):
+        saver.collect(wait=True)
+    return said
+
+
+def test_a_failed_save_is_said_on_every_rank_and_leaves_the_former(model_dir, tmp_path):
+    for said in run_ranks(2, _fail_thrice, model_dir, tmp_path):
+        assert len(said) == 3
+        assert "step 2 is not saved, the checkpoint before it stands" in said[0] and "rank 1: " in said[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"], "a full disk must not stay full of the attempt"
+
+
+def _die_in_the_second_save(model_dir: Path, root: Path, parallel: ParallelSettings) -> None:
+    policy, saver = make(model_dir, parallel), Saver(root)
+    train(policy, 1)
+    saver.begin(1, policy.snapshot, {"step": 1})
+    saver.collect(wait=True)
+    if dist.get_rank() == 0:
+        Path.rename = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+    train(policy, 2)
+    saver.begin(2, policy.snapshot, {"step": 2})
+    saver.collect(wait=True)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_killed_in_a_save_the_run_goes_on_from_the_one_before(name, model_dir, tmp_path):
+    world, parallel = LAYOUTS[name]
+    with pytest.raises(RankFailed):
+        run_ranks(world, _die_in_the_second_save, model_dir, tmp_path, parallel)
+    assert (tmp_path / ".step-000002.partial").exists()
+    assert run_ranks(world, _resume, model_dir, tmp_path, parallel)[0][0] == (1, {"step": 1})
+
+
+def _in_the_foreground(model_dir: Path, root: Path) -> None:
+    policy, saver = make(model_dir, ParallelSettings()), Saver(root, background=False)
+    saver.begin(1, policy.snapshot, {"step": 1})
+    assert checkpoints.present(root) and not saver.busy
+    assert saver.collect() == 1
+
+
+def test_in_the_foreground_the_step_waits_for_the_disk(model_dir, tmp_path):
+    run_ranks(1, _in_the_foreground, model_dir, tmp_path)

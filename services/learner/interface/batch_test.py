@@ -1,0 +1,66 @@
+"""The batch: checks at its door, selection, and transport that changes no bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from services.learner.interface.batch import Batch, InvalidBatch, Sample, broadcast
+from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.tiny_models import random_batch
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (Sample([1], [0]), "at least 2 tokens"),
+        (Sample([1, 2], [1, 1], [0, 0]), "0 at the first token"),
+        (Sample([1, 2], [0, 0.5], [0, 0]), "mask must be 0 or 1"),
+        (Sample([1, 2], [0, 1, 1], [0, 0]), r"2 tokens, mask \(3,\)"),
+        (Sample([1, 2], [0, 1], [0, float("nan")]), "not finite"),
+        (Sample([1, 2], [0, 1], [0, 0], advantage=float("inf")), "not finite"),
+        (Sample([1, 2], [0, 1], [0, 0], group=-1), "group -1"),
+    ],
+)
+def test_a_bad_sample_is_named(sample, message):
+    with pytest.raises(InvalidBatch, match="sample 1: .*" + message):
+        Batch.from_samples([Sample([1, 2], [0, 1], [0.0, -1.0]), sample])
+
+
+def test_a_token_is_as_old_as_the_versions_since_it_was_drawn():
+    """Versions newer than the trained one (an engine that is ahead) count as fresh."""
+    sample = Sample([1, 2, 3, 4], [0, 1, 1, 1], versions=[0, 3, 5, 9])
+    assert Batch.from_samples([sample], version=7).age.tolist() == [0.0, 4.0, 2.0, 0.0]
+    assert Batch.from_samples([Sample([1, 2], [0, 1])], version=7).age.tolist() == [0.0, 0.0]
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(InvalidBatch, match="at least one sample"):
+        Batch.from_samples([])
+
+
+def test_what_is_not_trained_may_be_anything():
+    batch = Batch.from_samples([Sample([1, 2, 3], [0, 0, 1], [np.nan, np.inf, -1.0], [np.nan, 7.0, 2.0])])
+    assert batch.behaviour.tolist() == [0.0, 0.0, -1.0]
+    assert batch.advantage.tolist() == [0.0, 0.0, 2.0]
+
+
+def test_select_keeps_whole_sequences_and_says_where_they_were():
+    batch = Batch.from_samples([Sample([i] * (i + 2), [0] + [1] * (i + 1), group=i) for i in range(4)])
+    part, where = batch.select(torch.tensor([3, 1]))
+    assert part.tokens.tolist() == [3] * 5 + [1] * 3
+    assert part.groups.tolist() == [3, 1]
+    assert torch.equal(batch.tokens[where], part.tokens)
+    assert part.sequence_of_token.tolist() == [0] * 5 + [1] * 3
+
+
+def _round_trip() -> list[torch.Tensor]:
+    rank = torch.distributed.get_rank()
+    received = broadcast(random_batch(4) if rank == 0 else None, torch.device("cpu"))
+    return [column.clone() for column in received._columns()]
+
+
+def test_broadcast_is_bitwise():
+    for received in run_ranks(2, _round_trip):
+        for ours, theirs in zip(random_batch(4)._columns(), received, strict=True):
+            assert ours.dtype == theirs.dtype
+            assert torch.equal(ours, theirs)

@@ -1,0 +1,181 @@
+"""What trains a model, as every trainer sees it: score tokens, take one optimizer step, export, save and load.
+
+It knows nothing of algorithms: a loss is a function of the log-probabilities of the trained tokens (`Scored`), already
+normalised over the whole batch, so the losses of all micro-batches and ranks are summed and never averaged.
+
+`MegatronPolicy` and `TransformersPolicy` implement it. Every method is a collective.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from services.learner.interface.batch import Batch
+from services.learner.interface.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The trained tokens of one micro-batch, whole sequences in natural order under any layout.
+
+    Attributes:
+      current, entropy: fp32 [k] with gradient.
+      alternatives: fp32 [k, K] with gradient, log-probs of the batch's alternatives to each token.
+      index: int64 [k], their positions in the batch's flat arrays.
+      sequence: int64 [k], 0 … sequences−1. sequences: how many the micro-batch has.
+    """
+
+    current: Tensor
+    entropy: Tensor
+    index: Tensor
+    sequence: Tensor
+    sequences: int
+    alternatives: Tensor
+
+    @staticmethod
+    def of(logprobs: Tensor, entropy: Tensor, index: Tensor, sequence: Tensor, sequences: int) -> "Scored":
+        """logprobs: [k, 1 + K], of each token and its alternatives."""
+        return Scored(logprobs[:, 0], entropy, index, sequence, sequences, logprobs[:, 1:])
+
+
+class Loss(Protocol):
+    """A loss over one micro-batch. `names`: of the statistics it returns beside the loss, summed over the batch."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        """(scalar that is this micro-batch's part of the global loss, float64 [len(names)])."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """Attributes:
+    loss: of the whole batch. sums: the loss's statistics. current: fp32 [T] log-probs before the step, 0 if untrained.
+    gradient_norm: before clipping. taken: False if the gradient was not finite and the weights were left alone.
+    """
+
+    loss: float
+    sums: dict[str, float]
+    current: Tensor
+    gradient_norm: float
+    learning_rate: float
+    taken: bool
+    micro_batches: int
+
+
+class Optimizer(Protocol):
+    """What a backend's optimizer has in common."""
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    def step(self) -> tuple[bool, float]:
+        """(whether the step was taken, the gradient's norm before clipping)."""
+        ...
+
+
+def stepped(optimizer: Optimizer, loss: "Loss", scored: tuple[Tensor, Tensor, int]) -> StepOutcome:
+    """Takes the step that follows a backward pass, which gave (log-probs [T], [loss, *statistics], micro-batches)."""
+    current, sums, count = scored
+    rate = optimizer.learning_rate
+    taken, norm = optimizer.step()
+    total, *stats = sums.tolist()
+    return StepOutcome(
+        loss=total,
+        sums=dict(zip(loss.names, stats, strict=True)),
+        current=current,
+        gradient_norm=norm,
+        learning_rate=rate,
+        taken=taken,
+        micro_batches=count,
+    )
+
+
+class ScoreOnly:
+    """No loss: forward passes that only want log-probabilities."""
+
+    names: tuple[str, ...] = ()
+
+    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+        return scored.current.new_zeros(()), scored.current.new_zeros(0, dtype=torch.float64)
+
+
+class Counters(Protocol):
+    """How far an optimizer is. steps: asked for, skipped ones included. skipped: not taken, for a gradient that was
+    not finite."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def skipped(self) -> int: ...
+
+
+class Policy(Protocol):
+    """One rank's part of a model and its optimizer; a backend's implementation of everything below is a collective.
+
+    A model that scores (a reward model) has one number per position where another has a distribution over tokens. Where
+    this says log-prob of token t it then gives the score of the tokens before t, whatever t is; the entropy is 0.
+    """
+
+    @property
+    def optimizer(self) -> Counters: ...
+
+    def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank.
+
+        Raises as `train_step`.
+        """
+        ...
+
+    def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError if it was told to keep
+        none."""
+        ...
+
+    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
+        """Forward and backward over the batch, then one guarded optimizer step.
+
+        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
+        NonFiniteGradients (too many steps skipped in a row).
+        """
+        ...
+
+    def packing(self, batch: Batch) -> dict[str, float]:
+        """How well the batch fills micro-batches and ranks: `packing_waste`, `packing_imbalance`. No collective."""
+        ...
+
+    def export(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
+        merged into the weights."""
+        ...
+
+    def adapters(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, the adapters alone, under PEFT's names (see weights.proto, Adapters).
+
+        Raises RuntimeError if there are none.
+        """
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """What this rank writes into a checkpoint; refers to live memory."""
+        ...
+
+    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
+        """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
+        ...
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Restores a checkpoint of any layout; returns its `extra`.
+
+        Under the layout that wrote it everything is restored exactly, random state included. Under another, weights
+        and optimizer state are bitwise those of the checkpoint, and random state stays as seeded.
+        Raises DamagedCheckpoint, AnotherModel, CheckpointError.
+        """
+        ...

@@ -1,0 +1,65 @@
+"""A batch of groups as training samples with advantages, and what there is to say about it. Runs on rank 0."""
+
+import collections
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.algorithms.stages import Stages
+from services.learner.interface.batch import Batch
+from services.learner.interface.group import CompleteGroup
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A batch, the trajectories it was made of, and metrics that they alone determine (names rl.*)."""
+
+    batch: Batch
+    trajectories: list[pb.Trajectory]
+    metrics: dict[str, float]
+
+
+def prepare(groups: Sequence[CompleteGroup], stages: Stages, version: int) -> Prepared:
+    """The batch of `groups`, to be trained on weights of `version`."""
+    trained = [m.trajectory for g in groups for m in stages.kept(g).usable]
+    return Prepared(Batch.from_samples(stages.samples(groups), version), trained, _metrics(groups, trained, version))
+
+
+def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], version: int) -> dict[str, float]:
+    """Counts and lengths are of what is trained, rewards of all that was scored: leaving out must not flatter them."""
+    trajectories = [m.trajectory for g in groups for m in g.usable]
+    lengths = [sum(t.loss_mask) for t in trained]
+    ages = [g.age(version) for g in groups]
+    drawn = [sum(m.trajectory.loss_mask) for g in groups for m in g.members if m.trajectory.version_segments]
+    metrics = {
+        "rl.samples.trained": float(len(trained)),
+        "rl.samples.masked": float(len(trajectories) - len(trained)),
+        "rl.tokens.trained": float(sum(t.token_count for t in trained)),
+        "rl.tokens.generated": float(sum(drawn)),
+        "rl.completion.length.mean": statistics.fmean(lengths),
+        "rl.completion.length.max": float(max(lengths)),
+        "rl.completion.length.gap": statistics.fmean(lengths) - statistics.fmean(drawn or lengths),
+        "rl.staleness.mean": statistics.fmean(ages),
+        "rl.staleness.max": float(max(ages)),
+    }
+    for age, count in collections.Counter(ages).items():
+        metrics[f"rl.staleness.share.{age}"] = count / len(ages)
+    if all(t.HasField("reward") for t in trajectories):
+        rewards = [t.reward for t in trajectories]
+        truncated = [t.outcome.status == pb.Outcome.STATUS_TRUNCATED for t in trajectories]
+        metrics["rl.reward.mean"] = statistics.fmean(rewards)
+        metrics["rl.reward.std"] = statistics.pstdev(rewards)
+        metrics["rl.completion.truncated"] = statistics.fmean(truncated)
+        parts: dict[str, list[float]] = collections.defaultdict(list)
+        for t in trajectories:
+            for component in t.components:
+                parts[component.name].append(component.value)
+        metrics |= {f"rl.reward.component.{name}": statistics.fmean(values) for name, values in parts.items()}
+    by_source = collections.defaultdict(list)
+    for t in trajectories:
+        if t.HasField("reward"):
+            by_source[t.source].append(t.reward)
+    if len(by_source) > 1:
+        metrics |= {f"rl.reward.source.{name}": statistics.fmean(rewards) for name, rewards in by_source.items()}
+    return metrics

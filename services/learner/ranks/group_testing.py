@@ -1,0 +1,58 @@
+"""A small group of real ranks under the real launcher, to be killed and stopped by tests.
+
+    python -m services.learner.ranks.group_testing launch HUNG_SECONDS COLLECTIVE_SECONDS BEHAVIOUR
+
+Every rank says `ready RANK PID` on standard output when it has come to step 3, and goes on for ever; the behaviour
+"stuck" makes rank 1 wait outside any collective then, "cannot" makes it find that it cannot go on.
+"""
+
+import ctypes
+import datetime
+import os
+import signal
+import sys
+import threading
+
+import torch
+import torch.distributed as dist
+
+from services.learner.ranks.launching import EXIT_CANNOT, launch
+from services.learner.ranks.watching import Watch, leave
+
+
+def wait_for_ever_outside_a_collective() -> None:
+    threading.Event().wait()
+
+
+def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=collective_seconds))
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    watch = Watch(store, hung_seconds)
+    step = 0
+    try:
+        while True:
+            step += 1
+            watch.at(f"step {step}")
+            dist.all_reduce(torch.ones(1))
+            if step == 3:
+                sys.stdout.write(f"ready {dist.get_rank()} {os.getpid()}\n")
+                sys.stdout.flush()
+                if dist.get_rank() == 1 and behaviour == "stuck":
+                    wait_for_ever_outside_a_collective()
+                if dist.get_rank() == 1 and behaviour == "cannot":
+                    leave(ValueError("the recipe is wrong"), EXIT_CANNOT)
+    except RuntimeError as error:
+        leave(RuntimeError(f"{error}; meanwhile {watch.whereabouts()}"), 1)
+        return 1
+
+
+def main() -> int:
+    if sys.argv[1] == "launch":
+        return launch(2, [sys.executable, "-m", "services.learner.ranks.group_testing", "rank", *sys.argv[2:]])
+    return rank(float(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

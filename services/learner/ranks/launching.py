@@ -1,0 +1,82 @@
+"""The ranks of one host as one process: torchrun's agent, and one sentence on why the group ended.
+
+    launch(2, [python, -m, services.learner, …])
+        0   every rank ended well
+        2   a rank found that it cannot go on (bad recipe, …): starting it again would end the same way
+        1   a rank died or hung: start it again, it goes on from its checkpoint
+
+torchrun itself would do, but for its exit code, which is 1 whatever happened, and its words, which are a page. On
+several hosts start torchrun there with `-m services.learner`; ranks take RANK and WORLD_SIZE from it.
+
+When one rank ends badly the agent ends the others (SIGTERM, then SIGKILL). Their deaths say nothing, and a collective
+that failed because its peer was gone says little. The cause is looked for in this order: a rank that others found hung,
+a rank that cannot go on, a rank that a signal killed, the earliest exception.
+"""
+
+import logging
+import signal
+import uuid
+from collections.abc import Mapping, Sequence
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from services.learner.ranks.watching import EXIT_RANK_LOST
+
+log = logging.getLogger(__name__)
+
+EXIT_AGAIN, EXIT_CANNOT = 1, 2
+SHUTDOWN_SECONDS = 10
+
+
+def launch(ranks: int, command: Sequence[str]) -> int:
+    """Runs `command` on every rank of this host until all have ended; the exit code (see above)."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,  # the supervisor starts the group again: nothing of the old one can linger
+        shutdown_timeout=SHUTDOWN_SECONDS,
+    )
+    try:
+        elastic_launch(config, command[0])(*command[1:])
+    except ChildFailedError as error:
+        log.error("%s", reason(error.failures))
+        cannot = any(f.exitcode == EXIT_CANNOT for f in error.failures.values())
+        return EXIT_CANNOT if cannot else EXIT_AGAIN
+    except SignalException as error:
+        log.info("ended by signal %d", error.sigval)
+        return 128 + int(error.sigval)
+    return 0
+
+
+def reason(failures: Mapping[int, ProcessFailure]) -> str:
+    """Why the group ended, naming the rank that began it."""
+    rank, failure = min(failures.items(), key=lambda item: (_weight(item[1]), item[1].timestamp))
+    words = " ".join(_words(failure).split())
+    if failure.exitcode == EXIT_RANK_LOST:
+        return f"{words}; the group was ended"
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        hint = ", by somebody or by the kernel for lack of memory" if name == "SIGKILL" else ""
+        return f"rank {rank} (process {failure.pid}) was killed by {name}{hint}; the group was ended"
+    return f"rank {rank} (process {failure.pid}) ended with code {failure.exitcode}: {words}; the group was ended"
+
+
+def _weight(failure: ProcessFailure) -> int:
+    if failure.exitcode == EXIT_RANK_LOST:
+        return 0
+    if failure.exitcode == EXIT_CANNOT:
+        return 1
+    if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+        return 2
+    return 3 if failure.exitcode > 0 else 4
+
+
+def _words(failure: ProcessFailure) -> str:
+    message = failure.message
+    return str(message.get("message", message)) if isinstance(message, dict) else str(message)
