@@ -14,7 +14,7 @@ from penstock.objectives import (
     preference_losses,
 )
 from penstock.recipes import resolve
-from penstock.recipes.checks import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCE_LOSSES
+from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCE_LOSSES
 from services.learner.algorithms.losses import Objectives
 from services.learner.algorithms.mapping import advantage_settings, loss_settings, make_stages
 
