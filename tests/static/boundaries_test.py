@@ -6,6 +6,7 @@ with its file and line.
 
 import ast
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -77,6 +78,15 @@ def test_only_the_learner_imports_megatron_and_only_generation_vllm() -> None:
         return megatron or (starts(module, "vllm") and not where.startswith("services/generation/"))
 
     assert not violations(files("libs") + files("services"), forbidden)
+
+
+def test_system_needs_nothing_but_the_standard_library() -> None:
+    """Checkpoints write through it and a sandbox's host is started with it: neither wants a server's libraries."""
+
+    def forbidden(_: pathlib.Path, module: str) -> bool:
+        return module.partition(".")[0] not in sys.stdlib_module_names and not starts(module, "penstock.system")
+
+    assert not violations(files("libs/penstock/system"), forbidden)
 
 
 @pytest.mark.parametrize(("library", "owner"), [("nats", "libs/penstock/bus/"), ("grpc_health", "libs/penstock/rpc/")])

@@ -7,8 +7,8 @@ import re
 import subprocess
 
 from penstock.cli.run_directory import RunRefused
-from penstock.mortal import mortal
 from penstock.supervisor.plan import launcher
+from penstock.system.parent_death import mortal
 
 _STEP = re.compile(r"step-(\d{6,})")
 

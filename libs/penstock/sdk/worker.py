@@ -7,12 +7,10 @@ reward cannot spoil an answer. `python -m penstock.sdk.worker REQUEST_FD ANSWER_
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
 import inspect
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +24,7 @@ from penstock.sdk.samples import (
     result_to_json,
     sample_from_json,
 )
+from penstock.system.parent_death import die_with_parent
 
 
 def resolve(target: str) -> Any:
@@ -106,7 +105,7 @@ async def _settle(value: Any) -> Any:
 def main() -> None:
     """Answers requests until the pipe closes."""
     request_fd, answer_fd, parent = (int(argument) for argument in sys.argv[1:4])
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a reward that hangs must not outlive the service
+    die_with_parent()  # a reward that hangs must not outlive the service
     if os.getppid() != parent:
         return
     os.dup2(2, 1)

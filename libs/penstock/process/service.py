@@ -17,18 +17,18 @@ import asyncio
 import logging
 import os
 import pathlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvloop
 
-from penstock.process.disk import DiskFull
 from penstock.rpc import AddressInUse, Security, Server
+from penstock.system import exits
+from penstock.system.disk import DiskFull
 from penstock.telemetry import logs, metrics, tracing
 
 logger = logging.getLogger(__name__)
-EXIT_BAD_INPUT = 2
-EXIT_DISK_FULL = 1  # worth starting again: room may come
 
 
 class Process:
@@ -95,16 +95,31 @@ def security(args: argparse.Namespace) -> Security:
     return Security(token, pem(args.tls_certificate), pem(args.tls_key), pem(args.tls_ca))
 
 
+@contextmanager
+def observed(args: argparse.Namespace, name: str, run: str = "") -> Iterator[None]:
+    """The process's logs and traces, under the name it goes by; its last spans are written at the end."""
+    logs.configure(name, run=run or None, level=args.log_level)
+    tracer = tracing.configure(name, run=run or None, path=args.trace_file, ratio=args.trace_fraction)
+    try:
+        yield
+    finally:
+        if tracer is not None:
+            tracer.shutdown()
+
+
 def run(args: argparse.Namespace, body: Callable[[Process, argparse.Namespace], Awaitable[None]], run: str = "") -> int:
     """Runs a service to its end; the exit code. A taken port and unreadable credentials end it with one clear line."""
-    logs.configure(args.name, run=run or None, level=args.log_level)
-    tracer = tracing.configure(args.name, run=run or None, path=args.trace_file, ratio=args.trace_fraction)
+    with observed(args, args.name, run):
+        return _served(args, body)
+
+
+def _served(args: argparse.Namespace, body: Callable[[Process, argparse.Namespace], Awaitable[None]]) -> int:
     try:
         credentials = security(args)
         metrics.serve(args.metrics_port)
     except OSError as error:
         logger.error("cannot start: %s", error)
-        return EXIT_BAD_INPUT
+        return exits.BAD_INPUT
 
     async def main() -> None:
         async with Server(args.name, args.listen, security=credentials, reflection=args.reflection) as server:
@@ -118,14 +133,11 @@ def run(args: argparse.Namespace, body: Callable[[Process, argparse.Namespace], 
         if full is None:
             raise
         logger.error("cannot go on: %s", full)
-        return EXIT_DISK_FULL
+        return exits.FAILED  # worth starting again: room may come
     except AddressInUse as error:
         logger.error("cannot start: %s", error)
-        return EXIT_BAD_INPUT
-    finally:
-        if tracer is not None:
-            tracer.shutdown()
-    return 0
+        return exits.BAD_INPUT
+    return exits.DONE
 
 
 def _disk_full(error: BaseException) -> DiskFull | None:

@@ -8,7 +8,7 @@ import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
 if os.getppid() == int(os.environ["PENSTOCK_PARENT"]):
     at = sys.argv.index("-c", 1) + 1
-    sys.argv[at] = "from penstock.mortal import mortal_spawns; mortal_spawns(); " + sys.argv[at]
+    sys.argv[at] = "from penstock.system.parent_death import mortal_spawns; mortal_spawns(); " + sys.argv[at]
     os.execv(sys.argv[1], sys.argv[1:])
 '
     exec "$PENSTOCK_PYTHON" -I -S -c "$die" "$PENSTOCK_PYTHON" "$@" ;;

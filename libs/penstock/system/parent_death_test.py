@@ -9,14 +9,14 @@ import pytest
 
 COMMAND = """
 import os, subprocess, sys, time
-from penstock.mortal import mortal
+from penstock.system.parent_death import mortal
 child = subprocess.Popen(mortal([sys.executable, "-c", "import time; time.sleep(600)"], os.getpid()))
 print(child.pid, flush=True)
 time.sleep(600)
 """
 SPAWN = """
 import multiprocessing, time
-from penstock.mortal import mortal_spawns
+from penstock.system.parent_death import mortal_spawns
 
 if __name__ == "__main__":
     mortal_spawns()
@@ -27,7 +27,7 @@ if __name__ == "__main__":
 """
 NESTED = """
 import multiprocessing, time
-from penstock.mortal import mortal_spawns
+from penstock.system.parent_death import mortal_spawns
 
 def spawn():
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
@@ -69,7 +69,7 @@ def runs(pid: str) -> bool:
 def test_spawned_work_runs_and_returns() -> None:
     program = """
 import multiprocessing, sys
-from penstock.mortal import mortal_spawns
+from penstock.system.parent_death import mortal_spawns
 
 if __name__ == "__main__":
     mortal_spawns()
