@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from penstock.common.v1 import common_pb2
-from penstock.hostile import assault
 from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
 from penstock.rpc import call, channel
 from penstock.sdk import check_reward
-from penstock.tiny import make_model
+from penstock.testing.hostile_messages import assault
+from penstock.tiny_model import make_model
 from penstock.trajectory.v1 import trajectory_pb2
 from services.reward_model.model import RewardModel
 from services.reward_model.models_testing import make_reward_model

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from services.learner.algorithms.trainer import Trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from penstock.tiny import make_assets
+from penstock.tiny_model import make_assets
 
 POLL_SECONDS = 0.2
 

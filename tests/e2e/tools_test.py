@@ -12,7 +12,7 @@ import statistics
 from running_testing import adds_up, training
 
 from penstock.sdk import Message
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from services.environment.calculator import Calculator
 
 ROW = {"question": "what is 17 * 23?", "answer": "391"}

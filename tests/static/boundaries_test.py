@@ -25,9 +25,8 @@ def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 
 def is_test(path: pathlib.Path) -> bool:
-    return (
-        path.name.endswith(("_test.py", "_testing.py")) or path.name == "conftest.py" or path.parent.name == "testing"
-    )
+    kit = "testing" in path.relative_to(ROOT).parts
+    return kit or path.name.endswith(("_test.py", "_testing.py")) or path.name == "conftest.py"
 
 
 def files(folder: str, *, tests: bool = False) -> list[pathlib.Path]:
@@ -76,6 +75,13 @@ def test_only_the_learner_imports_megatron_and_only_generation_vllm() -> None:
         where = path.relative_to(ROOT).as_posix()
         megatron = starts(module, "megatron") and not where.startswith("services/learner/")
         return megatron or (starts(module, "vllm") and not where.startswith("services/generation/"))
+
+    assert not violations(files("libs") + files("services"), forbidden)
+
+
+def test_only_tests_import_test_kits() -> None:
+    def forbidden(_: pathlib.Path, module: str) -> bool:
+        return starts(module, "penstock", "services") and "testing" in module.split(".")
 
     assert not violations(files("libs") + files("services"), forbidden)
 

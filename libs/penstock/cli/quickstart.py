@@ -24,7 +24,7 @@ from penstock.cli.training import Training
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.system import exits
-from penstock.tiny import make_assets
+from penstock.tiny_model import make_assets
 
 SHOWN = 3
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from penstock import rpc
 from penstock.bus import EmbeddedServer, RunNames, append, connect, ensure_run
-from penstock.hostile import assault
 from penstock.learner.v1 import learner_pb2 as pb
 from penstock.learner.v1 import learner_pb2_grpc
+from penstock.testing.hostile_messages import assault
 from penstock.trajectory.v1 import trajectory_pb2
 from services.learner.algorithms.stages import Stages, SupervisedStage
 from services.learner.leader.feed import Feed

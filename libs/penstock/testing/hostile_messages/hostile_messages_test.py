@@ -12,10 +12,10 @@ from google.protobuf.message import DecodeError
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.diagnostics.v1 import diagnostics_pb2
 from penstock.generation.v1 import generation_pb2
-from penstock.hostile import assault, attacks
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.rpc import Server, Transport, invalid_argument, not_found
+from penstock.testing.hostile_messages import assault, attacks
 from penstock.weights.v1 import weights_pb2
 
 REWARD = pb.DESCRIPTOR.services_by_name["RewardService"]

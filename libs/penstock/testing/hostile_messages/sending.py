@@ -18,8 +18,8 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from penstock.hostile.payloads import UNKNOWN_FIELD, Attack, attacks
 from penstock.rpc import RpcError, Transport, channel, translated
+from penstock.testing.hostile_messages.payloads import UNKNOWN_FIELD, Attack, attacks
 
 MIB = 1 << 20
 LONGEST_TEXT = 4096

@@ -6,7 +6,7 @@
 The attacks are derived from the service's descriptor, so that a new method or field is attacked without a new test.
 """
 
-from penstock.hostile.payloads import Attack, attacks
-from penstock.hostile.sending import assault
+from penstock.testing.hostile_messages.payloads import Attack, attacks
+from penstock.testing.hostile_messages.sending import assault
 
 __all__ = ["Attack", "assault", "attacks"]
