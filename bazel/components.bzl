@@ -11,6 +11,7 @@ LIBRARIES = {
     "cli": "light",
     "datasets": "light",
     "ledger": "light",
+    "memory_plan": "light",
     "objectives": "learner",
     "packing": "learner",
     "process": "light",

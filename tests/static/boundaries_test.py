@@ -61,6 +61,12 @@ def test_objectives_import_torch_and_nothing_else_of_ours() -> None:
     assert not violations(files("libs/penstock/objectives"), forbidden)
 
 
+def test_a_recipe_is_read_without_torch_and_memory_is_planned_without_a_recipe() -> None:
+    light = files("libs/penstock/recipes") + files("libs/penstock/memory_plan")
+    assert not violations(light, lambda _, module: starts(module, *HEAVY, "penstock.objectives"))
+    assert not violations(files("libs/penstock/memory_plan"), lambda _, module: starts(module, "penstock.recipes"))
+
+
 def test_a_service_never_imports_another_service() -> None:
     def forbidden(path: pathlib.Path, module: str) -> bool:
         own = path.relative_to(ROOT).parts[1]

@@ -17,8 +17,9 @@ from rich.table import Table
 from penstock import rpc
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.memory_plan import GIB
 from penstock.recipes import RecipeError, dump, load
-from penstock.recipes.memory import GIB, Needs
+from penstock.recipes.needs import Needs
 from penstock.sdk.conformance import check_environment, check_reward
 
 app = typer.Typer()

@@ -1,9 +1,9 @@
 """The learner's layout: ranks, parallel sizes, adapters, optimizer and offload, with the nearest size that would do."""
 
-from penstock.recipes import memory
+from penstock.memory_plan import MEGATRON, Shapes, architecture, read_shapes
+from penstock.recipes.checks.memory import check_memory
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Parallel
-from penstock.recipes.shapes import MEGATRON, Shapes, architecture, read_shapes
 
 
 def check_layout(recipe: Recipe) -> list[str]:
@@ -29,7 +29,7 @@ def _optimizer(recipe: Recipe) -> list[str]:
 def _parallel(recipe: Recipe) -> list[str]:
     p, ranks = recipe.learner.parallel, recipe.learner.ranks
     if recipe.learner.backend == "transformers":
-        return _on_transformers(recipe) or memory.problems(recipe)
+        return _on_transformers(recipe) or check_memory(recipe)
     found = architecture(recipe.model.path)
     if found is not None and recipe.trains_reward_model:
         found = found.replace("ForSequenceClassification", "ForCausalLM")  # its trunk is the same
@@ -56,7 +56,7 @@ def _parallel(recipe: Recipe) -> list[str]:
     if shapes is not None:
         problems += _experts(recipe, shapes)
         problems += shapes.indivisible(p.tensor, p.pipeline, p.virtual_stages)
-    return problems or memory.problems(recipe)
+    return problems or check_memory(recipe)
 
 
 def _ulysses(p: Parallel, shapes: Shapes | None) -> list[str]:
