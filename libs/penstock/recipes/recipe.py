@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from penstock.recipes import sections as s
+from penstock.recipes.choices import advantage_choice, preference_choice
 
 
 class Recipe(s.Section):
@@ -114,14 +115,14 @@ class Recipe(s.Section):
     @property
     def has_critic(self) -> bool:
         """Whether a second model learns the values that advantages are made of."""
-        return self.algorithm.name == "grpo" and self.algorithm.advantage == "gae"
+        return self.algorithm.name == "grpo" and advantage_choice(self.algorithm.advantage).needs == "critic"
 
     @property
     def compares_with_reference(self) -> bool:
         """Whether the model the run started from is needed beside the one that is trained."""
         a = self.algorithm
         if a.name == "dpo":
-            return a.preference.loss not in ("simpo", "orpo")
+            return preference_choice(a.preference.loss).reference
         return a.name == "grpo" and a.loss.kl.coefficient > 0
 
     @property

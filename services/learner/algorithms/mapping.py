@@ -108,33 +108,13 @@ def advantage_settings(recipe: Recipe) -> AdvantageSettings:
 def loss_settings(recipe: Recipe) -> LossSettings:
     """The loss with the parameters that its name takes."""
     a, loss = recipe.algorithm, recipe.algorithm.loss
-    clip = _given(clip_low=loss.clip_low, clip_high=loss.clip_high)
-    policy_loss: dict[str, dict[str, float]] = {
-        # .28 is the default under staleness; the loss's own is .2
-        "ppo_clip": {"clip_high": 0.28, **clip, **_given(dual_clip=loss.dual_clip)},
-        "gspo": clip,
-        "cispo": {"cap": loss.cap},
-        "sapo": {"tau_positive": loss.tau_positive, "tau_negative": loss.tau_negative},
-        "dppo": {"delta": loss.delta, "tau": loss.tau},
-        "dro": _given(beta=loss.beta),
-    }
-    window = _given(low=loss.correction_low, high=loss.correction_high)
-    correction: dict[str, dict[str, float]] = {
-        "tis": {"cap": loss.correction_cap},
-        "icepop": window,
-        "mis_token": window,
-        "mis_sequence": window,
-        "seq_mask_tis": {"cap": loss.correction_cap, **window},
-        "opsm": _given(limit=loss.correction_limit),
-        "m2po": _given(limit=loss.correction_limit),
-    }
     constant = {"max_tokens": recipe.sampling.max_tokens} if loss.normalisation == "constant" else {}
     return LossSettings(
         algorithm=a.name,
         policy_loss=loss.name,
-        policy_loss_settings=policy_loss.get(loss.name, loss.settings),
+        policy_loss_settings=loss.parameters,
         correction=loss.correction,
-        correction_settings=correction.get(loss.correction, {}),
+        correction_settings=loss.correction_parameters,
         proximal=loss.proximal,
         normalisation=loss.normalisation,
         normalisation_settings=constant,
@@ -155,14 +135,9 @@ def loss_settings(recipe: Recipe) -> LossSettings:
 
 def preference_settings(recipe: Recipe) -> PreferenceSettings:
     p = recipe.algorithm.preference
-    extra: dict[str, dict[str, float]] = {
-        "sigmoid": {"label_smoothing": p.label_smoothing},
-        "robust": {"label_smoothing": p.label_smoothing},
-        "simpo": {"margin": p.margin},
-    }
     return PreferenceSettings(
         loss=p.loss,
-        loss_settings={"beta": p.beta, **extra.get(p.loss, {})},
+        loss_settings=p.parameters,
         nll_coefficient=p.nll_coefficient,
         pairs_per_group=p.pairs_per_group,
         min_margin=p.min_margin,
@@ -200,8 +175,3 @@ def _stage(recipe: Recipe) -> Stage:
             return RewardModelStage(recipe.algorithm.reward_model.min_margin)
         case _:
             return AdvantageStage(advantage_settings(recipe))
-
-
-def _given(**settings: float | None) -> dict[str, float]:
-    """Those that the recipe states; the objective's own defaults hold for the others."""
-    return {name: value for name, value in settings.items() if value is not None}

@@ -13,8 +13,11 @@ from penstock.objectives import (
     policy_losses,
     preference_losses,
 )
+from penstock.objectives.corrections import WHOLE_BATCH
+from penstock.objectives.preferences import NEEDS_NO_REFERENCE
+from penstock.objectives.registry import REQUIRED
 from penstock.recipes import resolve
-from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCE_LOSSES
+from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCES
 from services.learner.algorithms.losses import Objectives
 from services.learner.algorithms.mapping import advantage_settings, loss_settings, make_stages
 
@@ -43,8 +46,24 @@ def test_the_recipe_knows_exactly_what_is_registered() -> None:
     assert set(LOSSES) == built_in(policy_losses)
     assert set(CORRECTIONS) == built_in(off_policy_corrections)
     assert set(ADVANTAGES) == built_in(advantage_estimators) | {"opd", "gae"}  # of a teacher, of a critic
-    assert set(PREFERENCE_LOSSES) == built_in(preference_losses) | {"kto"}
+    assert set(PREFERENCES) == built_in(preference_losses) | {"kto"}
     assert built_in(kl_estimators) == {"k1", "k2", "k3"}
+
+
+@pytest.mark.parametrize(
+    ("table", "registry"),
+    [(LOSSES, policy_losses), (CORRECTIONS, off_policy_corrections), (PREFERENCES, preference_losses)],
+)
+def test_the_recipe_knows_the_parameters_of_each(table: Any, registry: Registry[Any]) -> None:
+    for name in built_in(registry):
+        assert set(table[name].parameters) == set(registry.settings_of(name)), name
+
+
+def test_the_recipe_knows_who_needs_what() -> None:
+    for name, choice in LOSSES.items():
+        assert set(choice.required) == {k for k, v in policy_losses.settings_of(name).items() if v is REQUIRED}, name
+    assert {name for name, choice in CORRECTIONS.items() if choice.whole_batch} == set(WHOLE_BATCH)
+    assert {name for name, choice in PREFERENCES.items() if not choice.reference} == set(NEEDS_NO_REFERENCE)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -83,7 +102,7 @@ def test_every_advantage_can_be_chosen(raw: dict[str, Any], advantage: str) -> N
     make_stages(resolve(raw, [f"algorithm.advantage={advantage}", *teacher]))
 
 
-@pytest.mark.parametrize("loss", PREFERENCE_LOSSES)
+@pytest.mark.parametrize("loss", PREFERENCES)
 def test_every_preference_loss_can_be_chosen(raw: dict[str, Any], loss: str) -> None:
     recipe = resolve(raw, ["algorithm.name=dpo", f"algorithm.preference.loss={loss}"])
     settings = loss_settings(recipe)

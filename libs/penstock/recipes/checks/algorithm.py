@@ -2,7 +2,16 @@
 
 from penstock.recipes.checks.names import unknown_name
 from penstock.recipes.checks.paths import model_problems, vocabulary
-from penstock.recipes.choices import ADVANTAGES, BEHAVIOUR_LOSSES, CORRECTIONS, LOSSES, PREFERENCE_LOSSES, TRUST_REGIONS
+from penstock.recipes.choices import (
+    ADVANTAGES,
+    CORRECTIONS,
+    LOSSES,
+    PREFERENCES,
+    advantage_choice,
+    correction_choice,
+    loss_choice,
+    preference_choice,
+)
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Curriculum
 
@@ -48,49 +57,60 @@ def check_algorithm(recipe: Recipe) -> list[str]:
 
 def _policy_gradient(recipe: Recipe) -> list[str]:
     a, problems = recipe.algorithm, []
+    loss, advantage = loss_choice(a.loss.name), advantage_choice(a.advantage)
     for key, value, known in (
         ("algorithm.loss.name", a.loss.name, LOSSES),
         ("algorithm.loss.correction", a.loss.correction, CORRECTIONS),
         ("algorithm.advantage", a.advantage, ADVANTAGES),
     ):
         problems += [] if recipe.plugins else unknown_name(key, value, known)  # the learner knows what plugins register
-    if a.loss.name == "gspo" and a.loss.normalisation != "sequence":
+    if loss.per_sequence and a.loss.normalisation != "sequence":
         problems.append(
-            f"algorithm.loss.normalisation: gspo is defined per sequence; {a.loss.normalisation!r} must be 'sequence'"
+            f"algorithm.loss.normalisation: {a.loss.name} is defined per sequence; {a.loss.normalisation!r} must be "
+            "'sequence'"
         )
-    if a.loss.name in BEHAVIOUR_LOSSES and a.loss.correction != "none":
+    if loss.behaviour and a.loss.correction != "none":
         problems.append(
             f"algorithm.loss.correction: {a.loss.name} is taken against the behaviour policy itself, so "
             f"{a.loss.correction!r} would correct twice; use 'none'"
         )
-    if a.loss.name == "dro" and a.loss.beta is None:
-        problems.append("algorithm.loss.beta: is required for dro, which has no usual value")
+    for key in loss.required:
+        if getattr(a.loss, key) is None:
+            problems.append(f"algorithm.loss.{key}: is required for {a.loss.name}, which has no usual value")
     if a.loss.proximal == "interpolate" and a.loss.mini_batches == 1:
         problems.append(
             "algorithm.loss.proximal: interpolate saves a forward pass only where algorithm.loss.mini_batches > 1; "
             "with 1 'recompute' is exact and costs none"
         )
-    if a.loss.proximal == "interpolate" and a.loss.correction == "m2po":
-        problems.append("algorithm.loss.proximal: m2po sees the whole batch before the step; use 'recompute'")
+    if a.loss.proximal == "interpolate" and correction_choice(a.loss.correction).whole_batch:
+        problems.append(
+            f"algorithm.loss.proximal: {a.loss.correction} sees the whole batch before the step; use 'recompute'"
+        )
     if a.group_size < 2 and not recipe.has_critic:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
     if recipe.has_critic:
         problems += _critic(recipe)
-    if (a.advantage == "opd") != (recipe.teacher is not None):
+    if (advantage.needs == "teacher") != (recipe.teacher is not None):
         problems.append("teacher: is required for algorithm.advantage opd, and is used by nothing else")
-    if a.advantage == "gdpo" and len(recipe.rewards()) < 2:
-        problems.append("algorithm.advantage: gdpo needs at least two environment.rewards; with one use 'grpo'")
-    if a.advantage == "gdpo" and a.overlong_buffer:
-        problems.append("algorithm.overlong_buffer: gdpo takes the reward apart; make length one of its parts")
-    if a.advantage == "gdpo" and a.truncated_scale != 1:
-        problems.append("algorithm.truncated_scale: gdpo takes the reward apart; make being cut off one of its parts")
+    if advantage.by_parts and len(recipe.rewards()) < 2:
+        problems.append(
+            f"algorithm.advantage: {a.advantage} needs at least two environment.rewards; with one use 'grpo'"
+        )
+    if advantage.by_parts and a.overlong_buffer:
+        problems.append(
+            f"algorithm.overlong_buffer: {a.advantage} takes the reward apart; make length one of its parts"
+        )
+    if advantage.by_parts and a.truncated_scale != 1:
+        problems.append(
+            f"algorithm.truncated_scale: {a.advantage} takes the reward apart; make being cut off one of its parts"
+        )
     if a.loss.mismatch_limit is not None and recipe.teacher is not None and recipe.teacher.top:
         problems.append(
             "algorithm.loss.mismatch_limit: with teacher.top the loss has no ratio to the engine; leave it out"
         )
     corrected = a.loss.correction != "none" and a.loss.proximal != "behaviour"
-    trusted = a.loss.name in TRUST_REGIONS and a.loss.proximal == "behaviour"
-    bounded = corrected or trusted or a.loss.name in BEHAVIOUR_LOSSES
+    trusted = loss.trust_region and a.loss.proximal == "behaviour"
+    bounded = corrected or trusted or loss.behaviour
     if recipe.staleness.max_versions and not (bounded or recipe.staleness.allow_uncorrected):
         problems.append(
             "algorithm.loss: an asynchronous run (staleness.max_versions > 0) with neither an off-policy "
@@ -122,14 +142,15 @@ def _critic(recipe: Recipe) -> list[str]:
 
 def _preference(recipe: Recipe) -> list[str]:
     a, p = recipe.algorithm, recipe.algorithm.preference
-    problems = unknown_name("algorithm.preference.loss", p.loss, PREFERENCE_LOSSES)
-    unpaired = p.loss == "kto"
+    problems = unknown_name("algorithm.preference.loss", p.loss, PREFERENCES)
+    choice = preference_choice(p.loss)
+    unpaired = not choice.paired
     if not unpaired and a.group_size < 2 * p.pairs_per_group:
         problems.append(
             f"algorithm.group_size: {a.group_size} answers make {a.group_size // 2} pairs, "
             f"algorithm.preference.pairs_per_group wants {p.pairs_per_group}; use {2 * p.pairs_per_group} or more"
         )
-    if p.label_smoothing and p.loss not in ("sigmoid", "robust"):
+    if p.label_smoothing and "label_smoothing" not in choice.parameters:
         problems.append(f"algorithm.preference.label_smoothing: {p.loss} has none; use sigmoid or robust, or 0")
     if p.importance_cap is not None and (unpaired or p.source == "dataset" or recipe.sampling.temperature != 1):
         problems.append(

@@ -1,5 +1,6 @@
 """Sources of tasks that cannot be mixed."""
 
+from penstock.recipes.choices import advantage_choice
 from penstock.recipes.recipe import Recipe
 
 
@@ -16,7 +17,7 @@ def check_mixture(recipe: Recipe) -> list[str]:
             f"mixture: is for samples drawn from the policy; algorithm.name {recipe.algorithm.name} reads data.train "
             "alone: join the files instead"
         )
-    if recipe.algorithm.advantage == "opd" or any(source.advantage == "opd" for source in recipe.mixture):
+    if any(advantage_choice(r.algorithm.advantage).needs == "teacher" for r in recipe.sources.values()):
         problems.append("mixture: a teacher judges all sources or none; opd is not mixed with other advantages")
     models = [(w.name, w.model) for r in recipe.sources.values() for w in r.rewards() if w.model is not None]
     for name in sorted({name for name, model in models if (name, model) != (name, recipe.reward_models[name])}):

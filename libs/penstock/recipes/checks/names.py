@@ -1,9 +1,11 @@
 """Names of which only some are known."""
 
 import difflib
+from collections.abc import Collection
 
 
-def unknown_name(key: str, value: str, known: tuple[str, ...]) -> list[str]:
+def unknown_name(key: str, value: str, known: Collection[str]) -> list[str]:
+    """One sentence if `value` is not known, with the nearest name that is; empty otherwise."""
     if value in known:
         return []
     near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)

@@ -6,6 +6,7 @@ import pathlib
 
 
 def model_problems(key: str, path: str) -> list[str]:
+    """One sentence if `path` is no Hugging Face model directory; empty otherwise."""
     if not os.path.isdir(path):
         return [f"{key}: no directory {path!r}"]
     if not os.path.isfile(os.path.join(path, "config.json")):

@@ -3,10 +3,20 @@
 Names that the registry of penstock.objectives knows are plain strings here: `choices.py` says what each of them takes.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
 
+from penstock.recipes.choices import (
+    ADVANTAGES,
+    CORRECTIONS,
+    LOSSES,
+    PREFERENCES,
+    correction_choice,
+    loss_choice,
+    preference_choice,
+)
 from penstock.recipes.sections.base import Fraction, Positive, Section
 
 
@@ -27,7 +37,7 @@ class Kl(Section):
 class Loss(Section):
     """The policy loss of grpo (docs/algorithms.md has formulas, sources and when to use which)."""
 
-    name: str = Field(default="ppo_clip", description="ppo_clip, cispo, gspo, reinforce, sapo, dppo, dro")
+    name: str = Field(default="ppo_clip", description=", ".join(LOSSES))
     clip_low: float | None = Field(
         default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent"
     )
@@ -51,7 +61,7 @@ class Loss(Section):
     )
     correction: str = Field(
         default="tis",
-        description="off-policy correction: none, tis, icepop, mis_token, mis_sequence, seq_mask_tis, opsm, m2po",
+        description=f"off-policy correction: {', '.join(CORRECTIONS)}",
     )
     correction_cap: float = Field(default=2.0, gt=0, description="tis, seq_mask_tis: cap of the importance weight")
     correction_low: float | None = Field(
@@ -74,6 +84,17 @@ class Loss(Section):
     mini_batches: Positive = Field(default=1, description="optimizer steps a batch is cut into, by whole groups")
     kl: Kl = Field(default_factory=Kl)
 
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What the loss of that name is made with, where the recipe says it; its own defaults hold for the rest."""
+        choice = loss_choice(self.name)
+        return _given(self, choice.parameters) if choice.parameters else self.settings
+
+    @property
+    def correction_parameters(self) -> dict[str, float]:
+        """What the correction of that name is made with, likewise."""
+        return _given(self, correction_choice(self.correction).parameters, "correction_")
+
 
 class Preference(Section):
     """The preference loss of dpo, and how pairs are made of a group's scored answers."""
@@ -82,7 +103,7 @@ class Preference(Section):
         default="rollouts",
         description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
     )
-    loss: str = Field(default="sigmoid", description="sigmoid, robust, hinge, ipo, length_normalised, simpo, orpo, kto")
+    loss: str = Field(default="sigmoid", description=", ".join(PREFERENCES))
     beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the reference")
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=0.5, description="share of labels that are wrong: sigmoid (then cDPO) and robust"
@@ -99,6 +120,11 @@ class Preference(Section):
         description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at "
         "most this; unweighted if absent",
     )
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What the preference loss of that name is made with."""
+        return _given(self, preference_choice(self.loss).parameters)
 
 
 class RewardModelLoss(Section):
@@ -154,7 +180,9 @@ class Algorithm(Section):
     )
     advantage: str = Field(
         default="batch_norm",
-        description="grpo, dr_grpo, rloo, reinforce_pp, batch_norm, maxrl, gdpo; opd with a teacher, gae with a critic",
+        description=", ".join(name for name, choice in ADVANTAGES.items() if not choice.needs)
+        + "; "
+        + ", ".join(f"{name} with a {choice.needs}" for name, choice in ADVANTAGES.items() if choice.needs),
     )
     advantage_settings: dict[str, float] = Field(
         default_factory=dict, description="parameters of an advantage of your own (plugins)"
@@ -174,3 +202,9 @@ class Algorithm(Section):
     reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
     critic: Critic = Field(default_factory=Critic)
     filters: Filters = Field(default_factory=Filters)
+
+
+def _given(section: Section, parameters: Iterable[str], prefix: str = "") -> dict[str, float]:
+    """Those that the section states."""
+    values = {name: getattr(section, prefix + name) for name in parameters}
+    return {name: value for name, value in values.items() if value is not None}
