@@ -17,7 +17,6 @@ from penstock.objectives import (
     TokenLoss,
     corrections,
     diagnostics,
-    distillation,
     kl,
     kl_estimators,
     negative_log_likelihood,
@@ -26,6 +25,7 @@ from penstock.objectives import (
     policy_losses,
     proximal,
 )
+from penstock.objectives.losses import distillation
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Scored
 from services.learner.interface.settings import LossSettings

@@ -202,7 +202,7 @@ class PreferenceSettings:
 
 @dataclass(frozen=True)
 class RewardModelSettings:
-    """How a reward model learns from ranked answers (see penstock.objectives.ranking).
+    """How a reward model learns from ranked answers (see penstock.objectives.preferences.ranking).
 
     Attributes:
       margin: by how much the better answer's score should be larger.

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from penstock.objectives import distillation
-from penstock.objectives.distillation import top_divergence
+from penstock.objectives.losses import distillation
+from penstock.objectives.losses.distillation import top_divergence
 
 
 def distributions(seed: int, n: int = 5, vocabulary: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

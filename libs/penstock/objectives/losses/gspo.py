@@ -1,7 +1,7 @@
 """GSPO: clipping on the sequence's length-normalised ratio instead of on token ratios."""
 
-from penstock.objectives.clipped import clipped_surrogate
 from penstock.objectives.inputs import LossInputs, TokenLoss, sequence_mean
+from penstock.objectives.losses.clipping import clipped_surrogate
 from penstock.objectives.registry import policy_losses
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from penstock.objectives.preferences import answer_weights
-from penstock.objectives.ranking import bradley_terry, ranked_pairs
+from penstock.objectives.preferences.ranking import bradley_terry, ranked_pairs
 
 
 def f64(*values: float) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Losses whose trust region is the distance to the *behaviour* policy itself: DPPO and DRO.
+"""DPPO: the trust region is how far a probability has moved from the *behaviour* policy itself.
 
-Both use the engine's log-probs directly, so they belong with `correction: none`; a weight would correct twice.
+It uses the engine's log-probs directly, so it belongs with `correction: none`; a weight would correct twice.
 """
 
 import torch
@@ -22,14 +22,3 @@ def dppo(inputs: LossInputs, *, delta: float = 0.2, tau: float = 1e-3) -> TokenL
     dropped = torch.where(inputs.advantage > 0, moved > delta, moved < -delta)
     surrogate = torch.where(dropped, 0.0, -inputs.advantage * gap.exp())
     return TokenLoss(surrogate + tau * gap.square(), dropped)
-
-
-@policy_losses("dro")
-def dro(inputs: LossInputs, *, beta: float) -> TokenLoss:
-    """ℓ = −(A·c − ½β(c−g)²): a squared pull towards the behaviour policy; `beta` has no default.
-
-    Source: Direct Reward Optimisation (Richemond et al. 2024), per token.
-    """
-    gap = (inputs.current - inputs.behaviour).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    loss = -(inputs.advantage * inputs.current - 0.5 * beta * gap.square())
-    return TokenLoss(loss, torch.zeros_like(inputs.mask, dtype=torch.bool))
