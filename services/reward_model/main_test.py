@@ -65,7 +65,7 @@ async def test_it_keeps_the_contract_gives_the_models_scores_and_withstands_host
         stub = reward_pb2_grpc.RewardServiceStub(opened)
         answers = {a.id: a for a in (await call(stub.Score(request, timeout=30))).results}
         model = RewardModel(folder)
-        from penstock.sdk.samples import sample_from_proto
+        from penstock.sdk.hosting.wire import sample_from_proto
 
         for each in request.items[:3]:
             (expected,) = model.scores([model.tokens(sample_from_proto(each))])

@@ -16,15 +16,8 @@ from penstock.environment.v1 import environment_pb2 as pb
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.rpc import Violation, failed_precondition, invalid_argument, not_found, resource_exhausted, unavailable
 from penstock.sdk.environments import EpisodeLost, Host, Turn
-from penstock.sdk.samples import (
-    Invalid,
-    Scored,
-    finish_reason,
-    message_from_proto,
-    message_to_proto,
-    parse_row,
-    text,
-)
+from penstock.sdk.hosting.wire import finish_reason, message_from_proto, message_to_proto, parse_row, text
+from penstock.sdk.samples import Invalid, Scored
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress
 

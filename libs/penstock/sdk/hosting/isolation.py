@@ -8,18 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.sdk.environments import DEFAULT_SECONDS, BadRow, EpisodeLost, Turn
-from penstock.sdk.samples import (
-    FinishReason,
-    Invalid,
-    Message,
-    Result,
-    Sample,
-    messages_from_json,
-    messages_to_json,
-    result_from_json,
-    sample_to_json,
-)
-from penstock.sdk.workers import START_SECONDS, Worker, WorkerFailed, Workers
+from penstock.sdk.hosting.wire import messages_from_json, messages_to_json, result_from_json, sample_to_json
+from penstock.sdk.hosting.worker_pool import START_SECONDS, Worker, WorkerFailed, Workers
+from penstock.sdk.samples import FinishReason, Invalid, Message, Result, Sample
 
 
 @dataclass(frozen=True)

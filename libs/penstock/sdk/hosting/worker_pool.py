@@ -107,7 +107,14 @@ class Worker:
         answer_read, answer_write = os.pipe()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "penstock.sdk.worker", str(request_read), str(answer_write), str(os.getpid())),
+                *(
+                    sys.executable,
+                    "-m",
+                    "penstock.sdk.hosting.worker_process",
+                    str(request_read),
+                    str(answer_write),
+                    str(os.getpid()),
+                ),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(request_read, answer_write),
             )

@@ -13,8 +13,9 @@ from typing import Any
 
 from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
 from penstock.rpc import Violation, invalid_argument, not_found
+from penstock.sdk.hosting.wire import result_to_proto, sample_from_proto
 from penstock.sdk.rewards import Scorer
-from penstock.sdk.samples import Invalid, Result, result_to_proto, sample_from_proto
+from penstock.sdk.samples import Invalid, Result
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress
 

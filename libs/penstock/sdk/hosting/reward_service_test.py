@@ -13,13 +13,13 @@ from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
 from penstock.rpc import Server, call, channel
 from penstock.rpc.errors import InvalidArgument, NotFound
 from penstock.sdk import Invalid, Sample, Scored, check_reward, checked_results, reward
-from penstock.sdk.hostile_testing import hostile
-from penstock.sdk.isolation import load_reward
-from penstock.sdk.reward_service import RewardService
+from penstock.sdk.hosting.hostile_testing import hostile
+from penstock.sdk.hosting.isolation import load_reward
+from penstock.sdk.hosting.reward_service import RewardService
+from penstock.sdk.hosting.worker_pool import Workers
 from penstock.sdk.rewards import Scorer
-from penstock.sdk.workers import Workers
 
-TARGET = "penstock.sdk.hostile_testing:hostile"
+TARGET = "penstock.sdk.hosting.hostile_testing:hostile"
 Results = dict[str, Scored | Invalid]
 
 

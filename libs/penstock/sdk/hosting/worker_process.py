@@ -1,7 +1,7 @@
 """The program of a worker process: runs somebody's rewards and environments, one request at a time.
 
 Requests and answers are JSON lines on two private pipes; standard output goes to standard error, so that a print in a
-reward cannot spoil an answer. `python -m penstock.sdk.worker REQUEST_FD ANSWER_FD PARENT_PID`.
+reward cannot spoil an answer. `python -m penstock.sdk.hosting.worker_process REQUEST_FD ANSWER_FD PARENT_PID`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.sdk.environments import BadRow, Environment, Turn
+from penstock.sdk.hosting.wire import messages_from_json, messages_to_json, result_to_json, sample_from_json
 from penstock.sdk.rewards import Reward
-from penstock.sdk.samples import (
-    as_result,
-    messages_from_json,
-    messages_to_json,
-    result_to_json,
-    sample_from_json,
-)
+from penstock.sdk.samples import as_result
 from penstock.system.parent_death import die_with_parent
 
 

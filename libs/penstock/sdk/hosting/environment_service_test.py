@@ -15,13 +15,13 @@ from penstock.environment.v1 import environment_pb2_grpc
 from penstock.rpc import Server, call, channel
 from penstock.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from penstock.sdk import check_environment
-from penstock.sdk.environment_service import EnvironmentService
 from penstock.sdk.environments import Host, InProcess
-from penstock.sdk.hostile_testing import HostileEnvironment
-from penstock.sdk.isolation import load_environment
-from penstock.sdk.workers import Workers
+from penstock.sdk.hosting.environment_service import EnvironmentService
+from penstock.sdk.hosting.hostile_testing import HostileEnvironment
+from penstock.sdk.hosting.isolation import load_environment
+from penstock.sdk.hosting.worker_pool import Workers
 
-TARGET = "penstock.sdk.hostile_testing:HostileEnvironment"
+TARGET = "penstock.sdk.hosting.hostile_testing:HostileEnvironment"
 
 if TYPE_CHECKING:
     Stub = environment_pb2_grpc.EnvironmentServiceAsyncStub
