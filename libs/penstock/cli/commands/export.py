@@ -5,9 +5,14 @@ import os
 import pathlib
 import re
 import subprocess
+from typing import Annotated
+
+import typer
 
 from penstock.cli.run_directory import RunRefused
+from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
 from penstock.supervisor.plan import launcher
+from penstock.system import exits
 from penstock.system.parent_death import mortal
 
 _STEP = re.compile(r"step-(\d{6,})")
@@ -15,6 +20,24 @@ _STEP = re.compile(r"step-(\d{6,})")
 
 class ExportFailed(RuntimeError):
     """The learner could not write the model; the text is what it said."""
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="the run's name")],
+    step: Annotated[int | None, typer.Option(help="step of the checkpoint; the newest if absent")] = None,
+    to: Annotated[pathlib.Path | None, typer.Option(help="where to; runs/RUN/export-step-NNNNNN if absent")] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Write a checkpoint as a Hugging Face model directory, with config, tokenizer and chat template."""
+    try:
+        if not (runs / run / "recipe.yaml").is_file():
+            raise RunRefused(unknown_run(run, runs))
+        checkpoint = checkpoint_of(runs / run, step)
+        typer.echo(write_model(checkpoint, to or runs / run / f"export-{checkpoint.name}"))
+    except RunRefused as error:
+        raise failed(str(error)) from error
+    except ExportFailed as error:
+        raise failed(str(error), exits.FAILED) from error
 
 
 def steps_of(run: pathlib.Path) -> dict[int, pathlib.Path]:
@@ -39,7 +62,7 @@ def checkpoint_of(run: pathlib.Path, step: int | None) -> pathlib.Path:
     return steps[max(steps) if step is None else step]
 
 
-def export(checkpoint: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+def write_model(checkpoint: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     """Writes a checkpoint as a Hugging Face directory, complete or not at all; gives `target`.
 
     Raises RunRefused where the run's recipe is missing or `target` holds something that no export wrote, ExportFailed

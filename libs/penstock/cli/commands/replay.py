@@ -14,11 +14,15 @@ import json
 import pathlib
 import shutil
 from collections.abc import Iterable
+from typing import Annotated
 
+import typer
 import yaml
+from rich.console import Console
 
 from penstock.bus import (
     Bus,
+    BusError,
     EmbeddedServer,
     RunLimits,
     RunNames,
@@ -31,8 +35,11 @@ from penstock.bus import (
     store_payload,
 )
 from penstock.cli.run_directory import RunRefused, locked
+from penstock.cli.screen import train
+from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
 from penstock.ledger import Fate, Ledger
-from penstock.recipes import Recipe, resolve
+from penstock.recipes import Recipe, RecipeError, resolve
+from penstock.system import exits
 
 MARK = "replay.json"
 AT_ONCE = 64
@@ -47,6 +54,31 @@ CHANGEABLE = (
     "teacher.divergence",
     "learner.",
 )
+
+
+def replay(
+    run: Annotated[str, typer.Argument(help="the run whose recorded batches are trained again")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value: what to change")] = None,
+    name: Annotated[str | None, typer.Option("--as", help="name of the new run; RUN-replay if absent")] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Train again from a run's log, with no generation at all: the same batches in the same order.
+
+    Without changes the weights become bit-identical to the run's; with algorithm.loss.clip_high=0.3, say, it is an
+    ablation on the same data.
+    """
+    source, target = runs / run, name or f"{run}-replay"
+    if not (source / "recipe.yaml").is_file():
+        raise failed(unknown_run(run, runs))
+    try:
+        replay_recipe(source, target, overrides or [], 1)  # bad input is refused before anything is copied
+        steps = asyncio.run(copy_run(source, runs / target, target))
+        recipe = replay_recipe(source, target, overrides or [], steps)
+    except (RecipeError, RunRefused) as error:
+        raise failed(str(error)) from error
+    except (BusError, OSError) as error:
+        raise failed(f"the log of {run!r} cannot be copied: {error}", exits.FAILED) from error
+    raise typer.Exit(asyncio.run(train(recipe, runs, Console())))
 
 
 def replay_recipe(source: pathlib.Path, name: str, overrides: Iterable[str], steps: int) -> Recipe:
