@@ -68,6 +68,7 @@ OTHERS = {
     "docs": "learner",
     "tests/bench": "learner",
     "tests/e2e": "light",
+    "tests/e2e/testing": "light",
     "tests/sinks": "sinks",
     "tests/static": "light",
 }

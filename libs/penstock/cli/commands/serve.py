@@ -22,10 +22,7 @@ SERVICES = (
 
 def serve(
     context: typer.Context,
-    service: Annotated[
-        str,
-        typer.Argument(help=", ".join(SERVICES)),
-    ],
+    service: Annotated[str, typer.Argument(help=", ".join(SERVICES))],
 ) -> None:
     """Run one service in this process (what containers do). All further flags are the service's own; try --help."""
     if service not in SERVICES:
