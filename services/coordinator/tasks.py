@@ -7,9 +7,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.datasets import Dataset, DatasetError
+from penstock.ledger import Group
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.drawing import Draw, Drawing, Rows
+from services.coordinator.draws import Draw, Drawing, Rows
 
 
 def group_name(number: int) -> str:
@@ -113,6 +114,11 @@ class TaskMaker:
             task.rollout.sampling.CopyFrom(source.sampling(recipe.sampling.temperature))
             task.rollout.min_step = min_step
         return task
+
+    def admitted(self, group: Group) -> pb.GroupTask:
+        """The task of an admitted group, the very one that was published."""
+        admitted = group.admitted
+        return self.training(group_number(group.name), Draw.recorded(admitted), admitted.min_step, admitted.deadline)
 
     def evaluation(self, step: int, deadline: Timestamp) -> list[pb.GroupTask]:
         """The tasks of the evaluation of version `step`: the same rows every time, of every source that holds some

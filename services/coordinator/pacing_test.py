@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from penstock.ledger import Ledger
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.admission import Pacing, Place
+from services.coordinator.pacing import Pacing, Slot
 from services.coordinator.tasks import group_name
 
 
-def admit(ledger: Ledger, place: Place) -> None:
-    event = pb.LedgerEvent(group=group_name(place.number))
+def admit(ledger: Ledger, slot: Slot) -> None:
+    event = pb.LedgerEvent(group=group_name(slot.number))
     event.admitted.group_size = 1
-    event.admitted.min_step = place.min_step
+    event.admitted.min_step = slot.min_step
     ledger.apply_event(event, ledger.sequence + 1)
 
 
@@ -37,9 +37,9 @@ def test_no_group_consumed_in_order_exceeds_the_bound_whatever_is_filtered(
     rng, pacing, ledger = random.Random(seed), Pacing(staleness, n, steps), Ledger()
     rate = rng.random() * 0.8
     while ledger.step < steps:
-        places = pacing.admissible(ledger)
-        for place in places[: rng.randint(0, len(places))]:
-            admit(ledger, place)
+        slots = pacing.admissible(ledger)
+        for slot in slots[: rng.randint(0, len(slots))]:
+            admit(ledger, slot)
         assert len(ledger.in_flight) <= (staleness + 1) * n
         for name in list(ledger.in_flight):
             if rng.random() < rate * 0.3:
@@ -60,8 +60,8 @@ def test_generation_never_waits_for_a_version_that_training_cannot_reach(stalene
     """No deadlock: the groups of the next batch may always be drawn from the newest version."""
     pacing, ledger = Pacing(staleness, n, steps), Ledger()
     while ledger.step < steps:
-        for place in pacing.admissible(ledger):
-            admit(ledger, place)
+        for slot in pacing.admissible(ledger):
+            admit(ledger, slot)
         ready = list(ledger.in_flight.values())[:n]
         assert len(ready) == n
         assert all(g.admitted.min_step <= ledger.step for g in ready)
@@ -76,19 +76,19 @@ def test_the_docstrings_example() -> None:
     pacing, ledger = Pacing(2, 32, 100), Ledger()
     first = pacing.admissible(ledger)
     assert [p.number for p in first] == list(range(96)) and {p.min_step for p in first} == {0}
-    for place in first:
-        admit(ledger, place)
+    for slot in first:
+        admit(ledger, slot)
     assert pacing.admissible(ledger) == []
     record = pb.BatchRecord(step=1)
-    for place in first[:32]:
-        record.groups.add(group=group_name(place.number), indices=[0], log_sequences=[1])
+    for slot in first[:32]:
+        record.groups.add(group=group_name(slot.number), indices=[0], log_sequences=[1])
     ledger.apply_batch(record, 1000)
-    assert pacing.admissible(ledger) == [Place(96 + i, 1) for i in range(32)]
+    assert pacing.admissible(ledger) == [Slot(96 + i, 1) for i in range(32)]
 
 
 def test_a_filtered_group_gives_its_slot_back_at_once() -> None:
     pacing, ledger = Pacing(0, 2, 3), Ledger()
-    for place in pacing.admissible(ledger):
-        admit(ledger, place)
+    for slot in pacing.admissible(ledger):
+        admit(ledger, slot)
     filter_out(ledger, group_name(1))
-    assert pacing.admissible(ledger) == [Place(2, 0)]
+    assert pacing.admissible(ledger) == [Slot(2, 0)]

@@ -13,11 +13,32 @@ from penstock.bus import Bus, RunNames, publish_once, store_payload
 from penstock.ledger import Group
 from penstock.trajectories import encode, failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.coordinator.following import TICK_SECONDS, Following
+from services.coordinator.tasks import TaskMaker
 
 logger = logging.getLogger(__name__)
 
 # Workers end their samples at the deadline themselves; this much later the coordinator does it for dead ones.
 GRACE = datetime.timedelta(seconds=5)
+
+
+class Deadlines:
+    """Ends the overdue groups of one run, each once."""
+
+    def __init__(self, bus: Bus, names: RunNames, model: str, following: Following, tasks: TaskMaker) -> None:
+        self._bus, self._names, self._model, self._following, self._tasks = bus, names, model, following, tasks
+        self._closed: set[str] = set()
+
+    async def run(self) -> None:
+        """Looks whenever something changed, and once a second; never ends."""
+        while True:
+            await self._following.changed(self._following.changes, TICK_SECONDS)
+            now = datetime.datetime.now(datetime.UTC)
+            for group in overdue(self._following.ledger.in_flight.values(), now):
+                if group.name in self._closed:
+                    continue  # ended in the log; the learner releases it when its turn comes
+                await close(self._bus, self._names, self._tasks.admitted(group), self._model)
+                self._closed.add(group.name)
 
 
 def overdue(groups: Iterable[Group], now: datetime.datetime) -> list[Group]:

@@ -15,7 +15,7 @@ from penstock import rpc
 from penstock.bus import Fenced, append, publish_once
 from penstock.recipes import Recipe
 from penstock.telemetry.waits import waiting
-from services.coordinator import closing, evaluation
+from services.coordinator import deadlines, evaluation_plan
 from services.coordinator.following import Following
 from services.coordinator.peers import Peers
 from services.coordinator.tasks import TaskMaker
@@ -39,8 +39,8 @@ class Evaluator:
         """Evaluates until nothing is planned any more, the target is reached (`reached` says how), or the run is being
         stopped."""
         following = self._following
-        while (step := evaluation.next_due(self._planned, following.ledger, self.given_up)) is not None:
-            self.reached = evaluation.target_reached(self._recipe.evaluation, following.ledger)
+        while (step := evaluation_plan.next_due(self._planned, following.ledger, self.given_up)) is not None:
+            self.reached = evaluation_plan.target_reached(self._recipe.evaluation, following.ledger)
             if self.reached or stopping():
                 break
             if self._recipe.validates:
@@ -82,7 +82,7 @@ class Evaluator:
             subject = following.names.task_subject("eval", task.group)
             await publish_once(following.bus, subject, task.SerializeToString())
         await asyncio.gather(*(following.find_evaluated(group, index) for group, index in wanted))
-        limit = seconds + closing.GRACE.total_seconds()
+        limit = seconds + deadlines.GRACE.total_seconds()
         with waiting(f"evaluation of version {step}", on="rollout", deadline=limit):
             try:
                 async with asyncio.timeout(limit):
@@ -92,7 +92,7 @@ class Evaluator:
         samples = [following.evaluated.pop(key) for key in wanted if key in following.evaluated]
         try:
             wanted_of = self._recipe.evaluation
-            result = evaluation.report(step, samples, solved_at=wanted_of.solved_reward, reward=wanted_of.reward)
+            result = evaluation_plan.report(step, samples, solved_at=wanted_of.solved_reward, reward=wanted_of.reward)
         except ValueError as error:
             logger.error("%s", error)
             self.given_up.add(step)

@@ -10,8 +10,8 @@ from penstock.datasets import Dataset
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Curriculum, Data
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.admission import Place
-from services.coordinator.drawing import Draw, Drawing, Rows, Shares, keeps
+from services.coordinator.draws import Draw, Drawing, Rows, Shares, keeps
+from services.coordinator.pacing import Slot
 
 
 def rows(folder: pathlib.Path, name: str, n: int, weight: float = 1.0, **curriculum: float | int) -> Rows:
@@ -25,15 +25,15 @@ def run(drawing: Drawing, ledger: Ledger, groups: int, reward: float = 0.5, at_o
     drawn: list[Draw] = []
     while len(drawn) < groups:
         first = ledger.admitted_groups
-        places = [Place(first + i, 0) for i in range(min(at_once, groups - len(drawn)))]
-        draws = drawing.draws(places, ledger)
+        slots = [Slot(first + i, 0) for i in range(min(at_once, groups - len(drawn)))]
+        draws = drawing.draws(slots, ledger)
         record = pb.BatchRecord(step=ledger.step + 1)
-        for place, draw in zip(places, draws, strict=True):
+        for slot, draw in zip(slots, draws, strict=True):
             admitted = pb.Admitted(group_size=1, row=draw.row, source=draw.source, draw=draw.at)
             setattr(admitted, "pass", draw.turn)
-            ledger.apply_event(pb.LedgerEvent(group=f"g{place.number:08d}", admitted=admitted), place.number)
+            ledger.apply_event(pb.LedgerEvent(group=f"g{slot.number:08d}", admitted=admitted), slot.number)
             assert Draw.recorded(admitted) == draw
-            record.groups.add(group=f"g{place.number:08d}", indices=[0], reward=reward)
+            record.groups.add(group=f"g{slot.number:08d}", indices=[0], reward=reward)
         ledger.apply_batch(record, 0)
         drawn += draws
     return drawn
@@ -75,8 +75,8 @@ def test_a_restarted_coordinator_goes_on_behind_what_is_admitted(tmp_path: pathl
     sources = {"a": rows(tmp_path, "a", 7, focus=1.0), "b": rows(tmp_path, "b", 4)}
     once, ledger = Drawing(sources), Ledger()
     run(once, ledger, 10)
-    places = [Place(10 + i, 0) for i in range(5)]
-    assert Drawing(sources).draws(places, ledger) == once.draws(places, ledger)
+    slots = [Slot(10 + i, 0) for i in range(5)]
+    assert Drawing(sources).draws(slots, ledger) == once.draws(slots, ledger)
 
 
 def test_many_small_sources_beside_large_ones_do_not_drift() -> None:

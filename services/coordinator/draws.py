@@ -18,7 +18,7 @@ from penstock.datasets import Dataset
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Curriculum
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.admission import Place
+from services.coordinator.pacing import Slot
 
 ROUNDING = 1e-9
 
@@ -54,13 +54,13 @@ class Drawing:
         self._sources = dict(sources)
         self._shares = Shares([rows.weight for rows in sources.values()])
 
-    def draws(self, places: Sequence[Place], ledger: Ledger) -> list[Draw]:
-        """One draw for each place, in order."""
+    def draws(self, slots: Sequence[Slot], ledger: Ledger) -> list[Draw]:
+        """One draw for each slot, in order."""
         names = list(self._sources)
         following = {name: ledger.draws.get(name, 0) for name in names}
         drawn = []
-        for place in places:
-            name = names[self._shares.of(place.number)]
+        for slot in slots:
+            name = names[self._shares.of(slot.number)]
             draw = self._next(name, following[name], ledger)
             following[name] = draw.at + 1
             drawn.append(draw)

@@ -7,7 +7,7 @@ from penstock.bus import Bus, RunNames, last_entry, load_payload, stream_state
 from penstock.ledger import Group
 from penstock.trajectories import check, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator import closing
+from services.coordinator import deadlines
 from services.coordinator.run_testing import drawn, publish
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -38,13 +38,13 @@ async def ends(bus: Bus, names: RunNames) -> list[pb.Trajectory]:
 
 def test_a_group_is_overdue_after_its_deadline_and_grace() -> None:
     groups = [group("late", -6), group("in grace", -4), group("early", 1)]
-    assert [g.name for g in closing.overdue(groups, NOW)] == ["late"]
+    assert [g.name for g in deadlines.overdue(groups, NOW)] == ["late"]
 
 
 async def test_missing_samples_time_out_and_finished_ones_stay(bus: Bus, names: RunNames) -> None:
     await publish(bus, names, drawn(task(), 2, reward=1.0))
-    assert await closing.close(bus, names, task(), "model") == 3
-    assert await closing.close(bus, names, task(), "model") == 0
+    assert await deadlines.close(bus, names, task(), "model") == 3
+    assert await deadlines.close(bus, names, task(), "model") == 0
     found = await ends(bus, names)
     for t in found:
         check(t)
@@ -54,7 +54,7 @@ async def test_missing_samples_time_out_and_finished_ones_stay(bus: Bus, names: 
 
 async def test_a_late_worker_and_the_closer_leave_one_end_per_sample(bus: Bus, names: RunNames) -> None:
     late = (publish(bus, names, drawn(task(), index)) for index in range(4))
-    ended, *_ = await asyncio.gather(closing.close(bus, names, task(), "model"), *late)
+    ended, *_ = await asyncio.gather(deadlines.close(bus, names, task(), "model"), *late)
     statuses = [t.outcome.status for t in await ends(bus, names)]
     assert statuses.count(pb.Outcome.STATUS_FAILED) == ended
     assert (await stream_state(bus, names.log)).messages == 4

@@ -18,8 +18,8 @@ from penstock.ledger import Ledger
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """The place of a group that may be admitted: its number and the oldest version its tokens may have."""
+class Slot:
+    """Where a group that may be admitted comes: its number and the oldest version its tokens may have."""
 
     number: int
     min_step: int
@@ -38,13 +38,13 @@ class Pacing:
         """Most groups in flight."""
         return (self.max_versions + 1) * self.groups_per_step
 
-    def admissible(self, ledger: Ledger) -> list[Place]:
+    def admissible(self, ledger: Ledger) -> list[Slot]:
         """The groups that may be admitted now, in order."""
         in_flight = len(ledger.in_flight)
         wanted = (self.steps - ledger.step) * self.groups_per_step
         room = min(self.budget, wanted) - in_flight
         return [
-            Place(ledger.admitted_groups + i, self._min_step(ledger.step, in_flight + i)) for i in range(max(0, room))
+            Slot(ledger.admitted_groups + i, self._min_step(ledger.step, in_flight + i)) for i in range(max(0, room))
         ]
 
     def _min_step(self, step: int, position: int) -> int:
