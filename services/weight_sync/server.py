@@ -170,7 +170,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     async def _wait_for_change(self, seen: int) -> None:
         expiry = self._holds.next_expiry(time.monotonic())
         left = WATCH_SECONDS if expiry is None else min(WATCH_SECONDS, max(0.01, expiry - time.monotonic()))
-        with waiting("a new version", on="learner", deadline=None):
+        with waiting("a new version", on="learner", deadline=None, idle=True):
             async with self._changed:
                 try:
                     async with asyncio.timeout(left):
