@@ -1,8 +1,8 @@
 """Joins the waits of all services into one sentence. Pure.
 
 A chain ends at the wait nobody else explains: if the learner waits for rollout and rollout waits for generation, what
-generation waits for (or that it is unreachable) is the reason. Whether a wait is that of a healthy service, listening for
-what may come, is said by who waits (`idle`).
+generation waits for (or that it is unreachable) is the reason. Whether a wait is that of a healthy service, listening
+for what may come, is said by who waits (`idle`).
 """
 
 import time

@@ -14,16 +14,17 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import grpc
+
 from penstock import rpc
 from penstock.recipes.sections import Reward
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Invalid, Scored, checked_results
-from penstock.telemetry.waits import waiting
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 
 MAX_ITEMS = 256
-RETRY_SECONDS = 0.5
+AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
 
 
 class RewardFailed(Exception):
@@ -82,17 +83,10 @@ class Scorer:
     async def _ask(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
         """Score is idempotent: it is repeated while the service is unavailable, within the reward's time."""
         limit = self.reward.timeout_seconds
-        end = asyncio.get_running_loop().time() + limit
-        with waiting(f"{len(request.items)} scores of {self.reward.name}", on=f"reward {self.address}", deadline=limit):
-            while True:
-                left = end - asyncio.get_running_loop().time()
-                try:
-                    return await rpc.call(self._stub.Score(request, timeout=max(0.05, left)))
-                except rpc.errors.Unavailable as error:
-                    pause = error.retry_after or RETRY_SECONDS
-                    if asyncio.get_running_loop().time() + pause >= end:
-                        raise
-                    await asyncio.sleep(pause)  # the time the service asked for
+        what, on = f"{len(request.items)} scores of {self.reward.name}", f"reward {self.address}"
+        return await rpc.retried(
+            AWAY, limit, lambda left: rpc.call(self._stub.Score(request, timeout=left)), what=what, on=on
+        )
 
     def _fail(self, pending: Iterable[_Pending], reason: str) -> None:
         for each in pending:

@@ -7,7 +7,6 @@ is FAILED{generation}, never trained on half.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
 import uuid
@@ -22,14 +21,12 @@ from numpy.typing import NDArray
 from penstock import rpc
 from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
-from penstock.telemetry.waits import waiting
 from penstock.trajectories import float32s, from_float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
 from services.rollout.engines import GenerationFailed
 
 ATTEMPT_SECONDS = 60.0
-PAUSE_SECONDS = 0.5
-RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED))
 
 
 class Teacher:
@@ -38,7 +35,8 @@ class Teacher:
     def __init__(
         self, replicas: Sequence[tuple[str, generation_pb2_grpc.GenerationServiceAsyncStub]], top: int = 0
     ) -> None:
-        self._turns, self._top = itertools.cycle(replicas), top
+        self._turns, self._top = itertools.cycle([stub for _, stub in replicas]), top
+        self._on = f"teacher {', '.join(address for address, _ in replicas)}"
 
     async def judge(self, t: trajectory_pb2.Trajectory, until: float) -> None:
         """Fills `t.teacher_logprobs`, and with `top` what the teacher would rather have drawn.
@@ -49,18 +47,16 @@ class Teacher:
         request = pb.ScoreTokensRequest(
             request_id=uuid.uuid4().hex, tokens=t.tokens, token_count=t.token_count, first=first, top=self._top
         )
-        while True:
-            address, stub = next(self._turns)
-            left = min(ATTEMPT_SECONDS, max(0.05, until - time.monotonic()))
-            try:
-                with waiting(f"the teacher's word on {t.group}/{t.index}", on=address, deadline=left):
-                    answer = await rpc.call(stub.ScoreTokens(request, timeout=left))
-                break
-            except rpc.RpcError as error:
-                pause = error.retry_after or PAUSE_SECONDS
-                if error.code not in RETRIED or time.monotonic() + pause >= until:
-                    raise GenerationFailed(f"the teacher: {error}") from error
-                await asyncio.sleep(pause)  # the time the teacher asked for
+        what = f"the teacher's word on {t.group}/{t.index}"
+
+        async def ask(left: float) -> pb.ScoreTokensResponse:
+            stub = next(self._turns)
+            return await rpc.call(stub.ScoreTokens(request, timeout=min(ATTEMPT_SECONDS, left)))
+
+        try:
+            answer = await rpc.retried(AWAY, until - time.monotonic(), ask, what=what, on=self._on)
+        except rpc.RpcError as error:
+            raise GenerationFailed(f"the teacher: {error}") from error
         given = from_float32s(answer.logprobs)
         if len(given) != t.token_count - first or not np.isfinite(given).all():
             wanted = t.token_count - first

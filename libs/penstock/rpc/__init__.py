@@ -18,6 +18,7 @@ from penstock.rpc.errors import (
     translated,
     unavailable,
 )
+from penstock.rpc.retrying import Retry, Tries, retried
 from penstock.rpc.security import Security
 from penstock.rpc.server import AddressInUse, Server
 from penstock.rpc.settings import Transport
@@ -25,10 +26,12 @@ from penstock.rpc.settings import Transport
 __all__ = [
     "Abort",
     "AddressInUse",
+    "Retry",
     "RpcError",
     "Security",
     "Server",
     "Transport",
+    "Tries",
     "Violation",
     "aborted",
     "already_exists",
@@ -42,6 +45,7 @@ __all__ = [
     "out_of_range",
     "ready",
     "resource_exhausted",
+    "retried",
     "translated",
     "unavailable",
 ]
