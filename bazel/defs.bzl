@@ -12,6 +12,13 @@ def _import_roots():
     """libs/ is an import root (`penstock.…`); everything else is imported from the repository root."""
     return ["libs"] if native.package_name().startswith("libs/") else [""]
 
+def _visibility():
+    """A service is imported by nobody but itself."""
+    package = native.package_name().split("/")
+    if package[0] == "services":
+        return ["//services/%s:__subpackages__" % package[1]]
+    return ["//:__subpackages__"]
+
 def py_library(name, **kwargs):
     _py_library(name = name, import_roots = _import_roots(), **kwargs)
 
@@ -36,7 +43,7 @@ def py_component(
         test_sizes = {},
         test_tags = [],
         testonly = False,
-        visibility = ["//visibility:public"]):
+        visibility = []):
     """One component per BUILD file: a library, its programs, one test target per test file.
 
     A new file needs no change here: **/*.py is the library; **/*_test.py are the tests; *_testing.py and conftest.py
@@ -55,7 +62,8 @@ def py_component(
       test_sizes: test file -> another size.
       test_tags: tags of every test.
       testonly: whether only tests may depend on the library.
-      visibility: who may depend on the library; its sources are public, for the checks of tests/static.
+      visibility: who may depend on the library, tests/ beside them; by default everybody on a library of libs/, and on
+        a service's folder that service alone. Its sources are public, for the checks of tests/static.
     """
     tests = native.glob(["**/*_test.py"], exclude = ["**/*_gpu_test.py"], allow_empty = True)
     gpu_tests = native.glob(["**/*_gpu_test.py"], allow_empty = True)
@@ -66,7 +74,7 @@ def py_component(
         srcs = srcs,
         data = data,
         testonly = testonly,
-        visibility = visibility,
+        visibility = (visibility or _visibility()) + ["//tests:__subpackages__"],
         deps = deps,
     )
     native.filegroup(

@@ -10,6 +10,8 @@ Variables (pass with --repo_env):
     PENSTOCK_VENV_<NAME>   an interpreter that already has the stack (a container image's); nothing is installed.
 """
 
+load("//bazel:environments.bzl", "VENVS")
+
 _PYTHON = "3.11"
 
 _BUILD = """\
@@ -84,10 +86,5 @@ py_venv = repository_rule(
     environ = [
         "PENSTOCK_ACCELERATOR",
         "PENSTOCK_PYTHON",
-        "PENSTOCK_VENV_LIGHT",
-        "PENSTOCK_VENV_GENERATION",
-        "PENSTOCK_VENV_LEARNER",
-        "PENSTOCK_VENV_TOOLS",
-        "PENSTOCK_VENV_BENCH",
-    ],
+    ] + ["PENSTOCK_VENV_" + name.upper() for name in VENVS],
 )

@@ -1,0 +1,92 @@
+"""What the tree is made of: every folder with Python in it, and the environment that its types are checked in.
+
+Programs, checks and benchmarks read their lists here and nowhere else; `//tests/static:components_test` fails where a
+file of the tree is in none of them.
+"""
+
+# libs/penstock/<name>
+LIBRARIES = {
+    "bus": "light",
+    "chat": "light",
+    "cli": "light",
+    "datasets": "light",
+    "hostile": "light",
+    "ledger": "light",
+    "mortal": "light",
+    "objectives": "learner",
+    "packing": "learner",
+    "process": "light",
+    "recipes": "light",
+    "rpc": "light",
+    "sdk": "light",
+    "small_disk": "light",
+    "supervisor": "light",
+    "telemetry": "light",
+    "tensors": "light",
+    "tiny": "light",
+    "trajectories": "light",
+}
+
+# services/<name>: each a program, //services/<name>:server, in an environment of its own.
+SERVICES = {
+    "coordinator": "light",
+    "dashboard": "light",
+    "environment": "light",
+    "generation": "generation",
+    "learner": "learner",
+    "reward_model": "learner",
+    "rollout": "light",
+    "weight_sync": "light",
+}
+
+# services/<name>/<room>: a service that is too large for one folder; its BUILD files say who may see whom.
+ROOMS = {
+    "learner": [
+        "algorithms",
+        "backends",
+        "backends/common",
+        "backends/megatron_core",
+        "backends/optim",
+        "backends/packing",
+        "backends/testing",
+        "backends/transformers_fsdp",
+        "checkpoints",
+        "huggingface",
+        "interface",
+        "leader",
+        "ranks",
+        "testing",
+    ],
+}
+
+# Folders that are no component: programs of the build, tests that cross services, pages that are generated.
+OTHERS = {
+    ".ci": "light",
+    "bazel": "tools",
+    "docs": "learner",
+    "tests/bench": "learner",
+    "tests/e2e": "light",
+    "tests/sinks": "sinks",
+    "tests/static": "light",
+}
+
+def _packages():
+    found = {"libs/penstock/" + name: venv for name, venv in LIBRARIES.items()}
+    for service, venv in SERVICES.items():
+        found["services/" + service] = venv
+        for room in ROOMS.get(service, []):
+            found["services/%s/%s" % (service, room)] = venv
+    found.update(OTHERS)
+    return found
+
+# Package -> environment, of everything.
+PACKAGES = _packages()
+
+def libraries_of(service):
+    """Labels of a service's libraries, its rooms included (benchmarks use the learner's)."""
+    return ["//services/" + service] + ["//services/%s/%s" % (service, room) for room in ROOMS.get(service, [])]
+
+# The programs that `penstock train` starts, and the variables that tell it where they are.
+PROGRAMS = ["//services/%s:server" % s for s in SERVICES]
+
+LAUNCHERS = {"PENSTOCK_LAUNCH_" + s.upper(): "$(rootpath //services/%s:server)" % s for s in SERVICES}
