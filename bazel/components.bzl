@@ -13,6 +13,7 @@ LIBRARIES = {
     "hostile": "light",
     "ledger": "light",
     "mortal": "light",
+    "names": "light",
     "objectives": "learner",
     "packing": "learner",
     "process": "light",

@@ -14,6 +14,7 @@ from penstock.bus import Bus, EmbeddedServer, RunNames, append, read, stream_sta
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Fate, Ledger
+from penstock.names import group_number
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator import deadlines
 from services.coordinator.coordinator import Coordinator
@@ -109,7 +110,7 @@ async def test_kill_and_restart_at_any_moment_changes_nothing(
     for work in seen:
         admitted = ledger.groups[work.group].admitted
         draw = Draw.recorded(admitted)
-        expected = undisturbed.tasks.training(int(work.group[1:]), draw, admitted.min_step, admitted.deadline)
+        expected = undisturbed.tasks.training(group_number(work.group), draw, admitted.min_step, admitted.deadline)
         assert work == expected
 
 

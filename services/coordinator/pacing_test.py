@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.ledger import Ledger
+from penstock.names import training_group
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.pacing import Pacing, Slot
-from services.coordinator.tasks import group_name
 
 
 def admit(ledger: Ledger, slot: Slot) -> None:
-    event = pb.LedgerEvent(group=group_name(slot.number))
+    event = pb.LedgerEvent(group=training_group(slot.number))
     event.admitted.group_size = 1
     event.admitted.min_step = slot.min_step
     ledger.apply_event(event, ledger.sequence + 1)
@@ -81,7 +81,7 @@ def test_the_docstrings_example() -> None:
     assert pacing.admissible(ledger) == []
     record = pb.BatchRecord(step=1)
     for slot in first[:32]:
-        record.groups.add(group=group_name(slot.number), indices=[0], log_sequences=[1])
+        record.groups.add(group=training_group(slot.number), indices=[0], log_sequences=[1])
     ledger.apply_batch(record, 1000)
     assert pacing.admissible(ledger) == [Slot(96 + i, 1) for i in range(32)]
 
@@ -90,5 +90,5 @@ def test_a_filtered_group_gives_its_slot_back_at_once() -> None:
     pacing, ledger = Pacing(0, 2, 3), Ledger()
     for slot in pacing.admissible(ledger):
         admit(ledger, slot)
-    filter_out(ledger, group_name(1))
+    filter_out(ledger, training_group(1))
     assert pacing.admissible(ledger) == [Slot(2, 0)]

@@ -8,19 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.datasets import Dataset, DatasetError
 from penstock.ledger import Group
+from penstock.names import evaluation_group, group_number, training_group
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.draws import Draw, Drawing, Rows
-
-
-def group_name(number: int) -> str:
-    """The name of the number-th training group; names sort as numbers do."""
-    return f"g{number:08d}"
-
-
-def group_number(name: str) -> int:
-    """The inverse of group_name."""
-    return int(name[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +85,7 @@ class TaskMaker:
         recipe, size = source.recipe, self.group_size(draw)
         task = pb.GroupTask(
             run=self._run,
-            group=group_name(number),
+            group=training_group(number),
             kind=pb.TASK_KIND_TRAIN,
             group_size=size,
             seed=recipe.data.seed * 1_000_003 + number * size,
@@ -131,7 +122,7 @@ class TaskMaker:
             for row in range(min(evaluation.tasks, len(source.held_out))):
                 task = pb.GroupTask(
                     run=self._run,
-                    group=f"e{step:08d}-{len(tasks)}",
+                    group=evaluation_group(step, len(tasks)),
                     kind=pb.TASK_KIND_EVAL,
                     group_size=evaluation.samples_per_task,
                     seed=row * evaluation.samples_per_task,
