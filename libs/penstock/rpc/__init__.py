@@ -18,6 +18,7 @@ from penstock.rpc.errors import (
     translated,
     unavailable,
 )
+from penstock.rpc.refusing import Refusals, refusing
 from penstock.rpc.retrying import Retry, Tries, retried
 from penstock.rpc.security import Security
 from penstock.rpc.server import AddressInUse, Server
@@ -26,6 +27,7 @@ from penstock.rpc.settings import Transport
 __all__ = [
     "Abort",
     "AddressInUse",
+    "Refusals",
     "Retry",
     "RpcError",
     "Security",
@@ -44,6 +46,7 @@ __all__ = [
     "not_found",
     "out_of_range",
     "ready",
+    "refusing",
     "resource_exhausted",
     "retried",
     "translated",
