@@ -42,6 +42,10 @@ SERVICES = {
 
 # services/<name>/<room>: a service that is too large for one folder; its BUILD files say who may see whom.
 ROOMS = {
+    "environment": [
+        "builtin",
+        "sandbox",
+    ],
     "learner": [
         "algorithms",
         "backends",

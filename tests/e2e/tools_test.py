@@ -13,7 +13,7 @@ from running_testing import adds_up, training
 
 from penstock.sdk import Message
 from penstock.tiny import make_model
-from services.environment.calculator import Calculator
+from services.environment.builtin.calculator import Calculator
 
 ROW = {"question": "what is 17 * 23?", "answer": "391"}
 CALL = '<tool_call>{"name": "calculate", "arguments": {"expression": "17 * 23"}}</tool_call>'

@@ -1,17 +1,15 @@
-"""Programs judged by tests that they cannot fool, and episodes with a Python tool."""
+"""Programs judged by tests that they cannot fool."""
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 import pytest
 
-from penstock.sdk import Invalid, Message, Sample, Scored
-from services.environment import python_code, sandbox
-from services.environment.python_code import PythonCode
-from services.environment.python_tests import extract, python_tests
+from penstock.sdk import Invalid, Sample, Scored
+from services.environment.builtin.python_tests import extract, python_tests
+from services.environment.sandbox.run import Limits, SandboxUnavailable
 
 ADD = ["assert add(1, 2) == 3", "assert add('a', 'b') == 'ab'", "assert add([], [1])[0] == 1"]
 SQUARES = [{"stdin": "3\n", "stdout": "9\n"}, {"stdin": "-2\n", "stdout": "4"}]
@@ -86,7 +84,7 @@ class Solution:
     ],
 )  # fmt: skip
 def test_a_program_cannot_claim_success(trick: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.environment.python_tests.LIMITS", sandbox.Limits(wall_seconds=10, cpu_seconds=1))
+    monkeypatch.setattr("services.environment.builtin.python_tests.LIMITS", Limits(wall_seconds=10, cpu_seconds=1))
     assert judged(trick, ADD, score="share") in (
         Scored(0.0, {"passed": 0.0, "program": 1.0}),
         Scored(0.0, {"passed": 0.0, "program": 0.0}),
@@ -95,7 +93,7 @@ def test_a_program_cannot_claim_success(trick: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_tests_beyond_the_time_of_a_program_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.environment.python_tests.ALL_SECONDS", 1.0)
+    monkeypatch.setattr("services.environment.builtin.python_tests.ALL_SECONDS", 1.0)
     slow = "import time\nn = int(input())\ntime.sleep(0 if n == 3 else 9)\nprint(n * n)"
     assert value(slow, [*SQUARES, SQUARES[0]], score="share") == 1 / 3
 
@@ -130,40 +128,14 @@ def test_a_row_that_cannot_be_judged_is_invalid_not_wrong(row: dict[str, Any], s
 
 def test_without_a_sandbox_nothing_is_run_or_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise sandbox.SandboxUnavailable("forbidden here")
+        raise SandboxUnavailable("forbidden here")
 
-    monkeypatch.setattr("services.environment.python_tests.run", refuse)
-    monkeypatch.setattr(python_code, "check", refuse)
-    with pytest.raises(sandbox.SandboxUnavailable):  # the worker makes it invalid
+    monkeypatch.setattr("services.environment.builtin.python_tests.run", refuse)
+    with pytest.raises(SandboxUnavailable):  # the worker makes it invalid
         judged("def add(a, b): return a + b", ADD)
-    with pytest.raises(sandbox.SandboxUnavailable):  # the service refuses to begin
-        PythonCode().reset({"question": "?", "answer": "1"}, 0)
 
 
 def test_the_last_block_is_the_program() -> None:
     assert extract("```py\na\n```\nbetter:\n```python\nb\n``` ok") == "b\n"
     assert extract("```\nnot closed") == "not closed"
     assert extract("print(1)") == "print(1)"
-
-
-def call(code: str) -> str:
-    return f"<tool_call>{json.dumps({'name': 'python', 'arguments': {'code': code}})}</tool_call>"
-
-
-def test_an_episode_runs_programs_then_answers() -> None:
-    game = PythonCode()
-    messages = game.reset({"question": "How many primes are below 100?", "answer": 25}, 0)
-    assert [m.role for m in messages] == ["system", "user"] and "python" in messages[0].content
-    primes = "print(sum(all(n % d for d in range(2, n)) for n in range(2, 100)))"
-    turn = game.step(
-        Message("assistant", call(primes) + call("x = 1") + call("print(x)") + call("open('/etc/passwd')")), "stop"
-    )
-    said = [m.content for m in turn.messages]
-    assert said[:2] == ["25\n", "(it printed nothing)"]
-    assert (
-        "NameError" in said[2]
-        and "FileNotFoundError" in said[3]
-        and said[3].startswith("error: it ended with status 1")
-    )
-    turn = game.step(Message("assistant", "There are 25 primes."), "stop")
-    assert turn.result == Scored(1.0, {"turns": 2.0, "calls": 4.0, "failed_calls": 2.0}, "25")

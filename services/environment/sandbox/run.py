@@ -1,6 +1,6 @@
 """Runs untrusted Python where it can harm nothing: `run(program)` gives what it printed and how it ended.
 
-The program has, whatever it tries (`sandbox_test.py` lists what was tried):
+The program has, whatever it tries (`run_test.py` lists what was tried):
 
 - no network: a network namespace without interfaces, and no sockets at all;
 - no files but the interpreter's own, read-only, and an empty `/tmp` that vanishes with it; no `/proc`, no `/sys`;
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from services.environment.syscalls import seccomp_filter
+from services.environment.sandbox.syscalls import seccomp_filter
 
 MIB = 1 << 20
 _JAIL = Path(__file__).with_name("jail.py")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from penstock.sdk import BadRow, Message, Scored, Turn
 from penstock.sdk.tool_calls import ToolError
-from services.environment.answers import equal, final_answer, number
-from services.environment.calculator import LARGEST_BITS, LONGEST, Calculator, calculate, evaluate
+from services.environment.builtin.answers import equal, final_answer, number
+from services.environment.builtin.calculator import LARGEST_BITS, LONGEST, Calculator, calculate, evaluate
 
 ROW = {"question": "what is (17 + 4) * 12?", "answer": "252"}
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from penstock.sdk import BadRow, Message, Turn
-from services.environment.treasure_hunt import TreasureHunt
+from services.environment.builtin.treasure_hunt import TreasureHunt
 
 
 def say(game: TreasureHunt, command: str) -> Turn:

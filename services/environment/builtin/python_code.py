@@ -13,9 +13,9 @@ from typing import Any
 from penstock.sdk import Invalid, Scored
 from penstock.sdk.tool_calls import ToolError
 from penstock.sdk.tool_environment import ToolEnvironment
-from services.environment.answers import equal, final_answer
-from services.environment.calculator import question_and_answer
-from services.environment.sandbox import Limits, check, run
+from services.environment.builtin.answers import equal, final_answer
+from services.environment.builtin.calculator import question_and_answer
+from services.environment.sandbox.run import Limits, check, run
 
 # The (at most 8) calls of a turn run one after the other, within the 60 seconds that a rollout waits for a step.
 LIMITS = Limits(wall_seconds=4.0, cpu_seconds=3, output=16 << 10)

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.sdk import Invalid, Sample, Scored, reward
-from services.environment.sandbox import Limits, run
+from services.environment.sandbox.run import Limits, run
 
 MOST_TESTS = 64
 LIMITS = Limits(wall_seconds=10.0, cpu_seconds=8)

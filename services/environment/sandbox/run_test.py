@@ -24,8 +24,8 @@ from pathlib import Path
 
 import pytest
 
-from services.environment.sandbox import MIB, Limits, Outcome, SandboxUnavailable, check, run
-from services.environment.syscalls import REFUSED, seccomp_filter
+from services.environment.sandbox.run import MIB, Limits, Outcome, SandboxUnavailable, check, run
+from services.environment.sandbox.syscalls import REFUSED, seccomp_filter
 
 SMALL = Limits(wall_seconds=20, cpu_seconds=3, memory=256 * MIB, disk=4 * MIB, files=64, threads=8, output=64 << 10)
 SECRET = "a-secret-of-the-host"
@@ -378,7 +378,7 @@ def descendants(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("victim", [0, 1], ids=["the host", "the jail"])
 def test_a_program_dies_with_what_started_it(victim: int) -> None:
-    code = "from services.environment.sandbox import *; run('while True: pass', limits=Limits(99, 99))"
+    code = "from services.environment.sandbox.run import *; run('while True: pass', limits=Limits(99, 99))"
     host = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     below = list[int]()
     while len(below) < 3:  # the jail, its pid 1, the program
@@ -401,7 +401,7 @@ assert ctypes.CDLL(None).unshare(0x10000000) == 0
 for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
     open(f"/proc/self/{name}", "w").write(text)
 """
-    program = shim + setup + "\nfrom services.environment.sandbox import *\n" + code
+    program = shim + setup + "\nfrom services.environment.sandbox.run import *\n" + code
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
 
 

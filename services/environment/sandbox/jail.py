@@ -1,4 +1,4 @@
-"""The program that builds the sandbox around one untrusted program and runs it. Started by `sandbox.py`, by its path.
+"""The program that builds the sandbox around one untrusted program and runs it. Started by `run.py`, by its path.
 
     host ── jail (host's namespaces) ── pid 1 (new ones: builds the file system) ── the program (no rights)
 
