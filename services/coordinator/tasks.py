@@ -34,7 +34,7 @@ class Source:
         rows_measured = (held_out,) if recipe.validates and held_out is not None else ()
         for dataset in (*rows_trained_on, *rows_measured):
             for row in range(len(dataset)):
-                source.check(dataset, row)
+                source.check_row(dataset, row)
         return source
 
     def sampling(self, temperature: float) -> SamplingParams:
@@ -44,7 +44,7 @@ class Source:
             temperature=temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens, stop_texts=s.stop
         )
 
-    def check(self, dataset: Dataset, row: int) -> None:
+    def check_row(self, dataset: Dataset, row: int) -> None:
         """Raises DatasetError for a row that the recipe's method cannot use."""
         size = self.recipe.algorithm.group_size
         if self.recipe.algorithm.name == "sft":

@@ -13,8 +13,8 @@ from penstock.generation.v1 import generation_pb2_grpc
 from penstock.trajectories import float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
 from services.generation.engine import EngineDied, from_label
+from services.generation.engine_host import EngineHost
 from services.generation.gate import PinMissed
-from services.generation.host import EngineHost
 
 # Requests admitted beyond a full batch, so that a place that becomes free is filled at once.
 QUEUE_FACTOR = 4

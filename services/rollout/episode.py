@@ -30,7 +30,7 @@ from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed
 from services.rollout.scoring import RewardFailed, Scoring, total
-from services.rollout.teaching import Teacher
+from services.rollout.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)

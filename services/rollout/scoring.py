@@ -37,7 +37,7 @@ class _Pending:
     answer: asyncio.Future[Scored]
 
 
-class Scorer:
+class RewardClient:
     """One reward of one service."""
 
     def __init__(self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceAsyncStub) -> None:
@@ -106,20 +106,20 @@ class Verdict:
 class Scoring:
     """All parts of the reward."""
 
-    def __init__(self, scorers: Sequence[Scorer]) -> None:
-        self._scorers = list(scorers)
+    def __init__(self, clients: Sequence[RewardClient]) -> None:
+        self._clients = list(clients)
 
     async def score(self, item: pb.ScoreItem) -> Verdict:
         """What all rewards say. Raises RewardFailed if any has no score."""
-        scores = await asyncio.gather(*(s.score(item) for s in self._scorers), return_exceptions=True)
+        scores = await asyncio.gather(*(client.score(item) for client in self._clients), return_exceptions=True)
         for score in scores:
             if isinstance(score, BaseException):
                 raise score
         components, answers = [], []
-        for scorer, score in zip(self._scorers, scores, strict=True):
+        for client, score in zip(self._clients, scores, strict=True):
             assert isinstance(score, Scored)
-            name = scorer.reward.name
-            components.append(RewardComponent(name=name, value=score.value, weight=scorer.reward.weight))
+            name = client.reward.name
+            components.append(RewardComponent(name=name, value=score.value, weight=client.reward.weight))
             components += [RewardComponent(name=f"{name}.{k}", value=v) for k, v in sorted(score.components.items())]
             answers.append(score.answer)
         return Verdict(components, next((a for a in answers if a is not None), None))
@@ -138,15 +138,15 @@ async def scoring(
     of these and no address are our environment service's (`own`)."""
     models = models or {}
     async with AsyncExitStack() as stack:
-        scorers = []
+        clients = []
         for i, reward in enumerate(rewards):
             address = reward.address or models.get(reward.name) or own[i % len(own)]
             channel = await stack.enter_async_context(rpc.channel(address, security=security))
-            scorers.append(Scorer(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
+            clients.append(RewardClient(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        running = [tasks.create_task(s.run()) for s in scorers]
+        running = [tasks.create_task(client.run()) for client in clients]
         try:
-            yield Scoring(scorers)
+            yield Scoring(clients)
         finally:
             for each in running:
                 each.cancel()

@@ -15,7 +15,7 @@ from penstock.sdk.tool_calls import ToolError
 from penstock.sdk.tool_environment import ToolEnvironment
 from services.environment.builtin.answers import equal, final_answer
 from services.environment.builtin.calculator import question_and_answer
-from services.environment.sandbox.run import Limits, check, run
+from services.environment.sandbox.run import Limits, check_sandbox, run
 
 # The (at most 8) calls of a turn run one after the other, within the 60 seconds that a rollout waits for a step.
 LIMITS = Limits(wall_seconds=4.0, cpu_seconds=3, output=16 << 10)
@@ -38,7 +38,7 @@ class PythonCode(ToolEnvironment):
     def begin(self, row: Mapping[str, Any], seed: int) -> str:
         """The row's question. Raises `SandboxUnavailable` where programs cannot be run: the episode cannot begin."""
         question, self._answer = question_and_answer(row)
-        check()
+        check_sandbox()
         return question
 
     def tools(self) -> Sequence[Callable[..., Any]]:

@@ -17,7 +17,7 @@ def test_without_a_sandbox_no_episode_begins(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_: Any, **__: Any) -> None:
         raise SandboxUnavailable("forbidden here")
 
-    monkeypatch.setattr(python_code, "check", refuse)
+    monkeypatch.setattr(python_code, "check_sandbox", refuse)
     with pytest.raises(SandboxUnavailable):  # the service refuses to begin
         PythonCode().reset({"question": "?", "answer": "1"}, 0)
 

@@ -155,7 +155,7 @@ def run(program: str, *, stdin: str = "", limits: Limits | None = None) -> Outco
 
 
 @functools.cache
-def check() -> None:
+def check_sandbox() -> None:
     """Raises `SandboxUnavailable` if programs cannot be run here; remembers if they can."""
     done = run("print(6 * 7)")
     if done.stdout != "42\n":

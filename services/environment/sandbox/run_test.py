@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from services.environment.sandbox.run import MIB, Limits, Outcome, SandboxUnavailable, check, run
+from services.environment.sandbox.run import MIB, Limits, Outcome, SandboxUnavailable, check_sandbox, run
 from services.environment.sandbox.syscalls import REFUSED, seccomp_filter
 
 SMALL = Limits(wall_seconds=20, cpu_seconds=3, memory=256 * MIB, disk=4 * MIB, files=64, threads=8, output=64 << 10)
@@ -420,7 +420,7 @@ for program in {[unharmed(program) for program in attempts]!r}:
 
 def test_what_the_kernel_forbids_is_refused_not_run_without() -> None:
     forbid = "open('/proc/sys/user/max_user_namespaces', 'w').write('0')"
-    code = "try:\n  check()\nexcept SandboxUnavailable as error:\n  print('refused:', error)\nelse:\n  print('ran')"
+    code = "try: check_sandbox()\nexcept SandboxUnavailable as error: print('refused:', error)\nelse: print('ran')"
     done = inside(forbid, code)
     assert "refused: no sandbox can be built here: Refused clone with new namespaces" in done.stdout, done
 
@@ -433,6 +433,6 @@ def test_an_unknown_machine_is_refused() -> None:
 
 def test_it_works_here() -> None:
     try:
-        check()
+        check_sandbox()
     except SandboxUnavailable as error:  # a machine that forbids it must say so, and fail this test
         pytest.fail(str(error))

@@ -13,7 +13,7 @@ from penstock.generation.v1 import generation_pb2_grpc
 from penstock.trajectories import float32s, from_float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
 from services.rollout.engines import GenerationFailed
-from services.rollout.teaching import teacher
+from services.rollout.teacher import teacher
 
 
 def truthful(tokens: list[int]) -> list[float]:

@@ -13,11 +13,11 @@ from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
 from penstock.tensors import base_model
 from penstock.tiny import make_model
-from services.generation import host as module
+from services.generation import engine_host as module
 from services.generation.engine import EngineDied, EngineSettings
+from services.generation.engine_host import EngineHost
 from services.generation.fake_engine_testing import Factory
 from services.generation.gate import PinMissed
-from services.generation.host import EngineHost
 from services.generation.weights_testing import Weights, connected, weight_sync, whole
 
 State = GetEngineResponse.State
