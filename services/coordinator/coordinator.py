@@ -15,6 +15,7 @@ from typing import Any
 from penstock.bus import Bucket, Bus, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.recipes import Recipe
+from penstock.telemetry import steps
 from services.coordinator.admitting import Admission
 from services.coordinator.alerts import Alerts
 from services.coordinator.deadlines import Deadlines
@@ -103,9 +104,9 @@ class Coordinator:
     def _around(self) -> dict[str, float]:
         """What metrics.jsonl says of the run at the moment of a step."""
         return {
-            "rl.tokens.generated_per_second": self.log.tokens_per_second(),
-            "rl.tasks.pending": float(self.watch.services.tasks_pending),
-            "rl.groups.in_flight": float(len(self.ledger.in_flight)),
+            steps.GENERATED_PER_SECOND: self.log.tokens_per_second(),
+            steps.TASKS_PENDING: float(self.watch.services.tasks_pending),
+            steps.GROUPS_IN_FLIGHT: float(len(self.ledger.in_flight)),
         }
 
     def summary(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
+from penstock.telemetry import steps
 from penstock.trajectories import from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.coordinator import Coordinator
@@ -46,7 +47,7 @@ def run(c: Coordinator) -> pb.Run:
     first = next(iter(ledger.groups.values()), None)
     if first is not None:
         run.started_at.FromDatetime(first.admitted_at)
-    run.metrics["rl.tokens.generated_per_second"] = c.log.tokens_per_second()
+    run.metrics[steps.GENERATED_PER_SECOND] = c.log.tokens_per_second()
     run.updated_at.FromDatetime(datetime.datetime.now(datetime.UTC))
     return run
 
@@ -76,6 +77,6 @@ def sample(t: trajectory_pb2.Trajectory, chat: ChatTokenizer) -> pb.Sample:
         mean = float(logprobs[span][drawn[span]].mean()) if drawn[span].any() else 0.0
         result.pieces.add(text=chat.text(tokens[span].tolist()), step=segment.version.step, mean_logprob=mean)
     if t.version_segments:
-        steps = [s.version.step for s in t.version_segments]
-        result.oldest_step, result.newest_step = min(steps), max(steps)
+        versions = [s.version.step for s in t.version_segments]
+        result.oldest_step, result.newest_step = min(versions), max(versions)
     return result

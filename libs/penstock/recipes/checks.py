@@ -10,6 +10,7 @@ from penstock.recipes import memory
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Curriculum, Parallel
 from penstock.recipes.shapes import MEGATRON, Shapes, architecture, read_shapes
+from penstock.telemetry import steps
 
 LOSSES = ("ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo", "dro")
 CORRECTIONS = ("none", "tis", "icepop", "mis_token", "mis_sequence", "seq_mask_tis", "opsm", "m2po")
@@ -37,11 +38,15 @@ def check(recipe: Recipe) -> list[str]:
 
 
 def _telemetry(recipe: Recipe) -> list[str]:
-    return [
-        f"telemetry.alerts.{i}: {alert.metric!r} needs exactly one of above and below"
-        for i, alert in enumerate(recipe.telemetry.alerts)
-        if (alert.above is None) == (alert.below is None)
-    ]
+    problems = []
+    for i, alert in enumerate(recipe.telemetry.alerts):
+        metric = steps.find(alert.metric)
+        if metric is None or not metric.reported:
+            near = steps.nearest(alert.metric)
+            problems.append(f"telemetry.alerts.{i}: {alert.metric!r} is no metric of a step; did you mean {near!r}?")
+        if (alert.above is None) == (alert.below is None):
+            problems.append(f"telemetry.alerts.{i}: {alert.metric!r} needs exactly one of above and below")
+    return problems
 
 
 def _offload(recipe: Recipe) -> list[str]:
