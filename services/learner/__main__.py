@@ -51,9 +51,7 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     from penstock.objectives import UnknownChoice
     from services.learner.algorithms.plugins import PluginError
     from services.learner.checkpoints.directory import CheckpointError
-    from services.learner.huggingface.config import UnsupportedModel
-    from services.learner.interface.errors import CannotGoOn
-    from services.learner.interface.settings import LayoutError
+    from services.learner.interface.errors import CannotGoOn, LayoutError, UnsupportedModel
     from services.learner.ranks.watching import leave
     from services.learner.run import Place, export_checkpoint, learn
 

@@ -21,10 +21,10 @@ from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
 from penstock.telemetry import metrics, steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.mapping import checkpoint_settings, loss_settings, make_stages
+from services.learner.algorithms.method import Trainer
 from services.learner.algorithms.plugins import load_plugins
-from services.learner.algorithms.stages import Stages
-from services.learner.algorithms.trainer import Steps, make_trainer
+from services.learner.algorithms.sources import Sources
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.choose import make_critic, make_policy
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.actor_critic import ActorCritic
@@ -77,17 +77,17 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
     policy = make_policy(recipe)
     critic = make_critic(recipe, policy)
     saved = policy if critic is None else ActorCritic(policy, critic)
-    trainer = make_trainer(loss_settings(recipe), policy, critic)
-    kept, keep_log = checkpoint_settings(recipe), recipe.limits.keep_log
+    trainer = make_trainer(recipe, policy, critic)
+    kept, keep_log = recipe.learner.checkpoints, recipe.limits.keep_log
     # What is older than the newest few may need samples that are not in the log any more.
     resumed = checkpoints.load_newest(place.checkpoints, saved.load, among=None if keep_log else kept.keep)
     step, extra = resumed if resumed is not None else (0, {"log_cursor": 0})
     status = Status(recipe.algorithm.steps, step=step, checkpoint_step=step if resumed else None)
-    stages = make_stages(recipe)
-    validation = Validation.of(recipe, stages, trainer, device)
+    sources = Sources.of(recipe)
+    validation = Validation.of(recipe, sources, trainer, device)
     published = Published.of(recipe, policy)
     with ExitStack() as stack:
-        leader = stack.enter_context(_leader(recipe, place, status, stages, extra)) if dist.get_rank() == 0 else None
+        leader = stack.enter_context(_leader(recipe, place, status, sources, extra)) if dist.get_rank() == 0 else None
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
         logger.info("learning from step %d", step, extra={"epoch": status.epoch})
         keeper = Keeper(place.checkpoints, kept, saved, status, leader, keep_log)
@@ -97,7 +97,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
         while step < recipe.algorithm.steps:
             keeper.collect()
             at(f"waiting for the batch of step {step + 1}")
-            command, prepared = _next(leader, status, stages, step + 1, keeper)
+            command, prepared = _next(leader, status, sources, step + 1, keeper)
             if command == "end":
                 keeper.finish(step)
                 return
@@ -121,7 +121,7 @@ def learn(recipe: Recipe, place: Place, at: Callable[[str], None]) -> None:
         logger.info("done", extra={"step": step})
 
 
-def _leader(recipe: Recipe, place: Place, status: Status, stages: Stages, extra: dict[str, Any]) -> Any:
+def _leader(recipe: Recipe, place: Place, status: Status, sources: Sources, extra: dict[str, Any]) -> Any:
     def make_feed(bus: Bus, epoch: int) -> Feed:
         return Feed(
             bus,
@@ -129,7 +129,7 @@ def _leader(recipe: Recipe, place: Place, status: Status, stages: Stages, extra:
             groups_per_step=recipe.algorithm.groups_per_step,
             min_group_fraction=recipe.algorithm.min_group_fraction,
             max_age=recipe.staleness.max_versions,
-            stages=stages,
+            sources=sources,
             trained_step=status.step,
             cursor=extra["log_cursor"],
             epoch=epoch,
@@ -152,7 +152,7 @@ def _leader(recipe: Recipe, place: Place, status: Status, stages: Stages, extra:
 
 
 def _next(
-    leader: Leader | None, status: Status, stages: Stages, step: int, keeper: Keeper
+    leader: Leader | None, status: Status, sources: Sources, step: int, keeper: Keeper
 ) -> tuple[str, Prepared | None]:
     """What every rank does next: ("train", the batch on rank 0), ("save" | "end" | "finish" | "wait", None)."""
     command, prepared = "wait", None
@@ -166,7 +166,7 @@ def _next(
             status.state = State.STATE_WAITING
             groups = leader.batch(step, TICK_SECONDS)
             if groups is not None:
-                command, prepared = "train", prepare(groups, stages, step - 1)
+                command, prepared = "train", prepare(groups, sources, step - 1)
     if dist.get_world_size() > 1:
         told = [command]
         dist.broadcast_object_list(told, src=0)
@@ -175,7 +175,7 @@ def _next(
 
 
 def _train(
-    trainer: Steps,
+    trainer: Trainer,
     published: Published,
     leader: Leader | None,
     status: Status,

@@ -17,8 +17,8 @@ from penstock.datasets import Dataset, DatasetError, tokenise
 from penstock.names import evaluation_group
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.stages import Stages
-from services.learner.algorithms.trainer import Steps
+from services.learner.algorithms.method import MeasuringTrainer, Trainer
+from services.learner.algorithms.sources import Sources
 from services.learner.interface.batch import Batch, broadcast
 from services.learner.interface.group import CompleteGroup, Member
 from services.learner.leader.leader import Leader
@@ -29,22 +29,23 @@ logger = logging.getLogger(__name__)
 class Validation:
     """When held-out rows are measured, and the rows; nothing where the recipe measures none."""
 
-    def __init__(self, trainer: Steps, batch: Batch | None, steps: Collection[int]) -> None:
+    def __init__(self, trainer: MeasuringTrainer | None, batch: Batch | None, steps: Collection[int]) -> None:
         """batch: the same on every rank, on its device."""
         self._trainer, self._batch, self._steps = trainer, batch, frozenset(steps)
 
     @staticmethod
-    def of(recipe: Recipe, stages: Stages, trainer: Steps, device: torch.device) -> "Validation":
+    def of(recipe: Recipe, sources: Sources, trainer: Trainer, device: torch.device) -> "Validation":
         """A collective. Raises DatasetError on rank 0 if no row can be used."""
         if not recipe.validates:
-            return Validation(trainer, None, ())
-        batch = held_out_batch(recipe, stages) if dist.get_rank() == 0 else None
+            return Validation(None, None, ())
+        assert isinstance(trainer, MeasuringTrainer), "the recipe validates where rows are trained"
+        batch = held_out_batch(recipe, sources) if dist.get_rank() == 0 else None
         return Validation(trainer, broadcast(batch, device), recipe.evaluation_steps)
 
     def measure(self, step: int, leader: Leader | None) -> dict[str, float]:
         """What the rows say of version `step`, appended to the ledger by the leader; empty where none is due. A
         collective."""
-        if self._batch is None or step not in self._steps:
+        if self._trainer is None or self._batch is None or step not in self._steps:
             return {}
         metrics = self._trainer.measure(self._batch)
         if leader is not None:
@@ -55,7 +56,7 @@ class Validation:
         return metrics
 
 
-def held_out_batch(recipe: Recipe, stages: Stages) -> Batch:
+def held_out_batch(recipe: Recipe, sources: Sources) -> Batch:
     """The first `evaluation.tasks` rows of data.eval. Raises DatasetError if none of them can be used."""
     assert recipe.data.eval is not None
     rows = Dataset(Path(recipe.data.eval), recipe.data, shuffle=False)
@@ -68,17 +69,17 @@ def held_out_batch(recipe: Recipe, stages: Stages) -> Batch:
             if not member.usable:
                 why = f"{rows.at(row)}: {member.trajectory.outcome.detail}"
                 logger.warning("a held-out row is left out: %s", why)
-        if len(group.usable) == len(members) and stages.filter_reason(group) is None:
+        if len(group.usable) == len(members) and sources.filter_reason(group) is None:
             groups.append(group)
     if not groups:
         raise DatasetError(f"data.eval: none of {len(rows)} rows can be measured ({why})")
-    return Batch.from_samples(stages.samples(groups))
+    return sources.batch(groups)
 
 
 def _trajectories(recipe: Recipe, rows: Dataset, row: int, chat: ChatTokenizer) -> list[pb.Trajectory]:
     """The row's demonstration, or its ranked answers."""
     task = pb.GroupTask(run=recipe.run, group=evaluation_group(0, row), kind=pb.TASK_KIND_EVAL, group_size=1)
-    if recipe.algorithm.name == "sft":
+    if recipe.method.name == "supervised":
         task.demonstration.demonstrations.append(rows.demonstration(row))
     else:
         task.preference.CopyFrom(rows.preference(row))

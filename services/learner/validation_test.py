@@ -12,9 +12,9 @@ from penstock.chat import ChatTokenizer
 from penstock.datasets import DatasetError
 from penstock.recipes import Recipe, resolve
 from penstock.tiny import make_model
-from services.learner.algorithms.mapping import loss_settings, make_stages
-from services.learner.algorithms.reward_model_stage import BEHIND
-from services.learner.algorithms.trainer import make_trainer
+from services.learner.algorithms.reward_model.answers import BEHIND
+from services.learner.algorithms.sources import Sources
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.choose import make_policy
 from services.learner.testing.forked_ranks import run_ranks
 from services.learner.validation import Validation, held_out_batch
@@ -46,11 +46,11 @@ def recipe(folder: Path, model: Path, rows: list[dict[str, Any]] = ROWS, **algor
 def test_demonstrations_and_ranked_answers_become_what_is_trained_on(tmp_path: Path, model: Path) -> None:
     chat = ChatTokenizer(model)
     sft = recipe(tmp_path, model, name="sft")
-    batch = held_out_batch(sft, make_stages(sft))
+    batch = held_out_batch(sft, Sources.of(sft))
     trained = [t for t, on in zip(batch.tokens.tolist(), batch.mask.tolist(), strict=True) if on]
     assert chat.text(trained) == "abc12" and batch.sequences == 2
     ranked = recipe(tmp_path, model, name="reward_model")
-    batch = held_out_batch(ranked, make_stages(ranked))
+    batch = held_out_batch(ranked, Sources.of(ranked))
     assert batch.sequences == 4 and batch.groups.tolist() == [0, 0, 1, 1]
     assert [x.tolist()[-2:] for x in batch.tokens.split(batch.lengths.tolist())] == [[chat.stop_token, BEHIND]] * 4
 
@@ -61,22 +61,22 @@ def test_rows_that_cannot_be_measured_are_named_and_none_at_all_is_an_error(
     no_answer = {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}
     mixed = recipe(tmp_path, model, [no_answer, ROWS[0]], name="sft")
     with caplog.at_level(logging.WARNING):
-        assert held_out_batch(mixed, make_stages(mixed)).sequences == 1
+        assert held_out_batch(mixed, Sources.of(mixed)).sequences == 1
     assert "rows.jsonl, line 1" in caplog.text and "at least one message of assistant" in caplog.text
     none = recipe(tmp_path, model, [no_answer], name="sft")
     with pytest.raises(DatasetError, match=r"none of 1 rows can be measured .*line 1"):
-        held_out_batch(none, make_stages(none))
+        held_out_batch(none, Sources.of(none))
 
 
 def _measured(made: Recipe) -> Any:
     policy = make_policy(made)
-    trainer = make_trainer(loss_settings(made), policy)
-    stages = make_stages(made)
-    validation = Validation.of(made, stages, trainer, torch.device("cpu"))
+    trainer = make_trainer(made, policy)
+    sources = Sources.of(made)
+    validation = Validation.of(made, sources, trainer, torch.device("cpu"))
     before = dict(policy.export())
     said = {step: validation.measure(step, None) for step in (0, 1, 2, 4)}
-    batch = held_out_batch(made, stages)
-    logprobs, after = policy.logprobs(batch), dict(policy.export())
+    batch = held_out_batch(made, sources)
+    logprobs, after = (policy.scores if made.trains_reward_model else policy.logprobs)(batch), dict(policy.export())
     step = trainer.step(batch).metrics
     return said, all(torch.equal(before[k], after[k]) for k in after), (logprobs, batch), step
 

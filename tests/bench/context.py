@@ -20,11 +20,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from penstock.recipes.sections import Optimizer, Parallel
 from penstock.tiny import make_model
 from services.learner.algorithms.losses import SupervisedLoss
 from services.learner.backends.megatron_core.policy import MegatronPolicy
-from services.learner.interface.batch import Batch, Sample
-from services.learner.interface.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
+from services.learner.interface.batch import Batch, TrainingSample
+from services.learner.testing.recipes import spec_of
 from tests.bench.head_memory import peak_bytes, reset_peak
 from tests.bench.report import Report, median_ratio, rounds
 
@@ -37,9 +38,10 @@ def make_batch(lengths: list[int]) -> Batch:
     rng = np.random.default_rng(0)
     return Batch.from_samples(
         [
-            Sample(rng.integers(6, 60, n + 1), np.r_[0, np.ones(n)], np.zeros(n + 1), 1.0, i)
+            TrainingSample(rng.integers(6, 60, n + 1), np.r_[0, np.ones(n)], np.zeros(n + 1), 1.0, i)
             for i, n in enumerate(lengths)
-        ]
+        ],
+        "advantage",
     )
 
 
@@ -51,12 +53,9 @@ class Form:
 
         parallel_state.destroy_model_parallel()  # a policy keeps its groups; the globals are the last one's
         self.policy = MegatronPolicy.create(
-            model,
-            ParallelSettings(context=RANKS, context_attention=form),
-            OptimizerSettings(),
-            PrecisionSettings(),
-            BatchSettings(tokens_per_micro_batch=tokens),
-            seed=0,
+            spec_of(
+                model, Parallel(context=RANKS, context_attention=form), Optimizer(), micro_batch_tokens=tokens, seed=0
+            )
         )
         self.peaks: list[int] = []
 

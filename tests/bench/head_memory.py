@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 
 from services.learner.backends.megatron_core.token_logprobs import token_logprobs
-from services.learner.interface.settings import BatchSettings
 from tests.bench.report import Report
 
 GIB = 2**30
@@ -58,7 +57,7 @@ def ours(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> to
             len(weight),
             sequence_parallel=False,
             temperature=1.0,
-            chunk=BatchSettings().head_chunk,
+            chunk=BATCH().head_chunk,
             fp32_logits=True,
         )
     )

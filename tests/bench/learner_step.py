@@ -17,18 +17,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from penstock.recipes.sections import Optimizer, Parallel
 from penstock.tiny import make_model
-from services.learner.algorithms.trainer import Trainer
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
-from services.learner.interface.batch import Batch, Sample
-from services.learner.interface.settings import (
-    BatchSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
+from services.learner.interface.batch import Batch, TrainingSample
+from services.learner.testing.recipes import recipe_of, spec_of
 from tests.bench.report import Report, median_ratio, rounds
 
 SIZES: dict[str, dict[str, int]] = {
@@ -39,7 +34,7 @@ SIZES: dict[str, dict[str, int]] = {
 RATE, CLIP_LOW, CLIP_HIGH, CAP = 1e-4, 0.2, 0.28, 2.0
 
 
-def make_samples(groups: int, group_size: int) -> list[Sample]:
+def make_samples(groups: int, group_size: int) -> list[TrainingSample]:
     """Groups of the quickstart's shape: prompts of n + 2 tokens, answers of n + 1, n heavy-tailed."""
     rng = np.random.default_rng(0)
     samples = []
@@ -49,14 +44,14 @@ def make_samples(groups: int, group_size: int) -> list[Sample]:
             tokens = rng.integers(6, 60, 2 * n + 3)
             mask = np.r_[np.zeros(n + 2), np.ones(n + 1)]
             logprobs = rng.normal(-4.2, 0.3, len(tokens))
-            samples.append(Sample(tokens, mask, logprobs, float(rng.normal()), group))
+            samples.append(TrainingSample(tokens, mask, logprobs, float(rng.normal()), group))
     return samples
 
 
 class Plain:
     """transformers, padding, autograd, AdamW."""
 
-    def __init__(self, path: pathlib.Path, samples: list[Sample], budget: int, by_length: bool = True) -> None:
+    def __init__(self, path: pathlib.Path, samples: list[TrainingSample], budget: int, by_length: bool = True) -> None:
         from transformers import AutoModelForCausalLM
 
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -78,8 +73,8 @@ class Plain:
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
-    def _micro_batches(self) -> list[list[Sample]]:
-        parts: list[list[Sample]] = [[]]
+    def _micro_batches(self) -> list[list[TrainingSample]]:
+        parts: list[list[TrainingSample]] = [[]]
         for sample in self.samples:
             if (len(parts[-1]) + 1) * max(map(_length, [*parts[-1], sample])) > self.budget:
                 parts.append([])
@@ -93,7 +88,7 @@ class Plain:
         positions = sum(len(part) * max(map(_length, part)) for part in parts)
         return 1 - sum(map(_length, self.samples)) / positions
 
-    def _loss(self, part: list[Sample]) -> torch.Tensor:
+    def _loss(self, part: list[TrainingSample]) -> torch.Tensor:
         longest = max(map(_length, part))
 
         def padded(rows: list[Any], dtype: Any) -> torch.Tensor:
@@ -117,7 +112,7 @@ class Plain:
         return -(weight * clipped * mask).sum() / self.trained
 
 
-def _length(sample: Sample) -> int:
+def _length(sample: TrainingSample) -> int:
     return len(np.asarray(sample.tokens))
 
 
@@ -127,22 +122,17 @@ class Ours:
     def __init__(
         self,
         path: pathlib.Path,
-        samples: list[Sample],
+        samples: list[TrainingSample],
         budget: int,
         backend: type[MegatronPolicy] | type[TransformersPolicy] = MegatronPolicy,
     ) -> None:
         policy = backend.create(
-            path,
-            ParallelSettings(),
-            OptimizerSettings(learning_rate=RATE),
-            PrecisionSettings(),
-            BatchSettings(tokens_per_micro_batch=budget),
-            seed=0,
+            spec_of(path, Parallel(), Optimizer(learning_rate=RATE), micro_batch_tokens=budget, seed=0)
         )
-        settings = LossSettings(
+        settings = recipe_of(
             policy_loss_settings={"clip_low": CLIP_LOW, "clip_high": CLIP_HIGH}, correction_settings={"cap": CAP}
         )
-        self.trainer, self.batch = Trainer(settings, policy), Batch.from_samples(samples)
+        self.trainer, self.batch = make_trainer(settings, policy), Batch.from_samples(samples, "advantage")
 
     def step(self) -> float:
         """One optimizer step; the loss."""

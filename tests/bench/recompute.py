@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from penstock.recipes.sections import Optimizer, Parallel
 from penstock.tiny import make_model
 from services.learner.algorithms.losses import SupervisedLoss
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
-from services.learner.interface.batch import Batch, Sample
+from services.learner.interface.batch import Batch, TrainingSample
 from services.learner.interface.policy import Policy
-from services.learner.interface.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
 from tests.bench.head_memory import peak_bytes, reset_peak
 from tests.bench.report import Report, median_ratio, rounds
 
@@ -42,8 +42,8 @@ class Kind:
         from megatron.core import parallel_state
 
         parallel_state.destroy_model_parallel()  # a policy keeps its groups; the globals are the last one's
-        batching = BatchSettings(tokens_per_micro_batch=8192, recompute=kind)
-        settings: tuple[Any, ...] = (ParallelSettings(), OptimizerSettings(), PrecisionSettings(), batching)
+        batching = BATCH(tokens_per_micro_batch=8192, recompute=kind)
+        settings: tuple[Any, ...] = (Parallel(), Optimizer(), "float32", batching)
         self.policy = BACKENDS[backend](model, *settings, seed=0)
         self.peaks: list[int] = []
 
@@ -64,9 +64,10 @@ def main(args: argparse.Namespace) -> None:
     lengths = [256] * 16
     batch = Batch.from_samples(
         [
-            Sample(rng.integers(6, 60, n + 1), np.r_[0, np.ones(n)], np.zeros(n + 1), 1.0, i)
+            TrainingSample(rng.integers(6, 60, n + 1), np.r_[0, np.ones(n)], np.zeros(n + 1), 1.0, i)
             for i, n in enumerate(lengths)
-        ]
+        ],
+        "advantage",
     )
     sizes = {"hidden": 320, "layers": 6, "heads": 4, "kv_heads": 2, "head_dim": 80, "intermediate": 960}
     with tempfile.TemporaryDirectory() as folder:

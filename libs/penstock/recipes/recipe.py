@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from penstock.recipes import sections as s
+from penstock.recipes.methods import Method, method_of
 
 
 class Recipe(s.Section):
@@ -77,10 +78,14 @@ class Recipe(s.Section):
         )
 
     @property
+    def method(self) -> Method:
+        """What kind of training this is."""
+        return method_of(self.algorithm)
+
+    @property
     def rolls_out(self) -> bool:
         """Whether training samples are drawn from the policy (and not read from the data set)."""
-        a = self.algorithm
-        return a.name == "grpo" or (a.name == "dpo" and a.preference.source == "rollouts")
+        return self.method.draws(self.algorithm)
 
     @property
     def evaluates(self) -> bool:
@@ -109,20 +114,17 @@ class Recipe(s.Section):
     @property
     def trains_reward_model(self) -> bool:
         """Whether what is trained scores answers instead of writing them."""
-        return self.algorithm.name == "reward_model"
+        return self.method.scores
 
     @property
     def has_critic(self) -> bool:
         """Whether a second model learns the values that advantages are made of."""
-        return self.algorithm.name == "grpo" and self.algorithm.advantage == "gae"
+        return self.method.critic
 
     @property
     def compares_with_reference(self) -> bool:
         """Whether the model the run started from is needed beside the one that is trained."""
-        a = self.algorithm
-        if a.name == "dpo":
-            return a.preference.loss not in ("simpo", "orpo")
-        return a.name == "grpo" and a.loss.kl.coefficient > 0
+        return self.method.compares(self.algorithm)
 
     @property
     def only_foreign_environments(self) -> bool:

@@ -351,6 +351,10 @@ class Parallel(Section):
         description="data ranks exchange gradients while the backward pass goes on, and weights while the next forward "
         "pass does; else each at once, in between",
     )
+    overlap_bucket: Positive = Field(
+        default=40_000_000,
+        description="with overlap: numbers in one message; large enough for the network, small enough to begin early",
+    )
 
 
 class Optimizer(Section):
@@ -369,7 +373,11 @@ class Optimizer(Section):
     )
     learning_rate: float = Field(default=1e-6, gt=0)
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate rises to learning_rate")
+    decay_steps: Positive | None = Field(
+        default=None, description="wsd: steps at the end in which the rate falls; a fifth of algorithm.steps if absent"
+    )
+    final_ratio: Fraction = Field(default=0.0, description="where the rate falls: what is left of it at the last step")
     weight_decay: float = Field(default=0.0, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)

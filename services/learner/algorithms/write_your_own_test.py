@@ -10,10 +10,10 @@ import torch
 
 from penstock.objectives import LossInputs, UnknownChoice, off_policy_corrections
 from penstock.recipes import RecipeError, resolve
-from services.learner.algorithms.advantage_stage import AdvantageStage
-from services.learner.algorithms.losses import Objectives
-from services.learner.algorithms.mapping import advantage_settings, loss_settings
+from services.learner.algorithms import resolve as resolving
 from services.learner.algorithms.plugins import PluginError, load_plugins
+from services.learner.algorithms.policy_gradient.loss import Objectives
+from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
 
 PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "write-your-own.md"
 
@@ -59,26 +59,25 @@ def inputs() -> LossInputs:
 
 def test_a_loss_of_ones_own_is_chosen_by_name_with_its_settings(tmp_path: pathlib.Path, plugin: pathlib.Path) -> None:
     own = recipe(tmp_path, plugin, loss={"name": "soft_reinforce", "settings": {"bound": 4.0}})
-    values, _ = Objectives.of(loss_settings(own)).policy_loss(inputs())
+    values, _ = Objectives.of(own).policy_loss(inputs())
     assert values.tolist() == pytest.approx([4 * torch.tanh(torch.tensor(0.125)).item(), -8.0])
     wrong = recipe(tmp_path, plugin, loss={"name": "soft_reinforce", "settings": {"bond": 4.0}})
     with pytest.raises(UnknownChoice, match="no setting 'bond'.*did you mean 'bound'"):
-        Objectives.of(loss_settings(wrong))
+        Objectives.of(wrong)
 
 
 def test_an_advantage_and_a_filter_of_ones_own(tmp_path: pathlib.Path, plugin: pathlib.Path) -> None:
     own = recipe(
         tmp_path, plugin, advantage="above_best", advantage_settings={"margin": 0.1}, filters={"own": ["too_easy"]}
     )
-    stage = AdvantageStage(advantage_settings(own))
     valid = torch.tensor([True, True, True, False])
     rewards = torch.tensor([1.0, 0.5, 0.0, 9.0])
-    got = stage.advantages(
-        rewards, torch.zeros(4, dtype=torch.int64), valid, torch.ones(4), torch.zeros(4, dtype=torch.bool)
-    )
+    got = resolving.advantage(own)(rewards, torch.zeros(4, dtype=torch.int64), valid)
     assert got.tolist() == pytest.approx([0.4, -0.6, -1.1, 0.0])
-    assert stage.filter_reason(rewards, valid) is None
-    assert stage.filter_reason(torch.tensor([1.0, 1.0, 0.0, 0.0]), valid) == "too_easy"
+    maker = AdvantageSamples(own)
+    assert maker.advantages(rewards[:3], torch.zeros(3, dtype=torch.int64)).tolist() == got[:3].tolist()
+    assert maker.filter_reason(rewards[:3]) is None
+    assert maker.filter_reason(torch.tensor([1.0, 1.0, 0.0])) == "too_easy"
 
 
 def test_a_correction_of_ones_own(plugin: pathlib.Path) -> None:
@@ -87,7 +86,7 @@ def test_a_correction_of_ones_own(plugin: pathlib.Path) -> None:
 
 def test_a_name_that_nobody_registers_is_refused_by_the_learner(tmp_path: pathlib.Path, plugin: pathlib.Path) -> None:
     with pytest.raises(UnknownChoice, match="unknown policy loss 'soft_reinforc'.*did you mean 'soft_reinforce'"):
-        Objectives.of(loss_settings(recipe(tmp_path, plugin, loss={"name": "soft_reinforc"})))
+        Objectives.of(recipe(tmp_path, plugin, loss={"name": "soft_reinforc"}))
 
 
 def test_plugins_that_cannot_be_imported_are_named(tmp_path: pathlib.Path) -> None:

@@ -8,35 +8,31 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.optim.loss_scale import GROWTH_INTERVAL, INITIAL, LEAST, LossScale
+from services.learner.backends.testing.gradients import gradients_of
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.interface.batch import broadcast
-from services.learner.interface.settings import (
-    BatchSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.one_process import OPTIMIZER, SEEDS, reference
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 BACKENDS: dict[str, Any] = {"megatron": MegatronPolicy, "transformers": TransformersPolicy}
-TP2 = ParallelSettings(tensor=2)
+TP2 = Parallel(tensor=2)
 WHERE = {
-    "one": ("megatron", 1, ParallelSettings()),
+    "one": ("megatron", 1, Parallel()),
     "tp2": ("megatron", 2, TP2),
-    "pp2": ("megatron", 2, ParallelSettings(pipeline=2)),
-    "dp2": ("megatron", 2, ParallelSettings()),
-    "transformers": ("transformers", 1, ParallelSettings()),
-    "transformers-2": ("transformers", 2, ParallelSettings()),
+    "pp2": ("megatron", 2, Parallel(pipeline=2)),
+    "dp2": ("megatron", 2, Parallel()),
+    "transformers": ("transformers", 1, Parallel()),
+    "transformers-2": ("transformers", 2, Parallel()),
     "transformers-tp2": ("transformers", 2, TP2),
 }
-SFT = LossSettings(algorithm="sft")
+SFT = recipe_of("sft")
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +44,27 @@ def model_dir(tmp_path_factory):
     return make
 
 
-def _make(backend: str, model_dir: Path, parallel: ParallelSettings, **optimizer: Any) -> Any:
+def _make(backend: str, model_dir: Path, parallel: Parallel, **optimizer: Any) -> Any:
     return BACKENDS[backend].create(
-        model_dir,
-        parallel,
-        OptimizerSettings(**{**OPTIMIZER, **optimizer}),
-        PrecisionSettings(weights="fp16"),
-        BatchSettings(tokens_per_micro_batch=80, head_chunk=11),
-        seed=1,
+        spec_of(
+            model_dir,
+            parallel,
+            Optimizer(**{**OPTIMIZER, **optimizer}),
+            "float16",
+            micro_batch_tokens=80,
+            head_chunk=11,
+            seed=1,
+        )
     )
 
 
-def _train(backend: str, model_dir: Path, parallel: ParallelSettings) -> Any:
+def _train(backend: str, model_dir: Path, parallel: Parallel) -> Any:
     policy = _make(backend, model_dir, parallel)
-    trainer, steps = Trainer(SFT, policy), []
+    trainer, steps = make_trainer(SFT, policy), []
     for seed in SEEDS:
-        batch = random_batch(seed) if torch.distributed.get_rank() == 0 else None
+        batch = random_batch(seed, "none") if torch.distributed.get_rank() == 0 else None
         metrics = trainer.step(broadcast(batch, torch.device("cpu"))).metrics
-        steps.append((metrics["loss"], metrics["grad_norm"], dict(policy.export_gradients()), dict(policy.export())))
+        steps.append((metrics["loss"], metrics["grad_norm"], gradients_of(policy), dict(policy.export())))
     return steps
 
 
@@ -88,24 +87,24 @@ def test_steps_are_those_of_fp32_as_far_as_float16_goes(where, model_dir):
             assert _far(weights[name], tensor) < 1e-2, name
 
 
-def _overflow(backend: str, model_dir: Path, parallel: ParallelSettings) -> Any:
+def _overflow(backend: str, model_dir: Path, parallel: Parallel) -> Any:
     """Steps with a scale that is far too large until one is taken; the same step with the scale that was found."""
-    policy, batch = _make(backend, model_dir, parallel), random_batch(1)
+    policy, batch = _make(backend, model_dir, parallel), random_batch(1, "none")
     policy.optimizer.loss_scale.scale = first = 2.0**30
-    trainer, before = Trainer(SFT, policy), dict(policy.export())
+    trainer, before = make_trainer(SFT, policy), dict(policy.export())
     while policy.optimizer.steps == policy.optimizer.skipped:
         assert all(torch.equal(before[name], tensor) for name, tensor in policy.export()), "a skipped step changed it"
         assert policy.optimizer.scale == first / 2**policy.optimizer.skipped
         trainer.step(batch)
-    trainer.step(random_batch(2))
+    trainer.step(random_batch(2, "none"))
     found, skipped = policy.optimizer.scale, policy.optimizer.skipped
     assert policy.optimizer.skipped_in_a_row == 0
     other = _make(backend, model_dir, parallel) if backend == "transformers" else None
     if other is not None:
         other.optimizer.loss_scale.scale = found
-        again = Trainer(SFT, other)
+        again = make_trainer(SFT, other)
         for seed in (1, 2):
-            again.step(random_batch(seed))
+            again.step(random_batch(seed, "none"))
     return skipped, dict(policy.export()), None if other is None else dict(other.export())
 
 
@@ -113,7 +112,7 @@ def _overflow(backend: str, model_dir: Path, parallel: ParallelSettings) -> Any:
 def test_an_overflow_costs_a_step_and_nothing_else(where, model_dir):
     backend, world, parallel = WHERE[where]
     skipped, after, direct = run_ranks(world, _overflow, backend, model_dir("qwen3"), parallel)[0]
-    assert skipped > OptimizerSettings().max_skipped > 0, "an overflow that the scale helps is none of max_skipped"
+    assert skipped > Optimizer().max_skipped > 0, "an overflow that the scale helps is none of max_skipped"
     for name, tensor in (direct or {}).items():
         assert torch.equal(after[name], tensor), name
     for name, tensor in reference("qwen3", False, "sft")[-1]["weights"].items():
@@ -121,10 +120,10 @@ def test_an_overflow_costs_a_step_and_nothing_else(where, model_dir):
 
 
 def _diverge(model_dir: Path) -> None:
-    policy = _make("transformers", model_dir, ParallelSettings(), max_skipped=3)
-    trainer = Trainer(LossSettings(), policy)
+    policy = _make("transformers", model_dir, Parallel(), max_skipped=3)
+    trainer = make_trainer(recipe_of(), policy)
     batch = random_batch(1)
-    batch.advantage[:] = float("inf")
+    batch.signal[:] = float("inf")
     policy.optimizer.loss_scale.scale = 4.0
     for _ in range(5):
         trainer.step(batch)
@@ -136,24 +135,24 @@ def test_a_gradient_that_no_scale_helps_ends_the_run(model_dir):
         run_ranks(1, _diverge, model_dir("qwen3"))
 
 
-def _begin(backend: str, model_dir: Path, parallel: ParallelSettings, root: Path) -> Any:
+def _begin(backend: str, model_dir: Path, parallel: Parallel, root: Path) -> Any:
     policy = _make(backend, model_dir, parallel)
     policy.optimizer.loss_scale.good = GROWTH_INTERVAL - 3  # the scale doubles after the step behind the checkpoint
-    trainer = Trainer(SFT, policy)
+    trainer = make_trainer(SFT, policy)
     for seed in (1, 2):
-        trainer.step(random_batch(seed))
-    policy.save(checkpoints.path_of(root, 2), {})
-    trainer.step(random_batch(3))
-    trainer.step(random_batch(4))
+        trainer.step(random_batch(seed, "none"))
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {})
+    trainer.step(random_batch(3, "none"))
+    trainer.step(random_batch(4, "none"))
     return policy.optimizer.counters(), dict(policy.export())
 
 
-def _go_on(backend: str, model_dir: Path, parallel: ParallelSettings, root: Path) -> Any:
+def _go_on(backend: str, model_dir: Path, parallel: Parallel, root: Path) -> Any:
     policy = _make(backend, model_dir, parallel)
     policy.load(checkpoints.path_of(root, 2))
-    trainer = Trainer(SFT, policy)
-    trainer.step(random_batch(3))
-    trainer.step(random_batch(4))
+    trainer = make_trainer(SFT, policy)
+    trainer.step(random_batch(3, "none"))
+    trainer.step(random_batch(4, "none"))
     return policy.optimizer.counters(), dict(policy.export())
 
 

@@ -6,20 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.common import host_memory as host
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 SLICE = 4096
@@ -74,16 +68,16 @@ def test_another_optimizer_is_refused():
 
 
 # ------------------------------------------------------------------ policies
-LAYOUTS: dict[str, tuple[int, ParallelSettings, str, bool, LoraSettings | None]] = {
-    "one": (1, ParallelSettings(), "fp32", True, None),
-    "one, adapters": (1, ParallelSettings(), "bf16", True, LoraSettings(rank=4)),
-    "dp2, bf16, overlap": (2, ParallelSettings(overlap=20_000), "bf16", True, None),
-    "tp2-sp, bf16, replicated": (2, ParallelSettings(tensor=2, sequence=True), "bf16", False, None),
-    "ep2, a mixture": (2, ParallelSettings(expert=2), "bf16", True, None),
+LAYOUTS: dict[str, tuple[int, Parallel, str, bool, Lora | None]] = {
+    "one": (1, Parallel(), "float32", True, None),
+    "one, adapters": (1, Parallel(), "bfloat16", True, Lora(rank=4)),
+    "dp2, bf16, overlap": (2, Parallel(overlap=True, overlap_bucket=20_000), "bfloat16", True, None),
+    "tp2-sp, bf16, replicated": (2, Parallel(tensor=2, sequence_parallel=True), "bfloat16", False, None),
+    "ep2, a mixture": (2, Parallel(expert=2), "bfloat16", True, None),
 }
 TRANSFORMERS = {
-    "transformers 1": (1, ParallelSettings(), "fp32", True, None),
-    "transformers 2, bf16": (2, ParallelSettings(), "bf16", True, None),
+    "transformers 1": (1, Parallel(), "float32", True, None),
+    "transformers 2, bf16": (2, Parallel(), "bfloat16", True, None),
 }
 
 
@@ -102,24 +96,27 @@ def _make(model_dir: Path, name: str, hosted: bool) -> Any:
     _, parallel, precision, distributed, lora = (LAYOUTS | TRANSFORMERS)[name]
     backend = TransformersPolicy if name in TRANSFORMERS else MegatronPolicy
     return backend.create(
-        model_dir,
-        parallel,
-        OptimizerSettings(learning_rate=1e-2, weight_decay=0.1, distributed=distributed, on_host=hosted),
-        PrecisionSettings(weights=precision),  # type: ignore[arg-type]
-        BatchSettings(tokens_per_micro_batch=80),
-        seed=1,
-        keep_reference=True,
-        host_reference=hosted,
-        lora=lora,
+        spec_of(
+            model_dir,
+            parallel,
+            Optimizer(learning_rate=1e-2, weight_decay=0.1),
+            precision,
+            shard_optimizer=distributed,
+            offload=("optimizer", "reference") if hosted else (),
+            micro_batch_tokens=80,
+            seed=1,
+            keep_reference=True,
+            lora=lora,
+        )
     )
 
 
 def _begin(model_dir: Path, root: Path, name: str, hosted: bool) -> Any:
     """Two steps, a checkpoint, two more; with a reference in all of them."""
     policy = _make(model_dir, name, hosted)
-    trainer = Trainer(LossSettings(kl_coefficient=0.1), policy)
+    trainer = make_trainer(recipe_of(kl=0.1), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (1, 2)]
-    policy.save(checkpoints.path_of(root, 2), {})
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {})
     metrics += [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return metrics, dict(policy.export()), policy.reference_logprobs(random_batch(5))
 
@@ -127,7 +124,7 @@ def _begin(model_dir: Path, root: Path, name: str, hosted: bool) -> Any:
 def _go_on(model_dir: Path, root: Path, name: str, hosted: bool) -> Any:
     policy = _make(model_dir, name, hosted)
     policy.load(checkpoints.path_of(root, 2))
-    trainer = Trainer(LossSettings(kl_coefficient=0.1), policy)
+    trainer = make_trainer(recipe_of(kl=0.1), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return metrics, dict(policy.export()), policy.reference_logprobs(random_batch(5))
 
@@ -159,7 +156,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _left(model_dir: Path) -> Any:
     policy = _make(model_dir, "dp2, bf16, overlap", True)
-    Trainer(LossSettings(), policy).step(random_batch(1))
+    make_trainer(recipe_of(), policy).step(random_batch(1))
     mains = [piece.main for _, piece in policy.optimizer._pieces()]
     return len(mains), {main.untyped_storage().nbytes() for main in mains}
 

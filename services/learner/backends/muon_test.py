@@ -11,32 +11,28 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes import Recipe
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
-from services.learner.backends.testing.megatron_steps import Layout, check
+from services.learner.backends.testing.gradients import gradients_of
+from services.learner.backends.testing.megatron_steps import Case, check_case
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.interface.batch import broadcast
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.one_process import OPTIMIZER, SEEDS, SETTINGS, compare
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 LAYOUTS = {
-    "one": Layout(1, distributed=False),
-    "tp2": Layout(2, ParallelSettings(tensor=2), distributed=False),
-    "tp2-sp": Layout(2, ParallelSettings(tensor=2, sequence=True), distributed=False),
-    "pp2": Layout(2, ParallelSettings(pipeline=2), distributed=False),
-    "dp2": Layout(2),  # replicated by itself
-    "cp2": Layout(2, ParallelSettings(context=2)),
-    "tp4-sp": Layout(4, ParallelSettings(tensor=4, sequence=True), distributed=False),  # fewer KV heads than ranks
+    "one": Case(1, distributed=False),
+    "tp2": Case(2, Parallel(tensor=2), distributed=False),
+    "tp2-sp": Case(2, Parallel(tensor=2, sequence_parallel=True), distributed=False),
+    "pp2": Case(2, Parallel(pipeline=2), distributed=False),
+    "dp2": Case(2),  # replicated by itself
+    "cp2": Case(2, Parallel(context=2)),
+    "tp4-sp": Case(4, Parallel(tensor=4, sequence_parallel=True), distributed=False),  # fewer KV heads than ranks
 }
 BACKENDS: dict[str, Any] = {"megatron": MegatronPolicy, "transformers": TransformersPolicy}
 
@@ -55,53 +51,56 @@ def in_fp32(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # the only one on the way is that of torch's Muon
 
 
-def _make(backend: str, model_dir: Path, parallel: ParallelSettings, precision: str = "fp32", **others: Any) -> Any:
+def _make(backend: str, model_dir: Path, parallel: Parallel, precision: str = "float32", **others: Any) -> Any:
     return BACKENDS[backend].create(
-        model_dir,
-        parallel,
-        OptimizerSettings(**{"name": "muon", **OPTIMIZER, **others.pop("optimizer", {})}),
-        PrecisionSettings(weights=precision),  # type: ignore[arg-type]
-        BatchSettings(tokens_per_micro_batch=80, head_chunk=11),
-        seed=1,
-        **others,
+        spec_of(
+            model_dir,
+            parallel,
+            Optimizer(**{"name": "muon", **OPTIMIZER, **others.pop("optimizer", {})}),
+            precision,
+            micro_batch_tokens=80,
+            head_chunk=11,
+            seed=1,
+            **others,
+        )
     )
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_of_megatron_steps_whole_matrices(name, model_dir, in_fp32):
-    check(model_dir("qwen3"), LAYOUTS[name], "qwen3", False, "grpo", "muon")
+    check_case(model_dir("qwen3"), LAYOUTS[name], "qwen3", False, "grpo", "muon")
 
 
 @pytest.mark.parametrize(("family", "tied", "name"), [("qwen2", True, "tp2"), ("llama", False, "tp2-sp")])
 def test_biases_and_tied_embeddings_are_adamws(family, tied, name, model_dir, in_fp32):
-    check(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo", "muon")
+    check_case(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo", "muon")
 
 
-def _train_mixture(model_dir: Path, parallel: ParallelSettings) -> Any:
+def _train_mixture(model_dir: Path, parallel: Parallel) -> Any:
     policy = _make("megatron", model_dir, parallel)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     for seed in SEEDS:
         trainer.step(random_batch(seed))
     return dict(policy.export())
 
 
 def test_every_expert_has_matrices_of_its_own(model_dir, in_fp32):
-    alone = run_ranks(1, _train_mixture, model_dir("qwen3_moe"), ParallelSettings())[0]
-    shared_out = ParallelSettings(tensor=2, sequence=True, expert=2)
+    alone = run_ranks(1, _train_mixture, model_dir("qwen3_moe"), Parallel())[0]
+    shared_out = Parallel(tensor=2, sequence_parallel=True, expert=2)
     for name, tensor in run_ranks(2, _train_mixture, model_dir("qwen3_moe"), shared_out)[0].items():
         torch.testing.assert_close(tensor, alone[name], rtol=0, atol=1e-4, msg=name)
 
 
-def _train_transformers(model_dir: Path, settings: LossSettings, tensor: int) -> Any:
-    policy = _make("transformers", model_dir, ParallelSettings(tensor=tensor), keep_reference=True)
-    trainer = Trainer(settings, policy)
+def _train_transformers(model_dir: Path, settings: Recipe, tensor: int) -> Any:
+    policy = _make("transformers", model_dir, Parallel(tensor=tensor), keep_reference=True)
+    trainer = make_trainer(settings, policy)
     steps: list[dict[str, Any]] = [
         {"weights": dict(policy.export()), "logprobs": policy.logprobs(random_batch(SEEDS[0]))}
     ]
     for seed in SEEDS:
         batch = random_batch(seed) if torch.distributed.get_rank() == 0 else None
         metrics = trainer.step(broadcast(batch, torch.device("cpu"))).metrics
-        gradients, weights = dict(policy.export_gradients()), dict(policy.export())
+        gradients, weights = gradients_of(policy), dict(policy.export())
         steps.append(
             {"loss": metrics["loss"], "norm": metrics["grad_norm"], "gradients": gradients, "weights": weights}
         )
@@ -117,30 +116,30 @@ def test_slices_of_the_transformers_backend_step_whole_matrices(world, family, t
     compare(results, family, False, "grpo", "muon")
 
 
-def _begin(backend: str, model_dir: Path, parallel: ParallelSettings, precision: str, root: Path) -> Any:
+def _begin(backend: str, model_dir: Path, parallel: Parallel, precision: str, root: Path) -> Any:
     """Two steps, a checkpoint, one more."""
     policy = _make(backend, model_dir, parallel, precision)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     for seed in (1, 2):
         trainer.step(random_batch(seed))
-    policy.save(checkpoints.path_of(root, 2), {})
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {})
     trainer.step(random_batch(3))
     return dict(policy.export())
 
 
-def _go_on(backend: str, model_dir: Path, parallel: ParallelSettings, precision: str, root: Path, **others: Any) -> Any:
+def _go_on(backend: str, model_dir: Path, parallel: Parallel, precision: str, root: Path, **others: Any) -> Any:
     policy = _make(backend, model_dir, parallel, precision, **others)
     policy.load(checkpoints.path_of(root, 2))
-    Trainer(LossSettings(), policy).step(random_batch(3))
+    make_trainer(recipe_of(), policy).step(random_batch(3))
     return dict(policy.export())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("backend", "there", "here"),
     [
-        ("megatron", Layout(2, ParallelSettings(tensor=2)), Layout(2, ParallelSettings(pipeline=2))),
-        ("transformers", Layout(2), Layout(1)),
+        ("megatron", Case(2, Parallel(tensor=2)), Case(2, Parallel(pipeline=2))),
+        ("transformers", Case(2), Case(1)),
     ],
     ids=["megatron", "transformers"],
 )
@@ -151,23 +150,23 @@ def test_a_run_goes_on_exactly_and_under_another_layout(backend, there, here, pr
     other = run_ranks(here.world, _go_on, backend, model_dir("qwen3"), here.parallel, *arguments)[0]
     for name, tensor in straight.items():
         assert torch.equal(same[name], tensor), f"{name} differs after going on"
-        tolerance = 1e-4 if precision == "fp32" else 2e-2
+        tolerance = 1e-4 if precision == "float32" else 2e-2
         torch.testing.assert_close(other[name], tensor, rtol=0, atol=tolerance, msg=name)
 
 
 def _resume_as_adamw(backend: str, model_dir: Path, root: Path) -> None:
-    _go_on(backend, model_dir, ParallelSettings(), "fp32", root, optimizer={"name": "adamw"})
+    _go_on(backend, model_dir, Parallel(), "float32", root, optimizer={"name": "adamw"})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_another_optimizers_state_is_refused_by_name(backend, model_dir, tmp_path):
-    run_ranks(1, _begin, backend, model_dir("qwen3"), ParallelSettings(), "fp32", tmp_path)
+    run_ranks(1, _begin, backend, model_dir("qwen3"), Parallel(), "float32", tmp_path)
     with pytest.raises(RankFailed, match=r"AnotherModel.*optimizer 'muon' \(here None\)"):
         run_ranks(1, _resume_as_adamw, backend, model_dir("qwen3"), tmp_path)
 
 
 def _adapt(backend: str, model_dir: Path) -> None:
-    _make(backend, model_dir, ParallelSettings(), lora=LoraSettings())
+    _make(backend, model_dir, Parallel(), lora=Lora())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -177,12 +176,12 @@ def test_adapters_are_refused_by_name(backend, model_dir):
 
 
 def _skipped(backend: str, model_dir: Path) -> Any:
-    policy = _make(backend, model_dir, ParallelSettings())
-    trainer = Trainer(LossSettings(), policy)
+    policy = _make(backend, model_dir, Parallel())
+    trainer = make_trainer(recipe_of(), policy)
     trainer.step(random_batch(1))
     before = dict(policy.export()), {k: v.clone() for k, v in _momentum(policy).items()}
     batch = random_batch(2)
-    batch.advantage[:] = float("inf")
+    batch.signal[:] = float("inf")
     outcome = trainer.step(batch)
     same = all(torch.equal(v, before[1][k]) for k, v in _momentum(policy).items())
     return outcome.metrics, before[0], dict(policy.export()), same

@@ -7,34 +7,29 @@ import torch
 from megatron.core import parallel_state
 
 from penstock.recipes import memory
+from penstock.recipes.sections import Lora, Optimizer, Parallel
 from penstock.recipes.shapes import read_shapes
 from services.learner.algorithms.losses import SupervisedLoss
 from services.learner.backends.common import host_memory as host
+from services.learner.backends.common.chunked_head import HEAD_BYTES
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.testing import transformers_activations as transformers_activations_testing
 from services.learner.backends.testing.megatron_activations import kept_bytes
 from services.learner.backends.transformers_fsdp.fully_sharded import slice_of
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
-from services.learner.interface.settings import (
-    HEAD_BYTES,
-    BatchSettings,
-    LoraSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.recipes import spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 LENGTHS = {"one sequence": [240], "a pack": [100, 80, 60]}
 LAYOUTS = {
-    "one": (1, ParallelSettings()),
-    "tp2": (2, ParallelSettings(tensor=2)),
-    "tp2-sp": (2, ParallelSettings(tensor=2, sequence=True)),
-    "cp2": (2, ParallelSettings(context=2)),
-    "cp2-ulysses": (2, ParallelSettings(context=2, context_attention="ulysses")),
-    "cp4-ulysses": (4, ParallelSettings(context=4, context_attention="ulysses")),
-    "tp2-cp2-ulysses": (4, ParallelSettings(tensor=2, context=2, context_attention="ulysses")),
+    "one": (1, Parallel()),
+    "tp2": (2, Parallel(tensor=2)),
+    "tp2-sp": (2, Parallel(tensor=2, sequence_parallel=True)),
+    "cp2": (2, Parallel(context=2)),
+    "cp2-ulysses": (2, Parallel(context=2, context_attention="ulysses")),
+    "cp4-ulysses": (4, Parallel(context=4, context_attention="ulysses")),
+    "tp2-cp2-ulysses": (4, Parallel(tensor=2, context=2, context_attention="ulysses")),
 }
 
 
@@ -43,9 +38,7 @@ def model_dir(request, tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"), request.param)
 
 
-def planned(
-    parallel: ParallelSettings, lora: LoraSettings | None = None, scores: bool = False, muon: bool = False
-) -> memory.Layout:
+def planned(parallel: Parallel, lora: Lora | None = None, scores: bool = False, muon: bool = False) -> memory.Layout:
     return memory.Layout(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
@@ -93,20 +86,16 @@ def test_activations_of_the_transformers_backend_too(lengths, recompute, tensor,
     arguments = (model_dir, LENGTHS[lengths], recompute, tensor)
     kept = run_ranks(tensor, transformers_activations_testing.kept_bytes, *arguments)[0]
     shapes, tokens = read_shapes(model_dir), sum(LENGTHS[lengths])
-    layout = dataclasses.replace(planned(ParallelSettings(tensor=tensor)), fully_sharded=True)
+    layout = dataclasses.replace(planned(Parallel(tensor=tensor)), fully_sharded=True)
     count = {"none": memory.layer_activations, "selective": memory.selected_activations}[recompute]
     per_layer = 4 * tokens * count(shapes, layout)
     ratio = (shapes.layers * per_layer + 4 * tokens * (3 * shapes.hidden + 2 * shapes.head_dim)) / kept
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 
 
-def _owned(
-    model_dir: str, lora: LoraSettings | None, optimizer: OptimizerSettings, tensor: int = 1
-) -> tuple[int, int, int]:
+def _owned(model_dir: str, lora: Lora | None, optimizer: Optimizer, tensor: int = 1) -> tuple[int, int, int]:
     """(parameters, bytes of this rank's weights, bytes of its gradients and moments)."""
-    policy = TransformersPolicy.create(
-        model_dir, ParallelSettings(tensor=tensor), optimizer, PrecisionSettings(), BatchSettings(), seed=1, lora=lora
-    )
+    policy = TransformersPolicy.create(spec_of(model_dir, Parallel(tensor=tensor), optimizer, seed=1, lora=lora))
     policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
     parameters = policy.state._parameters
     trained = [p for p in parameters.values() if p.requires_grad]
@@ -116,11 +105,11 @@ def _owned(
     return sum(p.numel() for p in parameters.values()), weights, gradients + moments
 
 
-@pytest.mark.parametrize(("lora", "muon"), [(None, False), (None, True), (LoraSettings(rank=3), False)])
+@pytest.mark.parametrize(("lora", "muon"), [(None, False), (None, True), (Lora(rank=3), False)])
 def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
-    layout = dataclasses.replace(planned(ParallelSettings(), lora, muon=muon), fully_sharded=True, data=2)
+    layout = dataclasses.replace(planned(Parallel(), lora, muon=muon), fully_sharded=True, data=2)
     (stage,) = memory.stages(read_shapes(model_dir), layout)
-    counted = run_ranks(2, _owned, model_dir, lora, OptimizerSettings(name="muon" if muon else "adamw"))
+    counted = run_ranks(2, _owned, model_dir, lora, Optimizer(name="muon" if muon else "adamw"))
     assert {numbers for numbers, _, _ in counted} == {stage.parameters}
     assert sum(weights for _, weights, _ in counted) == 2 * stage.weights
     assert sum(states for _, _, states in counted) == 2 * (stage.gradients + stage.optimizer)
@@ -128,18 +117,18 @@ def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
 
 @pytest.mark.parametrize("muon", [False, True])
 def test_slices_of_cut_matrices_are_exact(muon, model_dir):
-    layout = dataclasses.replace(planned(ParallelSettings(tensor=2), muon=muon), fully_sharded=True, data=2)
+    layout = dataclasses.replace(planned(Parallel(tensor=2), muon=muon), fully_sharded=True, data=2)
     (stage,) = memory.stages(read_shapes(model_dir), layout)
-    optimizer = OptimizerSettings(name="muon" if muon else "adamw")
+    optimizer = Optimizer(name="muon" if muon else "adamw")
     counted = run_ranks(4, _owned, model_dir, None, optimizer, 2)
     assert sum(weights for _, weights, _ in counted) == 4 * stage.weights
     assert sum(states for _, _, states in counted) == 4 * (stage.gradients + stage.optimizer)
 
 
 MIXTURES = {
-    "ep2": (2, ParallelSettings(expert=2)),
-    "tp2-sp-ep2": (2, ParallelSettings(tensor=2, sequence=True, expert=2)),
-    "ep2-dp4": (4, ParallelSettings(expert=2)),
+    "ep2": (2, Parallel(expert=2)),
+    "tp2-sp-ep2": (2, Parallel(tensor=2, sequence_parallel=True, expert=2)),
+    "ep2-dp4": (4, Parallel(expert=2)),
 }
 
 
@@ -162,21 +151,14 @@ def test_a_mixture_of_experts_is_counted_too(name, tmp_path):
 
 def _counted(
     model_dir: str,
-    parallel: ParallelSettings,
-    lora: LoraSettings | None,
+    parallel: Parallel,
+    lora: Lora | None,
     scores: bool = False,
-    optimizer: OptimizerSettings | None = None,
+    optimizer: Optimizer | None = None,
 ) -> tuple[int, int, int]:
     """(pipeline stage, parameters, bytes of gradients and moments) of this rank."""
     policy = MegatronPolicy.create(
-        model_dir,
-        parallel,
-        optimizer or OptimizerSettings(),
-        PrecisionSettings(),
-        BatchSettings(),
-        seed=1,
-        lora=lora,
-        scores=scores,
+        spec_of(model_dir, parallel, optimizer or Optimizer(), seed=1, lora=lora, scores=scores)
     )
     parameters = list(policy._models[0].parameters())
     sizes = ((4 if policy.optimizer._is_muons(piece) else 8, piece) for _, piece in policy.optimizer._pieces())
@@ -189,14 +171,14 @@ def _counted(
 @pytest.mark.parametrize(
     ("world", "parallel"),
     [
-        (1, ParallelSettings()),
-        (2, ParallelSettings(tensor=2)),
-        (2, ParallelSettings(pipeline=2)),
-        (4, ParallelSettings(tensor=2, pipeline=2)),
+        (1, Parallel()),
+        (2, Parallel(tensor=2)),
+        (2, Parallel(pipeline=2)),
+        (4, Parallel(tensor=2, pipeline=2)),
     ],
     ids=["one", "tp2", "pp2", "tp2-pp2"],
 )
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=3), LoraSettings(rank=2, targets=("output", "gate_up"))])
+@pytest.mark.parametrize("lora", [None, Lora(rank=3), Lora(rank=2, targets=("output", "gate_up"))])
 def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model_dir):
     stages = memory.stages(read_shapes(model_dir), planned(parallel, lora))
     for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, lora):
@@ -204,9 +186,9 @@ def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model
         assert state == stages[stage].gradients + stages[stage].optimizer
 
 
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=3)])
+@pytest.mark.parametrize("lora", [None, Lora(rank=3)])
 def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
-    parallel = ParallelSettings(tensor=2, pipeline=2)
+    parallel = Parallel(tensor=2, pipeline=2)
     stages = memory.stages(read_shapes(model_dir), planned(parallel, lora, scores=True))
     for stage, numbers, state in run_ranks(4, _counted, model_dir, parallel, lora, True):
         assert numbers == stages[stage].parameters
@@ -214,9 +196,9 @@ def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
 
 
 MUON = {
-    "tp2-dp2": ("qwen2", 4, ParallelSettings(tensor=2)),
-    "pp2": ("qwen3", 2, ParallelSettings(pipeline=2)),
-    "ep2": ("qwen3_moe", 2, ParallelSettings(expert=2)),
+    "tp2-dp2": ("qwen2", 4, Parallel(tensor=2)),
+    "pp2": ("qwen3", 2, Parallel(pipeline=2)),
+    "ep2": ("qwen3_moe", 2, Parallel(expert=2)),
 }
 
 
@@ -227,27 +209,29 @@ def test_muon_has_one_number_where_adamw_has_two_and_shares_nothing_out(name, tm
     data = world // (parallel.tensor * parallel.pipeline)
     layout = dataclasses.replace(planned(parallel, muon=True), data=data, expert=parallel.expert)
     stages = memory.stages(read_shapes(model_dir), layout)
-    settings = OptimizerSettings(name="muon")
+    settings = Optimizer(name="muon")
     for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, None, False, settings):
         assert numbers == stages[stage].parameters
         assert state == stages[stage].gradients + stages[stage].optimizer
 
 
 def test_the_planner_knows_the_size_of_a_chunk_of_logits():
-    assert BatchSettings().head_chunk is None and HEAD_BYTES == memory.HEAD_BYTES
+    assert spec_of("-").head_chunk is None and HEAD_BYTES == memory.HEAD_BYTES
 
 
 def _hosted(model_dir: str, transformers: bool, precision: str) -> tuple[int, int]:
     """Bytes of the optimizer's state and of the reference on the host of a rank."""
     policy = (TransformersPolicy if transformers else MegatronPolicy).create(
-        model_dir,
-        ParallelSettings(),
-        OptimizerSettings(on_host=True),
-        PrecisionSettings(precision),
-        BatchSettings(),
-        seed=1,
-        keep_reference=True,
-        host_reference=True,
+        spec_of(
+            model_dir,
+            Parallel(),
+            Optimizer(),
+            precision,
+            offload=("optimizer",) if True else (),
+            seed=1,
+            keep_reference=True,
+            offload=("reference",) if True else (),
+        )
     )
     policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
     policy.reference_logprobs(random_batch(1))
@@ -257,13 +241,13 @@ def _hosted(model_dir: str, transformers: bool, precision: str) -> tuple[int, in
     return sum(t.nbytes for t in kept), sum(t.nbytes for t in (*reference._initial, *reference._aside))
 
 
-@pytest.mark.parametrize(("transformers", "precision"), [(False, "fp32"), (False, "bf16"), (True, "bf16")])
+@pytest.mark.parametrize(("transformers", "precision"), [(False, "float32"), (False, "bfloat16"), (True, "bfloat16")])
 def test_what_is_offloaded_is_counted_on_the_host(transformers, precision, model_dir):
     layout = dataclasses.replace(
-        planned(ParallelSettings()),
+        planned(Parallel()),
         data=2,
         fully_sharded=transformers,
-        half=precision == "bf16",
+        half=precision == "bfloat16",
         keeps_reference=True,
         offload=("optimizer", "reference"),
     )

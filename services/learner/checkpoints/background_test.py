@@ -10,26 +10,21 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import background as saving
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.background import Saver
 from services.learner.interface.errors import CannotGoOn
-from services.learner.interface.settings import (
-    BatchSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 LAYOUTS = {
-    "one": (1, ParallelSettings()),
-    "dp2": (2, ParallelSettings()),
-    "tp2": (2, ParallelSettings(tensor=2)),
+    "one": (1, Parallel()),
+    "dp2": (2, Parallel()),
+    "tp2": (2, Parallel(tensor=2)),
 }
 Weights = dict[str, torch.Tensor]
 
@@ -39,9 +34,9 @@ def model_dir(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
-def make(model_dir: Path, parallel: ParallelSettings) -> MegatronPolicy:
-    settings = OptimizerSettings(learning_rate=1e-2)
-    return MegatronPolicy.create(model_dir, parallel, settings, PrecisionSettings(), BatchSettings(), seed=3)
+def make(model_dir: Path, parallel: Parallel) -> MegatronPolicy:
+    settings = Optimizer(learning_rate=1e-2)
+    return MegatronPolicy.create(spec_of(model_dir, parallel, settings, seed=3))
 
 
 def equal(a: Weights, b: Weights) -> bool:
@@ -50,7 +45,7 @@ def equal(a: Weights, b: Weights) -> bool:
 
 def train(policy: MegatronPolicy, *seeds: int) -> Weights:
     for seed in seeds:
-        Trainer(LossSettings(), policy).step(random_batch(seed))
+        make_trainer(recipe_of(), policy).step(random_batch(seed))
     return dict(policy.export())
 
 
@@ -69,7 +64,7 @@ class SlowDisk:
         monkeypatch.setattr(os, "fsync", slow)
 
 
-def _train_while_saving(model_dir: Path, root: Path, parallel: ParallelSettings) -> Any:
+def _train_while_saving(model_dir: Path, root: Path, parallel: Parallel) -> Any:
     policy, saver = make(model_dir, parallel), Saver(root)
     at_save = train(policy, 1)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -88,7 +83,7 @@ def _train_while_saving(model_dir: Path, root: Path, parallel: ParallelSettings)
     return at_save, after
 
 
-def _resume(model_dir: Path, root: Path, parallel: ParallelSettings, *seeds: int) -> Any:
+def _resume(model_dir: Path, root: Path, parallel: Parallel, *seeds: int) -> Any:
     policy = make(model_dir, parallel)
     restored = checkpoints.load_newest(root, policy.load)
     return restored, dict(policy.export()), train(policy, *seeds)
@@ -105,7 +100,7 @@ def test_what_is_saved_is_the_state_at_begin_whatever_is_trained_meanwhile(name,
 
 
 def _fail_thrice(model_dir: Path, root: Path) -> list[str]:
-    policy, saver = make(model_dir, ParallelSettings()), Saver(root)
+    policy, saver = make(model_dir, Parallel()), Saver(root)
     train(policy, 1)
     saver.begin(1, policy.snapshot, {})
     assert saver.collect(wait=True) == 1
@@ -130,7 +125,7 @@ def test_a_failed_save_is_said_on_every_rank_and_leaves_the_former(model_dir, tm
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"], "a full disk must not stay full of the attempt"
 
 
-def _die_in_the_second_save(model_dir: Path, root: Path, parallel: ParallelSettings) -> None:
+def _die_in_the_second_save(model_dir: Path, root: Path, parallel: Parallel) -> None:
     policy, saver = make(model_dir, parallel), Saver(root)
     train(policy, 1)
     saver.begin(1, policy.snapshot, {"step": 1})
@@ -152,7 +147,7 @@ def test_killed_in_a_save_the_run_goes_on_from_the_one_before(name, model_dir, t
 
 
 def _in_the_foreground(model_dir: Path, root: Path) -> None:
-    policy, saver = make(model_dir, ParallelSettings()), Saver(root, background=False)
+    policy, saver = make(model_dir, Parallel()), Saver(root, background=False)
     saver.begin(1, policy.snapshot, {"step": 1})
     assert checkpoints.present(root) and not saver.busy
     assert saver.collect() == 1

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from penstock.recipes.sections import Checkpoints
 from services.learner.checkpoints.directory import CheckpointError, manifest_of, present
-from services.learner.interface.settings import CheckpointSettings
 
 
 def value_of(path: Path, metric: str) -> float | None:
@@ -21,24 +21,20 @@ def value_of(path: Path, metric: str) -> float | None:
     return None if value is None else float(value)
 
 
-def kept(paths: Sequence[Path], settings: CheckpointSettings) -> list[Path]:
+def kept(paths: Sequence[Path], settings: Checkpoints) -> list[Path]:
     """Of `paths`, newest first: those that stay, in the same order. Of equally good ones the newer is better."""
     valued = [
         (value, -i, path) for i, path in enumerate(paths) if (value := value_of(path, settings.metric)) is not None
     ]
-    sign = 1 if settings.largest else -1
+    sign = 1 if settings.better == "larger" else -1
     best = sorted(valued, key=lambda v: (sign * v[0], v[1]), reverse=True)[: settings.keep_best]
     stay = {*paths[: settings.keep], *(path for _, _, path in best)}
     return [path for path in paths if path in stay]
 
 
-def prune(root: str | Path, settings: CheckpointSettings) -> list[Path]:
-    """Removes the others, and what killed saves left behind; returns the former. For rank 0, while nobody saves.
-
-    Raises ValueError for keep < 1.
-    """
-    if settings.keep < 1:
-        raise ValueError(f"at least one checkpoint must be kept, got {settings.keep}")
+def prune(root: str | Path, settings: Checkpoints) -> list[Path]:
+    """Removes the others, and what killed saves left behind; returns the former. For rank 0, while nobody
+    saves."""
     for leftover in Path(root).glob(".step-*"):
         shutil.rmtree(leftover)
     paths = present(root)

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-class UnsupportedModel(ValueError):
-    """The directory holds no model, or one that the learner does not implement."""
+from services.learner.interface.errors import UnsupportedModel
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import pytest
 
 from penstock.recipes import shapes
 from services.learner.huggingface import config as hf_config
-from services.learner.huggingface.config import UnsupportedModel, read_config
+from services.learner.huggingface.config import read_config
+from services.learner.interface.errors import UnsupportedModel
 from services.learner.testing.tiny_models import tiny_config
 
 

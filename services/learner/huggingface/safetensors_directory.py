@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from services.learner.huggingface.config import UnsupportedModel
+from services.learner.interface.errors import UnsupportedModel
 
 
 class SafetensorsDirectory:

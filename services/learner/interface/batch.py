@@ -7,7 +7,7 @@ predicts at position t−1; position 0 is never trained.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,19 +15,23 @@ import torch.distributed as dist
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+Signal = Literal["none", "advantage", "reward", "role", "score"]
+"""What a batch's samples say beside their tokens: nothing, an advantage, a reward where it was given (at the last
+token), the role in a pair (1 chosen, -1 rejected, 0 put to another prompt), or the data's score of the answer."""
+
 
 class InvalidBatch(ValueError):
-    """A sample that must not reach the model; the message names it."""
+    """A batch or a sample that must not reach the model; the message names it."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """One sequence for training, on rank 0.
 
     Attributes:
       tokens: [L] ids, L ≥ 2. loss_mask: [L], 1 where the token is trained.
       behaviour_logprobs: [L] log-prob under the engine, used where the mask is 1; None for supervised data.
-      advantage: one number, or [L].
+      signal: one number, or [L]; what it means is its batch's `kind`.
       group: id of the prompt's group, ≥ 0; samples of a group share it.
       versions: [L] which version (step) drew the token, used where the mask is 1; None where nobody drew it.
       alternatives: [L, K] ids and [L, K] log-probs of what a teacher would rather have drawn; None where none was
@@ -37,7 +41,7 @@ class Sample:
     tokens: ArrayLike
     loss_mask: ArrayLike
     behaviour_logprobs: ArrayLike | None = None
-    advantage: float | ArrayLike = 0.0
+    signal: float | ArrayLike = 0.0
     group: int = 0
     versions: ArrayLike | None = None
     alternatives: tuple[ArrayLike, ArrayLike] | None = None
@@ -47,41 +51,49 @@ class Sample:
 class Batch:
     """N sequences with T tokens in all; CPU or device tensors.
 
-    Attributes: lengths, groups: int32 [N]. tokens: int32 [T]. mask (0.0 or 1.0), behaviour, advantage, age (versions
+    Attributes: lengths, groups: int32 [N]. tokens: int32 [T]. mask (0.0 or 1.0), behaviour, signal, age (versions
     between the one that drew the token and the one that is trained): fp32 [T]. alternatives: int32 [T, K] ids and
-    alternative_logprobs: fp32 [T, K], what a teacher would rather have drawn; K = 0 without one.
+    alternative_logprobs: fp32 [T, K], what a teacher would rather have drawn; K = 0 without one. kind: what the signal
+    means.
     """
 
+    kind: Signal
     lengths: Tensor
     groups: Tensor
     tokens: Tensor
     mask: Tensor
     behaviour: Tensor
-    advantage: Tensor
+    signal: Tensor
     age: Tensor
     alternatives: Tensor
     alternative_logprobs: Tensor
 
     @staticmethod
-    def from_samples(samples: Sequence[Sample], version: int = 0) -> "Batch":
+    def from_samples(samples: Sequence[TrainingSample], kind: Signal, version: int = 0) -> "Batch":
         """The batch to be trained on weights of `version`.
 
-        Raises InvalidBatch for an empty batch or a sample that breaks the rules of `Sample`."""
+        Raises InvalidBatch for an empty batch or a sample that breaks the rules of `TrainingSample`."""
         if not samples:
             raise InvalidBatch("a batch needs at least one sample")
         columns = [_checked(i, s, version) for i, s in enumerate(samples)]
-        tokens, mask, behaviour, advantage, age, others, their = (np.concatenate(c) for c in zip(*columns, strict=True))
+        tokens, mask, behaviour, signal, age, others, their = (np.concatenate(c) for c in zip(*columns, strict=True))
         return Batch(
+            kind=kind,
             lengths=torch.tensor([len(c[0]) for c in columns], dtype=torch.int32),
             groups=torch.tensor([s.group for s in samples], dtype=torch.int32),
             tokens=torch.from_numpy(tokens),
             mask=torch.from_numpy(mask),
             behaviour=torch.from_numpy(behaviour),
-            advantage=torch.from_numpy(advantage),
+            signal=torch.from_numpy(signal),
             age=torch.from_numpy(age),
             alternatives=torch.from_numpy(others),
             alternative_logprobs=torch.from_numpy(their),
         )
+
+    def expect(self, kind: Signal) -> None:
+        """Raises InvalidBatch where the samples carry another kind of signal: trained on, it would be taken for it."""
+        if self.kind != kind:
+            raise InvalidBatch(f"the samples of this batch carry {self.kind!r}; this trainer takes {kind!r} alone")
 
     @property
     def sequences(self) -> int:
@@ -99,6 +111,11 @@ class Batch:
         index = torch.arange(self.sequences, device=self.lengths.device)
         return torch.repeat_interleave(index, self.lengths.to(torch.int64))
 
+    @property
+    def group_of_sequence(self) -> Tensor:
+        """int64 [N]: the groups, numbered from 0."""
+        return torch.unique(self.groups, return_inverse=True)[1]
+
     def select(self, sequences: Tensor) -> "tuple[Batch, Tensor]":
         """The batch of the given sequences (int64 [n]), and the positions (int64) of its tokens in this batch."""
         lengths = self.lengths[sequences].to(torch.int64)
@@ -107,6 +124,7 @@ class Batch:
         where = torch.repeat_interleave(self.starts[sequences], lengths) + within
         return (
             Batch(
+                self.kind,
                 self.lengths[sequences],
                 self.groups[sequences],
                 *(x[where] for x in self._columns()[2:]),
@@ -126,14 +144,14 @@ class Batch:
             raise InvalidBatch(f"a sequence has {longest} tokens, the model {positions} positions")
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(x.to(device) for x in self._columns()))
+        return Batch(self.kind, *(x.to(device) for x in self._columns()))
 
     def _columns(self) -> tuple[Tensor, ...]:
-        per_token = (self.tokens, self.mask, self.behaviour, self.advantage, self.age)
+        per_token = (self.tokens, self.mask, self.behaviour, self.signal, self.age)
         return (self.lengths, self.groups, *per_token, self.alternatives, self.alternative_logprobs)
 
 
-def _checked(i: int, sample: Sample, version: int) -> tuple[np.ndarray, ...]:
+def _checked(i: int, sample: TrainingSample, version: int) -> tuple[np.ndarray, ...]:
     tokens = np.asarray(sample.tokens, dtype=np.int32)
     length = len(tokens)
     mask = np.asarray(sample.loss_mask, dtype=np.float32)
@@ -143,7 +161,7 @@ def _checked(i: int, sample: Sample, version: int) -> tuple[np.ndarray, ...]:
     age: Any = np.zeros(length, np.float32)
     if sample.versions is not None:
         age = np.maximum(version - np.asarray(sample.versions), 0).astype(np.float32)
-    advantage = np.broadcast_to(np.asarray(sample.advantage, dtype=np.float32), (length,))
+    signal = np.broadcast_to(np.asarray(sample.signal, dtype=np.float32), (length,))
     if tokens.ndim != 1 or length < 2:
         raise InvalidBatch(f"sample {i}: needs at least 2 tokens in one row, got shape {tokens.shape}")
     if mask.shape != tokens.shape or behaviour.shape != tokens.shape or age.shape != tokens.shape:
@@ -151,15 +169,15 @@ def _checked(i: int, sample: Sample, version: int) -> tuple[np.ndarray, ...]:
     if not np.isin(mask, (0.0, 1.0)).all() or mask[0] != 0.0:
         raise InvalidBatch(f"sample {i}: the mask must be 0 or 1, and 0 at the first token, which nothing predicts")
     trained = mask > 0
-    if not (np.isfinite(behaviour[trained]).all() and np.isfinite(advantage[trained]).all()):
-        raise InvalidBatch(f"sample {i}: a trained token has a log-probability or advantage that is not finite")
+    if not (np.isfinite(behaviour[trained]).all() and np.isfinite(signal[trained]).all()):
+        raise InvalidBatch(f"sample {i}: a trained token has a log-probability or signal that is not finite")
     if not 0 <= sample.group < 2**31:
         raise InvalidBatch(f"sample {i}: group {sample.group} is not an int32 >= 0")
-    columns = (np.where(trained, column, np.float32(0)) for column in (behaviour, advantage, age))
+    columns = (np.where(trained, column, np.float32(0)) for column in (behaviour, signal, age))
     return tokens, mask, *columns, *_alternatives(i, sample, trained)
 
 
-def _alternatives(i: int, sample: Sample, trained: NDArray[np.bool_]) -> tuple[np.ndarray, np.ndarray]:
+def _alternatives(i: int, sample: TrainingSample, trained: NDArray[np.bool_]) -> tuple[np.ndarray, np.ndarray]:
     ids, logprobs = sample.alternatives or (np.zeros((len(trained), 0)), np.zeros((len(trained), 0)))
     ids, logprobs = np.asarray(ids, np.int32), np.asarray(logprobs, np.float32)
     if ids.shape != logprobs.shape or ids.ndim != 2 or len(ids) != len(trained):
@@ -174,23 +192,24 @@ def _alternatives(i: int, sample: Sample, trained: NDArray[np.bool_]) -> tuple[n
 def broadcast(batch: Batch | None, device: torch.device) -> Batch:
     """Rank 0's batch on every rank, on `device` (collective; other ranks pass None).
 
-    Two messages: the sizes, then all columns as one int32 tensor (floats by their bits).
+    Two messages: the sizes and the kind, then all columns as one int32 tensor (floats by their bits).
     """
     if dist.get_world_size() == 1:
         assert batch is not None
         return batch.to(device)
-    sizes = torch.zeros(3, dtype=torch.int64, device=device)
+    kinds = get_args(Signal)
+    sizes = torch.zeros(4, dtype=torch.int64, device=device)
     flat = None
     if batch is not None:
         flat = torch.cat([c.contiguous().view(-1).view(torch.int32) for c in batch._columns()]).to(device)
-        sizes.copy_(torch.tensor([batch.sequences, *batch.alternatives.shape]))
+        sizes.copy_(torch.tensor([batch.sequences, *batch.alternatives.shape, kinds.index(batch.kind)]))
     dist.broadcast(sizes, src=0)
-    n, t, k = (int(x) for x in sizes)
+    n, t, k, kind = (int(x) for x in sizes)
     parts = [n, n, t, t, t, t, t, t * k, t * k]
     if flat is None:
         flat = torch.empty(sum(parts), dtype=torch.int32, device=device)
     dist.broadcast(flat, src=0)
     lengths, groups, tokens, *floats, others, their = flat.split(parts)
-    mask, behaviour, advantage, age = (f.view(torch.float32) for f in floats)
+    mask, behaviour, signal, age = (f.view(torch.float32) for f in floats)
     others, their = others.view(t, k), their.view(torch.float32).view(t, k)
-    return Batch(lengths, groups, tokens, mask, behaviour, advantage, age, others, their)
+    return Batch(kinds[kind], lengths, groups, tokens, mask, behaviour, signal, age, others, their)

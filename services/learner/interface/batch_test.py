@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.learner.interface.batch import Batch, InvalidBatch, Sample, broadcast
+from services.learner.interface.batch import Batch, InvalidBatch, TrainingSample, broadcast
 from services.learner.testing.forked_ranks import run_ranks
 from services.learner.testing.tiny_models import random_batch
 
@@ -12,40 +12,59 @@ from services.learner.testing.tiny_models import random_batch
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (Sample([1], [0]), "at least 2 tokens"),
-        (Sample([1, 2], [1, 1], [0, 0]), "0 at the first token"),
-        (Sample([1, 2], [0, 0.5], [0, 0]), "mask must be 0 or 1"),
-        (Sample([1, 2], [0, 1, 1], [0, 0]), r"2 tokens, mask \(3,\)"),
-        (Sample([1, 2], [0, 1], [0, float("nan")]), "not finite"),
-        (Sample([1, 2], [0, 1], [0, 0], advantage=float("inf")), "not finite"),
-        (Sample([1, 2], [0, 1], [0, 0], group=-1), "group -1"),
+        (TrainingSample([1], [0]), "at least 2 tokens"),
+        (TrainingSample([1, 2], [1, 1], [0, 0]), "0 at the first token"),
+        (TrainingSample([1, 2], [0, 0.5], [0, 0]), "mask must be 0 or 1"),
+        (TrainingSample([1, 2], [0, 1, 1], [0, 0]), r"2 tokens, mask \(3,\)"),
+        (TrainingSample([1, 2], [0, 1], [0, float("nan")]), "not finite"),
+        (TrainingSample([1, 2], [0, 1], [0, 0], signal=float("inf")), "not finite"),
+        (TrainingSample([1, 2], [0, 1], [0, 0], group=-1), "group -1"),
     ],
 )
 def test_a_bad_sample_is_named(sample, message):
     with pytest.raises(InvalidBatch, match="sample 1: .*" + message):
-        Batch.from_samples([Sample([1, 2], [0, 1], [0.0, -1.0]), sample])
+        Batch.from_samples([TrainingSample([1, 2], [0, 1], [0.0, -1.0]), sample], "advantage")
 
 
 def test_a_token_is_as_old_as_the_versions_since_it_was_drawn():
     """Versions newer than the trained one (an engine that is ahead) count as fresh."""
-    sample = Sample([1, 2, 3, 4], [0, 1, 1, 1], versions=[0, 3, 5, 9])
-    assert Batch.from_samples([sample], version=7).age.tolist() == [0.0, 4.0, 2.0, 0.0]
-    assert Batch.from_samples([Sample([1, 2], [0, 1])], version=7).age.tolist() == [0.0, 0.0]
+    sample = TrainingSample([1, 2, 3, 4], [0, 1, 1, 1], versions=[0, 3, 5, 9])
+    assert Batch.from_samples([sample], "advantage", version=7).age.tolist() == [0.0, 4.0, 2.0, 0.0]
+    assert Batch.from_samples([TrainingSample([1, 2], [0, 1])], "advantage", version=7).age.tolist() == [0.0, 0.0]
 
 
 def test_an_empty_batch_is_refused():
     with pytest.raises(InvalidBatch, match="at least one sample"):
-        Batch.from_samples([])
+        Batch.from_samples([], "advantage")
 
 
 def test_what_is_not_trained_may_be_anything():
-    batch = Batch.from_samples([Sample([1, 2, 3], [0, 0, 1], [np.nan, np.inf, -1.0], [np.nan, 7.0, 2.0])])
+    batch = Batch.from_samples(
+        [TrainingSample([1, 2, 3], [0, 0, 1], [np.nan, np.inf, -1.0], [np.nan, 7.0, 2.0])], "advantage"
+    )
     assert batch.behaviour.tolist() == [0.0, 0.0, -1.0]
-    assert batch.advantage.tolist() == [0.0, 0.0, 2.0]
+    assert batch.signal.tolist() == [0.0, 0.0, 2.0]
+
+
+def test_what_was_made_for_one_trainer_is_refused_by_another():
+    """Whatever way it has come: a role would else be trained on as an advantage, and nobody would see it."""
+    made = random_batch(1, "role")
+    moved, (part, _) = made.to(torch.device("cpu")), made.select(torch.tensor([1, 2]))
+    for batch in (made, moved, part, *run_ranks(2, _sent)):
+        batch.expect("role")
+        with pytest.raises(InvalidBatch, match="carry 'role'; this trainer takes 'advantage' alone"):
+            batch.expect("advantage")
+
+
+def _sent() -> Batch:
+    made = random_batch(1, "role") if torch.distributed.get_rank() == 0 else None
+    return broadcast(made, torch.device("cpu"))
 
 
 def test_select_keeps_whole_sequences_and_says_where_they_were():
-    batch = Batch.from_samples([Sample([i] * (i + 2), [0] + [1] * (i + 1), group=i) for i in range(4)])
+    batch = Batch.from_samples(
+        [TrainingSample([i] * (i + 2), [0] + [1] * (i + 1), group=i) for i in range(4)], "advantage"
+    )
     part, where = batch.select(torch.tensor([3, 1]))
     assert part.tokens.tolist() == [3] * 5 + [1] * 3
     assert part.groups.tolist() == [3, 1]

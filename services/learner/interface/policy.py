@@ -1,7 +1,7 @@
-"""What trains a model, as every trainer sees it: score tokens, take one optimizer step, export, save and load.
+"""What trains a model, as every trainer sees it: score tokens, take one optimizer step, export and load.
 
-It knows nothing of algorithms: a loss is a function of the log-probabilities of the trained tokens (`Scored`), already
-normalised over the whole batch, so the losses of all micro-batches and ranks are summed and never averaged.
+It knows nothing of algorithms: a loss is a function of the log-probabilities of the trained tokens (`TokenScores`),
+already normalised over the whole batch, so the losses of all micro-batches and ranks are summed and never averaged.
 
 `MegatronPolicy` and `TransformersPolicy` implement it. Every method is a collective.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from services.learner.interface.batch import Batch
@@ -19,7 +18,7 @@ from services.learner.interface.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
-class Scored:
+class TokenScores:
     """The trained tokens of one micro-batch, whole sequences in natural order under any layout.
 
     Attributes:
@@ -37,9 +36,9 @@ class Scored:
     alternatives: Tensor
 
     @staticmethod
-    def of(logprobs: Tensor, entropy: Tensor, index: Tensor, sequence: Tensor, sequences: int) -> "Scored":
+    def of(logprobs: Tensor, entropy: Tensor, index: Tensor, sequence: Tensor, sequences: int) -> "TokenScores":
         """logprobs: [k, 1 + K], of each token and its alternatives."""
-        return Scored(logprobs[:, 0], entropy, index, sequence, sequences, logprobs[:, 1:])
+        return TokenScores(logprobs[:, 0], entropy, index, sequence, sequences, logprobs[:, 1:])
 
 
 class Loss(Protocol):
@@ -48,7 +47,7 @@ class Loss(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
-    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+    def __call__(self, scored: TokenScores) -> tuple[Tensor, Tensor]:
         """(scalar that is this micro-batch's part of the global loss, float64 [len(names)])."""
         ...
 
@@ -58,6 +57,8 @@ class StepOutcome:
     """Attributes:
     loss: of the whole batch. sums: the loss's statistics. current: fp32 [T] log-probs before the step, 0 if untrained.
     gradient_norm: before clipping. taken: False if the gradient was not finite and the weights were left alone.
+    packing: `packing_waste`, share of the micro-batches' budgets that carried nothing; `packing_imbalance`, work of the
+      busiest data rank over the mean of all.
     """
 
     loss: float
@@ -67,43 +68,7 @@ class StepOutcome:
     learning_rate: float
     taken: bool
     micro_batches: int
-
-
-class Optimizer(Protocol):
-    """What a backend's optimizer has in common."""
-
-    @property
-    def learning_rate(self) -> float: ...
-
-    def step(self) -> tuple[bool, float]:
-        """(whether the step was taken, the gradient's norm before clipping)."""
-        ...
-
-
-def stepped(optimizer: Optimizer, loss: "Loss", scored: tuple[Tensor, Tensor, int]) -> StepOutcome:
-    """Takes the step that follows a backward pass, which gave (log-probs [T], [loss, *statistics], micro-batches)."""
-    current, sums, count = scored
-    rate = optimizer.learning_rate
-    taken, norm = optimizer.step()
-    total, *stats = sums.tolist()
-    return StepOutcome(
-        loss=total,
-        sums=dict(zip(loss.names, stats, strict=True)),
-        current=current,
-        gradient_norm=norm,
-        learning_rate=rate,
-        taken=taken,
-        micro_batches=count,
-    )
-
-
-class ScoreOnly:
-    """No loss: forward passes that only want log-probabilities."""
-
-    names: tuple[str, ...] = ()
-
-    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
-        return scored.current.new_zeros(()), scored.current.new_zeros(0, dtype=torch.float64)
+    packing: dict[str, float]
 
 
 class Counters(Protocol):
@@ -120,8 +85,9 @@ class Counters(Protocol):
 class Policy(Protocol):
     """One rank's part of a model and its optimizer; a backend's implementation of everything below is a collective.
 
-    A model that scores (a reward model) has one number per position where another has a distribution over tokens. Where
-    this says log-prob of token t it then gives the score of the tokens before t, whatever t is; the entropy is 0.
+    A model that scores (a reward model, a critic) has one number per position where another has a distribution over
+    tokens: what a loss is given as log-prob of token t is then the score of the tokens before t, whatever t is, and the
+    entropy is 0. It has `scores` where another has `logprobs` and `reference_logprobs`; the others raise TypeError.
     """
 
     @property
@@ -132,6 +98,10 @@ class Policy(Protocol):
 
         Raises as `train_step`.
         """
+        ...
+
+    def scores(self, batch: Batch) -> Tensor:
+        """fp32 [T]: the score of what stands before every trained token, 0 elsewhere; on every rank."""
         ...
 
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -145,10 +115,6 @@ class Policy(Protocol):
         Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
         NonFiniteGradients (too many steps skipped in a row).
         """
-        ...
-
-    def packing(self, batch: Batch) -> dict[str, float]:
-        """How well the batch fills micro-batches and ranks: `packing_waste`, `packing_imbalance`. No collective."""
         ...
 
     def export(self) -> Iterator[tuple[str, Tensor]]:
@@ -165,10 +131,6 @@ class Policy(Protocol):
 
     def snapshot(self) -> Snapshot:
         """What this rank writes into a checkpoint; refers to live memory."""
-        ...
-
-    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
-        """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
         ...
 
     def load(self, path: str | Path) -> dict[str, Any]:

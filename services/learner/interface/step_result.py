@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.telemetry import steps
-from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Policy, StepOutcome
 
 
@@ -22,7 +21,7 @@ class StepResult:
             raise ValueError(f"telemetry/steps.py does not say what {', '.join(strange)} mean")
 
 
-def described(policy: Policy, outcomes: Sequence[StepOutcome], batch: Batch) -> dict[str, float]:
+def described(policy: Policy, outcomes: Sequence[StepOutcome]) -> dict[str, float]:
     """The metrics that every method has, over the optimizer steps of one batch."""
     sums = {name: sum(o.sums[name] for o in outcomes) for name in ("tokens", "entropy")}
     return {
@@ -34,5 +33,5 @@ def described(policy: Policy, outcomes: Sequence[StepOutcome], batch: Batch) -> 
         "optimizer_steps": float(policy.optimizer.steps),
         "skipped_steps": float(policy.optimizer.skipped),
         "micro_batches": float(sum(o.micro_batches for o in outcomes)),
-        **policy.packing(batch),
+        **{name: sum(o.packing[name] for o in outcomes) / len(outcomes) for name in outcomes[0].packing},
     }

@@ -18,7 +18,7 @@ from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import TrajectoryError, check, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.stages import Stages
+from services.learner.algorithms.sources import Sources
 from services.learner.interface.group import CompleteGroup
 from services.learner.leader.assembly import Assembly
 
@@ -59,7 +59,7 @@ class Feed:
         groups_per_step: int,
         min_group_fraction: float,
         max_age: int,
-        stages: Stages,
+        sources: Sources,
         trained_step: int,
         cursor: int,
         epoch: int,
@@ -67,7 +67,7 @@ class Feed:
         self.ledger = Ledger()
         self.log_sequence = cursor
         self._bus, self._names = bus, names
-        self._fraction, self._max_age, self._stages, self._epoch = min_group_fraction, max_age, stages, epoch
+        self._fraction, self._max_age, self._sources, self._epoch = min_group_fraction, max_age, sources, epoch
         self._assembly = Assembly(self.ledger, groups_per_step, trained_step)
         self._changed = asyncio.Condition()
 
@@ -200,7 +200,7 @@ class Feed:
                     failed.failures[pb.Outcome.Failure.Name(m.trajectory.outcome.failure)] += 1
                     failed.detail = m.trajectory.outcome.detail
             return pb.LedgerEvent(group=group.name, failed=failed)
-        reason = self._stages.filter_reason(group)
+        reason = self._sources.filter_reason(group)
         if reason is not None:
             return pb.LedgerEvent(group=group.name, filtered=_filtered(reason, group.reward))
         return None

@@ -23,7 +23,6 @@ from penstock.trajectories.building import header, version
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.advantage_stage import AdvantageStage
 from services.learner.algorithms.stages import Stages
-from services.learner.interface.settings import AdvantageSettings
 from services.learner.leader.feed import AnotherLearner, Feed
 
 NAMES = RunNames("feed-test")

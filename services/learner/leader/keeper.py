@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from penstock.recipes.sections import Checkpoints
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints import retention
 from services.learner.checkpoints.actor_critic import Saved
 from services.learner.checkpoints.background import Saver
 from services.learner.interface.errors import CannotGoOn
-from services.learner.interface.settings import CheckpointSettings
 from services.learner.leader.leader import Leader
 from services.learner.leader.server import State, Status
 
@@ -32,7 +32,7 @@ class Keeper:
     def __init__(
         self,
         root: Path,
-        settings: CheckpointSettings,
+        settings: Checkpoints,
         saved: Saved,
         status: Status,
         leader: Leader | None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from penstock.telemetry import steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.stages import Stages
+from services.learner.algorithms.sources import Sources
 from services.learner.interface.batch import Batch
 from services.learner.interface.group import CompleteGroup
 
@@ -21,10 +21,11 @@ class Prepared:
     metrics: dict[str, float]
 
 
-def prepare(groups: Sequence[CompleteGroup], stages: Stages, version: int) -> Prepared:
+def prepare(groups: Sequence[CompleteGroup], sources: Sources, version: int) -> Prepared:
     """The batch of `groups`, to be trained on weights of `version`."""
-    trained = [m.trajectory for g in groups for m in stages.kept(g).usable]
-    return Prepared(Batch.from_samples(stages.samples(groups), version), trained, _metrics(groups, trained, version))
+    kept = [sources.kept(g) for g in groups]
+    trained = [m.trajectory for g in kept for m in g.usable]
+    return Prepared(sources.batch(kept, version), trained, _metrics(groups, trained, version))
 
 
 def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], version: int) -> dict[str, float]:

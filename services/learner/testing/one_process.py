@@ -9,22 +9,18 @@ from typing import Any
 
 import torch
 
+from penstock.recipes import Recipe
 from services.learner.interface.batch import Batch
-from services.learner.interface.settings import LossSettings
+from services.learner.testing.recipes import recipe_of
 from services.learner.testing.tiny_models import adamw, muon, random_batch, stored, tiny_model
 
 SEEDS = (1, 2)
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
-GRPO = LossSettings(
-    policy_loss="ppo_clip",
-    correction="tis",
-    normalisation="token",
-    kl_coefficient=0.1,
-    entropy_coefficient=0.05,
-    temperature=0.8,
+OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.5)
+GRPO = recipe_of(
+    loss="ppo_clip", correction="tis", normalisation="token", kl=0.1, entropy_coefficient=0.05, temperature=0.8
 )
-GSPO = LossSettings(policy_loss="gspo", correction="mis_sequence", normalisation="sequence", proximal="recompute")
-SFT = LossSettings(algorithm="sft")
+GSPO = recipe_of(loss="gspo", correction="mis_sequence", normalisation="sequence", proximal="recompute")
+SFT = recipe_of("sft")
 LIMITS = {"log-prob": 1e-5, "loss": 1e-5, "norm": 2e-5, "weight": 1e-4, "gradient": 2e-5}
 """Largest errors, of all tokens, steps and parameters; norm and gradient are relative (a gradient to its largest)."""
 SETTINGS = {"grpo": GRPO, "gspo": GSPO, "sft": SFT}
@@ -41,14 +37,14 @@ def _logprobs(model: Any, batch: Batch, temperature: float) -> tuple[torch.Tenso
     return torch.cat(logprobs), torch.cat(entropies)
 
 
-def _reference_loss(model: Any, initial: Any, batch: Batch, settings: LossSettings) -> torch.Tensor:
+def _reference_loss(model: Any, initial: Any, batch: Batch, recipe: Recipe) -> torch.Tensor:
     """Written out from algorithms.md, not from penstock.objectives."""
-    c, entropy = _logprobs(model, batch, settings.temperature)
-    m, a, g = batch.mask, batch.advantage, batch.behaviour
-    if settings.algorithm == "sft":
+    c, entropy = _logprobs(model, batch, recipe.sampling.temperature)
+    m, a, g = batch.mask, batch.signal, batch.behaviour
+    if recipe.method.name == "supervised":
         return -(c * m).sum() / m.sum()
     p = c.detach()
-    if settings.policy_loss == "gspo":
+    if recipe.algorithm.loss.name == "gspo":
         total, live = c.new_zeros(()), 0
         for cs, ps, gs, ms, as_ in zip(*(x.split(batch.lengths.tolist()) for x in (c, p, g, m, a)), strict=True):
             if ms.sum() == 0:
@@ -59,25 +55,25 @@ def _reference_loss(model: Any, initial: Any, batch: Batch, settings: LossSettin
                 total = total - ((((cs - ps) * ms).sum() / ms.sum()).exp() * as_[ms > 0][0])
         return total / live
     with torch.no_grad():
-        r, _ = _logprobs(initial, batch, settings.temperature)
+        r, _ = _logprobs(initial, batch, recipe.sampling.temperature)
     weight = (p - g).exp().clamp(max=2.0)
-    delta = r - c
+    delta, loss = r - c, recipe.algorithm.loss
     kl = (c - g).exp() * (delta.exp() - 1 - delta)
-    token = -weight * (c - p).exp() * a + settings.kl_coefficient * kl - settings.entropy_coefficient * entropy
+    token = -weight * (c - p).exp() * a + loss.kl.coefficient * kl - loss.entropy_coefficient * entropy
     return (token * m)[m > 0].sum() / m.sum()
 
 
 @functools.cache
 def reference(family: str, tied: bool, settings_name: str, name: str = "adamw") -> list[dict[str, Any]]:
-    settings = SETTINGS[settings_name]
+    recipe = SETTINGS[settings_name]
     model, initial = tiny_model(family, tied), tiny_model(family, tied)
     optimizers = [adamw(model, **OPTIMIZER)] if name == "adamw" else muon(model, **OPTIMIZER)
     steps = []
     for seed in SEEDS:
         model.zero_grad()
-        loss = _reference_loss(model, initial, random_batch(seed), settings)
+        loss = _reference_loss(model, initial, random_batch(seed), recipe)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_norm"])
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_gradient"])
         gradients = stored((name, p.grad.clone()) for name, p in model.named_parameters())
         for optimizer in optimizers:
             optimizer.step()

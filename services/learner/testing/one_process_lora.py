@@ -7,12 +7,12 @@ import zlib
 import torch
 from torch.func import functional_call
 
-from services.learner.interface.settings import LoraSettings
+from penstock.recipes.sections import Lora
 from services.learner.testing.tiny_models import random_batch, tiny_model
 
 SEED, SEEDS = 5, (1, 2, 3)
-LORA = LoraSettings(rank=4, alpha=8.0)
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.1)
+LORA = Lora(rank=4, alpha=8.0)
+OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.1)
 FUSED = {  # adapted layer -> Hugging Face weights that share its A
     "self_attention.linear_qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     "self_attention.linear_proj": ["self_attn.o_proj"],
@@ -70,7 +70,7 @@ def reference(family: str, tied: bool) -> tuple[list[tuple[float, float]], dict[
         optimizer.zero_grad()
         loss = model.loss(seed)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, OPTIMIZER["clip_norm"])
+        norm = torch.nn.utils.clip_grad_norm_(trained, OPTIMIZER["clip_gradient"])
         optimizer.step()
         steps.append((loss.item(), norm.item()))
     return steps, {name: w.detach() for name, w in model.merged().items()}

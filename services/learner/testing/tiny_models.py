@@ -19,7 +19,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from services.learner.interface.batch import Batch, Sample
+from services.learner.interface.batch import Batch, Signal, TrainingSample
 
 VOCABULARY = 251  # not divisible by any tensor size: padded rows take part if nobody masks them
 
@@ -123,7 +123,7 @@ def save_tiny_scoring_model(directory: Path, family: str, tied: bool = False) ->
     return directory
 
 
-def random_samples(seed: int, count: int = 11, vocabulary: int = VOCABULARY, longest: int = 40) -> list[Sample]:
+def random_samples(seed: int, count: int = 11, vocabulary: int = VOCABULARY, longest: int = 40) -> list[TrainingSample]:
     """Lengths 2 … longest, masks with holes, one sample with nothing to train, groups of uneven size."""
     rng = np.random.default_rng(seed)
     samples = []
@@ -134,22 +134,22 @@ def random_samples(seed: int, count: int = 11, vocabulary: int = VOCABULARY, lon
         if i == 3:
             mask[:] = 0.0
         samples.append(
-            Sample(
+            TrainingSample(
                 tokens=rng.integers(0, vocabulary, length),
                 loss_mask=mask,
                 behaviour_logprobs=np.where(mask > 0, rng.normal(-5.5, 0.7, length), 0.0),
-                advantage=float(rng.normal()),
+                signal=float(rng.normal()),
                 group=int(i**0.5) * 7,
             )
         )
     return samples
 
 
-def random_batch(seed: int, **sizes: int) -> Batch:
-    return Batch.from_samples(random_samples(seed, **sizes))
+def random_batch(seed: int, kind: Signal = "advantage", **sizes: int) -> Batch:
+    return Batch.from_samples(random_samples(seed, **sizes), kind)
 
 
-def preference_samples(seed: int, pairs: int = 5, vocabulary: int = VOCABULARY) -> list[Sample]:
+def preference_samples(seed: int, pairs: int = 5, vocabulary: int = VOCABULARY) -> list[TrainingSample]:
     """Chosen and rejected answers of different lengths (2 … 24 tokens) to a shared prompt, in pairs."""
     rng = np.random.default_rng(seed)
     samples = []
@@ -158,11 +158,11 @@ def preference_samples(seed: int, pairs: int = 5, vocabulary: int = VOCABULARY) 
         for role in (1.0, -1.0):
             answer = rng.integers(0, vocabulary, int(rng.integers(2, 25)))
             mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))])
-            samples.append(Sample(np.concatenate([prompt, answer]), mask, advantage=role, group=i))
+            samples.append(TrainingSample(np.concatenate([prompt, answer]), mask, signal=role, group=i))
     return samples
 
 
-def ranked_samples(seed: int, groups: int = 4, vocabulary: int = VOCABULARY) -> list[Sample]:
+def ranked_samples(seed: int, groups: int = 4, vocabulary: int = VOCABULARY) -> list[TrainingSample]:
     """Groups of two to four ranked answers (2 … 24 tokens, two of them equally good where there are four) to a prompt,
     each with the token behind it that stands for its score."""
     rng = np.random.default_rng(seed)
@@ -173,7 +173,7 @@ def ranked_samples(seed: int, groups: int = 4, vocabulary: int = VOCABULARY) -> 
             tokens = np.concatenate([prompt, rng.integers(0, vocabulary, int(rng.integers(2, 25))), [0]])
             mask = np.zeros(len(tokens))
             mask[-1] = 1.0
-            samples.append(Sample(tokens, mask, advantage=rank, group=3 * i))
+            samples.append(TrainingSample(tokens, mask, signal=rank, group=3 * i))
     return samples
 
 

@@ -7,11 +7,12 @@ it is the same on every rank, under every layout and on every backend.
 
 import math
 import zlib
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from services.learner.interface.settings import LoraSettings
+from penstock.recipes.sections import Lora
 
 TARGETS = {
     "qkv": "self_attention.linear_qkv",
@@ -22,11 +23,9 @@ TARGETS = {
 """What can be adapted, and its name inside a layer (Megatron's)."""
 
 
-def check(settings: LoraSettings) -> None:
-    """Raises ValueError for a target that is none."""
-    unknown = [target for target in settings.targets if target not in TARGETS]
-    if unknown or not settings.targets:
-        raise ValueError(f"lora.targets: {', '.join(unknown) or 'empty'}; known: {', '.join(TARGETS)}")
+def identity(lora: Lora | None) -> dict[str, Any] | None:
+    """What a checkpoint's model identity says of adapters: how they are published is no part of them."""
+    return None if lora is None else {"rank": lora.rank, "alpha": lora.alpha, "targets": [*lora.targets]}
 
 
 _SHARED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}

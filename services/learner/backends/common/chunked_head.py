@@ -1,8 +1,8 @@
 """Log-probability and entropy of tokens from an output layer, in bounded memory.
 
 [tokens, vocabulary] is never held: logits exist for one chunk of tokens at a time, in forward and again in backward.
-The output layer may be one rank's rows of a larger one; the vocabulary is never gathered then. Log-probabilities and
-entropies are fp32.
+The output layer may be one rank's rows of a larger one; the vocabulary is never gathered then. The layer is
+multiplied in fp32 whatever its type: a rounded logit is a rounded probability.
 """
 
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from services.learner.interface.settings import HEAD_BYTES
+HEAD_BYTES = 128 * 2**20
+"""Logits that exist at once: some 220 tokens of a vocabulary of 152 k, all tokens of a small one."""
 
 
 def _chunk_logits(
@@ -37,9 +38,8 @@ class _TokenLogprobs(torch.autograd.Function):
         vocab: int,
         temperature: float,
         chunk: int,
-        fp32: bool,
     ) -> tuple[Tensor, Tensor]:
-        head = weight.float() if fp32 else weight
+        head = weight.float()
         start = 0 if group is None else group.rank() * weight.shape[0]
         scale = 1.0 / temperature
         logprobs, normalisers, entropies = [], [], []
@@ -61,14 +61,14 @@ class _TokenLogprobs(torch.autograd.Function):
         logprob, normaliser, entropy = torch.cat(logprobs), torch.cat(normalisers), torch.cat(entropies)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, target, normaliser, entropy)
-        ctx.args = (start, vocab, scale, chunk, fp32)
+        ctx.args = (start, vocab, scale, chunk)
         return logprob, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> Any:
         hidden, weight, target, normaliser, entropy = ctx.saved_tensors
-        start, vocab, scale, chunk, fp32 = ctx.args
-        head = weight.float() if fp32 else weight
+        start, vocab, scale, chunk = ctx.args
+        head = weight.float()
         grad_logprob = torch.zeros(target.shape, device=target.device) if grad_logprob is None else grad_logprob
         grad_hidden = torch.empty_like(hidden)
         wanted = ctx.needs_input_grad[1]  # not where the base is frozen
@@ -85,12 +85,10 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad -= p * (logp.masked_fill(p == 0, 0.0) + entropy[part, None]) * grad_entropy[part, None]
             grad = grad.mul_(scale).to(head.dtype)
             grad_hidden[part] = (grad @ head).to(hidden.dtype)
-            if grad_weight is not None and head.dtype == torch.float32:
+            if grad_weight is not None:
                 grad_weight.addmm_(grad.t(), h)  # no second [vocabulary, hidden]
-            elif grad_weight is not None:
-                grad_weight += (grad.t() @ h).float()
         weight_gradient = None if grad_weight is None else grad_weight.to(weight.dtype)
-        return grad_hidden, weight_gradient, None, None, None, None, None, None
+        return grad_hidden, weight_gradient, None, None, None, None, None
 
 
 def chunked_logprobs(
@@ -101,7 +99,6 @@ def chunked_logprobs(
     *,
     temperature: float,
     chunk: int | None,
-    fp32_logits: bool,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `target` [n, m] from the final hidden states [n, h] before it, and entropies; fp32.
@@ -111,7 +108,5 @@ def chunked_logprobs(
     as fit into HEAD_BYTES. n may be 0.
     """
     chunk = chunk or max(1, HEAD_BYTES // (4 * len(weight)))
-    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
-        hidden, weight, target, group, vocab, temperature, chunk, fp32_logits
-    )
+    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(hidden, weight, target, group, vocab, temperature, chunk)
     return result

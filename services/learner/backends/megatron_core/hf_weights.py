@@ -14,8 +14,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.learner.backends.megatron_core.layout import Layout
-from services.learner.huggingface.config import ModelConfig, UnsupportedModel
+from services.learner.backends.megatron_core.layout import RankGroups
+from services.learner.huggingface.config import ModelConfig
+from services.learner.interface.errors import UnsupportedModel
 
 Kind = Literal["same", "vocab", "qkv", "row", "gate_up"]
 
@@ -88,7 +89,7 @@ class MappedParameter:
     def is_expert(self) -> bool:
         return is_expert(self.name)
 
-    def place(self, layout: Layout) -> tuple[int, int]:
+    def place(self, layout: RankGroups) -> tuple[int, int]:
         """(rank, size) of the ranks that the tensor is cut over."""
         return (0, 1) if self.is_expert else (layout.groups.tp.rank(), layout.groups.tp.size())
 
@@ -166,7 +167,7 @@ def unshard(kind: Kind, parts: list[Tensor], config: ModelConfig) -> list[Tensor
 
 
 @torch.no_grad()
-def load(chunks: Sequence[Any], get: Callable[[str], Tensor], config: ModelConfig, layout: Layout) -> None:
+def load(chunks: Sequence[Any], get: Callable[[str], Tensor], config: ModelConfig, layout: RankGroups) -> None:
     """Fills this rank's parameters from `get(hf name)`. Raises UnsupportedModel for a missing or misshapen tensor."""
     for p in mapped_parameters(chunks):
         names = sources(p, config)
@@ -187,7 +188,7 @@ def _data(parameter: torch.nn.Parameter) -> Tensor:
 
 @torch.no_grad()
 def export(
-    chunks: Sequence[Any], config: ModelConfig, layout: Layout, value: Value = _data, adapters: bool = False
+    chunks: Sequence[Any], config: ModelConfig, layout: RankGroups, value: Value = _data, adapters: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """Streams (hf name, whole tensor) to rank 0; a collective: every rank must drain the iterator.
 
@@ -217,7 +218,7 @@ def export(
 
 
 def _gathered(
-    stage: list[MappedParameter], config: ModelConfig, layout: Layout, value: Value
+    stage: list[MappedParameter], config: ModelConfig, layout: RankGroups, value: Value
 ) -> Iterator[tuple[str, Tensor]]:
     """Whole tensors of a stage: matrices joined over tensor ranks, the experts of all expert ranks in turn."""
     for p in stage:
@@ -244,7 +245,7 @@ def _named(p: MappedParameter, parts: list[Tensor], config: ModelConfig) -> Iter
 
 
 def _later_stages(
-    stage: list[MappedParameter], config: ModelConfig, layout: Layout, value: Value
+    stage: list[MappedParameter], config: ModelConfig, layout: RankGroups, value: Value
 ) -> Iterator[tuple[str, Tensor]]:
     """Stages 1, 2, … send to stage 0, in turn; shapes go ahead in one message, worked out on meta tensors."""
     tp, pp, ep = layout.groups.tp, layout.groups.pp, layout.groups.ep

@@ -12,26 +12,22 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
+from penstock.recipes.sections import Learner, Parallel
 from services.learner.backends.packing.micro_batches import Cut
 from services.learner.huggingface.config import ModelConfig
-from services.learner.interface.settings import LayoutError, ParallelSettings
+from services.learner.interface.errors import LayoutError
 
 
-def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
+def check_ranks(parallel: Parallel, world_size: int, model: ModelConfig) -> None:
     """Raises LayoutError naming field, value and limit."""
-    for name in ("tensor", "pipeline", "context", "virtual", "expert"):
-        if getattr(parallel, name) < 1:
-            raise LayoutError(f"parallel.{name} must be at least 1, got {getattr(parallel, name)}")
-    if parallel.overlap < 0:
-        raise LayoutError(f"parallel.overlap must be at least 0, got {parallel.overlap}")
     product = parallel.tensor * parallel.pipeline * parallel.context
     if world_size % product:
         raise LayoutError(
             f"parallel.tensor × pipeline × context = {parallel.tensor} × {parallel.pipeline} × {parallel.context} = "
             f"{product} must divide the number of learner ranks, {world_size}"
         )
-    if parallel.sequence and parallel.tensor == 1:
-        raise LayoutError("parallel.sequence needs parallel.tensor > 1, got parallel.tensor = 1")
+    if parallel.sequence_parallel and parallel.tensor == 1:
+        raise LayoutError("parallel.sequence_parallel needs parallel.tensor > 1, got parallel.tensor = 1")
     matrices = [("num_attention_heads", model.num_heads)]
     if model.experts is None:
         matrices.append(("intermediate_size", model.intermediate_size))
@@ -54,16 +50,17 @@ def check(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> No
             f"parallel.context = {parallel.context} with context_attention = ulysses must divide the heads of a tensor "
             f"rank, {model.num_heads} / {parallel.tensor} = {heads}; use context_attention = gather"
         )
-    if parallel.virtual > 1 and parallel.pipeline == 1:
-        raise LayoutError(f"parallel.virtual = {parallel.virtual} needs parallel.pipeline > 1, got 1")
-    if model.num_layers % (parallel.pipeline * parallel.virtual):
+    virtual = parallel.virtual_stages
+    if virtual > 1 and parallel.pipeline == 1:
+        raise LayoutError(f"parallel.virtual_stages = {virtual} needs parallel.pipeline > 1, got 1")
+    if model.num_layers % (parallel.pipeline * virtual):
         raise LayoutError(
-            f"parallel.pipeline × virtual = {parallel.pipeline} × {parallel.virtual} must divide the model's "
+            f"parallel.pipeline × virtual_stages = {parallel.pipeline} × {virtual} must divide the model's "
             f"num_hidden_layers = {model.num_layers}"
         )
 
 
-def _check_experts(parallel: ParallelSettings, world_size: int, model: ModelConfig) -> None:
+def _check_experts(parallel: Parallel, world_size: int, model: ModelConfig) -> None:
     """Experts are never cut: where tensor ranks share the rest of the model, they must share experts out too."""
     if model.experts is None:
         if parallel.expert > 1:
@@ -75,46 +72,47 @@ def _check_experts(parallel: ParallelSettings, world_size: int, model: ModelConf
     for size, of in ((model.experts.number, "the model's num_experts"), (stage, "the ranks of a pipeline stage")):
         if size % parallel.expert:
             raise LayoutError(f"parallel.expert = {parallel.expert} must divide {of}, {size}")
-    if parallel.tensor > 1 and not (parallel.sequence and parallel.expert > 1):
+    if parallel.tensor > 1 and not (parallel.sequence_parallel and parallel.expert > 1):
         raise LayoutError(
-            f"parallel.tensor = {parallel.tensor} with a mixture of experts needs parallel.sequence (it is "
-            f"{parallel.sequence}) and parallel.expert > 1 (it is {parallel.expert}); use expert = {parallel.tensor}"
+            f"parallel.tensor = {parallel.tensor} with a mixture of experts needs parallel.sequence_parallel (it is "
+            f"{parallel.sequence_parallel}) and parallel.expert > 1 (it is {parallel.expert}); use expert = "
+            f"{parallel.tensor}"
         )
 
 
 @dataclass(frozen=True)
-class Layout:
+class RankGroups:
     """Sizes, and this rank's process groups (`groups`, Megatron's own collection)."""
 
-    parallel: ParallelSettings
+    parallel: Parallel
     data: int
     groups: ProcessGroupCollection
 
     @staticmethod
-    def create(parallel: ParallelSettings, model: ModelConfig, seed: int) -> "Layout":
+    def create(learner: Learner, model: ModelConfig) -> "RankGroups":
         """Checks the sizes, then builds all process groups (collective). torch.distributed must be initialised.
 
         Raises LayoutError before any group exists.
         """
-        world = dist.get_world_size()
-        check(parallel, world, model)
+        world, parallel = dist.get_world_size(), learner.parallel
+        check_ranks(parallel, world, model)
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=parallel.tensor,
             pipeline_model_parallel_size=parallel.pipeline,
-            virtual_pipeline_model_parallel_size=parallel.virtual if parallel.virtual > 1 else None,
+            virtual_pipeline_model_parallel_size=parallel.virtual_stages if parallel.virtual_stages > 1 else None,
             context_parallel_size=parallel.context,
             expert_model_parallel_size=parallel.expert,
             expert_tensor_parallel_size=1 if model.experts is not None else None,
-            distributed_timeout_minutes=parallel.collective_minutes,
+            distributed_timeout_minutes=learner.collective_minutes,
         )
-        torch.manual_seed(seed)
-        model_parallel_cuda_manual_seed(seed)
+        torch.manual_seed(learner.seed)
+        model_parallel_cuda_manual_seed(learner.seed)
         data = world // (parallel.tensor * parallel.pipeline * parallel.context)
-        return Layout(parallel, data, ProcessGroupCollection.use_mpu_process_groups())
+        return RankGroups(parallel, data, ProcessGroupCollection.use_mpu_process_groups())
 
-    def of(self, model: ModelConfig) -> "Layout":
+    def of(self, model: ModelConfig) -> "RankGroups":
         """The same ranks for another model. Raises LayoutError if it cannot be spread so."""
-        check(self.parallel, dist.get_world_size(), model)
+        check_ranks(self.parallel, dist.get_world_size(), model)
         return self
 
     @property
@@ -127,8 +125,8 @@ class Layout:
             rank=self.groups.dp.rank(),
             context=p.context,
             context_rank=self.groups.cp.rank(),
-            alignment=(2 * p.context if p.context > 1 else 1) * (p.tensor if p.sequence else 1),
-            round=p.pipeline if p.virtual > 1 else 1,
+            alignment=(2 * p.context if p.context > 1 else 1) * (p.tensor if p.sequence_parallel else 1),
+            round=p.pipeline if p.virtual_stages > 1 else 1,
             whole=p.context_attention == "ulysses",
         )
 
@@ -152,10 +150,10 @@ class Layout:
             "tensor": p.tensor,
             "pipeline": p.pipeline,
             "context": p.context,
-            "sequence": p.sequence,
+            "sequence": p.sequence_parallel,
             "data": self.data,
-            "virtual": p.virtual,
+            "virtual": p.virtual_stages,
             **({"expert": p.expert} if p.expert > 1 else {}),
             # Each message's numbers are shared out by themselves, so the optimizer's pieces are other ones.
-            **({"overlap": p.overlap} if p.overlap else {}),
+            **({"overlap": p.overlap_bucket} if p.overlap else {}),
         }

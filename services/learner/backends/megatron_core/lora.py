@@ -27,10 +27,10 @@ from megatron.core.tensor_parallel import (
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from torch import Tensor
 
-from services.learner.backends.common.adapters import TARGETS, check, drawn
-from services.learner.backends.megatron_core.layout import Layout
-from services.learner.huggingface.config import UnsupportedModel
-from services.learner.interface.settings import LoraSettings
+from penstock.recipes.sections import Lora
+from services.learner.backends.common.adapters import TARGETS, drawn
+from services.learner.backends.megatron_core.layout import RankGroups
+from services.learner.interface.errors import UnsupportedModel
 
 COLUMN = ("qkv", "gate_up")
 
@@ -38,10 +38,10 @@ COLUMN = ("qkv", "gate_up")
 class Adapter(torch.nn.Module):
     """B A x beside one linear layer, on this rank's shards. Parameters `a` and `b`; see above for their shapes."""
 
-    def __init__(self, linear: Any, layer: int, target: str, settings: LoraSettings, layout: Layout, seed: int) -> None:
+    def __init__(self, linear: Any, layer: int, target: str, settings: Lora, layout: RankGroups, seed: int) -> None:
         super().__init__()
         self.column, self.scale = target in COLUMN, settings.alpha / settings.rank
-        self._tp, self._sequence = layout.groups.tp, layout.parallel.sequence
+        self._tp, self._sequence = layout.groups.tp, layout.parallel.sequence_parallel
         size, rank = self._tp.size(), self._tp.rank()
         out_features, in_features = linear.weight.shape
         whole = drawn(layer, target, settings.rank, in_features if self.column else in_features * size, seed)
@@ -77,12 +77,11 @@ class Adapter(torch.nn.Module):
         return self.b.float() @ self.a.float() * self.scale
 
 
-class Lora:
+class Adapters:
     """The adapters of one rank's part of a model, whose other parameters are frozen."""
 
-    def __init__(self, chunks: Sequence[Any], settings: LoraSettings, layout: Layout, seed: int) -> None:
-        """Raises ValueError for a target that is none, UnsupportedModel for one that experts have."""
-        check(settings)
+    def __init__(self, chunks: Sequence[Any], settings: Lora, layout: RankGroups, seed: int) -> None:
+        """Raises UnsupportedModel for a target that experts have."""
         self._on = True
         self._of: dict[torch.nn.Parameter, Adapter] = {}
         for chunk in chunks:

@@ -8,61 +8,58 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing import one_process_lora as lora_testing
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.one_process_lora import LORA, OPTIMIZER, SEED, SEEDS, reference
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model, tiny_model
 
 
 @dataclass(frozen=True)
-class Layout:
+class Case:
     world: int
-    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    parallel: Parallel = field(default_factory=Parallel)
     recompute: Any = "none"
 
 
 LAYOUTS = {
-    "one": Layout(1),
-    "one-recompute": Layout(1, recompute="full"),
-    "tp2": Layout(2, ParallelSettings(tensor=2)),
-    "tp2-sp-recompute": Layout(2, ParallelSettings(tensor=2, sequence=True), "full"),
-    "pp2": Layout(2, ParallelSettings(pipeline=2)),
-    "pp2-interleaved": Layout(2, ParallelSettings(pipeline=2, virtual=2)),
-    "cp2": Layout(2, ParallelSettings(context=2)),
-    "dp2": Layout(2),
-    "dp2-overlap": Layout(2, ParallelSettings(overlap=2_000)),
-    "tp4-sp": Layout(4, ParallelSettings(tensor=4, sequence=True)),
+    "one": Case(1),
+    "one-recompute": Case(1, recompute="full"),
+    "tp2": Case(2, Parallel(tensor=2)),
+    "tp2-sp-recompute": Case(2, Parallel(tensor=2, sequence_parallel=True), "full"),
+    "pp2": Case(2, Parallel(pipeline=2)),
+    "pp2-interleaved": Case(2, Parallel(pipeline=2, virtual_stages=2)),
+    "cp2": Case(2, Parallel(context=2)),
+    "dp2": Case(2),
+    "dp2-overlap": Case(2, Parallel(overlap=True, overlap_bucket=2_000)),
+    "tp4-sp": Case(4, Parallel(tensor=4, sequence_parallel=True)),
 }
 
 
-def make(model_dir: Path, layout: Layout, lora: LoraSettings | None = LORA) -> MegatronPolicy:
+def make(model_dir: Path, case: Case, lora: Lora | None = LORA) -> MegatronPolicy:
     return MegatronPolicy.create(
-        model_dir,
-        layout.parallel,
-        OptimizerSettings(**OPTIMIZER),  # type: ignore[arg-type]
-        PrecisionSettings(),
-        BatchSettings(tokens_per_micro_batch=80, head_chunk=11, recompute=layout.recompute),
-        seed=SEED,
-        lora=lora,
+        spec_of(
+            model_dir,
+            case.parallel,
+            Optimizer(**OPTIMIZER),
+            micro_batch_tokens=80,
+            head_chunk=11,
+            recompute=case.recompute,
+            seed=SEED,
+            lora=lora,
+        )
     )
 
 
-def _train(model_dir: Path, layout: Layout) -> Any:
-    policy = make(model_dir, layout)
+def _train(model_dir: Path, case: Case) -> Any:
+    policy = make(model_dir, case)
     before = dict(policy.export())
-    trainer = Trainer(LossSettings(algorithm="sft"), policy)
-    metrics = [trainer.step(random_batch(seed)).metrics for seed in SEEDS]
+    trainer = make_trainer(recipe_of("sft"), policy)
+    metrics = [trainer.step(random_batch(seed, "none")).metrics for seed in SEEDS]
     adapters, after = dict(policy.adapters()), dict(policy.export())
     lora_testing.check_adapters(before, adapters, after)
     return before, [(m["loss"], m["grad_norm"]) for m in metrics], after
@@ -99,7 +96,7 @@ def test_every_layout_trains_adapters_as_one_process_does(name, family, tied, mo
 def _reference_is_the_base(model_dir: Path) -> Any:
     policy = make(model_dir, LAYOUTS["one"])
     first = policy.logprobs(random_batch(9))
-    Trainer(LossSettings(algorithm="sft"), policy).step(random_batch(1))
+    make_trainer(recipe_of("sft"), policy).step(random_batch(1, "none"))
     return first, policy.logprobs(random_batch(9)), policy.reference_logprobs(random_batch(9))
 
 
@@ -108,21 +105,21 @@ def test_the_base_is_the_reference_without_a_copy(model_dir):
     assert torch.equal(base, first) and not torch.equal(later, first)
 
 
-def _save_and_go_on(model_dir: Path, root: Path, layout: Layout) -> Any:
-    policy = make(model_dir, layout)
-    trainer = Trainer(LossSettings(algorithm="sft"), policy)
-    trainer.step(random_batch(1))
-    policy.save(checkpoints.path_of(root, 1), {})
+def _save_and_go_on(model_dir: Path, root: Path, case: Case) -> Any:
+    policy = make(model_dir, case)
+    trainer = make_trainer(recipe_of("sft"), policy)
+    trainer.step(random_batch(1, "none"))
+    checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {})
     saved = dict(policy.export())
-    trainer.step(random_batch(2))
+    trainer.step(random_batch(2, "none"))
     return saved, dict(policy.export())
 
 
-def _resume(model_dir: Path, root: Path, layout: Layout, lora: LoraSettings | None = LORA) -> Any:
-    policy = make(model_dir, layout, lora)
+def _resume(model_dir: Path, root: Path, case: Case, lora: Lora | None = LORA) -> Any:
+    policy = make(model_dir, case, lora)
     checkpoints.load_newest(root, policy.load)
     loaded = dict(policy.export())
-    Trainer(LossSettings(algorithm="sft"), policy).step(random_batch(2))
+    make_trainer(recipe_of("sft"), policy).step(random_batch(2, "none"))
     return loaded, dict(policy.export())
 
 
@@ -146,4 +143,4 @@ def test_a_checkpoint_with_adapters_is_not_one_without(model_dir, tmp_path):
 
 def test_an_unknown_target_is_refused(model_dir):
     with pytest.raises(RankFailed, match="lora.targets: q_proj; known: qkv, output, gate_up, down"):
-        run_ranks(1, make, model_dir("qwen3", False), LAYOUTS["one"], LoraSettings(targets=("q_proj",)))
+        run_ranks(1, make, model_dir("qwen3", False), LAYOUTS["one"], Lora(targets=("q_proj",)))

@@ -10,28 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
-LAYOUTS: dict[str, tuple[int, ParallelSettings, bool]] = {
-    "one": (1, ParallelSettings(), True),
-    "dp2": (2, ParallelSettings(), True),
-    "ep2": (2, ParallelSettings(expert=2), True),
-    "ep4-replicated": (4, ParallelSettings(expert=4), False),
-    "ep2-dp4": (4, ParallelSettings(expert=2), True),
-    "tp2-sp-ep2": (2, ParallelSettings(tensor=2, sequence=True, expert=2), True),
-    "pp2-ep2": (4, ParallelSettings(pipeline=2, expert=2), True),
+LAYOUTS: dict[str, tuple[int, Parallel, bool]] = {
+    "one": (1, Parallel(), True),
+    "dp2": (2, Parallel(), True),
+    "ep2": (2, Parallel(expert=2), True),
+    "ep4-replicated": (4, Parallel(expert=4), False),
+    "ep2-dp4": (4, Parallel(expert=2), True),
+    "tp2-sp-ep2": (2, Parallel(tensor=2, sequence_parallel=True, expert=2), True),
+    "pp2-ep2": (4, Parallel(pipeline=2, expert=2), True),
 }
 
 
@@ -43,19 +37,23 @@ def model_dir(tmp_path_factory):
 def make(
     model_dir: Path,
     layout: str,
-    precision: Any = "fp32",
-    lora: LoraSettings | None = None,
+    precision: Any = "float32",
+    lora: Lora | None = None,
     recompute: Any = "none",
 ) -> MegatronPolicy:
     _, parallel, distributed = LAYOUTS[layout]
     return MegatronPolicy.create(
-        model_dir,
-        parallel,
-        OptimizerSettings(learning_rate=1e-2, weight_decay=0.1, epsilon=1e-5, distributed=distributed),
-        PrecisionSettings(weights=precision),
-        BatchSettings(tokens_per_micro_batch=80, recompute=recompute),
-        seed=3,
-        lora=lora,
+        spec_of(
+            model_dir,
+            parallel,
+            Optimizer(learning_rate=1e-2, weight_decay=0.1, epsilon=1e-5),
+            precision,
+            shard_optimizer=distributed,
+            micro_batch_tokens=80,
+            recompute=recompute,
+            seed=3,
+            lora=lora,
+        )
     )
 
 
@@ -66,10 +64,10 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def _begin(model_dir: Path, root: Path, layout: str, precision: str) -> Any:
     """Two steps, a checkpoint, two more."""
     policy = make(model_dir, layout, precision)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     for seed in (1, 2):
         trainer.step(random_batch(seed))
-    policy.save(checkpoints.path_of(root, 2), {"cursor": 812})
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {"cursor": 812})
     saved = dict(policy.export())
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return saved, metrics, dict(policy.export())
@@ -79,7 +77,7 @@ def _go_on(model_dir: Path, root: Path, layout: str, precision: str) -> Any:
     policy = make(model_dir, layout, precision)
     assert checkpoints.load_newest(root, policy.load) == (2, {"cursor": 812})
     loaded = dict(policy.export())
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return loaded, metrics, dict(policy.export())
 
@@ -89,14 +87,16 @@ def begun(model_dir, tmp_path_factory):
     """(its checkpoints, what the uninterrupted run came to), once per layout."""
 
     @functools.cache
-    def begin(layout: str, precision: str = "fp32") -> Any:
+    def begin(layout: str, precision: str = "float32") -> Any:
         root = tmp_path_factory.mktemp("checkpoints")
         return root, run_ranks(LAYOUTS[layout][0], _begin, model_dir, root, layout, precision)[0]
 
     return begin
 
 
-@pytest.mark.parametrize(("layout", "precision"), [("ep2", "fp32"), ("tp2-sp-ep2", "bf16"), ("pp2-ep2", "fp32")])
+@pytest.mark.parametrize(
+    ("layout", "precision"), [("ep2", "float32"), ("tp2-sp-ep2", "bfloat16"), ("pp2-ep2", "float32")]
+)
 def test_resume_is_bit_identical(layout, precision, model_dir, begun):
     root, (saved, expected, after) = begun(layout, precision)
     loaded, metrics, got = run_ranks(LAYOUTS[layout][0], _go_on, model_dir, root, layout, precision)[0]
@@ -118,7 +118,7 @@ def test_resume_is_bit_identical(layout, precision, model_dir, begun):
 )
 def test_training_goes_on_under_another_layout(source, target, model_dir, begun):
     root, (saved, expected, after) = begun(source)
-    loaded, metrics, got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "fp32")[0]
+    loaded, metrics, got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "float32")[0]
     assert equal(loaded, saved), "a weight changed in loading"
     for ours, theirs in zip(metrics, expected, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
@@ -127,13 +127,13 @@ def test_training_goes_on_under_another_layout(source, target, model_dir, begun)
 
 
 def test_bf16_main_weights_of_experts_go_along(model_dir, begun):
-    root, (saved, _, _) = begun("tp2-sp-ep2", "bf16")
-    assert equal(run_ranks(2, _go_on, model_dir, root, "dp2", "bf16")[0][0], saved)
+    root, (saved, _, _) = begun("tp2-sp-ep2", "bfloat16")
+    assert equal(run_ranks(2, _go_on, model_dir, root, "dp2", "bfloat16")[0][0], saved)
 
 
-def _train(model_dir: Path, layout: str, recompute: str, lora: LoraSettings | None) -> Any:
+def _train(model_dir: Path, layout: str, recompute: str, lora: Lora | None) -> Any:
     policy = make(model_dir, layout, recompute=recompute, lora=lora)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (1, 2)]
     return [(m["loss"], m["grad_norm"]) for m in metrics], dict(policy.export())
 
@@ -146,7 +146,7 @@ def test_recomputing_changes_no_bit(layout, model_dir):
 
 
 def test_attention_has_adapters_and_experts_stay_as_they_are(model_dir):
-    lora = LoraSettings(rank=4, targets=("qkv", "output"))
+    lora = Lora(rank=4, targets=("qkv", "output"))
     alone, expected = run_ranks(1, _train, model_dir, "one", "none", lora)[0]
     metrics, got = run_ranks(2, _train, model_dir, "ep2", "none", lora)[0]
     for ours, theirs in zip(metrics, alone, strict=True):
@@ -163,4 +163,4 @@ def _exported(model_dir: Path) -> Any:
 
 def test_experts_have_no_adapters(model_dir):
     with pytest.raises(RankFailed, match="lora.targets: gate_up is an expert's, and experts have no adapters; use qkv"):
-        run_ranks(1, make, model_dir, "one", "fp32", LoraSettings(targets=("qkv", "gate_up")))
+        run_ranks(1, make, model_dir, "one", "float32", Lora(targets=("qkv", "gate_up")))

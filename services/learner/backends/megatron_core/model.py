@@ -4,7 +4,7 @@ The model returns hidden states; the loss applies the output layer only to train
 (`token_logprobs`), so full logits never exist.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
+from penstock.recipes.sections import Parallel
 from services.learner.backends.megatron_core.attention import TorchAttention
-from services.learner.backends.megatron_core.layout import Layout
+from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.huggingface.config import ModelConfig
-from services.learner.interface.settings import ParallelSettings, PrecisionSettings
+from services.learner.interface.policy_spec import PolicySpec
 
 if not hasattr(moe_utils, "te_general_gemm"):
     moe_utils.te_general_gemm = None  # the router asks for it where TransformerEngine is absent, and has no such name
@@ -77,12 +78,11 @@ def _keep(weight: Tensor) -> Tensor:
 
 def megatron_config(
     model: ModelConfig,
-    layout: Layout,
-    precision: PrecisionSettings,
-    recompute: Literal["none", "selective", "full"] = "none",
+    layout: RankGroups,
+    spec: PolicySpec,
 ) -> TransformerConfig:
     """TransformerConfig for packed training. Fusions that need TransformerEngine or Apex are off."""
-    dtype = precision.dtype
+    dtype, recompute = spec.torch_dtype, spec.learner.recompute
     parallel, full = layout.parallel, recompute == "full"
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -122,17 +122,17 @@ def megatron_config(
         **({"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1} if full else {}),
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
-        virtual_pipeline_model_parallel_size=parallel.virtual if parallel.virtual > 1 else None,
+        virtual_pipeline_model_parallel_size=parallel.virtual_stages if parallel.virtual_stages > 1 else None,
         # Interleaved stages with batched messages compute garbage silently where there are two of them.
-        overlap_p2p_comm=parallel.virtual > 1,
-        batch_p2p_comm=parallel.virtual == 1,
+        overlap_p2p_comm=parallel.virtual_stages > 1,
+        batch_p2p_comm=parallel.virtual_stages == 1,
         context_parallel_size=parallel.context,
         cp_comm_type={"gather": "all_gather", "ulysses": "a2a"}[parallel.context_attention],
-        sequence_parallel=parallel.sequence,
+        sequence_parallel=parallel.sequence_parallel,
     )
 
 
-def _experts(model: ModelConfig, parallel: ParallelSettings) -> dict[str, Any]:
+def _experts(model: ModelConfig, parallel: Parallel) -> dict[str, Any]:
     """Every token reaches its experts, in fp32 routing and without any loss that balances them: what transformers
     computes, and what the engine samples from."""
     if model.experts is None:
@@ -179,14 +179,14 @@ def _layer(qk_norm: bool, experts: bool) -> ModuleSpec:
     )
 
 
-def build(model: ModelConfig, config: TransformerConfig, layout: Layout) -> list[PolicyModel]:
+def build(model: ModelConfig, config: TransformerConfig, layout: RankGroups) -> list[PolicyModel]:
     """This rank's tensor shard of its pipeline stage, weights uninitialised: one chunk of layers, or several that take
     turns with those of the other stages."""
-    virtual = layout.parallel.virtual
+    virtual = layout.parallel.virtual_stages
     return [_chunk(model, config, layout, v if virtual > 1 else None) for v in range(virtual)]
 
 
-def _chunk(model: ModelConfig, config: TransformerConfig, layout: Layout, turn: int | None) -> PolicyModel:
+def _chunk(model: ModelConfig, config: TransformerConfig, layout: RankGroups, turn: int | None) -> PolicyModel:
     pp = layout.groups.pp
     layers = get_num_layers_to_build(config, turn, pp.rank())
     tensor = layout.parallel.tensor
@@ -198,7 +198,7 @@ def _chunk(model: ModelConfig, config: TransformerConfig, layout: Layout, turn: 
         vocab_size=-(-model.vocab_size // tensor) * tensor,
         max_sequence_length=model.max_positions,
         pre_process=pp.rank() == 0 and turn in (None, 0),
-        post_process=pp.rank() == pp.size() - 1 and turn in (None, layout.parallel.virtual - 1),
+        post_process=pp.rank() == pp.size() - 1 and turn in (None, layout.parallel.virtual_stages - 1),
         parallel_output=True,
         share_embeddings_and_output_weights=model.tied_embeddings,
         position_embedding_type="rope",

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from services.learner.backends.common.host_memory import MOMENTS, HostedState, at_home
 from services.learner.backends.megatron_core.hf_weights import MappedParameter
-from services.learner.backends.megatron_core.layout import Layout
+from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.backends.megatron_core.optimizer_pieces import Piece, pieces
 from services.learner.backends.megatron_core.whole_matrices import MegatronMatrices
 from services.learner.backends.optim.guard import Guard
 from services.learner.backends.optim.muon import MOMENTUM, Muon
 from services.learner.huggingface.config import ModelConfig
-from services.learner.interface.settings import OptimizerSettings
+from services.learner.interface.policy_spec import PolicySpec
 
 
 class GuardedOptimizer(Guard):
@@ -29,14 +29,15 @@ class GuardedOptimizer(Guard):
 
     def __init__(
         self,
-        settings: OptimizerSettings,
+        spec: PolicySpec,
         chunks: list[DistributedDataParallel],
         model: ModelConfig,
-        layout: Layout,
+        layout: RankGroups,
         mapped: Sequence[MappedParameter],
     ) -> None:
         """mapped: this rank's parameters. Raises schedules.ScheduleError."""
-        super().__init__(settings, scaled=chunks[0].config.fp16)
+        super().__init__(spec)
+        settings = self.settings
         self._mapped = {p.parameter: p for p in mapped}
         self._muon = Muon(settings, MegatronMatrices(mapped, model, layout)) if settings.name == "muon" else None
         config = chunks[0].config
@@ -50,8 +51,8 @@ class GuardedOptimizer(Guard):
                 adam_beta1=settings.beta1,
                 adam_beta2=settings.beta2,
                 adam_eps=settings.epsilon,
-                clip_grad=settings.clip_norm,
-                use_distributed_optimizer=settings.cut,
+                clip_grad=settings.clip_gradient,
+                use_distributed_optimizer=spec.cuts_optimizer,
                 bf16=config.bf16,
                 fp16=config.fp16,
                 loss_scale=self.scale if config.fp16 else None,
@@ -61,7 +62,7 @@ class GuardedOptimizer(Guard):
             use_gloo_process_groups=False,
             pg_collection=layout.groups,
         )
-        self._hosted = [self._offload(part) for part in self._parts()] if settings.on_host else []
+        self._hosted = [self._offload(part) for part in self._parts()] if spec.hosts_optimizer else []
 
     def zero_grad(self) -> None:
         self._optimizer.zero_grad()
@@ -87,11 +88,11 @@ class GuardedOptimizer(Guard):
             self.skip(norm, ["+".join(self._mapped[piece.parameter].hf_names) for piece in own])
             return False, norm
         self.taken()
-        if self.settings.clip_norm > 0:
+        if self.settings.clip_gradient > 0:
             for part in self._optimizer.chained_optimizers:
                 parameters = part.get_parameters()
                 if parameters:
-                    clip_grad_by_total_norm_fp32(parameters, self.settings.clip_norm, norm)
+                    clip_grad_by_total_norm_fp32(parameters, self.settings.clip_gradient, norm)
         if self._muon is not None:
             for _, piece in self._pieces():
                 if self._is_muons(piece):

@@ -19,16 +19,18 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from penstock.recipes.sections import Parallel
 
-def data_parallel(bucket: int, distributed: bool) -> DistributedDataParallelConfig:
-    """bucket: numbers in a message; 0 sends everything at once after the backward pass. distributed: the optimizer."""
-    overlaps = bucket > 0
+
+def data_parallel(parallel: Parallel, distributed: bool) -> DistributedDataParallelConfig:
+    """Without `overlap` everything is sent at once after the backward pass. distributed: the optimizer."""
+    overlaps = parallel.overlap
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=distributed,
         overlap_grad_reduce=overlaps,
         overlap_param_gather=overlaps and distributed,
-        bucket_size=bucket if overlaps else None,
+        bucket_size=parallel.overlap_bucket if overlaps else None,
     )
 
 

@@ -6,24 +6,18 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core import overlap
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 BUCKET = 16_000
 """Of some 160 000 numbers: several messages, and the output layer has one for itself."""
-SETTINGS = LossSettings(kl_coefficient=0.1, optimizer_steps_per_batch=2)
+SETTINGS = recipe_of(kl=0.1, mini_batches=2)
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +25,28 @@ def model_dir(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
-def make(model_dir: Path, parallel: ParallelSettings, lora: LoraSettings | None = None) -> MegatronPolicy:
+def make(model_dir: Path, parallel: Parallel, lora: Lora | None = None) -> MegatronPolicy:
     return MegatronPolicy.create(
-        model_dir,
-        parallel,
-        OptimizerSettings(learning_rate=1e-2, clip_norm=0.0),  # norms are summed in another order
-        PrecisionSettings(),
-        BatchSettings(tokens_per_micro_batch=80),
-        seed=1,
-        keep_reference=True,
-        lora=lora,
+        spec_of(
+            model_dir,
+            parallel,
+            Optimizer(learning_rate=1e-2, clip_gradient=0.0),
+            micro_batch_tokens=80,
+            seed=1,
+            keep_reference=True,
+            lora=lora,
+        )
     )
 
 
-def _train(model_dir: Path, root: Path, parallel: ParallelSettings, lora: LoraSettings | None) -> Any:
+def _train(model_dir: Path, root: Path, parallel: Parallel, lora: Lora | None) -> Any:
     """Each of everything that reads or writes weights follows a step directly."""
     policy = make(model_dir, parallel, lora)
-    trainer = Trainer(SETTINGS, policy)
+    trainer = make_trainer(SETTINGS, policy)
     said: list[Any] = [_step(trainer, 1), policy.reference_logprobs(random_batch(2)), policy.logprobs(random_batch(2))]
     said += [_step(trainer, 2), policy.logprobs(random_batch(3)), _step(trainer, 3), dict(policy.export())]
     _step(trainer, 4)
-    policy.save(checkpoints.path_of(root, 4), {})
+    checkpoints.write(checkpoints.path_of(root, 4), policy.snapshot(), {})
     _step(trainer, 5)
     policy.load(checkpoints.path_of(root, 4))
     said += [_step(trainer, 5), dict(policy.export())]
@@ -70,44 +65,44 @@ def _equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
 
 
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)], ids=["all weights", "adapters"])
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["all weights", "adapters"])
 def test_everything_that_follows_a_step_sees_it_bit_by_bit(lora, model_dir, tmp_path):
-    plain = run_ranks(2, _train, model_dir, tmp_path / "plain", ParallelSettings(), lora)[0]
-    parallel = ParallelSettings(overlap=BUCKET if lora is None else 2_000)
+    plain = run_ranks(2, _train, model_dir, tmp_path / "plain", Parallel(), lora)[0]
+    parallel = Parallel(overlap=True, overlap_bucket=BUCKET if lora is None else 2_000)
     beside = run_ranks(2, _train, model_dir, tmp_path / "beside", parallel, lora)[0]
     assert [i for i, (a, b) in enumerate(zip(plain, beside, strict=True)) if not _equal(a, b)] == []
 
 
-def _go_on(model_dir: Path, root: Path, parallel: ParallelSettings) -> Any:
+def _go_on(model_dir: Path, root: Path, parallel: Parallel) -> Any:
     policy = make(model_dir, parallel)
     policy.load(checkpoints.path_of(root, 4))
-    trainer = Trainer(SETTINGS, policy)
+    trainer = make_trainer(SETTINGS, policy)
     return _step(trainer, 5), dict(policy.export())
 
 
 @pytest.mark.parametrize(("there", "here"), [(0, BUCKET), (BUCKET, 0), (BUCKET, 3 * BUCKET)])
 def test_a_checkpoint_goes_on_with_other_messages(there, here, model_dir, tmp_path):
-    expected = run_ranks(2, _train, model_dir, tmp_path, ParallelSettings(overlap=there), None)[0]
-    metrics, weights = run_ranks(2, _go_on, model_dir, tmp_path, ParallelSettings(overlap=here))[0]
+    expected = run_ranks(2, _train, model_dir, tmp_path, Parallel(overlap=True, overlap_bucket=there), None)[0]
+    metrics, weights = run_ranks(2, _go_on, model_dir, tmp_path, Parallel(overlap=True, overlap_bucket=here))[0]
     assert metrics == expected[-2] and _equal(weights, expected[-1])
 
 
-def _one_sequence(model_dir: Path, parallel: ParallelSettings) -> Any:
+def _one_sequence(model_dir: Path, parallel: Parallel) -> Any:
     policy = make(model_dir, parallel)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     return [trainer.step(random_batch(seed, count=1)).metrics["loss"] for seed in (1, 2)], dict(policy.export())
 
 
 def test_a_rank_with_nothing_to_train_sends_its_messages_too(model_dir):
-    losses, weights = run_ranks(2, _one_sequence, model_dir, ParallelSettings())[0]
-    again, beside = run_ranks(2, _one_sequence, model_dir, ParallelSettings(overlap=BUCKET))[0]
+    losses, weights = run_ranks(2, _one_sequence, model_dir, Parallel())[0]
+    again, beside = run_ranks(2, _one_sequence, model_dir, Parallel(overlap=True, overlap_bucket=BUCKET))[0]
     assert again == losses and _equal(beside, weights)
 
 
 def _watch(model_dir: Path) -> Any:
     """(messages; those under way at the end of the second backward pass; own weights after the step; when settled)."""
-    policy = make(model_dir, ParallelSettings(overlap=BUCKET))
-    trainer = Trainer(LossSettings(), policy)
+    policy = make(model_dir, Parallel(overlap=True, overlap_bucket=BUCKET))
+    trainer = make_trainer(recipe_of(), policy)
     trainer.step(random_batch(1))
     groups, config = policy._chunks[0].bucket_groups, policy._chunks[0].config
     finalize, under_way = config.finalize_model_grads_func, []

@@ -10,42 +10,42 @@ from pathlib import Path
 
 import pytest
 
-from services.learner.backends.testing.megatron_steps import Layout, check
-from services.learner.interface.settings import ParallelSettings
+from penstock.recipes.sections import Parallel
+from services.learner.backends.testing.megatron_steps import Case, check_case
 from services.learner.testing.tiny_models import save_tiny_model
 
 LAYOUTS = {
-    "one": Layout(1),
-    "tp2": Layout(2, ParallelSettings(tensor=2)),
-    "tp2-sp": Layout(2, ParallelSettings(tensor=2, sequence=True)),
-    "pp2": Layout(2, ParallelSettings(pipeline=2)),
-    "pp2-interleaved": Layout(2, ParallelSettings(pipeline=2, virtual=2)),
-    "tp2-pp2-interleaved": Layout(4, ParallelSettings(tensor=2, pipeline=2, virtual=2)),
-    "cp2": Layout(2, ParallelSettings(context=2)),
-    "cp2-ulysses": Layout(2, ParallelSettings(context=2, context_attention="ulysses"), distributed=False),
-    "cp4": Layout(4, ParallelSettings(context=4), distributed=False),
+    "one": Case(1),
+    "tp2": Case(2, Parallel(tensor=2)),
+    "tp2-sp": Case(2, Parallel(tensor=2, sequence_parallel=True)),
+    "pp2": Case(2, Parallel(pipeline=2)),
+    "pp2-interleaved": Case(2, Parallel(pipeline=2, virtual_stages=2)),
+    "tp2-pp2-interleaved": Case(4, Parallel(tensor=2, pipeline=2, virtual_stages=2)),
+    "cp2": Case(2, Parallel(context=2)),
+    "cp2-ulysses": Case(2, Parallel(context=2, context_attention="ulysses"), distributed=False),
+    "cp4": Case(4, Parallel(context=4), distributed=False),
     # fewer KV heads than context ranks
-    "cp4-ulysses": Layout(4, ParallelSettings(context=4, context_attention="ulysses"), distributed=False),
-    "tp2-sp-cp2-ulysses": Layout(
-        4, ParallelSettings(tensor=2, context=2, sequence=True, context_attention="ulysses"), distributed=False
+    "cp4-ulysses": Case(4, Parallel(context=4, context_attention="ulysses"), distributed=False),
+    "tp2-sp-cp2-ulysses": Case(
+        4, Parallel(tensor=2, context=2, sequence_parallel=True, context_attention="ulysses"), distributed=False
     ),
-    "cp2-replicated-optimizer": Layout(2, ParallelSettings(context=2), distributed=False),
-    "dp2": Layout(2),
-    "dp2-replicated-optimizer": Layout(2, distributed=False),
-    "tp2-pp2": Layout(4, ParallelSettings(tensor=2, pipeline=2)),
-    "tp2-sp-cp2": Layout(4, ParallelSettings(tensor=2, context=2, sequence=True), distributed=False),
-    "pp2-dp2": Layout(4, ParallelSettings(pipeline=2)),
-    "dp2-overlap": Layout(2, ParallelSettings(overlap=20_000)),  # of 160 000 numbers
-    "dp2-overlap-replicated-optimizer": Layout(2, ParallelSettings(overlap=20_000), distributed=False),
-    "cp2-overlap": Layout(2, ParallelSettings(context=2, overlap=20_000)),
-    "pp2-dp2-overlap": Layout(4, ParallelSettings(pipeline=2, overlap=20_000)),
-    "pp2-interleaved-dp2-overlap": Layout(4, ParallelSettings(pipeline=2, virtual=2, overlap=20_000)),
-    "pp4": Layout(4, ParallelSettings(pipeline=4)),
-    "tp2-dp2": Layout(4, ParallelSettings(tensor=2)),
-    "pp2-cp2": Layout(4, ParallelSettings(pipeline=2, context=2), distributed=False),
-    "cp2-dp2": Layout(4, ParallelSettings(context=2)),
-    "tp4": Layout(4, ParallelSettings(tensor=4)),
-    "tp4-sp": Layout(4, ParallelSettings(tensor=4, sequence=True)),  # fewer KV heads than tensor ranks
+    "cp2-replicated-optimizer": Case(2, Parallel(context=2), distributed=False),
+    "dp2": Case(2),
+    "dp2-replicated-optimizer": Case(2, distributed=False),
+    "tp2-pp2": Case(4, Parallel(tensor=2, pipeline=2)),
+    "tp2-sp-cp2": Case(4, Parallel(tensor=2, context=2, sequence_parallel=True), distributed=False),
+    "pp2-dp2": Case(4, Parallel(pipeline=2)),
+    "dp2-overlap": Case(2, Parallel(overlap=True, overlap_bucket=20_000)),  # of 160 000 numbers
+    "dp2-overlap-replicated-optimizer": Case(2, Parallel(overlap=True, overlap_bucket=20_000), distributed=False),
+    "cp2-overlap": Case(2, Parallel(context=2, overlap=True, overlap_bucket=20_000)),
+    "pp2-dp2-overlap": Case(4, Parallel(pipeline=2, overlap=True, overlap_bucket=20_000)),
+    "pp2-interleaved-dp2-overlap": Case(4, Parallel(pipeline=2, virtual_stages=2, overlap=True, overlap_bucket=20_000)),
+    "pp4": Case(4, Parallel(pipeline=4)),
+    "tp2-dp2": Case(4, Parallel(tensor=2)),
+    "pp2-cp2": Case(4, Parallel(pipeline=2, context=2), distributed=False),
+    "cp2-dp2": Case(4, Parallel(context=2)),
+    "tp4": Case(4, Parallel(tensor=4)),
+    "tp4-sp": Case(4, Parallel(tensor=4, sequence_parallel=True)),  # fewer KV heads than tensor ranks
 }
 
 
@@ -60,7 +60,7 @@ def model_dir(tmp_path_factory):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_trains_as_transformers_does(name, model_dir):
-    check(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "grpo")
+    check_case(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "grpo")
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_every_layout_trains_as_transformers_does(name, model_dir):
     ],
 )
 def test_every_architecture_trains_as_transformers_does(family, tied, name, model_dir):
-    check(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo")
+    check_case(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo")
 
 
 @pytest.mark.parametrize("name", ["one", "cp2"])
 def test_sequence_level_losses_see_whole_sequences(name, model_dir):
-    check(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "gspo")
+    check_case(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "gspo")
 
 
 @pytest.mark.parametrize("name", ["one", "dp2"])
 def test_supervised_training(name, model_dir):
-    check(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "sft")
+    check_case(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "sft")

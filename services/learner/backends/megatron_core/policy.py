@@ -1,12 +1,11 @@
-"""The policy on Megatron-Core: score tokens, take one optimizer step, export and save. Every method is a collective.
+"""The policy on Megatron-Core: score tokens, take one optimizer step, export. Every method is a collective.
 
-policy = MegatronPolicy.create(model_dir, parallel, optimizer, precision, batch, seed)
+policy = MegatronPolicy.create(spec)
 outcome = policy.train_step(batch, loss)        # forward and backward over packed micro-batches, one step
 for name, tensor in policy.export(): ...        # Hugging Face names, complete on rank 0
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,96 +20,76 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 
 from services.learner.backends.common.adapters import peft_names
-from services.learner.backends.common.reference import InitialWeights
+from services.learner.backends.common.policy_base import PolicyBase
 from services.learner.backends.megatron_core import cpu as megatron_cpu
-from services.learner.backends.megatron_core import hf_weights, model, overlap
-from services.learner.backends.megatron_core import recompute as selective
+from services.learner.backends.megatron_core import hf_weights, model, overlap, recompute
 from services.learner.backends.megatron_core.attention import PackedSequences
-from services.learner.backends.megatron_core.layout import Layout
-from services.learner.backends.megatron_core.lora import Lora
+from services.learner.backends.megatron_core.layout import RankGroups
+from services.learner.backends.megatron_core.lora import Adapters
 from services.learner.backends.megatron_core.optimizer import GuardedOptimizer
 from services.learner.backends.megatron_core.state import MegatronState
 from services.learner.backends.megatron_core.token_logprobs import token_logprobs
 from services.learner.backends.megatron_core.token_scores import token_scores
-from services.learner.backends.optim import muon
-from services.learner.backends.packing import micro_batches
+from services.learner.backends.optim.muon import check_muon
 from services.learner.backends.packing.micro_batches import MicroBatch
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.huggingface.config import ModelConfig, read_config
 from services.learner.huggingface.safetensors_directory import SafetensorsDirectory
 from services.learner.interface.batch import Batch
-from services.learner.interface.policy import Loss, Scored, ScoreOnly, StepOutcome, stepped
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
-from services.learner.interface.snapshot import Snapshot
+from services.learner.interface.policy import Loss, TokenScores
+from services.learner.interface.policy_spec import PolicySpec
 
 megatron_cpu.install()
 
 
-class MegatronPolicy:
+class MegatronPolicy(PolicyBase):
     """One rank's part of the model and its optimizer."""
+
+    optimizer: GuardedOptimizer
 
     def __init__(
         self,
+        spec: PolicySpec,
         config: ModelConfig,
-        layout: Layout,
+        layout: RankGroups,
         chunks: list[DistributedDataParallel],
         optimizer: GuardedOptimizer,
-        precision: PrecisionSettings,
-        batching: BatchSettings,
-        lora: LoraSettings | None = None,
-        adapters: Lora | None = None,
-        part: str = "",
+        adapters: Adapters | None,
+        part: str,
     ) -> None:
-        self._adapters = adapters
-        self._cut = replace(layout.cut, quadratic=config.attention_share)
-        self.config, self.layout, self.optimizer = config, layout, optimizer
-        self._chunks, self._precision, self._batching = chunks, precision, batching
-        self._models = [chunk.module for chunk in chunks]
-        self.state = MegatronState(config, layout, self._models, optimizer, precision, lora, part)
-        self._as_reference: Callable[[], AbstractContextManager[None]] | None = adapters.off if adapters else None
+        """part: see MegatronState."""
+        self._adapters, self._chunks, self._models = adapters, chunks, [chunk.module for chunk in chunks]
+        self.config, self.layout = config, layout
+        super().__init__(
+            spec,
+            replace(layout.cut, quadratic=config.attention_share),
+            (config.vocab_size, config.max_positions),
+            optimizer,
+            MegatronState(config, layout, self._models, optimizer, spec, part),
+            adapters.off if adapters is not None else None,
+        )
         self._schedule = get_forward_backward_func(
             pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
         )
 
     @staticmethod
-    def create(
-        model_dir: str | Path,
-        parallel: ParallelSettings,
-        optimizer: OptimizerSettings,
-        precision: PrecisionSettings,
-        batching: BatchSettings,
-        seed: int,
-        keep_reference: bool = False,
-        lora: LoraSettings | None = None,
-        host_reference: bool = False,
-        scores: bool = False,
-        beside: "MegatronPolicy | None" = None,
-    ) -> "MegatronPolicy":
+    def create(spec: PolicySpec, beside: "MegatronPolicy | None" = None) -> "MegatronPolicy":
         """Builds groups, model and optimizer from a Hugging Face directory; torch.distributed is initialised.
 
-        keep_reference: keep a copy of the initial weights for `reference_logprobs` (once more the model's memory).
-        host_reference: keep it on the host.
-        lora: train adapters on the frozen model; its base is the reference, so nothing is copied.
-        scores: a model that scores (see Policy); the head of a directory without one starts at zero.
         beside: the policy that this one is the critic of; it has the same layout, and a part of its checkpoints.
         Raises UnsupportedModel, LayoutError, ScheduleError, ValueError: bad input, before anything is allocated.
         """
-        muon.check(optimizer, lora)
-        config = read_config(model_dir, scores=scores)
-        layout = Layout.create(parallel, config, seed) if beside is None else beside.layout.of(config)
-        megatron = model.megatron_config(config, layout, precision, batching.recompute)
+        check_muon(spec)
+        learner = spec.learner
+        config = read_config(spec.path, scores=spec.scores)
+        layout = RankGroups.create(learner, config) if beside is None else beside.layout.of(config)
+        megatron = model.megatron_config(config, layout, spec)
         shards = model.build(config, megatron, layout)
-        if batching.recompute == "selective":
-            selective.install(shards)
-        hf_weights.load(shards, _initial_weights(model_dir, config), config, layout)
-        adapters = Lora(shards, lora, layout, seed) if lora is not None else None
-        ddp = overlap.data_parallel(parallel.overlap, optimizer.cut)
+        if learner.recompute == "selective":
+            recompute.install(shards)
+        hf_weights.load(shards, _initial_weights(spec.path, config), config, layout)
+        adapters = Adapters(shards, learner.lora, layout, learner.seed) if learner.lora is not None else None
+        ddp = overlap.data_parallel(learner.parallel, spec.cuts_optimizer)
         chunks = [
             DistributedDataParallel(
                 config=megatron,
@@ -121,94 +100,44 @@ class MegatronPolicy:
             )
             for i, shard in enumerate(shards)
         ]
-        guarded = GuardedOptimizer(optimizer, chunks, config, layout, list(hf_weights.mapped_parameters(shards)))
+        guarded = GuardedOptimizer(spec, chunks, config, layout, list(hf_weights.mapped_parameters(shards)))
         megatron.finalize_model_grads_func = _finalize
-        if precision.weights == "fp16":
+        if spec.dtype == "float16":
             megatron.grad_scale_func = lambda loss: loss * guarded.scale
         part = "" if beside is None else checkpoints.CRITIC
-        policy = MegatronPolicy(config, layout, chunks, guarded, precision, batching, lora, adapters, part)
-        if keep_reference and lora is None:
-            own = [p for shard in shards for p in shard.parameters()]
-            policy._as_reference = InitialWeights(own, host_reference).in_place
+        policy = MegatronPolicy(spec, config, layout, chunks, guarded, adapters, part)
+        policy._keep_reference([p for shard in shards for p in shard.parameters()])
         return policy
-
-    def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
-        batch.check(self.config.vocab_size, self.config.max_positions)
-        with torch.no_grad():
-            logprobs, _, _ = self._run(batch, ScoreOnly(), temperature, forward_only=True)
-        return logprobs
-
-    @torch.no_grad()
-    def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
-        (or adapters)."""
-        if self._as_reference is None:
-            raise RuntimeError("the policy was created without keep_reference")
-        overlap.settle(self._chunks)
-        with self._as_reference():
-            return self.logprobs(batch, temperature)
-
-    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
-        """Forward and backward over the batch, then one guarded optimizer step.
-
-        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
-        NonFiniteGradients (too many steps skipped in a row).
-        """
-        batch.check(self.config.vocab_size, self.config.max_positions)
-        for chunk in self._chunks:
-            chunk.zero_grad_buffer()
-        self.optimizer.zero_grad()
-        return stepped(self.optimizer, loss, self._run(batch, loss, temperature, forward_only=False))
-
-    def packing(self, batch: Batch) -> dict[str, float]:
-        """See Policy."""
-        return micro_batches.describe(batch, self._cut, self._batching.tokens_per_micro_batch)
 
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
-        overlap.settle(self._chunks)
+        self._settle()
         if self._adapters is not None:
             return hf_weights.export(self._models, self.config, self.layout, self._adapters.merged)
         return hf_weights.export(self._models, self.config, self.layout)
 
-    def adapters(self) -> Iterator[tuple[str, Tensor]]:
-        """As `export`, the adapters alone, under PEFT's names. Raises RuntimeError if there are none."""
-        if self._adapters is None:
-            raise RuntimeError("the policy was created without adapters")
-        overlap.settle(self._chunks)
+    def _export_adapters(self) -> Iterator[tuple[str, Tensor]]:
+        self._settle()
         for name, tensor in hf_weights.export(self._models, self.config, self.layout, adapters=True):
             module, _, side = name.rpartition(".")
             for peft in peft_names(module, side):
                 yield peft, tensor
 
-    def export_gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """As `export`, the accumulated gradients; complete only where optimizer.distributed is off or one rank holds
-        the whole data and context dimension."""
-        return hf_weights.export(self._models, self.config, self.layout, lambda p: p.main_grad)
-
-    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
-        """Weights, optimizer, random state and `extra` (JSON) as one atomic directory. Raises CheckpointError."""
-        checkpoints.write(path, self.snapshot(), extra)
-
-    def snapshot(self) -> Snapshot:
-        """What this rank writes into a checkpoint; refers to live memory."""
+    def _settle(self) -> None:
         overlap.settle(self._chunks)
-        return self.state.snapshot()
 
-    def load(self, path: str | Path) -> dict[str, Any]:
-        """Restores a checkpoint of any layout; returns its `extra` (see `MegatronState.load`)."""
-        overlap.settle(self._chunks)
-        return self.state.load(path)
+    def _zero_grad(self) -> None:
+        for chunk in self._chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
 
-    def _run(self, batch: Batch, loss: Loss, temperature: float, forward_only: bool) -> tuple[Tensor, Tensor, int]:
-        """Log-probs of trained tokens [T], [loss, *statistics] summed over the batch (both equal on every rank), and
-        the number of micro-batches."""
-        parts = micro_batches.build(batch, self._cut, self._batching.tokens_per_micro_batch)
+    def _run(
+        self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
+    ) -> tuple[Tensor, Tensor]:
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
-        overlap.tell_schedule(self._chunks[0].config, self._chunks, forward_only)
+        overlap.tell_schedule(self._chunks[0].config, self._chunks, not training)
         settings: dict[str, Any] = {"pg_collection": self.layout.groups}
         if self.layout.parallel.pipeline > 1:
             settings["p2p_communicator"] = P2PCommunicator(
@@ -221,7 +150,7 @@ class MegatronPolicy:
             num_microbatches=len(parts),
             seq_length=parts[0].tokens.shape[1] * self.layout.parallel.context,
             micro_batch_size=1,
-            forward_only=forward_only,
+            forward_only=not training,
             **settings,
         )
         if not self.layout.reports:
@@ -230,7 +159,7 @@ class MegatronPolicy:
         if dist.get_world_size() > 1:
             dist.all_reduce(logprobs)
             dist.all_reduce(sums)
-        return logprobs, sums, len(parts)
+        return logprobs, sums
 
     def _forward(
         self,
@@ -246,7 +175,7 @@ class MegatronPolicy:
         part = next(parts)
 
         def finish(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            scored = self._score(part, hidden, temperature)
+            scored = self._scored(part, hidden, temperature)
             value, stats = loss(scored)
             logprobs[scored.index] = scored.current.detach()
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
@@ -256,9 +185,9 @@ class MegatronPolicy:
         packed = PackedSequences.of(part.pack, part.tokens.device)
         return network(part.tokens, part.positions, None, packed_seq_params=packed), finish
 
-    def _score(self, part: MicroBatch, hidden: Tensor, temperature: float) -> Scored:
+    def _scored(self, part: MicroBatch, hidden: Tensor, temperature: float) -> TokenScores:
         """What the head says of the trained tokens, gathered over context ranks so that sequences are whole."""
-        head, tp, sequence = self._head_weight(), self.layout.groups.tp, self.layout.parallel.sequence
+        head, tp, sequence = self._head_weight(), self.layout.groups.tp, self.layout.parallel.sequence_parallel
         if self.config.scores:
             logprobs = token_scores(hidden, head, part.rows, tp, sequence_parallel=sequence)[:, None]
             entropy = torch.zeros_like(logprobs[:, 0])
@@ -272,8 +201,7 @@ class MegatronPolicy:
                 self.config.vocab_size,
                 sequence_parallel=sequence,
                 temperature=temperature,
-                chunk=self._batching.head_chunk,
-                fp32_logits=self._precision.fp32_logits,
+                chunk=self.spec.head_chunk,
             )
         if part.join is not None:
             both = torch.cat([logprobs, entropy[:, None]], 1)
@@ -282,7 +210,7 @@ class MegatronPolicy:
             whole = gather_from_sequence_parallel_region(local, False, self.layout.groups.cp)
             logprobs, entropy = whole.index_select(0, part.join).split([both.shape[1] - 1, 1], 1)
             entropy = entropy[:, 0]
-        return Scored.of(logprobs, entropy, part.index, part.sequence, part.sequences)
+        return TokenScores.of(logprobs, entropy, part.index, part.sequence, part.sequences)
 
     def _head_weight(self) -> Tensor:
         """Of the output layer, which is not called as a module."""

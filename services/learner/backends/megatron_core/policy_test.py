@@ -12,35 +12,26 @@ import pytest
 import torch
 from megatron.core import parallel_state
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Checkpoints, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.optim.guard import NonFiniteGradients
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.directory import CheckpointError
 from services.learner.checkpoints.retention import prune
-from services.learner.interface.batch import Batch, InvalidBatch, Sample
-from services.learner.interface.policy import Scored
-from services.learner.interface.settings import (
-    BatchSettings,
-    CheckpointSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-    ScheduleSettings,
-)
+from services.learner.interface.batch import Batch, InvalidBatch, TrainingSample
+from services.learner.interface.policy import TokenScores
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
-OPTIMIZER = OptimizerSettings(
-    learning_rate=1e-2, weight_decay=0.1, schedule=ScheduleSettings("cosine", warmup_steps=2, total_steps=6)
-)
+OPTIMIZER = Optimizer(learning_rate=1e-2, weight_decay=0.1, schedule="cosine", warmup_steps=2)
 LAYOUTS = {
-    "one": (1, ParallelSettings()),
-    "tp2": (2, ParallelSettings(tensor=2)),
-    "pp2": (2, ParallelSettings(pipeline=2)),
-    "pp2-interleaved": (2, ParallelSettings(pipeline=2, virtual=2)),
-    "dp2": (2, ParallelSettings()),
+    "one": (1, Parallel()),
+    "tp2": (2, Parallel(tensor=2)),
+    "pp2": (2, Parallel(pipeline=2)),
+    "pp2-interleaved": (2, Parallel(pipeline=2, virtual_stages=2)),
+    "dp2": (2, Parallel()),
 }
 
 
@@ -50,16 +41,10 @@ def model_dir(tmp_path_factory):
 
 
 def make(
-    model_dir: Path, parallel: ParallelSettings, precision: str = "fp32", keep_reference: bool = False
+    model_dir: Path, parallel: Parallel, precision: str = "float32", keep_reference: bool = False
 ) -> MegatronPolicy:
     return MegatronPolicy.create(
-        model_dir,
-        parallel,
-        OPTIMIZER,
-        PrecisionSettings(weights=precision),
-        BatchSettings(tokens_per_micro_batch=80),
-        seed=3,
-        keep_reference=keep_reference,
+        spec_of(model_dir, parallel, OPTIMIZER, precision, micro_batch_tokens=80, seed=3, keep_reference=keep_reference)
     )
 
 
@@ -72,27 +57,34 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 # ------------------------------------------------------------------ resume
-def _uninterrupted(model_dir: Path, root: Path, parallel: ParallelSettings, precision: str) -> Any:
+def _uninterrupted(model_dir: Path, root: Path, parallel: Parallel, precision: str) -> Any:
     policy = make(model_dir, parallel, precision)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     for seed in (1, 2):
         trainer.step(random_batch(seed))
-    policy.save(checkpoints.path_of(root, 2), {"cursor": 812, "held": ["r/7/0"]})
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {"cursor": 812, "held": ["r/7/0"]})
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return weights(policy), metrics
 
 
-def _resumed(model_dir: Path, root: Path, parallel: ParallelSettings, precision: str) -> Any:
+def _resumed(model_dir: Path, root: Path, parallel: Parallel, precision: str) -> Any:
     policy = make(model_dir, parallel, precision)
     restored = checkpoints.load_newest(root, policy.load)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return weights(policy), metrics, restored
 
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("one", "fp32"), ("tp2", "fp32"), ("pp2", "fp32"), ("dp2", "fp32"), ("dp2", "bf16"), ("pp2-interleaved", "fp32")],
+    [
+        ("one", "float32"),
+        ("tp2", "float32"),
+        ("pp2", "float32"),
+        ("dp2", "float32"),
+        ("dp2", "bfloat16"),
+        ("pp2-interleaved", "float32"),
+    ],
 )
 def test_resume_is_bit_identical(name, precision, model_dir, tmp_path):
     world, parallel = LAYOUTS[name]
@@ -105,13 +97,13 @@ def test_resume_is_bit_identical(name, precision, model_dir, tmp_path):
 
 # ------------------------------------------------------------------ damaged checkpoints
 def _two_checkpoints(model_dir: Path, root: Path) -> None:
-    policy = make(model_dir, ParallelSettings())
+    policy = make(model_dir, Parallel())
     for step in (1, 2):
-        policy.save(checkpoints.path_of(root, step), {"step": step})
+        checkpoints.write(checkpoints.path_of(root, step), policy.snapshot(), {"step": step})
 
 
 def _restore(model_dir: Path, root: Path) -> Any:
-    return checkpoints.load_newest(root, make(model_dir, ParallelSettings()).load)
+    return checkpoints.load_newest(root, make(model_dir, Parallel()).load)
 
 
 def _flip_a_bit(path: Path) -> None:
@@ -150,9 +142,9 @@ def test_an_empty_directory_is_a_fresh_start(tmp_path):
 
 
 def _save_twice(model_dir: Path, root: Path) -> None:
-    policy = make(model_dir, ParallelSettings())
-    policy.save(checkpoints.path_of(root, 1), {"turn": "first"})
-    policy.save(checkpoints.path_of(root, 1), {"turn": "second"})
+    policy = make(model_dir, Parallel())
+    checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {"turn": "first"})
+    checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {"turn": "second"})
 
 
 def test_saving_a_step_again_replaces_it(model_dir, tmp_path):
@@ -162,11 +154,11 @@ def test_saving_a_step_again_replaces_it(model_dir, tmp_path):
 
 
 def _save_where_rank_1_cannot_write(model_dir: Path, root: Path) -> str:
-    policy = make(model_dir, ParallelSettings())
+    policy = make(model_dir, Parallel())
     if torch.distributed.get_rank() == 1:
         policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
     with pytest.raises(CheckpointError, match="rank 1: .*No such file"):
-        policy.save(checkpoints.path_of(root, 1), {})
+        checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {})
     return ""
 
 
@@ -176,9 +168,9 @@ def test_a_failed_write_fails_on_every_rank_and_leaves_no_checkpoint(model_dir, 
 
 
 def _die_before_the_rename(model_dir: Path, root: Path) -> None:
-    policy = make(model_dir, ParallelSettings())
+    policy = make(model_dir, Parallel())
     Path.rename = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
-    policy.save(checkpoints.path_of(root, 3), {"step": 3})
+    checkpoints.write(checkpoints.path_of(root, 3), policy.snapshot(), {"step": 3})
 
 
 def test_killed_while_saving(model_dir, tmp_path):
@@ -187,7 +179,7 @@ def test_killed_while_saving(model_dir, tmp_path):
         run_ranks(1, _die_before_the_rename, model_dir, tmp_path)
     assert (tmp_path / ".step-000003.partial").exists()
     assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (2, {"step": 2})
-    prune(tmp_path, CheckpointSettings())
+    prune(tmp_path, Checkpoints())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001", "step-000002"]
 
 
@@ -200,18 +192,18 @@ class _Poison:
     def __init__(self, value: float) -> None:
         self.value = value
 
-    def __call__(self, scored: Scored) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, scored: TokenScores) -> tuple[torch.Tensor, torch.Tensor]:
         factor = self.value if torch.distributed.get_rank() == 0 else 1.0
         return (scored.current * factor).sum(), torch.zeros(0, dtype=torch.float64)
 
 
-def _poisoned(model_dir: Path, parallel: ParallelSettings, value: float) -> Any:
+def _poisoned(model_dir: Path, parallel: Parallel, value: float) -> Any:
     policy = make(model_dir, parallel)
-    Trainer(LossSettings(), policy).step(random_batch(1))
+    make_trainer(recipe_of(), policy).step(random_batch(1))
     before = weights(policy)
     outcome = policy.train_step(random_batch(2), _Poison(value))
     untouched = equal(before, weights(policy))
-    after = Trainer(LossSettings(), policy).step(random_batch(3)).metrics
+    after = make_trainer(recipe_of(), policy).step(random_batch(3)).metrics
     return outcome.taken, policy.optimizer.skipped, untouched, after["grad_norm"], equal(before, weights(policy))
 
 
@@ -236,10 +228,10 @@ def _poison(policy: MegatronPolicy, layer: int) -> Any:
     return None
 
 
-def _stopped(model_dir: Path, parallel: ParallelSettings) -> Any:
+def _stopped(model_dir: Path, parallel: Parallel) -> Any:
     settings = dataclasses.replace(OPTIMIZER, max_skipped=2)
-    policy = MegatronPolicy.create(model_dir, parallel, settings, PrecisionSettings(), BatchSettings(), seed=3)
-    trainer = Trainer(LossSettings(), policy)
+    policy = MegatronPolicy.create(spec_of(model_dir, parallel, settings, seed=3))
+    trainer = make_trainer(recipe_of(), policy)
     for seed in (1, 2):  # skipped, taken: not in a row
         handle = _poison(policy, 3)
         trainer.step(random_batch(seed))
@@ -267,9 +259,9 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_with_the_parameter_named(na
 
 # ------------------------------------------------------------------ scoring
 def _scores(model_dir: Path) -> Any:
-    policy = make(model_dir, ParallelSettings(), keep_reference=True)
+    policy = make(model_dir, Parallel(), keep_reference=True)
     first = policy.logprobs(random_batch(5))
-    outcome = Trainer(LossSettings(kl_coefficient=0.1), policy).step(random_batch(5))
+    outcome = make_trainer(recipe_of(kl=0.1), policy).step(random_batch(5))
     return (
         first,
         policy.logprobs(random_batch(5)),
@@ -289,9 +281,9 @@ def test_reference_logprobs_are_those_of_the_initial_weights(model_dir):
 
 
 def _two_optimizer_steps(model_dir: Path, proximal: str) -> Any:
-    policy = make(model_dir, ParallelSettings())
-    settings = LossSettings(optimizer_steps_per_batch=2, proximal=proximal)  # type: ignore[arg-type]
-    return Trainer(settings, policy).step(random_batch(6)).metrics, weights(policy)
+    policy = make(model_dir, Parallel())
+    settings = recipe_of(mini_batches=2, proximal=proximal)  # type: ignore[arg-type]
+    return make_trainer(settings, policy).step(random_batch(6)).metrics, weights(policy)
 
 
 def test_mini_batches_take_one_optimizer_step_each(model_dir):
@@ -307,10 +299,9 @@ def test_mini_batches_take_one_optimizer_step_each(model_dir):
 def _losses_by_budget(model_dir: Path, normalisation: str, options: dict[str, int]) -> list[tuple[float, float]]:
     results = []
     for budget in (40, 80, 4096):
-        batching = BatchSettings(tokens_per_micro_batch=budget)
-        policy = MegatronPolicy.create(model_dir, ParallelSettings(), OPTIMIZER, PrecisionSettings(), batching, seed=0)
-        settings = LossSettings(normalisation=normalisation, normalisation_settings=options)
-        metrics = Trainer(settings, policy).step(random_batch(7)).metrics
+        policy = MegatronPolicy.create(spec_of(model_dir, Parallel(), OPTIMIZER, micro_batch_tokens=budget))
+        settings = recipe_of(normalisation=normalisation, normalisation_settings=options)
+        metrics = make_trainer(settings, policy).step(random_batch(7)).metrics
         results.append((metrics["loss"], metrics["grad_norm"]))
         parallel_state.destroy_model_parallel()
     return results
@@ -325,32 +316,32 @@ def test_the_loss_does_not_depend_on_how_the_batch_is_packed(normalisation, opti
         assert other == pytest.approx(first, rel=2e-5)
 
 
-def _one_sequence(model_dir: Path, parallel: ParallelSettings) -> Any:
+def _one_sequence(model_dir: Path, parallel: Parallel) -> Any:
     policy = make(model_dir, parallel)
     batch = random_batch(1).select(torch.tensor([1]))[0]
-    return Trainer(LossSettings(), policy).step(batch).metrics["loss"], weights(policy)
+    return make_trainer(recipe_of(), policy).step(batch).metrics["loss"], weights(policy)
 
 
 def test_fewer_sequences_than_ranks(model_dir):
-    (loss, _), (also, _) = run_ranks(2, _one_sequence, model_dir, ParallelSettings())
-    alone, _ = run_ranks(1, _one_sequence, model_dir, ParallelSettings())[0]
+    (loss, _), (also, _) = run_ranks(2, _one_sequence, model_dir, Parallel())
+    alone, _ = run_ranks(1, _one_sequence, model_dir, Parallel())[0]
     assert loss == also == pytest.approx(alone, abs=1e-6)
 
 
 # ------------------------------------------------------------------ refusals
 def _refusals(model_dir: Path) -> None:
-    policy = make(model_dir, ParallelSettings())
-    trainer = Trainer(LossSettings(), policy)
+    policy = make(model_dir, Parallel())
+    trainer = make_trainer(recipe_of(), policy)
     with pytest.raises(InvalidBatch, match="token 251 is outside the vocabulary of 251"):
-        trainer.step(Batch.from_samples([Sample([1, 251], [0, 1], [0, -1.0])]))
+        trainer.step(Batch.from_samples([TrainingSample([1, 251], [0, 1], [0, -1.0])], "advantage"))
     with pytest.raises(InvalidBatch, match="300 tokens, the model 256 positions"):
-        trainer.step(Batch.from_samples([Sample([1] * 300, [0] * 299 + [1])]))
+        trainer.step(Batch.from_samples([TrainingSample([1] * 300, [0] * 299 + [1])], "advantage"))
     with pytest.raises(ValueError, match="sequence 0 has 99 tokens, but a micro-batch holds at most 80"):
-        trainer.step(Batch.from_samples([Sample([1] * 100, [0] * 99 + [1])]))
+        trainer.step(Batch.from_samples([TrainingSample([1] * 100, [0] * 99 + [1])], "advantage"))
     with pytest.raises(RuntimeError, match="keep_reference"):
         policy.reference_logprobs(random_batch(1))
     with pytest.raises(ValueError, match="valid: cispo, dppo, dro, gspo, ppo_clip, reinforce, sapo"):
-        Trainer(LossSettings(policy_loss="ppo"), policy)
+        make_trainer(recipe_of(loss="ppo"), policy)
 
 
 def test_bad_batches_and_settings_are_refused_by_name(model_dir):
@@ -361,7 +352,7 @@ def test_an_unknown_schedule_field_is_refused_before_training(model_dir):
     bad = dataclasses.replace(OPTIMIZER, schedule=ScheduleSettings("wsd", total_steps=10))
 
     def create() -> None:
-        MegatronPolicy.create(model_dir, ParallelSettings(), bad, PrecisionSettings(), BatchSettings(), seed=0)
+        MegatronPolicy.create(spec_of(model_dir, Parallel(), bad, seed=0))
 
     with pytest.raises(RankFailed, match="schedule.decay_steps must be in 1"):
         run_ranks(1, create)
@@ -373,4 +364,4 @@ def test_a_missing_tensor_is_named(model_dir, tmp_path):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
     with pytest.raises(RankFailed, match="has no tensor model.layers.4"):
-        run_ranks(1, lambda: make(broken, ParallelSettings()) and None)
+        run_ranks(1, lambda: make(broken, Parallel()) and None)

@@ -7,28 +7,23 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.backends.testing.gradients import gradients_of
 from services.learner.backends.testing.megatron_activations import kept_bytes
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 LAYOUTS = {
-    "one": (1, ParallelSettings()),
-    "tp2-sp": (2, ParallelSettings(tensor=2, sequence=True)),
-    "pp2": (2, ParallelSettings(pipeline=2)),
-    "pp2-interleaved": (2, ParallelSettings(pipeline=2, virtual=2)),
-    "cp2": (2, ParallelSettings(context=2)),
-    "cp2-ulysses": (2, ParallelSettings(context=2, context_attention="ulysses")),
-    "dp2-overlap": (2, ParallelSettings(overlap=20_000)),
+    "one": (1, Parallel()),
+    "tp2-sp": (2, Parallel(tensor=2, sequence_parallel=True)),
+    "pp2": (2, Parallel(pipeline=2)),
+    "pp2-interleaved": (2, Parallel(pipeline=2, virtual_stages=2)),
+    "cp2": (2, Parallel(context=2)),
+    "cp2-ulysses": (2, Parallel(context=2, context_attention="ulysses")),
+    "dp2-overlap": (2, Parallel(overlap=True, overlap_bucket=20_000)),
 }
 
 
@@ -39,19 +34,20 @@ def model_dir(tmp_path_factory):
 
 def _make(
     model_dir: Path,
-    parallel: ParallelSettings,
+    parallel: Parallel,
     recompute: str,
     distributed: bool = True,
-    lora: LoraSettings | None = None,
+    lora: Lora | None = None,
 ) -> MegatronPolicy:
-    batching = BatchSettings(tokens_per_micro_batch=256, recompute=recompute)  # type: ignore[arg-type]
-    settings = OptimizerSettings(learning_rate=1e-2, distributed=distributed)
-    return MegatronPolicy.create(model_dir, parallel, settings, PrecisionSettings(), batching, seed=1, lora=lora)
+    sizes = dict(micro_batch_tokens=256, recompute=recompute, shard_optimizer=distributed)
+    return MegatronPolicy.create(
+        spec_of(model_dir, parallel, Optimizer(learning_rate=1e-2), seed=1, lora=lora, **sizes)
+    )
 
 
-def _train(model_dir: Path, parallel: ParallelSettings, recompute: str) -> Any:
+def _train(model_dir: Path, parallel: Parallel, recompute: str) -> Any:
     policy = _make(model_dir, parallel, recompute)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (1, 2)]
     return metrics, dict(policy.export())
 
@@ -65,10 +61,10 @@ def test_the_same_weights_come_out_bit_by_bit(name, model_dir):
     assert all(torch.equal(recomputed[key], weights[key]) for key in weights)
 
 
-def _gradients(model_dir: Path, parallel: ParallelSettings, recompute: str) -> Any:
+def _gradients(model_dir: Path, parallel: Parallel, recompute: str) -> Any:
     policy = _make(model_dir, parallel, recompute, distributed=False)
-    metrics = Trainer(LossSettings(), policy).step(random_batch(1)).metrics
-    return metrics["loss"], dict(policy.export_gradients())
+    metrics = make_trainer(recipe_of(), policy).step(random_batch(1)).metrics
+    return metrics["loss"], gradients_of(policy)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
@@ -86,10 +82,10 @@ def test_selective_recomputation_gives_the_same_gradients(name, family, tmp_path
         torch.testing.assert_close(recomputed[key], gradient, rtol=0, atol=5e-6 * float(gradient.abs().max()), msg=key)
 
 
-def _adapted(model_dir: Path, parallel: ParallelSettings, recompute: str) -> Any:
+def _adapted(model_dir: Path, parallel: Parallel, recompute: str) -> Any:
     """After a first step, which moves the adapters off zero: what the second gradient is to each of them."""
-    policy = _make(model_dir, parallel, recompute, distributed=False, lora=LoraSettings(rank=4))
-    trainer = Trainer(LossSettings(), policy)
+    policy = _make(model_dir, parallel, recompute, distributed=False, lora=Lora(rank=4))
+    trainer = make_trainer(recipe_of(), policy)
     trainer.step(random_batch(1))
     trainer.step(random_batch(2))
     return {n: p.main_grad.clone() for n, p in policy._models[0].named_parameters() if p.requires_grad}
@@ -105,13 +101,13 @@ def test_adapters_see_what_was_let_go(name, model_dir):
 
 
 def test_selective_recomputation_keeps_less(model_dir):
-    everything = run_ranks(1, kept_bytes, model_dir, ParallelSettings(), "none", [200])[0][0]
-    less = run_ranks(1, kept_bytes, model_dir, ParallelSettings(), "selective", [200])[0][0]
+    everything = run_ranks(1, kept_bytes, model_dir, Parallel(), "none", [200])[0][0]
+    less = run_ranks(1, kept_bytes, model_dir, Parallel(), "selective", [200])[0][0]
     assert less < 0.72 * everything
 
 
 def test_it_keeps_a_small_part(model_dir):
-    everything, tokens = run_ranks(1, kept_bytes, model_dir, ParallelSettings(), "none", [200])[0][:2]
-    inputs, _ = run_ranks(1, kept_bytes, model_dir, ParallelSettings(), "full", [200])[0][:2]
+    everything, tokens = run_ranks(1, kept_bytes, model_dir, Parallel(), "none", [200])[0][:2]
+    inputs, _ = run_ranks(1, kept_bytes, model_dir, Parallel(), "full", [200])[0][:2]
     assert inputs < 0.1 * everything
     assert inputs >= 4 * 4 * 64 * tokens, "each of four layers keeps its input"

@@ -8,67 +8,49 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.interface.settings import (
-    BatchSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-    ScheduleSettings,
-)
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 WEIGHTS, LOSS = 1e-5, 1e-6
 """Largest differences after two more steps of rate 1e-2, fp32: what another order of summation makes."""
 WEIGHTS_BF16 = 2e-2
 
-LAYOUTS: dict[str, tuple[int, ParallelSettings, bool]] = {
-    "one": (1, ParallelSettings(), True),
-    "one-replicated": (1, ParallelSettings(), False),
-    "tp2": (2, ParallelSettings(tensor=2), True),
-    "tp2-sp": (2, ParallelSettings(tensor=2, sequence=True), True),
-    "pp2": (2, ParallelSettings(pipeline=2), True),
-    "pp2-interleaved": (2, ParallelSettings(pipeline=2, virtual=2), True),
-    "cp2": (2, ParallelSettings(context=2), True),
-    "dp2": (2, ParallelSettings(), True),
-    "dp2-replicated": (2, ParallelSettings(), False),
-    "dp4": (4, ParallelSettings(), True),
-    "tp2-pp2": (4, ParallelSettings(tensor=2, pipeline=2), True),
-    "tp4-sp": (4, ParallelSettings(tensor=4, sequence=True), True),  # fewer KV heads than tensor ranks
+LAYOUTS: dict[str, tuple[int, Parallel, bool]] = {
+    "one": (1, Parallel(), True),
+    "one-replicated": (1, Parallel(), False),
+    "tp2": (2, Parallel(tensor=2), True),
+    "tp2-sp": (2, Parallel(tensor=2, sequence_parallel=True), True),
+    "pp2": (2, Parallel(pipeline=2), True),
+    "pp2-interleaved": (2, Parallel(pipeline=2, virtual_stages=2), True),
+    "cp2": (2, Parallel(context=2), True),
+    "dp2": (2, Parallel(), True),
+    "dp2-replicated": (2, Parallel(), False),
+    "dp4": (4, Parallel(), True),
+    "tp2-pp2": (4, Parallel(tensor=2, pipeline=2), True),
+    "tp4-sp": (4, Parallel(tensor=4, sequence_parallel=True), True),  # fewer KV heads than tensor ranks
 }
 
 
-def _make(model_dir: Path, layout: str, precision: str = "fp32") -> MegatronPolicy:
+def _make(model_dir: Path, layout: str, precision: str = "float32") -> MegatronPolicy:
     _, parallel, distributed = LAYOUTS[layout]
-    optimizer = OptimizerSettings(
-        learning_rate=1e-2,
-        weight_decay=0.1,
-        epsilon=1e-5,
-        distributed=distributed,
-        schedule=ScheduleSettings("cosine", warmup_steps=2, total_steps=6),
-    )
-    batching = BatchSettings(tokens_per_micro_batch=80)
+    optimizer = Optimizer(learning_rate=1e-2, weight_decay=0.1, epsilon=1e-5, schedule="cosine", warmup_steps=2)
     return MegatronPolicy.create(
-        model_dir,
-        parallel,
-        optimizer,
-        PrecisionSettings(weights=precision),  # type: ignore[arg-type]
-        batching,
-        seed=3,
+        spec_of(model_dir, parallel, optimizer, precision, micro_batch_tokens=80, seed=3, shard_optimizer=distributed)
     )
 
 
 def _begin(model_dir: Path, root: Path, layout: str, precision: str) -> Any:
     """Two steps, a checkpoint, two more."""
     policy = _make(model_dir, layout, precision)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     for seed in (1, 2):
         trainer.step(random_batch(seed))
-    policy.save(checkpoints.path_of(root, 2), {"log_cursor": 812})
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {"log_cursor": 812})
     saved = dict(policy.export())
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return saved, dict(policy.export()), metrics
@@ -80,8 +62,8 @@ def _go_on(model_dir: Path, root: Path, layout: str, precision: str, again: Path
     assert restored == (2, {"log_cursor": 812})
     loaded = dict(policy.export())
     if again is not None:
-        policy.save(checkpoints.path_of(again, 2), {"log_cursor": 812})
-    trainer = Trainer(LossSettings(), policy)
+        checkpoints.write(checkpoints.path_of(again, 2), policy.snapshot(), {"log_cursor": 812})
+    trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return loaded, dict(policy.export()), metrics
 
@@ -91,7 +73,7 @@ def begun(tmp_path_factory):
     """(model, its checkpoints, what the uninterrupted run came to), once per kind of run."""
 
     @functools.cache
-    def begin(layout: str, family: str = "qwen3", tied: bool = False, precision: str = "fp32") -> Any:
+    def begin(layout: str, family: str = "qwen3", tied: bool = False, precision: str = "float32") -> Any:
         model_dir = save_tiny_model(tmp_path_factory.mktemp("model"), family, tied)
         root = tmp_path_factory.mktemp("checkpoints")
         return model_dir, root, run_ranks(LAYOUTS[layout][0], _begin, model_dir, root, layout, precision)[0]
@@ -134,7 +116,7 @@ def _compare(expected: Any, got: Any, tolerance: float) -> None:
 )
 def test_training_goes_on_under_another_layout(source, target, begun):
     model_dir, root, expected = begun(source)
-    got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "fp32")[0]
+    got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "float32")[0]
     _compare(expected, got, WEIGHTS)
 
 
@@ -143,14 +125,14 @@ def test_training_goes_on_under_another_layout(source, target, begun):
 )
 def test_tied_embeddings_and_other_families_go_on_too(family, tied, source, target, begun):
     model_dir, root, expected = begun(source, family, tied)
-    got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "fp32")[0]
+    got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "float32")[0]
     _compare(expected, got, WEIGHTS)
 
 
 @pytest.mark.parametrize(("source", "target"), [("dp2", "tp2"), ("tp2", "one")])
 def test_fp32_main_weights_of_a_bf16_model_go_along(source, target, begun):
-    model_dir, root, expected = begun(source, precision="bf16")
-    got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "bf16")[0]
+    model_dir, root, expected = begun(source, precision="bfloat16")
+    got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "bfloat16")[0]
     _compare(expected, got, WEIGHTS_BF16)
 
 
@@ -166,7 +148,7 @@ def _state(root: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("there", "precision"), [("tp2-pp2", "fp32"), ("tp4-sp", "fp32"), ("cp2", "fp32"), ("tp2", "bf16")]
+    ("there", "precision"), [("tp2-pp2", "float32"), ("tp4-sp", "float32"), ("cp2", "float32"), ("tp2", "bfloat16")]
 )
 def test_there_and_back_is_bitwise_the_same(there, precision, begun, tmp_path):
     model_dir, root, _ = begun("dp2", precision=precision)
@@ -183,7 +165,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_its_numbers(begun, tmp_path
     _, root, _ = begun("one")
     other = save_tiny_model(tmp_path / "other", "qwen2", True)
     with pytest.raises(RankFailed, match="AnotherModel.*is of another model: architecture 'Qwen3ForCausalLM'"):
-        run_ranks(1, _go_on, other, root, "one", "fp32")
+        run_ranks(1, _go_on, other, root, "one", "float32")
 
 
 def test_damage_is_found_on_whichever_rank_reads_it_and_the_former_is_used(begun, tmp_path):
@@ -195,4 +177,4 @@ def test_damage_is_found_on_whichever_rank_reads_it_and_the_former_is_used(begun
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    run_ranks(2, _go_on, model_dir, tmp_path, "pp2", "fp32")  # asserts that step 2 was restored
+    run_ranks(2, _go_on, model_dir, tmp_path, "pp2", "float32")  # asserts that step 2 was restored

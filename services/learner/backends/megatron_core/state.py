@@ -18,14 +18,15 @@ import torch
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch import Tensor
 
+from services.learner.backends.common import adapters
 from services.learner.backends.megatron_core import hf_weights
-from services.learner.backends.megatron_core.layout import Layout
+from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.backends.megatron_core.optimizer import GuardedOptimizer
 from services.learner.backends.megatron_core.resharding import Reassembly, experts_file, model_file, rank_file
 from services.learner.backends.optim import muon
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.huggingface.config import ModelConfig
-from services.learner.interface.settings import LoraSettings, PrecisionSettings
+from services.learner.interface.policy_spec import PolicySpec
 from services.learner.interface.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -40,22 +41,21 @@ class MegatronState:
     def __init__(
         self,
         config: ModelConfig,
-        layout: Layout,
+        layout: RankGroups,
         models: Sequence[Any],
         optimizer: GuardedOptimizer,
-        precision: PrecisionSettings,
-        lora: LoraSettings | None,
+        spec: PolicySpec,
         part: str = "",
     ) -> None:
         self._part = part
         self._config, self._layout, self._models, self._optimizer = config, layout, models, optimizer
-        lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
+        lora = adapters.identity(spec.learner.lora)
         numbers = {k: v for k, v in dataclasses.asdict(config).items() if k != "experts" or v is not None}
-        self._model_identity = {**numbers, **muon.identity(optimizer.settings), "lora": lora_identity}
+        self._model_identity = {**numbers, **muon.identity(optimizer.settings), "lora": lora}
         self._layout_identity = {
             **layout.describe(),
-            "weights": precision.weights,
-            "distributed_optimizer": optimizer.settings.cut,
+            "weights": spec.dtype,
+            "distributed_optimizer": spec.cuts_optimizer,
         }
 
     def snapshot(self) -> Snapshot:

@@ -22,7 +22,6 @@ def token_logprobs(
     sequence_parallel: bool,
     temperature: float,
     chunk: int | None,
-    fp32_logits: bool,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `target` [n, m] and entropies at the positions `rows` [n] of the final hidden states.
 
@@ -39,6 +38,4 @@ def token_logprobs(
     else:
         hidden = copy_to_tensor_model_parallel_region(hidden, group)
     picked = hidden[:, 0].index_select(0, rows)
-    return chunked_logprobs(
-        picked, weight, target, vocab, temperature=temperature, chunk=chunk, fp32_logits=fp32_logits, group=group
-    )
+    return chunked_logprobs(picked, weight, target, vocab, temperature=temperature, chunk=chunk, group=group)

@@ -11,26 +11,22 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.common import chunked_head
 from services.learner.backends.megatron_core import layout, model
 from services.learner.backends.megatron_core import policy as megatron_policy
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.packing import zigzag
+from services.learner.backends.testing.gradients import gradients_of
 from services.learner.huggingface import safetensors_directory
-from services.learner.interface.settings import (
-    BatchSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
-TP2 = ParallelSettings(tensor=2)
-TP2_SP = ParallelSettings(tensor=2, sequence=True)
-CP2 = ParallelSettings(context=2)
+TP2 = Parallel(tensor=2)
+TP2_SP = Parallel(tensor=2, sequence_parallel=True)
+CP2 = Parallel(context=2)
 
 
 @pytest.fixture(scope="module")
@@ -38,25 +34,23 @@ def model_dir(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
-def _step(model_dir: Path, parallel: ParallelSettings, sabotage: Any) -> list[float]:
+def _step(model_dir: Path, parallel: Parallel, sabotage: Any) -> list[float]:
     """[loss, gradient norm, size of the gradient of each norm of layer 0] of one step."""
     if sabotage is not None:
         sabotage()
-    trained = MegatronPolicy.create(
-        model_dir, parallel, OptimizerSettings(), PrecisionSettings(), BatchSettings(tokens_per_micro_batch=80), seed=0
-    )
-    metrics = Trainer(LossSettings(), trained).step(random_batch(1)).metrics
-    gradients = dict(trained.export_gradients()) if parallel.context == 1 else {}
+    trained = MegatronPolicy.create(spec_of(model_dir, parallel, Optimizer(), micro_batch_tokens=80, seed=0))
+    metrics = make_trainer(recipe_of(), trained).step(random_batch(1)).metrics
+    gradients = gradients_of(trained) if parallel.context == 1 else {}
     norms = [float(g.abs().sum()) for name, g in sorted(gradients.items()) if "layers.0." in name and g.dim() == 1]
     return [metrics["loss"], metrics["grad_norm"], *norms]
 
 
 @pytest.fixture(scope="module")
 def right(model_dir):
-    return run_ranks(1, _step, model_dir, ParallelSettings(), None)[0]
+    return run_ranks(1, _step, model_dir, Parallel(), None)[0]
 
 
-def _differs(model_dir: Path, parallel: ParallelSettings, sabotage: Any, right: Any, world: int = 2) -> bool:
+def _differs(model_dir: Path, parallel: Parallel, sabotage: Any, right: Any, world: int = 2) -> bool:
     guarded = run_ranks(world, _step, model_dir, parallel, None)[0]
     assert guarded == pytest.approx(right[: len(guarded)], rel=5e-5)
     wrong = run_ranks(world, _step, model_dir, parallel, sabotage)[0]
@@ -104,7 +98,7 @@ def test_3_interleaved_stages_do_not_batch_their_messages(model_dir, right):
         model.megatron_config = batched
 
     try:
-        assert _differs(model_dir, ParallelSettings(pipeline=2, virtual=2), sabotage, right)
+        assert _differs(model_dir, Parallel(pipeline=2, virtual_stages=2), sabotage, right)
     except RankFailed as failed:
         assert "split_with_sizes" in str(failed) or "shape" in str(failed)
 
@@ -161,17 +155,10 @@ def test_12_exported_tensors_do_not_change_with_the_next_step(model_dir):
 
 
 def _export_then_step(model_dir: Path) -> Any:
-    trained = MegatronPolicy.create(
-        model_dir,
-        ParallelSettings(),
-        OptimizerSettings(learning_rate=0.1),
-        PrecisionSettings(),
-        BatchSettings(),
-        seed=0,
-    )
+    trained = MegatronPolicy.create(spec_of(model_dir, Parallel(), Optimizer(learning_rate=0.1), seed=0))
     exported = dict(trained.export())
     copies = {name: tensor.clone() for name, tensor in exported.items()}
-    Trainer(LossSettings(), trained).step(random_batch(1))
+    make_trainer(recipe_of(), trained).step(random_batch(1))
     return exported, copies, dict(trained.export())
 
 
@@ -209,20 +196,19 @@ def test_tensor_ranks_need_expert_ranks(tmp_path):
     def sabotage() -> None:
         layout._check_experts = lambda *args: None
 
-    right = run_ranks(1, _expert_gradient, mixture, ParallelSettings(), None)[0]
+    right = run_ranks(1, _expert_gradient, mixture, Parallel(), None)[0]
     shared = run_ranks(2, _expert_gradient, mixture, dataclasses.replace(TP2_SP, expert=2), None)[0]
     torch.testing.assert_close(shared, right, rtol=0, atol=2e-5 * float(right.abs().max()))
     wrong = run_ranks(2, _expert_gradient, mixture, TP2_SP, sabotage)[0]
     assert (wrong - right).abs().max() > 0.1 * right.abs().max()
 
 
-def _expert_gradient(model_dir: Path, parallel: ParallelSettings, sabotage: Any) -> Any:
+def _expert_gradient(model_dir: Path, parallel: Parallel, sabotage: Any) -> Any:
     if sabotage is not None:
         sabotage()
-    batching = BatchSettings(tokens_per_micro_batch=80)
-    trained = MegatronPolicy.create(model_dir, parallel, OptimizerSettings(), PrecisionSettings(), batching, seed=0)
-    Trainer(LossSettings(), trained).step(random_batch(1))
-    return dict(trained.export_gradients()).get("model.layers.0.mlp.experts.0.down_proj.weight")
+    trained = MegatronPolicy.create(spec_of(model_dir, parallel, Optimizer(), micro_batch_tokens=80, seed=0))
+    make_trainer(recipe_of(), trained).step(random_batch(1))
+    return gradients_of(trained).get("model.layers.0.mlp.experts.0.down_proj.weight")
 
 
 def test_weights_are_checked_for_shape_before_copying(model_dir):
@@ -238,6 +224,4 @@ def _load_misshapen(model_dir: Path) -> None:
         return torch.ones(1) if name == "model.norm.weight" else get(self, name)
 
     safetensors_directory.SafetensorsDirectory.get = misshapen  # type: ignore[method-assign]
-    MegatronPolicy.create(
-        model_dir, ParallelSettings(), OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=0
-    )
+    MegatronPolicy.create(spec_of(model_dir, Parallel(), Optimizer(), seed=0))

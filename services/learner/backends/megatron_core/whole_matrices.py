@@ -7,14 +7,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from services.learner.backends.megatron_core.hf_weights import SCORE, MappedParameter, shard, unshard
-from services.learner.backends.megatron_core.layout import Layout
+from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.huggingface.config import ModelConfig
 
 
 class MegatronMatrices:
     """`muon.Matrices` of one rank's parameters."""
 
-    def __init__(self, mapped: Sequence[MappedParameter], config: ModelConfig, layout: Layout) -> None:
+    def __init__(self, mapped: Sequence[MappedParameter], config: ModelConfig, layout: RankGroups) -> None:
         self._mapped = {p.name: p for p in mapped}
         self._config, self._layout = config, layout
 

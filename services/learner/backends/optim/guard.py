@@ -11,7 +11,7 @@ import torch.distributed as dist
 from services.learner.backends.optim import schedules
 from services.learner.backends.optim.loss_scale import LossScale
 from services.learner.interface.errors import CannotGoOn
-from services.learner.interface.settings import OptimizerSettings
+from services.learner.interface.policy_spec import PolicySpec
 
 log = logging.getLogger(__name__)
 NAMED = 3
@@ -32,14 +32,14 @@ class Guard:
       loss_scale: of a float16 model; None: of another.
     """
 
-    def __init__(self, settings: OptimizerSettings, scaled: bool) -> None:
-        """scaled: whether the model is float16. Raises schedules.ScheduleError."""
-        schedules.check(settings.schedule)
-        self.settings = settings
+    def __init__(self, spec: PolicySpec) -> None:
+        """Raises schedules.ScheduleError."""
+        self.settings, self._total = spec.learner.optimizer, spec.steps
+        schedules.check_schedule(self.settings, self._total)
         self.steps = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
-        self.loss_scale = LossScale() if scaled else None
+        self.loss_scale = LossScale() if spec.dtype == "float16" else None
 
     @property
     def scale(self) -> float:
@@ -67,7 +67,7 @@ class Guard:
     @property
     def learning_rate(self) -> float:
         """Rate of the next step."""
-        return self.settings.learning_rate * schedules.factor(self.settings.schedule, self.steps)
+        return self.settings.learning_rate * schedules.factor(self.settings, self._total, self.steps)
 
     def skip(self, norm: float, own: Sequence[str]) -> None:
         """Counts a step that is not taken, and says which gradients are at fault; a collective. A float16 model's loss

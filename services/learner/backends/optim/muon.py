@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from services.learner.interface.settings import LoraSettings, OptimizerSettings
+from penstock.recipes.sections import Optimizer
+from services.learner.interface.policy_spec import PolicySpec
 
 MOMENTUM = "momentum"
 
@@ -37,7 +38,7 @@ class Matrices(Protocol):
 class Muon:
     """Steps this rank's parts of hidden matrices; their momentum by name is all that it remembers."""
 
-    def __init__(self, settings: OptimizerSettings, matrices: Matrices) -> None:
+    def __init__(self, settings: Optimizer, matrices: Matrices) -> None:
         self._settings, self._matrices = settings, matrices
         self._momentum: dict[str, Tensor] = {}
 
@@ -69,17 +70,21 @@ class Muon:
             self._momentum[name] = momentum
 
 
-def check(settings: OptimizerSettings, lora: LoraSettings | None) -> None:
+def check_muon(spec: PolicySpec) -> None:
     """Raises ValueError for what Muon does not train."""
-    if settings.name == "muon" and lora is not None:
+    if spec.learner.optimizer.name != "muon":
+        return
+    if spec.learner.lora is not None:
         raise ValueError(
             "optimizer.name = muon makes the step of a whole matrix orthogonal, and lora trains two factors of one; "
             "use adamw, or no lora"
         )
-    if settings.name == "muon" and settings.on_host:
-        raise ValueError("optimizer.on_host: the state of adamw alone can be kept on the host; use name = adamw")
+    if spec.hosts_optimizer:
+        raise ValueError(
+            "learner.offload: the state of adamw alone can be kept on the host; use optimizer.name = adamw"
+        )
 
 
-def identity(settings: OptimizerSettings) -> dict[str, str]:
+def identity(settings: Optimizer) -> dict[str, str]:
     """What a checkpoint's model identity says of the optimizer: the state of one is not another's."""
     return {} if settings.name == "adamw" else {"optimizer": settings.name}

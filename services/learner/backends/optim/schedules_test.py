@@ -1,46 +1,59 @@
 """Learning-rate schedules by hand."""
 
+from typing import Any
+
 import pytest
+from pydantic import ValidationError
 
+from penstock.recipes.sections import Optimizer
 from services.learner.backends.optim import schedules
-from services.learner.interface.settings import ScheduleSettings as S
 
 
-def factors(settings: S, steps: int) -> list[float]:
-    schedules.check(settings)
-    return [schedules.factor(settings, step) for step in range(steps)]
+def factors(schedule: Any, total: int, steps: int, **settings: Any) -> list[float]:
+    optimizer = Optimizer(schedule=schedule, **settings)
+    schedules.check_schedule(optimizer, total)
+    return [schedules.factor(optimizer, total, step) for step in range(steps)]
 
 
-def test_warmup_moves_from_the_first_step():
-    assert factors(S("constant", warmup_steps=4), 6) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+def test_warmup_moves_from_the_first_step() -> None:
+    assert factors("constant", 6, 6, warmup_steps=4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
-def test_linear():
-    assert factors(S("linear", total_steps=4, final_ratio=0.2), 6) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
+def test_linear() -> None:
+    assert factors("linear", 4, 6, final_ratio=0.2) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
 
 
-def test_cosine():
-    assert factors(S("cosine", warmup_steps=1, total_steps=5), 7) == pytest.approx(
+def test_cosine() -> None:
+    assert factors("cosine", 5, 7, warmup_steps=1) == pytest.approx(
         [1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0, 0.0], abs=1e-6
     )
 
 
-def test_wsd_holds_then_falls():
-    assert factors(S("wsd", warmup_steps=2, total_steps=8, decay_steps=4), 9) == pytest.approx(
+def test_wsd_holds_then_falls() -> None:
+    assert factors("wsd", 8, 9, warmup_steps=2, decay_steps=4) == pytest.approx(
         [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     )
 
 
+def test_wsd_falls_over_a_fifth_of_the_run_where_nothing_else_is_said() -> None:
+    assert factors("wsd", 10, 11) == pytest.approx([1.0] * 9 + [0.5, 0.0])
+    assert factors("wsd", 3, 4) == pytest.approx([1.0, 1.0, 1.0, 0.0]), "at least one step falls"
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("total", "settings", "message"),
     [
-        (S("cosin"), "valid: constant, linear, cosine, wsd"),  # type: ignore[arg-type]
-        (S("linear"), "needs schedule.total_steps"),
-        (S("linear", warmup_steps=5, total_steps=5), "total_steps > warmup_steps"),
-        (S("wsd", total_steps=10), "decay_steps must be in 1 … 10"),
-        (S(warmup_steps=-1), "warmup_steps must not be negative"),
+        (5, {"schedule": "linear", "warmup_steps": 5}, r"needs more steps than warmup_steps \(5\), and the run has 5"),
+        (10, {"schedule": "wsd", "decay_steps": 11}, "decay_steps must be in 1 … 10"),
+        (10, {"schedule": "wsd", "warmup_steps": 4, "decay_steps": 7}, "decay_steps must be in 1 … 6"),
     ],
 )
-def test_contradictions_are_refused(settings, message):
+def test_contradictions_are_refused(total: int, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(schedules.ScheduleError, match=message):
-        schedules.check(settings)
+        schedules.check_schedule(Optimizer(**settings), total)
+
+
+@pytest.mark.parametrize("wrong", [{"schedule": "cosin"}, {"warmup_steps": -1}, {"decay_steps": 0}])
+def test_what_no_schedule_can_be_is_no_recipe(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Optimizer(**wrong)

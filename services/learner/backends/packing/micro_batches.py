@@ -63,28 +63,31 @@ class MicroBatch:
     join: Tensor | None
 
 
-def build(batch: Batch, cut: Cut, budget: int) -> list[MicroBatch]:
-    """This rank's micro-batches, equally many on every rank; all ranks make the same plan.
-
-    Raises penstock.packing.SequenceTooLong.
+@dataclass(frozen=True)
+class Planned:
+    """Attributes:
+    parts: this rank's micro-batches, equally many on every rank.
+    described: `packing_waste`, share of the budgeted tokens of all micro-batches that carry nothing, padding included;
+      `packing_imbalance`, work of the busiest data rank over the mean of all, 1 where it is equal.
     """
-    starts, lengths = batch.starts.tolist(), batch.lengths.tolist()
-    plan = packing.pack(_padded(batch, cut), budget, ranks=cut.ranks, quadratic=cut.quadratic)
-    mine = plan.micro_batches[cut.rank]
+
+    parts: list[MicroBatch]
+    described: dict[str, float]
+
+
+def plan(batch: Batch, cut: Cut, budget: int) -> Planned:
+    """How the batch is fed to the model; all ranks make the same plan. Raises penstock.packing.SequenceTooLong."""
+    starts, lengths, padded = batch.starts.tolist(), batch.lengths.tolist(), _padded(batch, cut)
+    packs = packing.pack(padded, budget, ranks=cut.ranks, quadratic=cut.quadratic)
+    mine = packs.micro_batches[cut.rank]
     mine = [*mine, *[[] for _ in range(-len(mine) % cut.round)]]
-    return [_pack([(starts[i], lengths[i]) for i in sequences], batch, cut) for sequences in mine]
-
-
-def describe(batch: Batch, cut: Cut, budget: int) -> dict[str, float]:
-    """`packing_waste`: share of the budgeted tokens of all micro-batches that carry nothing, padding included;
-    `packing_imbalance`: work of the busiest data rank over the mean of all, 1 where it is equal."""
-    padded = _padded(batch, cut)
-    plan = packing.pack(padded, budget, ranks=cut.ranks, quadratic=cut.quadratic)
-    budgeted = plan.per_rank * cut.ranks * budget
-    return {
-        "packing_waste": 1.0 - float((batch.lengths - 1).sum()) / budgeted,
-        "packing_imbalance": plan.imbalance(packing.work_of(padded, cut.quadratic)),
-    }
+    return Planned(
+        [_pack([(starts[i], lengths[i]) for i in sequences], batch, cut) for sequences in mine],
+        {
+            "packing_waste": 1.0 - float((batch.lengths - 1).sum()) / (packs.per_rank * cut.ranks * budget),
+            "packing_imbalance": packs.imbalance(packing.work_of(padded, cut.quadratic)),
+        },
+    )
 
 
 def _padded(batch: Batch, cut: Cut) -> list[int]:

@@ -4,19 +4,20 @@ from pathlib import Path
 
 import torch
 
+from penstock.recipes.sections import Parallel
 from services.learner.backends.megatron_core.attention import PackedSequences
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.packing import micro_batches
-from services.learner.interface.batch import Batch, Sample
-from services.learner.interface.settings import BatchSettings, OptimizerSettings, ParallelSettings, PrecisionSettings
+from services.learner.interface.batch import Batch, TrainingSample
+from services.learner.testing.recipes import spec_of
 
 
-def kept_bytes(model_dir: Path, parallel: ParallelSettings, recompute: str, lengths: list[int]) -> tuple[int, int, int]:
+def kept_bytes(model_dir: Path, parallel: Parallel, recompute: str, lengths: list[int]) -> tuple[int, int, int]:
     """(bytes that autograd keeps of one forward pass, parameters aside; local tokens; this rank's parameters)."""
-    batching = BatchSettings(tokens_per_micro_batch=sum(lengths), recompute=recompute)  # type: ignore[arg-type]
-    policy = MegatronPolicy.create(model_dir, parallel, OptimizerSettings(), PrecisionSettings(), batching, seed=1)
-    samples = [Sample([1] * (n + 1), [0] * n + [1], [0.0] * (n + 1), 1.0, 0) for n in lengths]
-    part = micro_batches.build(Batch.from_samples(samples), policy.layout.cut, sum(lengths))[0]
+    spec = spec_of(model_dir, parallel, micro_batch_tokens=sum(lengths), recompute=recompute, seed=1)
+    policy = MegatronPolicy.create(spec)
+    samples = [TrainingSample([1] * (n + 1), [0] * n + [1], [0.0] * (n + 1), 1.0, 0) for n in lengths]
+    part = micro_batches.build(Batch.from_samples(samples, "advantage"), policy.layout.cut, sum(lengths))[0]
     parameters = {p.untyped_storage().data_ptr() for p in policy._models[0].parameters()}
     kept: dict[int, torch.Tensor] = {}
 

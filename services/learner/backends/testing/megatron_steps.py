@@ -1,4 +1,4 @@
-"""Two steps of a Megatron policy under a layout, compared with transformers in one process (`parity_testing`)."""
+"""Two steps of a Megatron policy under a layout, compared with transformers in one process (`testing.one_process`)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,25 +6,24 @@ from typing import Any
 
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes import Recipe
+from penstock.recipes.sections import Optimizer, Parallel
+from services.learner.algorithms.table import algorithm_of, make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.backends.testing.gradients import gradients_of
 from services.learner.interface.batch import broadcast
-from services.learner.interface.settings import (
-    BatchSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import run_ranks
 from services.learner.testing.one_process import OPTIMIZER, SEEDS, SETTINGS, compare
+from services.learner.testing.recipes import spec_of
 from services.learner.testing.tiny_models import random_batch
 
 
 @dataclass(frozen=True)
-class Layout:
+class Case:
+    """How many ranks, how the model is spread over them, and whether they share the optimizer out."""
+
     world: int
-    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    parallel: Parallel = field(default_factory=Parallel)
     distributed: bool = True
 
     @property
@@ -33,23 +32,27 @@ class Layout:
         return not self.distributed or replicas == 1
 
 
-def _train(model_dir: Path, layout: Layout, settings: LossSettings, optimizer: str) -> list[dict[str, Any]]:
+def _train(model_dir: Path, case: Case, recipe: Recipe, optimizer: str) -> list[dict[str, Any]]:
     policy = MegatronPolicy.create(
-        model_dir,
-        layout.parallel,
-        OptimizerSettings(name=optimizer, distributed=layout.distributed, **OPTIMIZER),
-        PrecisionSettings(),
-        BatchSettings(tokens_per_micro_batch=80, head_chunk=11),
-        seed=1,
-        keep_reference=settings.kl_coefficient > 0,
+        spec_of(
+            model_dir,
+            case.parallel,
+            Optimizer(name=optimizer, **OPTIMIZER),
+            shard_optimizer=case.distributed,
+            micro_batch_tokens=80,
+            head_chunk=11,
+            seed=1,
+            keep_reference=recipe.compares_with_reference,
+        )
     )
-    trainer = Trainer(settings, policy)
+    trainer = make_trainer(recipe, policy)
     steps = [{"weights": dict(policy.export()), "logprobs": policy.logprobs(random_batch(SEEDS[0]))}]
     for seed in SEEDS:
         rank = torch.distributed.get_rank()
-        batch = broadcast(random_batch(seed) if rank == 0 else None, policy.layout.device)
+        kind = algorithm_of(recipe).signal
+        batch = broadcast(random_batch(seed, kind) if rank == 0 else None, policy.layout.device)
         metrics = trainer.step(batch).metrics
-        gradients = dict(policy.export_gradients()) if layout.whole_gradients else None
+        gradients = gradients_of(policy) if case.whole_gradients else None
         steps.append(
             {
                 "loss": metrics["loss"],
@@ -61,9 +64,9 @@ def _train(model_dir: Path, layout: Layout, settings: LossSettings, optimizer: s
     return steps
 
 
-def check(
-    model_dir: Path, layout: Layout, family: str, tied: bool, settings_name: str, optimizer: str = "adamw"
+def check_case(
+    model_dir: Path, case: Case, family: str, tied: bool, settings_name: str, optimizer: str = "adamw"
 ) -> None:
     """Trains the tiny model of `family` that `model_dir` holds, and compares."""
-    results = run_ranks(layout.world, _train, model_dir, layout, SETTINGS[settings_name], optimizer)[0]
+    results = run_ranks(case.world, _train, model_dir, case, SETTINGS[settings_name], optimizer)[0]
     compare(results, family, tied, settings_name, optimizer)

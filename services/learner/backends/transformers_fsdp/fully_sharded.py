@@ -17,28 +17,26 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from services.learner.interface.settings import PrecisionSettings
-
 
 def shard(
     root: torch.nn.Module,
     blocks: Sequence[Any],
     whole: Any,
     device: torch.device,
-    precision: PrecisionSettings,
+    dtype: torch.dtype,
     mesh: DeviceMesh,
     cut: Callable[[torch.nn.Module], None],
 ) -> None:
     """Fills `root`, which has meta tensors, with the values of `whole` (of rank 0; None elsewhere), and shards it over
-    the ranks of `mesh`, after `cut` has taken this rank's part of a block.
+    the ranks of `mesh`, after `cut` has taken this rank's part of a block. dtype: what blocks compute in.
 
     A collective. `whole` has the parameters and buffers of `root` under the same names, and is empty afterwards. What
     is in `root` already and not on meta must be equal on all ranks, and on `device`.
     """
     values = _Values(root, whole, device)
     policy = MixedPrecisionPolicy()
-    if precision.weights != "fp32":
-        policy = MixedPrecisionPolicy(param_dtype=precision.dtype, reduce_dtype=torch.float32)
+    if dtype != torch.float32:
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for block in [*blocks, root]:
         values.fill(block)
         cut(block)

@@ -14,23 +14,26 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from penstock.recipes.sections import Learner, Parallel
 from services.learner.backends.packing.micro_batches import Cut
-from services.learner.interface.settings import LayoutError, ParallelSettings
+from services.learner.interface.errors import LayoutError
 
 
-def check(parallel: ParallelSettings, world: int) -> None:
+def check_ranks(parallel: Parallel, world: int) -> None:
     """Raises LayoutError for sizes that this backend does not have."""
-    for name in ("pipeline", "context", "virtual", "expert"):
+    for name in ("pipeline", "context", "virtual_stages", "expert"):
         if getattr(parallel, name) != 1:
             raise LayoutError(
                 f"parallel.{name} = {getattr(parallel, name)}: backend transformers has data and tensor ranks alone; "
                 "use 1, or backend megatron"
             )
     if parallel.overlap:
-        raise LayoutError(f"parallel.overlap = {parallel.overlap}: backend transformers always overlaps; use 0")
-    if parallel.sequence:
-        raise LayoutError("parallel.sequence = True: backend transformers has none; use False, or backend megatron")
-    if parallel.tensor < 1 or world % parallel.tensor:
+        raise LayoutError("parallel.overlap = True: backend transformers always overlaps; use False")
+    if parallel.sequence_parallel:
+        raise LayoutError(
+            "parallel.sequence_parallel = True: backend transformers has none; use False, or backend megatron"
+        )
+    if world % parallel.tensor:
         raise LayoutError(f"parallel.tensor = {parallel.tensor} must divide the number of learner ranks, {world}")
 
 
@@ -45,15 +48,15 @@ class Ranks:
     tensor_mesh: DeviceMesh | None
 
     @staticmethod
-    def of(parallel: ParallelSettings, device: torch.device) -> "Ranks":
+    def of(learner: Learner, device: torch.device) -> "Ranks":
         """Builds the groups (a collective). Raises LayoutError before any group exists."""
-        world = dist.get_world_size()
-        check(parallel, world)
+        world, parallel = dist.get_world_size(), learner.parallel
+        check_ranks(parallel, world)
         if parallel.tensor == 1:
             return Ranks(world, 1, init_device_mesh(device.type, (world,)), None)
         data = world // parallel.tensor
         ranks = torch.arange(world).view(data, parallel.tensor)
-        timeout = datetime.timedelta(minutes=parallel.collective_minutes)
+        timeout = datetime.timedelta(minutes=learner.collective_minutes)
         groups = [_own_group(part.tolist(), timeout) for part in (ranks.t(), ranks)]
         mesh = DeviceMesh.from_group(groups, device.type, mesh=ranks, mesh_dim_names=("data", "tensor"))
         return Ranks(data, parallel.tensor, mesh["data"], mesh["tensor"])

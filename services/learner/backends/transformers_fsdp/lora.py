@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.learner.backends.common.adapters import check, drawn
-from services.learner.huggingface.config import UnsupportedModel
-from services.learner.interface.settings import LoraSettings
+from penstock.recipes.sections import Lora
+from services.learner.backends.common.adapters import drawn
+from services.learner.interface.errors import UnsupportedModel
 
 NAMES = {
     "qkv": ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"),
@@ -38,12 +38,11 @@ class Adapter(torch.nn.Module):
         return b @ a * self.scale
 
 
-class Lora:
+class Adapters:
     """Freezes `model` and adds adapters to its layers; they are on `device`, whatever the model is on."""
 
-    def __init__(self, model: Any, layers: Sequence[Any], settings: LoraSettings, seed: int, device: Any) -> None:
-        """Raises ValueError for a target that is none, UnsupportedModel for one that the model's layers do not have."""
-        check(settings)
+    def __init__(self, model: Any, layers: Sequence[Any], settings: Lora, seed: int, device: Any) -> None:
+        """Raises UnsupportedModel for a target that the model's layers do not have."""
         if not layers:
             raise UnsupportedModel(f"lora: {type(model).__name__} does not say which of its modules are layers")
         self._on = True

@@ -12,7 +12,7 @@ from services.learner.backends.common.host_memory import MOMENTS, HostedState, a
 from services.learner.backends.optim.guard import Guard
 from services.learner.backends.optim.muon import MOMENTUM, Muon
 from services.learner.backends.transformers_fsdp.fully_sharded import own_slice, slice_of, whole_of
-from services.learner.interface.settings import OptimizerSettings
+from services.learner.interface.policy_spec import PolicySpec
 
 
 class ShardedOptimizer(Guard):
@@ -20,19 +20,18 @@ class ShardedOptimizer(Guard):
 
     def __init__(
         self,
-        settings: OptimizerSettings,
+        spec: PolicySpec,
         parameters: Mapping[str, Any],
         hidden: Collection[str],
-        scaled: bool,
         copies: Mapping[str, int] | None = None,
     ) -> None:
         """parameters: sharded ones by name, those that are trained. hidden: the names of hidden matrices, which are
-        Muon's if there is one. scaled: whether the loss was multiplied by `scale`. copies: how many ranks hold the same
-        slice of one, 1 where it says nothing.
+        Muon's if there is one. copies: how many ranks hold the same slice of one, 1 where it says nothing.
 
         Raises schedules.ScheduleError.
         """
-        super().__init__(settings, scaled)
+        super().__init__(spec)
+        settings, self._on_host = self.settings, spec.hosts_optimizer
         self._copies = dict(copies or {})
         self._parameters = dict(parameters)
         self._slices = {name: slice_of(p) for name, p in parameters.items()}
@@ -49,7 +48,7 @@ class ShardedOptimizer(Guard):
             eps=settings.epsilon,
             fused=True,
         )
-        if settings.on_host:
+        if self._on_host:
             HostedState(self._adam)
 
     def zero_grad(self) -> None:
@@ -72,7 +71,7 @@ class ShardedOptimizer(Guard):
             self.skip(norm, [name for name, g in gradients.items() if not bool(torch.isfinite(g).all())])
             return False, norm
         self.taken()
-        limit = self.settings.clip_norm
+        limit = self.settings.clip_gradient
         if 0 < limit < norm:
             torch._foreach_mul_(list(gradients.values()), limit / (norm + 1e-6))
         for group in self._adam.param_groups:
@@ -116,9 +115,7 @@ class ShardedOptimizer(Guard):
                 self._muon.load(name, get(name, MOMENTUM).to(piece, copy=True) if taken else None)
             elif taken:
                 moments = {key: get(name, key) for key in MOMENTS}
-                moments = {
-                    k: at_home(m) if self.settings.on_host else m.to(piece, copy=True) for k, m in moments.items()
-                }
+                moments = {k: at_home(m) if self._on_host else m.to(piece, copy=True) for k, m in moments.items()}
                 step = torch.tensor(float(taken), device=piece.device)
                 self._adam.state[piece] = {"step": step, **moments}
 

@@ -7,46 +7,46 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes import Recipe
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import algorithm_of, make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.backends.testing.gradients import gradients_of
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.interface.batch import broadcast
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing import one_process_lora as lora_testing
 from services.learner.testing.forked_ranks import run_ranks
 from services.learner.testing.one_process import OPTIMIZER, SEEDS, SETTINGS, compare
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 Backend = type[MegatronPolicy] | type[TransformersPolicy]
 
 
 def _train(
-    model_dir: Path, settings: LossSettings, recompute: str, backend: Backend = TransformersPolicy, tensor: int = 1
+    model_dir: Path, recipe: Recipe, recompute: str, backend: Backend = TransformersPolicy, tensor: int = 1
 ) -> Any:
     policy = backend.create(
-        model_dir,
-        ParallelSettings(tensor=tensor),
-        OptimizerSettings(**OPTIMIZER),  # type: ignore[arg-type]
-        PrecisionSettings(),
-        BatchSettings(tokens_per_micro_batch=80, head_chunk=11, recompute=recompute),  # type: ignore[arg-type]
-        seed=1,
-        keep_reference=settings.kl_coefficient > 0,
+        spec_of(
+            model_dir,
+            Parallel(tensor=tensor),
+            Optimizer(**OPTIMIZER),
+            micro_batch_tokens=80,
+            head_chunk=11,
+            recompute=recompute,
+            seed=1,
+            keep_reference=recipe.compares_with_reference,
+        )
     )
-    trainer = Trainer(settings, policy)
+    trainer = make_trainer(recipe, policy)
     steps: list[dict[str, Any]] = [
         {"weights": dict(policy.export()), "logprobs": policy.logprobs(random_batch(SEEDS[0]))}
     ]
     for seed in SEEDS:
-        batch = random_batch(seed) if torch.distributed.get_rank() == 0 else None
+        kind = algorithm_of(recipe).signal
+        batch = random_batch(seed, kind) if torch.distributed.get_rank() == 0 else None
         metrics = trainer.step(broadcast(batch, torch.device("cpu"))).metrics
-        gradients = dict(policy.export_gradients())
+        gradients = gradients_of(policy)
         weights = dict(policy.export())
         steps.append(
             {"loss": metrics["loss"], "norm": metrics["grad_norm"], "gradients": gradients, "weights": weights}
@@ -122,17 +122,20 @@ def test_the_backends_take_the_same_steps(model_dir):
 
 def _adapt(model_dir: Path, recompute: str) -> Any:
     policy = TransformersPolicy.create(
-        model_dir,
-        ParallelSettings(),
-        OptimizerSettings(**lora_testing.OPTIMIZER),  # type: ignore[arg-type]
-        PrecisionSettings(),
-        BatchSettings(tokens_per_micro_batch=80, head_chunk=11, recompute=recompute),  # type: ignore[arg-type]
-        seed=lora_testing.SEED,
-        lora=lora_testing.LORA,
+        spec_of(
+            model_dir,
+            Parallel(),
+            Optimizer(**lora_testing.OPTIMIZER),
+            micro_batch_tokens=80,
+            head_chunk=11,
+            recompute=recompute,
+            seed=lora_testing.SEED,
+            lora=lora_testing.LORA,
+        )
     )
     before, first = dict(policy.export()), policy.logprobs(random_batch(9))
-    trainer = Trainer(LossSettings(algorithm="sft"), policy)
-    metrics = [trainer.step(random_batch(seed)).metrics for seed in lora_testing.SEEDS]
+    trainer = make_trainer(recipe_of("sft"), policy)
+    metrics = [trainer.step(random_batch(seed, "none")).metrics for seed in lora_testing.SEEDS]
     assert torch.equal(policy.reference_logprobs(random_batch(9)), first), "the base is the reference"
     assert not torch.equal(policy.logprobs(random_batch(9)), first)
     after, adapters = dict(policy.export()), dict(policy.adapters())
@@ -156,15 +159,7 @@ def test_adapters_train_as_in_one_process_written_out(family, tied, world, recom
 
 
 def _with_target(model_dir: Path) -> None:
-    TransformersPolicy.create(
-        model_dir,
-        ParallelSettings(),
-        OptimizerSettings(),
-        PrecisionSettings(),
-        BatchSettings(),
-        seed=0,
-        lora=LoraSettings(targets=("qkv",)),
-    )
+    TransformersPolicy.create(spec_of(model_dir, Parallel(), Optimizer(), seed=0, lora=Lora(targets=("qkv",))))
 
 
 def test_a_layer_that_cannot_be_adapted_is_refused_by_name(model_dir):

@@ -8,30 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.optim.guard import NonFiniteGradients
 from services.learner.backends.transformers_fsdp import model as transformers_model
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-    ScheduleSettings,
-)
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
-OPTIMIZER = OptimizerSettings(
-    learning_rate=1e-2,
-    weight_decay=0.1,
-    max_skipped=2,
-    schedule=ScheduleSettings("cosine", warmup_steps=2, total_steps=6),
-)
+OPTIMIZER = Optimizer(learning_rate=1e-2, weight_decay=0.1, max_skipped=2, schedule="cosine", warmup_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +29,22 @@ def model_dir(tmp_path_factory):
 
 def make(
     model_dir: Path,
-    precision: Any = "fp32",
-    lora: LoraSettings | None = None,
+    precision: Any = "float32",
+    lora: Lora | None = None,
     budget: int = 80,
     recompute: Any = "none",
 ) -> TransformersPolicy:
     return TransformersPolicy.create(
-        model_dir,
-        ParallelSettings(),
-        OPTIMIZER,
-        PrecisionSettings(weights=precision),
-        BatchSettings(tokens_per_micro_batch=budget, recompute=recompute),
-        seed=3,
-        lora=lora,
+        spec_of(
+            model_dir,
+            Parallel(),
+            OPTIMIZER,
+            precision,
+            micro_batch_tokens=budget,
+            recompute=recompute,
+            seed=3,
+            lora=lora,
+        )
     )
 
 
@@ -99,31 +90,31 @@ def test_a_model_that_cannot_be_packed_is_refused_on_every_rank(model_dir):
 
 
 # ------------------------------------------------------------------ resume
-def _begin(model_dir: Path, root: Path, precision: str, lora: LoraSettings | None) -> Any:
+def _begin(model_dir: Path, root: Path, precision: str, lora: Lora | None) -> Any:
     """Two steps, a checkpoint, two more."""
     policy = make(model_dir, precision, lora)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     for seed in (1, 2):
         trainer.step(random_batch(seed))
-    policy.save(checkpoints.path_of(root, 2), {"cursor": 812})
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {"cursor": 812})
     saved = dict(policy.export())
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return saved, metrics, dict(policy.export())
 
 
-def _go_on(model_dir: Path, root: Path, precision: str, lora: LoraSettings | None) -> Any:
+def _go_on(model_dir: Path, root: Path, precision: str, lora: Lora | None) -> Any:
     policy = make(model_dir, precision, lora)
     assert checkpoints.load_newest(root, policy.load) == (2, {"cursor": 812})
     loaded = dict(policy.export())
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return loaded, metrics, dict(policy.export())
 
 
 @pytest.mark.parametrize(
     ("world", "precision", "lora"),
-    [(1, "fp32", None), (2, "fp32", None), (2, "bf16", None), (2, "fp32", LoraSettings(rank=3))],
-    ids=["one", "two", "bf16", "lora"],
+    [(1, "float32", None), (2, "float32", None), (2, "bfloat16", None), (2, "float32", Lora(rank=3))],
+    ids=["one", "two", "bfloat16", "lora"],
 )
 def test_resume_is_bit_identical(world, precision, lora, model_dir, tmp_path):
     saved, expected, after = run_ranks(world, _begin, model_dir, tmp_path, precision, lora)[0]
@@ -135,12 +126,12 @@ def test_resume_is_bit_identical(world, precision, lora, model_dir, tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "target", "lora"),
-    [(2, 1, None), (1, 4, None), (2, 4, LoraSettings(rank=3))],
+    [(2, 1, None), (1, 4, None), (2, 4, Lora(rank=3))],
     ids=["join", "cut", "lora"],
 )
 def test_training_goes_on_with_another_number_of_ranks(source, target, lora, model_dir, tmp_path):
-    saved, expected, after = run_ranks(source, _begin, model_dir, tmp_path, "fp32", lora)[0]
-    loaded, metrics, got = run_ranks(target, _go_on, model_dir, tmp_path, "fp32", lora)[0]
+    saved, expected, after = run_ranks(source, _begin, model_dir, tmp_path, "float32", lora)[0]
+    loaded, metrics, got = run_ranks(target, _go_on, model_dir, tmp_path, "float32", lora)[0]
     assert equal(loaded, saved)
     for ours, theirs in zip(metrics, expected, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
@@ -150,40 +141,36 @@ def test_training_goes_on_with_another_number_of_ranks(source, target, lora, mod
 
 
 def _save_on_megatron(model_dir: Path, root: Path) -> None:
-    policy = MegatronPolicy.create(
-        model_dir, ParallelSettings(), OPTIMIZER, PrecisionSettings(), BatchSettings(), seed=3
-    )
-    policy.save(checkpoints.path_of(root, 2), {"cursor": 812})
+    policy = MegatronPolicy.create(spec_of(model_dir, Parallel(), OPTIMIZER, seed=3))
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {"cursor": 812})
 
 
 def _load_on_megatron(model_dir: Path, root: Path) -> None:
-    policy = MegatronPolicy.create(
-        model_dir, ParallelSettings(), OPTIMIZER, PrecisionSettings(), BatchSettings(), seed=3
-    )
+    policy = MegatronPolicy.create(spec_of(model_dir, Parallel(), OPTIMIZER, seed=3))
     policy.load(checkpoints.path_of(root, 2))
 
 
 def test_a_checkpoint_of_the_other_backend_is_refused_by_name(model_dir, tmp_path):
     run_ranks(1, _save_on_megatron, model_dir, tmp_path / "megatron")
     with pytest.raises(RankFailed, match="AnotherModel.*was written by learner.backend megatron, and transformers"):
-        run_ranks(1, _go_on, model_dir, tmp_path / "megatron", "fp32", None)
-    run_ranks(1, _begin, model_dir, tmp_path / "transformers", "fp32", None)
+        run_ranks(1, _go_on, model_dir, tmp_path / "megatron", "float32", None)
+    run_ranks(1, _begin, model_dir, tmp_path / "transformers", "float32", None)
     with pytest.raises(RankFailed, match="go on with learner.backend=transformers"):
         run_ranks(1, _load_on_megatron, model_dir, tmp_path / "transformers")
 
 
 def test_a_checkpoint_with_adapters_is_not_one_without(model_dir, tmp_path):
-    run_ranks(1, _begin, model_dir, tmp_path, "fp32", LoraSettings(rank=3))
+    run_ranks(1, _begin, model_dir, tmp_path, "float32", Lora(rank=3))
     with pytest.raises(RankFailed, match="AnotherModel.*lora .*here None"):
-        run_ranks(1, _go_on, model_dir, tmp_path, "fp32", None)
+        run_ranks(1, _go_on, model_dir, tmp_path, "float32", None)
 
 
 # ------------------------------------------------------------------ bf16
 def _in_bf16(model_dir: Path) -> Any:
-    policy = make(model_dir, "bf16", recompute="full")
+    policy = make(model_dir, "bfloat16", recompute="full")
     first = dict(policy.export())
-    trainer = Trainer(LossSettings(algorithm="sft"), policy)
-    losses = [trainer.step(random_batch(1)).metrics["loss"] for _ in range(6)]
+    trainer = make_trainer(recipe_of("sft"), policy)
+    losses = [trainer.step(random_batch(1, "none")).metrics["loss"] for _ in range(6)]
     main = {name: fully.dtype for name, fully in policy.state._parameters.items()}
     return first, losses, set(main.values()), dict(policy.export())
 
@@ -233,7 +220,7 @@ def test_recomputing_keeps_a_small_part_and_changes_no_bit(model_dir):
 # ------------------------------------------------------------------ steps that must not be taken
 def _poisoned(model_dir: Path) -> Any:
     policy = make(model_dir)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     layer = policy._scorer.model.model.layers[3].mlp.down_proj
     poison = [False]
     layer.register_forward_hook(lambda m, i, out: out * float("nan") if poison[0] and out.requires_grad else out)
@@ -301,14 +288,7 @@ def _sizes(model_dir: Path) -> None:
         ({"sequence": True}, "parallel.sequence = True"),
     ):
         with pytest.raises(ValueError, match=words):
-            TransformersPolicy.create(
-                model_dir,
-                ParallelSettings(**sizes),  # type: ignore[arg-type]
-                OPTIMIZER,
-                PrecisionSettings(),
-                BatchSettings(),
-                seed=0,
-            )
+            TransformersPolicy.create(spec_of(model_dir, Parallel(**sizes), OPTIMIZER, seed=0))
     with pytest.raises(RuntimeError, match="keep_reference"):
         make(model_dir).reference_logprobs(random_batch(1))
 

@@ -7,7 +7,6 @@ it anew; a number that is loaded is bitwise one that the
 checkpoint holds. Files are mapped, not read: a rank touches the pages of the tensors it asks for.
 """
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from services.learner.backends.common import adapters
 from services.learner.backends.optim import muon
 from services.learner.backends.transformers_fsdp.fully_sharded import rows, slice_of
 from services.learner.backends.transformers_fsdp.layout import Ranks
 from services.learner.backends.transformers_fsdp.optimizer import ShardedOptimizer
 from services.learner.backends.transformers_fsdp.tensor_plan import TensorPlan, joined
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.interface.settings import LoraSettings, PrecisionSettings
+from services.learner.interface.policy_spec import PolicySpec
 from services.learner.interface.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,7 @@ class TransformersState:
         parameters: Mapping[str, Any],
         optimizer: ShardedOptimizer,
         config: Mapping[str, Any],
-        precision: PrecisionSettings,
-        lora: LoraSettings | None,
+        spec: PolicySpec,
         ranks: Ranks,
         plan: TensorPlan,
         part: str = "",
@@ -52,11 +51,11 @@ class TransformersState:
         self._ranks, self._plan, self._part = ranks, plan, part
         self._file = _file(dist.get_rank(), dist.get_world_size(), part)
         shapes = {name: list(p.shape) for name, p in parameters.items()}
-        lora_identity = None if lora is None else {**dataclasses.asdict(lora), "targets": [*lora.targets]}
+        lora = adapters.identity(spec.learner.lora)
         named = {key: config.get(key) for key in ("architectures", "rope_parameters", "sliding_window")}
         optimizer_identity = muon.identity(optimizer.settings)
-        self._model_identity = {"backend": BACKEND, **named, **shapes, **optimizer_identity, "lora": lora_identity}
-        self._layout_identity = {**ranks.describe(), "weights": precision.weights}
+        self._model_identity = {"backend": BACKEND, **named, **shapes, **optimizer_identity, "lora": lora}
+        self._layout_identity = {**ranks.describe(), "weights": spec.dtype}
 
     def snapshot(self) -> Snapshot:
         """Refers to live memory."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from services.learner.backends.transformers_fsdp.layout import Ranks
-from services.learner.interface.settings import LayoutError
+from services.learner.interface.errors import LayoutError
 
 STYLES: dict[str, type[ParallelStyle]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 PARTIAL = "replicated_with_grad_allreduce"

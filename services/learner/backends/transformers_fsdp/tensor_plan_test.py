@@ -7,19 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.backends.transformers_fsdp.tensor_plan import TensorPlan
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 
@@ -29,25 +23,27 @@ def model_dir(tmp_path_factory):
 
 
 def make(
-    model_dir: Path, tensor: int, lora: LoraSettings | None = None, precision: Any = "fp32", **parallel: Any
+    model_dir: Path, tensor: int, lora: Lora | None = None, precision: Any = "float32", **parallel: Any
 ) -> TransformersPolicy:
     return TransformersPolicy.create(
-        model_dir,
-        ParallelSettings(tensor=tensor, **parallel),
-        OptimizerSettings(learning_rate=1e-2, weight_decay=0.1),
-        PrecisionSettings(weights=precision),
-        BatchSettings(tokens_per_micro_batch=80),
-        seed=3,
-        lora=lora,
+        spec_of(
+            model_dir,
+            Parallel(tensor=tensor, **parallel),
+            Optimizer(learning_rate=1e-2, weight_decay=0.1),
+            precision,
+            micro_batch_tokens=80,
+            seed=3,
+            lora=lora,
+        )
     )
 
 
 def _begin(model_dir: Path, root: Path, tensor: int, precision: str) -> Any:
     """A step, a checkpoint, another step."""
     policy = make(model_dir, tensor, precision=precision)
-    trainer = Trainer(LossSettings(), policy)
+    trainer = make_trainer(recipe_of(), policy)
     trainer.step(random_batch(1))
-    policy.save(checkpoints.path_of(root, 1), {"cursor": 812})
+    checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {"cursor": 812})
     saved = dict(policy.export())
     return saved, trainer.step(random_batch(2)).metrics, dict(policy.export())
 
@@ -56,20 +52,20 @@ def _go_on(model_dir: Path, root: Path, tensor: int, precision: str) -> Any:
     policy = make(model_dir, tensor, precision=precision)
     assert checkpoints.load_newest(root, policy.load) == (1, {"cursor": 812})
     loaded = dict(policy.export())
-    return loaded, Trainer(LossSettings(), policy).step(random_batch(2)).metrics, dict(policy.export())
+    return loaded, make_trainer(recipe_of(), policy).step(random_batch(2)).metrics, dict(policy.export())
 
 
 @pytest.mark.parametrize(
     ("source", "target", "precision"),
     [
-        ((2, 2), (2, 2), "fp32"),
-        ((2, 2), (2, 2), "bf16"),
-        ((4, 2), (4, 2), "fp32"),
-        ((2, 2), (1, 1), "fp32"),
-        ((4, 2), (2, 1), "fp32"),
-        ((2, 1), (4, 2), "fp32"),
+        ((2, 2), (2, 2), "float32"),
+        ((2, 2), (2, 2), "bfloat16"),
+        ((4, 2), (4, 2), "float32"),
+        ((2, 2), (1, 1), "float32"),
+        ((4, 2), (2, 1), "float32"),
+        ((2, 1), (4, 2), "float32"),
     ],
-    ids=["same", "bf16", "data and tensor", "join", "join both", "cut"],
+    ids=["same", "bfloat16", "data and tensor", "join", "join both", "cut"],
 )
 def test_training_goes_on_under_the_same_layout_bit_for_bit_and_under_any_other(
     source, target, precision, model_dir, tmp_path
@@ -91,7 +87,7 @@ def _stepped(model_dir: Path, broken: str) -> Any:
     if broken == "copies":
         TensorPlan.copies = lambda self, name: 1  # type: ignore[method-assign]
     policy = make(model_dir, 2)
-    metrics = Trainer(LossSettings(algorithm="sft"), policy).step(random_batch(1)).metrics
+    metrics = make_trainer(recipe_of("sft"), policy).step(random_batch(1, "none")).metrics
     return metrics["grad_norm"], dict(policy.export())
 
 
@@ -129,7 +125,7 @@ def test_a_plan_that_does_not_say_all_is_found_out_before_the_first_step(model_d
         ("gpt2", 2, 2, {}, "GPT2LMHeadModel cannot be cut so: it carries no plan for its layers; use 1, or backend"),
         ("qwen3", 4, 4, {}, "parallel.tensor = 4: Qwen3ForCausalLM cannot be cut so: its num_key_value_heads is 2"),
         ("qwen3", 2, 3, {}, "parallel.tensor = 3 must divide the number of learner ranks, 2"),
-        ("qwen3", 2, 2, {"lora": LoraSettings(rank=2)}, "no adapters on matrices that are cut; use 1"),
+        ("qwen3", 2, 2, {"lora": Lora(rank=2)}, "no adapters on matrices that are cut; use 1"),
         ("qwen3", 2, 2, {"pipeline": 2}, "parallel.pipeline = 2: backend transformers has data and tensor ranks alone"),
     ],
 )

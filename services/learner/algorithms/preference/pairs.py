@@ -1,6 +1,6 @@
 """From groups of ranked answers to the sequences of a preference batch.
 
-The role of a sequence travels in its advantage: CHOSEN (+1) or REJECTED (−1); a chosen answer stands right before the
+The role of a sequence travels as its signal: CHOSEN (+1) or REJECTED (−1); a chosen answer stands right before the
 rejected one of its pair. For `kto` there are no pairs: answers are liked (+1) or not (−1), and each is followed by a
 sequence that puts it to another prompt of the batch (0), from which the baseline is estimated.
 """
@@ -11,33 +11,39 @@ import numpy as np
 from torch import Tensor
 
 from penstock.objectives.preferences import rank_pairs
+from penstock.recipes import Recipe
+from penstock.recipes.sections import Preference
 from penstock.trajectories import from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.stages import sample
-from services.learner.interface.batch import Sample
+from services.learner.algorithms.samples import sample
+from services.learner.interface.batch import TrainingSample
 from services.learner.interface.group import CompleteGroup
-from services.learner.interface.settings import PreferenceSettings
 
 CHOSEN, REJECTED, ELSEWHERE = 1.0, -1.0, 0.0
 LIKED_FROM = 0.5
 """Reward from which a single answer counts as liked."""
 
 
-class PreferenceStage:
-    """The Stage of preference methods."""
+def paired(preference: Preference) -> bool:
+    """Whether the loss compares two answers; kto takes single ones."""
+    return preference.loss != "kto"
 
-    def __init__(self, settings: PreferenceSettings) -> None:
-        self.settings = settings
 
-    def filter_reason(self, rewards: Tensor, valid: Tensor) -> str | None:
-        """`no_pair`: no two valid members differ enough to say which is better."""
-        if self.settings.paired and not self._pairs(rewards[valid].tolist()):
+class PreferencePairs:
+    """The SampleMaker of preference losses."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._settings = recipe.algorithm.preference
+
+    def filter_reason(self, rewards: Tensor) -> str | None:
+        """`no_pair`: no two members differ enough to say which is better."""
+        if paired(self._settings) and not self._pairs(rewards.tolist()):
             return "no_pair"
         return None
 
-    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[TrainingSample]:
         """Pairs in admission order, or answers each followed by its sequence elsewhere."""
-        if not self.settings.paired:
+        if not paired(self._settings):
             return self._single(groups)
         made = []
         for i, group in enumerate(groups):
@@ -48,10 +54,10 @@ class PreferenceStage:
         return made
 
     def _pairs(self, rewards: list[float]) -> list[tuple[int, int]]:
-        return rank_pairs(rewards, self.settings.pairs_per_group, self.settings.min_margin)
+        return rank_pairs(rewards, self._settings.pairs_per_group, self._settings.min_margin)
 
     @staticmethod
-    def _single(groups: Sequence[CompleteGroup]) -> list[Sample]:
+    def _single(groups: Sequence[CompleteGroup]) -> list[TrainingSample]:
         answers = [(i, m.trajectory) for i, g in enumerate(groups) for m in g.usable]
         made = []
         for at, (group, t) in enumerate(answers):
@@ -60,12 +66,12 @@ class PreferenceStage:
         return made
 
 
-def _elsewhere(prompt: pb.Trajectory, answer: pb.Trajectory, group: int) -> Sample:
+def _elsewhere(prompt: pb.Trajectory, answer: pb.Trajectory, group: int) -> TrainingSample:
     """`answer`'s completion after the prompt of another sample."""
     cut, start = prompt.loss_mask.find(1), answer.loss_mask.find(1)
-    return Sample(
+    return TrainingSample(
         tokens=np.concatenate([from_int32s(prompt.tokens)[:cut], from_int32s(answer.tokens)[start:]]),
         loss_mask=[0] * cut + list(answer.loss_mask[start:]),
-        advantage=ELSEWHERE,
+        signal=ELSEWHERE,
         group=group,
     )

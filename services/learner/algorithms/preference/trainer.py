@@ -18,35 +18,36 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from penstock.objectives import preference_losses, preferences
+from penstock.objectives import preferences
 from penstock.objectives.preferences import Pairs, answer_weights, pair_importance
-from services.learner.algorithms.preference_stage import CHOSEN, ELSEWHERE, REJECTED
+from penstock.recipes import Recipe
+from services.learner.algorithms import resolve
+from services.learner.algorithms.preference.pairs import CHOSEN, ELSEWHERE, REJECTED, paired
 from services.learner.interface.batch import Batch
-from services.learner.interface.policy import Policy, Scored
-from services.learner.interface.settings import LossSettings
+from services.learner.interface.policy import Policy, TokenScores
 from services.learner.interface.step_result import StepResult, described
 
 
 class PreferenceTrainer:
-    """Settings bound to a policy. Raises UnknownChoice for a loss or setting that does not exist."""
+    """Raises UnknownChoice for a loss or parameter that does not exist."""
 
-    def __init__(self, settings: LossSettings, policy: Policy) -> None:
-        self.settings, self.policy = settings.preference, policy
-        self._references = ReferenceSums(policy) if settings.needs_reference else None
-        if self.settings.paired:
-            self._loss = preference_losses.make(self.settings.loss, **self.settings.loss_settings)
+    def __init__(self, recipe: Recipe, policy: Policy) -> None:
+        self._settings, self._policy = recipe.algorithm.preference, policy
+        self._references = ReferenceSums(policy) if recipe.compares_with_reference else None
+        if paired(self._settings):
+            self._loss = resolve.preference_loss(self._settings)
 
     def step(self, batch: Batch) -> StepResult:
-        """Trains on a batch of `preference_stage` (the same on every rank); a collective."""
+        """Trains on a batch of PreferencePairs (the same on every rank); a collective."""
         answers = self._answers(batch)
         values, weights = answer_weights(answers.losses, answers.current)
         chosen_tokens = batch.mask * (answers.role == CHOSEN)[batch.sequence_of_token]
-        likelihood = self.settings.nll_coefficient * chosen_tokens / chosen_tokens.sum().clamp(min=1)
+        likelihood = self._settings.nll_coefficient * chosen_tokens / chosen_tokens.sum().clamp(min=1)
         token_weights = weights.to(torch.float32)[batch.sequence_of_token] - likelihood
         own = torch.nonzero(answers.role != ELSEWHERE)[:, 0]
         part, where = batch.select(own)
-        outcome = self.policy.train_step(part, LinearLoss(token_weights[where]))
-        return StepResult(described(self.policy, [outcome], part) | self._metrics(batch, answers, values))
+        outcome = self._policy.train_step(part, LinearLoss(token_weights[where]))
+        return StepResult(described(self._policy, [outcome]) | self._metrics(batch, answers, values))
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """`loss`, `accuracy`, `margin` and rewards of a batch that is not trained on; a collective."""
@@ -54,10 +55,11 @@ class PreferenceTrainer:
         return self._metrics(batch, answers, answers.losses(answers.current))
 
     def _answers(self, batch: Batch) -> "_Answers":
+        batch.expect("role")
         role = _roles(batch)
-        current = sequence_sums(batch, self.policy.logprobs(batch))
+        current = sequence_sums(batch, self._policy.logprobs(batch))
         reference = torch.zeros_like(current) if self._references is None else self._references.of(batch)
-        if self.settings.paired:
+        if paired(self._settings):
             losses = self._pair_losses(batch, current, reference)
         else:
             baseline = (current - reference)[role == ELSEWHERE].mean()
@@ -65,7 +67,7 @@ class PreferenceTrainer:
         return _Answers(role, current, reference, losses)
 
     def _pair_losses(self, batch: Batch, current: Tensor, reference: Tensor) -> Callable[[Tensor], Tensor]:
-        length, cap = sequence_sums(batch, batch.mask).clamp(min=1), self.settings.importance_cap
+        length, cap = sequence_sums(batch, batch.mask).clamp(min=1), self._settings.importance_cap
         weight: Tensor | float = 1.0
         if cap is not None:
             weight = pair_importance(current, sequence_sums(batch, batch.behaviour), length, cap)
@@ -82,26 +84,26 @@ class PreferenceTrainer:
         own = role != ELSEWHERE
 
         def losses(answers: Tensor) -> Tensor:
-            settings = self.settings.loss_settings
-            return preferences.kto(answers[own], reference[own], role[own] == CHOSEN, baseline, **settings)
+            parameters = resolve.preference(self._settings)
+            return preferences.kto(answers[own], reference[own], role[own] == CHOSEN, baseline, **parameters)
 
         return losses
 
     def _metrics(self, batch: Batch, answers: "_Answers", values: Tensor) -> dict[str, float]:
         """Rewards are the implicit ones, beta · (c − r); the margin is theirs, the accuracy their order's."""
-        beta, role = float(self.settings.loss_settings.get("beta", 1.0)), answers.role
+        beta, role = self._settings.beta, answers.role
         gained = answers.current - answers.reference
         chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == REJECTED]
         chosen_tokens = float((batch.mask * (role == CHOSEN)[batch.sequence_of_token]).sum())
         nll = -float(answers.current[role == CHOSEN].sum()) / max(chosen_tokens, 1.0)
         metrics = {
-            "loss": float(values.mean()) + self.settings.nll_coefficient * nll,
+            "loss": float(values.mean()) + self._settings.nll_coefficient * nll,
             "reward_chosen": _mean(chosen),
             "reward_rejected": _mean(rejected),
             "margin": _mean(chosen) - _mean(rejected),
             "nll": nll,
         }
-        if self.settings.paired:
+        if paired(self._settings):
             metrics["accuracy"] = float((chosen > rejected).to(torch.float64).mean())
         return metrics
 
@@ -124,7 +126,7 @@ class LinearLoss:
     def __init__(self, weights: Tensor) -> None:
         self._weights = weights
 
-    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+    def __call__(self, scored: TokenScores) -> tuple[Tensor, Tensor]:
         loss = (self._weights[scored.index] * scored.current).sum()
         tokens = torch.ones_like(scored.current).sum()
         return loss, torch.stack([tokens, scored.entropy.detach().sum()]).to(torch.float64)
@@ -155,8 +157,8 @@ def sequence_sums(batch: Batch, values: Tensor) -> Tensor:
 
 
 def _roles(batch: Batch) -> Tensor:
-    """[N]: the role of each sequence, which its trained tokens carry as advantage."""
-    return torch.sign(sequence_sums(batch, batch.advantage))
+    """[N]: the role of each sequence, which its trained tokens carry as signal."""
+    return torch.sign(sequence_sums(batch, batch.signal))
 
 
 def _digests(batch: Batch) -> list[bytes]:

@@ -10,35 +10,29 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from penstock.recipes.sections import Optimizer, Parallel, Preference
 from penstock.trajectories import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.preference_stage import PreferenceStage
-from services.learner.algorithms.preference_trainer import PreferenceTrainer, ReferenceSums
-from services.learner.algorithms.trainer import make_trainer
+from services.learner.algorithms.preference.pairs import PreferencePairs, paired
+from services.learner.algorithms.preference.trainer import ReferenceSums
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
-from services.learner.interface.batch import Batch, Sample, broadcast
+from services.learner.interface.batch import Batch, TrainingSample, broadcast
 from services.learner.interface.group import CompleteGroup, Member
-from services.learner.interface.settings import (
-    BatchSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-    PreferenceSettings,
-)
 from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import adamw, preference_samples, save_tiny_model, tiny_model
 
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
-DPO = PreferenceSettings("sigmoid", {"beta": 0.3}, nll_coefficient=0.2)
-ORPO = PreferenceSettings("orpo", {"beta": 0.3})
-KTO = PreferenceSettings("kto", {"beta": 0.3})
+OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.5)
+DPO = Preference(loss="sigmoid", beta=0.3, nll_coefficient=0.2)
+ORPO = Preference(loss="orpo", beta=0.3)
+KTO = Preference(loss="kto", beta=0.3)
 LAYOUTS = {
-    "one": (1, ParallelSettings()),
-    "tp2": (2, ParallelSettings(tensor=2)),
-    "pp2": (2, ParallelSettings(pipeline=2)),
-    "cp2": (2, ParallelSettings(context=2)),
-    "dp2": (2, ParallelSettings()),
+    "one": (1, Parallel()),
+    "tp2": (2, Parallel(tensor=2)),
+    "pp2": (2, Parallel(pipeline=2)),
+    "cp2": (2, Parallel(context=2)),
+    "dp2": (2, Parallel()),
 }
 
 
@@ -47,7 +41,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
-def kto_samples(seed: int) -> list[Sample]:
+def kto_samples(seed: int) -> list[TrainingSample]:
     """Liked and disliked answers, each followed by the same answer after its predecessor's prompt."""
     answers = preference_samples(seed)
     cuts = [int(torch.tensor(s.loss_mask).argmax()) for s in answers]
@@ -56,12 +50,12 @@ def kto_samples(seed: int) -> list[Sample]:
         other, cut = answers[i - 1], cuts[i - 1]
         tokens = [*list(other.tokens)[:cut], *list(own.tokens)[cuts[i] :]]
         mask = [0] * cut + [1] * (len(tokens) - cut)
-        samples += [own, Sample(tokens, mask, advantage=0.0, group=own.group)]
+        samples += [own, TrainingSample(tokens, mask, signal=0.0, group=own.group)]
     return samples
 
 
-def batch_of(settings: PreferenceSettings, seed: int) -> Batch:
-    return Batch.from_samples(preference_samples(seed) if settings.paired else kto_samples(seed))
+def batch_of(settings: Preference, seed: int) -> Batch:
+    return Batch.from_samples(preference_samples(seed) if paired(settings) else kto_samples(seed), "role")
 
 
 def _sums(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,9 +69,9 @@ def _sums(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(sums), torch.stack(counts)
 
 
-def _written_out(model: Any, initial: Any, batch: Batch, settings: PreferenceSettings) -> torch.Tensor:
+def _written_out(model: Any, initial: Any, batch: Batch, settings: Preference) -> torch.Tensor:
     """From algorithms.md and the papers, not from penstock.objectives."""
-    beta = settings.loss_settings["beta"]
+    beta = settings.beta
     current, counts = _sums(model, batch)
     with torch.no_grad():
         reference, _ = _sums(initial, batch)
@@ -94,7 +88,7 @@ def _written_out(model: Any, initial: Any, batch: Batch, settings: PreferenceSet
     return loss - settings.nll_coefficient * current[0::2].sum() / counts[0::2].sum()
 
 
-def _reference(settings: PreferenceSettings) -> list[tuple[float, dict[str, torch.Tensor]]]:
+def _reference(settings: Preference) -> list[tuple[float, dict[str, torch.Tensor]]]:
     model, initial = tiny_model("qwen3"), tiny_model("qwen3")
     optimizer = adamw(model, **OPTIMIZER)
     steps = []
@@ -102,7 +96,7 @@ def _reference(settings: PreferenceSettings) -> list[tuple[float, dict[str, torc
         optimizer.zero_grad()
         loss = _written_out(model, initial, batch_of(settings, seed), settings)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_norm"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_gradient"])
         optimizer.step()
         steps.append((loss.item(), {n: p.detach().clone() for n, p in model.named_parameters()}))
     return steps
@@ -111,21 +105,23 @@ def _reference(settings: PreferenceSettings) -> list[tuple[float, dict[str, torc
 reference = functools.cache(lambda name: _reference({"dpo": DPO, "orpo": ORPO, "kto": KTO}[name]))
 
 
-def _policy(model_dir: Path, parallel: ParallelSettings, **optimizer: Any) -> MegatronPolicy:
+def _policy(model_dir: Path, parallel: Parallel, **optimizer: Any) -> MegatronPolicy:
     return MegatronPolicy.create(
-        model_dir,
-        parallel,
-        OptimizerSettings(**{**OPTIMIZER, **optimizer}),
-        PrecisionSettings(),
-        BatchSettings(tokens_per_micro_batch=80, head_chunk=11),
-        seed=1,
-        keep_reference=True,
+        spec_of(
+            model_dir,
+            parallel,
+            Optimizer(**{**OPTIMIZER, **optimizer}),
+            micro_batch_tokens=80,
+            head_chunk=11,
+            seed=1,
+            keep_reference=True,
+        )
     )
 
 
-def _train(model_dir: Path, parallel: ParallelSettings, settings: PreferenceSettings) -> Any:
+def _train(model_dir: Path, parallel: Parallel, settings: Preference) -> Any:
     policy = _policy(model_dir, parallel)
-    trainer = make_trainer(LossSettings(algorithm="dpo", preference=settings), policy)
+    trainer = make_trainer(recipe_of("dpo", algorithm={"preference": settings}), policy)
     steps = []
     for seed in (1, 2):
         batch = batch_of(settings, seed) if torch.distributed.get_rank() == 0 else None
@@ -146,8 +142,8 @@ def test_every_layout_takes_the_step_of_the_loss_over_whole_pairs(loss, layout, 
 
 
 def _learn(model_dir: Path) -> Any:
-    policy = _policy(model_dir, ParallelSettings(), learning_rate=3e-3)
-    trainer = PreferenceTrainer(LossSettings(algorithm="dpo"), policy)
+    policy = _policy(model_dir, Parallel(), learning_rate=3e-3)
+    trainer = make_trainer(recipe_of("dpo"), policy)
     return [trainer.step(batch_of(DPO, 1)).metrics for _ in range(8)]
 
 
@@ -161,11 +157,11 @@ def test_the_first_step_starts_at_ln_2_and_the_margin_grows(model_dir):
 
 def _weighted_loss(model_dir: Path, cap: float | None) -> Any:
     """Pairs drawn when every token was likelier by 0.1 per token: they count exp(-0.1) now."""
-    policy = _policy(model_dir, ParallelSettings())
+    policy = _policy(model_dir, Parallel())
     batch = batch_of(DPO, 1)
     batch = dataclasses.replace(batch, behaviour=(policy.logprobs(batch) + 0.1) * batch.mask)
-    settings = LossSettings(algorithm="dpo", preference=PreferenceSettings(importance_cap=cap))
-    return PreferenceTrainer(settings, policy).step(batch).metrics["loss"]
+    settings = recipe_of("dpo", algorithm={"preference": Preference(importance_cap=cap)})
+    return make_trainer(settings, policy).step(batch).metrics["loss"]
 
 
 def test_stale_pairs_are_weighed_where_the_recipe_wants_it(model_dir):
@@ -174,19 +170,23 @@ def test_stale_pairs_are_weighed_where_the_recipe_wants_it(model_dir):
 
 
 def _count_reference_passes(model_dir: Path) -> Any:
-    policy = _policy(model_dir, ParallelSettings())
+    policy = _policy(model_dir, Parallel())
     asked: list[int] = []
     real = policy.reference_logprobs
     policy.reference_logprobs = lambda batch: (asked.append(batch.sequences), real(batch))[1]  # type: ignore[method-assign]
     sums = ReferenceSums(policy)
     first, again = sums.of(batch_of(DPO, 1)), sums.of(batch_of(DPO, 1))
-    both = Batch.from_samples([*preference_samples(1), *preference_samples(2)])
+    both = Batch.from_samples([*preference_samples(1), *preference_samples(2)], "role")
     return asked, torch.equal(first, again), torch.equal(sums.of(both)[:10], first)
 
 
 def test_the_reference_is_asked_once_for_every_sequence(model_dir):
     asked, same, part = run_ranks(1, _count_reference_passes, model_dir)[0]
     assert asked == [10, 10] and same and part
+
+
+def maker(preference: Preference) -> PreferencePairs:
+    return PreferencePairs(recipe_of("dpo", algorithm={"preference": preference}))
 
 
 def answer(index: int, reward: float, prompt: int = 5) -> Member:
@@ -201,24 +201,23 @@ def answer(index: int, reward: float, prompt: int = 5) -> Member:
 
 def test_a_group_becomes_pairs_of_its_best_and_worst():
     group = CompleteGroup("g", tuple(answer(i, r) for i, r in enumerate((0.2, 0.9, 0.0, 0.5))))
-    stage = PreferenceStage(PreferenceSettings(pairs_per_group=2))
+    stage = maker(Preference(pairs_per_group=2))
     samples = stage.samples([group])
-    assert [(int(s.tokens[2]) - 20, s.advantage) for s in samples] == [(1, 1.0), (2, -1.0), (3, 1.0), (0, -1.0)]
+    assert [(int(s.tokens[2]) - 20, s.signal) for s in samples] == [(1, 1.0), (2, -1.0), (3, 1.0), (0, -1.0)]
 
 
 def test_a_group_without_a_pair_is_filtered_not_trained():
-    stage = PreferenceStage(PreferenceSettings(min_margin=0.5))
-    valid = torch.tensor([True, True])
-    assert stage.filter_reason(torch.tensor([1.0, 0.5]), valid) == "no_pair"
-    assert stage.filter_reason(torch.tensor([1.0, 0.0]), valid) is None
-    assert stage.filter_reason(torch.tensor([1.0, 0.0]), torch.tensor([True, False])) == "no_pair"
-    assert PreferenceStage(KTO).filter_reason(torch.tensor([1.0]), valid[:1]) is None
+    stage = maker(Preference(min_margin=0.5))
+    assert stage.filter_reason(torch.tensor([1.0, 0.5])) == "no_pair"
+    assert stage.filter_reason(torch.tensor([1.0, 0.0])) is None
+    assert stage.filter_reason(torch.tensor([1.0])) == "no_pair"
+    assert maker(KTO).filter_reason(torch.tensor([1.0])) is None
 
 
 def test_a_single_answer_is_also_put_to_another_prompt():
     groups = [CompleteGroup(f"g{i}", (answer(i, float(i == 0), prompt=5 + 2 * i),)) for i in range(2)]
-    samples = PreferenceStage(KTO).samples(groups)
-    assert [s.advantage for s in samples] == [1.0, 0.0, -1.0, 0.0]
+    samples = maker(KTO).samples(groups)
+    assert [s.signal for s in samples] == [1.0, 0.0, -1.0, 0.0]
     assert list(samples[0].tokens) == [5, 6, 20, 30]
     assert list(samples[1].tokens) == [7, 8, 20, 30] and list(samples[1].loss_mask) == [0, 0, 1, 1]
     assert list(samples[3].tokens) == [5, 6, 21, 31]

@@ -10,27 +10,23 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from penstock.recipes.sections import Lora, Optimizer, Parallel, RewardModelLoss
 from penstock.trajectories import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.reward_model_stage import BEHIND, RewardModelStage
-from services.learner.algorithms.reward_model_trainer import RewardModelTrainer
+from services.learner.algorithms.reward_model.answers import BEHIND, RankedAnswers
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.backends.testing.gradients import gradients_of
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.directory import AnotherModel
 from services.learner.huggingface import export as hf_export
-from services.learner.huggingface.config import UnsupportedModel, read_config
+from services.learner.huggingface.config import read_config
 from services.learner.interface.batch import Batch, broadcast
+from services.learner.interface.errors import UnsupportedModel
 from services.learner.interface.group import CompleteGroup, Member
-from services.learner.interface.settings import (
-    BatchSettings,
-    LoraSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-    RewardModelSettings,
-)
 from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.recipes import spec_of
 from services.learner.testing.tiny_models import (
     adamw,
     ranked_samples,
@@ -40,23 +36,24 @@ from services.learner.testing.tiny_models import (
     tiny_scoring_model,
 )
 
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
-SETTINGS = RewardModelSettings(margin=0.2, centring=0.05)
+OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.5)
+SETTINGS = RewardModelLoss(margin=0.2, centring=0.05)
+RECIPE = recipe_of("reward_model", algorithm={"reward_model": SETTINGS})
 LAYOUTS = {
-    "one": (1, ParallelSettings()),
-    "tp2": (2, ParallelSettings(tensor=2)),
-    "tp2-sp": (2, ParallelSettings(tensor=2, sequence=True)),
-    "pp2": (2, ParallelSettings(pipeline=2)),
-    "pp2-interleaved": (2, ParallelSettings(pipeline=2, virtual=2)),
-    "cp2": (2, ParallelSettings(context=2)),
-    "dp2": (2, ParallelSettings()),
-    "tp2-sp-cp2": (4, ParallelSettings(tensor=2, context=2, sequence=True)),
+    "one": (1, Parallel()),
+    "tp2": (2, Parallel(tensor=2)),
+    "tp2-sp": (2, Parallel(tensor=2, sequence_parallel=True)),
+    "pp2": (2, Parallel(pipeline=2)),
+    "pp2-interleaved": (2, Parallel(pipeline=2, virtual_stages=2)),
+    "cp2": (2, Parallel(context=2)),
+    "dp2": (2, Parallel()),
+    "tp2-sp-cp2": (4, Parallel(tensor=2, context=2, sequence_parallel=True)),
 }
 BACKENDS: dict[str, Any] = {"megatron": MegatronPolicy, "transformers": TransformersPolicy}
 
 
 def batch_of(seed: int) -> Batch:
-    return Batch.from_samples(ranked_samples(seed))
+    return Batch.from_samples(ranked_samples(seed), "score")
 
 
 def _scores(model: Any, batch: Batch) -> torch.Tensor:
@@ -69,7 +66,7 @@ def _written_out(model: Any, batch: Batch) -> torch.Tensor:
     """From the papers, not from penstock.objectives."""
     model.config.pad_token_id = None  # these random answers hold token 0 too
     scores, per_prompt = _scores(model, batch), []
-    ranks = [a[-1].item() for a in batch.advantage.split(batch.lengths.tolist())]
+    ranks = [a[-1].item() for a in batch.signal.split(batch.lengths.tolist())]
     for group in batch.groups.unique():
         members = torch.nonzero(batch.groups == group)[:, 0].tolist()
         losses = [
@@ -91,7 +88,7 @@ def reference(family: str) -> list[dict[str, Any]]:
         optimizer.zero_grad()
         loss = _written_out(model, batch_of(seed))
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_norm"])
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_gradient"])
         gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
         optimizer.step()
         weights = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -101,28 +98,27 @@ def reference(family: str) -> list[dict[str, Any]]:
 
 def _policy(
     model_dir: Path,
-    parallel: ParallelSettings,
-    lora: LoraSettings | None = None,
+    parallel: Parallel,
+    lora: Lora | None = None,
     backend: str = "megatron",
     **other: Any,
 ) -> Any:
     return BACKENDS[backend].create(
-        model_dir,
-        parallel,
-        OptimizerSettings(**{**OPTIMIZER, **other}),
-        PrecisionSettings(),
-        BatchSettings(tokens_per_micro_batch=80),
-        seed=1,
-        lora=lora,
-        scores=True,
+        spec_of(
+            model_dir,
+            parallel,
+            Optimizer(**{**OPTIMIZER, **other}),
+            micro_batch_tokens=80,
+            seed=1,
+            lora=lora,
+            scores=True,
+        )
     )
 
 
-def _train(
-    model_dir: Path, parallel: ParallelSettings, distributed: bool, backend: str = "megatron"
-) -> list[dict[str, Any]]:
+def _train(model_dir: Path, parallel: Parallel, distributed: bool, backend: str = "megatron") -> list[dict[str, Any]]:
     policy = _policy(model_dir, parallel, distributed=distributed, backend=backend)
-    trainer = RewardModelTrainer(SETTINGS, policy)
+    trainer = make_trainer(RECIPE, policy)
     steps = []
     for seed in (1, 2):
         rank = torch.distributed.get_rank()
@@ -130,7 +126,7 @@ def _train(
         held_out = trainer.measure(batch)
         metrics = trainer.step(batch).metrics
         assert held_out.items() <= metrics.items(), "what is measured is what the step says of the same batch"
-        gradients = {} if distributed else dict(policy.export_gradients())
+        gradients = {} if distributed else gradients_of(policy)
         steps.append({"metrics": metrics, "gradients": gradients, "weights": dict(policy.export())})
     return steps
 
@@ -169,17 +165,17 @@ def test_every_layout_trains_as_transformers_does(
 
 
 # ------------------------------------------------------------------ the head
-def _fresh(model_dir: Path, lora: LoraSettings | None, backend: str) -> Any:
-    policy = _policy(model_dir, ParallelSettings(), lora, backend, learning_rate=1e-3, weight_decay=0.0)
-    trainer = RewardModelTrainer(RewardModelSettings(), policy)
+def _fresh(model_dir: Path, lora: Lora | None, backend: str) -> Any:
+    policy = _policy(model_dir, Parallel(), lora, backend, learning_rate=1e-3, weight_decay=0.0)
+    trainer = make_trainer(recipe_of("reward_model"), policy)
     before = dict(policy.export())
     return before, [trainer.step(batch_of(1)).metrics for _ in range(4)], dict(policy.export())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
 def test_a_language_model_starts_with_equal_scores_and_learns_the_order(
-    lora: LoraSettings | None, backend: str, model_dir: Any
+    lora: Lora | None, backend: str, model_dir: Any
 ) -> None:
     before, steps, after = run_ranks(1, _fresh, model_dir("qwen3", False), lora, backend)[0]
     assert steps[0]["loss"] == pytest.approx(math.log(2)) and steps[0]["reward_mean"] == 0.0
@@ -192,9 +188,9 @@ def test_a_language_model_starts_with_equal_scores_and_learns_the_order(
 
 
 def _exported(model_dir: Path, target: Path, backend: str) -> Any:
-    policy = _policy(model_dir, ParallelSettings(tensor=2), backend=backend)
-    RewardModelTrainer(SETTINGS, policy).step(batch_of(1))
-    scores = policy.logprobs(batch_of(2))
+    policy = _policy(model_dir, Parallel(tensor=2), backend=backend)
+    make_trainer(RECIPE, policy).step(batch_of(1))
+    scores = policy.scores(batch_of(2))
     tensors = policy.export()
     if torch.distributed.get_rank() == 0:
         hf_export.write(tensors, model_dir, target, scores=True)
@@ -221,19 +217,19 @@ def test_transformers_loads_what_is_exported_and_gives_the_same_scores(
 
 
 # ------------------------------------------------------------------ checkpoints
-def _saved(model_dir: Path, root: Path, parallel: ParallelSettings, backend: str = "megatron") -> Any:
+def _saved(model_dir: Path, root: Path, parallel: Parallel, backend: str = "megatron") -> Any:
     policy = _policy(model_dir, parallel, backend=backend)
-    trainer = RewardModelTrainer(SETTINGS, policy)
+    trainer = make_trainer(RECIPE, policy)
     trainer.step(batch_of(1))
-    policy.save(checkpoints.path_of(root, 1), {})
+    checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {})
     metrics = trainer.step(batch_of(2)).metrics
     return dict(policy.export()), metrics
 
 
-def _resumed(model_dir: Path, root: Path, parallel: ParallelSettings, backend: str = "megatron") -> Any:
+def _resumed(model_dir: Path, root: Path, parallel: Parallel, backend: str = "megatron") -> Any:
     policy = _policy(model_dir, parallel, backend=backend)
     policy.load(checkpoints.path_of(root, 1))
-    metrics = RewardModelTrainer(SETTINGS, policy).step(batch_of(2)).metrics
+    metrics = make_trainer(RECIPE, policy).step(batch_of(2)).metrics
     return dict(policy.export()), metrics
 
 
@@ -251,16 +247,14 @@ def test_resume_is_bit_identical_and_another_layout_goes_on_from_the_same_number
 
 
 def _as_policy(model_dir: Path, root: Path) -> str:
-    policy = MegatronPolicy.create(
-        model_dir, ParallelSettings(), OptimizerSettings(), PrecisionSettings(), BatchSettings(), seed=1
-    )
+    policy = MegatronPolicy.create(spec_of(model_dir, Parallel(), Optimizer(), seed=1))
     with pytest.raises(AnotherModel) as error:
         policy.load(checkpoints.path_of(root, 1))
     return str(error.value)
 
 
 def test_a_reward_models_checkpoint_is_no_policys(model_dir: Any, tmp_path: Path) -> None:
-    run_ranks(1, _saved, model_dir("qwen3", False), tmp_path, ParallelSettings())
+    run_ranks(1, _saved, model_dir("qwen3", False), tmp_path, Parallel())
     words = run_ranks(1, _as_policy, model_dir("qwen3", False), tmp_path)[0]
     assert "architecture 'Qwen3ForSequenceClassification' (here 'Qwen3ForCausalLM')" in words
 
@@ -292,8 +286,8 @@ def group(name: str, *rewards: float | None) -> CompleteGroup:
 
 
 def test_every_answer_is_read_once_at_its_last_token() -> None:
-    samples = RewardModelStage(0.0).samples([group("g0", 1.0, None, 0.0), group("g1", 0.0, 2.0)])
-    assert [(list(s.tokens), list(s.loss_mask), s.advantage, s.group) for s in samples] == [
+    samples = RankedAnswers(recipe_of("reward_model")).samples([group("g0", 1.0, None, 0.0), group("g1", 0.0, 2.0)])
+    assert [(list(s.tokens), list(s.loss_mask), s.signal, s.group) for s in samples] == [
         ([5, 6, 7, BEHIND], [0, 0, 0, 1], 1.0, 0),
         ([5, 6, 9, BEHIND], [0, 0, 0, 1], 0.0, 0),
         ([5, 6, 7, BEHIND], [0, 0, 0, 1], 0.0, 1),
@@ -312,5 +306,5 @@ def test_every_answer_is_read_once_at_its_last_token() -> None:
     ],
 )
 def test_groups_without_a_pair_are_filtered(rewards: tuple[float, ...], reason: str | None) -> None:
-    known = torch.tensor(rewards)
-    assert RewardModelStage(0.2).filter_reason(known, torch.ones(len(rewards), dtype=torch.bool)) == reason
+    recipe = recipe_of("reward_model", algorithm={"reward_model": RewardModelLoss(min_margin=0.2)})
+    assert RankedAnswers(recipe).filter_reason(torch.tensor(rewards)) == reason

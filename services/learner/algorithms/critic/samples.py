@@ -4,38 +4,34 @@ An answer's reward belongs to its last trained token, after the same shaping as 
 every other token's is 0. Groups are not compared: there may be one answer to a prompt.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.advantage_stage import AdvantageStage, lengths_of, shaped, truncated_of
-from services.learner.algorithms.stages import sample
-from services.learner.interface.batch import Sample
+from services.learner.algorithms.rewards import GroupFilters, Shaping
+from services.learner.algorithms.samples import sample
+from services.learner.interface.batch import TrainingSample
 from services.learner.interface.group import CompleteGroup
-from services.learner.interface.settings import AdvantageSettings
 
 
-class CriticStage:
-    """The Stage of `algorithm.advantage: gae`. Filters are those of AdvantageStage."""
+class CriticSamples:
+    """The SampleMaker of `algorithm.advantage: gae`. Raises as AdvantageSamples."""
 
-    def __init__(self, settings: AdvantageSettings) -> None:
-        self._settings = settings
-        self._filters = AdvantageStage(dataclasses.replace(settings, estimator="grpo", estimator_settings={}))
+    def __init__(self, recipe: Recipe) -> None:
+        self._filters, self._shaping = GroupFilters(recipe.algorithm.filters), Shaping(recipe)
 
-    def filter_reason(self, rewards: Tensor, valid: Tensor) -> str | None:
-        return self._filters.filter_reason(rewards, valid)
+    def filter_reason(self, rewards: Tensor) -> str | None:
+        """See GroupFilters."""
+        return self._filters.reason(rewards)
 
-    def samples(self, groups: Sequence[CompleteGroup]) -> list[Sample]:
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[TrainingSample]:
         """The usable members, each with its reward at its last trained token."""
         members = [(i, m.trajectory) for i, group in enumerate(groups) for m in group.usable]
-        trajectories = [t for _, t in members]
-        rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64)
-        worth = shaped(self._settings, rewards, lengths_of(trajectories), truncated_of(trajectories))
+        worth = self._shaping.of([t for _, t in members])
         return [sample(t, i, _at_the_end(t, value)) for (i, t), value in zip(members, worth.tolist(), strict=True)]
 
 

@@ -9,27 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from penstock.recipes.sections import Critic, Optimizer, Parallel
 from penstock.trajectories import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.critic_stage import CriticStage
-from services.learner.algorithms.trainer import make_trainer
+from services.learner.algorithms.critic.samples import CriticSamples
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.actor_critic import ActorCritic
 from services.learner.checkpoints.directory import AnotherModel
-from services.learner.interface.batch import Batch, Sample, broadcast
+from services.learner.interface.batch import Batch, TrainingSample, broadcast
 from services.learner.interface.group import CompleteGroup, Member
-from services.learner.interface.settings import (
-    AdvantageSettings,
-    BatchSettings,
-    CriticSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
+from services.learner.interface.policy_spec import PolicySpec
 from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import (
     random_samples,
     save_tiny_model,
@@ -38,28 +32,28 @@ from services.learner.testing.tiny_models import (
     tiny_scoring_model,
 )
 
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_norm=0.5)
+OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.5)
 CRITIC_RATE = 5e-3
-CRITIC = CriticSettings(discount=0.95, decay=0.8, clip=0.05)
+CRITIC = Critic(discount=0.95, decay=0.8, clip=0.05)
 LAYOUTS = {
-    "one": (1, ParallelSettings()),
-    "tp2-sp": (2, ParallelSettings(tensor=2, sequence=True)),
-    "pp2": (2, ParallelSettings(pipeline=2)),
-    "cp2": (2, ParallelSettings(context=2)),
-    "dp2": (2, ParallelSettings()),
+    "one": (1, Parallel()),
+    "tp2-sp": (2, Parallel(tensor=2, sequence_parallel=True)),
+    "pp2": (2, Parallel(pipeline=2)),
+    "cp2": (2, Parallel(context=2)),
+    "dp2": (2, Parallel()),
 }
 
 
-def rewarded(sample: Sample, seed: int) -> Sample:
+def rewarded(sample: TrainingSample, seed: int) -> TrainingSample:
     """With a reward at the last trained token in place of an advantage."""
     mask = np.asarray(sample.loss_mask)
     rewards = np.zeros(len(mask), np.float32)
     rewards[np.flatnonzero(mask)[-1:]] = np.random.default_rng(seed).normal()
-    return dataclasses.replace(sample, advantage=rewards)
+    return dataclasses.replace(sample, signal=rewards)
 
 
 def batch_of(seed: int) -> Batch:
-    return Batch.from_samples([rewarded(s, 100 * seed + i) for i, s in enumerate(random_samples(seed))])
+    return Batch.from_samples([rewarded(s, 100 * seed + i) for i, s in enumerate(random_samples(seed))], "reward")
 
 
 # ------------------------------------------------------------------ written out, one sequence at a time
@@ -104,7 +98,7 @@ def _adamw(model: Any, rate: float) -> torch.optim.AdamW:
 def _take(model: Any, optimizer: torch.optim.AdamW, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_norm"])
+    torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip_gradient"])
     optimizer.step()
     return {n: p.detach().clone() for n, p in model.named_parameters()}
 
@@ -118,7 +112,7 @@ def reference() -> list[dict[str, Any]]:
         batch = batch_of(seed)
         values = _trained(critic, batch, True)
         before = [v.detach() for v in values]
-        estimates = [_estimates(v, r) for v, r in zip(before, _picked(batch, batch.advantage), strict=True)]
+        estimates = [_estimates(v, r) for v, r in zip(before, _picked(batch, batch.signal), strict=True)]
         returns = torch.cat([r for _, r in estimates])
         held = torch.cat([b + (v - b).clamp(-CRITIC.clip, CRITIC.clip) for v, b in zip(values, before, strict=True)])
         plain = (torch.cat(values) - returns) ** 2
@@ -144,28 +138,21 @@ def reference() -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ ours
 def _both(
     dirs: tuple[Path, Path],
-    parallel: ParallelSettings,
-    settings: CriticSettings,
+    parallel: Parallel,
+    settings: Critic,
     critic_rate: float = CRITIC_RATE,
     backend: Any = MegatronPolicy,
 ) -> Any:
-    def make(folder: Path, rate: float, **other: Any) -> Any:
-        return backend.create(
-            folder,
-            parallel,
-            OptimizerSettings(**{**OPTIMIZER, "learning_rate": rate}),
-            PrecisionSettings(),
-            BatchSettings(tokens_per_micro_batch=80, head_chunk=11),
-            seed=1,
-            **other,
-        )
+    def spec(folder: Path, rate: float, **other: Any) -> PolicySpec:
+        optimizer = Optimizer(**{**OPTIMIZER, "learning_rate": rate})
+        return spec_of(folder, parallel, optimizer, micro_batch_tokens=80, head_chunk=11, seed=1, **other)
 
-    policy = make(dirs[0], OPTIMIZER["learning_rate"])
-    critic = make(dirs[1], critic_rate, scores=True, beside=policy)
-    return policy, critic, make_trainer(LossSettings(critic=settings), policy, critic)
+    policy = backend.create(spec(dirs[0], OPTIMIZER["learning_rate"]))
+    critic = backend.create(spec(dirs[1], critic_rate, scores=True), beside=policy)
+    return policy, critic, make_trainer(recipe_of(algorithm={"advantage": "gae", "critic": settings}), policy, critic)
 
 
-def _train(dirs: tuple[Path, Path], parallel: ParallelSettings, backend: Any) -> Any:
+def _train(dirs: tuple[Path, Path], parallel: Parallel, backend: Any) -> Any:
     policy, critic, trainer = _both(dirs, parallel, CRITIC, backend=backend)
     steps = []
     for seed in (1, 2):
@@ -199,7 +186,7 @@ def test_every_layout_trains_policy_and_critic_as_transformers_does(
 
 
 def _warm_up(dirs: tuple[Path, Path]) -> Any:
-    policy, critic, trainer = _both(dirs, ParallelSettings(), CriticSettings(clip=None, warmup_steps=2), 1e-3)
+    policy, critic, trainer = _both(dirs, Parallel(), Critic(clip=0.0, warmup_steps=2), 1e-3)
     seen = []
     for _ in range(3):
         metrics = trainer.step(batch_of(1)).metrics
@@ -218,7 +205,7 @@ def test_the_critic_learns_alone_while_it_warms_up(dirs: tuple[Path, Path]) -> N
 
 
 # ------------------------------------------------------------------ checkpoints
-def _saved(dirs: tuple[Path, Path], root: Path, parallel: ParallelSettings, backend: Any = MegatronPolicy) -> Any:
+def _saved(dirs: tuple[Path, Path], root: Path, parallel: Parallel, backend: Any = MegatronPolicy) -> Any:
     policy, critic, trainer = _both(dirs, parallel, CRITIC, backend=backend)
     trainer.step(batch_of(1))
     checkpoints.write(checkpoints.path_of(root, 1), ActorCritic(policy, critic).snapshot(), {"cursor": 7})
@@ -226,7 +213,7 @@ def _saved(dirs: tuple[Path, Path], root: Path, parallel: ParallelSettings, back
     return metrics, dict(policy.export()), dict(critic.export())
 
 
-def _resumed(dirs: tuple[Path, Path], root: Path, parallel: ParallelSettings, backend: Any = MegatronPolicy) -> Any:
+def _resumed(dirs: tuple[Path, Path], root: Path, parallel: Parallel, backend: Any = MegatronPolicy) -> Any:
     policy, critic, trainer = _both(dirs, parallel, CRITIC, backend=backend)
     assert ActorCritic(policy, critic).load(checkpoints.path_of(root, 1)) == {"cursor": 7}
     metrics = trainer.step(batch_of(2)).metrics
@@ -251,9 +238,9 @@ def test_policy_and_critic_resume_together_bit_identically_and_under_another_lay
 
 
 def _policy_alone(dirs: tuple[Path, Path], root: Path) -> Any:
-    policy, critic, _ = _both(dirs, ParallelSettings(), CRITIC)
+    policy, critic, _ = _both(dirs, Parallel(), CRITIC)
     policy.load(checkpoints.path_of(root, 1))
-    policy.save(checkpoints.path_of(root, 2), {})
+    checkpoints.write(checkpoints.path_of(root, 2), policy.snapshot(), {})
     with pytest.raises(AnotherModel) as error:
         ActorCritic(policy, critic).load(checkpoints.path_of(root, 2))
     return dict(policy.export()), str(error.value)
@@ -262,7 +249,7 @@ def _policy_alone(dirs: tuple[Path, Path], root: Path) -> Any:
 def test_the_policy_can_be_had_without_its_critic_and_a_critic_is_missed(
     dirs: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    run_ranks(1, _saved, dirs, tmp_path, ParallelSettings())
+    run_ranks(1, _saved, dirs, tmp_path, Parallel())
     weights, words = run_ranks(1, _policy_alone, dirs, tmp_path)[0]
     assert weights.keys() == dict(tiny_model("qwen3").named_parameters()).keys()
     assert "architecture None (here 'Qwen3ForSequenceClassification')" in words
@@ -274,8 +261,8 @@ def test_the_reward_stands_at_the_last_token_that_the_policy_drew() -> None:
     t.logprobs, t.reward = float32s([0.0, -1.0, 0.0, -2.0, 0.0]), 0.5
     t.outcome.status = pb.Outcome.STATUS_COMPLETED
     group = CompleteGroup("g", (Member(t, 1),))
-    (made,) = CriticStage(AdvantageSettings(estimator="gae", reward_scale=3.0)).samples([group])
-    assert list(made.advantage) == [0.0, 0.0, 0.0, 1.5, 0.0]
-    settings = AdvantageSettings(estimator="gae", overlong_buffer=2, max_tokens=3)
-    (punished,) = CriticStage(settings).samples([group])
-    assert list(punished.advantage) == [0.0, 0.0, 0.0, 0.0, 0.0]  # 0.5, less half of the way to max_tokens
+    (made,) = CriticSamples(recipe_of(algorithm={"advantage": "gae", "reward_scale": 3.0})).samples([group])
+    assert list(made.signal) == [0.0, 0.0, 0.0, 1.5, 0.0]
+    shaped = recipe_of(max_tokens=3, algorithm={"advantage": "gae", "overlong_buffer": 2})
+    (punished,) = CriticSamples(shaped).samples([group])
+    assert list(punished.signal) == [0.0, 0.0, 0.0, 0.0, 0.0]  # 0.5, less half of the way to max_tokens

@@ -2,7 +2,7 @@
 
     scores of answers → loss per group → its gradient, a weight per answer → one step on Σ weight · score
 
-As in `preference_trainer`, the loss depends on an answer only through one number, so its gradient is a weight per
+As in the preference step, the loss depends on an answer only through one number, so its gradient is a weight per
 answer, taken from a forward pass before the step, and answers are packed over micro-batches and ranks like any others.
 """
 
@@ -13,26 +13,26 @@ from torch import Tensor
 
 from penstock.objectives.preferences import answer_weights
 from penstock.objectives.ranking import RankedPairs, bradley_terry, ranked_pairs
-from services.learner.algorithms.preference_trainer import LinearLoss, sequence_sums
+from penstock.recipes import Recipe
+from services.learner.algorithms.preference.trainer import LinearLoss, sequence_sums
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Policy
-from services.learner.interface.settings import RewardModelSettings
 from services.learner.interface.step_result import StepResult, described
 
 
 class RewardModelTrainer:
-    """Settings bound to a policy that scores."""
+    """Of a policy that scores."""
 
-    def __init__(self, settings: RewardModelSettings, policy: Policy) -> None:
-        self.settings, self.policy = settings, policy
+    def __init__(self, recipe: Recipe, policy: Policy) -> None:
+        self._settings, self._policy = recipe.algorithm.reward_model, policy
 
     def step(self, batch: Batch) -> StepResult:
-        """Trains on a batch of `reward_model_stage` (the same on every rank); a collective."""
+        """Trains on a batch of RankedAnswers (the same on every rank); a collective."""
         scores, pairs = self._scored(batch)
         values, weights = answer_weights(self._losses(pairs), scores)
         token_weights = weights.to(torch.float32)[batch.sequence_of_token]
-        outcome = self.policy.train_step(batch, LinearLoss(token_weights))
-        metrics = described(self.policy, [outcome], batch)
+        outcome = self._policy.train_step(batch, LinearLoss(token_weights))
+        metrics = described(self._policy, [outcome])
         metrics.pop("entropy")  # a score has none
         return StepResult(metrics | {"loss": float(values.mean())} | _order(scores, pairs))
 
@@ -43,12 +43,13 @@ class RewardModelTrainer:
 
     def _scored(self, batch: Batch) -> tuple[Tensor, RankedPairs]:
         """float64 [N], and the pairs that the data's scores make of the answers."""
-        scores = sequence_sums(batch, self.policy.logprobs(batch))
-        pairs = ranked_pairs(sequence_sums(batch, batch.advantage), batch.groups, self.settings.min_margin)
+        batch.expect("score")
+        scores = sequence_sums(batch, self._policy.scores(batch))
+        pairs = ranked_pairs(sequence_sums(batch, batch.signal), batch.groups, self._settings.min_margin)
         return scores, pairs
 
     def _losses(self, pairs: RankedPairs) -> Callable[[Tensor], Tensor]:
-        settings = self.settings
+        settings = self._settings
         return lambda scores: bradley_terry(scores, pairs, margin=settings.margin, centring=settings.centring)
 
 

@@ -10,55 +10,50 @@ that knows nothing only move the policy about.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from penstock.objectives import critics
-from services.learner.algorithms.losses import Objectives
+from penstock.recipes import Recipe
+from services.learner.algorithms import resolve
+from services.learner.algorithms.policy_gradient.trainer import PolicyGradientTrainer
 from services.learner.interface.batch import Batch
-from services.learner.interface.policy import Policy, Scored, StepOutcome
-from services.learner.interface.settings import LossSettings
+from services.learner.interface.policy import Policy, StepOutcome, TokenScores
 from services.learner.interface.step_result import StepResult
-
-if TYPE_CHECKING:
-    from services.learner.algorithms.trainer import Steps
 
 
 class CriticTrainer:
-    """A step of the critic, then one of `policy_steps`, which find advantages in the batch where rewards were."""
+    """A step of the critic, then one of the policy, which finds advantages in the batch where rewards were."""
 
-    def __init__(self, settings: LossSettings, critic: Policy, policy_steps: "Steps") -> None:
-        """settings.critic is not None."""
-        assert settings.critic is not None
-        self._settings, self._critic, self._policy_steps = settings.critic, critic, policy_steps
-        self._objectives = Objectives.of(settings)
+    def __init__(self, recipe: Recipe, policy: Policy, critic: Policy | None) -> None:
+        """Raises ValueError without a critic, and as PolicyGradientTrainer."""
+        if critic is None:
+            raise ValueError("algorithm.critic: there is no critic to train")
+        self._settings, self._critic = recipe.algorithm.critic, critic
+        self._policy_steps, self._weights = PolicyGradientTrainer(recipe, policy), resolve.weights(recipe)
 
     def step(self, batch: Batch) -> StepResult:
-        """Trains on a batch of `critic_stage` (the same on every rank); a collective."""
+        """Trains on a batch of CriticSamples (the same on every rank); a collective."""
+        batch.expect("reward")
         warming_up = self._critic.optimizer.steps < self._settings.warmup_steps  # counted over restarts
-        values = self._critic.logprobs(batch)
+        values = self._critic.scores(batch)
         found = critics.gae(
             values,
-            batch.advantage,
+            batch.signal,
             batch.mask,
             batch.sequence_of_token,
             batch.sequences,
             discount=self._settings.discount,
             decay=self._settings.decay,
         )
-        loss = ValueLoss(self._objectives.weights(batch), values, found.returns, self._settings.clip)
+        loss = ValueLoss(self._weights(batch), values, found.returns, self._settings.clip or None)
         said = self._metrics(batch, values, found.returns, self._critic.train_step(batch, loss))
         if warming_up:
             return StepResult({"loss": said["value_loss"], "tokens": float(batch.mask.sum()), **said})
         advantages = critics.whitened(found.advantages, batch.mask)
-        result = self._policy_steps.step(dataclasses.replace(batch, advantage=advantages))
+        result = self._policy_steps.step(dataclasses.replace(batch, signal=advantages, kind="advantage"))
         return StepResult(result.metrics | said)
-
-    def measure(self, batch: Batch) -> dict[str, float]:
-        """As the policy's own steps."""
-        return self._policy_steps.measure(batch)
 
     def _metrics(self, batch: Batch, values: Tensor, returns: Tensor, outcome: StepOutcome) -> dict[str, float]:
         trained = batch.mask > 0
@@ -81,7 +76,7 @@ class ValueLoss:
     def __init__(self, weights: Tensor, before: Tensor, returns: Tensor, clip: float | None) -> None:
         self._weights, self._before, self._returns, self._clip = weights, before, returns, clip
 
-    def __call__(self, scored: Scored) -> tuple[Tensor, Tensor]:
+    def __call__(self, scored: TokenScores) -> tuple[Tensor, Tensor]:
         at = scored.index
         losses, clipped = critics.value_loss(scored.current, self._before[at], self._returns[at], clip=self._clip)
         sums = torch.stack([torch.ones_like(losses).sum(), clipped.sum().to(losses)])

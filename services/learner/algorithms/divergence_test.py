@@ -7,22 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from services.learner.algorithms.trainer import Trainer
+from penstock.recipes.sections import Optimizer, Parallel, Teacher
+from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.interface.batch import Batch
-from services.learner.interface.settings import (
-    BatchSettings,
-    LossSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    PrecisionSettings,
-)
 from services.learner.testing.forked_ranks import run_ranks
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 LAYOUTS = {
-    "tensor 2 x context 2": (4, ParallelSettings(tensor=2, context=2)),
-    "pipeline 2, data 2": (4, ParallelSettings(pipeline=2)),
+    "tensor 2 x context 2": (4, Parallel(tensor=2, context=2)),
+    "pipeline 2, data 2": (4, Parallel(pipeline=2)),
 }
 TOP = 3
 
@@ -43,28 +38,24 @@ def judged() -> Batch:
     )
 
 
-def _distil(model_dir: Path, parallel: ParallelSettings, kind: str, steps: int) -> Any:
+def _distil(model_dir: Path, parallel: Parallel, kind: Any, steps: int) -> Any:
     policy = MegatronPolicy.create(
-        model_dir,
-        parallel,
-        OptimizerSettings(learning_rate=3e-3),
-        PrecisionSettings(),
-        BatchSettings(tokens_per_micro_batch=80, head_chunk=7),
-        seed=0,
+        spec_of(model_dir, parallel, Optimizer(learning_rate=3e-3), micro_batch_tokens=80, head_chunk=7, seed=0)
     )
-    trainer = Trainer(LossSettings(divergence=kind), policy)  # type: ignore[arg-type]
+    recipe = recipe_of(teacher=Teacher(path="-", top=TOP, divergence=kind), algorithm={"advantage": "opd"})
+    trainer = make_trainer(recipe, policy)
     return [trainer.step(judged()).metrics["divergence"] for _ in range(steps)], dict(policy.export())
 
 
 @pytest.mark.parametrize("kind", ["reverse", "forward"])
 def test_the_divergence_from_the_teacher_falls(kind, model_dir):
-    history, _ = run_ranks(1, _distil, model_dir, ParallelSettings(), kind, 8)[0]
+    history, _ = run_ranks(1, _distil, model_dir, Parallel(), kind, 8)[0]
     assert history[0] > 0.5 and history[-1] < 0.9 * history[0] and history == sorted(history, reverse=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_takes_the_same_step(layout, model_dir):
-    alone, expected = run_ranks(1, _distil, model_dir, ParallelSettings(), "reverse", 2)[0]
+    alone, expected = run_ranks(1, _distil, model_dir, Parallel(), "reverse", 2)[0]
     world, parallel = LAYOUTS[layout]
     history, weights = run_ranks(world, _distil, model_dir, parallel, "reverse", 2)[0]
     assert history == pytest.approx(alone, rel=1e-4)

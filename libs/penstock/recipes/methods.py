@@ -1,0 +1,57 @@
+"""What a recipe must know of every algorithm; the two halves that do the work are the learner's, under the same names.
+
+`services/learner/algorithms/table.py` has a row for each of these, which a test there holds it to.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from penstock.recipes.sections import Algorithm
+
+WITHOUT_REFERENCE = ("simpo", "orpo")
+"""Preference losses that compare with no reference."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to learn, as the recipe's section `algorithm` names it.
+
+    Attributes:
+      means: whether a section means this one.
+      draws: whether training samples are drawn from the policy (and not read from the data set).
+      compares: whether the model the run started from is needed beside the one that is trained.
+      scores: whether what is trained scores answers instead of writing them.
+      critic: whether a second model learns the values that advantages are made of.
+    """
+
+    name: str
+    means: Callable[[Algorithm], bool]
+    draws: Callable[[Algorithm], bool] = lambda a: True
+    compares: Callable[[Algorithm], bool] = lambda a: False
+    scores: bool = False
+    critic: bool = False
+
+
+def _pulls(a: Algorithm) -> bool:
+    return a.loss.kl.coefficient > 0
+
+
+METHODS = (
+    Method("supervised", lambda a: a.name == "sft", draws=lambda a: False),
+    Method("reward_model", lambda a: a.name == "reward_model", draws=lambda a: False, scores=True),
+    Method(
+        "preference",
+        lambda a: a.name == "dpo",
+        draws=lambda a: a.preference.source == "rollouts",
+        compares=lambda a: a.preference.loss not in WITHOUT_REFERENCE,
+    ),
+    Method("critic", lambda a: a.name == "grpo" and a.advantage == "gae", compares=_pulls, critic=True),
+    Method("distillation", lambda a: a.name == "grpo" and a.advantage == "opd", compares=_pulls),
+    Method("policy_gradient", lambda a: a.name == "grpo", compares=_pulls),
+)
+"""The first one that a section means is its method."""
+
+
+def method_of(algorithm: Algorithm) -> Method:
+    """The one that the section means."""
+    return next(m for m in METHODS if m.means(algorithm))

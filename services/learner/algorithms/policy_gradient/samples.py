@@ -1,0 +1,54 @@
+"""From scored groups to advantages, on rank 0 before a batch is sent: shaping, estimator, clip.
+
+Two calls because they happen at two times: a group is filtered when it arrives (its slot must be given back at once, or
+dynamic sampling starves the run), advantages need the whole batch (`batch_norm` scales by it).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from penstock.recipes import Recipe
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.algorithms import resolve
+from services.learner.algorithms.rewards import GroupFilters, Shaping
+from services.learner.algorithms.samples import sample
+from services.learner.interface.batch import TrainingSample
+from services.learner.interface.group import CompleteGroup
+
+
+class AdvantageSamples:
+    """The SampleMaker of policy gradients with a group baseline.
+
+    Raises UnknownChoice or ValueError for settings that name nothing or contradict.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._filters, self._shaping = GroupFilters(recipe.algorithm.filters), Shaping(recipe)
+        self._estimate, self._clip = resolve.advantage(recipe), recipe.algorithm.advantage_clip
+        self._components = [r.name for r in recipe.rewards()] if resolve.takes_rewards_apart(recipe) else []
+
+    def filter_reason(self, rewards: Tensor) -> str | None:
+        """See GroupFilters."""
+        return self._filters.reason(rewards)
+
+    def samples(self, groups: Sequence[CompleteGroup]) -> list[TrainingSample]:
+        """The usable members of `groups` with their advantages. Raises ValueError for a reward that is not finite."""
+        members = [(i, m.trajectory) for i, g in enumerate(groups) for m in g.usable]
+        trajectories = [t for _, t in members]
+        worth = self._parts(trajectories) if self._components else self._shaping.of(trajectories)
+        advantages = self.advantages(worth, torch.tensor([i for i, _ in members]))
+        return [sample(t, group, a) for (group, t), a in zip(members, advantages.tolist(), strict=True)]
+
+    def advantages(self, worth: Tensor, group: Tensor) -> Tensor:
+        """worth [N] float64, or [N, C] the parts of each reward; group [N] int64 -> float64 [N].
+
+        Raises ValueError for a number that is not finite.
+        """
+        found: Tensor = self._estimate(worth, group, torch.ones(len(group), dtype=torch.bool))
+        return found if self._clip is None else found.clamp(-self._clip, self._clip)
+
+    def _parts(self, trajectories: Sequence[pb.Trajectory]) -> Tensor:
+        rows = [{c.name: c.value for c in t.components} for t in trajectories]
+        return torch.tensor([[row[name] for name in self._components] for row in rows], dtype=torch.float64)

@@ -1,0 +1,139 @@
+"""What a policy does whatever computes it: plan a batch's micro-batches once, score, step, keep a reference, be saved.
+
+A backend gives one forward and backward pass over planned micro-batches (`_run`), its optimizer and its state.
+"""
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from services.learner.backends.common.reference import InitialWeights
+from services.learner.backends.common.steps import ScoreOnly, SteppingOptimizer, stepped
+from services.learner.backends.packing import micro_batches
+from services.learner.backends.packing.micro_batches import Cut, MicroBatch, Planned
+from services.learner.interface.batch import Batch
+from services.learner.interface.policy import Loss, StepOutcome
+from services.learner.interface.policy_spec import PolicySpec
+from services.learner.interface.snapshot import Snapshot
+
+
+class State(Protocol):
+    """One rank's part of a checkpoint."""
+
+    def snapshot(self) -> Snapshot: ...
+
+    def load(self, path: str | Path) -> dict[str, Any]: ...
+
+
+class PolicyBase(abc.ABC):
+    """See `services.learner.interface.policy.Policy`, which subclasses implement; every method is a collective."""
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        cut: Cut,
+        knows: tuple[int, int],
+        optimizer: SteppingOptimizer,
+        state: State,
+        without_adapters: Callable[[], AbstractContextManager[None]] | None,
+    ) -> None:
+        """knows: the size of the vocabulary, and how many positions. without_adapters: in which the model is the base
+        that its adapters change; None where it has none."""
+        self.spec, self.optimizer, self.state = spec, optimizer, state
+        self._cut, self._knows, self._without_adapters = cut, knows, without_adapters
+        self._as_reference = without_adapters
+        self._planned: tuple[Batch, Planned] | None = None
+
+    def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
+        if self.spec.scores:
+            raise TypeError("this model scores: it has no log-probabilities")
+        return self._said(batch, temperature)
+
+    def scores(self, batch: Batch) -> Tensor:
+        """fp32 [T]: of a model that scores, its word on what stands before every trained token; 0 elsewhere."""
+        if not self.spec.scores:
+            raise TypeError("this model writes: it has no scores")
+        return self._said(batch, 1.0)
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
+        (or adapters)."""
+        if self._as_reference is None:
+            raise RuntimeError("the policy was created without keep_reference")
+        self._settle()
+        with self._as_reference():
+            return self.logprobs(batch, temperature)
+
+    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
+        """Forward and backward over the batch, then one guarded optimizer step.
+
+        Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
+        NonFiniteGradients (too many steps skipped in a row).
+        """
+        planned = self._plan(batch)
+        self._zero_grad()
+        scored = self._run(batch, planned.parts, loss, temperature, training=True)
+        return stepped(self.optimizer, loss, scored, len(planned.parts), planned.described)
+
+    def adapters(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, the adapters alone, under PEFT's names. Raises RuntimeError if there are none."""
+        if self._without_adapters is None:
+            raise RuntimeError("the policy was created without adapters")
+        return self._export_adapters()
+
+    def snapshot(self) -> Snapshot:
+        """What this rank writes into a checkpoint; refers to live memory."""
+        self._settle()
+        return self.state.snapshot()
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Restores a checkpoint of any layout; returns its `extra`. Raises as `Policy.load`."""
+        self._settle()
+        return self.state.load(path)
+
+    @abc.abstractmethod
+    def export(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
+        merged into the weights."""
+
+    def _keep_reference(self, weights: Sequence[Tensor]) -> None:
+        """Remembers the initial weights where the spec wants them and they are not there anyway."""
+        if self.spec.keep_reference and self._without_adapters is None:
+            self._as_reference = InitialWeights(weights, self.spec.hosts_reference).in_place
+
+    def _said(self, batch: Batch, temperature: float) -> Tensor:
+        with torch.no_grad():
+            said, _ = self._run(batch, self._plan(batch).parts, ScoreOnly(), temperature, training=False)
+        return said
+
+    def _plan(self, batch: Batch) -> Planned:
+        """The batch's micro-batches: made once, however often the very same batch is scored before it is trained on."""
+        if self._planned is None or self._planned[0] is not batch:
+            batch.check(*self._knows)
+            budget = self.spec.learner.micro_batch_tokens
+            self._planned = batch, micro_batches.plan(batch, self._cut, budget)
+        return self._planned[1]
+
+    @abc.abstractmethod
+    def _settle(self) -> None:
+        """Makes this rank's weights whole, before they are read or written other than by a forward pass."""
+
+    def _zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+    @abc.abstractmethod
+    def _export_adapters(self) -> Iterator[tuple[str, Tensor]]: ...
+
+    @abc.abstractmethod
+    def _run(
+        self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs (or scores) of trained tokens [T], and [loss, *statistics] summed over the batch, both equal on
+        every rank; gradients are accumulated in training."""
