@@ -76,10 +76,10 @@ def test_a_service_never_imports_another_service() -> None:
     assert not violations(files("libs"), lambda _, module: starts(module, "services"))
 
 
-def test_only_the_learner_imports_megatron_and_only_generation_vllm() -> None:
+def test_megatron_is_imported_by_its_backend_alone_and_vllm_by_generation_alone() -> None:
     def forbidden(path: pathlib.Path, module: str) -> bool:
         where = path.relative_to(ROOT).as_posix()
-        megatron = starts(module, "megatron") and not where.startswith("services/learner/")
+        megatron = starts(module, "megatron") and not where.startswith("services/learner/backends/megatron_core/")
         return megatron or (starts(module, "vllm") and not where.startswith("services/generation/"))
 
     assert not violations(files("libs") + files("services"), forbidden)
@@ -120,3 +120,48 @@ def test_servers_and_channels_are_built_in_one_place() -> None:
     )
     paths = [p for p in files("libs") + files("services") if "libs/penstock/rpc/" not in p.as_posix()]
     assert not [f"{p.relative_to(ROOT)} uses {name}" for p in paths for name in made if f"{name}(" in p.read_text()]
+
+
+# A room may import those of the floors below it, and no other.
+FLOORS = (
+    ("interface",),
+    ("algorithms", "checkpoints", "huggingface", "ranks", "backends/optim", "backends/packing"),
+    ("leader", "backends/common"),
+    ("backends/megatron_core", "backends/transformers_fsdp"),
+    ("backends",),
+    ("",),
+)
+# Neighbours that a floor would allow, and that must not know each other all the same.
+STRANGERS = (("leader", "backends"), ("backends", "leader"), ("backends", "algorithms"), ("backends", "ranks"))
+
+
+def learner_room(module: str) -> str | None:
+    """The room of services.learner that a dotted name lies in; None for another's."""
+    if not starts(module, "services.learner"):
+        return None
+    inside = "/".join(module.split(".")[2:])
+    rooms = [room for floor in FLOORS for room in floor]
+    return max((r for r in rooms if not r or inside == r or inside.startswith(r + "/")), key=len)
+
+
+def test_no_import_of_the_learner_goes_back_up() -> None:
+    floor_of = {room: i for i, floor in enumerate(FLOORS) for room in floor}
+
+    def forbidden(path: pathlib.Path, module: str) -> bool:
+        here = learner_room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        there = learner_room(module)
+        if here is None or there is None or here == there:
+            return False
+        strangers = any(here.startswith(a) and there.startswith(b) for a, b in STRANGERS)
+        return floor_of[there] >= floor_of[here] or strangers
+
+    paths = files("services/learner")
+    assert {room for p in paths if (room := learner_room(".".join(p.relative_to(ROOT).with_suffix("").parts)))} >= {
+        room for floor in FLOORS for room in floor if room
+    }, "a room that has no file is no room"
+    assert not violations(paths, forbidden)
+
+
+def test_what_is_hosted_may_use_the_sandbox_and_never_the_other_way() -> None:
+    sandbox = files("services/environment/sandbox")
+    assert not violations(sandbox, lambda _, module: starts(module, "services.environment.builtin"))

@@ -14,9 +14,9 @@ from megatron.core.optimizer.grad_scaler import ConstantGradScaler
 from torch import Tensor
 
 from services.learner.backends.common.host_memory import MOMENTS, HostedState, at_home
-from services.learner.backends.megatron_core.hf_weights import MappedParameter
+from services.learner.backends.megatron_core.conversion import MappedParameter
 from services.learner.backends.megatron_core.layout import RankGroups
-from services.learner.backends.megatron_core.optimizer_pieces import Piece, pieces
+from services.learner.backends.megatron_core.optimizer_shards import Piece, pieces
 from services.learner.backends.megatron_core.whole_matrices import MegatronMatrices
 from services.learner.backends.optim.guard import Guard
 from services.learner.backends.optim.muon import MOMENTUM, Muon

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from services.learner.backends.common.adapters import peft_names
 from services.learner.backends.common.policy_base import PolicyBase
+from services.learner.backends.megatron_core import conversion, model, overlap, recompute
 from services.learner.backends.megatron_core import cpu as megatron_cpu
-from services.learner.backends.megatron_core import hf_weights, model, overlap, recompute
 from services.learner.backends.megatron_core.attention import PackedSequences
 from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.backends.megatron_core.lora import Adapters
@@ -87,7 +87,7 @@ class MegatronPolicy(PolicyBase):
         shards = model.build(config, megatron, layout)
         if learner.recompute == "selective":
             recompute.install(shards)
-        hf_weights.load(shards, _initial_weights(spec.path, config), config, layout)
+        conversion.load(shards, _initial_weights(spec.path, config), config, layout)
         adapters = Adapters(shards, learner.lora, layout, learner.seed) if learner.lora is not None else None
         ddp = overlap.data_parallel(learner.parallel, spec.cuts_optimizer)
         chunks = [
@@ -100,7 +100,7 @@ class MegatronPolicy(PolicyBase):
             )
             for i, shard in enumerate(shards)
         ]
-        guarded = GuardedOptimizer(spec, chunks, config, layout, list(hf_weights.mapped_parameters(shards)))
+        guarded = GuardedOptimizer(spec, chunks, config, layout, list(conversion.mapped_parameters(shards)))
         megatron.finalize_model_grads_func = _finalize
         if spec.dtype == "float16":
             megatron.grad_scale_func = lambda loss: loss * guarded.scale
@@ -114,12 +114,12 @@ class MegatronPolicy(PolicyBase):
         merged into the weights."""
         self._settle()
         if self._adapters is not None:
-            return hf_weights.export(self._models, self.config, self.layout, self._adapters.merged)
-        return hf_weights.export(self._models, self.config, self.layout)
+            return conversion.export(self._models, self.config, self.layout, self._adapters.merged)
+        return conversion.export(self._models, self.config, self.layout)
 
     def _export_adapters(self) -> Iterator[tuple[str, Tensor]]:
         self._settle()
-        for name, tensor in hf_weights.export(self._models, self.config, self.layout, adapters=True):
+        for name, tensor in conversion.export(self._models, self.config, self.layout, adapters=True):
             module, _, side = name.rpartition(".")
             for peft in peft_names(module, side):
                 yield peft, tensor
@@ -224,7 +224,7 @@ def _initial_weights(model_dir: str | Path, config: ModelConfig) -> Callable[[st
     directory = SafetensorsDirectory(model_dir)
 
     def get(name: str) -> Tensor:
-        if name == hf_weights.SCORE and name not in directory.names:
+        if name == conversion.SCORE and name not in directory.names:
             return torch.zeros(1, config.hidden_size)
         return directory.get(name)
 

@@ -4,7 +4,7 @@
     model-pp0-tp1 ─┴────────────────► weight        (Hugging Face name, whole) ─► piece that this rank owns
     rank-pp0-tp0-dp0 … : pieces ──────► exp_avg, …      (the same names)
 
-The Hugging Face form is what every layout can be made from, so one mapping (`hf_weights`) serves loading a model,
+The Hugging Face form is what every layout can be made from, so one mapping (`conversion`) serves loading a model,
 exporting it and changing its layout. Moments are sharded as their parameter is; they take the same way. Nothing is
 computed: a number that leaves here is bitwise one that the checkpoint holds.
 
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.learner.backends.megatron_core.hf_weights import is_expert, rule_of, unshard
+from services.learner.backends.megatron_core.conversion import is_expert, rule_of, unshard
 from services.learner.huggingface.config import ModelConfig
 
 

@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch import Tensor
 
 from services.learner.backends.common import adapters
-from services.learner.backends.megatron_core import hf_weights
+from services.learner.backends.megatron_core import conversion
 from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.backends.megatron_core.optimizer import GuardedOptimizer
 from services.learner.backends.megatron_core.resharding import Reassembly, experts_file, model_file, rank_file
@@ -84,9 +84,9 @@ class MegatronState:
             self._load_resharded(Reassembly(Path(path), manifest.layout, self._config, self._part))
         return manifest.extra
 
-    def mapped(self) -> list[hf_weights.MappedParameter]:
+    def mapped(self) -> list[conversion.MappedParameter]:
         """This rank's parameters."""
-        return list(hf_weights.mapped_parameters(self._models))
+        return list(conversion.mapped_parameters(self._models))
 
     def rank_file(self) -> str:
         """The file that is this rank's alone."""
@@ -111,14 +111,14 @@ class MegatronState:
             torch.cuda.set_rng_state(state["cuda_rng"])
 
     def _load_resharded(self, whole: Reassembly) -> None:
-        hf_weights.load(self._models, whole.weight, self._config, self._layout)
+        conversion.load(self._models, whole.weight, self._config, self._layout)
         mapped = {p.parameter: p for p in self.mapped()}
 
         def piece(parameter: torch.nn.Parameter, start: int, end: int, key: str) -> Tensor:
             p = mapped[parameter]
             get = whole.weight if key == "main" else partial(whole.get, what=key)
-            tensors = [get(name) for name in hf_weights.sources(p, self._config)]
-            return hf_weights.shard(p.kind, tensors, self._config, *p.place(self._layout)).reshape(-1)[start:end]
+            tensors = [get(name) for name in conversion.sources(p, self._config)]
+            return conversion.shard(p.kind, tensors, self._config, *p.place(self._layout)).reshape(-1)[start:end]
 
         self._optimizer.load_state(whole.counters(), piece)
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from services.learner.backends.megatron_core.hf_weights import SCORE, MappedParameter, shard, unshard
+from services.learner.backends.megatron_core.conversion import SCORE, MappedParameter, shard, unshard
 from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.huggingface.config import ModelConfig
 

@@ -37,7 +37,7 @@ from services.learner.interface.policy_spec import PolicySpec
 UNLIMITED = 2**31
 
 
-class Scorer(torch.nn.Module):
+class WithHead(torch.nn.Module):
     """The model and its output layer as one module: what is gathered for it lasts until the log-probabilities are
     there. `model` is transformers' causal language model, or its sequence classifier where it scores."""
 
@@ -71,7 +71,7 @@ class TransformersPolicy(PolicyBase):
     def __init__(
         self,
         spec: PolicySpec,
-        scorer: Scorer,
+        network: WithHead,
         optimizer: ShardedOptimizer,
         state: TransformersState,
         device: torch.device,
@@ -79,17 +79,17 @@ class TransformersPolicy(PolicyBase):
         ranks: Ranks,
         plan: TensorPlan,
     ) -> None:
-        config = scorer.model.config.get_text_config()
+        config = network.model.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
         super().__init__(
             spec,
-            replace(ranks.cut, quadratic=transformers_model.attention_share(scorer.model)),
-            (transformers_model.vocabulary_of(scorer.model), positions),
+            replace(ranks.cut, quadratic=transformers_model.attention_share(network.model)),
+            (transformers_model.vocabulary_of(network.model), positions),
             optimizer,
             state,
             adapters.off if adapters is not None else None,
         )
-        self.device, self._scorer, self._adapters = device, scorer, adapters
+        self.device, self._network, self._adapters = device, network, adapters
         self._ranks, self._tensor_plan = ranks, plan
 
     @staticmethod
@@ -117,16 +117,16 @@ class TransformersPolicy(PolicyBase):
         expected = trial.said_of_sequences(whole) if tensor > 1 else None
         recompute.install(model, layers, learner.recompute)
         adapters = Adapters(model, layers, learner.lora, learner.seed, device) if learner.lora is not None else None
-        scorer = Scorer(model, spec.head_chunk)
-        source = Scorer(whole, spec.head_chunk) if whole is not None else None
-        fully_sharded.shard(scorer, layers, source, device, spec.torch_dtype, ranks.data_mesh, plan.cut)
+        network = WithHead(model, spec.head_chunk)
+        source = WithHead(whole, spec.head_chunk) if whole is not None else None
+        fully_sharded.shard(network, layers, source, device, spec.torch_dtype, ranks.data_mesh, plan.cut)
         parameters = dict(model.named_parameters())
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         copies = {name: plan.copies(name) for name in trained}
         optimizer = ShardedOptimizer(spec, trained, transformers_model.hidden_matrices(model), copies)
         part = "" if beside is None else checkpoints.CRITIC
         state = TransformersState(parameters, optimizer, config.to_dict(), spec, ranks, plan, part)
-        policy = TransformersPolicy(spec, scorer, optimizer, state, device, adapters, ranks, plan)
+        policy = TransformersPolicy(spec, network, optimizer, state, device, adapters, ranks, plan)
         if expected is not None:
             trial.check_cut(model, expected.to(device), policy.scores if spec.scores else policy.logprobs)
         policy._keep_reference([fully_sharded.slice_of(p) for p in parameters.values()])
@@ -136,7 +136,7 @@ class TransformersPolicy(PolicyBase):
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
-        for name, parameter in self._scorer.model.named_parameters():
+        for name, parameter in self._network.model.named_parameters():
             if is_adapter(name):
                 continue
             whole = parameter.full_tensor()
@@ -145,8 +145,8 @@ class TransformersPolicy(PolicyBase):
             if dist.get_rank() == 0:
                 yield name, whole.to("cpu", self.spec.torch_dtype, copy=True).contiguous()
         if dist.get_rank() == 0:
-            persistent = self._scorer.model.state_dict().keys()
-            for name, buffer in self._scorer.model.named_buffers():
+            persistent = self._network.model.state_dict().keys()
+            for name, buffer in self._network.model.named_buffers():
                 if name in persistent:
                     yield name, buffer.to("cpu", copy=True)
 
@@ -169,7 +169,7 @@ class TransformersPolicy(PolicyBase):
         logprobs = torch.zeros_like(batch.behaviour)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         for part in parts:
-            said, entropy = self._scorer(part, temperature)
+            said, entropy = self._network(part, temperature)
             scored = TokenScores.of(said, entropy, part.index, part.sequence, part.sequences)
             value, stats = loss(scored)
             if training:
@@ -177,7 +177,7 @@ class TransformersPolicy(PolicyBase):
             logprobs[part.index] = scored.current.detach()
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
         if training:
-            self._tensor_plan.add_up(dict(self._scorer.model.named_parameters()))
+            self._tensor_plan.add_up(dict(self._network.model.named_parameters()))
         if self._ranks.data > 1:
             dist.all_reduce(logprobs, group=self._ranks.data_mesh.get_group())
             dist.all_reduce(sums, group=self._ranks.data_mesh.get_group())

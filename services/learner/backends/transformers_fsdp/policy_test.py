@@ -67,7 +67,7 @@ def _scores(model_dir: Path, sabotage: bool) -> Any:
     whole = random_batch(5)
     packed = policy.logprobs(whole)
     alone = [policy.logprobs(whole.select(torch.tensor([i]))[0]) for i in range(whole.sequences)]
-    return policy._scorer.model.config._attn_implementation, packed, torch.cat(alone)
+    return policy._network.model.config._attn_implementation, packed, torch.cat(alone)
 
 
 @pytest.mark.parametrize(("sabotage", "way"), [(False, transformers_model.OURS), (True, "sdpa")])
@@ -223,7 +223,7 @@ def test_recomputing_keeps_a_small_part_and_changes_no_bit(model_dir):
 def _poisoned(model_dir: Path) -> Any:
     policy = make(model_dir)
     trainer = make_trainer(recipe_of(), policy)
-    layer = policy._scorer.model.model.layers[3].mlp.down_proj
+    layer = policy._network.model.model.layers[3].mlp.down_proj
     poison = [False]
     layer.register_forward_hook(lambda m, i, out: out * float("nan") if poison[0] and out.requires_grad else out)
     trainer.step(random_batch(1))
