@@ -12,6 +12,7 @@ LIBRARIES = {
     "datasets": "light",
     "ledger": "light",
     "memory_plan": "light",
+    "names": "light",
     "objectives": "learner",
     "packing": "learner",
     "process": "light",
@@ -43,6 +44,10 @@ SERVICES = {
 
 # services/<name>/<room>: a service that is too large for one folder; its BUILD files say who may see whom.
 ROOMS = {
+    "environment": [
+        "builtin",
+        "sandbox",
+    ],
     "learner": [
         "algorithms",
         "backends",

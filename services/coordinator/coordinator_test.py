@@ -14,10 +14,11 @@ from penstock.bus import Bus, EmbeddedServer, RunNames, append, read, stream_sta
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Fate, Ledger
+from penstock.names import group_number
 from penstock.trajectory.v1 import trajectory_pb2
-from services.coordinator import closing
+from services.coordinator import deadlines
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.drawing import Draw
+from services.coordinator.draws import Draw
 from services.coordinator.run_testing import (
     SIZE,
     STALENESS,
@@ -64,8 +65,8 @@ async def test_a_run_admits_evaluates_and_ends(
     fate = {1: "filtered", 4: "failed"}
     async with running(coordinator.run(), play_worker(bus, names, "train"), play_worker(bus, names, "eval")):
         await play_learner(bus, names, STEPS, fate=lambda n: fate.get(n, "trained"))
-        await settled(coordinator, lambda: coordinator.over)
-    assert coordinator.state == pb.RUN_STATE_DONE
+        await settled(coordinator, lambda: coordinator.state.over)
+    assert coordinator.state.value == pb.RUN_STATE_DONE
     ledger = await fold(bus, names)
     assert_whole(ledger, STEPS)
     assert ledger.groups["g00000001"].fate is Fate.FILTERED and ledger.groups["g00000004"].fate is Fate.FAILED
@@ -109,7 +110,7 @@ async def test_kill_and_restart_at_any_moment_changes_nothing(
     for work in seen:
         admitted = ledger.groups[work.group].admitted
         draw = Draw.recorded(admitted)
-        expected = undisturbed._tasks.training(int(work.group[1:]), draw, admitted.min_step, admitted.deadline)
+        expected = undisturbed.tasks.training(group_number(work.group), draw, admitted.min_step, admitted.deadline)
         assert work == expected
 
 
@@ -129,7 +130,7 @@ async def test_a_mixture_is_drawn_and_measured_by_source(
             await play_learner(bus, names, 2)
         second = make_coordinator(bus, names, recipe, tmp_path, chat)
         async with running(second.run(), play_learner(bus, names, STEPS)):
-            await settled(second, lambda: second.over)
+            await settled(second, lambda: second.state.over)
     ledger = await fold(bus, names)
     sources = [group.admitted.source for group in ledger.groups.values()]
     assert sources[:8] == (["other", "sort_characters", "other", "other"] * 2)
@@ -178,8 +179,8 @@ async def test_two_coordinators_at_once_are_harmless(
     workers = [play_worker(bus, names, kind) for kind in ("train", "eval")]
     async with running(one.run(), two.run(), *workers):
         await play_learner(bus, names, STEPS)
-        await settled(one, lambda: one.over)
-        await settled(two, lambda: two.over)
+        await settled(one, lambda: one.state.over)
+        await settled(two, lambda: two.state.over)
     ledger = await fold(bus, names)
     assert_whole(ledger, STEPS)
     assert sorted(await tasks_of(bus, names)) == list(ledger.groups)
@@ -191,7 +192,7 @@ async def test_a_fenced_append_is_taken_from_the_ledger(
 ) -> None:
     """Another incarnation admits group 0 first: this one must accept that admission, not its own."""
     coordinator = make_coordinator(bus, names, make_recipe(folder), tmp_path, chat)
-    await coordinator._restore()
+    await coordinator.restore()
     event = trajectory_pb2.LedgerEvent(group="g00000000", writer="twin")
     event.admitted.group_size = SIZE
     event.admitted.source = "sort_characters"
@@ -199,9 +200,8 @@ async def test_a_fenced_append_is_taken_from_the_ledger(
     event.admitted.deadline.seconds += 600
     subject = names.ledger_group_subject("g00000000")
     await append(bus, subject, event.SerializeToString(), expected_last_sequence=0)
-    place = coordinator._pacing.admissible(coordinator.ledger)[0]
-    (draw,) = coordinator._tasks.drawing.draws([place], coordinator.ledger)
-    assert place.number == 0 and not await coordinator._admit_group(place, draw)
+    slot, draw = coordinator.admission.admissible()[0]
+    assert slot.number == 0 and not await coordinator.admission.admit(slot, draw)
     async with running(coordinator.run()):
         ledger = await until(bus, names, lambda ledger: len(ledger.groups) == (STALENESS + 1) * N)
     assert (await tasks_of(bus, names))[0] == "g00000000"
@@ -224,7 +224,7 @@ async def test_the_budget_is_never_exceeded(
     async with running(coordinator.run(), watch()):
         await until(bus, names, lambda ledger: len(ledger.groups) == (STALENESS + 1) * N)
         await play_learner(bus, names, STEPS, fate=lambda n: "filtered" if n % 3 == 1 else "trained")
-        await settled(coordinator, lambda: coordinator.over)
+        await settled(coordinator, lambda: coordinator.state.over)
     assert most == (STALENESS + 1) * N
 
 
@@ -238,16 +238,16 @@ async def test_a_pause_admits_nothing_and_survives_a_restart(
         await first.pause(True)
         await release(bus, names, "g00000000", "filtered")
         await settled(first, lambda: len(first.ledger.in_flight) == budget - 1)
-        assert first.state == pb.RUN_STATE_PAUSED
+        assert first.state.value == pb.RUN_STATE_PAUSED
     second = make_coordinator(bus, names, recipe, tmp_path, chat)
     async with running(second.run()):
-        await settled(second, lambda: second.state == pb.RUN_STATE_PAUSED)
+        await settled(second, lambda: second.state.value == pb.RUN_STATE_PAUSED)
         await release(bus, names, "g00000001", "filtered")
         await settled(second, lambda: len(second.ledger.in_flight) == budget - 2)
         assert len((await fold(bus, names)).groups) == budget
         await second.pause(False)
         await until(bus, names, lambda ledger: len(ledger.groups) == budget + 2)
-        assert second.state == pb.RUN_STATE_RUNNING
+        assert second.state.value == pb.RUN_STATE_RUNNING
 
 
 async def test_groups_past_their_deadline_end_as_timed_out(
@@ -258,7 +258,7 @@ async def test_groups_past_their_deadline_end_as_timed_out(
     chat: ChatTokenizer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(closing, "GRACE", closing.GRACE / 20)
+    monkeypatch.setattr(deadlines, "GRACE", deadlines.GRACE / 20)
     recipe = make_recipe(folder, limits__group_deadline_seconds=0.5)
     coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
     async with running(coordinator.run()):
@@ -274,16 +274,16 @@ async def test_a_run_whose_groups_all_fail_is_given_up_with_the_reason(
     recipe = make_recipe(folder)
     coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
     async with running(coordinator.run(), play_learner(bus, names, STEPS, fate=lambda n: "failed")):
-        await settled(coordinator, lambda: coordinator.over)
-    assert coordinator.state == pb.RUN_STATE_FAILED
-    assert coordinator.reason == "the last 8 groups all failed; the newest: all timed out"
+        await settled(coordinator, lambda: coordinator.state.over)
+    assert coordinator.state.value == pb.RUN_STATE_FAILED
+    assert coordinator.state.reason == "the last 8 groups all failed; the newest: all timed out"
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["status"], summary["reason"]) == ("failed", coordinator.reason)
+    assert (summary["status"], summary["reason"]) == ("failed", coordinator.state.reason)
     admitted = len((await fold(bus, names)).groups)
     again = make_coordinator(bus, names, recipe, tmp_path, chat)
     async with running(again.run()):
-        await settled(again, lambda: again.over)
-        assert again.state == pb.RUN_STATE_FAILED
+        await settled(again, lambda: again.state.over)
+        assert again.state.value == pb.RUN_STATE_FAILED
     assert len((await fold(bus, names)).groups) == admitted
 
 
@@ -309,9 +309,27 @@ async def test_a_stop_ends_admission_and_the_run(
         await until(bus, names, lambda ledger: len(ledger.groups) == (STALENESS + 1) * N)
         await coordinator.stop("enough")
         await coordinator.pause(True)
-        await settled(coordinator, lambda: coordinator.over)
-    assert (coordinator.state, coordinator.reason) == (pb.RUN_STATE_STOPPED, "enough")
+        await settled(coordinator, lambda: coordinator.state.over)
+    assert (coordinator.state.value, coordinator.state.reason) == (pb.RUN_STATE_STOPPED, "enough")
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "stopped"
+
+
+async def test_a_stop_while_evaluating_waits_for_the_evaluation_and_stops(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    recipe = make_recipe(folder, data__eval=str(folder / "eval.jsonl"), evaluation__every=2)
+    coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
+    async with running(coordinator.run()):
+        async with contextlib.aclosing(read(bus, names.tasks)) as entries:
+            async for entry in entries:
+                if ".eval." in entry.subject:
+                    break
+        await coordinator.stop("enough")
+        assert coordinator.state.value == pb.RUN_STATE_STOPPING
+        async with running(play_worker(bus, names, "eval")):
+            await settled(coordinator, lambda: coordinator.state.over)
+    assert (coordinator.state.value, coordinator.state.reason) == (pb.RUN_STATE_STOPPED, "enough")
+    assert sorted((await fold(bus, names)).evaluations) == [0]
 
 
 async def test_a_run_that_stands_still_says_so_and_takes_it_back(
@@ -319,10 +337,11 @@ async def test_a_run_that_stands_still_says_so_and_takes_it_back(
 ) -> None:
     coordinator = make_coordinator(bus, names, make_recipe(folder, limits__stall_seconds=1.0), tmp_path, chat)
     async with running(coordinator.run()):
-        await settled(coordinator, lambda: bool(coordinator.stall))  # nobody takes the tasks
-        assert coordinator.stall.startswith("nothing has moved for") and coordinator.state == pb.RUN_STATE_RUNNING
+        await settled(coordinator, lambda: bool(coordinator.watch.stall))  # nobody takes the tasks
+        assert coordinator.watch.stall.startswith("nothing has moved for")
+        assert coordinator.state.value == pb.RUN_STATE_RUNNING
         async with running(play_worker(bus, names, "train")):
-            await settled(coordinator, lambda: not coordinator.stall)
+            await settled(coordinator, lambda: not coordinator.watch.stall)
 
 
 async def test_a_run_that_reaches_its_target_is_done_early_and_stays_done(
@@ -335,9 +354,9 @@ async def test_a_run_that_reaches_its_target_is_done_early_and_stays_done(
     for _ in range(2):  # and once more after a restart
         coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
         async with running(coordinator.run(), play_worker(bus, names, "train"), play_worker(bus, names, "eval")):
-            await settled(coordinator, lambda coordinator=coordinator: coordinator.over)
-        assert coordinator.state == pb.RUN_STATE_DONE
-        assert coordinator.reason == "evaluation of version 0: reward 0.5 reached the target 0.5"
+            await settled(coordinator, lambda coordinator=coordinator: coordinator.state.over)
+        assert coordinator.state.value == pb.RUN_STATE_DONE
+        assert coordinator.state.reason == "evaluation of version 0: reward 0.5 reached the target 0.5"
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "done"
 
 
@@ -358,11 +377,11 @@ async def test_a_run_whose_learner_measures_rows_waits_for_the_last_and_ends_ear
     async with running(coordinator.run(), play_worker(bus, names, "train")):
         await measured(0, 2.0)
         await play_learner(bus, names, 2)
-        assert not coordinator.over and not coordinator.reason
+        assert (coordinator.state.over, coordinator.state.reason) == (False, "")
         await measured(2, 1.0)
-        await settled(coordinator, lambda: coordinator.over)
-    assert coordinator.state == pb.RUN_STATE_DONE
-    assert coordinator.reason == "evaluation of version 2: loss 1 reached the target 1"
+        await settled(coordinator, lambda: coordinator.state.over)
+    assert coordinator.state.value == pb.RUN_STATE_DONE
+    assert coordinator.state.reason == "evaluation of version 2: loss 1 reached the target 1"
     assert [e["loss"] for e in json.loads((tmp_path / "summary.json").read_text())["eval"]] == [2.0, 1.0]
 
 
@@ -374,8 +393,8 @@ async def test_a_measurement_without_a_scored_sample_fails(
     )
     coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
     async with running(coordinator.run()):
-        await settled(coordinator, lambda: coordinator.over)
-    assert coordinator.state == pb.RUN_STATE_FAILED and "no sample was scored" in coordinator.reason
+        await settled(coordinator, lambda: coordinator.state.over)
+    assert coordinator.state.value == pb.RUN_STATE_FAILED and "no sample was scored" in coordinator.state.reason
 
 
 def test_a_torn_line_of_metrics_does_not_stop_a_restart(

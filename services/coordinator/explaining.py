@@ -1,7 +1,8 @@
 """Joins the waits of all services into one sentence. Pure.
 
 A chain ends at the wait nobody else explains: if the learner waits for rollout and rollout waits for generation, what
-generation waits for (or that it is unreachable) is the reason.
+generation waits for (or that it is unreachable) is the reason. Whether a wait is that of a healthy service, listening
+for what may come, is said by who waits (`idle`).
 """
 
 import time
@@ -10,8 +11,6 @@ from collections.abc import Sequence
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.diagnostics.v1 import diagnostics_pb2
 
-# Waits of a healthy run: listening for what may come.
-IDLE = ("a new version", "tasks", "entries of", "messages", "live messages")
 ORDER = ("learner", "rollout", "generation", "environment", "reward", "weight_sync", "nats")
 
 
@@ -32,5 +31,5 @@ def _rank(service: pb.ServiceWaits) -> int:
 
 
 def _longest(service: pb.ServiceWaits) -> diagnostics_pb2.Wait | None:
-    real = [w for w in service.waits if not w.what.startswith(IDLE)]
+    real = [w for w in service.waits if not w.idle]
     return min(real, key=lambda w: w.since.ToNanoseconds(), default=None)

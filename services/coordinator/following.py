@@ -12,9 +12,10 @@ from penstock.ledger import Ledger
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import TrajectoryError, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.view import RECENT, LogView
+from services.coordinator.log_tail import RECENT, LogTail
 
 logger = logging.getLogger(__name__)
+TICK_SECONDS = 1.0  # those who wait for change look this often at what announces none
 
 
 class Following:
@@ -28,7 +29,7 @@ class Following:
     def __init__(self, bus: Bus, names: RunNames) -> None:
         self.bus, self.names = bus, names
         self.ledger = Ledger()
-        self.log = LogView()
+        self.log = LogTail()
         self.evaluated: dict[tuple[str, int], pb.Trajectory] = {}
         self.changes = 0
         self._changed = asyncio.Condition()

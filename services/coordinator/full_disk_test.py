@@ -72,11 +72,11 @@ async def a_run_on_a_full_disk(folder: pathlib.Path) -> None:
                 while not coordinator.recorder.problem:
                     seen = await coordinator.following.changed(seen, 0.5)
                 assert "disk full" in coordinator.recorder.problem and str(folder) in coordinator.recorder.problem
-                assert coordinator.state == pb.RUN_STATE_RUNNING
+                assert coordinator.state.value == pb.RUN_STATE_RUNNING
                 ballast.unlink()
-                while not coordinator.over:
+                while not coordinator.state.over:
                     seen = await coordinator.following.changed(seen, 0.5)
-            assert coordinator.state == pb.RUN_STATE_DONE and coordinator.recorder.problem == ""
+            assert coordinator.state.value == pb.RUN_STATE_DONE and coordinator.recorder.problem == ""
     written = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert written == [1, 2, 3]
     assert json.loads((folder / "summary.json").read_text())["status"] == "done"

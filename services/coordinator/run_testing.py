@@ -17,6 +17,7 @@ from penstock.bus import Bus, RunNames, TaskConsumer, append, publish_once, read
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.ledger import Ledger
+from penstock.names import group_number
 from penstock.recipes import Recipe, resolve
 from penstock.tiny_model import make_model
 from penstock.trajectories import TrajectoryBuilder, encode
@@ -136,7 +137,7 @@ async def play_learner(
             ledger.apply(entry.subject, entry.payload, entry.sequence)
             if ledger.sequence < end:
                 continue
-            fates = {name: fate(int(name[1:])) for name in ledger.in_flight if name not in decided}
+            fates = {name: fate(group_number(name)) for name in ledger.in_flight if name not in decided}
             for name in (n for n, f in fates.items() if f != "trained"):
                 decided.add(name)
                 await release(bus, names, name, fates[name])

@@ -1,7 +1,6 @@
 """CoordinatorService over a Coordinator: what the command line and the dashboard see."""
 
 import asyncio
-import datetime
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,9 +12,9 @@ from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.ledger import Fate
 from penstock.trajectories import decode
 from penstock.trajectory.v1 import trajectory_pb2
+from services.coordinator import view
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.explaining import explain
-from services.coordinator.view import sample
 
 WATCH_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0
@@ -29,12 +28,12 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         self._c = coordinator
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
-        return pb.GetRunResponse(run=self._run())
+        return pb.GetRunResponse(run=view.run(self._c))
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.WatchRunResponse]:
         seen = -1
         while True:
-            yield pb.WatchRunResponse(run=self._run())
+            yield pb.WatchRunResponse(run=view.run(self._c))
             await asyncio.sleep(WATCH_SECONDS)  # at most twice a second, as promised
             seen = await self._c.following.changed(seen, HEARTBEAT_SECONDS)
 
@@ -61,7 +60,7 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
 
     async def ListSamples(self, request: pb.ListSamplesRequest, context: Any) -> pb.ListSamplesResponse:
         wanted = [t for t in self._c.log.recent if request.kind in (trajectory_pb2.TASK_KIND_UNSPECIFIED, t.kind)]
-        return pb.ListSamplesResponse(samples=[sample(t, self._c.chat) for t in wanted[: request.page_size or 50]])
+        return pb.ListSamplesResponse(samples=[view.sample(t, self._c.chat) for t in wanted[: request.page_size or 50]])
 
     async def GetSample(self, request: pb.GetSampleRequest, context: Any) -> pb.GetSampleResponse:
         c = self._c
@@ -72,7 +71,9 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         entry = await last_entry(c.bus, c.names.log, subject)
         if entry is None:
             raise rpc.not_found(f"{request.group}/{request.index} is not in the log", reason="NO_SAMPLE")
-        return pb.GetSampleResponse(sample=sample(decode(await load_payload(c.bus, c.names, entry.payload)), c.chat))
+        return pb.GetSampleResponse(
+            sample=view.sample(decode(await load_payload(c.bus, c.names, entry.payload)), c.chat)
+        )
 
     async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:
         services = await self._c.peers.waits()
@@ -102,44 +103,6 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             else:
                 response.fate, response.detail = "FAILED", f"its group was trained in step {group.step} without it"
         return response
-
-    def _run(self) -> pb.Run:
-        c, ledger = self._c, self._c.ledger
-        counts = ledger.samples
-        newest = ledger.reports[max(ledger.reports)] if ledger.reports else None
-        run = pb.Run(
-            name=c.recipe.run,
-            state=c.state,
-            reason=c.reason or c.recorder.problem,
-            algorithm=c.recipe.algorithm.name,
-            step=newest.step if newest else 0,
-            max_steps=c.recipe.steps,
-            samples=pb.SampleCounts(
-                admitted=counts.admitted,
-                trained=counts.trained,
-                filtered=counts.filtered,
-                expired=counts.expired,
-                failed=counts.failed,
-                in_flight=counts.in_flight,
-            ),
-            groups_in_flight=len(ledger.in_flight),
-            groups_budget=c.recipe.groups_budget,
-            tasks_pending=c.services.tasks_pending,
-            stall=c.stall,
-            alerts=[str(a) for a in c.alerts.standing],
-            evaluations=[e for _, e in sorted(ledger.evaluations.items())],
-        )
-        if newest:
-            run.trained_version.CopyFrom(newest.version)
-            for key, value in newest.metrics.items():
-                run.metrics[key] = value
-        run.serving_version.step = c.services.serving_step
-        first = next(iter(ledger.groups.values()), None)
-        if first is not None:
-            run.started_at.FromDatetime(first.admitted_at)
-        run.metrics["rl.tokens.generated_per_second"] = c.log.tokens_per_second()
-        run.updated_at.FromDatetime(datetime.datetime.now(datetime.UTC))
-        return run
 
 
 def _entries(record: trajectory_pb2.BatchRecord) -> list[pb.LineageEntry]:

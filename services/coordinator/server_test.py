@@ -43,7 +43,7 @@ async def stub(
     async with running(coordinator.run(), play_worker(bus, names, "train")):
         await play_learner(bus, names, STEPS, fate=lambda n: "filtered" if n == 1 else "trained")
         seen = -1
-        while not coordinator.over or len(coordinator.log.recent) < STEPS * N * SIZE:
+        while not coordinator.state.over or len(coordinator.log.recent) < STEPS * N * SIZE:
             seen = await coordinator.following.changed(seen, 0.1)
         adder = coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server
         async with served(adder, CoordinatorServicer(coordinator)) as channel:

@@ -5,6 +5,7 @@ import statistics
 from typing import Any
 
 from penstock.ledger import Ledger
+from penstock.telemetry import steps
 from penstock.weights.v1 import weights_pb2
 
 
@@ -27,10 +28,10 @@ def summarise(ledger: Ledger, services: Services, now: float) -> dict[str, Any]:
     versions = services.versions
     reports = [ledger.reports[s].metrics for s in sorted(ledger.reports)]
     ends = [r.at.ToNanoseconds() / 1e9 for r in ledger.reports.values()] or [now]
-    wall = sum(r.get("rl.step.seconds", 0.0) for r in reports)
-    trained = sum(r.get("rl.tokens.trained", 0.0) for r in reports)
-    generated = sum(r.get("rl.tokens.generated", 0.0) for r in reports)
-    rewards = [r["rl.reward.mean"] for r in reports if "rl.reward.mean" in r]
+    wall = sum(r.get(steps.STEP_SECONDS, 0.0) for r in reports)
+    trained = sum(r.get(steps.TOKENS_TRAINED, 0.0) for r in reports)
+    generated = sum(r.get(steps.TOKENS_GENERATED, 0.0) for r in reports)
+    rewards = [r[steps.REWARD_MEAN] for r in reports if steps.REWARD_MEAN in r]
     return {
         "steps": len(ledger.reports),
         "wall_seconds": round(wall, 3),
@@ -44,8 +45,8 @@ def summarise(ledger: Ledger, services: Services, now: float) -> dict[str, Any]:
         "failures": ledger.failures,
         "tokens": {"generated": int(generated), "trained": int(trained)},
         "staleness": {
-            "mean": statistics.fmean([r.get("rl.staleness.mean", 0.0) for r in reports] or [0.0]),
-            "max": max([r.get("rl.staleness.max", 0.0) for r in reports] or [0.0]),
+            "mean": statistics.fmean([r.get(steps.STALENESS_MEAN, 0.0) for r in reports] or [0.0]),
+            "max": max([r.get(steps.STALENESS_MAX, 0.0) for r in reports] or [0.0]),
         },
         "versions_published": newest_version(versions),
         "weight_sync": {
@@ -55,7 +56,7 @@ def summarise(ledger: Ledger, services: Services, now: float) -> dict[str, Any]:
             "pause_seconds_p50": versions.pause_median.ToNanoseconds() / 1e9 if versions else None,
         },
         "generator_utilisation": services.busy_looks / max(1, services.looks),
-        "learner_utilisation": sum(r.get("rl.train.seconds", 0.0) for r in reports) / max(wall, 1e-9),
+        "learner_utilisation": sum(r.get(steps.TRAIN_SECONDS, 0.0) for r in reports) / max(wall, 1e-9),
         "tokens_per_second": {
             "generate": generated / max(max(ends) - min(ends), 1e-9),
             "train": trained / max(wall, 1e-9),
@@ -69,5 +70,5 @@ def newest_version(versions: weights_pb2.ListVersionsResponse | None) -> int | N
     Versions are published one after the other without gaps, so this is also how many were.
     """
     ready = (weights_pb2.VERSION_STATE_READY, weights_pb2.VERSION_STATE_RETIRED)
-    steps = [v.version.step for v in versions.versions if v.state in ready] if versions else []
-    return max(steps, default=None)
+    found = [v.version.step for v in versions.versions if v.state in ready] if versions else []
+    return max(found, default=None)

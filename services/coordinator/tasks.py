@@ -7,19 +7,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.datasets import Dataset, DatasetError
+from penstock.ledger import Group
+from penstock.names import evaluation_group, group_number, training_group
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.drawing import Draw, Drawing, Rows
-
-
-def group_name(number: int) -> str:
-    """The name of the number-th training group; names sort as numbers do."""
-    return f"g{number:08d}"
-
-
-def group_number(name: str) -> int:
-    """The inverse of group_name."""
-    return int(name[1:])
+from services.coordinator.draws import Draw, Drawing, Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Source:
         rows_measured = (held_out,) if recipe.validates and held_out is not None else ()
         for dataset in (*rows_trained_on, *rows_measured):
             for row in range(len(dataset)):
-                source.check(dataset, row)
+                source.check_row(dataset, row)
         return source
 
     def sampling(self, temperature: float) -> SamplingParams:
@@ -52,7 +44,7 @@ class Source:
             temperature=temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens, stop_texts=s.stop
         )
 
-    def check(self, dataset: Dataset, row: int) -> None:
+    def check_row(self, dataset: Dataset, row: int) -> None:
         """Raises DatasetError for a row that the recipe's method cannot use."""
         size = self.recipe.algorithm.group_size
         if self.recipe.algorithm.name == "sft":
@@ -93,7 +85,7 @@ class TaskMaker:
         recipe, size = source.recipe, self.group_size(draw)
         task = pb.GroupTask(
             run=self._run,
-            group=group_name(number),
+            group=training_group(number),
             kind=pb.TASK_KIND_TRAIN,
             group_size=size,
             seed=recipe.data.seed * 1_000_003 + number * size,
@@ -114,6 +106,11 @@ class TaskMaker:
             task.rollout.min_step = min_step
         return task
 
+    def admitted(self, group: Group) -> pb.GroupTask:
+        """The task of an admitted group, the very one that was published."""
+        admitted = group.admitted
+        return self.training(group_number(group.name), Draw.recorded(admitted), admitted.min_step, admitted.deadline)
+
     def evaluation(self, step: int, deadline: Timestamp) -> list[pb.GroupTask]:
         """The tasks of the evaluation of version `step`: the same rows every time, of every source that holds some
         out."""
@@ -125,7 +122,7 @@ class TaskMaker:
             for row in range(min(evaluation.tasks, len(source.held_out))):
                 task = pb.GroupTask(
                     run=self._run,
-                    group=f"e{step:08d}-{len(tasks)}",
+                    group=evaluation_group(step, len(tasks)),
                     kind=pb.TASK_KIND_EVAL,
                     group_size=evaluation.samples_per_task,
                     seed=row * evaluation.samples_per_task,

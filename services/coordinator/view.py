@@ -1,40 +1,55 @@
-"""What people see of a run: recent samples, speeds, curves. Derived from the streams; lost and rebuilt at will."""
+"""What people see of a run: the run as it stands, and its samples as text."""
 
-import dataclasses
-import time
-from collections import deque
+import datetime
 
 import numpy as np
 
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
+from penstock.telemetry import steps
 from penstock.trajectories import from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2
-
-RECENT = 500
-SPEED_SECONDS = 10.0
+from services.coordinator.coordinator import Coordinator
 
 
-@dataclasses.dataclass
-class LogView:
-    """The tail of the trajectory log; `count` samples were seen since this process started."""
-
-    count: int = 0
-    recent: deque[trajectory_pb2.Trajectory] = dataclasses.field(default_factory=lambda: deque(maxlen=RECENT))
-    _drawn: deque[tuple[float, int]] = dataclasses.field(default_factory=deque)
-
-    def add(self, t: trajectory_pb2.Trajectory) -> None:
-        """Takes the next trajectory of the log."""
-        self.count += 1
-        self.recent.appendleft(t)
-        self._drawn.append((time.monotonic(), sum(t.loss_mask)))
-
-    def tokens_per_second(self) -> float:
-        """Generated tokens per second over the last SPEED_SECONDS."""
-        now = time.monotonic()
-        while self._drawn and self._drawn[0][0] < now - SPEED_SECONDS:
-            self._drawn.popleft()
-        return sum(n for _, n in self._drawn) / SPEED_SECONDS
+def run(c: Coordinator) -> pb.Run:
+    """A run as it stands now."""
+    ledger, services = c.ledger, c.watch.services
+    counts = ledger.samples
+    newest = ledger.reports[max(ledger.reports)] if ledger.reports else None
+    run = pb.Run(
+        name=c.recipe.run,
+        state=c.state.value,
+        reason=c.state.reason or c.recorder.problem,
+        algorithm=c.recipe.algorithm.name,
+        step=newest.step if newest else 0,
+        max_steps=c.recipe.steps,
+        samples=pb.SampleCounts(
+            admitted=counts.admitted,
+            trained=counts.trained,
+            filtered=counts.filtered,
+            expired=counts.expired,
+            failed=counts.failed,
+            in_flight=counts.in_flight,
+        ),
+        groups_in_flight=len(ledger.in_flight),
+        groups_budget=c.recipe.groups_budget,
+        tasks_pending=services.tasks_pending,
+        stall=c.watch.stall,
+        alerts=[str(a) for a in c.alerts.standing],
+        evaluations=[e for _, e in sorted(ledger.evaluations.items())],
+    )
+    if newest:
+        run.trained_version.CopyFrom(newest.version)
+        for key, value in newest.metrics.items():
+            run.metrics[key] = value
+    run.serving_version.step = services.serving_step
+    first = next(iter(ledger.groups.values()), None)
+    if first is not None:
+        run.started_at.FromDatetime(first.admitted_at)
+    run.metrics[steps.GENERATED_PER_SECOND] = c.log.tokens_per_second()
+    run.updated_at.FromDatetime(datetime.datetime.now(datetime.UTC))
+    return run
 
 
 def sample(t: trajectory_pb2.Trajectory, chat: ChatTokenizer) -> pb.Sample:
@@ -62,6 +77,6 @@ def sample(t: trajectory_pb2.Trajectory, chat: ChatTokenizer) -> pb.Sample:
         mean = float(logprobs[span][drawn[span]].mean()) if drawn[span].any() else 0.0
         result.pieces.add(text=chat.text(tokens[span].tolist()), step=segment.version.step, mean_logprob=mean)
     if t.version_segments:
-        steps = [s.version.step for s in t.version_segments]
-        result.oldest_step, result.newest_step = min(steps), max(steps)
+        versions = [s.version.step for s in t.version_segments]
+        result.oldest_step, result.newest_step = min(versions), max(versions)
     return result

@@ -12,19 +12,19 @@ from importlib.metadata import entry_points
 
 REWARD_GROUP = "penstock.rewards"
 ENVIRONMENT_GROUP = "penstock.environments"
-_HERE = "services.environment"
+_BUILT_IN = "services.environment.builtin"
 _REWARDS = {
-    "sort_characters": f"{_HERE}.sort_characters:sort_characters",
-    "arithmetic": f"{_HERE}.arithmetic:arithmetic",
-    "math": f"{_HERE}.mathematics:mathematics",
-    "format": f"{_HERE}.format:matches_format",
-    "python_tests": f"{_HERE}.python_tests:python_tests",
+    "sort_characters": f"{_BUILT_IN}.sort_characters:sort_characters",
+    "arithmetic": f"{_BUILT_IN}.arithmetic:arithmetic",
+    "math": f"{_BUILT_IN}.mathematics:mathematics",
+    "format": f"{_BUILT_IN}.format:matches_format",
+    "python_tests": f"{_BUILT_IN}.python_tests:python_tests",
 }
 _ENVIRONMENTS = {
-    "treasure_hunt": f"{_HERE}.treasure_hunt:TreasureHunt",
-    "guess_number": f"{_HERE}.guess_number:GuessNumber",
-    "python_code": f"{_HERE}.python_code:PythonCode",
-    "calculator": f"{_HERE}.calculator:Calculator",
+    "treasure_hunt": f"{_BUILT_IN}.treasure_hunt:TreasureHunt",
+    "guess_number": f"{_BUILT_IN}.guess_number:GuessNumber",
+    "python_code": f"{_BUILT_IN}.python_code:PythonCode",
+    "calculator": f"{_BUILT_IN}.calculator:Calculator",
 }
 
 

@@ -7,7 +7,7 @@ from penstock import rpc
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, flags, run
 from services.generation.engine import EngineSettings
-from services.generation.host import EngineHost
+from services.generation.engine_host import EngineHost
 from services.generation.server import Generation, vocabulary_of
 
 

@@ -11,14 +11,15 @@ from google.protobuf.message import DecodeError
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.telemetry.waits import waiting
 from penstock.tensors import Output, Overlapped, Receiver, check_manifest, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 
-logger = logging.getLogger(__name__)
 FETCH_SECONDS = 600.0
+READY_SECONDS = 30.0
 ATTEMPTS = 5
+# The connection says when the server is back: no pause beside it.
+BROKEN = rpc.Retry((grpc.StatusCode.UNAVAILABLE,), ATTEMPTS, pause=0.0, log=logging.WARNING)
 
 
 class FetchFailed(Exception):
@@ -61,24 +62,19 @@ async def _fill(channel: grpc.aio.Channel, receiver: Receiver, version: PolicyVe
         "/penstock.weights.v1.WeightSyncService/FetchTensors",
         request_serializer=pb.FetchTensorsRequest.SerializeToString,
     )
-    for attempt in range(1, ATTEMPTS + 1):
+
+    async def go_on(left: float) -> None:
+        await rpc.ready(channel, "weight_sync", within=READY_SECONDS)
         request = pb.FetchTensorsRequest(version=version, offset=receiver.received)
-        try:
-            with (
-                waiting(f"weights of version {version.step}", on="weight_sync", deadline=FETCH_SECONDS),
-                rpc.translated(),
-            ):
-                async with Overlapped(receiver.feed) as feeding:  # off the loop that streams tokens
-                    async for message in method(request, timeout=FETCH_SECONDS):
-                        data = unframe(message)
-                        if data is None:
-                            data = memoryview(pb.FetchTensorsResponse.FromString(message).data)
-                        await feeding.put(data)
-            if not receiver.complete:
-                raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "the stream ended before the version did")
-            return
-        except rpc.RpcError as error:
-            if error.code != grpc.StatusCode.UNAVAILABLE or attempt == ATTEMPTS:
-                raise
-            logger.warning("the weight stream broke at %d bytes, going on: %s", receiver.received, error)
-            await rpc.ready(channel, "weight_sync", within=30)
+        with rpc.translated():
+            async with Overlapped(receiver.feed) as feeding:  # off the loop that streams tokens
+                async for message in method(request, timeout=min(FETCH_SECONDS, left)):
+                    data = unframe(message)
+                    if data is None:
+                        data = memoryview(pb.FetchTensorsResponse.FromString(message).data)
+                    await feeding.put(data)
+        if not receiver.complete:
+            raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "the stream ended before the version did")
+
+    within, what = ATTEMPTS * FETCH_SECONDS, f"weights of version {version.step}"
+    await rpc.retried(BROKEN, within, go_on, what=what, on="weight_sync")

@@ -9,8 +9,8 @@ from penstock.generation.v1 import generation_pb2_grpc
 from penstock.testing.hostile_messages import assault
 from penstock.trajectories import int32s
 from services.generation.engine import EngineSettings
+from services.generation.engine_host import EngineHost
 from services.generation.fake_engine_testing import FakeEngine
-from services.generation.host import EngineHost
 from services.generation.server import Generation
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"]

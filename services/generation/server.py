@@ -2,8 +2,9 @@
 
 import json
 import pathlib
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any
 
 from penstock import rpc
@@ -12,12 +13,19 @@ from penstock.generation.v1 import generation_pb2_grpc
 from penstock.trajectories import float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
 from services.generation.engine import EngineDied, from_label
+from services.generation.engine_host import EngineHost
 from services.generation.gate import PinMissed
-from services.generation.host import EngineHost
 
 # Requests admitted beyond a full batch, so that a place that becomes free is filled at once.
 QUEUE_FACTOR = 4
 FINISH = {"stop": trajectory_pb2.FINISH_REASON_STOP, "length": trajectory_pb2.FINISH_REASON_LENGTH}
+
+# What the callers of generation.proto are told.
+ERRORS: rpc.Refusals = {
+    PinMissed: partial(rpc.failed_precondition, reason="PIN_MISSED"),
+    EngineDied: lambda _: rpc.unavailable("the engine died and is being started again", reason="ENGINE_DIED"),
+    TimeoutError: lambda _: rpc.deadline_exceeded("the engine was not ready in time"),
+}
 
 
 class Generation(generation_pb2_grpc.GenerationServiceServicer):
@@ -32,9 +40,13 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         prompt = from_int32s(request.prompt_tokens)
         self._check_tokens("prompt_tokens", int(prompt.min()), int(prompt.max()))
         self._check_room("prompt_token_count", request.prompt_token_count, request.sampling.max_tokens)
-        self._admitted += 1
         pinned = request.pinned_step if request.HasField("pinned_step") else None
-        try:
+
+        def late(_: str) -> rpc.Abort:
+            held = self._host.version.step
+            return rpc.deadline_exceeded(f"min_step {request.min_step}: the engine holds version {held}")
+
+        with self._counted(), rpc.refusing({**ERRORS, TimeoutError: late}):
             async with self._host.gate.passing(request.min_step, pinned, context.time_remaining() or 60.0):
                 chunks = self._host.generate(request.request_id, prompt.tolist(), request.sampling)
                 async with aclosing(chunks):  # type: ignore[type-var]
@@ -52,15 +64,6 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
                             ),
                             cached_prompt_tokens=chunk.cached_prompt_tokens,
                         )
-        except PinMissed as error:
-            raise rpc.failed_precondition(str(error), reason="PIN_MISSED") from error
-        except TimeoutError as error:
-            version = self._host.version.step
-            raise rpc.deadline_exceeded(f"min_step {request.min_step}: the engine holds version {version}") from error
-        except EngineDied as error:
-            raise rpc.unavailable("the engine died and is being started again", reason="ENGINE_DIED") from error
-        finally:
-            self._admitted -= 1
 
     async def ScoreTokens(self, request: pb.ScoreTokensRequest, context: Any) -> pb.ScoreTokensResponse:
         tokens = from_int32s(request.tokens)
@@ -69,8 +72,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         if request.top > self._vocabulary:
             text = f"is {request.top}; the model has {self._vocabulary} tokens"
             raise rpc.invalid_argument(f"top: {text}", rpc.Violation("top", text))
-        self._admitted += 1
-        try:
+        with self._counted(), rpc.refusing(ERRORS):
             async with self._host.gate.passing(0, None, context.time_remaining() or 60.0):
                 version = self._host.version
                 said = await self._host.score(request.request_id, tokens.tolist(), request.first, request.top)
@@ -81,12 +83,6 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
                 top_tokens=int32s([token for position in said.top_tokens for token in position]),
                 top_logprobs=float32s([value for position in said.top_logprobs for value in position]),
             )
-        except TimeoutError as error:
-            raise rpc.deadline_exceeded("the engine was not ready in time") from error
-        except EngineDied as error:
-            raise rpc.unavailable("the engine died and is being started again", reason="ENGINE_DIED") from error
-        finally:
-            self._admitted -= 1
 
     async def GetEngine(self, request: pb.GetEngineRequest, context: Any) -> pb.GetEngineResponse:
         host = self._host
@@ -110,6 +106,15 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
     async def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.ResumeResponse:
         self._draining = False
         return pb.ResumeResponse()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Counts a request while it is admitted."""
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
 
     def _check_tokens(self, field: str, least: int, greatest: int) -> None:
         if self._draining:

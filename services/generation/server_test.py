@@ -17,8 +17,8 @@ from penstock.generation.v1 import generation_pb2_grpc
 from penstock.trajectories import from_float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
 from services.generation.engine import EngineSettings
+from services.generation.engine_host import EngineHost
 from services.generation.fake_engine_testing import FakeEngine
-from services.generation.host import EngineHost
 from services.generation.server import QUEUE_FACTOR, Generation, vocabulary_of
 
 CODES = grpc.StatusCode

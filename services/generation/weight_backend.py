@@ -1,6 +1,6 @@
 """vLLM weight-transfer backend `penstock`: a worker loads one policy version from a file on this host.
 
-The service process has fetched and checked the bytes already (versions.py); workers of a tensor-parallel engine map the
+The service process has fetched and checked the bytes already (fetching.py); workers of a tensor-parallel engine map the
 same file. Importing this module registers the backend; engine workers import it as their `worker_extension_cls`.
 
 vLLM's CPU build repacks weights and drops the originals, so only its layer-wise reload is right, and two layers need
@@ -20,7 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from services.generation.adapters import merged
+from services.generation.merging import merged
 
 BACKEND = "penstock"
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from penstock.bus import Bus, RunNames
 from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
-from penstock.telemetry import metrics
+from penstock.telemetry import metrics, steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.method import Trainer
 from services.learner.algorithms.plugins import load_plugins
@@ -200,11 +200,11 @@ def _train(
     report = pb.StepReport(step=step)
     report.version.epoch, report.version.step = status.epoch, step
     report.at.GetCurrentTime()
-    numbers = {**prepared.metrics, **{f"rl.policy.{k}": v for k, v in result.metrics.items()}}
-    numbers |= {f"rl.validation.{k}": v for k, v in held_out.items()}
-    numbers["rl.loss"] = result.metrics["loss"]
-    numbers["rl.train.seconds"] = trained - began
-    numbers["rl.step.seconds"] = trained - (status.step_ended or began)  # the first step does not count the start
+    numbers = {**prepared.metrics, **{steps.POLICY + k: v for k, v in result.metrics.items()}}
+    numbers |= {steps.VALIDATION + k: v for k, v in held_out.items()}
+    numbers[steps.LOSS] = result.metrics["loss"]
+    numbers[steps.TRAIN_SECONDS] = trained - began
+    numbers[steps.STEP_SECONDS] = trained - (status.step_ended or began)  # the first step does not count the start
     status.step_ended = trained
     for key, value in numbers.items():
         report.metrics[key] = value
@@ -214,7 +214,7 @@ def _train(
     tie(step, prepared.trajectories, trained - began)
     _step.set(step)
     _step_seconds.observe(trained - began)
-    _tokens.inc(prepared.metrics["rl.tokens.trained"])
+    _tokens.inc(prepared.metrics[steps.TOKENS_TRAINED])
 
 
 def export_checkpoint(recipe: Recipe, checkpoint: pathlib.Path, target: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from penstock.chat import ChatTokenizer
 from penstock.datasets import Dataset, DatasetError, tokenise
+from penstock.names import evaluation_group
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.method import MeasuringTrainer, Trainer
@@ -77,7 +78,7 @@ def held_out_batch(recipe: Recipe, sources: Sources) -> Batch:
 
 def _trajectories(recipe: Recipe, rows: Dataset, row: int, chat: ChatTokenizer) -> list[pb.Trajectory]:
     """The row's demonstration, or its ranked answers."""
-    task = pb.GroupTask(run=recipe.run, group=f"e00000000-{row}", kind=pb.TASK_KIND_EVAL, group_size=1)
+    task = pb.GroupTask(run=recipe.run, group=evaluation_group(0, row), kind=pb.TASK_KIND_EVAL, group_size=1)
     if recipe.method.name == "supervised":
         task.demonstration.demonstrations.append(rows.demonstration(row))
     else:

@@ -7,7 +7,6 @@ moment.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 import logging
@@ -37,10 +36,11 @@ logger = logging.getLogger(__name__)
 AVOID_SECONDS = 1.0
 # A group leaves its preferred replica when that one has this many more requests than the least loaded.
 IMBALANCE = 16
-# Worth asking again: the replica is gone, full or failed in itself. Anything else would fail again.
+# The replica is gone or full: no attempt was made.
+ABSENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# Worth asking again: absent, or failed in itself. Anything else would fail again.
 RETRIED = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    *ABSENT,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.CANCELLED,
@@ -93,10 +93,11 @@ class Engines:
         """
         builder.begin_completion()
         stops = StopTexts(sampling.stop_texts, text)
-        failures, progress_at = 0, time.monotonic()
+        retry = rpc.Retry(RETRIED, self._attempts, ABSENT, pause=0.2, growth=2.0, longest=AVOID_SECONDS)
+        tries = rpc.Tries(retry, self._timeout, until=until)
         while True:
             drawn = len(builder.completion)
-            left = min(until, progress_at + self._timeout) - time.monotonic()
+            left = tries.left
             if drawn and builder.completion[-1] in sampling.stop_token_ids:
                 builder.end_completion(FINISH_REASON_STOP)  # the replica died after the last token was drawn
                 return FINISH_REASON_STOP, ""
@@ -104,24 +105,21 @@ class Engines:
                 builder.end_completion(FINISH_REASON_LENGTH)
                 return FINISH_REASON_LENGTH, ""
             if left <= 0:
-                raise GenerationFailed(f"no replica generated within {self._timeout:g} s ({failures} failed attempts)")
+                failed = f"{tries.failures} failed attempts"
+                raise GenerationFailed(f"no replica generated within {self._timeout:g} s ({failed})")
             replica = self.choose(group)
             try:
                 finish = await self._attempt(replica, builder, group, work, sampling, stops, left)
             except rpc.RpcError as error:
                 if len(builder.completion) > drawn:
-                    progress_at = time.monotonic()
+                    tries.progressed()
                 replica.avoid_until = time.monotonic() + AVOID_SECONDS
-                absent = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-                failures += not absent
-                if error.code not in RETRIED or failures >= self._attempts:
+                if not tries.worthwhile(error):
                     raise GenerationFailed(f"{replica.address}: {error}") from error
-                if any(r.avoid_until <= time.monotonic() for r in self._replicas):
-                    continue  # another one can go on at once
-                pause = min(error.retry_after or 0.2 * 2 ** min(failures, 4), AVOID_SECONDS)
-                with waiting("a generation replica", on=f"generation {replica.address}", deadline=left):
-                    await asyncio.sleep(pause)  # the time the replica asked for, or a backoff
-                continue
+                if all(r.avoid_until > time.monotonic() for r in self._replicas):
+                    with waiting("a generation replica", on=f"generation {replica.address}", deadline=left):
+                        await tries.pause(error, on=f"generation {replica.address}")
+                continue  # where another one can go on, at once
             builder.end_completion(finish)
             return finish, replica.address
 

@@ -5,7 +5,6 @@ The chat template is rendered once per context; the model's tokens are appended 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 import json
@@ -26,20 +25,18 @@ from penstock.environment.v1 import environment_pb2_grpc
 from penstock.recipes.sections import Environment
 from penstock.reward.v1.reward_pb2 import ScoreItem
 from penstock.telemetry.tracing import inject_string
-from penstock.telemetry.waits import waiting
 from penstock.trajectories import TrajectoryBuilder, TrajectoryError, check, failed
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed
 from services.rollout.scoring import RewardFailed, Scoring, total
-from services.rollout.teaching import Teacher
+from services.rollout.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 T = TypeVar("T")
 ENVIRONMENT_SECONDS = 60.0
-RETRY_SECONDS = 0.5
-RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,16 +198,11 @@ def _finished(
 async def _ask(tools: Tools, method: str, call: Callable[[float], Awaitable[T]], until: float) -> T:
     """Reset or Step; both are idempotent by request id and are repeated while the service is away or full."""
     left = min(ENVIRONMENT_SECONDS, max(0.05, until - time.monotonic()))
-    end = time.monotonic() + left
-    with waiting(f"{tools.environment.name}.{method}", on=f"environment {tools.environment_address}", deadline=left):
-        while True:
-            try:
-                return await rpc.call(call(max(0.05, end - time.monotonic())))
-            except rpc.RpcError as error:
-                pause = error.retry_after or RETRY_SECONDS
-                if error.code not in RETRIED or time.monotonic() + pause >= end:
-                    raise EnvironmentFailed(str(error)) from error
-                await asyncio.sleep(pause)  # the time the service asked for
+    what, on = f"{tools.environment.name}.{method}", f"environment {tools.environment_address}"
+    try:
+        return await rpc.retried(AWAY, left, lambda timeout: rpc.call(call(timeout)), what=what, on=on)
+    except rpc.RpcError as error:
+        raise EnvironmentFailed(str(error)) from error
 
 
 def _step(

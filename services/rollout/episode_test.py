@@ -22,7 +22,7 @@ from penstock.sdk.environments import InProcess
 from penstock.sdk.serving import add_services
 from penstock.trajectories import check, from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.environment.guess_number import GuessNumber
+from services.environment.builtin.guess_number import GuessNumber
 from services.rollout import engines as engines_module
 from services.rollout.engines import engines
 from services.rollout.episode import Tools, play

@@ -14,16 +14,17 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import grpc
+
 from penstock import rpc
 from penstock.recipes.sections import Reward
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Invalid, Scored, checked_results
-from penstock.telemetry.waits import waiting
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 
 MAX_ITEMS = 256
-RETRY_SECONDS = 0.5
+AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
 
 
 class RewardFailed(Exception):
@@ -36,7 +37,7 @@ class _Pending:
     answer: asyncio.Future[Scored]
 
 
-class Scorer:
+class RewardClient:
     """One reward of one service."""
 
     def __init__(self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceAsyncStub) -> None:
@@ -82,17 +83,10 @@ class Scorer:
     async def _ask(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
         """Score is idempotent: it is repeated while the service is unavailable, within the reward's time."""
         limit = self.reward.timeout_seconds
-        end = asyncio.get_running_loop().time() + limit
-        with waiting(f"{len(request.items)} scores of {self.reward.name}", on=f"reward {self.address}", deadline=limit):
-            while True:
-                left = end - asyncio.get_running_loop().time()
-                try:
-                    return await rpc.call(self._stub.Score(request, timeout=max(0.05, left)))
-                except rpc.errors.Unavailable as error:
-                    pause = error.retry_after or RETRY_SECONDS
-                    if asyncio.get_running_loop().time() + pause >= end:
-                        raise
-                    await asyncio.sleep(pause)  # the time the service asked for
+        what, on = f"{len(request.items)} scores of {self.reward.name}", f"reward {self.address}"
+        return await rpc.retried(
+            AWAY, limit, lambda left: rpc.call(self._stub.Score(request, timeout=left)), what=what, on=on
+        )
 
     def _fail(self, pending: Iterable[_Pending], reason: str) -> None:
         for each in pending:
@@ -112,20 +106,20 @@ class Verdict:
 class Scoring:
     """All parts of the reward."""
 
-    def __init__(self, scorers: Sequence[Scorer]) -> None:
-        self._scorers = list(scorers)
+    def __init__(self, clients: Sequence[RewardClient]) -> None:
+        self._clients = list(clients)
 
     async def score(self, item: pb.ScoreItem) -> Verdict:
         """What all rewards say. Raises RewardFailed if any has no score."""
-        scores = await asyncio.gather(*(s.score(item) for s in self._scorers), return_exceptions=True)
+        scores = await asyncio.gather(*(client.score(item) for client in self._clients), return_exceptions=True)
         for score in scores:
             if isinstance(score, BaseException):
                 raise score
         components, answers = [], []
-        for scorer, score in zip(self._scorers, scores, strict=True):
+        for client, score in zip(self._clients, scores, strict=True):
             assert isinstance(score, Scored)
-            name = scorer.reward.name
-            components.append(RewardComponent(name=name, value=score.value, weight=scorer.reward.weight))
+            name = client.reward.name
+            components.append(RewardComponent(name=name, value=score.value, weight=client.reward.weight))
             components += [RewardComponent(name=f"{name}.{k}", value=v) for k, v in sorted(score.components.items())]
             answers.append(score.answer)
         return Verdict(components, next((a for a in answers if a is not None), None))
@@ -144,15 +138,15 @@ async def scoring(
     of these and no address are our environment service's (`own`)."""
     models = models or {}
     async with AsyncExitStack() as stack:
-        scorers = []
+        clients = []
         for i, reward in enumerate(rewards):
             address = reward.address or models.get(reward.name) or own[i % len(own)]
             channel = await stack.enter_async_context(rpc.channel(address, security=security))
-            scorers.append(Scorer(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
+            clients.append(RewardClient(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        running = [tasks.create_task(s.run()) for s in scorers]
+        running = [tasks.create_task(client.run()) for client in clients]
         try:
-            yield Scoring(scorers)
+            yield Scoring(clients)
         finally:
             for each in running:
                 each.cancel()

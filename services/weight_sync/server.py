@@ -1,11 +1,11 @@
 """WeightSyncService over a VersionStore: who may call what is in weights.proto."""
 
 import asyncio
-import functools
 import statistics
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -25,6 +25,19 @@ WATCH_SECONDS = 30.0
 MOST_RECEIVERS = 4096
 # As weights.proto has it; raw messages are not seen by the validator.
 MAX_CHUNK_BYTES = 2 << 20
+# What the callers of weights.proto are told.
+ERRORS: rpc.Refusals = {
+    ManifestError: lambda text: rpc.invalid_argument(text, rpc.Violation("manifest", text)),
+    ChecksumError: partial(rpc.data_loss, reason="CHECKSUM"),
+    s.AlreadyStored: partial(rpc.already_exists, reason="VERSION_READY"),
+    s.Refused: partial(rpc.failed_precondition, reason="VERSION_REFUSED"),
+    s.NotStaged: partial(rpc.not_found, reason="NOT_STAGED"),
+    s.Incomplete: partial(rpc.failed_precondition, reason="INCOMPLETE"),
+    s.NoRoom: partial(rpc.resource_exhausted, reason="NO_ROOM"),
+    TooManyHolds: partial(rpc.resource_exhausted, reason="TOO_MANY_HOLDS"),
+}
+# The receiver's complaint about bytes beyond the version's end is a plain ValueError.
+PUSH_ERRORS: rpc.Refusals = {**ERRORS, ValueError: partial(rpc.out_of_range, reason="TOO_MANY_BYTES")}
 
 
 class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
@@ -40,16 +53,8 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         self._sent = self._full = self._applied = self._changes = 0
 
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
-        try:
+        with rpc.refusing(ERRORS):
             await asyncio.to_thread(self._store.begin, request.manifest)
-        except ManifestError as error:
-            raise rpc.invalid_argument(str(error), rpc.Violation("manifest", str(error))) from error
-        except s.AlreadyStored as error:
-            raise rpc.already_exists(str(error), reason="VERSION_READY") from error
-        except s.Refused as error:
-            raise rpc.failed_precondition(str(error), reason="VERSION_REFUSED") from error
-        except s.NoRoom as error:
-            raise rpc.resource_exhausted(str(error), reason="NO_ROOM") from error
         return pb.BeginVersionResponse()
 
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:  # AsyncIterator[bytes]: raw
@@ -58,33 +63,20 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         if first is None:
             return pb.PushTensorsResponse()
         version, data = _first_push(first)
-        try:
-            async with Overlapped(functools.partial(self._store.feed, version)) as feeding:
-                await feeding.put(data)
-                async for message in messages:
-                    await feeding.put(_next_push(message, version))
-        except s.NotStaged as error:
-            raise rpc.not_found(str(error), reason="NOT_STAGED") from error
-        except s.NoRoom as error:
-            raise rpc.resource_exhausted(str(error), reason="NO_ROOM") from error
-        except ChecksumError as error:
-            self._store.abort(version)
-            raise rpc.data_loss(str(error), reason="CHECKSUM") from error
-        except ValueError as error:
-            raise rpc.out_of_range(str(error), reason="TOO_MANY_BYTES") from error
+        with rpc.refusing(PUSH_ERRORS):
+            try:
+                async with Overlapped(partial(self._store.feed, version)) as feeding:
+                    await feeding.put(data)
+                    async for message in messages:
+                        await feeding.put(_next_push(message, version))
+            except ChecksumError:
+                self._store.abort(version)
+                raise
         return pb.PushTensorsResponse(received=feeding.received)
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
-        try:
+        with rpc.refusing(ERRORS):
             self._store.commit(request.version, self._holds.ceiling(time.monotonic()))
-        except s.NotStaged as error:
-            raise rpc.not_found(str(error), reason="NOT_STAGED") from error
-        except s.Incomplete as error:
-            raise rpc.failed_precondition(str(error), reason="INCOMPLETE") from error
-        except s.NoRoom as error:
-            raise rpc.resource_exhausted(str(error), reason="NO_ROOM") from error
-        except s.Refused as error:
-            raise rpc.failed_precondition(str(error), reason="VERSION_REFUSED") from error
         progress()
         await self._announce()
         return pb.CommitVersionResponse()
@@ -147,10 +139,8 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
 
     async def HoldVersions(self, request: pb.HoldVersionsRequest, context: Any) -> pb.HoldVersionsResponse:
         now, lease = time.monotonic(), request.lease.ToTimedelta().total_seconds()
-        try:
+        with rpc.refusing(ERRORS):
             self._holds.hold(request.holder, request.step, now + lease, now)
-        except TooManyHolds as error:
-            raise rpc.resource_exhausted(str(error), reason="TOO_MANY_HOLDS") from error
         await self._announce()
         return pb.HoldVersionsResponse()
 
@@ -170,7 +160,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     async def _wait_for_change(self, seen: int) -> None:
         expiry = self._holds.next_expiry(time.monotonic())
         left = WATCH_SECONDS if expiry is None else min(WATCH_SECONDS, max(0.01, expiry - time.monotonic()))
-        with waiting("a new version", on="learner", deadline=None):
+        with waiting("a new version", on="learner", deadline=None, idle=True):
             async with self._changed:
                 try:
                     async with asyncio.timeout(left):

@@ -23,7 +23,7 @@ PROMPTS, GROUP = 32, 8
 def sorted_characters(
     completions: list[Any], answer: list[str], completion_ids: list[list[int]], **_: Any
 ) -> list[float]:
-    """1 if the completion ended and is the sorted prompt, as `services/environment/sort_characters.py`."""
+    """1 if the completion ended and is the sorted prompt, as `services/environment/builtin/sort_characters.py`."""
     texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
     return [float(t == a and ids[-1] == END) for t, a, ids in zip(texts, answer, completion_ids, strict=True)]
 

@@ -11,7 +11,7 @@ import statistics
 
 from penstock.sdk import Message
 from penstock.tiny_model import make_model
-from services.environment.calculator import Calculator
+from services.environment.builtin.calculator import Calculator
 from tests.e2e.testing.runs import adds_up, training
 
 ROW = {"question": "what is 17 * 23?", "answer": "391"}

@@ -4,7 +4,7 @@ Tasks are delivered at least once (`TaskConsumer`), trajectories and decisions a
 (`publish_once`, `append`) and read in order (`read`); large payloads travel by claim check.
 """
 
-from penstock.bus.claims import forget_payload, load_payload, store_payload
+from penstock.bus.claims import load_payload, store_payload
 from penstock.bus.connection import Bus, connect
 from penstock.bus.embedded import EmbeddedServer, find_nats_server, server_command, write_config
 from penstock.bus.errors import (
@@ -15,7 +15,6 @@ from penstock.bus.errors import (
     DigestMismatch,
     Fenced,
     KeyConflict,
-    LeaseLost,
     NotFound,
     PayloadTooLarge,
     SequenceGap,
@@ -24,12 +23,12 @@ from penstock.bus.errors import (
     UnsafeServer,
 )
 from penstock.bus.guarding import guard_store, store_problem
-from penstock.bus.kv import Bucket, KeyValue, Lease
-from penstock.bus.names import RunNames, TaskKind
+from penstock.bus.kv import Bucket, KeyValue
 from penstock.bus.publishing import Published, append, publish_once
 from penstock.bus.reading import Entry, last_entry, read
 from penstock.bus.streams import RunLimits, StreamState, delete_run, ensure_run, stream_state, trim
 from penstock.bus.tasks import Backlog, Task, TaskConsumer
+from penstock.names import RunNames, TaskKind
 
 __all__ = [
     "Backlog",
@@ -45,8 +44,6 @@ __all__ = [
     "Fenced",
     "KeyConflict",
     "KeyValue",
-    "Lease",
-    "LeaseLost",
     "NotFound",
     "PayloadTooLarge",
     "Published",
@@ -65,7 +62,6 @@ __all__ = [
     "delete_run",
     "ensure_run",
     "find_nats_server",
-    "forget_payload",
     "last_entry",
     "load_payload",
     "publish_once",

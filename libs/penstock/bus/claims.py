@@ -17,9 +17,9 @@ from typing import TypeVar
 
 from penstock.bus.connection import CALL_SECONDS, Bus
 from penstock.bus.errors import DigestMismatch
-from penstock.bus.names import RunNames
 from penstock.bus.publishing import publish_once
 from penstock.bus.reading import last_entry
+from penstock.names import RunNames
 
 T = TypeVar("T")
 _INLINE, _REFERENCE = b"\x00", b"\x01"
@@ -46,7 +46,7 @@ async def store_payload(
     size = min(_PIECE_BYTES, bus.max_payload - _HEADER_ROOM)
     pieces = [payload[start : start + size] for start in range(0, len(payload), size)]
     await _all(
-        lambda number: publish_once(bus, _subject(names, digest, number), pieces[number], within=within), len(pieces)
+        lambda number: publish_once(bus, names.blob_subject(digest, number), pieces[number], within=within), len(pieces)
     )
     reference = {"digest": digest, "size": len(payload), "pieces": len(pieces)}
     return _REFERENCE + json.dumps(reference).encode()
@@ -66,7 +66,7 @@ async def load_payload(bus: Bus, names: RunNames, envelope: bytes) -> bytes:
     digest, size, count = _reference(body)
 
     async def piece(number: int) -> bytes:
-        entry = await last_entry(bus, names.blobs, _subject(names, digest, number))
+        entry = await last_entry(bus, names.blobs, names.blob_subject(digest, number))
         if entry is None:
             raise DigestMismatch(f"piece {number} of payload {digest} is not in {names.blobs}")
         return entry.payload
@@ -75,14 +75,6 @@ async def load_payload(bus: Bus, names: RunNames, envelope: bytes) -> bytes:
     if len(payload) != size or _digest(payload) != digest:
         raise DigestMismatch(f"payload {digest}: fetched {len(payload)} bytes that are not the {size} stored")
     return payload
-
-
-async def forget_payload(bus: Bus, names: RunNames, envelope: bytes) -> None:
-    """Removes the pieces that an envelope refers to; nothing for an inline payload. Idempotent."""
-    if envelope[:1] == _REFERENCE:
-        digest = _reference(envelope[1:])[0]
-        pieces = f"penstock.{names.run}.blob.{digest}.*"
-        await bus.ask(f"forget payload {digest}", lambda: bus.js.purge_stream(names.blobs, subject=pieces))
 
 
 def _reference(body: bytes) -> tuple[str, int, int]:
@@ -94,10 +86,6 @@ def _reference(body: bytes) -> tuple[str, int, int]:
     if not _DIGEST.fullmatch(digest) or not 0 < count <= size:
         raise DigestMismatch("malformed reference")
     return digest, size, count
-
-
-def _subject(names: RunNames, digest: str, number: int) -> str:
-    return f"penstock.{names.run}.blob.{digest}.{number}"
 
 
 def _digest(payload: bytes) -> str:

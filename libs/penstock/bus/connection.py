@@ -25,6 +25,7 @@ from nats.aio.client import Client
 
 from penstock.bus.errors import BusClosed, BusRefused, BusTimeout, NotFound
 from penstock.bus.guarding import store_problem
+from penstock.names import family
 from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
@@ -126,12 +127,12 @@ class Bus:
 
     async def stream_of(self, subject: str) -> str:
         """Name of the stream that stores `subject`, remembered by the subject's first three tokens."""
-        family = ".".join(subject.split(".")[:3])
-        if family not in self._streams:
-            self._streams[family] = await self.ask(
+        shared = family(subject)
+        if shared not in self._streams:
+            self._streams[shared] = await self.ask(
                 f"stream of {subject}", lambda: self.js.find_stream_name_by_subject(subject)
             )
-        return self._streams[family]
+        return self._streams[shared]
 
 
 @asynccontextmanager

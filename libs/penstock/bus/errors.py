@@ -106,7 +106,3 @@ class KeyConflict(BusError):
     def __init__(self, key: str, detail: str) -> None:
         super().__init__(f"key {key!r}: {detail}")
         self.key = key
-
-
-class LeaseLost(BusError):
-    """The lease ran out or somebody took it over; what it guarded must stop."""

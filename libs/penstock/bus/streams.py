@@ -17,7 +17,7 @@ from nats.js import api
 
 from penstock.bus.connection import Bus
 from penstock.bus.errors import NotFound, StreamMismatch, UnsafeServer
-from penstock.bus.names import RunNames
+from penstock.names import RunNames
 
 GIB = 1 << 30
 _COMPARED = (
@@ -83,7 +83,6 @@ async def ensure_run(bus: Bus, names: RunNames, limits: RunLimits | None = None)
 
 def stream_configs(names: RunNames, limits: RunLimits) -> list[api.StreamConfig]:
     """The configuration of every JetStream object of a run (pure)."""
-    prefix = f"penstock.{names.run}"
 
     def stream(name: str, subjects: str, max_bytes: int, **more: object) -> api.StreamConfig:
         config = api.StreamConfig(
@@ -101,13 +100,13 @@ def stream_configs(names: RunNames, limits: RunLimits) -> list[api.StreamConfig]
 
     once = {"max_msgs_per_subject": 1, "discard_new_per_subject": True}
     return [
-        stream(names.tasks, f"{prefix}.task.>", limits.tasks_bytes, **once),
-        stream(names.log, f"{prefix}.log.>", limits.log_bytes, max_msgs=limits.log_messages, **once),
-        stream(names.ledger, f"{prefix}.ledger.>", limits.ledger_bytes, deny_delete=True, deny_purge=True),
-        stream(names.blobs, f"{prefix}.blob.>", limits.blob_bytes, **once),
+        stream(names.tasks, names.subjects("task"), limits.tasks_bytes, **once),
+        stream(names.log, names.subjects("log"), limits.log_bytes, max_msgs=limits.log_messages, **once),
+        stream(names.ledger, names.subjects("ledger"), limits.ledger_bytes, deny_delete=True, deny_purge=True),
+        stream(names.blobs, names.subjects("blob"), limits.blob_bytes, **once),
         stream(
-            f"KV_{names.bucket}",
-            f"$KV.{names.bucket}.>",
+            names.bucket_stream,
+            names.bucket_subjects,
             -1,
             max_msgs_per_subject=1,
             allow_msg_ttl=True,

@@ -25,8 +25,8 @@ from nats.js import api
 
 from penstock.bus.connection import Bus
 from penstock.bus.errors import BusError, BusTimeout, NotFound
-from penstock.bus.names import RunNames, TaskKind
 from penstock.bus.pulling import ConsumerLost, Puller, puller
+from penstock.names import RunNames, TaskKind
 
 logger = logging.getLogger(__name__)
 _HEARTBEATS_PER_WAIT = 3

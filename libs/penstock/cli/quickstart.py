@@ -22,6 +22,7 @@ from penstock import rpc
 from penstock.cli.screen import train
 from penstock.cli.training import Training
 from penstock.coordinator.v1 import coordinator_pb2 as pb
+from penstock.names import evaluation_group
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.system import exits
 from penstock.tiny_model import make_assets
@@ -64,7 +65,7 @@ async def quickstart(runs: pathlib.Path, fresh: bool, overrides: list[str]) -> i
         steps = (await rpc.call(run.stub.GetRun(pb.GetRunRequest(), timeout=10))).run.max_steps
         for when, step in (("before", 0), ("after", steps)):
             for i in range(SHOWN):
-                request = pb.GetSampleRequest(group=f"e{step:08d}-{i}", index=0)
+                request = pb.GetSampleRequest(group=evaluation_group(step, i), index=0)
                 samples.append((when, (await rpc.call(run.stub.GetSample(request, timeout=10))).sample))
 
     try:

@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import enum
 
+from penstock.names import ledger_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
@@ -139,7 +140,10 @@ class Ledger:
 
     def apply(self, subject: str, payload: bytes, sequence: int) -> None:
         """Applies a raw ledger entry by its subject `….ledger.<kind>.<key>`."""
-        kind = subject.split(".")[-2]
+        try:
+            kind, _ = ledger_key(subject)
+        except ValueError as error:
+            raise LedgerError(f"ledger entry {sequence} has an unknown subject {subject!r}") from error
         match kind:
             case "group":
                 self.apply_event(pb.LedgerEvent.FromString(payload), sequence)
@@ -149,8 +153,6 @@ class Ledger:
                 self.apply_report(pb.StepReport.FromString(payload), sequence)
             case "eval":
                 self.apply_evaluation(pb.EvaluationReport.FromString(payload), sequence)
-            case _:
-                raise LedgerError(f"ledger entry {sequence} has an unknown subject {subject!r}")
 
     def _admit(self, event: pb.LedgerEvent, sequence: int) -> None:
         if event.group in self.groups:

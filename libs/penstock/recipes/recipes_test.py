@@ -64,6 +64,15 @@ def test_wrong_types_and_ranges_are_named(raw: dict[str, Any]) -> None:
     assert "sampling.top_p" in text and "1.5" in text
 
 
+def test_an_alert_on_a_metric_that_nothing_reports_names_the_nearest(raw: dict[str, Any]) -> None:
+    assert "telemetry.alerts.0: 'rl.policy.clipshare' is no metric of a step; did you mean 'rl.policy.clip_share'?" in (
+        problems(raw, "telemetry.alerts=[{metric: rl.policy.clipshare, above: 0.5}]")
+    )
+    assert "did you mean" in problems(raw, "telemetry.alerts=[{metric: rl.tasks.pending, above: 9}]")
+    one = "{metric: rl.reward.component.parsed, below: 0.1}, {metric: rl.staleness.share.2, above: 0.5}"
+    assert len(resolve(raw, [f"telemetry.alerts=[{one}]"]).telemetry.alerts) == 2
+
+
 def test_choices_are_listed(raw: dict[str, Any]) -> None:
     assert "did you mean 'token'" in problems(raw, "algorithm.loss.normalisation=tokens")
     assert "ppo_clip, cispo" in problems(raw, "algorithm.loss.name=ppo")

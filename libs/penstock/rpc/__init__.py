@@ -18,6 +18,8 @@ from penstock.rpc.errors import (
     translated,
     unavailable,
 )
+from penstock.rpc.refusing import Refusals, refusing
+from penstock.rpc.retrying import Retry, Tries, retried
 from penstock.rpc.security import Security
 from penstock.rpc.server import AddressInUse, Server
 from penstock.rpc.settings import Transport
@@ -25,10 +27,13 @@ from penstock.rpc.settings import Transport
 __all__ = [
     "Abort",
     "AddressInUse",
+    "Refusals",
+    "Retry",
     "RpcError",
     "Security",
     "Server",
     "Transport",
+    "Tries",
     "Violation",
     "aborted",
     "already_exists",
@@ -41,7 +46,9 @@ __all__ = [
     "not_found",
     "out_of_range",
     "ready",
+    "refusing",
     "resource_exhausted",
+    "retried",
     "translated",
     "unavailable",
 ]

@@ -24,7 +24,7 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
         """Every open wait, oldest first."""
         response = diagnostics_pb2.ListWaitsResponse(service=self._service)
         for wait in self._registry.snapshot():
-            listed = response.waits.add(what=wait.what, on=wait.on, since=_timestamp(wait.since))
+            listed = response.waits.add(what=wait.what, on=wait.on, since=_timestamp(wait.since), idle=wait.idle)
             if wait.deadline is not None:
                 listed.deadline.CopyFrom(_timestamp(wait.deadline))
         if self._registry.progress_at is not None:

@@ -76,9 +76,11 @@ async def test_waits_are_served(server: Server) -> None:
     async with channel(server.address) as opened:
         stub = diagnostics_pb2_grpc.DiagnosticsServiceStub(opened)
         with waiting("groups 812, 815", on="rollout", deadline=5):
-            answer = await stub.ListWaits(diagnostics_pb2.ListWaitsRequest(), timeout=5)
+            with waiting("a version", on="learner", deadline=None, idle=True):
+                answer = await stub.ListWaits(diagnostics_pb2.ListWaitsRequest(), timeout=5)
     assert answer.service == "test-1"
-    assert ("groups 812, 815", "rollout") in [(wait.what, wait.on) for wait in answer.waits]
+    listed = [(wait.what, wait.on, wait.idle) for wait in answer.waits]
+    assert ("groups 812, 815", "rollout", False) in listed and ("a version", "learner", True) in listed
 
 
 async def test_an_unexpected_exception_leaks_nothing(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,12 +19,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wait:
-    """One open wait. Times are seconds since the Unix epoch; `deadline` is None where the wait renews itself."""
+    """One open wait. Times are seconds since the Unix epoch; `deadline` is None where the wait renews itself.
+
+    `idle`: the wait of a healthy process that listens for what may come; it never explains a stall.
+    """
 
     what: str
     on: str
     since: float
     deadline: float | None
+    idle: bool = False
 
 
 class WaitRegistry:
@@ -37,16 +41,17 @@ class WaitRegistry:
         self._progress_at: float | None = None
 
     @contextmanager
-    def waiting(self, what: str, *, on: str, deadline: float | None) -> Iterator[None]:
+    def waiting(self, what: str, *, on: str, deadline: float | None, idle: bool = False) -> Iterator[None]:
         """Lists a wait while the block runs.
 
         Args:
             what: what is awaited, for people: "groups 812, 815".
             on: who must act: "rollout", "nats", an address.
             deadline: seconds from now at which the block gives up or retries by itself; None if it never does.
+            idle: whether the process just listens for what may come. Only who waits can tell.
         """
         now = time.time()
-        wait = Wait(what, on, now, None if deadline is None else now + deadline)
+        wait = Wait(what, on, now, None if deadline is None else now + deadline, idle)
         with self._lock:
             number = next(self._numbers)
             self._open[number] = wait

@@ -19,6 +19,13 @@ def test_a_wait_is_listed_exactly_while_it_is_open() -> None:
     assert registry.snapshot() == []
 
 
+def test_a_wait_is_idle_only_where_the_waiter_says_so() -> None:
+    registry = WaitRegistry()
+    with registry.waiting("a version", on="learner", deadline=None, idle=True):
+        with registry.waiting("groups", on="rollout", deadline=5):
+            assert [w.idle for w in registry.snapshot()] == [True, False]
+
+
 def test_threads_do_not_lose_waits() -> None:
     registry = WaitRegistry()
 

@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from penstock.telemetry import steps
 from services.learner.interface.policy import Policy, StepOutcome
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Attributes:
-    metrics: `loss`, `grad_norm`, `learning_rate`, `tokens`, `entropy`, `optimizer_steps`, `skipped_steps`,
-      `micro_batches`, `packing_waste`, `packing_imbalance`; for grpo also `kl`, `clip_share`, `masked_share`,
-      `weight_mean`, `ess_share`, `mismatch_kl`, `ratio_p01`, `ratio_p50`, `ratio_p99`, `logprob_gap_max`, and
-      `mismatched_share` where a limit is set; for dpo `accuracy`, `margin`, `reward_chosen`, `reward_rejected`, `nll`;
-      for reward_model `accuracy`, `margin`, `reward_mean` and no `entropy`. Equal on every rank.
+    """metrics: by the names that `penstock.telemetry.steps` has of a trainer; which there are depends on the method.
+    Equal on every rank. Raises ValueError for a name that the register lacks.
     """
 
     metrics: dict[str, float]
+
+    def __post_init__(self) -> None:
+        strange = steps.unknown(steps.POLICY + name for name in self.metrics)
+        if strange:
+            raise ValueError(f"telemetry/steps.py does not say what {', '.join(strange)} mean")
 
 
 def described(policy: Policy, outcomes: Sequence[StepOutcome]) -> dict[str, float]:

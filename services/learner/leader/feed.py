@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from penstock.bus import Bus, BusError, Fenced, RunNames, append, load_payload, read
 from penstock.ledger import Ledger
+from penstock.names import log_key
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import TrajectoryError, check, decode
@@ -171,9 +172,9 @@ class Feed:
 
     def _unusable(self, subject: str, error: Exception) -> pb.Trajectory:
         """A message that is not a trajectory ends its sample as FAILED{invalid}: it is counted, never trained."""
-        group, index = subject.split(".")[-2:]
+        group, index = log_key(subject)
         logger.error("a log entry is not a usable trajectory: %s", error, extra={"group": group, "index": index})
-        t = pb.Trajectory(run=self._names.run, group=group, index=int(index), kind=pb.TASK_KIND_TRAIN)
+        t = pb.Trajectory(run=self._names.run, group=group, index=index, kind=pb.TASK_KIND_TRAIN)
         t.outcome.status, t.outcome.failure = pb.Outcome.STATUS_FAILED, pb.Outcome.FAILURE_INVALID
         t.outcome.detail = str(error)
         return t

@@ -5,6 +5,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
+from penstock.telemetry import steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.sources import Sources
 from services.learner.interface.batch import Batch
@@ -34,33 +35,37 @@ def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], 
     ages = [g.age(version) for g in groups]
     drawn = [sum(m.trajectory.loss_mask) for g in groups for m in g.members if m.trajectory.version_segments]
     metrics = {
-        "rl.samples.trained": float(len(trained)),
-        "rl.samples.masked": float(len(trajectories) - len(trained)),
-        "rl.tokens.trained": float(sum(t.token_count for t in trained)),
-        "rl.tokens.generated": float(sum(drawn)),
-        "rl.completion.length.mean": statistics.fmean(lengths),
-        "rl.completion.length.max": float(max(lengths)),
-        "rl.completion.length.gap": statistics.fmean(lengths) - statistics.fmean(drawn or lengths),
-        "rl.staleness.mean": statistics.fmean(ages),
-        "rl.staleness.max": float(max(ages)),
+        steps.SAMPLES_TRAINED: float(len(trained)),
+        steps.SAMPLES_MASKED: float(len(trajectories) - len(trained)),
+        steps.TOKENS_TRAINED: float(sum(t.token_count for t in trained)),
+        steps.TOKENS_GENERATED: float(sum(drawn)),
+        steps.LENGTH_MEAN: statistics.fmean(lengths),
+        steps.LENGTH_MAX: float(max(lengths)),
+        steps.LENGTH_GAP: statistics.fmean(lengths) - statistics.fmean(drawn or lengths),
+        steps.STALENESS_MEAN: statistics.fmean(ages),
+        steps.STALENESS_MAX: float(max(ages)),
     }
     for age, count in collections.Counter(ages).items():
-        metrics[f"rl.staleness.share.{age}"] = count / len(ages)
+        metrics[steps.member(steps.STALENESS_SHARE, age)] = count / len(ages)
     if all(t.HasField("reward") for t in trajectories):
         rewards = [t.reward for t in trajectories]
         truncated = [t.outcome.status == pb.Outcome.STATUS_TRUNCATED for t in trajectories]
-        metrics["rl.reward.mean"] = statistics.fmean(rewards)
-        metrics["rl.reward.std"] = statistics.pstdev(rewards)
-        metrics["rl.completion.truncated"] = statistics.fmean(truncated)
+        metrics[steps.REWARD_MEAN] = statistics.fmean(rewards)
+        metrics[steps.REWARD_STD] = statistics.pstdev(rewards)
+        metrics[steps.TRUNCATED] = statistics.fmean(truncated)
         parts: dict[str, list[float]] = collections.defaultdict(list)
         for t in trajectories:
             for component in t.components:
                 parts[component.name].append(component.value)
-        metrics |= {f"rl.reward.component.{name}": statistics.fmean(values) for name, values in parts.items()}
+        metrics |= {
+            steps.member(steps.REWARD_COMPONENT, name): statistics.fmean(values) for name, values in parts.items()
+        }
     by_source = collections.defaultdict(list)
     for t in trajectories:
         if t.HasField("reward"):
             by_source[t.source].append(t.reward)
     if len(by_source) > 1:
-        metrics |= {f"rl.reward.source.{name}": statistics.fmean(rewards) for name, rewards in by_source.items()}
+        metrics |= {
+            steps.member(steps.REWARD_SOURCE, name): statistics.fmean(rewards) for name, rewards in by_source.items()
+        }
     return metrics

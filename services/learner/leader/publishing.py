@@ -14,7 +14,7 @@ from torch import Tensor
 from penstock import rpc
 from penstock.recipes import Recipe
 from penstock.telemetry import metrics
-from penstock.telemetry.waits import progress, waiting
+from penstock.telemetry.waits import progress
 from penstock.tensors import CHUNK_BYTES, base_model, frame, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
@@ -25,13 +25,16 @@ _versions = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
 _bytes = metrics.counter(metrics.WEIGHT_BYTES, "bytes pushed to weight_sync")
 
 PUSH_SECONDS = 600.0
-RETRY_SECONDS = 1.0
-RETRIED = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,  # no room on its disk
+RETRY = rpc.Retry(
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # no room on its disk
+    ),
+    pause=1.0,
+    log=logging.WARNING,
 )
 
 
@@ -68,17 +71,13 @@ async def publish(
     """
     buffers = [(name, _dtype(t), list(t.shape), _bytes_of(t)) for name, t in tensors]
     manifest = await asyncio.to_thread(make_manifest, epoch, step, buffers, adapters=adapters)
-    end = asyncio.get_running_loop().time() + within
-    with waiting(f"version {step} to be READY", on="weight_sync", deadline=within):
-        while True:
-            try:
-                return await _push(channel, manifest, [b[3] for b in buffers])
-            except rpc.RpcError as error:
-                if error.code not in RETRIED or asyncio.get_running_loop().time() + RETRY_SECONDS > end:
-                    raise
-                logger.warning("publishing version %d again: %s", step, error)
-                with waiting(error.message, on="weight_sync", deadline=end - asyncio.get_running_loop().time()):
-                    await asyncio.sleep(error.retry_after or RETRY_SECONDS)
+    return await rpc.retried(
+        RETRY,
+        within,
+        lambda left: _push(channel, manifest, [b[3] for b in buffers]),
+        what=f"version {step} to be READY",
+        on="weight_sync",
+    )
 
 
 async def _push(channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Sequence[memoryview]) -> bool:

@@ -38,6 +38,7 @@ from penstock.cli.run_directory import RunRefused, locked
 from penstock.cli.screen import train
 from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
 from penstock.ledger import Fate, Ledger
+from penstock.names import ledger_key, log_key
 from penstock.recipes import Recipe, RecipeError, resolve
 from penstock.system import exits
 
@@ -133,7 +134,7 @@ async def _copy_ledger(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames)
         raise RunRefused(f"run {old.run!r} has trained no batch; there is nothing to replay")
     released = {name for name, group in ledger.groups.items() if group.fate is not Fate.IN_FLIGHT}
     for entry in entries:
-        kind, key = entry.subject.split(".")[-2:]
+        kind, key = ledger_key(entry.subject)
         if kind == "batch":
             subject = new.ledger_batch_subject(int(key))
         elif kind == "group" and key in released:
@@ -159,11 +160,11 @@ async def _copy_log(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames, le
 
     async with asyncio.TaskGroup() as tasks:
         async for entry in read(from_bus, old.log, live=False):
-            group, index = entry.subject.split(".")[-2:]
-            if (group, int(index)) in wanted:
-                copied.add((group, int(index)))
+            key = log_key(entry.subject)
+            if key in wanted:
+                copied.add(key)
                 await room.acquire()
-                tasks.create_task(put(new.log_subject(group, int(index)), entry.payload))
+                tasks.create_task(put(new.log_subject(*key), entry.payload))
     missing = wanted - copied
     if missing:
         first = "/".join(map(str, min(missing)))

@@ -1,0 +1,20 @@
+"""What things of a run are called: streams, subjects, groups. Built and parsed here and nowhere else.
+
+A library of its own, without NATS, because the ledger reads names too and stays pure.
+"""
+
+from penstock.names.groups import evaluation_group, group_number, training_group
+from penstock.names.run import LedgerKind, RunNames, TaskKind, family, ledger_key, log_key, token
+
+__all__ = [
+    "LedgerKind",
+    "RunNames",
+    "TaskKind",
+    "evaluation_group",
+    "family",
+    "group_number",
+    "ledger_key",
+    "log_key",
+    "token",
+    "training_group",
+]

@@ -1,0 +1,161 @@
+"""The names of a run's JetStream objects and subjects, checked before they reach the server, and what a subject says.
+
+A name is a NATS token: no dots, wildcards or spaces, or one run could write into another's subjects.
+
+    penstock.<run>.task.<train|eval>.<group>          penstock.<run>.ledger.group.<group>
+    penstock.<run>.log.<group>.<index>                penstock.<run>.ledger.<batch|step|eval>.<step>
+    penstock.<run>.blob.<digest>.<piece>              $KV.RUN_<run>.<key>
+
+Invariant (test name): what is built is parsed back.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+TaskKind = Literal["train", "eval"]
+LedgerKind = Literal["group", "batch", "step", "eval"]
+Family = Literal["task", "log", "ledger", "blob"]
+_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LOG = re.compile(rf"penstock\.{_TOKEN.pattern}\.log\.({_TOKEN.pattern})\.(0|[1-9][0-9]*)")
+_LEDGER_KINDS: tuple[LedgerKind, ...] = get_args(LedgerKind)
+
+
+def token(value: str | int, what: str) -> str:
+    """Checks that `value` can stand between two dots of a subject.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, `_` and `-`, or is longer than 64.
+    """
+    text = str(value)
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{what} {text!r}: use 1 to 64 letters, digits, '_' and '-', starting with a letter or digit")
+    return text
+
+
+def log_key(subject: str) -> tuple[str, int]:
+    """(group, index) of a sample's subject. Raises ValueError for another subject."""
+    found = _LOG.fullmatch(subject)
+    if found is None:
+        raise ValueError(f"{subject!r} is no subject of a log")
+    return found[1], int(found[2])
+
+
+def ledger_key(subject: str) -> tuple[LedgerKind, str]:
+    """What a ledger entry is about: a group by name, or batch, step or evaluation by step.
+
+    Raises ValueError for another subject.
+    """
+    parts = subject.split(".")
+    if len(parts) == 5 and parts[0] == "penstock" and parts[2] == "ledger":
+        for kind in _LEDGER_KINDS:
+            if kind == parts[3]:
+                return kind, parts[4]
+    raise ValueError(f"{subject!r} is no subject of a ledger")
+
+
+def family(subject: str) -> str:
+    """The part of a subject that all subjects of one stream share (or less: a key of a bucket is its own family)."""
+    return ".".join(subject.split(".")[:3])
+
+
+@dataclass(frozen=True)
+class RunNames:
+    """Names of everything that run `run` owns on the bus.
+
+    Raises:
+        ValueError: `run` is not a NATS token (see `token`).
+    """
+
+    run: str
+
+    def __post_init__(self) -> None:
+        token(self.run, "run name")
+
+    @property
+    def tasks(self) -> str:
+        """Stream of group tasks."""
+        return f"TASKS_{self.run}"
+
+    @property
+    def log(self) -> str:
+        """Stream of trajectories."""
+        return f"LOG_{self.run}"
+
+    @property
+    def ledger(self) -> str:
+        """Stream of decisions."""
+        return f"LEDGER_{self.run}"
+
+    @property
+    def bucket(self) -> str:
+        """Key-value bucket: whether the run is paused, which incarnation of the learner is the newest."""
+        return f"RUN_{self.run}"
+
+    @property
+    def bucket_stream(self) -> str:
+        """The stream behind the bucket, as NATS names it."""
+        return f"KV_{self.bucket}"
+
+    @property
+    def bucket_subjects(self) -> str:
+        """Matches all keys of the bucket."""
+        return f"$KV.{self.bucket}.>"
+
+    def key_subject(self, key: str) -> str:
+        """Where a key of the bucket is written; a key is tokens with dots between them."""
+        return f"$KV.{self.bucket}." + ".".join(token(part, "key") for part in key.split("."))
+
+    @property
+    def blobs(self) -> str:
+        """Stream of the pieces of payloads above the message limit."""
+        return f"BLOB_{self.run}"
+
+    def subjects(self, family: Family) -> str:
+        """Matches everything of one stream."""
+        return f"penstock.{self.run}.{family}.>"
+
+    def blob_subject(self, digest: str, piece: int) -> str:
+        """Where a piece (from 0) of a payload is published."""
+        return f"penstock.{self.run}.blob.{token(digest, 'digest')}.{piece}"
+
+    def consumer(self, kind: TaskKind) -> str:
+        """Durable consumer that the rollout workers share."""
+        return f"rollout-{kind}"
+
+    def task_subject(self, kind: TaskKind, group: str | int) -> str:
+        """Where the task of one group is published."""
+        return f"penstock.{self.run}.task.{kind}.{token(group, 'group')}"
+
+    def task_filter(self, kind: TaskKind) -> str:
+        """Matches the tasks of one kind."""
+        return f"penstock.{self.run}.task.{kind}.*"
+
+    def log_subject(self, group: str | int, index: int) -> str:
+        """Where sample `index` (from 0) of a group is published."""
+        if index < 0:
+            raise ValueError(f"sample index {index} is negative")
+        return f"penstock.{self.run}.log.{token(group, 'group')}.{index}"
+
+    def ledger_group_subject(self, group: str | int) -> str:
+        """Where the events of one group are appended."""
+        return f"penstock.{self.run}.ledger.group.{token(group, 'group')}"
+
+    def ledger_batch_subject(self, step: int) -> str:
+        """Where the batch of one optimizer step is recorded, before the step."""
+        return self._ledger("batch", step)
+
+    def ledger_step_subject(self, step: int) -> str:
+        """Where the result of one optimizer step is recorded."""
+        return self._ledger("step", step)
+
+    def ledger_eval_subject(self, step: int) -> str:
+        """Where the result of the evaluation after a step is recorded."""
+        return self._ledger("eval", step)
+
+    def _ledger(self, kind: str, step: int) -> str:
+        if step < 0:
+            raise ValueError(f"step {step} is negative")
+        return f"penstock.{self.run}.ledger.{kind}.{step}"

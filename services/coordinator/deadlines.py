@@ -1,0 +1,61 @@
+"""Ends groups whose time is over: every missing sample becomes FAILED{timeout}, published like any other sample.
+
+The log takes the first message of a sample's subject, so a late worker and this closer cannot both be right; whichever
+came first is the sample's one end.
+"""
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Iterable
+
+from penstock.bus import Bus, RunNames, publish_once, store_payload
+from penstock.ledger import Group
+from penstock.trajectories import encode, failed
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.coordinator.following import TICK_SECONDS, Following
+from services.coordinator.tasks import TaskMaker
+
+logger = logging.getLogger(__name__)
+
+# Workers end their samples at the deadline themselves; this much later the coordinator does it for dead ones.
+GRACE = datetime.timedelta(seconds=5)
+
+
+class Deadlines:
+    """Ends the overdue groups of one run, each once."""
+
+    def __init__(self, bus: Bus, names: RunNames, model: str, following: Following, tasks: TaskMaker) -> None:
+        self._bus, self._names, self._model, self._following, self._tasks = bus, names, model, following, tasks
+        self._closed: set[str] = set()
+
+    async def run(self) -> None:
+        """Looks whenever something changed, and once a second; never ends."""
+        while True:
+            await self._following.changed(self._following.changes, TICK_SECONDS)
+            now = datetime.datetime.now(datetime.UTC)
+            for group in overdue(self._following.ledger.in_flight.values(), now):
+                if group.name in self._closed:
+                    continue  # ended in the log; the learner releases it when its turn comes
+                await close(self._bus, self._names, self._tasks.admitted(group), self._model)
+                self._closed.add(group.name)
+
+
+def overdue(groups: Iterable[Group], now: datetime.datetime) -> list[Group]:
+    """The groups in flight whose deadline and grace are over."""
+    return [g for g in groups if g.admitted.deadline.ToDatetime(datetime.UTC) + GRACE <= now]
+
+
+async def close(bus: Bus, names: RunNames, task: pb.GroupTask, model: str) -> int:
+    """Ends the missing samples of a task's group; gives how many were missing."""
+
+    async def end(index: int) -> bool:
+        t = failed(task, index, model, pb.Outcome.FAILURE_TIMEOUT, "the group's deadline passed")
+        envelope = await store_payload(bus, names, encode(t))
+        published = await publish_once(bus, names.log_subject(task.group, index), envelope)
+        return published.first
+
+    ended = sum(await asyncio.gather(*(end(i) for i in range(task.group_size))))
+    if ended:
+        logger.warning("a group was closed at its deadline", extra={"group": task.group, "missing": ended})
+    return ended

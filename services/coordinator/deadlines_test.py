@@ -1,0 +1,60 @@
+"""A group whose time is over ends: what is missing becomes FAILED{timeout}, what is there stays."""
+
+import asyncio
+import datetime
+
+from penstock.bus import Bus, RunNames, last_entry, load_payload, stream_state
+from penstock.ledger import Group
+from penstock.trajectories import check, decode
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.coordinator import deadlines
+from services.coordinator.run_testing import drawn, publish
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def group(name: str, seconds: float) -> Group:
+    admitted = pb.Admitted(group_size=4)
+    admitted.deadline.FromDatetime(NOW + datetime.timedelta(seconds=seconds))
+    return Group(name, 1, admitted, NOW)
+
+
+def task() -> pb.GroupTask:
+    made = pb.GroupTask(run="r1", group="g00000000", kind=pb.TASK_KIND_TRAIN, group_size=4)
+    made.rollout.task.id = "train/0"
+    made.rollout.sampling.temperature = made.rollout.sampling.top_p = 1.0
+    made.rollout.sampling.max_tokens = 8
+    return made
+
+
+async def ends(bus: Bus, names: RunNames) -> list[pb.Trajectory]:
+    found = []
+    for index in range(4):
+        entry = await last_entry(bus, names.log, names.log_subject("g00000000", index))
+        assert entry is not None
+        found.append(decode(await load_payload(bus, names, entry.payload)))
+    return found
+
+
+def test_a_group_is_overdue_after_its_deadline_and_grace() -> None:
+    groups = [group("late", -6), group("in grace", -4), group("early", 1)]
+    assert [g.name for g in deadlines.overdue(groups, NOW)] == ["late"]
+
+
+async def test_missing_samples_time_out_and_finished_ones_stay(bus: Bus, names: RunNames) -> None:
+    await publish(bus, names, drawn(task(), 2, reward=1.0))
+    assert await deadlines.close(bus, names, task(), "model") == 3
+    assert await deadlines.close(bus, names, task(), "model") == 0
+    found = await ends(bus, names)
+    for t in found:
+        check(t)
+    assert [t.outcome.failure for t in found] == [4, 4, 0, 4] and found[2].reward == 1.0
+    assert not any(t.HasField("reward") for t in found if t.index != 2)
+
+
+async def test_a_late_worker_and_the_closer_leave_one_end_per_sample(bus: Bus, names: RunNames) -> None:
+    late = (publish(bus, names, drawn(task(), index)) for index in range(4))
+    ended, *_ = await asyncio.gather(deadlines.close(bus, names, task(), "model"), *late)
+    statuses = [t.outcome.status for t in await ends(bus, names)]
+    assert statuses.count(pb.Outcome.STATUS_FAILED) == ended
+    assert (await stream_state(bus, names.log)).messages == 4

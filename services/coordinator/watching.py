@@ -1,0 +1,70 @@
+"""Looks at the run's other services about once a second, and says when nothing has moved for too long."""
+
+import asyncio
+import logging
+import time
+
+from penstock.bus import Bus, BusError, RunNames, TaskConsumer
+from penstock.telemetry import metrics
+from services.coordinator.explaining import explain
+from services.coordinator.following import TICK_SECONDS, Following
+from services.coordinator.peers import Peers
+from services.coordinator.recording import Recorder
+from services.coordinator.run_state import RunState
+from services.coordinator.stalls import StallWatch
+from services.coordinator.summary import Services
+
+logger = logging.getLogger(__name__)
+_stalled = metrics.gauge(metrics.STALLED, "1 while the run has stalled")
+
+
+class Watch:
+    """What was seen last.
+
+    Attributes:
+        services: the look at the other services. stall: why nothing has moved for long; empty while the run moves.
+    """
+
+    def __init__(
+        self, bus: Bus, names: RunNames, limit: float, state: RunState, following: Following, peers: Peers
+    ) -> None:
+        self.services = Services()
+        self.stall = ""
+        self._bus, self._names, self._state, self._following, self._peers = bus, names, state, following, peers
+        self._stalls = StallWatch(limit)
+
+    async def run(self, recorder: Recorder) -> None:
+        """Looks, and lets the recorder try again what a full disk delayed; never ends."""
+        while True:
+            await self.look()
+            await self._check_stall()
+            recorder.write(self._following.ledger.reports)
+            await self._following.notify()
+            await asyncio.sleep(TICK_SECONDS)  # these services announce no changes; a look a second is cheap
+
+    async def look(self) -> None:
+        """Looks at queue, engines and versions."""
+        s = self.services
+        try:
+            backlog = await TaskConsumer(self._bus, self._names, "train").backlog()
+            s.tasks_pending = backlog.pending
+        except BusError as error:
+            logger.debug("no backlog yet: %s", error)
+        found = await self._peers.engines()
+        if found:
+            s.serving_step = min(e.version.step for e in found)
+            s.looks += 1
+            s.busy_looks += any(e.running for e in found)
+        s.versions = await self._peers.versions() or s.versions
+
+    async def _check_stall(self) -> None:
+        """Says once, in the log and in the run's status, why nothing has moved for limits.stall_seconds."""
+        now = time.monotonic()
+        position = (self._following.ledger.sequence, self._following.log.count)
+        if self._stalls.look(position, self._state.expected_to_move, now):
+            why = explain(await self._peers.waits())
+            self.stall = f"nothing has moved for {self._stalls.seconds(now):.0f} s: {why}"
+            logger.warning("the run has stalled: %s", self.stall)
+        elif not self._stalls.stalled:
+            self.stall = ""
+        _stalled.set(self._stalls.stalled)

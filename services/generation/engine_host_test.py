@@ -1,0 +1,248 @@
+"""One engine kept alive and at the newest version, against a real weight_sync server. The engine is a fake."""
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from penstock.common.v1.common_pb2 import SamplingParams
+from penstock.generation.v1.generation_pb2 import GetEngineResponse
+from penstock.tensors import base_model
+from penstock.tiny_model import make_model
+from services.generation import engine_host as module
+from services.generation.engine import EngineDied, EngineSettings
+from services.generation.engine_host import EngineHost
+from services.generation.fake_engine_testing import Factory
+from services.generation.gate import PinMissed
+from services.generation.weights_testing import Weights, connected, weight_sync, whole
+
+State = GetEngineResponse.State
+SETTINGS = EngineSettings("model")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEALTH_SECONDS", 0.02)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
+
+
+@pytest_asyncio.fixture
+async def weights(tmp_path: pathlib.Path) -> AsyncIterator[Weights]:
+    async with weight_sync(tmp_path / "store") as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def hosting(weights: Weights, factory: Factory) -> AsyncIterator[EngineHost]:
+    """A running host."""
+    host = EngineHost(SETTINGS, "g0", start=factory)  # type: ignore[arg-type]
+    async with connected(weights) as channel, running(host, channel):
+        yield host
+    assert all(engine.stopped for engine in factory.engines)
+
+
+@contextlib.asynccontextmanager
+async def running(host: EngineHost, channel: grpc.aio.Channel) -> AsyncIterator[None]:
+    """While it follows versions; fails if it ends by itself."""
+    task = asyncio.create_task(host.run(channel))
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """The host announces to nobody; its state is looked at."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def at(host: EngineHost, step: int) -> Callable[[], bool]:
+    return lambda: host.state == State.STATE_READY and host.version.step == step
+
+
+async def draw(host: EngineHost, n: int, *, min_step: int = 0, pinned: int | None = None) -> list[str]:
+    """Draws n tokens through the gate; the labels of their versions."""
+    labels = []
+    async with host.gate.passing(min_step, pinned, within=20):
+        async for chunk in host.generate("r", [1], SamplingParams(max_tokens=n)):
+            labels += [name for _, name in chunk.spans]
+    return labels
+
+
+async def test_an_engine_starts_at_version_0_and_follows(weights: Weights) -> None:
+    factory = Factory()
+    async with hosting(weights, factory) as host:
+        await until(at(host, 0))
+        assert await draw(host, 2) == ["0.0", "0.0"]
+        for step in (1, 2):
+            await weights.publish(step)
+            await until(at(host, step))
+        assert factory.engines[0].updates == [(1, whole(1)), (2, whole(2))]
+        assert await draw(host, 2, min_step=2) == ["1.2", "1.2"]
+        assert (host.engine_starts, host.tokens_generated) == (1, 4)
+        await until_reported(weights, 2)
+
+
+async def until_reported(weights: Weights, step: int) -> None:
+    async with asyncio.timeout(20):
+        while (receivers := await weights.receivers())["g0"].version.step != step:
+            await asyncio.sleep(0.01)
+    assert receivers["g0"].error == ""
+
+
+async def test_an_engine_that_starts_late_serves_nothing_before_the_newest_version(weights: Weights) -> None:
+    await weights.publish(3)
+    factory = Factory()
+    factory.may_start.clear()
+    async with hosting(weights, factory) as host:
+        drawing = asyncio.create_task(draw(host, 1))
+        await until(lambda: host._target is not None)
+        factory.may_start.set()
+        assert await drawing == ["1.3"]
+
+
+async def test_adapters_on_another_model_are_never_applied_and_the_receiver_says_so(
+    weights: Weights, tmp_path: pathlib.Path
+) -> None:
+    model = tmp_path / "model"
+    make_model(model, hidden=32, layers=1)
+    factory = Factory()
+    host = EngineHost(EngineSettings(str(model)), "g0", start=factory)  # type: ignore[arg-type]
+    async with connected(weights) as channel, running(host, channel):
+        await until(at(host, 0))
+        await weights.publish(1, base=bytes(32))
+        async with asyncio.timeout(20):
+            while "adapters on another model" not in (await weights.receivers())["g0"].error:
+                await asyncio.sleep(0.01)
+        assert host.version.step == 0 and not factory.engines[0].updates
+        await weights.publish(2, base=base_model(model))
+        await until(at(host, 2))
+        await until_reported(weights, 2)
+
+
+async def test_a_dead_engine_is_started_again_at_the_newest_version(weights: Weights) -> None:
+    await weights.publish(1)
+    factory = Factory()
+    async with hosting(weights, factory) as host:
+        await until(at(host, 1))
+        first = factory.engines[0]
+        first.valve.clear()
+        drawing = asyncio.create_task(draw(host, 5))
+        await until(lambda: first.requests == 1)
+        first.alive = False
+        first.valve.set()
+        with pytest.raises(EngineDied):
+            await drawing
+        await until(lambda: host.engine_starts == 2 and at(host, 1)())
+        assert first.stopped and factory.engines[1].updates == [(1, whole(1))]
+        assert await draw(host, 1) == ["1.1"]
+
+
+async def test_requests_only_ever_run_on_a_version_that_was_applied_completely(weights: Weights) -> None:
+    """An update fails halfway: that engine draws not one more token, the next one holds the version."""
+    factory = Factory()
+    factory.next_update_error = RuntimeError("the model did not take 3 tensors")
+    async with hosting(weights, factory) as host:
+        await until(at(host, 0))
+        broken = factory.engines[0]
+        broken.swap_may_end.clear()
+        await weights.publish(1)
+        await asyncio.wait_for(broken.swapping.wait(), 10)
+        assert host.state == State.STATE_UPDATING
+        waiting = asyncio.create_task(draw(host, 1))
+        await asyncio.sleep(0)
+        assert broken.requests == 0
+        broken.swap_may_end.set()
+        assert await waiting == ["1.1"]
+        assert host.engine_starts == 2 and broken.stopped and broken.requests == 0
+        await until_reported(weights, 1)
+
+
+async def test_a_failed_update_is_reported(weights: Weights) -> None:
+    factory = Factory()
+    factory.next_update_error = RuntimeError("no")
+    async with hosting(weights, factory) as host:
+        await until(at(host, 0))
+        factory.may_start.clear()  # so that the next engine does not cover the report
+        await weights.publish(1)
+        async with asyncio.timeout(20):
+            while not (error := (await weights.receivers())["g0"].error):
+                await asyncio.sleep(0.01)
+        assert error == "RuntimeError: no" and host.state != State.STATE_READY
+        factory.may_start.set()
+        await until(at(host, 1))
+
+
+async def test_requests_in_flight_go_on_over_an_update(weights: Weights) -> None:
+    factory = Factory()
+    async with hosting(weights, factory) as host:
+        await until(at(host, 0))
+        engine = factory.engines[0]
+        labels: list[str] = []
+        async with host.gate.passing(0, None, within=20):
+            async for chunk in host.generate("r", [1], SamplingParams(max_tokens=4)):
+                labels += [name for _, name in chunk.spans]
+                if len(labels) == 2:
+                    engine.valve.clear()
+                    await weights.publish(1)
+                    await until(at(host, 1))
+                    engine.valve.set()
+        assert labels == ["0.0", "0.0", "1.1", "1.1"]
+
+
+async def test_a_pinned_request_blocks_updates_until_it_ends(weights: Weights) -> None:
+    factory = Factory()
+    async with hosting(weights, factory) as host:
+        await until(at(host, 0))
+        engine = factory.engines[0]
+        engine.valve.clear()
+        pinned = asyncio.create_task(draw(host, 3, pinned=0))
+        await until(lambda: engine.requests == 1)
+        await weights.publish(1)
+        await until(lambda: host._target is not None)
+        assert await draw_while(engine.valve, host) == ["0.0"]
+        assert not engine.swapping.is_set() and host.version.step == 0
+        assert await pinned == ["0.0"] * 3
+        await until(at(host, 1))
+        with pytest.raises(PinMissed):
+            await draw(host, 1, pinned=0)
+
+
+async def draw_while(valve: asyncio.Event, host: EngineHost) -> list[str]:
+    """A request beside the pinned one; both move once the valve is open."""
+    beside = asyncio.create_task(draw(host, 1))
+    await asyncio.sleep(0)
+    valve.set()
+    return await beside
+
+
+async def test_an_absent_weight_sync_is_waited_for_and_the_engine_serves_on(tmp_path: pathlib.Path) -> None:
+    factory = Factory()
+    async with weight_sync(tmp_path / "store") as first:
+        await first.publish(1)
+        address = first.address
+    lost = Weights(first.store, first.servicer, address)
+    async with hosting(lost, factory) as host:
+        await until(at(host, 0))
+        assert await draw(host, 1) == ["0.0"]
+        async with weight_sync(tmp_path / "store", listen=address):
+            await until(at(host, 1))
+            await until_reported(lost, 1)
+
+
+async def test_versions_of_a_restarted_learner_are_followed(weights: Weights) -> None:
+    factory = Factory()
+    async with hosting(weights, factory) as host:
+        await weights.publish(1, epoch=1)
+        await until(at(host, 1))
+        await weights.publish(2, epoch=2)
+        await until(at(host, 2))
+        assert (host.version.epoch, await draw(host, 1)) == (2, ["2.2"])
