@@ -81,24 +81,18 @@ def _work(args: argparse.Namespace, recipe: Recipe, watch: "Watch | None") -> in
     from services.learner.algorithms.plugins import PluginError
     from services.learner.checkpoints.directory import CheckpointError
     from services.learner.interface.errors import CannotGoOn, LayoutError, UnsupportedModel
+    from services.learner.leader.leader import Addresses
     from services.learner.ranks.watching import leave
-    from services.learner.run import Place, export_checkpoint, learn
+    from services.learner.run import export_checkpoint, learn
 
-    place = Place(
-        args.run_directory,
-        args.nats,
-        args.weight_sync,
-        args.listen,
-        args.announce,
-        args.name,
-        security(args),
-        args.reflection,
-    )
     try:
         if args.export is not None:
             export_checkpoint(recipe, args.checkpoint, args.export)
         else:
-            learn(recipe, place, watch.at if watch is not None else lambda place: None)
+            addresses = Addresses(
+                args.nats, args.weight_sync, args.listen, args.announce, args.name, security(args), args.reflection
+            )
+            learn(recipe, args.run_directory, addresses, watch.at if watch is not None else lambda what: None)
     except (
         LayoutError,
         UnsupportedModel,

@@ -42,17 +42,16 @@ class Validation:
         batch = held_out_batch(recipe, sources) if dist.get_rank() == 0 else None
         return Validation(trainer, broadcast(batch, device), recipe.evaluation_steps)
 
-    def measure(self, step: int, leader: Leader | None) -> dict[str, float]:
+    def measure(self, step: int, leader: Leader) -> dict[str, float]:
         """What the rows say of version `step`, appended to the ledger by the leader; empty where none is due. A
         collective."""
         if self._trainer is None or self._batch is None or step not in self._steps:
             return {}
         metrics = self._trainer.measure(self._batch)
-        if leader is not None:
-            report = pb.EvaluationReport(step=step, samples=self._batch.sequences, metrics=metrics)
-            report.at.GetCurrentTime()
-            leader.evaluated(report)
-            logger.info("measured held-out rows", extra={"step": step, **metrics})
+        report = pb.EvaluationReport(step=step, samples=self._batch.sequences, metrics=metrics)
+        report.at.GetCurrentTime()
+        leader.evaluated(report)
+        logger.info("measured held-out rows", extra={"step": step, **metrics})
         return metrics
 
 

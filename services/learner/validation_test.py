@@ -16,6 +16,7 @@ from services.learner.algorithms.reward_model.answers import BEHIND
 from services.learner.algorithms.sources import Sources
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.choose import make_policy
+from services.learner.leader.leader import Idle
 from services.learner.testing.forked_ranks import run_ranks
 from services.learner.validation import Validation, held_out_batch
 
@@ -74,7 +75,7 @@ def _measured(made: Recipe) -> Any:
     sources = Sources.of(made)
     validation = Validation.of(made, sources, trainer, torch.device("cpu"))
     before = dict(policy.export())
-    said = {step: validation.measure(step, None) for step in (0, 1, 2, 4)}
+    said = {step: validation.measure(step, Idle()) for step in (0, 1, 2, 4)}
     batch = held_out_batch(made, sources)
     logprobs, after = (policy.scores if made.trains_reward_model else policy.logprobs)(batch), dict(policy.export())
     step = trainer.step(batch).metrics

@@ -43,7 +43,7 @@ def copied(state: Any) -> Any:
     return state
 
 
-class Saver:
+class BackgroundWrite:
     """One rank's saves; the constructor is a collective, and so is every `begin`.
 
     background: False makes `begin` wait for the disk, and copies nothing.

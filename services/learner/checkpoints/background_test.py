@@ -15,7 +15,8 @@ from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import background as saving
 from services.learner.checkpoints import directory as checkpoints
-from services.learner.checkpoints.background import Saver
+from services.learner.checkpoints.background import BackgroundWrite
+from services.learner.checkpoints.resume import load_newest
 from services.learner.interface.errors import CannotGoOn
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.recipes import recipe_of, spec_of
@@ -65,7 +66,7 @@ class SlowDisk:
 
 
 def _train_while_saving(model_dir: Path, root: Path, parallel: Parallel) -> Any:
-    policy, saver = make(model_dir, parallel), Saver(root)
+    policy, saver = make(model_dir, parallel), BackgroundWrite(root)
     at_save = train(policy, 1)
     with pytest.MonkeyPatch.context() as monkeypatch:
         disk = SlowDisk(monkeypatch)
@@ -85,7 +86,7 @@ def _train_while_saving(model_dir: Path, root: Path, parallel: Parallel) -> Any:
 
 def _resume(model_dir: Path, root: Path, parallel: Parallel, *seeds: int) -> Any:
     policy = make(model_dir, parallel)
-    restored = checkpoints.load_newest(root, policy.load)
+    restored = load_newest(root, policy.load)
     return restored, dict(policy.export()), train(policy, *seeds)
 
 
@@ -100,7 +101,7 @@ def test_what_is_saved_is_the_state_at_begin_whatever_is_trained_meanwhile(name,
 
 
 def _fail_thrice(model_dir: Path, root: Path) -> list[str]:
-    policy, saver = make(model_dir, Parallel()), Saver(root)
+    policy, saver = make(model_dir, Parallel()), BackgroundWrite(root)
     train(policy, 1)
     saver.begin(1, policy.snapshot, {})
     assert saver.collect(wait=True) == 1
@@ -126,7 +127,7 @@ def test_a_failed_save_is_said_on_every_rank_and_leaves_the_former(model_dir, tm
 
 
 def _die_in_the_second_save(model_dir: Path, root: Path, parallel: Parallel) -> None:
-    policy, saver = make(model_dir, parallel), Saver(root)
+    policy, saver = make(model_dir, parallel), BackgroundWrite(root)
     train(policy, 1)
     saver.begin(1, policy.snapshot, {"step": 1})
     saver.collect(wait=True)
@@ -147,7 +148,7 @@ def test_killed_in_a_save_the_run_goes_on_from_the_one_before(name, model_dir, t
 
 
 def _in_the_foreground(model_dir: Path, root: Path) -> None:
-    policy, saver = make(model_dir, Parallel()), Saver(root, background=False)
+    policy, saver = make(model_dir, Parallel()), BackgroundWrite(root, background=False)
     saver.begin(1, policy.snapshot, {"step": 1})
     assert checkpoints.present(root) and not saver.busy
     assert saver.collect() == 1

@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -266,28 +266,3 @@ def present(root: str | Path) -> list[Path]:
 
 def path_of(root: str | Path, step: int) -> Path:
     return Path(root) / f"step-{step:06d}"
-
-
-def extra_of(path: str | Path) -> dict[str, Any]:
-    """The `extra` that a checkpoint was written with. Raises DamagedCheckpoint."""
-    return manifest_of(path).extra
-
-
-def load_newest(
-    root: str | Path, load: Callable[[Path], dict[str, Any]], among: int | None = None
-) -> tuple[int, dict[str, Any]] | None:
-    """Tries `load(path) -> extra` on the newest checkpoint first; (step, extra), or None if there is none.
-
-    A damaged one is reported as an error and the one before it is used, `among` the newest so many (older ones, kept
-    for their metric, may need samples that the log does not hold any more).
-    Raises CheckpointError if there are checkpoints but none is good: starting over silently would throw a run away.
-    """
-    candidates = present(root)[:among]
-    for path in candidates:
-        try:
-            return int(path.name[5:]), load(path)
-        except DamagedCheckpoint as error:
-            log.error("checkpoint %s is damaged, using the one before it: %s", path, error)
-    if candidates:
-        raise CheckpointError(f"none of the {len(candidates)} newest checkpoints in {root} is intact")
-    return None

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from penstock.testing.small_disk import fill, run_on_small_disk
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.directory import CheckpointError
+from services.learner.checkpoints.resume import load_newest
 from services.learner.interface.snapshot import Snapshot
 
 DISK = 8 << 20
@@ -28,7 +29,7 @@ def newest(root: pathlib.Path) -> int | None:
         assert states[0]["w"].unique().tolist() == [extra["step"]] and states[1] == {"step": extra["step"]}
         return extra
 
-    found = checkpoints.load_newest(root, load)
+    found = load_newest(root, load)
     return found[0] if found else None
 
 

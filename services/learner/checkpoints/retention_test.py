@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from penstock.recipes.sections import Checkpoints
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.directory import CheckpointError, DamagedCheckpoint, Manifest
+from services.learner.checkpoints.resume import load_newest
 from services.learner.checkpoints.retention import prune
 
 REWARD = "rl.reward.mean"
@@ -69,6 +70,6 @@ def test_what_a_run_cannot_go_on_from_is_not_tried(tmp_path):
             raise DamagedCheckpoint("x")
         return {"step": 1}
 
-    assert checkpoints.load_newest(tmp_path, damaged) == (1, {"step": 1})
+    assert load_newest(tmp_path, damaged) == (1, {"step": 1})
     with pytest.raises(CheckpointError, match="none of the 2 newest"):
-        checkpoints.load_newest(tmp_path, damaged, among=2)
+        load_newest(tmp_path, damaged, among=2)

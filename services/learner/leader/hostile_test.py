@@ -1,4 +1,4 @@
-"""The learner's control surface against every attack of the kit, beside a feed on a real NATS server."""
+"""The learner's control surface against every attack of the kit, beside what follows a real NATS server."""
 
 import pathlib
 from typing import Any
@@ -9,10 +9,9 @@ from penstock.learner.v1 import learner_pb2 as pb
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.testing.hostile_messages import assault
 from penstock.trajectory.v1 import trajectory_pb2
-from services.learner.algorithms.sources import Sources
-from services.learner.algorithms.supervised import Demonstrations
-from services.learner.leader.feed import Feed
-from services.learner.leader.server import Learner, Status
+from services.learner.leader.follow import Following
+from services.learner.leader.server import Learner
+from services.learner.leader.status import Status
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LearnerService"]
 NAMES = RunNames("hostile")
@@ -24,22 +23,12 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
     async with EmbeddedServer(tmp_path / "nats", tmp_path / "nats.log") as nats:
         async with connect(nats.url, name="test", monitor_url=nats.monitor_url) as bus, rpc.Server("learner") as server:
             await ensure_run(bus, NAMES)
-            feed = Feed(
-                bus,
-                NAMES,
-                groups_per_step=1,
-                min_group_fraction=1.0,
-                max_age=1,
-                sources=Sources({"": Demonstrations()}),
-                trained_step=0,
-                cursor=0,
-                epoch=1,
-            )
+            following = Following(bus, NAMES, groups_per_step=1, trained_step=0, log_cursor=0)
             subject, payload = NAMES.ledger_batch_subject(1), record.SerializeToString()
             sequence = await append(bus, subject, payload, expected_last_sequence=0)
-            feed.ledger.apply(subject, payload, sequence)
+            following.ledger.apply(subject, payload, sequence)
             adder = learner_pb2_grpc.add_LearnerServiceServicer_to_server
-            server.add(adder, Learner(status, feed, "checkpoints"))
+            server.add(adder, Learner(status, following, "checkpoints"))
             await server.start()
             seeds: Any = {"GetBatchRecord": pb.GetBatchRecordRequest(step=1), "Drain": pb.DrainRequest(finish=True)}
             assert await assault(server.address, SERVICE, seeds) == []

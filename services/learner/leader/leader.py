@@ -1,139 +1,232 @@
-"""Rank 0's connections, on a thread with an event loop of its own: training never waits for a socket by accident.
+"""Rank 0's part: it decides what every rank does next, and speaks for all of them. The other ranks have an idle one.
 
-The training thread calls the plain methods; each hands a coroutine to the loop and waits for its end, with a bound.
-Publishing runs in the background: at most one version is under way while the next step trains.
+next ─► TRAIN a batch, SAVE, FINISH, END or WAIT ─► every rank does it ─► stepped: report, publish, trace
 """
 
 import asyncio
 import concurrent.futures
+import dataclasses
+import enum
 import logging
 import pathlib
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
+import grpc
 from torch import Tensor
 
 from penstock import rpc
 from penstock.bus import Bucket, Bus, KeyConflict, RunNames, connect, trim
 from penstock.learner.v1 import learner_pb2_grpc
+from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1.weights_pb2 import Adapters
-from services.learner.interface.group import CompleteGroup
-from services.learner.leader.feed import Feed
-from services.learner.leader.publishing import publish
-from services.learner.leader.server import Learner, Status
+from services.learner.algorithms.sources import Sources
+from services.learner.checkpoints.resume import Position
+from services.learner.leader.follow import Following
+from services.learner.leader.judge import Judge
+from services.learner.leader.lineage import tie
+from services.learner.leader.link import Link, linked
+from services.learner.leader.preparation import Prepared, prepare
+from services.learner.leader.publishing import adapters_of, publish
+from services.learner.leader.record import Batches
+from services.learner.leader.server import Learner
+from services.learner.leader.status import State, Status
+from services.learner.leader.trained import Trained, report_of
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 PUBLISH_SECONDS = 300.0
 
 
-class Leader:
-    """Made by `leading`. Every method may be called from the training thread only."""
+class Command(enum.Enum):
+    """What every rank does next."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, status: Status) -> None:
-        self.status = status
-        self.feed: Feed
-        self.bus: Bus
-        self.names: RunNames
-        self._loop = loop
-        self._channel: Any = None
-        self._publishing: concurrent.futures.Future[bool] | None = None
-        self._following: asyncio.Task[None] | None = None
+    WAIT = "wait"
+    TRAIN = "train"
+    SAVE = "save"
+    FINISH = "finish"
+    END = "end"
 
-    def batch(self, step: int, within: float) -> list[CompleteGroup] | None:
-        """The recorded batch of `step`, or None if there is none within `within` seconds."""
-        self._check_following()
-        return self._do(self.feed.batch(step, within), within + 300)
 
-    def report(self, report: pb.StepReport) -> None:
-        """Appends a step's report to the ledger."""
-        self._do(self.feed.report(report), 150)
+@dataclasses.dataclass(frozen=True)
+class Addresses:
+    """Whom rank 0 talks to, and where it can be asked. announce: a file that gets the address it is bound to."""
+
+    nats: str
+    weight_sync: str
+    listen: str
+    announce: pathlib.Path | None
+    name: str
+    security: Security
+    reflection: bool = False
+
+
+class Leader(Protocol):
+    """What the step loop asks of either. Every method is called by the training thread only."""
+
+    def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
+        """What to do next, and the batch of `step` where that is to train; waits `within` seconds at most.
+
+        saving: whether a checkpoint is being written, so that none can be begun.
+        """
+        ...
+
+    def stepped(self, trained: Trained, tensors: Sequence[tuple[str, Tensor]]) -> Mapping[str, float]:
+        """Says what a step has done, and begins to publish what it made; the step's metrics, none on an idle rank.
+        Waits for the version before; raises what that one raised."""
+        ...
 
     def evaluated(self, report: pb.EvaluationReport) -> None:
         """Appends a measurement of held-out rows to the ledger."""
-        self._do(self.feed.evaluated(report), 150)
+        ...
 
-    def trained(self, step: int) -> None:
-        """The weights are now at `step`."""
-        self._do(_later(lambda: self.feed.trained(step)), 30)
-
-    def cursor(self) -> int:
-        """The log position that belongs to the current weights."""
-        return self._do(_later(self.feed.cursor), 30)
-
-    def trim_log(self, before: int) -> None:
-        """Gives room in the log: nothing at or before `before` is needed any more."""
-        self._do(trim(self.bus, self.names.log, before=before + 1), 60)
-
-    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]], adapters: Adapters | None = None) -> None:
-        """Begins to publish a version; waits first for the one before it. Raises what that one raised.
-
-        adapters: said of the tensors where they are these alone.
-        """
-        self.published()
-        coroutine = publish(self._channel, self.status.epoch, step, tensors, PUBLISH_SECONDS, adapters)
-        self._publishing = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def published(self) -> None:
+    def settle(self) -> None:
         """Waits until the version under way is READY."""
+        ...
+
+    def position(self) -> Position:
+        """What of the streams belongs to the current weights."""
+        ...
+
+    def trim(self, before: int) -> None:
+        """Gives room in the log: nothing at or before `before` is needed any more."""
+        ...
+
+
+class Idle:
+    """The Leader of every rank but 0, which does what rank 0 says."""
+
+    def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
+        return Command.WAIT, None
+
+    def stepped(self, trained: Trained, tensors: Sequence[tuple[str, Tensor]]) -> Mapping[str, float]:
+        return {}
+
+    def evaluated(self, report: pb.EvaluationReport) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+    def position(self) -> Position:
+        return Position()
+
+    def trim(self, before: int) -> None:
+        pass
+
+
+class RunLeader:
+    """Rank 0's. Made by `leading`."""
+
+    def __init__(
+        self, link: Link, opened: "_Opened", sources: Sources, adapters: Adapters | None, status: Status
+    ) -> None:
+        """adapters: said of what is published, where that is these alone."""
+        self._link, self._opened, self._batches = link, opened, opened.batches
+        self._sources, self._adapters, self._status = sources, adapters, status
+        self._publishing: concurrent.futures.Future[bool] | None = None
+
+    def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
+        status = self._status
+        if status.drain_wanted.is_set():
+            return Command.FINISH if status.finish_wanted.is_set() else Command.END, None
+        if status.save_wanted.is_set() and not saving:
+            status.save_wanted.clear()
+            return Command.SAVE, None
+        status.state = State.STATE_WAITING
+        groups = self._link.do(self._batches.batch(step, within), within + 300)
+        return (Command.WAIT, None) if groups is None else (Command.TRAIN, prepare(groups, self._sources, step - 1))
+
+    def stepped(self, trained: Trained, tensors: Sequence[tuple[str, Tensor]]) -> Mapping[str, float]:
+        assert trained.prepared is not None, "rank 0 has the batch"
+        self._link.do(self._batches.trained(trained.step), 30)
+        report = report_of(trained, self._status)
+        self._link.do(self._batches.report(report), 150)
+        self.settle()
+        version = publish(
+            self._opened.channel, self._status.epoch, trained.step, tensors, PUBLISH_SECONDS, self._adapters
+        )
+        self._publishing = self._link.begin(version)
+        tie(trained.step, trained.prepared.trajectories, trained.seconds)
+        return report.metrics
+
+    def evaluated(self, report: pb.EvaluationReport) -> None:
+        self._link.do(self._batches.evaluated(report), 150)
+
+    def settle(self) -> None:
         if self._publishing is not None:
             self._publishing.result(PUBLISH_SECONDS + 60)
             self._publishing = None
 
-    async def open(
-        self,
-        stack: AsyncExitStack,
-        *,
-        nats: str,
-        weight_sync: str,
-        names: RunNames,
-        security: Security,
-        make_server: Callable[[], Server],
-        announce: pathlib.Path | None,
-        make_feed: Callable[[Bus, int], Feed],
-        checkpoints: str,
-    ) -> None:
-        """Connects, takes a new epoch, follows the streams, serves. Runs on the loop."""
-        self.names = names
-        self.bus = await stack.enter_async_context(connect(nats, name="learner", within=60))
-        self._channel = await stack.enter_async_context(rpc.channel(weight_sync, security=security))
-        self.status.epoch = await _next_epoch(self.bus, names)
-        self.feed = make_feed(self.bus, self.status.epoch)
-        self._following = asyncio.create_task(self.feed.run(), name="feed")
-        stack.push_async_callback(_cancel, self._following)
-        server = await stack.enter_async_context(make_server())
-        server.add(learner_pb2_grpc.add_LearnerServiceServicer_to_server, Learner(self.status, self.feed, checkpoints))
-        await server.start()
-        if announce is not None:
-            server.announce(announce)
+    def position(self) -> Position:
+        return self._link.do(self._batches.position(), 30)
 
-    def _check_following(self) -> None:
-        if self._following is not None and self._following.done():
-            self._following.result()
+    def trim(self, before: int) -> None:
+        self._link.do(trim(self._opened.bus, self._opened.names.log, before=before + 1), 60)
 
-    def _do(self, coroutine: Coroutine[Any, Any, T], within: float) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(within)
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """Rank 0's connections."""
+
+    bus: Bus
+    names: RunNames
+    channel: grpc.aio.Channel
+    batches: Batches
 
 
 @contextmanager
-def leading(status: Status, **settings: Any) -> Iterator[Leader]:
-    """A Leader whose thread and connections live as long as the block. `settings` are those of Leader.open."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="leader", daemon=True)
-    thread.start()
-    leader, stack = Leader(loop, status), AsyncExitStack()
-    try:
-        leader._do(leader.open(stack, **settings), 120)
-        yield leader
-    finally:
-        leader._do(stack.aclose(), 60)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+def leading(
+    recipe: Recipe,
+    addresses: Addresses,
+    status: Status,
+    sources: Sources,
+    position: Position,
+    checkpoints: pathlib.Path,
+) -> Iterator[RunLeader]:
+    """Rank 0's Leader, whose thread and connections live as long as the block.
+
+    position: from the checkpoint that the weights are of. checkpoints: where they are kept.
+    """
+    with linked() as link:
+        opened = link.do(_open(link, recipe, addresses, status, sources, position, checkpoints), 120)
+        yield RunLeader(link, opened, sources, adapters_of(recipe), status)
+
+
+async def _open(
+    link: Link,
+    recipe: Recipe,
+    addresses: Addresses,
+    status: Status,
+    sources: Sources,
+    position: Position,
+    checkpoints: pathlib.Path,
+) -> _Opened:
+    """Connects, takes a new epoch, follows the streams, serves. Runs on the loop."""
+    stack, names, algorithm = link.stack, RunNames(recipe.run), recipe.algorithm
+    bus = await stack.enter_async_context(connect(addresses.nats, name="learner", within=60))
+    channel = await stack.enter_async_context(rpc.channel(addresses.weight_sync, security=addresses.security))
+    epoch = status.epoch = await _next_epoch(bus, names)
+    following = Following(bus, names, algorithm.groups_per_step, status.step, position.log_cursor)
+    judge = Judge(bus, names, following, sources, algorithm.min_group_fraction, epoch)
+    await link.beside(_all(following.run(), judge.run()))
+    server = await stack.enter_async_context(
+        Server(addresses.name, addresses.listen, security=addresses.security, reflection=addresses.reflection)
+    )
+    server.add(learner_pb2_grpc.add_LearnerServiceServicer_to_server, Learner(status, following, str(checkpoints)))
+    await server.start()
+    if addresses.announce is not None:
+        server.announce(addresses.announce)
+    batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch)
+    return _Opened(bus, names, channel, batches)
+
+
+async def _all(*work: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for each in work:
+            tasks.create_task(each)
 
 
 async def _next_epoch(bus: Bus, names: RunNames) -> int:
@@ -150,12 +243,3 @@ async def _next_epoch(bus: Bus, names: RunNames) -> int:
             return epoch
         except KeyConflict:
             logger.info("another learner starts at the same moment")
-
-
-async def _later(call: Callable[[], T]) -> T:
-    return call()
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -1,10 +1,9 @@
 """Hands a version to weight_sync: manifest, bytes, commit. Repeated until it is READY, or refused for good."""
 
 import asyncio
-import dataclasses
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -38,22 +37,18 @@ RETRY = rpc.Retry(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """What weight_sync gets of a version; `adapters` is said of the tensors where they are these alone.
+def weights_of(recipe: Recipe, policy: Policy) -> Iterator[tuple[str, Tensor]]:
+    """What weight_sync gets of a version, (name, CPU tensor) on rank 0 and nothing elsewhere; a collective."""
+    lora = recipe.learner.lora
+    return policy.export() if lora is None or lora.publish == "merged" else policy.adapters()
 
-    tensors: (name, CPU tensor) of the current weights on rank 0, nothing elsewhere; a collective.
-    """
 
-    tensors: Callable[[], Iterator[tuple[str, Tensor]]]
-    adapters: pb.Adapters | None = None
-
-    @staticmethod
-    def of(recipe: Recipe, policy: Policy) -> "Published":
-        lora = recipe.learner.lora
-        if lora is None or lora.publish == "merged":
-            return Published(policy.export)
-        return Published(policy.adapters, pb.Adapters(scale=lora.alpha / lora.rank, base=base_model(recipe.model.path)))
+def adapters_of(recipe: Recipe) -> pb.Adapters | None:
+    """What is said of that where it is the adapters alone."""
+    lora = recipe.learner.lora
+    if lora is None or lora.publish == "merged":
+        return None
+    return pb.Adapters(scale=lora.alpha / lora.rank, base=base_model(recipe.model.path))
 
 
 async def publish(

@@ -29,21 +29,20 @@ def recipe_of(
     temperature: float = 1.0,
     max_tokens: int = 100,
     loss: str = "ppo_clip",
-    kl: float = 0.0,
+    kl: float | Kl = 0.0,
     algorithm: dict[str, Any] | None = None,
     **of_loss: Any,
 ) -> Recipe:
-    """A recipe of six steps that reads and writes nothing. loss: its name; kl: its coefficient; of_loss: further keys
-    of `algorithm.loss`; algorithm: further keys of `algorithm`."""
-    if not isinstance(of_loss.get("kl"), Kl):
-        of_loss["kl"] = Kl(coefficient=kl)
+    """A recipe of six steps that reads and writes nothing. loss: its name; kl: of which the coefficient is often all;
+    of_loss: further keys of `algorithm.loss`; algorithm: further keys of `algorithm`."""
+    pull = kl if isinstance(kl, Kl) else Kl(coefficient=kl)
     return Recipe(
         run="r",
         model=Model(path="-"),
         data=Data(train="-"),
         environment=environment or Environment(name="e"),
         teacher=teacher,
-        algorithm=Algorithm(name=name, steps=6, loss=Loss(name=loss, **of_loss), **(algorithm or {})),
+        algorithm=Algorithm(name=name, steps=6, loss=Loss(name=loss, kl=pull, **of_loss), **(algorithm or {})),
         sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
     )
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from penstock.recipes import Recipe
-from penstock.recipes.sections import Optimizer, Parallel
+from penstock.recipes.sections import Kl, Optimizer, Parallel
 from services.learner.algorithms.table import algorithm_of, make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.interface.batch import Batch, Signal, TrainingSample
@@ -84,8 +84,7 @@ def test_a_batch_without_a_trained_token_is_a_step_of_zero(model_dir):
 def _penalised(model_dir: Path, coefficient: float, mini_batches: int) -> Any:
     """Two samples with no reward to gain, one of which drifted from the reference by 0.5 per token."""
     settings = recipe_of(
-        kl=coefficient,
-        kl_place="reward",
+        kl=Kl(coefficient=coefficient, place="reward"),
         proximal="interpolate" if mini_batches > 1 else "recompute",
         mini_batches=mini_batches,
     )

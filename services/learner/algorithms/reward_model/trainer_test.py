@@ -101,6 +101,7 @@ def _policy(
     parallel: Parallel,
     lora: Lora | None = None,
     backend: str = "megatron",
+    distributed: bool = True,
     **other: Any,
 ) -> Any:
     return BACKENDS[backend].create(
@@ -112,6 +113,7 @@ def _policy(
             seed=1,
             lora=lora,
             scores=True,
+            shard_optimizer=distributed,
         )
     )
 

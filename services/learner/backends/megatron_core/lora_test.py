@@ -12,6 +12,7 @@ from penstock.recipes.sections import Lora, Optimizer, Parallel
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
+from services.learner.checkpoints.resume import load_newest
 from services.learner.testing import one_process_lora as lora_testing
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.one_process_lora import LORA, OPTIMIZER, SEED, SEEDS, reference
@@ -117,7 +118,7 @@ def _save_and_go_on(model_dir: Path, root: Path, case: Case) -> Any:
 
 def _resume(model_dir: Path, root: Path, case: Case, lora: Lora | None = LORA) -> Any:
     policy = make(model_dir, case, lora)
-    checkpoints.load_newest(root, policy.load)
+    load_newest(root, policy.load)
     loaded = dict(policy.export())
     make_trainer(recipe_of("sft"), policy).step(random_batch(2, "none"))
     return loaded, dict(policy.export())

@@ -14,6 +14,7 @@ from penstock.recipes.sections import Lora, Optimizer, Parallel
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
+from services.learner.checkpoints.resume import load_newest
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
@@ -75,7 +76,7 @@ def _begin(model_dir: Path, root: Path, layout: str, precision: str) -> Any:
 
 def _go_on(model_dir: Path, root: Path, layout: str, precision: str) -> Any:
     policy = make(model_dir, layout, precision)
-    assert checkpoints.load_newest(root, policy.load) == (2, {"cursor": 812})
+    assert load_newest(root, policy.load) == (2, {"cursor": 812})
     loaded = dict(policy.export())
     trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]

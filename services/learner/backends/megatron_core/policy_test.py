@@ -1,6 +1,5 @@
 """What the policy guarantees beside its numbers: exact resume, skipped steps, atomic checkpoints, refusals."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.optim.guard import NonFiniteGradients
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.directory import CheckpointError
+from services.learner.checkpoints.resume import load_newest
 from services.learner.checkpoints.retention import prune
 from services.learner.interface.batch import Batch, InvalidBatch, TrainingSample
 from services.learner.interface.policy import TokenScores
@@ -69,7 +69,7 @@ def _uninterrupted(model_dir: Path, root: Path, parallel: Parallel, precision: s
 
 def _resumed(model_dir: Path, root: Path, parallel: Parallel, precision: str) -> Any:
     policy = make(model_dir, parallel, precision)
-    restored = checkpoints.load_newest(root, policy.load)
+    restored = load_newest(root, policy.load)
     trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]
     return weights(policy), metrics, restored
@@ -103,7 +103,7 @@ def _two_checkpoints(model_dir: Path, root: Path) -> None:
 
 
 def _restore(model_dir: Path, root: Path) -> Any:
-    return checkpoints.load_newest(root, make(model_dir, Parallel()).load)
+    return load_newest(root, make(model_dir, Parallel()).load)
 
 
 def _flip_a_bit(path: Path) -> None:
@@ -137,8 +137,8 @@ def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(model_dir, tmp_path)
 
 
 def test_an_empty_directory_is_a_fresh_start(tmp_path):
-    assert checkpoints.load_newest(tmp_path, lambda path: {}) is None
-    assert checkpoints.load_newest(tmp_path / "absent", lambda path: {}) is None
+    assert load_newest(tmp_path, lambda path: {}) is None
+    assert load_newest(tmp_path / "absent", lambda path: {}) is None
 
 
 def _save_twice(model_dir: Path, root: Path) -> None:
@@ -229,7 +229,7 @@ def _poison(policy: MegatronPolicy, layer: int) -> Any:
 
 
 def _stopped(model_dir: Path, parallel: Parallel) -> Any:
-    settings = dataclasses.replace(OPTIMIZER, max_skipped=2)
+    settings = OPTIMIZER.model_copy(update={"max_skipped": 2})
     policy = MegatronPolicy.create(spec_of(model_dir, parallel, settings, seed=3))
     trainer = make_trainer(recipe_of(), policy)
     for seed in (1, 2):  # skipped, taken: not in a row

@@ -12,6 +12,7 @@ from penstock.recipes.sections import Optimizer, Parallel
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
+from services.learner.checkpoints.resume import load_newest
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
@@ -58,7 +59,7 @@ def _begin(model_dir: Path, root: Path, layout: str, precision: str) -> Any:
 
 def _go_on(model_dir: Path, root: Path, layout: str, precision: str, again: Path | None = None) -> Any:
     policy = _make(model_dir, layout, precision)
-    restored = checkpoints.load_newest(root, policy.load)
+    restored = load_newest(root, policy.load)
     assert restored == (2, {"log_cursor": 812})
     loaded = dict(policy.export())
     if again is not None:

@@ -4,7 +4,6 @@ A parity suite says that the sum of all guards works; these say that each one is
 Every test trains one step with a guard taken out and expects the gradient norm or loss to differ from the reference.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,7 @@ def test_tensor_ranks_need_expert_ranks(tmp_path):
         layout._check_experts = lambda *args: None
 
     right = run_ranks(1, _expert_gradient, mixture, Parallel(), None)[0]
-    shared = run_ranks(2, _expert_gradient, mixture, dataclasses.replace(TP2_SP, expert=2), None)[0]
+    shared = run_ranks(2, _expert_gradient, mixture, TP2_SP.model_copy(update={"expert": 2}), None)[0]
     torch.testing.assert_close(shared, right, rtol=0, atol=2e-5 * float(right.abs().max()))
     wrong = run_ranks(2, _expert_gradient, mixture, TP2_SP, sabotage)[0]
     assert (wrong - right).abs().max() > 0.1 * right.abs().max()

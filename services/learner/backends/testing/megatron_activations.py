@@ -17,7 +17,7 @@ def kept_bytes(model_dir: Path, parallel: Parallel, recompute: str, lengths: lis
     spec = spec_of(model_dir, parallel, micro_batch_tokens=sum(lengths), recompute=recompute, seed=1)
     policy = MegatronPolicy.create(spec)
     samples = [TrainingSample([1] * (n + 1), [0] * n + [1], [0.0] * (n + 1), 1.0, 0) for n in lengths]
-    part = micro_batches.build(Batch.from_samples(samples, "advantage"), policy.layout.cut, sum(lengths))[0]
+    part = micro_batches.plan(Batch.from_samples(samples, "advantage"), policy.layout.cut, sum(lengths)).parts[0]
     parameters = {p.untyped_storage().data_ptr() for p in policy._models[0].parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from penstock.recipes.sections import Parallel
+from penstock.recipes.sections import Learner, Parallel
 from services.learner.backends.packing.packs import describe_pack
 from services.learner.backends.transformers_fsdp import model as transformers_model
 from services.learner.backends.transformers_fsdp import recompute as transformers_recompute
 from services.learner.backends.transformers_fsdp.layout import Ranks
-from services.learner.backends.transformers_fsdp.model import load_and_try, positions_of, read_config
+from services.learner.backends.transformers_fsdp.model import positions_of, read_config
 from services.learner.backends.transformers_fsdp.tensor_plan import TensorPlan
+from services.learner.backends.transformers_fsdp.trial import load_and_try
 
 
 def kept_bytes(model_dir: Path, lengths: list[int], recompute: Any = "none", tensor: int = 1) -> int:
@@ -26,7 +27,7 @@ def kept_bytes(model_dir: Path, lengths: list[int], recompute: Any = "none", ten
     layers = transformers_model.layers_of(model)
     transformers_recompute.install(model, layers, recompute)
     device = torch.device("cpu")
-    TensorPlan(model, layers, Ranks.of(Parallel(tensor=tensor), device)).cut(model)
+    TensorPlan(model, layers, Ranks.of(Learner(parallel=Parallel(tensor=tensor)), device)).cut(model)
     pack = describe_pack(lengths, lengths, device)
     tokens = torch.ones(1, sum(lengths), dtype=torch.int64)
     kept: dict[int, int] = {}

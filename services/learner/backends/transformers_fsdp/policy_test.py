@@ -13,8 +13,10 @@ from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.optim.guard import NonFiniteGradients
 from services.learner.backends.transformers_fsdp import model as transformers_model
+from services.learner.backends.transformers_fsdp import trial
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.checkpoints import directory as checkpoints
+from services.learner.checkpoints.resume import load_newest
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
@@ -77,8 +79,8 @@ def test_the_sequences_of_a_pack_do_not_see_each_other(sabotage, way, model_dir)
 
 
 def _all_ways_leak(model_dir: Path) -> None:
-    transformers_model.positions_of = lambda lengths: torch.arange(sum(lengths))[None]  # type: ignore[assignment]
-    transformers_model.WAYS = ("sdpa", "eager")  # type: ignore[assignment]
+    trial.positions_of = lambda lengths: torch.arange(sum(lengths))[None]  # type: ignore[assignment]
+    trial.WAYS = ("sdpa", "eager")  # type: ignore[assignment]
     make(model_dir)
 
 
@@ -104,7 +106,7 @@ def _begin(model_dir: Path, root: Path, precision: str, lora: Lora | None) -> An
 
 def _go_on(model_dir: Path, root: Path, precision: str, lora: Lora | None) -> Any:
     policy = make(model_dir, precision, lora)
-    assert checkpoints.load_newest(root, policy.load) == (2, {"cursor": 812})
+    assert load_newest(root, policy.load) == (2, {"cursor": 812})
     loaded = dict(policy.export())
     trainer = make_trainer(recipe_of(), policy)
     metrics = [trainer.step(random_batch(seed)).metrics for seed in (3, 4)]

@@ -12,6 +12,7 @@ from services.learner.algorithms.table import make_trainer
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.backends.transformers_fsdp.tensor_plan import TensorPlan
 from services.learner.checkpoints import directory as checkpoints
+from services.learner.checkpoints.resume import load_newest
 from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
@@ -50,7 +51,7 @@ def _begin(model_dir: Path, root: Path, tensor: int, precision: str) -> Any:
 
 def _go_on(model_dir: Path, root: Path, tensor: int, precision: str) -> Any:
     policy = make(model_dir, tensor, precision=precision)
-    assert checkpoints.load_newest(root, policy.load) == (1, {"cursor": 812})
+    assert load_newest(root, policy.load) == (1, {"cursor": 812})
     loaded = dict(policy.export())
     return loaded, make_trainer(recipe_of(), policy).step(random_batch(2)).metrics, dict(policy.export())
 

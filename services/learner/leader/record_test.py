@@ -1,4 +1,5 @@
-"""The feed on a real NATS server: decisions stand in the ledger before they are acted on, and survive restarts."""
+"""Following, judging and recording on a real NATS server: decisions stand in the ledger before they are acted on, and
+survive restarts."""
 
 import asyncio
 import pathlib
@@ -23,7 +24,9 @@ from penstock.trajectories.building import header, version
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
 from services.learner.algorithms.sources import Sources
-from services.learner.leader.feed import AnotherLearner, Feed
+from services.learner.leader.follow import Following
+from services.learner.leader.judge import Judge
+from services.learner.leader.record import AnotherLearner, Batches
 from services.learner.testing.recipes import recipe_of
 
 NAMES = RunNames("feed-test")
@@ -39,26 +42,19 @@ async def bus(tmp_path: pathlib.Path) -> AsyncIterator[Bus]:
 
 
 @asynccontextmanager
-async def feed(
+async def leader(
     bus: Bus, *, epoch: int = 1, trained_step: int = 0, max_age: int = 2, drop: bool = False
-) -> AsyncIterator[Feed]:
-    made = Feed(
-        bus,
-        NAMES,
-        groups_per_step=2,
-        min_group_fraction=1.0,
-        max_age=max_age,
-        sources=Sources({"": AdvantageSamples(recipe_of(algorithm={"filters": {"zero_variance": drop}}))}),
-        trained_step=trained_step,
-        cursor=0,
-        epoch=epoch,
-    )
-    running = asyncio.create_task(made.run())
+) -> AsyncIterator[Batches]:
+    sources = Sources({"": AdvantageSamples(recipe_of(algorithm={"filters": {"zero_variance": drop}}))})
+    following = Following(bus, NAMES, groups_per_step=2, trained_step=trained_step, log_cursor=0)
+    judge = Judge(bus, NAMES, following, sources, min_fraction=1.0, epoch=epoch)
+    running = [asyncio.create_task(work()) for work in (following.run, judge.run)]
     try:
-        yield made
+        yield Batches(bus, NAMES, following, judge, max_age, epoch)
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def admit(bus: Bus, number: int) -> pb.GroupTask:
@@ -101,7 +97,7 @@ async def event_of(bus: Bus, number: int) -> pb.LedgerEvent:
 async def test_the_batch_is_in_the_ledger_before_it_is_given(bus: Bus) -> None:
     for n in range(3):
         await group(bus, n)
-    async with feed(bus) as f:
+    async with leader(bus) as f:
         batch = await f.batch(1, within=10)
         assert batch is not None and [g.name for g in batch] == ["g00000000", "g00000001"]
         entry = await last_entry(bus, NAMES.ledger, NAMES.ledger_batch_subject(1))
@@ -114,9 +110,9 @@ async def test_the_batch_is_in_the_ledger_before_it_is_given(bus: Bus) -> None:
 async def test_a_restarted_learner_trains_the_recorded_batch_again(bus: Bus) -> None:
     for n in range(2):
         await group(bus, n)
-    async with feed(bus) as f:
+    async with leader(bus) as f:
         before = await f.batch(1, within=10)
-    async with feed(bus, epoch=2) as f:
+    async with leader(bus, epoch=2) as f:
         after = await f.batch(1, within=10)
     assert before is not None and after is not None
     assert [[m.sequence for m in g.members] for g in before] == [[m.sequence for m in g.members] for g in after]
@@ -125,7 +121,7 @@ async def test_a_restarted_learner_trains_the_recorded_batch_again(bus: Bus) -> 
 async def test_a_second_learner_is_fenced_out(bus: Bus) -> None:
     for n in range(2):
         await group(bus, n)
-    async with feed(bus) as one, feed(bus, epoch=2) as two:
+    async with leader(bus) as one, leader(bus, epoch=2) as two:
         results = await asyncio.gather(one.batch(1, 10), two.batch(1, 10), return_exceptions=True)
         fenced = [r for r in results if isinstance(r, AnotherLearner)]
         # Either both saw the one record (the slower one as a replay), or the slower one was refused.
@@ -134,7 +130,7 @@ async def test_a_second_learner_is_fenced_out(bus: Bus) -> None:
 
 async def test_a_filtered_group_gives_its_slot_back_at_once(bus: Bus) -> None:
     await group(bus, 0, rewards=(1.0, 1.0))
-    async with feed(bus, drop=True) as f:
+    async with leader(bus, drop=True) as f:
         assert await f.batch(1, within=1.0) is None
         assert (await event_of(bus, 0)).filtered.reason == pb.FILTER_REASON_ZERO_VARIANCE
 
@@ -143,7 +139,7 @@ async def test_a_group_with_too_few_members_has_failed_with_its_reasons(bus: Bus
     task = await admit(bus, 0)
     await publish(bus, sample(task, 0, 1.0))
     await publish(bus, failed(task, 1, "m", pb.Outcome.FAILURE_REWARD, "the reward answered NaN"))
-    async with feed(bus) as f:
+    async with leader(bus) as f:
         assert await f.batch(1, within=1.0) is None
     event = await event_of(bus, 0)
     assert event.failed.failures == {"FAILURE_REWARD": 1}
@@ -151,15 +147,29 @@ async def test_a_group_with_too_few_members_has_failed_with_its_reasons(bus: Bus
 
 
 async def test_an_overaged_group_expires_instead_of_being_trained(bus: Bus) -> None:
-    async with feed(bus, trained_step=0, max_age=0) as f:
+    async with leader(bus, trained_step=0, max_age=0) as f:
         for n in range(2):
             await group(bus, n)
         assert await f.batch(1, within=10) is not None
-        f.trained(1)
+        await f.trained(1)
         for n in range(2, 4):
             await group(bus, n, step=0)
         assert await f.batch(2, within=1.0) is None
     assert (await event_of(bus, 2)).expired.age == 1
+
+
+async def test_waiting_for_a_batch_has_one_deadline_however_many_groups_expire(bus: Bus) -> None:
+    """Each pair of overaged groups that is released begins the wait anew; the deadline does not."""
+    async with leader(bus, trained_step=5, max_age=0) as f:
+
+        async def stale() -> None:
+            for n in range(40):
+                await group(bus, n, step=0)
+
+        began, feeding = asyncio.get_running_loop().time(), asyncio.create_task(stale())
+        assert await f.batch(6, within=1.0) is None
+        assert asyncio.get_running_loop().time() - began < 5.0, "one deadline, and the release under way"
+        await feeding
 
 
 async def test_garbage_in_the_log_fails_its_sample_and_nothing_else(bus: Bus) -> None:
@@ -171,7 +181,7 @@ async def test_garbage_in_the_log_fails_its_sample_and_nothing_else(bus: Bus) ->
     await publish(bus, bad)
     await group(bus, 1)
     await group(bus, 2)
-    async with feed(bus) as f:
+    async with leader(bus) as f:
         batch = await f.batch(1, within=10)
         assert batch is not None and [g.name for g in batch] == ["g00000001", "g00000002"]
     assert (await event_of(bus, 0)).failed.failures == {"FAILURE_INVALID": 2}
@@ -180,7 +190,7 @@ async def test_garbage_in_the_log_fails_its_sample_and_nothing_else(bus: Bus) ->
 async def test_what_was_measured_of_a_version_stands(bus: Bus) -> None:
     """A learner that trains recorded steps again measures again; its word changes nothing."""
     for loss in (2.0, 3.0):
-        async with feed(bus) as f:
+        async with leader(bus) as f:
             await f.evaluated(pb.EvaluationReport(step=2, samples=1, metrics={"loss": loss}))
             await f.evaluated(pb.EvaluationReport(step=2, samples=1, metrics={"loss": loss}))
     entry = await last_entry(bus, NAMES.ledger, NAMES.ledger_eval_subject(2))

@@ -7,53 +7,62 @@ which the run could go on.
 
 import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
+
+import torch.distributed as dist
 
 from penstock.recipes.sections import Checkpoints
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints import retention
 from services.learner.checkpoints.actor_critic import Saved
-from services.learner.checkpoints.background import Saver
+from services.learner.checkpoints.background import BackgroundWrite
+from services.learner.checkpoints.resume import Position, Resume, resume_of
 from services.learner.interface.errors import CannotGoOn
-from services.learner.leader.leader import Leader
-from services.learner.leader.server import State, Status
 
 logger = logging.getLogger(__name__)
 
 
-class Keeper:
-    """`leader` is None on every rank but 0, which alone knows the log and removes files.
+class Positions(Protocol):
+    """Who knows the streams that belong to the weights; on every rank but 0 it knows nothing, and trims nothing."""
 
-    keep_log: never trim the log behind checkpoints.
-    """
+    def position(self) -> Position: ...
+
+    def trim(self, before: int) -> None: ...
+
+
+class Keeper:
+    """keep_log: never trim the log behind checkpoints. saved: told the step of each that is on the disk."""
 
     def __init__(
         self,
         root: Path,
         settings: Checkpoints,
-        saved: Saved,
-        status: Status,
-        leader: Leader | None,
+        what: Saved,
+        positions: Positions,
+        resume: Resume,
         keep_log: bool,
+        saved: Callable[[int], None],
     ) -> None:
-        self._root, self._settings, self._saved = root, settings, saved
-        self._status, self._leader, self._keep_log = status, leader, keep_log
-        self._saver = Saver(root, settings.background)
-        self._begun = status.checkpoint_step
+        """resume: what the weights were loaded with; its epoch is the present one."""
+        self._root, self._settings, self._what = root, settings, what
+        self._positions, self._epoch, self._keep_log, self._tell = positions, resume.epoch, keep_log, saved
+        self._write = BackgroundWrite(root, settings.background)
+        self._begun = self._saved = resume.step or None
         self._values: list[float] = []
 
     @property
     def busy(self) -> bool:
         """Whether a save is under way: the next one waits, training does not."""
-        return self._saver.busy
+        return self._write.busy
 
     def trained(self, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of a step (rank 0). Raises CannotGoOn if they lack the one that checkpoints are kept by."""
+        """Takes the metrics of a step; none on a rank that does not report. Raises CannotGoOn if they lack the one that
+        checkpoints are kept by."""
         if self._settings.metric in metrics:
             self._values.append(metrics[self._settings.metric])
-        elif self._settings.keep_best:
+        elif metrics and self._settings.keep_best:
             raise CannotGoOn(
                 f"learner.checkpoints.metric: {self._settings.metric!r} is no metric of a step; "
                 f"there are {', '.join(sorted(metrics))}"
@@ -64,36 +73,29 @@ class Keeper:
         if step == 0 or step == self._begun:
             return
         self.collect(wait=True)  # over on rank 0, and so all but over here
-        self._status.state = State.STATE_SAVING
-        self._saver.begin(step, self._saved.snapshot, self._extra(step))
+        mean = {self._settings.metric: statistics.fmean(self._values)} if self._values else {}
+        resume = Resume(step, self._epoch, self._positions.position(), mean)
+        self._write.begin(step, self._what.snapshot, resume.extra())
         self._begun = step
         self._values.clear()
 
     def collect(self, wait: bool = False) -> None:
         """Takes note of a save that has ended, and tidies up behind it. Raises CannotGoOn if too many have failed."""
-        step = self._saver.collect(wait)
+        step = self._write.collect(wait)
         if step is None:
-            if self._saver.pending is None:
-                self._begun = self._status.checkpoint_step  # it failed, or there was none
+            if self._write.pending is None:
+                self._begun = self._saved  # it failed, or there was none
             return
-        self._status.checkpoint_step = step
+        self._saved = step
+        self._tell(step)
         logger.info("saved", extra={"step": step, "path": str(checkpoints.path_of(self._root, step))})
-        if self._leader is not None:
+        if dist.get_rank() == 0:
             retention.prune(self._root, self._settings)
             if not self._keep_log:
                 oldest = checkpoints.present(self._root)[: self._settings.keep][-1]
-                self._leader.trim_log(checkpoints.extra_of(oldest)["log_cursor"])
+                self._positions.trim(resume_of(oldest).position.log_cursor)
 
     def finish(self, step: int) -> None:
         """Saves the last state and waits for it; a collective."""
         self.begin(step)
         self.collect(wait=True)
-
-    def _extra(self, step: int) -> dict[str, Any]:
-        extra: dict[str, Any] = {"step": step, "epoch": self._status.epoch, "log_cursor": 0, "ledger_sequence": 0}
-        if self._leader is not None:
-            extra["log_cursor"] = self._leader.cursor()
-            extra["ledger_sequence"] = self._leader.feed.ledger.sequence
-            if self._values:
-                extra["metrics"] = {self._settings.metric: statistics.fmean(self._values)}
-        return extra

@@ -1,0 +1,82 @@
+"""Rank 0's eyes: the run's two streams, folded as they come.
+
+ledger --fold--> Ledger ---.
+log ----decode--> Assembly-+--> whoever waits for a change
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from penstock.bus import Bus, BusError, RunNames, load_payload, read
+from penstock.ledger import Ledger
+from penstock.names import log_key
+from penstock.trajectories import TrajectoryError, check, decode
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.leader.assembly import Assembly
+
+logger = logging.getLogger(__name__)
+
+
+class Following:
+    """The ledger, and the samples that the weights have not seen. All coroutines run on one loop.
+
+    Attributes: ledger; assembly; log_sequence, the last entry of the log that was read.
+    """
+
+    def __init__(self, bus: Bus, names: RunNames, groups_per_step: int, trained_step: int, log_cursor: int) -> None:
+        """trained_step: the step the weights are at. log_cursor: log sequence to read after (both from the
+        checkpoint)."""
+        self._bus, self._names, self.log_sequence = bus, names, log_cursor
+        self.ledger = Ledger()
+        self.assembly = Assembly(self.ledger, groups_per_step, trained_step)
+        self._changed = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Follows both streams until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_ledger())
+            tasks.create_task(self._follow_log())
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Waits until `reached` says so; it is asked whenever a stream has moved or somebody decided."""
+        async with self._changed:
+            await self._changed.wait_for(reached)
+
+    async def caught_up(self, sequence: int) -> None:
+        """Waits until the ledger is folded up to `sequence`."""
+        await self.until(lambda: self.ledger.sequence >= sequence)
+
+    async def decided(self) -> None:
+        """Wakes those who wait: something was decided."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    def cursor(self) -> int:
+        """The log position that belongs to the current weights (see Assembly.cursor)."""
+        return self.assembly.cursor(self.log_sequence)
+
+    async def _follow_ledger(self) -> None:
+        async for entry in read(self._bus, self._names.ledger):
+            self.ledger.apply(entry.subject, entry.payload, entry.sequence)
+            await self.decided()
+
+    async def _follow_log(self) -> None:
+        async for entry in read(self._bus, self._names.log, after=self.log_sequence):
+            try:
+                t = decode(await load_payload(self._bus, self._names, entry.payload))
+                check(t)
+            except (TrajectoryError, BusError) as error:
+                t = self._unusable(entry.subject, error)
+            self.assembly.add(t, entry.sequence)
+            self.log_sequence = entry.sequence
+            await self.decided()
+
+    def _unusable(self, subject: str, error: Exception) -> pb.Trajectory:
+        """A message that is not a trajectory ends its sample as FAILED{invalid}: it is counted, never trained."""
+        group, index = log_key(subject)
+        logger.error("a log entry is not a usable trajectory: %s", error, extra={"group": group, "index": index})
+        t = pb.Trajectory(run=self._names.run, group=group, index=index, kind=pb.TASK_KIND_TRAIN)
+        t.outcome.status, t.outcome.failure = pb.Outcome.STATUS_FAILED, pb.Outcome.FAILURE_INVALID
+        t.outcome.detail = str(error)
+        return t

@@ -1,0 +1,82 @@
+"""What becomes of a complete group before it may be trained: usable, or released with a reason.
+
+A group is judged the moment it is complete, not when its turn comes: one without signal gives its slot back at once.
+"""
+
+import logging
+
+from penstock.bus import Bus, Fenced, RunNames, append
+from penstock.telemetry import metrics
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.algorithms.sources import Sources
+from services.learner.interface.group import CompleteGroup
+from services.learner.leader.follow import Following
+
+logger = logging.getLogger(__name__)
+RELEASED = metrics.counter(metrics.GROUPS_RELEASED, "groups released", ["fate"])
+
+_REASONS = {
+    "zero_variance": pb.FILTER_REASON_ZERO_VARIANCE,
+    "pass_rate": pb.FILTER_REASON_PASS_RATE,
+    "no_pair": pb.FILTER_REASON_NO_PAIR,
+    "no_valid_sample": pb.FILTER_REASON_MASKED,
+}
+
+
+def verdict(group: CompleteGroup, min_fraction: float, sources: Sources) -> pb.LedgerEvent | None:
+    """The terminal event of a group that must not be trained; None if it is usable. Pure.
+
+    min_fraction: of its members that must have completed, or it has FAILED.
+    """
+    if len(group.usable) < min_fraction * len(group.members):
+        failed = pb.Failed()
+        for m in group.members:
+            if not m.usable:
+                failed.failures[pb.Outcome.Failure.Name(m.trajectory.outcome.failure)] += 1
+                failed.detail = m.trajectory.outcome.detail
+        return pb.LedgerEvent(group=group.name, failed=failed)
+    reason = sources.filter_reason(group)
+    if reason is None:
+        return None
+    if reason in _REASONS:
+        filtered = pb.Filtered(reason=_REASONS[reason], reward=group.reward)
+    else:
+        filtered = pb.Filtered(reason=pb.FILTER_REASON_OWN, name=reason, reward=group.reward)
+    return pb.LedgerEvent(group=group.name, filtered=filtered)
+
+
+class Judge:
+    """Judges groups as they complete, and writes what it decides before anybody acts on it."""
+
+    def __init__(
+        self, bus: Bus, names: RunNames, following: Following, sources: Sources, min_fraction: float, epoch: int
+    ) -> None:
+        self._bus, self._names, self._following = bus, names, following
+        self._sources, self._fraction, self._epoch = sources, min_fraction, epoch
+
+    async def run(self) -> None:
+        """Judges until cancelled."""
+        assembly = self._following.assembly
+        while True:
+            await self._following.until(lambda: bool(assembly.unjudged()))
+            for group in assembly.unjudged():
+                event = verdict(group, self._fraction, self._sources)
+                if event is None:
+                    assembly.keep(group)
+                else:
+                    await self.release(group, event)
+            await self._following.decided()
+
+    async def release(self, group: CompleteGroup, event: pb.LedgerEvent) -> None:
+        """Gives the group's slot back, for the reason that `event` has."""
+        event.at.GetCurrentTime()
+        event.writer, event.writer_epoch = "learner", self._epoch
+        self._following.assembly.drop(group)
+        admitted = self._following.ledger.groups[group.name].sequence
+        subject = self._names.ledger_group_subject(group.name)
+        try:
+            await append(self._bus, subject, event.SerializeToString(), expected_last_sequence=admitted, within=120)
+        except Fenced:
+            # An earlier life of this learner decided the same and was killed before it knew.
+            logger.info("group was released before", extra={"group": group.name})
+        RELEASED.labels(str(event.WhichOneof("event"))).inc()

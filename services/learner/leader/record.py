@@ -1,0 +1,112 @@
+"""The batch of each step, and what the learner says of it: written to the ledger before it is acted on.
+
+A step whose batch is in the ledger already (this learner is a restarted one) gets exactly that batch again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from penstock.bus import Bus, Fenced, RunNames, append
+from penstock.telemetry.waits import progress, waiting
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.checkpoints.resume import Position
+from services.learner.interface.group import CompleteGroup
+from services.learner.leader.follow import Following
+from services.learner.leader.judge import RELEASED, Judge
+
+logger = logging.getLogger(__name__)
+
+
+class AnotherLearner(RuntimeError):
+    """Somebody else records batches for this run: this learner must end."""
+
+
+class Batches:
+    """Batches for steps, in order. All coroutines run on one loop.
+
+    max_age: staleness.max_versions; an older group is EXPIRED instead of trained.
+    """
+
+    def __init__(self, bus: Bus, names: RunNames, following: Following, judge: Judge, max_age: int, epoch: int) -> None:
+        self._bus, self._names, self._following, self._judge = bus, names, following, judge
+        self._max_age, self._epoch = max_age, epoch
+
+    async def batch(self, step: int, within: float) -> list[CompleteGroup] | None:
+        """The batch of `step`, recorded in the ledger; None if it cannot be formed within `within` seconds."""
+        end = asyncio.get_running_loop().time() + within
+        while True:
+            groups = await self._formed(step, end)
+            if groups is None or step in self._following.ledger.batches:
+                return groups
+            if not await self._expired(step, groups):
+                await self._record(step, groups)
+                return groups
+
+    async def report(self, report: pb.StepReport) -> None:
+        """Appends a step's report; a replayed step's changes nothing."""
+        if report.step not in self._following.ledger.reports:
+            await self._once(self._names.ledger_step_subject(report.step), report.SerializeToString())
+
+    async def evaluated(self, report: pb.EvaluationReport) -> None:
+        """Appends what held-out rows say of a version; a version that was measured before keeps what was said."""
+        if report.step not in self._following.ledger.evaluations:
+            await self._once(self._names.ledger_eval_subject(report.step), report.SerializeToString())
+
+    async def trained(self, step: int) -> None:
+        """The weights are now at `step`."""
+        self._following.assembly.trained(step)
+
+    async def position(self) -> Position:
+        """What of the streams belongs to the current weights."""
+        return Position(self._following.cursor(), self._following.ledger.sequence)
+
+    def _available(self, step: int) -> list[CompleteGroup] | None:
+        assembly, record = self._following.assembly, self._following.ledger.batches.get(step)
+        return assembly.recorded(record) if record is not None else assembly.next_batch()
+
+    async def _formed(self, step: int, end: float) -> list[CompleteGroup] | None:
+        """The groups of the step, once they are all there; None if they are not at `end` (the loop's time)."""
+        missing = self._following.assembly.missing()
+        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        what = f"groups {listed}" if missing else f"the batch of step {step}"
+        within = max(0.0, end - asyncio.get_running_loop().time())
+        try:
+            with waiting(what, on="rollout" if missing else "coordinator", deadline=within):
+                async with asyncio.timeout_at(end):
+                    await self._following.until(lambda: self._available(step) is not None)
+        except TimeoutError:
+            return None
+        return self._available(step)
+
+    async def _expired(self, step: int, groups: Sequence[CompleteGroup]) -> bool:
+        """Whether groups were too old for the step; these are released."""
+        expired = [g for g in groups if g.age(step - 1) > self._max_age]
+        for group in expired:
+            event = pb.LedgerEvent(group=group.name, expired=pb.Expired(age=group.age(step - 1)))
+            await self._judge.release(group, event)
+        return bool(expired)
+
+    async def _record(self, step: int, groups: Sequence[CompleteGroup]) -> None:
+        record = pb.BatchRecord(step=step, writer_epoch=self._epoch, groups=[g.record() for g in groups])
+        record.at.GetCurrentTime()
+        subject = self._names.ledger_batch_subject(step)
+        try:
+            sequence = await append(
+                self._bus, subject, record.SerializeToString(), expected_last_sequence=0, within=120
+            )
+        except Fenced as error:
+            raise AnotherLearner(
+                f"step {step} was recorded by another learner; this one (epoch {self._epoch}) ends"
+            ) from error
+        RELEASED.labels("trained").inc(len(groups))
+        with waiting(f"ledger entry {sequence}", on="nats", deadline=60):
+            async with asyncio.timeout(60):
+                await self._following.caught_up(sequence)
+
+    async def _once(self, subject: str, payload: bytes) -> None:
+        try:
+            await append(self._bus, subject, payload, expected_last_sequence=0, within=120)
+        except Fenced:
+            logger.info("%s was reported before", subject)
+        progress()
