@@ -5,7 +5,7 @@ import datetime
 
 from penstock.bus import Bus, RunNames, last_entry, load_payload, stream_state
 from penstock.ledger import Group
-from penstock.trajectories import check, decode
+from penstock.trajectories import check_trajectory, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator import deadlines
 from services.coordinator.run_testing import drawn, publish
@@ -47,7 +47,7 @@ async def test_missing_samples_time_out_and_finished_ones_stay(bus: Bus, names: 
     assert await deadlines.close(bus, names, task(), "model") == 0
     found = await ends(bus, names)
     for t in found:
-        check(t)
+        check_trajectory(t)
     assert [t.outcome.failure for t in found] == [4, 4, 0, 4] and found[2].reward == 1.0
     assert not any(t.HasField("reward") for t in found if t.index != 2)
 

@@ -15,7 +15,7 @@ from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import Message, PolicyVersion
 from penstock.generation.v1 import generation_pb2, generation_pb2_grpc
 from penstock.tiny_model import make_model
-from penstock.trajectories import TrajectoryBuilder, check, encode, failed
+from penstock.trajectories import TrajectoryBuilder, check_trajectory, encode, failed
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
@@ -109,7 +109,7 @@ async def write_log(bus: Bus, names: RunNames, model: pathlib.Path, hostile: str
             t = failed(task, i % SIZE, str(model), pb.Outcome.FAILURE_TIMEOUT, detail)
         else:
             t = _trajectory(chat, task, i % SIZE, [p for p in pieces if p[0]], 1.0 if right else 0.0, truncated=i == 17)
-            check(t)
+            check_trajectory(t)
         envelope = await store_payload(bus, names, encode(t))
         await publish_once(bus, names.log_subject(t.group, t.index), envelope)
 

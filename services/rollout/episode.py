@@ -25,7 +25,7 @@ from penstock.environment.v1 import environment_pb2_grpc
 from penstock.recipes.sections import Environment
 from penstock.reward.v1.reward_pb2 import ScoreItem
 from penstock.telemetry.tracing import inject_string
-from penstock.trajectories import TrajectoryBuilder, TrajectoryError, check, failed
+from penstock.trajectories import TrajectoryBuilder, TrajectoryError, check_trajectory, failed
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed
@@ -68,7 +68,7 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
             t = await drive(tools, task, index, until)
             if tools.teacher is not None and task.kind == pb.TASK_KIND_TRAIN:
                 await tools.teacher.judge(t, until)
-            check(t)
+            check_trajectory(t)
         except GenerationFailed as error:
             t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_GENERATION, until), str(error))
         except RewardFailed as error:

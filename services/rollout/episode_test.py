@@ -20,7 +20,7 @@ from penstock.sdk import Invalid, Sample, Turn, reward
 from penstock.sdk import Message as SdkMessage
 from penstock.sdk.environments import InProcess
 from penstock.sdk.serving import add_services
-from penstock.trajectories import check, from_float32s, from_int32s
+from penstock.trajectories import check_trajectory, from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.builtin.guess_number import GuessNumber
 from services.rollout import engines as engines_module
@@ -135,7 +135,7 @@ async def test_a_single_turn_is_prompt_and_exactly_the_engines_tokens(
     fake = FakeEngine([[Tokens(odd[:3], step=3), Tokens(odd[3:], step=4, finish=STOP, logprobs=[-0.25] * 3)]])
     async with tools(chat, fake, environment_address) as with_tools:
         t = await play(with_tools, task(), 2, soon())
-    check(t)
+    check_trajectory(t)
     prompt = chat.render([Message(role="user", content="cab")])
     assert from_int32s(t.tokens).tolist() == prompt + odd and trained(t) == odd
     assert from_float32s(t.logprobs).tolist() == [0.0] * len(prompt) + [-0.5] * 3 + [-0.25] * 3
@@ -164,7 +164,7 @@ async def test_many_turns_are_played_by_the_real_environment_and_only_our_tokens
     fake = FakeEngine(answer=bisect)
     async with tools(chat, fake, environment_address, environment="guess_number") as with_tools:
         t = await play(with_tools, task("guess_number"), 0, soon())
-    check(t)
+    check_trajectory(t)
     assert (t.outcome.status, t.reward) == (COMPLETED, 1.0)
     assert trained(t) == list(itertools.chain(*drawn))
     parts = {c.name: (c.value, c.weight) for c in t.components}
@@ -277,7 +277,7 @@ async def test_every_failure_has_its_type_and_no_reward(
     several_turns = "" if environment == "brevity" else environment
     async with tools(chat, engine(chat), environment_address, environment=several_turns) as with_tools:
         t = await play(with_tools, task(environment, row=row), 1, soon())
-    check(t)
+    check_trajectory(t)
     assert (t.outcome.status, t.outcome.failure) == (FAILED, failure), t.outcome.detail
     assert detail in t.outcome.detail
     assert not t.HasField("reward") and t.token_count == 0
@@ -297,7 +297,7 @@ async def test_a_demonstration_that_cannot_be_rendered_is_invalid(chat: ChatToke
     good.messages.add(role="assistant", content="ab")
     made.demonstration.demonstrations.add().messages.add(role="user", content="ba")
     t = tokenise(chat, "model", made, 0)
-    check(t)
+    check_trajectory(t)
     assert chat.text(trained(t)) == "ab" and not t.HasField("reward")
     for index in (1, 2):
         bad = tokenise(chat, "model", made, index)

@@ -19,7 +19,7 @@ from penstock.bus import (
     stream_state,
 )
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.trajectories import TrajectoryBuilder, check, decode, encode
+from penstock.trajectories import TrajectoryBuilder, check_trajectory, decode, encode
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.worker import Play, Worker
@@ -152,7 +152,7 @@ async def test_a_task_that_kills_every_worker_ends_as_failed(bus: Bus, names: Ru
     found = {t.index: t for t in await log(bus, names)}
     assert sorted(found) == list(range(SIZE)) and plays <= 2 * SIZE
     for index in range(1, SIZE):
-        check(found[index])
+        check_trajectory(found[index])
         assert found[index].outcome.status == pb.Outcome.STATUS_FAILED and not found[index].HasField("reward")
         assert found[index].outcome.detail == "every worker that ran this task died"
 

@@ -92,6 +92,28 @@ def test_only_tests_import_test_kits() -> None:
     assert not violations(files("libs") + files("services"), forbidden)
 
 
+@pytest.mark.parametrize(
+    ("folder", "above"),
+    [
+        ("recipes/sections", ("recipe", "methods", "loading", "checks", "needs")),
+        ("recipes/checks", ("loading",)),
+        ("sdk/conformance", ("hosting", "serving")),
+        ("sdk/hosting", ("conformance", "serving")),
+        ("cli/commands", ("main",)),
+    ],
+)
+def test_a_room_of_a_library_knows_nothing_of_what_stands_above_it(folder: str, above: tuple[str, ...]) -> None:
+    library = folder.partition("/")[0]
+    forbidden = [f"penstock.{library}.{module}" for module in above]
+    assert not violations(files(f"libs/penstock/{folder}"), lambda _, module: starts(module, *forbidden))
+
+
+def test_what_an_author_imports_of_the_sdk_hosts_nothing() -> None:
+    """serving.py alone brings the two together."""
+    face = [p for p in files("libs/penstock/sdk") if p.parent.name == "sdk" and p.name != "serving.py"]
+    assert face and not violations(face, lambda _, module: starts(module, "penstock.sdk.hosting"))
+
+
 def test_system_needs_nothing_but_the_standard_library() -> None:
     """Checkpoints write through it and a sandbox's host is started with it: neither wants a server's libraries."""
 

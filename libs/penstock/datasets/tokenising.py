@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from penstock.chat import ChatTokenizer, TemplateError
-from penstock.trajectories import TrajectoryError, check, demonstration, failed
+from penstock.trajectories import TrajectoryError, check_trajectory, demonstration, failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
@@ -27,7 +27,7 @@ def tokenise(
         if score is not None:
             t.components.add(name="preference", value=score, weight=1.0)
             t.reward = score
-        check(t)
+        check_trajectory(t)
     except (TemplateError, TrajectoryError, IndexError) as error:
         return failed(task, index, model, pb.Outcome.FAILURE_INVALID, str(error))
     return t

@@ -103,7 +103,7 @@ def read_shapes(model_dir: str | pathlib.Path) -> Shapes | None:
     """Shapes of a model directory; None where config.json is absent, unreadable or of another kind of model."""
     try:
         raw = json.loads((pathlib.Path(model_dir) / "config.json").read_text())
-        architecture = str((raw.get("architectures") or [""])[0])
+        family = str((raw.get("architectures") or [""])[0])
         heads = raw["num_attention_heads"]
         experts = raw.get("num_experts", raw.get("num_local_experts")) or 0
         return Shapes(
@@ -115,8 +115,8 @@ def read_shapes(model_dir: str | pathlib.Path) -> Shapes | None:
             head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
             vocabulary=raw["vocab_size"],
             tied=bool(raw.get("tie_word_embeddings", False)),
-            qk_norm=architecture.startswith("Qwen3"),
-            qkv_bias=architecture.startswith("Qwen2"),
+            qk_norm=family.startswith("Qwen3"),
+            qkv_bias=family.startswith("Qwen2"),
             experts=experts,
             experts_per_token=raw["num_experts_per_tok"] if experts else 0,
             expert_intermediate=raw["moe_intermediate_size"] if experts else 0,

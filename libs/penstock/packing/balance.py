@@ -26,17 +26,10 @@ class Plan:
     """
 
     micro_batches: list[list[list[int]]]
-    budget: int
-    tokens: int
 
     @property
     def per_rank(self) -> int:
         return len(self.micro_batches[0])
-
-    @property
-    def waste(self) -> float:
-        """Share of the budgeted tokens (micro-batches × budget) that carries no sequence, 0 … 1."""
-        return 1.0 - self.tokens / (self.per_rank * len(self.micro_batches) * self.budget)
 
     def imbalance(self, work: Sequence[float]) -> float:
         """Work of the busiest rank over the mean of the ranks, ≥ 1: how much longer a step takes than it could. work:
@@ -124,7 +117,7 @@ def pack(lengths: Sequence[int], budget: int, ranks: int = 1, multiple: int = 1,
     count = max(-(-len(fewest) // step), 1) * step
     work = work_of(lengths, quadratic)
     bins = _even(order, lengths, work, budget, count) or _split_to(fewest, count)
-    return Plan(_deal(bins, work, ranks), budget, sum(lengths))
+    return Plan(_deal(bins, work, ranks))
 
 
 def _deal(bins: list[list[int]], work: Sequence[float], ranks: int) -> list[list[list[int]]]:

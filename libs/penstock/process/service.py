@@ -59,6 +59,9 @@ class Process:
                 task.cancel()
 
 
+Body = Callable[[Process, argparse.Namespace], Awaitable[None]]
+
+
 def flags(service: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that all services share."""
     parser = argparse.ArgumentParser(
@@ -96,10 +99,10 @@ def security(args: argparse.Namespace) -> Security:
 
 
 @contextmanager
-def observed(args: argparse.Namespace, name: str, run: str = "") -> Iterator[None]:
+def observed(args: argparse.Namespace, name: str, run_name: str = "") -> Iterator[None]:
     """The process's logs and traces, under the name it goes by; its last spans are written at the end."""
-    logs.configure(name, run=run or None, level=args.log_level)
-    tracer = tracing.configure(name, run=run or None, path=args.trace_file, ratio=args.trace_fraction)
+    logs.configure(name, run=run_name or None, level=args.log_level)
+    tracer = tracing.configure(name, run=run_name or None, path=args.trace_file, ratio=args.trace_fraction)
     try:
         yield
     finally:
@@ -107,13 +110,13 @@ def observed(args: argparse.Namespace, name: str, run: str = "") -> Iterator[Non
             tracer.shutdown()
 
 
-def run(args: argparse.Namespace, body: Callable[[Process, argparse.Namespace], Awaitable[None]], run: str = "") -> int:
+def run(args: argparse.Namespace, body: Body, run_name: str = "") -> int:
     """Runs a service to its end; the exit code. A taken port and unreadable credentials end it with one clear line."""
-    with observed(args, args.name, run):
+    with observed(args, args.name, run_name):
         return _served(args, body)
 
 
-def _served(args: argparse.Namespace, body: Callable[[Process, argparse.Namespace], Awaitable[None]]) -> int:
+def _served(args: argparse.Namespace, body: Body) -> int:
     try:
         credentials = security(args)
         metrics.serve(args.metrics_port)

@@ -1,7 +1,7 @@
 """Names that a recipe may choose from: which keys of its section each takes, and the traits that checks ask for.
 
 A new loss is a row here, beside its file in penstock.objectives. That library needs torch, which a recipe does not: the
-learner's `mapping_test.py` holds the two together, names, parameters and traits. A name that is not here is a
+learner's `resolve_test.py` holds the two together, names, parameters and traits. A name that is not here is a
 plugin's: it takes the section's `settings`, and has no trait.
 """
 

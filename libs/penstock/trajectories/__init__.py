@@ -2,13 +2,13 @@
 
 from penstock.trajectories.arrays import float32s, from_float32s, from_int32s, int32s
 from penstock.trajectories.building import TrajectoryBuilder, demonstration, failed
-from penstock.trajectories.checks import TrajectoryError, check, oldest_step
+from penstock.trajectories.checks import TrajectoryError, check_trajectory, oldest_step
 from penstock.trajectories.codec import decode, encode
 
 __all__ = [
     "TrajectoryBuilder",
     "TrajectoryError",
-    "check",
+    "check_trajectory",
     "decode",
     "demonstration",
     "encode",

@@ -15,7 +15,7 @@ class TrajectoryError(ValueError):
     """A trajectory that must not be used. The text names the field and the value."""
 
 
-def check(t: pb.Trajectory) -> None:
+def check_trajectory(t: pb.Trajectory) -> None:
     """Raises TrajectoryError unless every invariant of trajectory.proto holds."""
     try:
         protovalidate.validate(t)

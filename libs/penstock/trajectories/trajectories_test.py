@@ -7,7 +7,7 @@ import pytest
 from penstock.trajectories import (
     TrajectoryBuilder,
     TrajectoryError,
-    check,
+    check_trajectory,
     decode,
     encode,
     failed,
@@ -40,7 +40,7 @@ def sample() -> pb.Trajectory:
 
 def test_a_built_trajectory_is_valid_and_survives_the_wire() -> None:
     t = sample()
-    check(t)
+    check_trajectory(t)
     assert decode(encode(t)) == t
     assert from_int32s(t.tokens).tolist() == [3, 4, 5, 6, 7]
     assert t.loss_mask == bytes([0, 0, 1, 1, 1])
@@ -118,7 +118,7 @@ def test_damage_is_refused_with_the_field(damage: Callable[[pb.Trajectory], None
     t = sample()
     damage(t)
     with pytest.raises(TrajectoryError) as error:
-        check(t)
+        check_trajectory(t)
     assert word in str(error.value)
 
 
@@ -130,5 +130,5 @@ def test_garbage_is_not_a_trajectory() -> None:
 
 def test_a_failed_sample_is_valid_and_has_no_reward() -> None:
     t = failed(TASK, 2, "m", pb.Outcome.FAILURE_TIMEOUT, "engine did not answer")
-    check(t)
+    check_trajectory(t)
     assert not t.HasField("reward")

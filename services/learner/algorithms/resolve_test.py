@@ -15,7 +15,7 @@ from penstock.objectives import (
     preference_losses,
 )
 from penstock.objectives.corrections import WHOLE_BATCH
-from penstock.objectives.preferences import NEEDS_NO_REFERENCE
+from penstock.objectives.preferences import Pairs
 from penstock.objectives.registry import REQUIRED
 from penstock.recipes import resolve
 from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCES
@@ -66,7 +66,14 @@ def test_the_recipe_knows_who_needs_what() -> None:
     for name, choice in LOSSES.items():
         assert set(choice.required) == {k for k, v in policy_losses.settings_of(name).items() if v is REQUIRED}, name
     assert {name for name, choice in CORRECTIONS.items() if choice.whole_batch} == set(WHOLE_BATCH)
-    assert {name for name, choice in PREFERENCES.items() if not choice.reference} == set(NEEDS_NO_REFERENCE)
+
+
+def test_the_recipe_knows_which_preference_losses_look_at_the_reference() -> None:
+    for name in built_in(preference_losses):
+        numbers = [torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (-3.0, -4.0, -3.5, -3.75)]
+        loss = preference_losses.make(name)(Pairs(*numbers, torch.tensor([2.0]), torch.tensor([3.0])))
+        *_, chosen, rejected = torch.autograd.grad(loss.sum(), numbers, allow_unused=True)
+        assert PREFERENCES[name].reference == (chosen is not None and rejected is not None), name
 
 
 @pytest.mark.parametrize("loss", LOSSES)

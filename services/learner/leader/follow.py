@@ -11,7 +11,7 @@ from collections.abc import Callable
 from penstock.bus import Bus, BusError, RunNames, load_payload, read
 from penstock.ledger import Ledger
 from penstock.names import log_key
-from penstock.trajectories import TrajectoryError, check, decode
+from penstock.trajectories import TrajectoryError, check_trajectory, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.leader.assembly import Assembly
 
@@ -65,7 +65,7 @@ class Following:
         async for entry in read(self._bus, self._names.log, after=self.log_sequence):
             try:
                 t = decode(await load_payload(self._bus, self._names, entry.payload))
-                check(t)
+                check_trajectory(t)
             except (TrajectoryError, BusError) as error:
                 t = self._unusable(entry.subject, error)
             self.assembly.add(t, entry.sequence)

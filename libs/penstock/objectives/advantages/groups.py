@@ -25,6 +25,7 @@ class Groups:
 
 
 def by_group(rewards: Tensor, group: Tensor, valid: Tensor) -> Groups:
+    """The statistics of [N] rewards. Raises ValueError for other shapes and for a valid reward that is not finite."""
     if not rewards.shape == group.shape == valid.shape or rewards.dim() != 1:
         raise ValueError(f"rewards {rewards.shape}, group {group.shape}, valid {valid.shape} must be one [N] each")
     reward = rewards.to(torch.float64)
@@ -51,6 +52,7 @@ def by_group(rewards: Tensor, group: Tensor, valid: Tensor) -> Groups:
 
 
 def centred(g: Groups) -> Tensor:
+    """r − the group's mean [N]; 0 where there is nothing to learn."""
     return torch.where(g.live, g.reward - g.mean, 0.0)
 
 

@@ -6,6 +6,7 @@ from penstock.objectives.inputs import LossInputs, sequence_mean
 
 
 def ratio(inputs: LossInputs) -> Tensor:
+    """exp(p − g) [T], without gradient."""
     return (inputs.proximal - inputs.behaviour).detach().exp()
 
 
@@ -15,7 +16,8 @@ def sequence_ratio(inputs: LossInputs) -> Tensor:
     return mean.exp()[inputs.sequence]
 
 
-def within(ratio: Tensor, low: float, high: float) -> Tensor:
+def within(ratios: Tensor, low: float, high: float) -> Tensor:
+    """Which ratios lie in [low, high]. Raises ValueError for bounds that hold nothing."""
     if not 0 <= low < high:
         raise ValueError(f"need 0 <= low < high, got low={low}, high={high}")
-    return (ratio >= low) & (ratio <= high)
+    return (ratios >= low) & (ratios <= high)

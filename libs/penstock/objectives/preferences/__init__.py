@@ -13,11 +13,7 @@ from penstock.objectives.preferences import dpo, hinge, ipo, length_normalised, 
 from penstock.objectives.preferences.pairs import Pairs, answer_weights, pair_importance, rank_pairs
 from penstock.objectives.preferences.unpaired import kto
 
-NEEDS_NO_REFERENCE = ("simpo", "orpo")
-"""Losses of the policy alone."""
-
 __all__ = [
-    "NEEDS_NO_REFERENCE",
     "Pairs",
     "answer_weights",
     "dpo",

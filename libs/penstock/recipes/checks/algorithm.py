@@ -19,6 +19,7 @@ from penstock.recipes.sections import Curriculum
 
 
 def check_algorithm(recipe: Recipe) -> list[str]:
+    """Choices of the algorithm, and of what its method asks of data and sampling, that contradict each other."""
     a, problems = recipe.algorithm, CHECKS[recipe.method.name](recipe)
     if not recipe.rolls_out and recipe.data.curriculum != Curriculum():
         problems.append(

@@ -8,6 +8,7 @@ from penstock.recipes.recipe import Recipe
 
 
 def check_data(recipe: Recipe) -> list[str]:
+    """Paths that lead nowhere, and a teacher with another vocabulary."""
     problems = [f"plugins: no file {p!r}" for p in recipe.plugins if p.endswith(".py") and not os.path.isfile(p)]
     for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
         if path is not None and not os.path.exists(path) and not glob.glob(path):

@@ -4,6 +4,7 @@ from penstock.recipes.recipe import Recipe
 
 
 def check_generation(recipe: Recipe) -> list[str]:
+    """A completion that fits no context, or no micro-batch."""
     problems = []
     if recipe.sampling.max_tokens >= recipe.generation.max_context:
         problems.append(

@@ -5,6 +5,7 @@ from penstock.recipes.recipe import Recipe
 
 
 def check_mixture(recipe: Recipe) -> list[str]:
+    """Sources that share a name, a teacher or a critic that not all of them have, and methods that read rows."""
     if not recipe.mixture:
         return []
     problems = []

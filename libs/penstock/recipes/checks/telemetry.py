@@ -5,6 +5,7 @@ from penstock.telemetry import steps
 
 
 def check_telemetry(recipe: Recipe) -> list[str]:
+    """Alerts on a metric that nothing reports, or with none or both of their limits."""
     problems = []
     for i, alert in enumerate(recipe.telemetry.alerts):
         metric = steps.find(alert.metric)

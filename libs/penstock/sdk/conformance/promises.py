@@ -40,11 +40,13 @@ class Broken(Exception):
 
 
 def expect(condition: bool, detail: str) -> None:
+    """Raises Broken, saying what came, unless the condition holds."""
     if not condition:
         raise Broken(detail)
 
 
 async def report_on(address: str, promises: Mapping[str, Callable[[], Awaitable[None]]]) -> Report:
+    """Tries every promise, each by itself."""
     checks = []
     for name, promise in promises.items():
         try:
@@ -56,6 +58,8 @@ async def report_on(address: str, promises: Mapping[str, Callable[[], Awaitable[
 
 
 def is_healthy_as(opened: Any, service: str) -> Callable[[], Awaitable[None]]:
+    """The promise that the health service knows `service` and says that it serves."""
+
     async def is_healthy() -> None:
         stub = health_pb2_grpc.HealthStub(opened)
         answer = await call(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS))
@@ -65,6 +69,7 @@ def is_healthy_as(opened: Any, service: str) -> Callable[[], Awaitable[None]]:
 
 
 async def refused(answer: Awaitable[Any], expected: type[RpcError]) -> None:
+    """Raises Broken unless the call ends with that error."""
     try:
         await answer
     except expected:
