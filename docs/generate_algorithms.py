@@ -22,8 +22,8 @@ from penstock.objectives import (
     policy_losses,
     preference_losses,
     preferences,
-    ranking,
 )
+from penstock.objectives.preferences import ranking
 from penstock.objectives.registry import REQUIRED
 
 HERE = pathlib.Path(__file__).parent

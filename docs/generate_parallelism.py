@@ -1,6 +1,6 @@
 """Writes the planner's tables into docs/parallelism.md, so that the page's numbers are those of `penstock config`.
 
-    python docs/generate_parallelism.py        # after a change of libs/penstock/recipes/memory.py
+    python docs/generate_parallelism.py        # after a change of libs/penstock/memory_plan
 
 Everything between the two markers is replaced; `parallelism_page_test.py` fails where the committed page is not the one
 that this makes.
@@ -10,15 +10,14 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from penstock.recipes import memory
-from penstock.recipes.memory import GIB, Layout
-from penstock.recipes.shapes import Shapes, read_shapes
+from penstock import memory_plan
+from penstock.memory_plan import GIB, PlannedLayout, Shapes, read_shapes
 
 HERE = pathlib.Path(__file__).parent
-MODELS = HERE.parent / "libs" / "penstock" / "recipes" / "testdata"
+MODELS = HERE.parent / "libs" / "penstock" / "memory_plan" / "testdata"
 BEGIN, END = "<!-- planner: begin -->\n", "<!-- planner: end -->\n"
 
-# (model, title, [(tensor, pipeline, context, data, tokens per micro-batch, recompute, further fields of Layout)])
+# (model, title, [(tensor, pipeline, context, data, tokens per micro-batch, recompute, further fields of its layout)])
 FULLY_SHARDED = {"fully_sharded": True}
 SELECTIVE = {"selective": True}
 TABLES = (
@@ -116,8 +115,10 @@ def _row(
     further: dict[str, Any] | None = None,
 ) -> str:
     assert not shapes.indivisible(tensor, pipeline)
-    layout = Layout(tensor, pipeline, context, data, tensor > 1, True, tokens, bool(recompute), **(further or {}))
-    s = max(memory.stages(shapes, layout), key=lambda stage: stage.total)
+    layout = PlannedLayout(
+        tensor, pipeline, context, data, tensor > 1, True, tokens, bool(recompute), **(further or {})
+    )
+    s = max(memory_plan.stages(shapes, layout), key=lambda stage: stage.total)
     sizes = (s.weights, s.gradients, s.optimizer, s.activations, s.head)
     cells = " | ".join(f"{size / GIB:.1f}" for size in sizes)
     ranks = tensor * pipeline * context * data

@@ -1,6 +1,6 @@
 """Writes docs/recipes.md from the recipe's own types, so that the reference cannot differ from what is accepted.
 
-    python docs/generate_recipes.py            # after a change of libs/penstock/recipes/sections.py
+    python docs/generate_recipes.py            # after a change of libs/penstock/recipes/sections
 
 The text above the tables is recipes_introduction.md; `recipes_page_test.py` fails where the committed page is not the
 one that this makes.

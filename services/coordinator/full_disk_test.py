@@ -8,9 +8,9 @@ import pytest
 from penstock.bus import EmbeddedServer, RunNames, connect, ensure_run
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from penstock.process import DiskFull
 from penstock.recipes.sections import Telemetry
-from penstock.small_disk import fill, run_on_small_disk
+from penstock.system.disk import DiskFull
+from penstock.testing.small_disk import fill, run_on_small_disk
 from services.coordinator.run_testing import (
     SMALL,
     make_coordinator,

@@ -8,7 +8,7 @@ from penstock.bus import Bus, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
-from penstock.hostile import assault
+from penstock.testing.hostile_messages import assault
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.run_testing import drawn, make_coordinator, make_recipe, publish, running
 from services.coordinator.server import CoordinatorServicer

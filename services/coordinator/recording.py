@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from penstock.process import DiskFull
+from penstock.system.disk import DiskFull
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.sinks import Sink, write_summary
 

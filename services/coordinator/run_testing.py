@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from penstock import rpc
-from penstock.bus import Bus, RunLimits, RunNames, TaskConsumer, append, publish_once, read, store_payload, stream_state
+from penstock.bus import Bus, RunNames, TaskConsumer, append, publish_once, read, store_payload, stream_state
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.ledger import Ledger
 from penstock.names import group_number
 from penstock.recipes import Recipe, resolve
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from penstock.trajectories import TrajectoryBuilder, encode
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
@@ -27,7 +27,6 @@ from services.coordinator.coordinator import Coordinator
 from services.coordinator.peers import Peers
 from services.coordinator.sinks import sinks
 
-SMALL = RunLimits(log_bytes=64 << 20, tasks_bytes=16 << 20, ledger_bytes=16 << 20, blob_bytes=64 << 20)
 N, SIZE, STALENESS = 2, 3, 1
 
 

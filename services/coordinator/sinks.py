@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from penstock.process import writing
 from penstock.recipes.sections import Telemetry
+from penstock.system.disk import writing
 
 logger = logging.getLogger(__name__)
 # How an MLflow run is found again, and how far it is.

@@ -10,8 +10,8 @@ import uvicorn
 
 from penstock import rpc
 from penstock.coordinator.v1 import coordinator_pb2_grpc
-from penstock.process import flags
-from penstock.process.main import EXIT_BAD_INPUT, security
+from penstock.process import flags, security
+from penstock.system import exits
 from penstock.telemetry import logs
 from services.dashboard.app import app
 
@@ -48,7 +48,7 @@ def main() -> int:
         asyncio.run(serve(args))
     except SystemExit as error:  # how uvicorn says that it could not bind
         logger.error("cannot listen on %s", args.listen)
-        return EXIT_BAD_INPUT if error.code else 0
+        return exits.BAD_INPUT if error.code else 0
     return 0
 
 

@@ -14,7 +14,7 @@ from penstock.bus import Bus, RunLimits, RunNames, append, ensure_run, publish_o
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import Message, PolicyVersion
 from penstock.generation.v1 import generation_pb2, generation_pb2_grpc
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from penstock.trajectories import TrajectoryBuilder, check, encode, failed
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb

@@ -9,9 +9,9 @@ import pytest_asyncio
 
 from penstock.common.v1 import common_pb2
 from penstock.environment.v1 import environment_pb2, environment_pb2_grpc
-from penstock.hostile import assault
 from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
 from penstock.rpc import call, channel
+from penstock.testing.hostile_messages import assault
 from penstock.trajectory.v1 import trajectory_pb2
 from services.environment.server import Settings, running
 

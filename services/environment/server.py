@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from penstock.rpc import Security, Server
 from penstock.sdk.environments import Host
-from penstock.sdk.isolation import load_environment, load_reward
+from penstock.sdk.hosting.isolation import load_environment, load_reward
+from penstock.sdk.hosting.worker_pool import Workers
 from penstock.sdk.rewards import Scorer
 from penstock.sdk.serving import add_services
-from penstock.sdk.workers import Workers
 from services.environment import catalogue
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
-from penstock.mortal import mortal_spawns
+from penstock.system.parent_death import mortal_spawns
 from penstock.weights.v1.weights_pb2 import Manifest
 
 logger = logging.getLogger(__name__)

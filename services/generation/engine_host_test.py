@@ -12,7 +12,7 @@ import pytest_asyncio
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
 from penstock.tensors import base_model
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from services.generation import engine_host as module
 from services.generation.engine import EngineDied, EngineSettings
 from services.generation.engine_host import EngineHost

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.tensors import make_manifest
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from penstock.weights.v1.weights_pb2 import Manifest
 from services.generation.engine import MOST_TOP, Engine, EngineDied, EngineSettings
 

@@ -6,7 +6,7 @@ from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
-from penstock.hostile import assault
+from penstock.testing.hostile_messages import assault
 from penstock.trajectories import int32s
 from services.generation.engine import EngineSettings
 from services.generation.engine_host import EngineHost

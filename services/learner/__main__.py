@@ -1,26 +1,23 @@
 """penstock serve learner: trains the policy. More than one rank runs under torchrun, which this starts by itself."""
 
 import argparse
-import ctypes
 import datetime
 import logging
 import os
 import pathlib
-import signal
 import sys
 from typing import TYPE_CHECKING
 
-from penstock.process import flags
-from penstock.process.main import EXIT_BAD_INPUT, security
+from penstock.process import flags, observed, security
 from penstock.recipes import Recipe, RecipeError, load
-from penstock.telemetry import logs, metrics, tracing
+from penstock.system import exits
+from penstock.system.parent_death import die_with_parent
+from penstock.telemetry import logs, metrics
 
 if TYPE_CHECKING:
     from services.learner.ranks.watching import Watch
 
 logger = logging.getLogger("services.learner")
-
-EXIT_DIED = 1
 
 
 def main() -> int:
@@ -29,7 +26,7 @@ def main() -> int:
         recipe = load(args.recipe)
     except RecipeError as error:
         sys.stderr.write(f"{error}\n")
-        return EXIT_BAD_INPUT
+        return exits.BAD_INPUT
     if "RANK" not in os.environ and recipe.learner.ranks > 1:
         return _group(args, recipe)
     return _rank(args, recipe)
@@ -37,14 +34,46 @@ def main() -> int:
 
 def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     """One rank's life."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no rank outlives its launcher
+    die_with_parent()  # no rank outlives its launcher
     os.environ.setdefault("OMP_NUM_THREADS", str(recipe.learner.threads))
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    name = args.name if rank == 0 else f"{args.name}-rank{rank}"
-    logs.configure(name, run=recipe.run, level=args.log_level)
-    tracer = tracing.configure(name, run=recipe.run, path=args.trace_file, ratio=args.trace_fraction)
+    with observed(args, args.name if rank == 0 else f"{args.name}-rank{rank}", recipe.run):
+        _join(recipe, rank, world)
+        watch = _watch(recipe) if world > 1 else None
+        if rank == 0:
+            metrics.serve(args.metrics_port)
+        code = _work(args, recipe, watch)
+    if code != exits.DONE:
+        return code
+    import torch.distributed as dist
+
+    if watch is not None:
+        dist.barrier()  # nobody is missed while the others still work
+        watch.stop()
+    dist.destroy_process_group()
+    return code
+
+
+def _join(recipe: Recipe, rank: int, world: int) -> None:
+    """Makes this process a rank of the group, on a device of its own."""
     import torch
     import torch.distributed as dist
+
+    torch.set_num_threads(recipe.learner.threads)
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=None if world > 1 else dist.HashStore(),
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(minutes=recipe.learner.collective_minutes),
+    )
+
+
+def _work(args: argparse.Namespace, recipe: Recipe, watch: "Watch | None") -> int:
+    """Trains, or exports; the exit code. An end that would come again is told to torchrun's agent in one line."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     from penstock.datasets import DatasetError
@@ -55,21 +84,6 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     from services.learner.ranks.watching import leave
     from services.learner.run import Place, export_checkpoint, learn
 
-    torch.set_num_threads(recipe.learner.threads)
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store = None if world > 1 else dist.HashStore()
-    dist.init_process_group(
-        "nccl" if cuda else "gloo",
-        store=store,
-        rank=rank,
-        world_size=world,
-        timeout=datetime.timedelta(minutes=recipe.learner.collective_minutes),
-    )
-    watch = _watch(recipe) if world > 1 else None
-    if rank == 0:
-        metrics.serve(args.metrics_port)
     place = Place(
         args.run_directory,
         args.nats,
@@ -96,20 +110,13 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
     ) as error:
         logger.error("cannot go on: %s", error)
         get_error_handler().record_exception(error)
-        return EXIT_BAD_INPUT
+        return exits.BAD_INPUT
     except RuntimeError as error:
         if watch is not None:  # most likely a collective: where are the others?
             logger.exception("a rank's work failed; meanwhile %s", where := watch.whereabouts())
-            leave(RuntimeError(f"{error}; meanwhile {where}"), EXIT_DIED)
+            leave(RuntimeError(f"{error}; meanwhile {where}"), exits.FAILED)
         raise
-    finally:
-        if tracer is not None:
-            tracer.shutdown()
-    if watch is not None:
-        dist.barrier()  # nobody is missed while the others still work
-        watch.stop()
-    dist.destroy_process_group()
-    return 0
+    return exits.DONE
 
 
 def _watch(recipe: Recipe) -> "Watch":

@@ -11,7 +11,7 @@ import torch
 from penstock.chat import ChatTokenizer
 from penstock.datasets import DatasetError
 from penstock.recipes import Recipe, resolve
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from services.learner.algorithms.reward_model.answers import BEHIND
 from services.learner.algorithms.sources import Sources
 from services.learner.algorithms.table import make_trainer

@@ -9,7 +9,7 @@ import torch
 
 from penstock.process import Process, flags, run
 from penstock.reward.v1 import reward_pb2_grpc
-from penstock.sdk.reward_service import RewardService
+from penstock.sdk.hosting.reward_service import RewardService
 from services.reward_model.model import RewardModel, RewardModelError
 from services.reward_model.scorer import AT_ONCE, ModelScorer
 

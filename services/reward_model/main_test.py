@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from penstock.common.v1 import common_pb2
-from penstock.hostile import assault
 from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
 from penstock.rpc import call, channel
 from penstock.sdk import check_reward
-from penstock.tiny import make_model
+from penstock.testing.hostile_messages import assault
+from penstock.tiny_model import make_model
 from penstock.trajectory.v1 import trajectory_pb2
 from services.reward_model.model import RewardModel
 from services.reward_model.models_testing import make_reward_model
@@ -65,7 +65,7 @@ async def test_it_keeps_the_contract_gives_the_models_scores_and_withstands_host
         stub = reward_pb2_grpc.RewardServiceStub(opened)
         answers = {a.id: a for a in (await call(stub.Score(request, timeout=30))).results}
         model = RewardModel(folder)
-        from penstock.sdk.samples import sample_from_proto
+        from penstock.sdk.hosting.wire import sample_from_proto
 
         for each in request.items[:3]:
             (expected,) = model.scores([model.tokens(sample_from_proto(each))])

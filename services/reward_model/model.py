@@ -17,7 +17,7 @@ import torch
 
 from penstock.chat import ChatTokenizer, TemplateError
 from penstock.sdk import Message, Sample
-from penstock.sdk.samples import message_to_proto
+from penstock.sdk.hosting.wire import message_to_proto
 
 CHARACTERS_PER_TOKEN = 64
 """No text has so many per token on average; a longer one is refused before it is rendered and tokenised."""

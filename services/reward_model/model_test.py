@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from penstock.sdk import Message, Sample
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from services.reward_model.model import CannotScore, RewardModel, RewardModelError, batches
 from services.reward_model.models_testing import make_reward_model
 

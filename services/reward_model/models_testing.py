@@ -1,4 +1,4 @@
-"""A tiny reward model as a Hugging Face directory: penstock.tiny's tokenizer, a random sequence classifier."""
+"""A tiny reward model as a Hugging Face directory: penstock.tiny_model's tokenizer, a random sequence classifier."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, Qwen3Config
 
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 
 
 def make_reward_model(folder: pathlib.Path, **changes: Any) -> pathlib.Path:

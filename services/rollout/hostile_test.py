@@ -11,8 +11,8 @@ from penstock import rpc
 from penstock.bus import Bus, EmbeddedServer, RunNames
 from penstock.diagnostics.v1 import diagnostics_pb2 as pb
 from penstock.diagnostics.v1 import diagnostics_pb2_grpc
-from penstock.hostile import assault
-from penstock.tiny import make_model
+from penstock.testing.hostile_messages import assault
+from penstock.tiny_model import make_model
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DiagnosticsService"]
 

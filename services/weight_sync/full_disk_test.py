@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from penstock.small_disk import fill, run_on_small_disk
 from penstock.tensors import make_manifest
+from penstock.testing.small_disk import fill, run_on_small_disk
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.store import NoRoom, NotStaged, VersionStore
 

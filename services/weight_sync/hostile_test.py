@@ -4,8 +4,8 @@ import pathlib
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.hostile import assault
 from penstock.tensors import make_manifest
+from penstock.testing.hostile_messages import assault
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync.server import WeightSync

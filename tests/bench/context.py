@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 
 from penstock.recipes.sections import Optimizer, Parallel
-from penstock.tiny import make_model
-from services.learner.algorithms.losses import SupervisedLoss
+from penstock.tiny_model import make_model
+from services.learner.algorithms.supervised import SupervisedLoss
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.interface.batch import Batch, TrainingSample
 from services.learner.testing.recipes import spec_of

@@ -57,8 +57,7 @@ def ours(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> to
             len(weight),
             sequence_parallel=False,
             temperature=1.0,
-            chunk=BATCH().head_chunk,
-            fp32_logits=True,
+            chunk=None,
         )
     )
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from penstock.recipes.sections import Optimizer, Parallel
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
@@ -102,7 +102,7 @@ class Plain:
         mask, behaviour = (
             padded([getattr(s, f) for s in part], np.float32)[:, 1:] for f in ("loss_mask", "behaviour_logprobs")
         )
-        advantage = torch.tensor([s.advantage for s in part], dtype=torch.float32)[:, None]
+        advantage = torch.tensor([s.signal for s in part], dtype=torch.float32)[:, None]
         logits = self.model(input_ids=tokens, attention_mask=real).logits[:, :-1].float()
         current = torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])[..., 0]
         proximal = current.detach()
@@ -129,10 +129,8 @@ class Ours:
         policy = backend.create(
             spec_of(path, Parallel(), Optimizer(learning_rate=RATE), micro_batch_tokens=budget, seed=0)
         )
-        settings = recipe_of(
-            policy_loss_settings={"clip_low": CLIP_LOW, "clip_high": CLIP_HIGH}, correction_settings={"cap": CAP}
-        )
-        self.trainer, self.batch = make_trainer(settings, policy), Batch.from_samples(samples, "advantage")
+        recipe = recipe_of(clip_low=CLIP_LOW, clip_high=CLIP_HIGH, correction_cap=CAP)
+        self.trainer, self.batch = make_trainer(recipe, policy), Batch.from_samples(samples, "advantage")
 
     def step(self) -> float:
         """One optimizer step; the loss."""

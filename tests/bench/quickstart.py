@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from penstock.tiny import make_assets
+from penstock.tiny_model import make_assets
 
 RECIPES = pathlib.Path(__file__).parents[2] / "deploy" / "recipes"
 RUNS = pathlib.Path("runs/bench")

@@ -11,19 +11,19 @@ import pathlib
 import statistics
 import tempfile
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from penstock.recipes.sections import Optimizer, Parallel
-from penstock.tiny import make_model
-from services.learner.algorithms.losses import SupervisedLoss
+from penstock.tiny_model import make_model
+from services.learner.algorithms.supervised import SupervisedLoss
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
 from services.learner.interface.batch import Batch, TrainingSample
 from services.learner.interface.policy import Policy
+from services.learner.testing.recipes import spec_of
 from tests.bench.head_memory import peak_bytes, reset_peak
 from tests.bench.report import Report, median_ratio, rounds
 
@@ -42,9 +42,7 @@ class Kind:
         from megatron.core import parallel_state
 
         parallel_state.destroy_model_parallel()  # a policy keeps its groups; the globals are the last one's
-        batching = BATCH(tokens_per_micro_batch=8192, recompute=kind)
-        settings: tuple[Any, ...] = (Parallel(), Optimizer(), "float32", batching)
-        self.policy = BACKENDS[backend](model, *settings, seed=0)
+        self.policy = BACKENDS[backend](spec_of(model, micro_batch_tokens=8192, recompute=kind))
         self.peaks: list[int] = []
 
     def step(self, batch: Batch) -> float:

@@ -6,7 +6,8 @@ import socket
 import subprocess
 
 import pytest
-from running_testing import gone, program, recipe
+
+from tests.e2e.testing.runs import gone, program, recipe
 
 
 def train(folder: pathlib.Path, path: pathlib.Path, *overrides: str) -> tuple[int, str]:

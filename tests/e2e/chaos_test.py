@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from running_testing import adds_up, gone, recipe, training
+from tests.e2e.testing.runs import adds_up, gone, recipe, training
 
 STEPS, GROUPS, SIZE = 14, 4, 4
 

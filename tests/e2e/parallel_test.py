@@ -5,7 +5,8 @@ import pathlib
 import signal
 
 import pytest
-from running_testing import adds_up, gone, recipe, training
+
+from tests.e2e.testing.runs import adds_up, gone, recipe, training
 
 STEPS, GROUPS, SIZE = 4, 4, 4
 

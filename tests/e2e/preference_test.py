@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from running_testing import adds_up, recipe, reward_first_character, training
+from tests.e2e.testing.runs import adds_up, recipe, reward_first_character, training
 
 STEPS = 4
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 
-from running_testing import POLL_SECONDS, adds_up, gone, pids, program
+from tests.e2e.testing.runs import POLL_SECONDS, adds_up, gone, pids, program
 
 KILLS = {4: "rollout-0", 8: "coordinator", 12: "generation-0"}
 WITHIN_SECONDS = 840

@@ -5,7 +5,7 @@ import os
 import pathlib
 import signal
 
-from running_testing import adds_up, gone, recipe, training
+from tests.e2e.testing.runs import adds_up, gone, recipe, training
 
 STEPS = 9
 

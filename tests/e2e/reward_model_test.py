@@ -6,7 +6,8 @@ import pathlib
 from typing import Any
 
 import pyarrow.parquet
-from running_testing import Running, adds_up, recipe, training
+
+from tests.e2e.testing.runs import Running, adds_up, recipe, training
 
 STEPS = 6
 

@@ -9,11 +9,10 @@ import json
 import pathlib
 import statistics
 
-from running_testing import adds_up, training
-
 from penstock.sdk import Message
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 from services.environment.builtin.calculator import Calculator
+from tests.e2e.testing.runs import adds_up, training
 
 ROW = {"question": "what is 17 * 23?", "answer": "391"}
 CALL = '<tool_call>{"name": "calculate", "arguments": {"expression": "17 * 23"}}</tool_call>'

@@ -6,6 +6,7 @@ with its file and line.
 
 import ast
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,9 +25,8 @@ def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 
 def is_test(path: pathlib.Path) -> bool:
-    return (
-        path.name.endswith(("_test.py", "_testing.py")) or path.name == "conftest.py" or path.parent.name == "testing"
-    )
+    kit = "testing" in path.relative_to(ROOT).parts
+    return kit or path.name.endswith(("_test.py", "_testing.py")) or path.name == "conftest.py"
 
 
 def files(folder: str, *, tests: bool = False) -> list[pathlib.Path]:
@@ -61,6 +61,12 @@ def test_objectives_import_torch_and_nothing_else_of_ours() -> None:
     assert not violations(files("libs/penstock/objectives"), forbidden)
 
 
+def test_a_recipe_is_read_without_torch_and_memory_is_planned_without_a_recipe() -> None:
+    light = files("libs/penstock/recipes") + files("libs/penstock/memory_plan")
+    assert not violations(light, lambda _, module: starts(module, *HEAVY, "penstock.objectives"))
+    assert not violations(files("libs/penstock/memory_plan"), lambda _, module: starts(module, "penstock.recipes"))
+
+
 def test_a_service_never_imports_another_service() -> None:
     def forbidden(path: pathlib.Path, module: str) -> bool:
         own = path.relative_to(ROOT).parts[1]
@@ -77,6 +83,22 @@ def test_only_the_learner_imports_megatron_and_only_generation_vllm() -> None:
         return megatron or (starts(module, "vllm") and not where.startswith("services/generation/"))
 
     assert not violations(files("libs") + files("services"), forbidden)
+
+
+def test_only_tests_import_test_kits() -> None:
+    def forbidden(_: pathlib.Path, module: str) -> bool:
+        return starts(module, "penstock", "services") and "testing" in module.split(".")
+
+    assert not violations(files("libs") + files("services"), forbidden)
+
+
+def test_system_needs_nothing_but_the_standard_library() -> None:
+    """Checkpoints write through it and a sandbox's host is started with it: neither wants a server's libraries."""
+
+    def forbidden(_: pathlib.Path, module: str) -> bool:
+        return module.partition(".")[0] not in sys.stdlib_module_names and not starts(module, "penstock.system")
+
+    assert not violations(files("libs/penstock/system"), forbidden)
 
 
 @pytest.mark.parametrize(("library", "owner"), [("nats", "libs/penstock/bus/"), ("grpc_health", "libs/penstock/rpc/")])

@@ -22,7 +22,7 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 
-from penstock.mortal import mortal
+from penstock.system.parent_death import mortal
 from penstock.telemetry.waits import waiting
 
 MIB = 1 << 20

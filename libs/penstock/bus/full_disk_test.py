@@ -17,7 +17,7 @@ from penstock.bus import (
     read,
     store_problem,
 )
-from penstock.small_disk import run_on_small_disk
+from penstock.testing.small_disk import run_on_small_disk
 
 DISK = 48 << 20
 PIECE = 1 << 20

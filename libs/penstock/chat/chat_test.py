@@ -8,7 +8,7 @@ import pytest
 
 from penstock.chat import ChatTokenizer, TemplateError
 from penstock.common.v1.common_pb2 import Message
-from penstock.tiny import make_model
+from penstock.tiny_model import make_model
 
 QWEN = (
     "{%- for m in messages -%}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' + '\\n' }}{%- endfor -%}"

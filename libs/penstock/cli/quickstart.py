@@ -19,12 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock import rpc
-from penstock.cli.screen import BAD_INPUT, DONE, train
+from penstock.cli.screen import train
 from penstock.cli.training import Training
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.names import evaluation_group
 from penstock.recipes import Recipe, RecipeError, load
-from penstock.tiny import make_assets
+from penstock.system import exits
+from penstock.tiny_model import make_assets
 
 SHOWN = 3
 
@@ -47,7 +48,7 @@ async def quickstart(runs: pathlib.Path, fresh: bool, overrides: list[str]) -> i
             shutil.rmtree(runs / name, ignore_errors=True)
     if (runs / "quickstart" / "export").is_dir():
         console.print(f"{runs / 'quickstart'} holds a finished quickstart; add --fresh to start over", highlight=False)
-        return BAD_INPUT
+        return exits.BAD_INPUT
     if not (assets / "eval.jsonl").is_file():
         console.print("making a random model of a million parameters, and its task")
         await asyncio.to_thread(make_assets, assets)
@@ -55,7 +56,7 @@ async def quickstart(runs: pathlib.Path, fresh: bool, overrides: list[str]) -> i
     if not warm.is_dir():
         console.rule("1/2  supervised warm-up")
         code = await train(_recipe("quickstart-sft", runs, []), runs, console)
-        if code != DONE or not warm.is_dir():
+        if code != exits.DONE or not warm.is_dir():
             return code
     console.rule("2/2  asynchronous GRPO")
     samples: list[tuple[str, pb.Sample]] = []
@@ -71,7 +72,7 @@ async def quickstart(runs: pathlib.Path, fresh: bool, overrides: list[str]) -> i
         recipe = _recipe("quickstart-grpo", runs, overrides)
     except RecipeError as error:
         Console(stderr=True).print(str(error), highlight=False)
-        return BAD_INPUT
+        return exits.BAD_INPUT
     code = await train(recipe, runs, console, look)
     if samples:
         _report(console, runs / "quickstart", samples)

@@ -17,8 +17,8 @@ from penstock.cli.training import Training, training
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.supervisor import ServiceFailed
+from penstock.system import exits
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 LEARNER_END_SECONDS = 120.0
 PLAIN_EVERY = 10  # without a terminal: a line every so many steps
 
@@ -30,12 +30,12 @@ async def train_on_screen(path: pathlib.Path, overrides: Sequence[str], runs: pa
         recipe = load(path, overrides)
     except RecipeError as error:
         Console(stderr=True).print(f"The recipe cannot be run.\n{error}", markup=False, highlight=False)
-        return BAD_INPUT
+        return exits.BAD_INPUT
     if recipe.mode != "train":  # a log to replay, or a name for a measurement, is what those commands provide
         command = "eval" if recipe.mode == "evaluate" else "replay"
         words = f"{path}:\n  mode: {recipe.mode!r} is for `penstock {command}`; train takes 'train'"
         Console(stderr=True).print(words, markup=False, highlight=False)
-        return BAD_INPUT
+        return exits.BAD_INPUT
     return await train(recipe, runs, console)
 
 
@@ -50,7 +50,7 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
             return await _train(recipe, folder, console, errors, look)
     except (RunRefused, OSError) as error:
         errors.print(f"Cannot start: {error}", markup=False, highlight=False)
-        return BAD_INPUT
+        return exits.BAD_INPUT
 
 
 async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors: Console, look: Look | None) -> int:
@@ -73,7 +73,7 @@ async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors:
     for failure in failures:
         errors.print(f"The run failed: {failure}", markup=False, highlight=False)
     if failures:
-        return FAILED
+        return exits.FAILED
     return screen.ended(folder, last)
 
 
@@ -174,17 +174,17 @@ class Screen:
         """Says what came of it; the exit code."""
         if run is None:
             self._console.print(f"ended before it began; see {folder / 'logs'}")
-            return FAILED
+            return exits.FAILED
         if run.state == pb.RUN_STATE_FAILED:
             self._console.print(f"[red]failed:[/red] {run.reason}", highlight=False)
-            return FAILED
+            return exits.FAILED
         if run.state != pb.RUN_STATE_DONE:
             self._console.print(f"stopped at step {run.step}; the same command resumes it", highlight=False)
-            return DONE
+            return exits.DONE
         summary = json.loads((folder / "summary.json").read_text())
         if self._recipe.mode == "evaluate":
             self._console.print(evaluations_table(summary["eval"], self._recipe.run))
-            return DONE
+            return exits.DONE
         samples = summary["samples"]
         self._console.print(
             f"[green]done[/green]: {summary['steps']} steps, samples {samples['admitted']} admitted = "
@@ -192,7 +192,7 @@ class Screen:
             f"{samples['failed']} failed + {samples['in_flight']} in flight; model in {folder / 'export'}",
             highlight=False,
         )
-        return DONE
+        return exits.DONE
 
     def _draw(self) -> Group:
         table = Table.grid(padding=(0, 3))

@@ -1,30 +1,33 @@
 """Losses, advantages, corrections and KL terms as pure functions of tensors.
 
-Each family is one file whose docstrings carry formula, source and defaults. Nothing here knows about services, models
-or parallelism: see `inputs` for what a loss is given and `normalisation` for how its values are added up. Importing
-this package fills the registries; choose by name from them, or import a family's module for the bare functions.
+    losses/         over tokens: ppo_clip, cispo, gspo, …
+    advantages/     from rewards, over groups
+    corrections/    weights of tokens that another policy drew
+    preferences/    losses over whole answers: dpo, simpo, kto, …, and a reward model's
+    critics.py      advantages from a critic's values, and the loss of the values
+    kl.py           the pull towards a reference
+
+One file per choice; its docstring carries formula, source and defaults. Nothing here knows about services, models or
+parallelism: see `inputs` for what a loss is given and `normalisation` for how its values are added up. Importing this
+package fills the registries; choose by name from them, or import a file for the bare function.
 """
 
 from penstock.objectives import (
     advantages,
-    cispo,
-    clipped,
     corrections,
     critics,
     diagnostics,
-    distillation,
-    divergence,
-    gspo,
     kl,
+    losses,
     normalisation,
     preferences,
     proximal,
-    ranking,
-    reinforce,
-    sapo,
     shaping,
 )
 from penstock.objectives.inputs import LossInputs, TokenLoss
+from penstock.objectives.losses import distillation
+from penstock.objectives.losses.supervised import negative_log_likelihood
+from penstock.objectives.preferences import ranking
 from penstock.objectives.registry import (
     Registry,
     UnknownChoice,
@@ -36,7 +39,6 @@ from penstock.objectives.registry import (
     policy_losses,
     preference_losses,
 )
-from penstock.objectives.supervised import negative_log_likelihood
 
 __all__ = [
     "LossInputs",
@@ -45,17 +47,14 @@ __all__ = [
     "UnknownChoice",
     "advantage_estimators",
     "advantages",
-    "cispo",
-    "clipped",
     "corrections",
     "critics",
     "diagnostics",
     "distillation",
-    "divergence",
     "group_filters",
-    "gspo",
     "kl",
     "kl_estimators",
+    "losses",
     "negative_log_likelihood",
     "normalisation",
     "normalisations",
@@ -65,7 +64,5 @@ __all__ = [
     "preferences",
     "proximal",
     "ranking",
-    "reinforce",
-    "sapo",
     "shaping",
 ]

@@ -1,7 +1,7 @@
 """Names for interchangeable objectives: a recipe says `ppo_clip`, this finds the function and checks its parameters.
 
-A new loss is one file with one decorated function. Nothing else lists names, so nothing can go out of step; a wrong
-name or parameter is refused with the valid ones before a run starts, not when the first batch arrives.
+A new loss is one file with one decorated function, and a row of the recipes' choices, which a test holds to this. A
+wrong name or parameter is refused with the valid ones before a run starts, not when the first batch arrives.
 """
 
 import difflib

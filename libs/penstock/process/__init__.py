@@ -1,6 +1,5 @@
 """How every service process begins and ends: the same flags, logs, traces, metrics and server for all of them."""
 
-from penstock.process.disk import DiskFull, writing
-from penstock.process.main import Process, flags, run
+from penstock.process.service import Process, flags, observed, run, security
 
-__all__ = ["DiskFull", "Process", "flags", "run", "writing"]
+__all__ = ["Process", "flags", "observed", "run", "security"]

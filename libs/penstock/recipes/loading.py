@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from penstock.recipes.checks import check
+from penstock.recipes.checks import check_recipe
 from penstock.recipes.recipe import Recipe
 
 
@@ -91,7 +91,7 @@ def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str =
         recipe = Recipe.model_validate(_tuples(raw))
     except pydantic.ValidationError as error:
         raise RecipeError(source, [_sentence(raw, e) for e in error.errors()]) from error
-    problems = check(recipe)
+    problems = check_recipe(recipe)
     if problems:
         raise RecipeError(source, problems)
     return recipe

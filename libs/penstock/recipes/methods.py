@@ -6,10 +6,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from penstock.recipes.choices import advantage_choice, preference_choice
 from penstock.recipes.sections import Algorithm
-
-WITHOUT_REFERENCE = ("simpo", "orpo")
-"""Preference losses that compare with no reference."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,11 @@ class Method:
     critic: bool = False
 
 
+def _values(a: Algorithm) -> str:
+    """Which model a policy gradient values samples by, where it is not the group."""
+    return advantage_choice(a.advantage).needs if a.name == "grpo" else ""
+
+
 def _pulls(a: Algorithm) -> bool:
     return a.loss.kl.coefficient > 0
 
@@ -43,10 +46,10 @@ METHODS = (
         "preference",
         lambda a: a.name == "dpo",
         draws=lambda a: a.preference.source == "rollouts",
-        compares=lambda a: a.preference.loss not in WITHOUT_REFERENCE,
+        compares=lambda a: preference_choice(a.preference.loss).reference,
     ),
-    Method("critic", lambda a: a.name == "grpo" and a.advantage == "gae", compares=_pulls, critic=True),
-    Method("distillation", lambda a: a.name == "grpo" and a.advantage == "opd", compares=_pulls),
+    Method("critic", lambda a: _values(a) == "critic", compares=_pulls, critic=True),
+    Method("distillation", lambda a: _values(a) == "teacher", compares=_pulls),
     Method("policy_gradient", lambda a: a.name == "grpo", compares=_pulls),
 )
 """The first one that a section means is its method."""

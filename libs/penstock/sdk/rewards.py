@@ -5,7 +5,7 @@
         return 1.0 / (1 + len(sample.completion))
 
 The function may be a coroutine, which runs on the event loop, or plain, which runs in a thread and may block. A thread
-cannot be killed: code that may hang or crash belongs into a worker process (`penstock.sdk.isolation`).
+cannot be killed: code that may hang or crash belongs into a worker process (`penstock.sdk.hosting.isolation`).
 """
 
 from __future__ import annotations

@@ -6,18 +6,8 @@ from hypothesis import strategies as st
 
 from penstock.reward.v1 import reward_pb2
 from penstock.sdk.client import checked_results
-from penstock.sdk.samples import (
-    Invalid,
-    Message,
-    Sample,
-    Scored,
-    as_result,
-    message_to_proto,
-    parse_row,
-    result_to_proto,
-    sample_from_json,
-    sample_to_json,
-)
+from penstock.sdk.hosting.wire import message_to_proto, parse_row, result_to_proto, sample_from_json, sample_to_json
+from penstock.sdk.samples import Invalid, Message, Sample, Scored, as_result
 
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.floats()), st.binary()

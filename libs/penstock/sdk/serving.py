@@ -18,9 +18,9 @@ from pathlib import Path
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.rpc import Security, Server
-from penstock.sdk.environment_service import EnvironmentService
 from penstock.sdk.environments import Environment, Host, InProcess
-from penstock.sdk.reward_service import RewardService
+from penstock.sdk.hosting.environment_service import EnvironmentService
+from penstock.sdk.hosting.reward_service import RewardService
 from penstock.sdk.rewards import Reward, Scorer
 from penstock.telemetry import logs
 

@@ -1,7 +1,7 @@
 """One child process: its own process group, its log file, and no life beyond its parent's.
 
-It dies when this process does, even by kill -9 (penstock.mortal); its process group is ended when it is stopped, so
-grandchildren (engine cores, ranks) go with it.
+It dies when this process does, even by kill -9 (penstock.system.parent_death); its process group is ended when it is
+stopped, so grandchildren (engine cores, ranks) go with it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from penstock.mortal import mortal
+from penstock.system.parent_death import mortal
 
 
 class Child:

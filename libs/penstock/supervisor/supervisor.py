@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 
 from penstock.supervisor.child import Child
 from penstock.supervisor.plan import Service
+from penstock.system import exits
 
 logger = logging.getLogger(__name__)
 
-EXIT_BAD_INPUT = 2
 FAST_DEATHS = 5
 A_LIFE_SECONDS = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -94,7 +94,7 @@ class Supervisor:
                     self._ended.set()
                 if self._stopping or (code == 0 and service.ends):
                     return
-                if code == EXIT_BAD_INPUT:
+                if code == exits.BAD_INPUT:
                     raise ServiceFailed(f"{service.name} cannot run: {self.last_words(service.name)}")
                 lived = asyncio.get_running_loop().time() - child.started_at
                 fast, pause = (0, FIRST_PAUSE) if lived > A_LIFE_SECONDS else (fast + 1, min(2 * pause, LONGEST_PAUSE))

@@ -6,7 +6,8 @@ The host speaks through three descriptors: the specification (JSON), `control`, 
 `control`, by will or by dying, the jail kills pid 1, and the kernel kills with it everything in its process namespace;
 if the jail itself is killed, pid 1 dies by its parent-death signal. When the jail has ended, nothing of it is left.
 
-Only the standard library is imported, and nothing of ours: this runs with `-I -S`, before anything untrusted does.
+Only the standard library is imported, and nothing of ours: this runs with `-I -S`, before anything untrusted does. So
+prctl is called here by hand, beside penstock.system.parent_death.
 What the kernel forbids is reported as `refused`; there is no way through this file that runs the program with less.
 """
 

@@ -51,4 +51,4 @@ def test_what_the_teacher_named_travels_with_the_sample() -> None:
     assert batch.alternatives.tolist() == [[0, 0], [6, 9], [7, 3], [8, 1]]
     assert batch.alternative_logprobs.tolist()[1] == [-0.5, -1.5]
     with pytest.raises(ValueError, match="g/0 was not judged by a teacher that names 3 tokens"):
-        DistillationStage(None, top=3).samples([given])
+        judged(top=3).samples([given])

@@ -19,6 +19,7 @@ from penstock.objectives import (
     preference_losses,
 )
 from penstock.recipes import Recipe
+from penstock.recipes.choices import advantage_choice
 from penstock.recipes.sections import Loss, Preference
 from services.learner.interface.batch import Batch
 
@@ -33,22 +34,12 @@ def advantage(recipe: Recipe) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 def takes_rewards_apart(recipe: Recipe) -> bool:
     """Whether the advantage is estimated from the parts of the reward, not from their sum."""
-    return recipe.algorithm.advantage == "gdpo"
+    return advantage_choice(recipe.algorithm.advantage).by_parts
 
 
 def policy_loss(loss: Loss) -> Callable[[LossInputs], TokenLoss]:
     """The loss per token, and which tokens a trust region cut."""
-    clip = _given(clip_low=loss.clip_low, clip_high=loss.clip_high)
-    parameters: dict[str, dict[str, float]] = {
-        # .28 is the default under staleness; the loss's own is .2
-        "ppo_clip": {"clip_high": 0.28, **clip, **_given(dual_clip=loss.dual_clip)},
-        "gspo": clip,
-        "cispo": {"cap": loss.cap},
-        "sapo": {"tau_positive": loss.tau_positive, "tau_negative": loss.tau_negative},
-        "dppo": {"delta": loss.delta, "tau": loss.tau},
-        "dro": _given(beta=loss.beta),
-    }
-    return policy_losses.make(loss.name, **parameters.get(loss.name, loss.settings))
+    return policy_losses.make(loss.name, **loss.parameters)
 
 
 def correction(loss: Loss) -> Callable[[LossInputs], Tensor]:
@@ -56,17 +47,7 @@ def correction(loss: Loss) -> Callable[[LossInputs], Tensor]:
     region's."""
     if loss.proximal == "behaviour":
         return off_policy_corrections.make("none")
-    window = _given(low=loss.correction_low, high=loss.correction_high)
-    parameters: dict[str, dict[str, float]] = {
-        "tis": {"cap": loss.correction_cap},
-        "icepop": window,
-        "mis_token": window,
-        "mis_sequence": window,
-        "seq_mask_tis": {"cap": loss.correction_cap, **window},
-        "opsm": _given(limit=loss.correction_limit),
-        "m2po": _given(limit=loss.correction_limit),
-    }
-    return off_policy_corrections.make(loss.correction, **parameters.get(loss.correction, {}))
+    return off_policy_corrections.make(loss.correction, **loss.correction_parameters)
 
 
 def weights(recipe: Recipe) -> Callable[[Batch], Tensor]:
@@ -83,21 +64,6 @@ def weights(recipe: Recipe) -> Callable[[Batch], Tensor]:
     return of
 
 
-def preference(p: Preference) -> dict[str, float]:
-    """The parameters of the preference loss that the recipe names."""
-    own: dict[str, dict[str, float]] = {
-        "sigmoid": {"label_smoothing": p.label_smoothing},
-        "robust": {"label_smoothing": p.label_smoothing},
-        "simpo": {"margin": p.margin},
-    }
-    return {"beta": p.beta, **own.get(p.loss, {})}
-
-
 def preference_loss(p: Preference) -> Callable[..., Tensor]:
     """The loss per pair."""
-    return preference_losses.make(p.loss, **preference(p))
-
-
-def _given(**settings: float | None) -> dict[str, float]:
-    """Those that the recipe states; the objective's own defaults hold for the others."""
-    return {name: value for name, value in settings.items() if value is not None}
+    return preference_losses.make(p.loss, **p.parameters)

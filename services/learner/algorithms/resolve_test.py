@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import pytest
+import torch
 
 from penstock.objectives import (
     Registry,
@@ -13,10 +14,15 @@ from penstock.objectives import (
     policy_losses,
     preference_losses,
 )
+from penstock.objectives.corrections import WHOLE_BATCH
+from penstock.objectives.preferences import NEEDS_NO_REFERENCE
+from penstock.objectives.registry import REQUIRED
 from penstock.recipes import resolve
-from penstock.recipes.checks import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCE_LOSSES
-from services.learner.algorithms.losses import Objectives
-from services.learner.algorithms.mapping import advantage_settings, loss_settings, make_stages
+from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCES
+from services.learner.algorithms import resolve as resolving
+from services.learner.algorithms.policy_gradient.loss import Objectives
+from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
+from services.learner.algorithms.sources import Sources
 
 
 @pytest.fixture
@@ -43,8 +49,24 @@ def test_the_recipe_knows_exactly_what_is_registered() -> None:
     assert set(LOSSES) == built_in(policy_losses)
     assert set(CORRECTIONS) == built_in(off_policy_corrections)
     assert set(ADVANTAGES) == built_in(advantage_estimators) | {"opd", "gae"}  # of a teacher, of a critic
-    assert set(PREFERENCE_LOSSES) == built_in(preference_losses) | {"kto"}
+    assert set(PREFERENCES) == built_in(preference_losses) | {"kto"}
     assert built_in(kl_estimators) == {"k1", "k2", "k3"}
+
+
+@pytest.mark.parametrize(
+    ("table", "registry"),
+    [(LOSSES, policy_losses), (CORRECTIONS, off_policy_corrections), (PREFERENCES, preference_losses)],
+)
+def test_the_recipe_knows_the_parameters_of_each(table: Any, registry: Registry[Any]) -> None:
+    for name in built_in(registry):
+        assert set(table[name].parameters) == set(registry.settings_of(name)), name
+
+
+def test_the_recipe_knows_who_needs_what() -> None:
+    for name, choice in LOSSES.items():
+        assert set(choice.required) == {k for k, v in policy_losses.settings_of(name).items() if v is REQUIRED}, name
+    assert {name for name, choice in CORRECTIONS.items() if choice.whole_batch} == set(WHOLE_BATCH)
+    assert {name for name, choice in PREFERENCES.items() if not choice.reference} == set(NEEDS_NO_REFERENCE)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -55,42 +77,29 @@ def test_every_loss_can_be_chosen(raw: dict[str, Any], loss: str) -> None:
         "dro": ["algorithm.loss.correction=none", "algorithm.loss.beta=0.1"],
     }
     recipe = resolve(raw, [f"algorithm.loss.name={loss}", *more.get(loss, [])])
-    assert Objectives.of(loss_settings(recipe)).settings.policy_loss == loss
+    assert Objectives.of(recipe).loss.name == loss
 
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
 def test_every_correction_can_be_chosen(raw: dict[str, Any], correction: str) -> None:
     given = [f"algorithm.loss.correction={correction}", "staleness.allow_uncorrected=true"]
-    Objectives.of(loss_settings(resolve(raw, given)))
-    Objectives.of(
-        loss_settings(
-            resolve(
-                raw,
-                [
-                    *given,
-                    "algorithm.loss.correction_low=0.6",
-                    "algorithm.loss.correction_high=3.0",
-                    "algorithm.loss.correction_limit=0.1",
-                ],
-            )
-        )
-    )
+    Objectives.of(resolve(raw, given))
+    low, high, limit = (f"algorithm.loss.correction_{k}" for k in ("low=0.6", "high=3.0", "limit=0.1"))
+    Objectives.of(resolve(raw, [*given, low, high, limit]))
 
 
 @pytest.mark.parametrize("advantage", ADVANTAGES)
 def test_every_advantage_can_be_chosen(raw: dict[str, Any], advantage: str) -> None:
     teacher = [f"teacher={{path: {raw['model']['path']}}}"] if advantage == "opd" else []
-    make_stages(resolve(raw, [f"algorithm.advantage={advantage}", *teacher]))
+    Sources.of(resolve(raw, [f"algorithm.advantage={advantage}", *teacher]))
 
 
-@pytest.mark.parametrize("loss", PREFERENCE_LOSSES)
+@pytest.mark.parametrize("loss", PREFERENCES)
 def test_every_preference_loss_can_be_chosen(raw: dict[str, Any], loss: str) -> None:
     recipe = resolve(raw, ["algorithm.name=dpo", f"algorithm.preference.loss={loss}"])
-    settings = loss_settings(recipe)
-    assert settings.algorithm == "dpo" and settings.needs_reference == (loss not in ("simpo", "orpo"))
-    assert settings.needs_reference == recipe.compares_with_reference
+    assert recipe.method.name == "preference" and recipe.compares_with_reference == (loss not in ("simpo", "orpo"))
     if loss != "kto":
-        preference_losses.make(settings.preference.loss, **settings.preference.loss_settings)
+        resolving.preference_loss(recipe.algorithm.preference)
 
 
 def test_what_the_recipe_says_arrives(raw: dict[str, Any]) -> None:
@@ -105,13 +114,12 @@ def test_what_the_recipe_says_arrives(raw: dict[str, Any]) -> None:
             "algorithm.filters.pass_rate_min=0.1",
         ],
     )
-    loss, advantage = loss_settings(recipe), advantage_settings(recipe)
-    assert (loss.kl_coefficient, loss.kl_estimator, loss.kl_importance) == (0.02, "k2", "detached")
-    assert (
-        loss.needs_reference
-        and recipe.compares_with_reference
-        and loss.entropy_coefficient == 0.01
-        and loss.optimizer_steps_per_batch == 4
-    )
-    assert advantage.components == ("right", "short") and advantage.estimator_settings == {"weights": (1.0, 0.1)}
-    assert advantage.clip == 5.0 and advantage.pass_rate == (0.1, 1.0)
+    objectives = Objectives.of(recipe)
+    assert objectives.kl_in_loss and recipe.compares_with_reference and not objectives.kl_in_reward
+    made = AdvantageSamples(recipe)
+    parts = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    group, valid = torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)
+    weighed = advantage_estimators.make("gdpo", weights=(1.0, 0.1))(parts, group, valid)
+    assert torch.equal(made.advantages(parts, group), weighed.clamp(-5, 5))
+    assert made.filter_reason(torch.tensor([0.0, 0.1])) == "pass_rate"
+    assert made.filter_reason(torch.tensor([0.0, 0.3])) is None

@@ -6,12 +6,11 @@ import pytest
 import torch
 from megatron.core import parallel_state
 
-from penstock.recipes import memory
+from penstock import memory_plan
+from penstock.memory_plan import read_shapes
 from penstock.recipes.sections import Lora, Optimizer, Parallel
-from penstock.recipes.shapes import read_shapes
-from services.learner.algorithms.losses import SupervisedLoss
+from services.learner.algorithms.supervised import SupervisedLoss
 from services.learner.backends.common import host_memory as host
-from services.learner.backends.common.chunked_head import HEAD_BYTES
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.testing import transformers_activations as transformers_activations_testing
 from services.learner.backends.testing.megatron_activations import kept_bytes
@@ -38,13 +37,15 @@ def model_dir(request, tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model"), request.param)
 
 
-def planned(parallel: Parallel, lora: Lora | None = None, scores: bool = False, muon: bool = False) -> memory.Layout:
-    return memory.Layout(
+def planned(
+    parallel: Parallel, lora: Lora | None = None, scores: bool = False, muon: bool = False
+) -> memory_plan.PlannedLayout:
+    return memory_plan.PlannedLayout(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
         context=parallel.context,
         data=1,
-        sequence_parallel=parallel.sequence,
+        sequence_parallel=parallel.sequence_parallel,
         ulysses=parallel.context_attention == "ulysses",
         half=False,
         micro_batch_tokens=240,
@@ -62,7 +63,7 @@ def test_activations_are_counted_within_a_quarter_and_rather_too_high(name, leng
     world, parallel = LAYOUTS[name]
     kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "none", LENGTHS[lengths])[0]
     shapes = read_shapes(model_dir)
-    per_layer = 4 * tokens * memory.layer_activations(shapes, planned(parallel))
+    per_layer = 4 * tokens * memory_plan.layer_activations(shapes, planned(parallel))
     ends = 4 * 3 * tokens * shapes.hidden  # the last norm's
     ratio = (shapes.layers * per_layer + ends) / kept
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
@@ -73,7 +74,7 @@ def test_what_selective_recomputation_keeps_is_counted(name, model_dir):
     world, parallel = LAYOUTS[name]
     kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "selective", [240])[0]
     shapes = read_shapes(model_dir)
-    per_layer = 4 * tokens * memory.selected_activations(shapes, planned(parallel))
+    per_layer = 4 * tokens * memory_plan.selected_activations(shapes, planned(parallel))
     ends = 4 * 3 * tokens * shapes.hidden // (parallel.tensor if parallel.sequence else 1)
     ratio = (shapes.layers * per_layer + ends) / kept
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
@@ -87,7 +88,7 @@ def test_activations_of_the_transformers_backend_too(lengths, recompute, tensor,
     kept = run_ranks(tensor, transformers_activations_testing.kept_bytes, *arguments)[0]
     shapes, tokens = read_shapes(model_dir), sum(LENGTHS[lengths])
     layout = dataclasses.replace(planned(Parallel(tensor=tensor)), fully_sharded=True)
-    count = {"none": memory.layer_activations, "selective": memory.selected_activations}[recompute]
+    count = {"none": memory_plan.layer_activations, "selective": memory_plan.selected_activations}[recompute]
     per_layer = 4 * tokens * count(shapes, layout)
     ratio = (shapes.layers * per_layer + 4 * tokens * (3 * shapes.hidden + 2 * shapes.head_dim)) / kept
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
@@ -108,7 +109,7 @@ def _owned(model_dir: str, lora: Lora | None, optimizer: Optimizer, tensor: int 
 @pytest.mark.parametrize(("lora", "muon"), [(None, False), (None, True), (Lora(rank=3), False)])
 def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
     layout = dataclasses.replace(planned(Parallel(), lora, muon=muon), fully_sharded=True, data=2)
-    (stage,) = memory.stages(read_shapes(model_dir), layout)
+    (stage,) = memory_plan.stages(read_shapes(model_dir), layout)
     counted = run_ranks(2, _owned, model_dir, lora, Optimizer(name="muon" if muon else "adamw"))
     assert {numbers for numbers, _, _ in counted} == {stage.parameters}
     assert sum(weights for _, weights, _ in counted) == 2 * stage.weights
@@ -118,7 +119,7 @@ def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
 @pytest.mark.parametrize("muon", [False, True])
 def test_slices_of_cut_matrices_are_exact(muon, model_dir):
     layout = dataclasses.replace(planned(Parallel(tensor=2), muon=muon), fully_sharded=True, data=2)
-    (stage,) = memory.stages(read_shapes(model_dir), layout)
+    (stage,) = memory_plan.stages(read_shapes(model_dir), layout)
     optimizer = Optimizer(name="muon" if muon else "adamw")
     counted = run_ranks(4, _owned, model_dir, None, optimizer, 2)
     assert sum(weights for _, weights, _ in counted) == 4 * stage.weights
@@ -138,11 +139,14 @@ def test_a_mixture_of_experts_is_counted_too(name, tmp_path):
     model_dir = save_tiny_model(tmp_path, "qwen3_moe")
     layout = dataclasses.replace(planned(parallel), data=world // parallel.tensor, expert=parallel.expert)
     shapes = read_shapes(model_dir)
-    (stage,) = memory.stages(shapes, layout)
+    (stage,) = memory_plan.stages(shapes, layout)
     counted = run_ranks(world, _counted, model_dir, parallel, None)
     assert {numbers for _, numbers, _ in counted} == {stage.parameters}
     assert sum(states for _, _, states in counted) == world * (stage.gradients + stage.optimizer)
-    for recompute, counted_of in (("none", memory.layer_activations), ("selective", memory.selected_activations)):
+    for recompute, counted_of in (
+        ("none", memory_plan.layer_activations),
+        ("selective", memory_plan.selected_activations),
+    ):
         kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, recompute, [240] * layout.data)[0]
         per_layer = 4 * tokens * counted_of(shapes, layout)
         ratio = (shapes.layers * per_layer + 4 * 3 * tokens * shapes.hidden // parallel.tensor) / kept
@@ -180,7 +184,7 @@ def _counted(
 )
 @pytest.mark.parametrize("lora", [None, Lora(rank=3), Lora(rank=2, targets=("output", "gate_up"))])
 def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model_dir):
-    stages = memory.stages(read_shapes(model_dir), planned(parallel, lora))
+    stages = memory_plan.stages(read_shapes(model_dir), planned(parallel, lora))
     for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, lora):
         assert numbers == stages[stage].parameters
         assert state == stages[stage].gradients + stages[stage].optimizer
@@ -189,7 +193,7 @@ def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model
 @pytest.mark.parametrize("lora", [None, Lora(rank=3)])
 def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
     parallel = Parallel(tensor=2, pipeline=2)
-    stages = memory.stages(read_shapes(model_dir), planned(parallel, lora, scores=True))
+    stages = memory_plan.stages(read_shapes(model_dir), planned(parallel, lora, scores=True))
     for stage, numbers, state in run_ranks(4, _counted, model_dir, parallel, lora, True):
         assert numbers == stages[stage].parameters
         assert state == stages[stage].gradients + stages[stage].optimizer
@@ -208,15 +212,11 @@ def test_muon_has_one_number_where_adamw_has_two_and_shares_nothing_out(name, tm
     model_dir = save_tiny_model(tmp_path, family)
     data = world // (parallel.tensor * parallel.pipeline)
     layout = dataclasses.replace(planned(parallel, muon=True), data=data, expert=parallel.expert)
-    stages = memory.stages(read_shapes(model_dir), layout)
+    stages = memory_plan.stages(read_shapes(model_dir), layout)
     settings = Optimizer(name="muon")
     for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, None, False, settings):
         assert numbers == stages[stage].parameters
         assert state == stages[stage].gradients + stages[stage].optimizer
-
-
-def test_the_planner_knows_the_size_of_a_chunk_of_logits():
-    assert spec_of("-").head_chunk is None and HEAD_BYTES == memory.HEAD_BYTES
 
 
 def _hosted(model_dir: str, transformers: bool, precision: str) -> tuple[int, int]:
@@ -227,10 +227,9 @@ def _hosted(model_dir: str, transformers: bool, precision: str) -> tuple[int, in
             Parallel(),
             Optimizer(),
             precision,
-            offload=("optimizer",) if True else (),
+            offload=("optimizer", "reference"),
             seed=1,
             keep_reference=True,
-            offload=("reference",) if True else (),
         )
     )
     policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
@@ -251,8 +250,8 @@ def test_what_is_offloaded_is_counted_on_the_host(transformers, precision, model
         keeps_reference=True,
         offload=("optimizer", "reference"),
     )
-    (stage,) = memory.stages(read_shapes(model_dir), layout)
+    (stage,) = memory_plan.stages(read_shapes(model_dir), layout)
     counted = run_ranks(2, _hosted, model_dir, transformers, precision)
     assert abs(sum(state for state, _ in counted) - 2 * stage.host_optimizer) <= 2 * 12
     assert sum(reference for _, reference in counted) == 2 * stage.host_reference
-    assert host.SLICE == memory.SLICE
+    assert host.SLICE == memory_plan.SLICE

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from penstock.process import writing
+from penstock.system.disk import writing
 from services.learner.interface.snapshot import Snapshot
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from penstock.small_disk import fill, run_on_small_disk
+from penstock.testing.small_disk import fill, run_on_small_disk
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.directory import CheckpointError
 from services.learner.interface.snapshot import Snapshot

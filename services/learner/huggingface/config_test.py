@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from penstock.recipes import shapes
+from penstock.memory_plan import shapes
 from services.learner.huggingface import config as hf_config
 from services.learner.huggingface.config import read_config
 from services.learner.interface.errors import UnsupportedModel

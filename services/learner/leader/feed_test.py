@@ -21,9 +21,10 @@ from penstock.bus import (
 from penstock.trajectories import TrajectoryBuilder, encode, failed
 from penstock.trajectories.building import header, version
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.algorithms.advantage_stage import AdvantageStage
-from services.learner.algorithms.stages import Stages
+from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
+from services.learner.algorithms.sources import Sources
 from services.learner.leader.feed import AnotherLearner, Feed
+from services.learner.testing.recipes import recipe_of
 
 NAMES = RunNames("feed-test")
 SIZE = 2
@@ -47,7 +48,7 @@ async def feed(
         groups_per_step=2,
         min_group_fraction=1.0,
         max_age=max_age,
-        stages=Stages({"": AdvantageStage(AdvantageSettings(drop_zero_variance=drop))}),
+        sources=Sources({"": AdvantageSamples(recipe_of(algorithm={"filters": {"zero_variance": drop}}))}),
         trained_step=trained_step,
         cursor=0,
         epoch=epoch,

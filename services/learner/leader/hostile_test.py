@@ -5,11 +5,12 @@ from typing import Any
 
 from penstock import rpc
 from penstock.bus import EmbeddedServer, RunNames, append, connect, ensure_run
-from penstock.hostile import assault
 from penstock.learner.v1 import learner_pb2 as pb
 from penstock.learner.v1 import learner_pb2_grpc
+from penstock.testing.hostile_messages import assault
 from penstock.trajectory.v1 import trajectory_pb2
-from services.learner.algorithms.stages import Stages, SupervisedStage
+from services.learner.algorithms.sources import Sources
+from services.learner.algorithms.supervised import Demonstrations
 from services.learner.leader.feed import Feed
 from services.learner.leader.server import Learner, Status
 
@@ -29,7 +30,7 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
                 groups_per_step=1,
                 min_group_fraction=1.0,
                 max_age=1,
-                stages=Stages({"": SupervisedStage()}),
+                sources=Sources({"": Demonstrations()}),
                 trained_step=0,
                 cursor=0,
                 epoch=1,

@@ -6,17 +6,17 @@ Every rank says `ready RANK PID` on standard output when it has come to step 3, 
 "stuck" makes rank 1 wait outside any collective then, "cannot" makes it find that it cannot go on.
 """
 
-import ctypes
 import datetime
 import os
-import signal
 import sys
 import threading
 
 import torch
 import torch.distributed as dist
 
-from services.learner.ranks.launching import EXIT_CANNOT, launch
+from penstock.system import exits
+from penstock.system.parent_death import die_with_parent
+from services.learner.ranks.launching import launch
 from services.learner.ranks.watching import Watch, leave
 
 
@@ -25,7 +25,7 @@ def wait_for_ever_outside_a_collective() -> None:
 
 
 def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    die_with_parent()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=collective_seconds))
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
@@ -42,10 +42,10 @@ def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
                 if dist.get_rank() == 1 and behaviour == "stuck":
                     wait_for_ever_outside_a_collective()
                 if dist.get_rank() == 1 and behaviour == "cannot":
-                    leave(ValueError("the recipe is wrong"), EXIT_CANNOT)
+                    leave(ValueError("the recipe is wrong"), exits.BAD_INPUT)
     except RuntimeError as error:
-        leave(RuntimeError(f"{error}; meanwhile {watch.whereabouts()}"), 1)
-        return 1
+        leave(RuntimeError(f"{error}; meanwhile {watch.whereabouts()}"), exits.FAILED)
+        return exits.FAILED
 
 
 def main() -> int:

@@ -22,11 +22,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from services.learner.ranks.watching import EXIT_RANK_LOST
+from penstock.system import exits
 
 log = logging.getLogger(__name__)
 
-EXIT_AGAIN, EXIT_CANNOT = 1, 2
 SHUTDOWN_SECONDS = 10
 
 
@@ -46,8 +45,8 @@ def launch(ranks: int, command: Sequence[str]) -> int:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
         log.error("%s", reason(error.failures))
-        cannot = any(f.exitcode == EXIT_CANNOT for f in error.failures.values())
-        return EXIT_CANNOT if cannot else EXIT_AGAIN
+        cannot = any(f.exitcode == exits.BAD_INPUT for f in error.failures.values())
+        return exits.BAD_INPUT if cannot else exits.FAILED
     except SignalException as error:
         log.info("ended by signal %d", error.sigval)
         return 128 + int(error.sigval)
@@ -58,7 +57,7 @@ def reason(failures: Mapping[int, ProcessFailure]) -> str:
     """Why the group ended, naming the rank that began it."""
     rank, failure = min(failures.items(), key=lambda item: (_weight(item[1]), item[1].timestamp))
     words = " ".join(_words(failure).split())
-    if failure.exitcode == EXIT_RANK_LOST:
+    if failure.exitcode == exits.RANK_LOST:
         return f"{words}; the group was ended"
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
@@ -68,9 +67,9 @@ def reason(failures: Mapping[int, ProcessFailure]) -> str:
 
 
 def _weight(failure: ProcessFailure) -> int:
-    if failure.exitcode == EXIT_RANK_LOST:
+    if failure.exitcode == exits.RANK_LOST:
         return 0
-    if failure.exitcode == EXIT_CANNOT:
+    if failure.exitcode == exits.BAD_INPUT:
         return 1
     if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
         return 2

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from penstock.system import exits
 from services.learner.ranks.launching import reason
-from services.learner.ranks.watching import EXIT_RANK_LOST
 
 HUNG = 3.0
 SOON = 60.0  # far below the collectives' time-out of 600 s
@@ -128,7 +128,7 @@ def failure(code: int, at: int, words: str = "") -> ProcessFailure:
 
 def test_the_cause_is_not_what_it_caused():
     peer, killed = failure(1, 1, "connection closed by peer"), failure(-signal.SIGKILL, 2)
-    ended, lost = failure(-signal.SIGTERM, 0), failure(EXIT_RANK_LOST, 3, "RankHung: rank 1 is stopped")
+    ended, lost = failure(-signal.SIGTERM, 0), failure(exits.RANK_LOST, 3, "RankHung: rank 1 is stopped")
     assert reason({0: peer, 1: killed, 2: ended}).startswith("rank 1 (process 7) was killed by SIGKILL")
     assert reason({0: lost, 1: killed, 2: ended}) == "RankHung: rank 1 is stopped; the group was ended"
     assert "connection closed by peer" in reason({0: peer, 2: ended})

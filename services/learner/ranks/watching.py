@@ -28,11 +28,12 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from penstock.system import exits
+
 log = logging.getLogger(__name__)
 
 STORE_SECONDS = 10.0
 ANSWER_SECONDS = 3.0
-EXIT_RANK_LOST = 3
 
 
 class RankHung(RuntimeError):
@@ -136,7 +137,7 @@ class Watch:
                 os.kill(beat["pid"], signal.SIGKILL)  # SIGTERM would not reach a stopped process
             except ProcessLookupError:
                 log.info("process %d is gone already", beat["pid"])
-        leave(error, EXIT_RANK_LOST)
+        leave(error, exits.RANK_LOST)
 
     def _stack(self) -> str:
         """The innermost frames of the main thread."""

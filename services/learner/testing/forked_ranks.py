@@ -5,7 +5,6 @@ the kernel to die with its parent, so neither a failed test nor a killed test ru
 rank fails the others, which would wait for it in a collective, are ended at once.
 """
 
-import ctypes
 import datetime
 import multiprocessing
 import os
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_PR_SET_PDEATHSIG = 1
+from penstock.system.parent_death import die_with_parent
 
 
 class RankFailed(AssertionError):
@@ -32,7 +31,7 @@ def _rank_main(
     rank: int, world: int, directory: str, parent: int, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     os.setpgid(0, 0)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
     torch.set_num_threads(1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from penstock.objectives.preferences import rank_pairs
 from penstock.recipes import Recipe
+from penstock.recipes.choices import preference_choice
 from penstock.recipes.sections import Preference
 from penstock.trajectories import from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
@@ -26,7 +27,7 @@ LIKED_FROM = 0.5
 
 def paired(preference: Preference) -> bool:
     """Whether the loss compares two answers; kto takes single ones."""
-    return preference.loss != "kto"
+    return preference_choice(preference.loss).paired
 
 
 class PreferencePairs:

@@ -84,7 +84,7 @@ class PreferenceTrainer:
         own = role != ELSEWHERE
 
         def losses(answers: Tensor) -> Tensor:
-            parameters = resolve.preference(self._settings)
+            parameters = self._settings.parameters
             return preferences.kto(answers[own], reference[own], role[own] == CHOSEN, baseline, **parameters)
 
         return losses

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from penstock.objectives.preferences import answer_weights
-from penstock.objectives.ranking import RankedPairs, bradley_terry, ranked_pairs
+from penstock.objectives.preferences.ranking import RankedPairs, bradley_terry, ranked_pairs
 from penstock.recipes import Recipe
 from services.learner.algorithms.preference.trainer import LinearLoss, sequence_sums
 from services.learner.interface.batch import Batch

@@ -26,7 +26,7 @@ from services.learner.interface.batch import Batch, broadcast
 from services.learner.interface.errors import UnsupportedModel
 from services.learner.interface.group import CompleteGroup, Member
 from services.learner.testing.forked_ranks import run_ranks
-from services.learner.testing.recipes import spec_of
+from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import (
     adamw,
     ranked_samples,

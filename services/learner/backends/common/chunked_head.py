@@ -11,8 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-HEAD_BYTES = 128 * 2**20
-"""Logits that exist at once: some 220 tokens of a vocabulary of 152 k, all tokens of a small one."""
+from penstock.memory_plan import HEAD_BYTES
 
 
 def _chunk_logits(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from penstock.recipes.sections import Lora, Optimizer, Parallel
+from services.learner.algorithms.method import Trainer
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core import overlap
 from services.learner.backends.megatron_core.policy import MegatronPolicy

@@ -348,13 +348,13 @@ def test_bad_batches_and_settings_are_refused_by_name(model_dir):
     run_ranks(1, _refusals, model_dir)
 
 
-def test_an_unknown_schedule_field_is_refused_before_training(model_dir):
-    bad = dataclasses.replace(OPTIMIZER, schedule=ScheduleSettings("wsd", total_steps=10))
+def test_a_schedule_that_contradicts_the_run_is_refused_before_training(model_dir):
+    bad = Optimizer(schedule="wsd", decay_steps=11)
 
     def create() -> None:
-        MegatronPolicy.create(spec_of(model_dir, Parallel(), bad, seed=0))
+        MegatronPolicy.create(spec_of(model_dir, Parallel(), bad, steps=10))
 
-    with pytest.raises(RankFailed, match="schedule.decay_steps must be in 1"):
+    with pytest.raises(RankFailed, match="optimizer.decay_steps must be in 1"):
         run_ranks(1, create)
 
 

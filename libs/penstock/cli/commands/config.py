@@ -1,0 +1,68 @@
+"""`penstock config`: a recipe resolved, with what it implies and what it needs."""
+
+import pathlib
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from penstock.cli.words import console, failed, table_of
+from penstock.memory_plan import GIB
+from penstock.recipes import RecipeError, dump, load
+from penstock.recipes.needs import Needs
+
+
+def config(
+    recipe: Annotated[pathlib.Path, typer.Argument(help="recipe file (YAML)")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value")] = None,
+) -> None:
+    """Check a recipe and print it resolved, with what it implies."""
+    try:
+        resolved = load(recipe, overrides or [])
+    except RecipeError as error:
+        raise failed(str(error)) from error
+    a, learner = resolved.algorithm, resolved.learner
+    split = learner.parallel.tensor * learner.parallel.pipeline * learner.parallel.context
+    console.print(dump(resolved), highlight=False, markup=False, end="")
+    implied = {
+        "samples per step": a.groups_per_step * a.group_size,
+        "groups in flight at most": resolved.groups_budget,
+        "samples in all": a.steps * a.groups_per_step * a.group_size,
+        "data parallel ranks": learner.ranks // split,
+    }
+    errors = Console(stderr=True)
+    errors.print(table_of(implied, "implies"))
+    needs = Needs.of(resolved)
+    if needs is None:
+        errors.print(f"memory: the shapes of {resolved.model.path} cannot be read", markup=False, highlight=False)
+    else:
+        errors.print(_memory(needs, learner.device_gib))
+
+
+def _memory(needs: Needs, device_gib: float | None) -> Table:
+    """What a rank of each pipeline stage needs."""
+    table = Table(
+        "",
+        *(f"stage {i}" for i in range(len(needs.stages))),
+        title=f"memory of a learner rank, {needs.shapes.parameters / 1e6:,.1f} M parameters in all",
+        caption=f"beside, on the host: {_size(needs.version)} with rank 0 while a version is published, "
+        f"{_size(max(s.state for s in needs.stages))} with each rank while a checkpoint is written",
+    )
+    table.add_row("parameters", *(f"{s.parameters / 1e6:,.1f} M" for s in needs.stages))
+    parts = dict.fromkeys(part for s in needs.stages for part in s.parts)
+    for part in parts:
+        table.add_row(part, *(_size(s.parts.get(part, 0)) for s in needs.stages))
+    table.add_section()
+    table.add_row("in all", *(_size(s.total) for s in needs.stages))
+    if device_gib is not None:
+        shares = (f"{s.total / GIB / device_gib:.0%}" for s in needs.stages)
+        table.add_row(f"of {device_gib:g} GiB", *shares)
+    table.add_section()
+    for part in dict.fromkeys(part for s in needs.stages for part in s.on_host):
+        table.add_row(f"{part}, on the host", *(_size(s.on_host.get(part, 0)) for s in needs.stages))
+    return table
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"

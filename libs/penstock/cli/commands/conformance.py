@@ -1,0 +1,39 @@
+"""`penstock conformance`: somebody else's service held against its contract."""
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+
+from penstock import rpc
+from penstock.cli.words import console, failed
+from penstock.sdk.conformance import check_environment, check_reward
+from penstock.system import exits
+
+
+def conformance(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of a reward or environment service")],
+    kind: Annotated[str, typer.Option(help="reward or environment")] = "reward",
+    name: Annotated[str, typer.Option(help="the reward's or environment's name; empty means the only one")] = "",
+    row: Annotated[str, typer.Option(help="a data set row as JSON, for services that need certain fields")] = "",
+) -> None:
+    """Check somebody else's reward or environment service against the contract."""
+    try:
+        fields = json.loads(row) if row else None
+    except ValueError as error:
+        raise failed(f"--row: {row!r} is not JSON ({error})") from error
+    if kind not in ("reward", "environment"):
+        raise failed(f"--kind: {kind!r} is not one of reward, environment")
+    try:
+        if kind == "reward":
+            report = asyncio.run(check_reward(address, reward=name, row=fields))
+        else:
+            report = asyncio.run(check_environment(address, environment=name, row=fields))
+    except rpc.RpcError as error:
+        raise failed(f"{address} does not answer: {error}", exits.FAILED) from error
+    for each in report.checks:
+        mark = "[green]kept[/green]  " if each.passed else "[red]broken[/red]"
+        console.print(f"{mark} {each.name}" + (f": {each.detail}" if each.detail else ""), highlight=False)
+    console.print("passed" if report.passed else "failed")
+    raise typer.Exit(exits.DONE if report.passed else exits.FAILED)

@@ -1,0 +1,32 @@
+"""`penstock serve`: one service in this process, as containers run it."""
+
+import importlib
+import sys
+from typing import Annotated
+
+import typer
+
+from penstock.system import exits
+
+SERVICES = (
+    "coordinator",
+    "rollout",
+    "generation",
+    "environment",
+    "reward_model",
+    "learner",
+    "weight_sync",
+    "dashboard",
+)
+
+
+def serve(
+    context: typer.Context,
+    service: Annotated[str, typer.Argument(help=", ".join(SERVICES))],
+) -> None:
+    """Run one service in this process (what containers do). All further flags are the service's own; try --help."""
+    if service not in SERVICES:
+        typer.echo(f"unknown service {service!r}; known: {', '.join(SERVICES)}", err=True)
+        raise typer.Exit(exits.BAD_INPUT)
+    sys.argv = [f"penstock serve {service}", *context.args]
+    raise typer.Exit(importlib.import_module(f"services.{service}.__main__").main())

@@ -1,0 +1,33 @@
+"""Preference losses: functions of how likely whole answers are under the policy and under a reference.
+
+With c and r the log-probs of an answer's tokens under policy and reference, summed over the answer, and
+Δ = (c_w − r_w) − (c_l − r_l) for a chosen (w) and a rejected (l) answer. Losses are per pair and are averaged over
+pairs. `kto` alone takes single answers.
+
+Each is a function of a few numbers per answer, so its gradient is a weight per answer: the learner evaluates the loss
+on log-probs of a forward pass, and trains Σ weight · log-prob over packed micro-batches, however pairs were cut
+(`answer_weights`). That is the exact gradient, and pairs need not share a micro-batch.
+"""
+
+from penstock.objectives.preferences import dpo, hinge, ipo, length_normalised, orpo, ranking, simpo
+from penstock.objectives.preferences.pairs import Pairs, answer_weights, pair_importance, rank_pairs
+from penstock.objectives.preferences.unpaired import kto
+
+NEEDS_NO_REFERENCE = ("simpo", "orpo")
+"""Losses of the policy alone."""
+
+__all__ = [
+    "NEEDS_NO_REFERENCE",
+    "Pairs",
+    "answer_weights",
+    "dpo",
+    "hinge",
+    "ipo",
+    "kto",
+    "length_normalised",
+    "orpo",
+    "pair_importance",
+    "rank_pairs",
+    "ranking",
+    "simpo",
+]

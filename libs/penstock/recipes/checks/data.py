@@ -1,0 +1,21 @@
+"""Files and directories that are not there, or are of another kind."""
+
+import glob
+import os
+
+from penstock.recipes.checks.paths import model_problems, vocabulary
+from penstock.recipes.recipe import Recipe
+
+
+def check_data(recipe: Recipe) -> list[str]:
+    problems = [f"plugins: no file {p!r}" for p in recipe.plugins if p.endswith(".py") and not os.path.isfile(p)]
+    for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
+        if path is not None and not os.path.exists(path) and not glob.glob(path):
+            problems.append(f"{key}: no file {path!r}")
+    problems += model_problems("model.path", recipe.model.path)
+    if recipe.teacher is not None:
+        problems += model_problems("teacher.path", recipe.teacher.path)
+        own, other = vocabulary(recipe.model.path), vocabulary(recipe.teacher.path)
+        if own != other:
+            problems.append(f"teacher.path: its vocabulary has {other} tokens, that of model.path {own}")
+    return problems

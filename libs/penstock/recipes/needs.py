@@ -1,0 +1,67 @@
+"""What a recipe's learner needs in memory: penstock.memory_plan's counts, for the layout that it asks for."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from penstock.memory_plan import PlannedLayout, Shapes, Stage, read_shapes, stages
+from penstock.recipes.recipe import Recipe
+
+
+def planned_layout(recipe: Recipe) -> PlannedLayout:
+    """How the recipe's learner is spread, and what one forward pass of it holds."""
+    learner = recipe.learner
+    p = learner.parallel
+    return PlannedLayout(
+        tensor=p.tensor,
+        pipeline=p.pipeline,
+        context=p.context,
+        data=max(1, learner.ranks // (p.tensor * p.pipeline * p.context)),
+        sequence_parallel=p.sequence_parallel,
+        half=recipe.model.dtype != "float32",
+        micro_batch_tokens=learner.micro_batch_tokens,
+        recompute=learner.recompute == "full",
+        virtual=p.virtual_stages,
+        lora_rank=learner.lora.rank if learner.lora is not None else 0,
+        lora_targets=learner.lora.targets if learner.lora is not None else (),
+        keeps_reference=recipe.compares_with_reference and learner.lora is None,
+        scores=recipe.trains_reward_model,
+        fully_sharded=learner.backend == "transformers",
+        expert=p.expert,
+        ulysses=p.context_attention == "ulysses",
+        selective=learner.recompute == "selective",
+        offload=learner.offload,
+        muon=learner.optimizer.name == "muon",
+    )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of a recipe: its stages, and what the hosts hold beside the devices."""
+
+    shapes: Shapes
+    layout: PlannedLayout
+    stages: list[Stage]
+
+    @staticmethod
+    def of(recipe: Recipe) -> "Needs | None":
+        """None where the model's shapes cannot be read."""
+        shapes = read_shapes(recipe.model.path)
+        if shapes is None:
+            return None
+        layout = planned_layout(recipe)
+        needed = stages(shapes, layout)
+        if recipe.has_critic:
+            other = read_shapes(recipe.algorithm.critic.path or recipe.model.path) or shapes
+            critic = dataclasses.replace(layout, scores=True, lora_rank=0, lora_targets=(), keeps_reference=False)
+            needed = [a.beside(b) for a, b in zip(needed, stages(other, critic), strict=True)]
+        return Needs(shapes, layout, needed)
+
+    @property
+    def worst(self) -> int:
+        """The stage that needs most."""
+        return max(range(len(self.stages)), key=lambda i: self.stages[i].total)
+
+    @property
+    def version(self) -> int:
+        """Bytes of the whole model, which rank 0 gathers on its host to publish a version."""
+        return self.shapes.parameters * (2 if self.layout.half else 4)

@@ -1,0 +1,63 @@
+"""A recipe that its device cannot hold is refused with a way out, and so are sizes that do not divide the model."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+import penstock.memory_plan
+from penstock.memory_plan import GIB
+from penstock.recipes import Recipe, RecipeError, resolve
+from penstock.recipes.needs import Needs
+
+MODELS = pathlib.Path(penstock.memory_plan.__file__).parent / "testdata"
+
+
+def recipe(tmp_path: pathlib.Path, model: str, *overrides: str) -> Recipe:
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    raw: dict[str, Any] = {
+        "run": "r",
+        "model": {"path": str(MODELS / model), "dtype": "bfloat16"},
+        "data": {"train": str(tmp_path / "train.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": 1},
+    }
+    return resolve(raw, overrides)
+
+
+def test_a_recipe_that_cannot_fit_is_refused_with_a_change_that_does(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecipeError) as refused:
+        recipe(tmp_path, "qwen3-8b", "learner.device_gib=80")
+    (problem,) = refused.value.problems
+    assert problem.startswith("learner.device_gib: a rank of pipeline stage 0 needs ") and " of 80; set " in problem
+    overrides = problem.partition("; set ")[2].replace(" and ", ", ").split(", ")
+    fits = recipe(tmp_path, "qwen3-8b", "learner.device_gib=80", *overrides)
+    needs = Needs.of(fits)
+    assert needs is not None and needs.stages[needs.worst].total <= 80 * GIB
+
+
+def test_a_device_that_is_large_enough_is_not_refused(tmp_path: pathlib.Path) -> None:
+    assert recipe(tmp_path, "qwen3-0.6b", "learner.device_gib=80")
+
+
+def test_sizes_that_do_not_divide_the_model_are_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecipeError, match="pipeline: 5 does not divide the model's num_hidden_layers, 28"):
+        recipe(tmp_path, "qwen3-0.6b", "learner.ranks=5", "learner.parallel.pipeline=5")
+    with pytest.raises(RecipeError, match="virtual_stages: 3 chunks on each of 2 stages do not divide"):
+        recipe(
+            tmp_path,
+            "qwen3-0.6b",
+            "learner.ranks=2",
+            "learner.parallel.pipeline=2",
+            "learner.parallel.virtual_stages=3",
+        )
+    with pytest.raises(RecipeError, match="virtual_stages: needs learner.parallel.pipeline > 1"):
+        recipe(tmp_path, "qwen3-0.6b", "learner.parallel.virtual_stages=2")
+    ulysses = "learner.parallel.context_attention=ulysses"
+    with pytest.raises(RecipeError, match="ulysses needs learner.parallel.context > 1"):
+        recipe(tmp_path, "qwen3-0.6b", ulysses)
+    with pytest.raises(RecipeError, match="context: 6 ranks cannot share out the 16 heads .* valid value is 4, or use"):
+        recipe(tmp_path, "qwen3-0.6b", "learner.ranks=6", "learner.parallel.context=6", ulysses)
+    assert recipe(tmp_path, "qwen3-0.6b", "learner.ranks=4", "learner.parallel.context=4", ulysses)
+    with pytest.raises(RecipeError, match="tensor: 3 does not divide the model's num_attention_heads, 16"):
+        recipe(tmp_path, "qwen3-0.6b", "learner.ranks=3", "learner.parallel.tensor=3")

@@ -1,0 +1,45 @@
+"""The sections of a recipe: typed, strict, with their defaults and units. Unknown keys are refused everywhere."""
+
+from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters, Kl, Loss, Preference, RewardModelLoss
+from penstock.recipes.sections.base import Section
+from penstock.recipes.sections.data import Curriculum, Data
+from penstock.recipes.sections.environment import Environment, Reward, ServedModel
+from penstock.recipes.sections.generation import Generation, Sampling, Teacher
+from penstock.recipes.sections.learner import Checkpoints, Learner, Lora, Optimizer, Parallel
+from penstock.recipes.sections.mixture import Source
+from penstock.recipes.sections.model import Model
+from penstock.recipes.sections.run import ALERTS, Alert, Evaluation, Limits, Rollout, Staleness, Telemetry, WeightSync
+
+__all__ = [
+    "ALERTS",
+    "Alert",
+    "Algorithm",
+    "Checkpoints",
+    "Critic",
+    "Curriculum",
+    "Data",
+    "Environment",
+    "Evaluation",
+    "Filters",
+    "Generation",
+    "Kl",
+    "Learner",
+    "Limits",
+    "Lora",
+    "Loss",
+    "Model",
+    "Optimizer",
+    "Parallel",
+    "Preference",
+    "Reward",
+    "RewardModelLoss",
+    "Rollout",
+    "Sampling",
+    "Section",
+    "ServedModel",
+    "Source",
+    "Staleness",
+    "Teacher",
+    "Telemetry",
+    "WeightSync",
+]

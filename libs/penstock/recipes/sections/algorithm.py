@@ -1,0 +1,210 @@
+"""`algorithm`: what is optimised, with which loss, and the shape of a step.
+
+Names that the registry of penstock.objectives knows are plain strings here: `choices.py` says what each of them takes.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from penstock.recipes.choices import (
+    ADVANTAGES,
+    CORRECTIONS,
+    LOSSES,
+    PREFERENCES,
+    correction_choice,
+    loss_choice,
+    preference_choice,
+)
+from penstock.recipes.sections.base import Fraction, Positive, Section
+
+
+class Kl(Section):
+    """A pull towards the model the run started from (the reference), added to the loss."""
+
+    coefficient: float = Field(default=0.0, ge=0, description="weight of the KL term; 0 keeps no reference in memory")
+    place: Literal["loss", "reward"] = Field(
+        default="loss", description="reward: take the summed k1 off each sample's reward instead (estimator is unused)"
+    )
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    importance: Literal["none", "differentiable", "detached"] = Field(
+        default="differentiable",
+        description="how samples of older versions are weighted; differentiable k3 and detached k2 are unbiased",
+    )
+
+
+class Loss(Section):
+    """The policy loss of grpo (docs/algorithms.md has formulas, sources and when to use which)."""
+
+    name: str = Field(default="ppo_clip", description=", ".join(LOSSES))
+    clip_low: float | None = Field(
+        default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent"
+    )
+    clip_high: float | None = Field(
+        default=None, ge=0, description="ratio clip above 1 (DAPO's clip-higher); ppo_clip .28, gspo 4e-4 if absent"
+    )
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="bound on the ratio for negative advantages; off if absent"
+    )
+    cap: float = Field(default=5.0, gt=0, description="cispo: the cap of the ratio itself")
+    tau_positive: float = Field(default=1.0, gt=0, description="sapo: sharpness of the gate where the advantage is > 0")
+    tau_negative: float = Field(default=1.05, gt=0, description="sapo: sharpness of the gate elsewhere")
+    delta: float = Field(default=0.2, gt=0, description="dppo: how far a token's probability may move")
+    tau: float = Field(default=1e-3, ge=0, description="dppo: weight of the squared log-ratio")
+    beta: float | None = Field(default=None, gt=0, description="dro: pull towards the behaviour policy; required there")
+    normalisation: Literal["token", "sequence", "prompt", "constant"] = "token"
+    proximal: Literal["recompute", "behaviour", "interpolate"] = Field(
+        default="recompute",
+        description="policy the ratio is taken against; interpolate guesses it from versions, which saves a forward "
+        "pass where mini_batches > 1",
+    )
+    correction: str = Field(
+        default="tis",
+        description=f"off-policy correction: {', '.join(CORRECTIONS)}",
+    )
+    correction_cap: float = Field(default=2.0, gt=0, description="tis, seq_mask_tis: cap of the importance weight")
+    correction_low: float | None = Field(
+        default=None, ge=0, description="icepop, mis_*, seq_mask_tis: least ratio that is kept; .5 if absent"
+    )
+    correction_high: float | None = Field(
+        default=None, gt=0, description="icepop (5 if absent), mis_*, seq_mask_tis (2): greatest ratio that is kept"
+    )
+    correction_limit: float | None = Field(
+        default=None, gt=0, description="opsm: largest mean of g - c (1e-4 if absent); m2po: largest mean square (.04)"
+    )
+    mismatch_limit: float | None = Field(
+        default=None,
+        gt=1,
+        description="leave a sample out whose tokens engine and learner find differently likely: mean of exp(|p - g|) "
+        "above this (2, say); costs a forward pass; off if absent",
+    )
+    entropy_coefficient: float = Field(default=0.0, ge=0, description="weight of the entropy bonus")
+    settings: dict[str, float] = Field(default_factory=dict, description="parameters of a loss of your own (plugins)")
+    mini_batches: Positive = Field(default=1, description="optimizer steps a batch is cut into, by whole groups")
+    kl: Kl = Field(default_factory=Kl)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What the loss of that name is made with, where the recipe says it; its own defaults hold for the rest."""
+        choice = loss_choice(self.name)
+        return _given(self, choice.parameters) if choice.parameters else self.settings
+
+    @property
+    def correction_parameters(self) -> dict[str, float]:
+        """What the correction of that name is made with, likewise."""
+        return _given(self, correction_choice(self.correction).parameters, "correction_")
+
+
+class Preference(Section):
+    """The preference loss of dpo, and how pairs are made of a group's scored answers."""
+
+    source: Literal["rollouts", "dataset"] = Field(
+        default="rollouts",
+        description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
+    )
+    loss: str = Field(default="sigmoid", description=", ".join(PREFERENCES))
+    beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the reference")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="share of labels that are wrong: sigmoid (then cDPO) and robust"
+    )
+    margin: float = Field(default=0.5, ge=0, description="simpo: target margin")
+    nll_coefficient: float = Field(default=0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
+    pairs_per_group: Positive = Field(default=1, description="pairs of a group: best with worst, second with ...")
+    min_margin: float = Field(
+        default=0.0, ge=0, description="a pair's rewards must differ by more; groups without a pair are filtered"
+    )
+    importance_cap: float | None = Field(
+        default=None,
+        gt=0,
+        description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at "
+        "most this; unweighted if absent",
+    )
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What the preference loss of that name is made with."""
+        return _given(self, preference_choice(self.loss).parameters)
+
+
+class RewardModelLoss(Section):
+    """The loss of reward_model: Bradley-Terry over a row's ranked answers."""
+
+    margin: float = Field(default=0.0, ge=0, description="by how much the better answer's score should be larger")
+    centring: float = Field(
+        default=0.0, ge=0, description="pull of the mean score towards 0, which changes no order; .01 is usual"
+    )
+    min_margin: float = Field(
+        default=0.0, ge=0, description="two answers are a pair if the data's scores differ by more than this"
+    )
+
+
+class Critic(Section):
+    """PPO's critic (`advantage: gae`): a second model on the learner's ranks."""
+
+    path: str | None = Field(
+        default=None, description="directory it starts from, a reward model's or another; model.path if absent"
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="its own; schedule and the rest are the optimizer's")
+    discount: float = Field(default=1.0, gt=0, le=1, description="gamma: what a reward is worth a token earlier")
+    decay: Fraction = Field(default=1.0, description="lambda: 1 waits for the reward, 0 believes the next value")
+    clip: float = Field(default=0.2, ge=0, description="how far a value may move in a step; 0 is off")
+    warmup_steps: int = Field(default=0, ge=0, description="steps at the start that train the critic alone")
+
+
+class Filters(Section):
+    """Whole groups that are complete but carry no signal (their slot is given back at once), and truncated answers."""
+
+    zero_variance: bool = Field(default=False, description="drop groups whose members all have the same reward")
+    pass_rate_min: Fraction = Field(default=0.0, description="drop groups whose mean reward is lower")
+    pass_rate_max: Fraction = Field(default=1.0, description="drop groups whose mean reward is higher")
+    truncated: bool = Field(
+        default=False,
+        description="leave truncated answers out: not trained, and without a vote in the baseline (overlong filtering)",
+    )
+    own: tuple[str, ...] = Field(default=(), description="filters of your own (plugins), by name")
+
+
+class Algorithm(Section):
+    """What is optimised, and the shape of a step."""
+
+    name: Literal["grpo", "dpo", "sft", "reward_model"] = Field(
+        default="grpo",
+        description="grpo and its family, dpo and its family (offline and online), supervised, or a reward model",
+    )
+    steps: Positive = Field(description="optimizer steps of the run")
+    groups_per_step: Positive = Field(default=32, description="groups (prompts) in a batch")
+    group_size: Positive = Field(default=8, description="samples per group")
+    min_group_fraction: float = Field(
+        default=0.5, gt=0, le=1, description="a group with fewer completed members has FAILED"
+    )
+    advantage: str = Field(
+        default="batch_norm",
+        description=", ".join(name for name, choice in ADVANTAGES.items() if not choice.needs)
+        + "; "
+        + ", ".join(f"{name} with a {choice.needs}" for name, choice in ADVANTAGES.items() if choice.needs),
+    )
+    advantage_settings: dict[str, float] = Field(
+        default_factory=dict, description="parameters of an advantage of your own (plugins)"
+    )
+    reward_scale: float = Field(default=1.0, gt=0, description="factor of every reward before advantages")
+    overlong_buffer: int = Field(
+        default=0,
+        ge=0,
+        description="tokens before sampling.max_tokens from which an answer's reward falls, to -1 at the end (DAPO)",
+    )
+    truncated_scale: Fraction = Field(
+        default=1.0, description="factor of the reward, where positive, of an answer that was cut off (stop properly)"
+    )
+    advantage_clip: float | None = Field(default=None, gt=0, description="largest absolute advantage; off if absent")
+    loss: Loss = Field(default_factory=Loss)
+    preference: Preference = Field(default_factory=Preference)
+    reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
+    critic: Critic = Field(default_factory=Critic)
+    filters: Filters = Field(default_factory=Filters)
+
+
+def _given(section: Section, parameters: Iterable[str], prefix: str = "") -> dict[str, float]:
+    """Those that the section states."""
+    values = {name: getattr(section, prefix + name) for name in parameters}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,40 @@
+"""`data`: the rows to train on and to measure with, and which of them are drawn again."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from penstock.recipes.sections.base import Fraction, Positive, Section
+
+
+class Curriculum(Section):
+    """Which rows are drawn again, by how their groups were rewarded before. Rewards are taken as pass rates: 0 to 1."""
+
+    retire_at: float = Field(default=1.0, description="a row is solved when its group's mean reward is at least this")
+    retire_after: int = Field(
+        default=0, ge=0, description="a row solved in so many groups in a row is drawn no more; 0 retires none"
+    )
+    focus: Fraction = Field(
+        default=0.0,
+        description="0 draws all rows alike; 1 draws a row of pass rate p with chance 4 p (1 - p): most at one half",
+    )
+    least: Fraction = Field(default=0.1, description="with focus: the least chance of a row, so that none is forgotten")
+
+
+class Data(Section):
+    """What to train on and to measure with: JSON Lines, parquet, or a Hugging Face dataset's directory."""
+
+    train: str = Field(description="training rows: a file, a pattern of parquet files, or a directory")
+    eval: str | None = Field(default=None, description="held-out rows, likewise")
+    prompt: str = Field(default="{prompt}", description="user message of a row; {field} is replaced by the row's field")
+    completion: str = Field(default="{target}", description="assistant message of a row (sft, and dpo with `label`)")
+    system: str | None = Field(default=None, description="system message put before every prompt")
+    train_on: tuple[Literal["assistant", "user", "system", "tool", "all"], ...] = Field(
+        default=("assistant",), min_length=1, description="roles whose messages are trained on (sft)"
+    )
+    seed: int = Field(default=0, description="seed of the order of rows")
+    shuffle: bool = Field(
+        default=True, description="draw rows in a new seeded order every pass; false keeps the file's order"
+    )
+    limit: Positive | None = Field(default=None, description="train on the first so many rows; all if absent")
+    curriculum: Curriculum = Field(default_factory=Curriculum)

@@ -1,0 +1,48 @@
+"""`environment`: who plays the other side, and which rewards score what the policy does."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from penstock.recipes.sections.base import Positive, Section
+
+
+class ServedModel(Section):
+    """A trained reward model, served by a process of its own."""
+
+    path: str = Field(
+        description="Hugging Face directory: a sequence classifier with one label (reward_model's export)"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: Positive = Field(default=8192, description="tokens of one forward pass, padding included")
+    threads: Positive = Field(default=1, description="CPU threads")
+
+
+class Reward(Section):
+    """One part of the reward: one that the environment service hosts, a trained model, or another team's service."""
+
+    name: str = Field(description="the reward's registered name; for a model any name")
+    weight: float = Field(default=1.0, description="the total is the sum of weight x value")
+    address: str | None = Field(
+        default=None, description="HOST:PORT of a foreign RewardService; our own service if absent"
+    )
+    model: ServedModel | None = Field(default=None, description="score with this reward model instead")
+    timeout_seconds: float = Field(default=30.0, gt=0, description="deadline of one Score call")
+
+
+class Environment(Section):
+    """Who plays the other side and who scores."""
+
+    name: str = Field(description="registered environment; for multi_turn it drives the episode")
+    multi_turn: bool = Field(
+        default=False, description="drive episodes with Reset and Step instead of one prompt, one answer"
+    )
+    max_turns: Positive = Field(default=16, description="most model turns of an episode")
+    rewards: tuple[Reward, ...] = Field(
+        default=(), description="parts of the reward; empty means the reward of the same name"
+    )
+    address: str | None = Field(
+        default=None, description="HOST:PORT of a foreign environment service; our own if absent"
+    )
+    replicas: Positive = Field(default=1, description="processes of our environment service")
+    workers: Positive = Field(default=1, description="worker processes of each environment service")

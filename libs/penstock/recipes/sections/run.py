@@ -1,0 +1,105 @@
+"""What concerns the run as a whole: how far it may run ahead, what it measures, how much it keeps and what it tells."""
+
+from pydantic import Field
+
+from penstock.recipes.sections.base import Fraction, Positive, Section
+
+
+class Staleness(Section):
+    """How far generation may run ahead of training."""
+
+    max_versions: int = Field(default=2, ge=0, description="0 is synchronous on-policy")
+    allow_uncorrected: bool = Field(
+        default=False, description="permit an asynchronous run with neither correction nor clip"
+    )
+
+
+class Evaluation(Section):
+    """Held-out measurement during training, pinned to a version: of `data.eval`, which the environment's tasks are made
+    of, or, where training reads rows and there is no environment, on which the learner measures its loss."""
+
+    every: int = Field(
+        default=0, ge=0, description="steps between evaluations; 0 evaluates at the start and the end only"
+    )
+    tasks: Positive = Field(default=128, description="rows of data.eval to use")
+    samples_per_task: Positive = 1
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    solved_reward: float = Field(default=1.0, description="reward from which a sample is solved (pass@k, cons@k)")
+    reward: str | None = Field(
+        default=None,
+        description="measure this part of the reward alone, whatever its weight; the weighted total if absent",
+    )
+    target_reward: float | None = Field(
+        default=None, description="stop the run when an evaluation's mean reward reaches this; never if absent"
+    )
+    target_loss: float | None = Field(
+        default=None, description="stop the run when the held-out loss falls to this; never if absent"
+    )
+
+
+class Rollout(Section):
+    """The episode drivers."""
+
+    workers: Positive = 1
+    groups_per_worker: Positive = Field(default=64, description="groups one worker drives at the same time")
+    attempts: Positive = Field(default=4, description="generation attempts of one turn before the sample has FAILED")
+    deliveries: Positive = Field(
+        default=5, description="deliveries of one task before its group is left to its deadline"
+    )
+    generation_timeout_seconds: float = Field(default=300.0, gt=0, description="deadline of one Generate call")
+
+
+class Limits(Section):
+    """Bounds that keep a run from filling a machine."""
+
+    log_bytes: Positive = Field(
+        default=4 * 2**30, description="size of the trajectory log; a full log pauses generation"
+    )
+    keep_log: bool = Field(
+        default=True, description="keep the whole log for replay instead of trimming behind checkpoints"
+    )
+    group_deadline_seconds: float = Field(
+        default=600.0, gt=0, description="age at which a group is closed with what it has"
+    )
+    stall_seconds: float = Field(
+        default=120.0, gt=0, description="time without progress after which a stall is reported"
+    )
+
+
+class WeightSync(Section):
+    """The version store."""
+
+    keep_versions: Positive = Field(default=4, description="READY versions kept; older ones are retired")
+
+
+class Alert(Section):
+    """Marks the run when a metric of metrics.jsonl stays beyond a limit."""
+
+    metric: str = Field(description="name as in metrics.jsonl")
+    above: float | None = Field(default=None, description="raised where the metric is greater")
+    below: float | None = Field(default=None, description="raised where the metric is less")
+    steps: Positive = Field(default=3, description="steps in a row that it must be beyond the limit")
+
+
+ALERTS = (
+    Alert(metric="rl.policy.mismatch_kl", above=0.1),
+    Alert(metric="rl.policy.ess_share", below=0.3),
+    Alert(metric="rl.policy.masked_share", above=0.5),
+    Alert(metric="rl.policy.clip_share", above=0.5),
+    Alert(metric="rl.policy.entropy", below=1e-3, steps=10),
+    Alert(metric="rl.completion.truncated", above=0.5, steps=10),
+)
+
+
+class Telemetry(Section):
+    """What is recorded, and where it goes besides the run directory."""
+
+    trace_fraction: Fraction = Field(default=0.05, description="share of samples whose spans are recorded")
+    alerts: tuple[Alert, ...] = Field(default=ALERTS, description="limits whose passing marks the run")
+    tensorboard: bool = True
+    wandb_project: str | None = Field(
+        default=None, description="Weights & Biases project (needs wandb installed and configured)"
+    )
+    mlflow_experiment: str | None = Field(
+        default=None, description="MLflow experiment (needs mlflow installed and configured)"
+    )

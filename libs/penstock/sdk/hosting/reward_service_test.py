@@ -1,0 +1,131 @@
+"""Rewards in this process and in worker processes, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
+from penstock.rpc import Server, call, channel
+from penstock.rpc.errors import InvalidArgument, NotFound
+from penstock.sdk import Invalid, Sample, Scored, check_reward, checked_results, reward
+from penstock.sdk.hosting.hostile_testing import hostile
+from penstock.sdk.hosting.isolation import load_reward
+from penstock.sdk.hosting.reward_service import RewardService
+from penstock.sdk.hosting.worker_pool import Workers
+from penstock.sdk.rewards import Scorer
+
+TARGET = "penstock.sdk.hosting.hostile_testing:hostile"
+Results = dict[str, Scored | Invalid]
+
+
+@reward(maximum=10)
+async def asynchronous(sample: Sample) -> Scored:
+    """Counts letters."""
+    await asyncio.sleep(0)
+    return Scored(len(sample.completion), {"letters": len(sample.completion)})
+
+
+@asynccontextmanager
+async def _serving(*scorers: Scorer) -> AsyncIterator[str]:
+    async with Server("reward") as server:
+        server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, RewardService(scorers))
+        await server.start()
+        yield server.address
+
+
+async def _score(address: str, completions: list[str], name: str = "") -> Results:
+    items = [reward_pb2.ScoreItem(id=f"{n}:{text}", completion=text) for n, text in enumerate(completions)]
+    async with channel(address) as opened:
+        stub = reward_pb2_grpc.RewardServiceStub(opened)
+        response = await call(stub.Score(reward_pb2.ScoreRequest(reward=name, items=items), timeout=20))
+    assert len(response.results) == len(items)
+    return checked_results([item.id for item in items], response.results)
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+async def test_every_item_is_answered_exactly_once(isolated: bool) -> None:
+    bad = ["nan", "inf", "none", "text", "raise", "hang", "outside"] + (["die"] if isolated else [])
+    async with Workers(2) as workers:
+        scorer: Scorer = await load_reward(workers, TARGET) if isolated else hostile
+        async with _serving(scorer) as address:
+            results = await _score(address, ["fine", *bad, "print", "fine"])
+    for item, result in results.items():
+        if item.endswith((":fine", ":print")):
+            assert result == Scored(0.5), item
+        else:
+            assert isinstance(result, Invalid), item
+            assert "hostile" in result.reason or "not a finite number" in result.reason
+
+
+async def test_a_failed_worker_is_replaced_before_its_next_use() -> None:
+    async with Workers(1) as workers:
+        scorer = await load_reward(workers, TARGET)
+        for completion, reason in (("die", "died"), ("hang", "killed")):
+            before = workers.all[0].generation
+            result = await scorer.score(Sample("1", completion=completion))
+            assert isinstance(result, Invalid) and reason in result.reason
+            assert await scorer.score(Sample("2")) == Scored(0.5)
+            assert workers.all[0].generation == before + 1
+
+
+async def test_a_blocking_reward_delays_no_other_call() -> None:
+    @reward(timeout=5)
+    def blocking(sample: Sample) -> float:
+        time.sleep(0.5)
+        return 1.0
+
+    async with _serving(blocking, asynchronous) as address:
+        slow = asyncio.create_task(_score(address, ["x"] * 8, "blocking"))
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        assert await _score(address, ["abc"], "asynchronous") == {"0:abc": Scored(3.0, {"letters": 3.0})}
+        assert loop.time() - started < 0.45
+        assert all(result == Scored(1.0) for result in (await slow).values())
+
+
+async def test_bad_requests_are_refused_by_name() -> None:
+    async with _serving(asynchronous) as address, channel(address) as opened:
+        stub = reward_pb2_grpc.RewardServiceStub(opened)
+        item = reward_pb2.ScoreItem(id="a")
+        with pytest.raises(NotFound, match="asynchronous") as unknown:
+            await call(stub.Score(reward_pb2.ScoreRequest(reward="other", items=[item]), timeout=5))
+        assert unknown.value.metadata == {"served": "asynchronous"}
+        with pytest.raises(InvalidArgument) as repeated:
+            await call(stub.Score(reward_pb2.ScoreRequest(items=[item, item]), timeout=5))
+        assert repeated.value.violations[0].field == "items[1].id"
+
+
+async def test_a_good_service_conforms() -> None:
+    async with _serving(asynchronous) as address:
+        report = await check_reward(address)
+    assert report.passed, [check for check in report.checks if not check.passed]
+    assert len(report.checks) == 10
+
+
+async def test_the_kit_finds_what_is_wrong() -> None:
+    class Wrong(reward_pb2_grpc.RewardServiceServicer):
+        async def Score(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+            score = reward_pb2.Score(value=float("nan"))
+            return reward_pb2.ScoreResponse(results=[reward_pb2.ScoreResult(id="other", score=score)])
+
+        async def ScoreStream(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+            yield reward_pb2.ScoreStreamResponse()
+
+        async def Describe(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+            return reward_pb2.DescribeResponse(rewards=[reward_pb2.RewardDescription(name="wrong")])
+
+    async with Server("wrong") as server:
+        server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, Wrong())
+        await server.start()
+        report = await check_reward(server.address)
+    failed = {check.name for check in report.checks if not check.passed}
+    assert failed >= {
+        "answers each item exactly once",
+        "gives a finite score or a reason",
+        "refuses an unknown reward with NOT_FOUND",
+    }

@@ -1,0 +1,116 @@
+"""The program of a worker process: runs somebody's rewards and environments, one request at a time.
+
+Requests and answers are JSON lines on two private pipes; standard output goes to standard error, so that a print in a
+reward cannot spoil an answer. `python -m penstock.sdk.hosting.worker_process REQUEST_FD ANSWER_FD PARENT_PID`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.sdk.environments import BadRow, Environment, Turn
+from penstock.sdk.hosting.wire import messages_from_json, messages_to_json, result_to_json, sample_from_json
+from penstock.sdk.rewards import Reward
+from penstock.sdk.samples import as_result
+from penstock.system.parent_death import die_with_parent
+
+
+def resolve(target: str) -> Any:
+    """The object that `package.module:name` names.
+
+    Raises:
+        ValueError: the text has another form.
+        ImportError, AttributeError: there is no such object.
+    """
+    module, separator, name = target.partition(":")
+    if not separator:
+        raise ValueError(f"{target!r}: write package.module:name")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+class Requests:
+    """The open episodes of this process, and what it does with a request."""
+
+    def __init__(self) -> None:
+        self._episodes: dict[str, Environment] = {}
+
+    async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Performs one request; failures of user code come back as `error`."""
+        try:
+            handler = getattr(self, f"_{request['op']}")
+            result: dict[str, Any] = await handler(request)
+            return result
+        except BadRow as error:
+            return {"bad_row": str(error)}
+        except Exception as error:  # the process boundary: everything is told to the parent
+            return {"error": f"{type(error).__name__}: {error}"[:300]}
+
+    async def _load(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        found = resolve(request["target"])
+        if isinstance(found, Reward):
+            return {
+                "name": found.name,
+                "summary": found.summary,
+                "timeout": found.timeout,
+                "bounds": list(found.bounds),
+            }
+        return {"summary": found.summary, "max_turns": found.max_turns}
+
+    async def _score(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        scored: Reward = resolve(request["target"])
+        returned = await _settle(scored.function(sample_from_json(request["sample"])))
+        return result_to_json(scored.checked(as_result(returned)))
+
+    async def _reset(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        environment: Environment = resolve(request["target"])()
+        messages = await _settle(environment.reset(request["row"], request["seed"]))
+        self._episodes[request["episode"]] = environment
+        return {"messages": messages_to_json(messages)}
+
+    async def _step(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        (action,) = messages_from_json([request["action"]])
+        turn = await _settle(self._episodes[request["episode"]].step(action, request["finish_reason"]))
+        if not isinstance(turn, Turn):
+            raise TypeError(f"step returned {type(turn).__name__}, not a Turn")
+        turn = turn.checked()
+        result = None if turn.result is None else result_to_json(as_result(turn.result))
+        return {"messages": messages_to_json(turn.messages), "done": turn.done, "result": result}
+
+    async def _close(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        environment = self._episodes.pop(request["episode"], None)
+        if environment is not None:
+            await _settle(environment.close())
+        return {}
+
+
+async def _settle(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+def main() -> None:
+    """Answers requests until the pipe closes."""
+    request_fd, answer_fd, parent = (int(argument) for argument in sys.argv[1:4])
+    die_with_parent()  # a reward that hangs must not outlive the service
+    if os.getppid() != parent:
+        return
+    os.dup2(2, 1)
+    requests = Requests()
+    with os.fdopen(request_fd, "rb") as incoming, os.fdopen(answer_fd, "wb") as outgoing, asyncio.Runner() as runner:
+        for line in incoming:
+            answer = runner.run(requests.answer(json.loads(line)))
+            outgoing.write(json.dumps(answer).encode() + b"\n")
+            outgoing.flush()
+
+
+if __name__ == "__main__":
+    main()
