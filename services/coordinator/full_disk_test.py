@@ -10,9 +10,9 @@ from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.recipes.sections import Telemetry
 from penstock.system.disk import DiskFull
+from penstock.testing.nats.fixtures import SMALL
 from penstock.testing.small_disk import fill, run_on_small_disk
 from services.coordinator.run_testing import (
-    SMALL,
     make_coordinator,
     make_recipe,
     play_learner,

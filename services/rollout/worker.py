@@ -40,48 +40,48 @@ class Worker:
     async def run(self, consumer: TaskConsumer) -> None:
         """Takes tasks for ever. Cancelling gives back those in progress."""
         async with asyncio.TaskGroup() as tasks:
-            async for task in consumer:
-                tasks.create_task(self._hold(task))
+            async for delivery in consumer:
+                tasks.create_task(self._hold(delivery))
 
-    async def _hold(self, task: Task) -> None:
+    async def _hold(self, delivery: Task) -> None:
         try:
-            async with task:
-                await self._group(task)
-                await task.done()
+            async with delivery:
+                await self._group(delivery)
+                await delivery.done()
         except* BusError as errors:
             # The task comes again by itself; whatever was published stays.
             first = errors.exceptions[0]
-            logger.warning("task is left to be delivered again: %s", first, extra={"subject": task.subject})
+            logger.warning("task is left to be delivered again: %s", first, extra={"subject": delivery.subject})
 
-    async def _group(self, task: Task) -> None:
+    async def _group(self, delivery: Task) -> None:
         try:
-            work = pb.GroupTask.FromString(task.payload)
+            task = pb.GroupTask.FromString(delivery.payload)
         except DecodeError:
-            logger.error("a task that cannot be read is dropped", extra={"subject": task.subject})
+            logger.error("a task that cannot be read is dropped", extra={"subject": delivery.subject})
             return
-        missing = list(range(work.group_size))
-        if task.deliveries > 1:
-            found = await asyncio.gather(*(self._in_log(work.group, i) for i in missing))
+        missing = list(range(task.group_size))
+        if delivery.deliveries > 1:
+            found = await asyncio.gather(*(self._in_log(task.group, i) for i in missing))
             missing = [i for i, there in zip(missing, found, strict=True) if not there]
-            logger.info("task came again", extra={"group": work.group, "missing": len(missing)})
-        until = time.monotonic() + max(0.0, work.deadline.seconds + work.deadline.nanos / 1e9 - time.time())
-        token = otel_context.attach(extract(task.headers))
+            logger.info("task came again", extra={"group": task.group, "missing": len(missing)})
+        until = time.monotonic() + max(0.0, task.deadline.seconds + task.deadline.nanos / 1e9 - time.time())
+        token = otel_context.attach(extract(delivery.headers))
         try:
             async with asyncio.TaskGroup() as samples:
                 for index in missing:
-                    samples.create_task(self._sample(work, index, until, exhausted=task.exhausted))
+                    samples.create_task(self._sample(task, index, until, exhausted=delivery.exhausted))
         finally:
             otel_context.detach(token)
         progress()
 
-    async def _sample(self, work: pb.GroupTask, index: int, until: float, *, exhausted: bool) -> None:
+    async def _sample(self, task: pb.GroupTask, index: int, until: float, *, exhausted: bool) -> None:
         if exhausted:
             detail = "every worker that ran this task died"
-            t = failed(work, index, self._model, pb.Outcome.FAILURE_ENVIRONMENT, detail)
+            t = failed(task, index, self._model, pb.Outcome.FAILURE_ENVIRONMENT, detail)
         else:
-            t = await self._play(work, index, until)
+            t = await self._play(task, index, until)
         envelope = await store_payload(self._bus, self._names, encode(t))
-        subject = self._names.log_subject(work.group, index)
+        subject = self._names.log_subject(task.group, index)
         await publish_once(self._bus, subject, envelope, headers=inject(), within=PUBLISH_SECONDS)
         _finished.labels(pb.Outcome.Status.Name(t.outcome.status).removeprefix("STATUS_").lower()).inc()
 

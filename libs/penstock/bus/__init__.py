@@ -26,7 +26,7 @@ from penstock.bus.guarding import guard_store, store_problem
 from penstock.bus.kv import Bucket, KeyValue
 from penstock.bus.publishing import Published, append, publish_once
 from penstock.bus.reading import Entry, last_entry, read
-from penstock.bus.streams import RunLimits, StreamState, delete_run, ensure_run, stream_state, trim
+from penstock.bus.streams import RunLimits, StreamState, ensure_run, stream_state, trim
 from penstock.bus.tasks import Backlog, Task, TaskConsumer
 from penstock.names import RunNames, TaskKind
 
@@ -59,7 +59,6 @@ __all__ = [
     "UnsafeServer",
     "append",
     "connect",
-    "delete_run",
     "ensure_run",
     "find_nats_server",
     "last_entry",

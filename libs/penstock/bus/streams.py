@@ -170,13 +170,3 @@ async def stream_state(bus: Bus, stream: str) -> StreamState:
 async def trim(bus: Bus, stream: str, *, before: int) -> None:
     """Removes the messages whose sequence is below `before`; makes room in a full stream. Idempotent."""
     await bus.ask(f"trim {stream} before {before}", lambda: bus.js.purge_stream(stream, seq=before))
-
-
-async def delete_run(bus: Bus, names: RunNames) -> None:
-    """Deletes everything of a run from the server. Idempotent, not reversible."""
-    for config in stream_configs(names, RunLimits()):
-        name = str(config.name)
-        try:
-            await bus.ask(f"delete stream {name}", lambda name=name: bus.js.delete_stream(name))  # type: ignore[misc]
-        except NotFound:
-            continue

@@ -74,7 +74,6 @@ class Ledger:
         self.failures: dict[str, int] = {}
         self.draws: dict[str, int] = {}  # by source of tasks: where its next draw begins
         self.rewards: dict[tuple[str, int], list[float]] = {}  # by source and row: mean rewards of its groups, in order
-        self._order: list[str] = []
 
     @property
     def step(self) -> int:
@@ -85,10 +84,6 @@ class Ledger:
     def admitted_groups(self) -> int:
         """Groups admitted since the run began; also the number of the next group."""
         return len(self.groups)
-
-    def last_admitted(self) -> Group | None:
-        """The newest group, if any."""
-        return self.groups[self._order[-1]] if self._order else None
 
     def apply_event(self, event: pb.LedgerEvent, sequence: int) -> None:
         """Applies an entry of ledger.group.<group>."""
@@ -159,7 +154,6 @@ class Ledger:
             raise LedgerError(f"ledger entry {sequence} admits {event.group} a second time")
         group = Group(event.group, sequence, event.admitted, event.at.ToDatetime(datetime.UTC))
         self.groups[event.group] = self.in_flight[event.group] = group
-        self._order.append(event.group)
         self.samples.admitted += event.admitted.group_size
         self.draws[event.admitted.source] = event.admitted.draw + 1
 

@@ -26,7 +26,7 @@ class Misbehaving(reward_pb2_grpc.RewardServiceServicer):
         self.remaining: float | None = None
         self.entered = asyncio.Event()
 
-    async def Score(self, request: reward_pb2.ScoreRequest, context: Any) -> reward_pb2.ScoreResponse:  # noqa: N802
+    async def Score(self, request: reward_pb2.ScoreRequest, context: Any) -> reward_pb2.ScoreResponse:
         self.calls += 1
         self.remaining = context.time_remaining()
         self.entered.set()
@@ -43,7 +43,7 @@ class Misbehaving(reward_pb2_grpc.RewardServiceServicer):
                 await asyncio.Event().wait()
         return reward_pb2.ScoreResponse(results=[reward_pb2.ScoreResult(id=request.items[0].id)])
 
-    async def ScoreStream(  # noqa: N802
+    async def ScoreStream(
         self, request: reward_pb2.ScoreStreamRequest, context: Any
     ) -> AsyncIterator[reward_pb2.ScoreStreamResponse]:
         self.remaining = context.time_remaining()
@@ -54,7 +54,7 @@ class Misbehaving(reward_pb2_grpc.RewardServiceServicer):
                 await asyncio.Event().wait()
             yield reward_pb2.ScoreStreamResponse(result=reward_pb2.ScoreResult(id=item.id))
 
-    def Describe(self, request: reward_pb2.DescribeRequest, context: Any) -> reward_pb2.DescribeResponse:  # noqa: N802
+    def Describe(self, request: reward_pb2.DescribeRequest, context: Any) -> reward_pb2.DescribeResponse:
         """A plain function that blocks, as reward authors write them."""
         time.sleep(0.6)
         return reward_pb2.DescribeResponse()
@@ -63,7 +63,7 @@ class Misbehaving(reward_pb2_grpc.RewardServiceServicer):
 class RawWeights(weights_pb2_grpc.WeightSyncServiceServicer):
     """Echoes the size of raw pushes and streams raw bytes."""
 
-    async def PushTensors(self, requests: Any, context: Any) -> Any:  # noqa: N802
+    async def PushTensors(self, requests: Any, context: Any) -> Any:
         total = 0
         async for chunk in requests:
             assert isinstance(chunk, bytes)

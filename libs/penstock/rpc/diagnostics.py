@@ -18,7 +18,7 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
         self._service = service
         self._registry = registry
 
-    async def ListWaits(  # noqa: N802
+    async def ListWaits(
         self, request: diagnostics_pb2.ListWaitsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> diagnostics_pb2.ListWaitsResponse:
         """Every open wait, oldest first."""

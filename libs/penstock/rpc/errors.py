@@ -99,11 +99,6 @@ def failed_precondition(message: str, *, reason: str = "", metadata: Mapping[str
     return Abort(grpc.StatusCode.FAILED_PRECONDITION, message, _info(reason, metadata))
 
 
-def aborted(message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> Abort:
-    """A conflict with another writer: read again, then decide."""
-    return Abort(grpc.StatusCode.ABORTED, message, _info(reason, metadata))
-
-
 def unavailable(message: str, *, retry_after: float = 1.0, reason: str = "") -> Abort:
     """Not now; repeat after `retry_after` seconds."""
     return Abort(grpc.StatusCode.UNAVAILABLE, message, [_retry(retry_after), *_info(reason, None)])

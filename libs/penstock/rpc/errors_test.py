@@ -15,7 +15,7 @@ from penstock.rpc.errors import InvalidArgument
 @pytest.mark.parametrize("character", ["x", "é", "\U0001f4a9", "\ud800", "\0", "%"])
 async def test_a_refusal_that_quotes_a_huge_request_is_shortened_and_arrives(character: str) -> None:
     class Quoting(reward_pb2_grpc.RewardServiceServicer):
-        async def Score(self, request: Any, context: Any) -> reward_pb2.ScoreResponse:  # noqa: N802
+        async def Score(self, request: Any, context: Any) -> reward_pb2.ScoreResponse:
             wrong = character * 100_000
             raise invalid_argument(f"no {wrong}", *[Violation(wrong, wrong, "some.rule")] * 32)
 

@@ -148,11 +148,6 @@ class Server:
         temporary.write_text(self.address)
         temporary.replace(path)
 
-    async def set_serving(self, service: str, serving: bool) -> None:
-        """Changes the health of one service ("" is the whole server)."""
-        states = health_pb2.HealthCheckResponse
-        await self._health.set(service, states.SERVING if serving else states.NOT_SERVING)
-
     def stop(self) -> None:
         """Ends `wait`. Also called by SIGTERM and SIGINT while it runs."""
         self._stop.set()

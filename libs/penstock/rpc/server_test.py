@@ -51,7 +51,7 @@ async def test_health_is_checked_and_watched(server: Server) -> None:
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         watch = stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=10)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        await server.set_serving(name, False)
+        await server._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
 

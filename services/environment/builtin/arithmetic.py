@@ -7,12 +7,7 @@ the scratchpad's correct columns are a component, so that their curve can be wat
 
 from __future__ import annotations
 
-import random
-from typing import Any
-
 from penstock.sdk import Sample, Scored, reward
-
-LEVELS = 12
 
 
 @reward(minimum=0.0, maximum=1.0, timeout=5)
@@ -35,12 +30,3 @@ def solution(left: str, right: str) -> str:
         columns.append(f"{a}+{b}+{carry}={total};")
         carry = total // 10
     return "".join(columns) + f"#{int(left) + int(right)}"
-
-
-def make_problem(rng: random.Random, level: int) -> dict[str, Any]:
-    """A row of the given level (digits per number, 1 to 12)."""
-    if not 1 <= level <= LEVELS:
-        raise ValueError(f"level {level}: 1 to {LEVELS}")
-    low = 10 ** (level - 1) if level > 1 else 0
-    left, right = (rng.randrange(low, 10**level) for _ in range(2))
-    return {"prompt": f"{left}+{right}", "answer": str(left + right), "level": level}

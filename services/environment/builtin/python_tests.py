@@ -194,7 +194,7 @@ class _TakeCalls(ast.NodeTransformer):
             raise BadTests(f"{', '.join(sorted(unknown))} is neither built in, set up nor called")
         return taken
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         root: ast.expr = node
         while isinstance(root, ast.Call | ast.Attribute | ast.Subscript):
             inside = root.func if isinstance(root, ast.Call) else root.value
