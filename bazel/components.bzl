@@ -44,6 +44,12 @@ SERVICES = {
 
 # services/<name>/<room>: a service that is too large for one folder; its BUILD files say who may see whom.
 ROOMS = {
+    "coordinator": [
+        "admission",
+        "evaluation",
+        "reporting",
+        "state",
+    ],
     "environment": [
         "builtin",
         "sandbox",

@@ -12,9 +12,9 @@ from penstock.datasets import DatasetError
 from penstock.process import Process, flags, run
 from penstock.recipes import RecipeError, load
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.peers import peers
+from services.coordinator.reporting.sinks import sinks
 from services.coordinator.server import CoordinatorServicer
-from services.coordinator.sinks import sinks
+from services.coordinator.state.peers import peers
 
 
 async def serve(process: Process, args: argparse.Namespace) -> None:

@@ -16,19 +16,19 @@ from penstock.bus import Bucket, Bus, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.recipes import Recipe
 from penstock.telemetry import steps
-from services.coordinator.admitting import Admission
-from services.coordinator.alerts import Alerts
-from services.coordinator.deadlines import Deadlines
+from services.coordinator.admission.admitting import Admission
+from services.coordinator.admission.deadlines import Deadlines
+from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.ending import Ending
-from services.coordinator.evaluator import Evaluator
-from services.coordinator.following import Following
-from services.coordinator.peers import Peers
-from services.coordinator.recording import Recorder
-from services.coordinator.run_state import RunState
-from services.coordinator.sinks import Sink
-from services.coordinator.summary import summarise
-from services.coordinator.tasks import TaskMaker
-from services.coordinator.watching import Watch
+from services.coordinator.evaluation.evaluator import Evaluator
+from services.coordinator.reporting.alerts import Alerts
+from services.coordinator.reporting.recording import Recorder
+from services.coordinator.reporting.sinks import Sink
+from services.coordinator.reporting.summary import summarise
+from services.coordinator.reporting.watching import Watch
+from services.coordinator.state.following import Following
+from services.coordinator.state.peers import Peers
+from services.coordinator.state.run_state import RunState
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Fate, Ledger
 from penstock.names import group_number
 from penstock.trajectory.v1 import trajectory_pb2
-from services.coordinator import deadlines
+from services.coordinator.admission import deadlines
+from services.coordinator.admission.draws import Draw
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.draws import Draw
 from services.coordinator.run_testing import (
     SIZE,
     STALENESS,
@@ -402,7 +402,7 @@ def test_a_torn_line_of_metrics_does_not_stop_a_restart(
 ) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a"')
-    from services.coordinator.sinks import JsonLines
+    from services.coordinator.reporting.sinks import JsonLines
 
     sink = JsonLines(path)
     for step in (1, 2, 3):

@@ -12,12 +12,12 @@ from penstock import rpc
 from penstock.ledger import Fate, Ledger
 from penstock.recipes import Recipe
 from penstock.telemetry.waits import waiting
-from services.coordinator.evaluator import Evaluator
-from services.coordinator.following import TICK_SECONDS, Following
-from services.coordinator.peers import Peers
-from services.coordinator.recording import Recorder
-from services.coordinator.run_state import RunState
-from services.coordinator.watching import Watch
+from services.coordinator.evaluation.evaluator import Evaluator
+from services.coordinator.reporting.recording import Recorder
+from services.coordinator.reporting.watching import Watch
+from services.coordinator.state.following import TICK_SECONDS, Following
+from services.coordinator.state.peers import Peers
+from services.coordinator.state.run_state import RunState
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from penstock.recipes.sections import Telemetry
 from penstock.system.disk import DiskFull
 from penstock.testing.nats.fixtures import SMALL
 from penstock.testing.small_disk import fill, run_on_small_disk
+from services.coordinator.reporting.sinks import Guarded, sinks, write_summary
 from services.coordinator.run_testing import (
     make_coordinator,
     make_recipe,
@@ -20,7 +21,6 @@ from services.coordinator.run_testing import (
     running,
     until,
 )
-from services.coordinator.sinks import Guarded, sinks, write_summary
 
 DISK = 1 << 20
 STEPS = 3

@@ -24,8 +24,8 @@ from penstock.trajectories import TrajectoryBuilder, encode
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.peers import Peers
-from services.coordinator.sinks import sinks
+from services.coordinator.reporting.sinks import sinks
+from services.coordinator.state.peers import Peers
 
 N, SIZE, STALENESS = 2, 3, 1
 

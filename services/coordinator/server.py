@@ -14,7 +14,7 @@ from penstock.trajectories import decode
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator import view
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.explaining import explain
+from services.coordinator.reporting.explaining import explain
 
 WATCH_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0

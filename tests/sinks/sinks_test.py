@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.recipes.sections import Telemetry
-from services.coordinator.sinks import Guarded, JsonLines, TensorBoard, sinks
+from services.coordinator.reporting.sinks import Guarded, JsonLines, TensorBoard, sinks
 
 METRICS = {"rl.reward.mean": 0.25, "rl.loss": -1.5}
 

@@ -12,7 +12,7 @@ from penstock.ledger import Ledger
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import TrajectoryError, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.log_tail import RECENT, LogTail
+from services.coordinator.state.log_tail import RECENT, LogTail
 
 logger = logging.getLogger(__name__)
 TICK_SECONDS = 1.0  # those who wait for change look this often at what announces none

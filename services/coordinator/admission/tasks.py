@@ -11,7 +11,7 @@ from penstock.ledger import Group
 from penstock.names import evaluation_group, group_number, training_group
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.draws import Draw, Drawing, Rows
+from services.coordinator.admission.draws import Draw, Drawing, Rows
 
 
 @dataclasses.dataclass(frozen=True)

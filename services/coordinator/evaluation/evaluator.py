@@ -15,10 +15,11 @@ from penstock import rpc
 from penstock.bus import Fenced, append, publish_once
 from penstock.recipes import Recipe
 from penstock.telemetry.waits import waiting
-from services.coordinator import deadlines, evaluation_plan
-from services.coordinator.following import Following
-from services.coordinator.peers import Peers
-from services.coordinator.tasks import TaskMaker
+from services.coordinator.admission import deadlines
+from services.coordinator.admission.tasks import TaskMaker
+from services.coordinator.evaluation import plan as evaluation_plan
+from services.coordinator.state.following import Following
+from services.coordinator.state.peers import Peers
 
 logger = logging.getLogger(__name__)
 HOLD_SECONDS = 30.0

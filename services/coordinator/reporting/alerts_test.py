@@ -6,7 +6,7 @@ import pytest
 
 from penstock.recipes.sections import Alert
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.alerts import Alerts, Raised
+from services.coordinator.reporting.alerts import Alerts, Raised
 
 KL = Alert(metric="kl", above=0.1, steps=3)
 

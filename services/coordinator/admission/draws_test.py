@@ -10,8 +10,8 @@ from penstock.datasets import Dataset
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Curriculum, Data
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.draws import Draw, Drawing, Rows, Shares, keeps
-from services.coordinator.pacing import Slot
+from services.coordinator.admission.draws import Draw, Drawing, Rows, Shares, keeps
+from services.coordinator.admission.pacing import Slot
 
 
 def rows(folder: pathlib.Path, name: str, n: int, weight: float = 1.0, **curriculum: float | int) -> Rows:

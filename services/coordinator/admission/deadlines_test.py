@@ -7,7 +7,7 @@ from penstock.bus import Bus, RunNames, last_entry, load_payload, stream_state
 from penstock.ledger import Group
 from penstock.trajectories import check_trajectory, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator import deadlines
+from services.coordinator.admission import deadlines
 from services.coordinator.run_testing import drawn, publish
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

@@ -8,7 +8,7 @@ import pytest
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Evaluation
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.evaluation_plan import next_due, pass_at_k, report, target_reached
+from services.coordinator.evaluation.plan import next_due, pass_at_k, report, target_reached
 
 
 def sample(task: str, reward: float | None, length: int = 2, answer: str | None = None) -> pb.Trajectory:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from penstock.ledger import Ledger
 from penstock.names import training_group
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.pacing import Pacing, Slot
+from services.coordinator.admission.pacing import Pacing, Slot
 
 
 def admit(ledger: Ledger, slot: Slot) -> None:

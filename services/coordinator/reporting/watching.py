@@ -6,13 +6,13 @@ import time
 
 from penstock.bus import Bus, BusError, RunNames, TaskConsumer
 from penstock.telemetry import metrics
-from services.coordinator.explaining import explain
-from services.coordinator.following import TICK_SECONDS, Following
-from services.coordinator.peers import Peers
-from services.coordinator.recording import Recorder
-from services.coordinator.run_state import RunState
-from services.coordinator.stalls import StallWatch
-from services.coordinator.summary import Services
+from services.coordinator.reporting.explaining import explain
+from services.coordinator.reporting.recording import Recorder
+from services.coordinator.reporting.stalls import StallWatch
+from services.coordinator.reporting.summary import Services
+from services.coordinator.state.following import TICK_SECONDS, Following
+from services.coordinator.state.peers import Peers
+from services.coordinator.state.run_state import RunState
 
 logger = logging.getLogger(__name__)
 _stalled = metrics.gauge(metrics.STALLED, "1 while the run has stalled")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from services.coordinator.run_state import FINAL, RunState
+from services.coordinator.state.run_state import FINAL, RunState
 
 REASONS = st.sampled_from(["enough", "target reached", "all failed", "no sample"])
 Ask = Callable[[RunState], object]

@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.system.disk import DiskFull
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.sinks import Sink, write_summary
+from services.coordinator.reporting.sinks import Sink, write_summary
 
 logger = logging.getLogger(__name__)
 

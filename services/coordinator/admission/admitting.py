@@ -17,11 +17,11 @@ from penstock.recipes import Recipe
 from penstock.telemetry import metrics
 from penstock.telemetry.tracing import inject
 from penstock.trajectory.v1 import trajectory_pb2
-from services.coordinator.draws import Draw
-from services.coordinator.following import TICK_SECONDS, Following
-from services.coordinator.pacing import Pacing, Slot
-from services.coordinator.run_state import RunState
-from services.coordinator.tasks import TaskMaker
+from services.coordinator.admission.draws import Draw
+from services.coordinator.admission.pacing import Pacing, Slot
+from services.coordinator.admission.tasks import TaskMaker
+from services.coordinator.state.following import TICK_SECONDS, Following
+from services.coordinator.state.run_state import RunState
 
 tracer = trace.get_tracer(__name__)
 _admitted = metrics.counter(metrics.SAMPLES_ADMITTED, "samples admitted")

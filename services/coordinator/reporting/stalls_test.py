@@ -1,6 +1,6 @@
 """A stall is announced once, and again only after the run has moved."""
 
-from services.coordinator.stalls import StallWatch
+from services.coordinator.reporting.stalls import StallWatch
 
 
 def test_a_stall_is_announced_once_and_again_only_after_the_run_has_moved() -> None:

@@ -13,8 +13,8 @@ from penstock.bus import Bus, RunNames, publish_once, store_payload
 from penstock.ledger import Group
 from penstock.trajectories import encode, failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.following import TICK_SECONDS, Following
-from services.coordinator.tasks import TaskMaker
+from services.coordinator.admission.tasks import TaskMaker
+from services.coordinator.state.following import TICK_SECONDS, Following
 
 logger = logging.getLogger(__name__)
 

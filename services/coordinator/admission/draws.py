@@ -18,7 +18,7 @@ from penstock.datasets import Dataset
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Curriculum
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.pacing import Slot
+from services.coordinator.admission.pacing import Slot
 
 ROUNDING = 1e-9
 

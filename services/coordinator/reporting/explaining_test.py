@@ -1,7 +1,7 @@
 """The sentence of ExplainStall: real waits only, unreachable services first, from the learner down."""
 
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from services.coordinator.explaining import explain
+from services.coordinator.reporting.explaining import explain
 
 NOW = 1_000.0
 
