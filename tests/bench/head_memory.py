@@ -17,7 +17,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from services.learner.backends.megatron_core.token_logprobs import token_logprobs
+from services.learner.backends.megatron_core.heads import token_logprobs
 from tests.bench.report import Report
 
 GIB = 2**30

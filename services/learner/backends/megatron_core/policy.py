@@ -24,12 +24,11 @@ from services.learner.backends.common.policy_base import PolicyBase
 from services.learner.backends.megatron_core import conversion, model, overlap, recompute
 from services.learner.backends.megatron_core import cpu as megatron_cpu
 from services.learner.backends.megatron_core.attention import PackedSequences
+from services.learner.backends.megatron_core.heads import token_logprobs, token_scores
 from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.backends.megatron_core.lora import Adapters
 from services.learner.backends.megatron_core.optimizer import GuardedOptimizer
 from services.learner.backends.megatron_core.state import MegatronState
-from services.learner.backends.megatron_core.token_logprobs import token_logprobs
-from services.learner.backends.megatron_core.token_scores import token_scores
 from services.learner.backends.optim.muon import check_muon
 from services.learner.backends.packing.micro_batches import MicroBatch
 from services.learner.checkpoints import directory as checkpoints

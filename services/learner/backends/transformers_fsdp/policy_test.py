@@ -286,8 +286,8 @@ def _sizes(model_dir: Path) -> None:
         ({"tensor": 2}, "parallel.tensor = 2 must divide the number of learner ranks, 1"),
         ({"pipeline": 2}, "parallel.pipeline = 2"),
         ({"context": 2}, "parallel.context = 2"),
-        ({"virtual": 2}, "parallel.virtual = 2"),
-        ({"sequence": True}, "parallel.sequence = True"),
+        ({"virtual_stages": 2}, "parallel.virtual_stages = 2"),
+        ({"sequence_parallel": True}, "parallel.sequence_parallel = True"),
     ):
         with pytest.raises(ValueError, match=words):
             TransformersPolicy.create(spec_of(model_dir, Parallel(**sizes), OPTIMIZER, seed=0))

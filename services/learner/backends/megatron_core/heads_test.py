@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from services.learner.backends.megatron_core import cpu as megatron_cpu
-from services.learner.backends.megatron_core.token_logprobs import token_logprobs
+from services.learner.backends.megatron_core.heads import token_logprobs
 from services.learner.testing.forked_ranks import run_ranks
 
 megatron_cpu.install()
