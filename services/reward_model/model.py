@@ -43,7 +43,7 @@ class RewardModel:
     """
 
     def __init__(self, path: str | pathlib.Path, dtype: str = "float32", batch_tokens: int = 8192) -> None:
-        check(path)
+        check_model(path)
         from transformers import AutoModelForSequenceClassification  # slow to import: after what is cheap to refuse
 
         try:
@@ -105,7 +105,7 @@ class RewardModel:
         return scores
 
 
-def check(path: str | pathlib.Path) -> None:
+def check_model(path: str | pathlib.Path) -> None:
     """Raises RewardModelError unless the directory's config is that of a sequence classifier with one label."""
     try:
         config: Any = json.loads(pathlib.Path(path, "config.json").read_text())
