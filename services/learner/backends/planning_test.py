@@ -1,6 +1,7 @@
 """The planner of recipes counts what this learner really allocates."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama", "qwen2"])
-def model_dir(request, tmp_path_factory):
+def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), request.param)
 
 
@@ -59,7 +60,7 @@ def planned(
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_activations_are_counted_within_a_quarter_and_rather_too_high(name, lengths, model_dir):
+def test_activations_are_counted_within_a_quarter_and_rather_too_high(name: str, lengths: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[name]
     kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "none", LENGTHS[lengths])[0]
     shapes = read_shapes(model_dir)
@@ -70,7 +71,7 @@ def test_activations_are_counted_within_a_quarter_and_rather_too_high(name, leng
 
 
 @pytest.mark.parametrize("name", ["one", "tp2", "tp2-sp", "cp2"])
-def test_what_selective_recomputation_keeps_is_counted(name, model_dir):
+def test_what_selective_recomputation_keeps_is_counted(name: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[name]
     kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "selective", [240])[0]
     shapes = read_shapes(model_dir)
@@ -83,7 +84,9 @@ def test_what_selective_recomputation_keeps_is_counted(name, model_dir):
 @pytest.mark.parametrize("tensor", [1, 2])
 @pytest.mark.parametrize("recompute", ["none", "selective"])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_activations_of_the_transformers_backend_too(lengths, recompute, tensor, model_dir):
+def test_activations_of_the_transformers_backend_too(
+    lengths: str, recompute: str, tensor: int, model_dir: Path
+) -> None:
     arguments = (model_dir, LENGTHS[lengths], recompute, tensor)
     kept = run_ranks(tensor, transformers_activations_testing.kept_bytes, *arguments)[0]
     shapes, tokens = read_shapes(model_dir), sum(LENGTHS[lengths])
@@ -107,7 +110,7 @@ def _owned(model_dir: str, lora: Lora | None, optimizer: Optimizer, tensor: int 
 
 
 @pytest.mark.parametrize(("lora", "muon"), [(None, False), (None, True), (Lora(rank=3), False)])
-def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
+def test_slices_of_the_transformers_backend_are_exact(lora: Lora | None, muon: bool, model_dir: Path) -> None:
     layout = dataclasses.replace(planned(Parallel(), lora, muon=muon), fully_sharded=True, data=2)
     (stage,) = memory_plan.stages(read_shapes(model_dir), layout)
     counted = run_ranks(2, _owned, model_dir, lora, Optimizer(name="muon" if muon else "adamw"))
@@ -117,7 +120,7 @@ def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
 
 
 @pytest.mark.parametrize("muon", [False, True])
-def test_slices_of_cut_matrices_are_exact(muon, model_dir):
+def test_slices_of_cut_matrices_are_exact(muon: bool, model_dir: Path) -> None:
     layout = dataclasses.replace(planned(Parallel(tensor=2), muon=muon), fully_sharded=True, data=2)
     (stage,) = memory_plan.stages(read_shapes(model_dir), layout)
     optimizer = Optimizer(name="muon" if muon else "adamw")
@@ -134,7 +137,7 @@ MIXTURES = {
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_a_mixture_of_experts_is_counted_too(name, tmp_path):
+def test_a_mixture_of_experts_is_counted_too(name: str, tmp_path: Path) -> None:
     world, parallel = MIXTURES[name]
     model_dir = save_tiny_model(tmp_path, "qwen3_moe")
     layout = dataclasses.replace(planned(parallel), data=world // parallel.tensor, expert=parallel.expert)
@@ -183,7 +186,9 @@ def _counted(
     ids=["one", "tp2", "pp2", "tp2-pp2"],
 )
 @pytest.mark.parametrize("lora", [None, Lora(rank=3), Lora(rank=2, targets=("output", "gate_up"))])
-def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model_dir):
+def test_parameters_gradients_and_moments_are_exact(
+    world: int, parallel: Parallel, lora: Lora | None, model_dir: Path
+) -> None:
     stages = memory_plan.stages(read_shapes(model_dir), planned(parallel, lora))
     for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, lora):
         assert numbers == stages[stage].parameters
@@ -191,7 +196,7 @@ def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=3)])
-def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
+def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora: Lora | None, model_dir: Path) -> None:
     parallel = Parallel(tensor=2, pipeline=2)
     stages = memory_plan.stages(read_shapes(model_dir), planned(parallel, lora, scores=True))
     for stage, numbers, state in run_ranks(4, _counted, model_dir, parallel, lora, True):
@@ -207,7 +212,7 @@ MUON = {
 
 
 @pytest.mark.parametrize("name", MUON)
-def test_muon_has_one_number_where_adamw_has_two_and_shares_nothing_out(name, tmp_path):
+def test_muon_has_one_number_where_adamw_has_two_and_shares_nothing_out(name: str, tmp_path: Path) -> None:
     family, world, parallel = MUON[name]
     model_dir = save_tiny_model(tmp_path, family)
     data = world // (parallel.tensor * parallel.pipeline)
@@ -241,7 +246,7 @@ def _hosted(model_dir: str, transformers: bool, precision: str) -> tuple[int, in
 
 
 @pytest.mark.parametrize(("transformers", "precision"), [(False, "float32"), (False, "bfloat16"), (True, "bfloat16")])
-def test_what_is_offloaded_is_counted_on_the_host(transformers, precision, model_dir):
+def test_what_is_offloaded_is_counted_on_the_host(transformers: bool, precision: str, model_dir: Path) -> None:
     layout = dataclasses.replace(
         planned(Parallel()),
         data=2,

@@ -60,7 +60,7 @@ def _shared(form: str, lengths: list[int], heads: int, kv_heads: int) -> list[Te
     ids=["as many", "grouped", "fewer", "not shared out", "three ranks"],
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_ranks_together_attend_as_one(form, n, heads, kv_heads, pack):
+def test_ranks_together_attend_as_one(form: str, n: int, heads: int, kv_heads: int, pack: str) -> None:
     lengths = [2 * n * units for units in PACKS[pack]]
     expected = _alone(lengths, heads, kv_heads)
     bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
