@@ -40,9 +40,20 @@ if __name__ == "__main__":
     multiprocessing.get_context("spawn").Process(target=spawn).start()
     time.sleep(600)
 """
+ASKED = """
+import subprocess, sys, time
+code = "from penstock.system.parent_death import die_with_parent; die_with_parent(); print(flush=True); "
+code += "import time; time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
 
 
-@pytest.mark.parametrize("program", [COMMAND, SPAWN, NESTED], ids=["command", "spawn", "spawned by spawned"])
+@pytest.mark.parametrize(
+    "program", [COMMAND, SPAWN, NESTED, ASKED], ids=["command", "spawn", "spawned by spawned", "asked for by itself"]
+)
 def test_children_die_with_their_parent_also_by_kill_9(tmp_path: pathlib.Path, program: str) -> None:
     path = tmp_path / "parent.py"
     path.write_text(program)

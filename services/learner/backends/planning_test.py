@@ -76,7 +76,7 @@ def test_what_selective_recomputation_keeps_is_counted(name: str, model_dir: Pat
     kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "selective", [240])[0]
     shapes = read_shapes(model_dir)
     per_layer = 4 * tokens * memory_plan.selected_activations(shapes, planned(parallel))
-    ends = 4 * 3 * tokens * shapes.hidden // (parallel.tensor if parallel.sequence else 1)
+    ends = 4 * 3 * tokens * shapes.hidden // (parallel.tensor if parallel.sequence_parallel else 1)
     ratio = (shapes.layers * per_layer + ends) / kept
     assert 0.97 <= ratio <= 1.25, f"planned / kept = {ratio:.3f}"
 

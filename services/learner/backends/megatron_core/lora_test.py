@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from penstock.recipes.sections import Lora, Optimizer, Parallel
 from services.learner.algorithms.table import make_trainer
+from services.learner.backends.common.adapters import TARGETS
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints.resume import load_newest
@@ -147,6 +149,7 @@ def test_a_checkpoint_with_adapters_is_not_one_without(model_dir: Callable[[str,
         run_ranks(1, _resume, directory, tmp_path, LAYOUTS["one"], None)
 
 
-def test_an_unknown_target_is_refused(model_dir: Callable[[str, bool], Path]) -> None:
-    with pytest.raises(RankFailed, match="lora.targets: q_proj; known: qkv, output, gate_up, down"):
-        run_ranks(1, make, model_dir("qwen3", False), LAYOUTS["one"], Lora(targets=("q_proj",)))
+def test_an_unknown_target_is_no_recipe_and_every_known_one_has_a_layer() -> None:
+    with pytest.raises(ValidationError, match="Input should be 'qkv', 'output', 'gate_up' or 'down'"):
+        Lora(targets=("q_proj",))  # type: ignore[arg-type]
+    assert set(Lora().targets) == set(TARGETS)

@@ -31,7 +31,7 @@ def make(model_dir: Path, parallel: Parallel, lora: Lora | None = None) -> Megat
         spec_of(
             model_dir,
             parallel,
-            Optimizer(learning_rate=1e-2, clip_gradient=0.0),
+            Optimizer(learning_rate=1e-2, clip_gradient=0.0),  # norms are summed in another order
             micro_batch_tokens=80,
             seed=1,
             keep_reference=True,
@@ -81,10 +81,14 @@ def _go_on(model_dir: Path, root: Path, parallel: Parallel) -> Any:
     return _step(trainer, 5), dict(policy.export())
 
 
+def _messages(bucket: int) -> Parallel:
+    return Parallel(overlap=True, overlap_bucket=bucket) if bucket else Parallel()
+
+
 @pytest.mark.parametrize(("there", "here"), [(0, BUCKET), (BUCKET, 0), (BUCKET, 3 * BUCKET)])
 def test_a_checkpoint_goes_on_with_other_messages(there: int, here: int, model_dir: Path, tmp_path: Path) -> None:
-    expected = run_ranks(2, _train, model_dir, tmp_path, Parallel(overlap=True, overlap_bucket=there), None)[0]
-    metrics, weights = run_ranks(2, _go_on, model_dir, tmp_path, Parallel(overlap=True, overlap_bucket=here))[0]
+    expected = run_ranks(2, _train, model_dir, tmp_path, _messages(there), None)[0]
+    metrics, weights = run_ranks(2, _go_on, model_dir, tmp_path, _messages(here))[0]
     assert metrics == expected[-2] and _equal(weights, expected[-1])
 
 
