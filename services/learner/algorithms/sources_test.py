@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from penstock.common.v1.common_pb2 import PolicyVersion
@@ -50,7 +51,7 @@ def test_a_scale_over_the_batch_is_over_the_sources_own_groups(sources: Sources)
     expected = [s.signal for s in alone.samples([groups[0], groups[2]])]
     made = sources.samples(groups)
     assert [s.group for s in made] == [0, 0, 1, 1, 2, 2]
-    assert [int(s.tokens[1]) for s in made] == [1, 1, 2, 2, 3, 3], "each sample keeps its group"
+    assert [int(np.asarray(s.tokens)[1]) for s in made] == [1, 1, 2, 2, 3, 3], "each sample keeps its group"
     assert [s.signal for s in made if s.group != 1] == pytest.approx(expected)
     assert [s.signal for s in made if s.group == 1] == pytest.approx([-5.0, 5.0])
 

@@ -44,7 +44,7 @@ def test_slices_take_the_step_of_the_whole(fused: bool, monkeypatch: pytest.Monk
         sizes.append(sum(p.numel() for group in hosted.param_groups for p in group["params"]))
         inner()
 
-    hosted.step = counted  # type: ignore[assignment, method-assign]
+    hosted.step = counted
     state = host.HostedState(hosted, {ours[0]: model})
     generator = torch.Generator().manual_seed(2)
     for step in range(4):

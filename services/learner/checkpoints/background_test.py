@@ -103,14 +103,14 @@ def test_what_is_saved_is_the_state_at_begin_whatever_is_trained_meanwhile(
 
 
 def _fail_thrice(model_dir: Path, root: Path) -> list[str]:
-    policy, saver = make(model_dir, Parallel()), BackgroundWrite(root)
+    policy, saver, patch = make(model_dir, Parallel()), BackgroundWrite(root), pytest.MonkeyPatch()
     train(policy, 1)
     saver.begin(1, policy.snapshot, {})
     assert saver.collect(wait=True) == 1
     if dist.get_rank() == 1:
-        policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
+        patch.setattr(policy.state, "rank_file", lambda: "no-such-directory/rank.pt")
     said: list[str] = []
-    saving.log.error = lambda text, *values: said.append(text % values)  # type: ignore[assignment, method-assign]
+    patch.setattr(saving.log, "error", lambda text, *values: said.append(text % values))
     for step in (2, 3):
         train(policy, step)
         saver.begin(step, policy.snapshot, {})

@@ -7,7 +7,10 @@ import torch
 
 from penstock.objectives import advantage_estimators
 
-ALL = [(name, {}) for name in advantage_estimators.names() if name != "gdpo"] + [("rloo", {"normalise": True})]
+ALL: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in advantage_estimators.names() if name != "gdpo"),
+    ("rloo", {"normalise": True}),
+]
 
 
 def estimate(

@@ -30,7 +30,7 @@ class _Config:
 
 
 def attention() -> TorchAttention:
-    return TorchAttention(_Config(), 1, None, "self", pg_collection=_Groups())  # type: ignore[arg-type]
+    return TorchAttention(_Config(), 1, None, "self", pg_collection=_Groups())
 
 
 @settings(deadline=None)
@@ -45,10 +45,12 @@ def test_a_pack_attends_as_its_sequences_alone(lengths: list[int], seed: int) ->
     out = attention()(q, k, v, None, packed_seq_params=packed)
     alone = torch.cat(
         [
-            F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in part), is_causal=True, enable_gqa=True)
+            F.scaled_dot_product_attention(
+                aq.transpose(0, 1), ak.transpose(0, 1), av.transpose(0, 1), is_causal=True, enable_gqa=True
+            )
             .transpose(0, 1)
-            .reshape(len(part[0]), 1, -1)
-            for part in zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
+            .reshape(len(aq), 1, -1)
+            for aq, ak, av in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
         ]
     )
     torch.testing.assert_close(out, alone)
@@ -80,4 +82,4 @@ def test_dropout_is_refused() -> None:
         attention_dropout = 0.1
 
     with pytest.raises(ValueError, match="dropout"):
-        TorchAttention(WithDropout(), 1, None, "self", pg_collection=_Groups())  # type: ignore[arg-type]
+        TorchAttention(WithDropout(), 1, None, "self", pg_collection=_Groups())

@@ -67,7 +67,7 @@ def in_bf16() -> torch.Tensor:
         weight,
         rows,
         target,
-        torch.distributed.group.WORLD,  # type: ignore[arg-type]
+        torch.distributed.group.WORLD,
         VOCAB,
         sequence_parallel=False,
         temperature=1.0,

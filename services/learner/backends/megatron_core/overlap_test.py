@@ -110,7 +110,7 @@ def _watch(model_dir: Path) -> Any:
     trainer = make_trainer(recipe_of(), policy)
     trainer.step(random_batch(1))
     groups, config = policy._chunks[0].bucket_groups, policy._chunks[0].config
-    finalize, under_way = config.finalize_model_grads_func, []
+    finalize, under_way = config.finalize_model_grads_func, list[bool]()
 
     def note(*args: Any, **kwargs: Any) -> None:
         under_way.extend(group.grad_reduce_handle is not None for group in groups)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[Path], Any]] = {
     "a flipped bit": lambda c: _flip_a_bit(c / "model-pp0-tp0.pt"),
     "a short file": lambda c: (c / "rank-pp0-tp0-dp0.pt").write_bytes((c / "rank-pp0-tp0-dp0.pt").read_bytes()[:-100]),
     "a missing file": lambda c: (c / "rank-pp0-tp0-dp0.pt").unlink(),
@@ -156,7 +157,7 @@ def test_saving_a_step_again_replaces_it(model_dir: Path, tmp_path: Path) -> Non
 def _save_where_rank_1_cannot_write(model_dir: Path, root: Path) -> str:
     policy = make(model_dir, Parallel())
     if torch.distributed.get_rank() == 1:
-        policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
+        pytest.MonkeyPatch().setattr(policy.state, "rank_file", lambda: "no-such-directory/rank.pt")
     with pytest.raises(CheckpointError, match="rank 1: .*No such file"):
         checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {})
     return ""
@@ -282,7 +283,7 @@ def test_reference_logprobs_are_those_of_the_initial_weights(model_dir: Path) ->
 
 def _two_optimizer_steps(model_dir: Path, proximal: str) -> Any:
     policy = make(model_dir, Parallel())
-    settings = recipe_of(mini_batches=2, proximal=proximal)  # type: ignore[arg-type]
+    settings = recipe_of(mini_batches=2, proximal=proximal)
     return make_trainer(settings, policy).step(random_batch(6)).metrics, weights(policy)
 
 

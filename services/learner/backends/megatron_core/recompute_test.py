@@ -38,7 +38,7 @@ def _make(
     distributed: bool = True,
     lora: Lora | None = None,
 ) -> MegatronPolicy:
-    sizes = dict(micro_batch_tokens=256, recompute=recompute, shard_optimizer=distributed)
+    sizes: dict[str, Any] = dict(micro_batch_tokens=256, recompute=recompute, shard_optimizer=distributed)
     return MegatronPolicy.create(
         spec_of(model_dir, parallel, Optimizer(learning_rate=1e-2), seed=1, lora=lora, **sizes)
     )

@@ -23,6 +23,8 @@ from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
+PATCH = pytest.MonkeyPatch()
+"""Used in forked ranks alone, which end with what it has changed."""
 TP2 = Parallel(tensor=2)
 TP2_SP = Parallel(tensor=2, sequence_parallel=True)
 CP2 = Parallel(context=2)
@@ -67,7 +69,7 @@ def test_1_init_methods_set_the_tensor_parallel_attributes(model_dir: Path, righ
             config.perform_initialization = False
             return config
 
-        model.megatron_config = without
+        PATCH.setattr(model, "megatron_config", without)
 
     assert _differs(model_dir, TP2, sabotage, right)
 
@@ -77,7 +79,11 @@ def test_2_padded_vocabulary_is_masked(model_dir: Path, right: list[float]) -> N
 
     def sabotage() -> None:
         chunk_logits = chunked_head._chunk_logits
-        chunked_head._chunk_logits = lambda h, w, t, start, vocab, scale: chunk_logits(h, w, t, start, 252, scale)
+
+        def unmasked(h: Any, w: Any, t: Any, start: int, vocab: int, scale: float) -> Any:
+            return chunk_logits(h, w, t, start, 252, scale)
+
+        PATCH.setattr(chunked_head, "_chunk_logits", unmasked)
 
     assert _differs(model_dir, TP2, sabotage, right)
 
@@ -94,7 +100,7 @@ def test_3_interleaved_stages_do_not_batch_their_messages(model_dir: Path, right
             config.overlap_p2p_comm, config.batch_p2p_comm = False, True
             return config
 
-        model.megatron_config = batched
+        PATCH.setattr(model, "megatron_config", batched)
 
     try:
         assert _differs(model_dir, Parallel(pipeline=2, virtual_stages=2), sabotage, right)
@@ -113,7 +119,7 @@ def test_4_the_loss_is_summed_over_data_and_context_ranks(model_dir: Path, right
             config.calculate_per_token_loss = False
             return config
 
-        model.megatron_config = without
+        PATCH.setattr(model, "megatron_config", without)
 
     assert _differs(model_dir, CP2, sabotage, right)
 
@@ -141,7 +147,7 @@ def test_7_norm_gradients_are_summed_under_sequence_parallelism(model_dir: Path,
             initialise(self, *args, **kwargs)
             self.weight.sequence_parallel = False
 
-        model.RMSNorm.__init__ = untagged
+        PATCH.setattr(model.RMSNorm, "__init__", untagged)
 
     assert _differs(model_dir, TP2_SP, sabotage, right)
 
@@ -169,7 +175,7 @@ def test_gradients_of_all_ranks_are_finalised(model_dir: Path, right: list[float
             for chunk in network:
                 chunk.finish_grad_sync()
 
-        megatron_policy._finalize = only_sync
+        PATCH.setattr(megatron_policy, "_finalize", only_sync)
 
     assert _differs(model_dir, TP2_SP, sabotage, right)
 
@@ -182,7 +188,7 @@ def test_zigzag_and_rope_agree(model_dir: Path, right: list[float]) -> None:
             total = boundaries[-1]
             return torch.arange(rank * total // n, (rank + 1) * total // n)
 
-        zigzag.local_index = contiguous
+        PATCH.setattr(zigzag, "local_index", contiguous)
 
     assert _differs(model_dir, CP2, sabotage, right)
 
@@ -193,7 +199,7 @@ def test_tensor_ranks_need_expert_ranks(tmp_path: Path) -> None:
     mixture = save_tiny_model(tmp_path, "qwen3_moe")
 
     def sabotage() -> None:
-        layout._check_experts = lambda *args: None
+        PATCH.setattr(layout, "_check_experts", lambda *args: None)
 
     right = run_ranks(1, _expert_gradient, mixture, Parallel(), None)[0]
     shared = run_ranks(2, _expert_gradient, mixture, TP2_SP.model_copy(update={"expert": 2}), None)[0]
@@ -222,5 +228,5 @@ def _load_misshapen(model_dir: Path) -> None:
     def misshapen(self: Any, name: str) -> torch.Tensor:
         return torch.ones(1) if name == "model.norm.weight" else get(self, name)
 
-    safetensors_directory.SafetensorsDirectory.get = misshapen  # type: ignore[method-assign]
+    PATCH.setattr(safetensors_directory.SafetensorsDirectory, "get", misshapen)
     MegatronPolicy.create(spec_of(model_dir, Parallel(), Optimizer(), seed=0))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AttentionInterface
 
 from penstock.recipes.sections import Lora, Optimizer, Parallel
 from services.learner.algorithms.table import make_trainer
@@ -62,7 +63,7 @@ def _scores(model_dir: Path, sabotage: bool) -> Any:
             out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
             return out.transpose(1, 2), None
 
-        transformers_model.AttentionInterface.register(transformers_model.OURS, sees_everything)
+        AttentionInterface.register(transformers_model.OURS, sees_everything)
     policy = make(model_dir, budget=4096)
     whole = random_batch(5)
     packed = policy.logprobs(whole)
@@ -79,8 +80,9 @@ def test_the_sequences_of_a_pack_do_not_see_each_other(sabotage: bool, way: str,
 
 
 def _all_ways_leak(model_dir: Path) -> None:
-    trial.positions_of = lambda lengths: torch.arange(sum(lengths))[None]  # type: ignore[assignment]
-    trial.WAYS = ("sdpa", "eager")  # type: ignore[assignment]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(trial, "positions_of", lambda lengths: torch.arange(sum(lengths))[None])
+    patch.setattr(trial, "WAYS", ("sdpa", "eager"))
     make(model_dir)
 
 
