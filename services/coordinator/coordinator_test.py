@@ -20,7 +20,7 @@ from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.admission import deadlines
 from services.coordinator.admission.draws import Draw
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.run_testing import (
+from services.coordinator.testing.run import (
     SIZE,
     STALENESS,
     N,
