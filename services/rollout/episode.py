@@ -111,7 +111,8 @@ def _said(tools: Tools, builder: TrajectoryBuilder) -> str:
 async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
     work = task.rollout
     builder = TrajectoryBuilder()
-    builder.context("user", tools.chat.render(work.task.messages))
+    offered = json.loads(work.task.tools_json or "[]")
+    builder.context("user", tools.chat.render(work.task.messages, tools=offered))
     began = time.monotonic()
     finish, engine = await tools.engines.complete(
         builder, task.group, work, _sampling(tools, work), until, tools.chat.text
@@ -149,7 +150,8 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
         seed=task.seed,
     )
     opened = await _ask(tools, "Reset", lambda timeout: environments.Reset(reset, timeout=timeout), until)
-    builder.context("user", tools.chat.render(opened.messages))
+    offered = json.loads(work.task.tools_json or "[]")
+    builder.context("user", tools.chat.render(opened.messages, tools=offered))
     conversation = list(opened.messages)
     truncated = True
     try:
@@ -172,7 +174,9 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             if step.done or finish == pb.FINISH_REASON_LENGTH or budget <= 0:
                 truncated = not step.done
                 break
-            observed = tools.chat.after_turn(step.messages, last=builder.tokens[-1], history=conversation)
+            observed = tools.chat.after_turn(
+                step.messages, last=builder.tokens[-1], history=conversation, tools=offered
+            )
             builder.context("user", observed)
             conversation += [played.action, *step.messages]
     finally:

@@ -5,13 +5,29 @@ import functools
 import json
 import pathlib
 import random
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.common.v1.common_pb2 import Message
+from penstock.datasets.conversations import message_of
 from penstock.datasets.reading import DatasetError, read
 from penstock.recipes.sections import Data
+from penstock.recipes.sections.data import PROMPT
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+
+class _Texts(string.Formatter):
+    """Fills in texts and numbers; null, a list or an object is no text that anybody meant to train on."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError(f"a text or a number, not {value!r:.80}")
+        text: str = super().format_field(value, format_spec)
+        return text
+
+
+TEXTS = _Texts()
 
 
 class Dataset:
@@ -48,76 +64,126 @@ class Dataset:
         return turn, self._order(turn)[at] if self._shuffle else at
 
     def task(self, row: int, environment: str, source: str = "") -> pb.Task:
-        """The row as a task of an environment."""
+        """The row as a task of an environment. Raises DatasetError for a conversation that ends with the answer."""
         return pb.Task(
             id=f"{self.path.stem}/{row}",
             environment=environment,
             source=source,
-            messages=self._prompt(row) if self._prompts else [],
+            messages=self._question(row) if self._prompts else [],
             row_json=json.dumps(self.rows[row]),
+            tools_json=self._tools(row),
         )
 
     def demonstration(self, row: int) -> pb.Demonstration:
         """The row as a conversation to imitate: its `messages`, or the recipe's prompt and completion."""
         messages = self._prompt(row)
-        if "messages" not in self.rows[row]:
-            messages = [
-                *messages,
-                Message(role="assistant", content=self._fill(self._data.completion, row, "completion")),
-            ]
-        return pb.Demonstration(messages=messages)
+        if not self._has_conversation(row):
+            said = self._fill(self._data.completion, row, "completion")
+            messages = [*messages, Message(role="assistant", content=said)]
+        return pb.Demonstration(messages=messages, tools_json=self._tools(row))
 
     def preference(self, row: int) -> pb.PreferenceWork:
         """The row as ranked answers to a prompt.
 
-        `chosen` and `rejected` (texts, or whole conversations that end with the answer), `answers` (texts, the best
-        first), or `label` (true or false) for the recipe's completion alone.
+        `chosen` and `rejected` (texts, or conversations that end with the answer), `answers` (texts, the best first),
+        or `label` (true or false) for the recipe's completion alone.
         """
-        fields = self.rows[row]
-        work = pb.PreferenceWork(prompt=self._prompt(row))
+        fields = self._given(row)
+        work = pb.PreferenceWork(prompt=self._prompt(row), tools_json=self._tools(row))
         if "answers" in fields:
             texts = self._texts(row, "answers", fields["answers"])
-            ranked = [(text, float(len(texts) - 1 - i)) for i, text in enumerate(texts)]
+            for place, text in enumerate(texts, 1):
+                work.answers.add(message=Message(role="assistant", content=text), score=len(texts) - place)
         elif "chosen" in fields and "rejected" in fields:
-            ranked = [(self._last(row, key), score) for key, score in (("chosen", 1.0), ("rejected", 0.0))]
+            for key, score in (("chosen", 1.0), ("rejected", 0.0)):
+                work.answers.add(message=self._answer(row, key, work.prompt), score=score)
         elif "label" in fields:
-            ranked = [(self._fill(self._data.completion, row, "completion"), 1.0 if fields["label"] else 0.0)]
+            said = Message(role="assistant", content=self._fill(self._data.completion, row, "completion"))
+            work.answers.add(message=said, score=self._label(row))
         else:
             raise DatasetError(
                 f"{self.at(row)}: preference data needs chosen and rejected, or answers, or label; "
                 f"it has {_have(fields, ('chosen', 'rejected', 'answers', 'label'))}"
             )
-        for text, score in ranked:
-            work.answers.add(message=Message(role="assistant", content=text), score=score)
         return work
 
+    def _given(self, row: int) -> Mapping[str, Any]:
+        """The row's fields that are not null: tables fill in null where a row lacks a column."""
+        return {name: value for name, value in self.rows[row].items() if value is not None}
+
+    def _has_conversation(self, row: int) -> bool:
+        """Whether the row's own conversation is used: a prompt that the recipe states comes before it."""
+        return self._data.messages in self._given(row) and self._data.prompt == PROMPT
+
     def _prompt(self, row: int) -> list[Message]:
-        fields = self.rows[row]
-        if "messages" in fields:
-            return self._conversation(row, "messages")
-        if isinstance(fields.get("prompt"), list):
-            return self._conversation(row, "prompt")
-        if "prompt" not in fields and isinstance(fields.get("chosen"), list):
-            return self._conversation(row, "chosen")[:-1]
-        messages = [Message(role="user", content=self._fill(self._data.prompt, row, "prompt"))]
-        if self._data.system is not None:
+        fields = self._given(row)
+        if self._has_conversation(row):
+            messages = self._conversation(row, self._data.messages)
+        elif self._data.prompt == PROMPT and isinstance(fields.get("prompt"), list):
+            messages = self._conversation(row, "prompt")
+        elif self._data.prompt == PROMPT and "prompt" not in fields and isinstance(fields.get("chosen"), list):
+            messages = self._conversation(row, "chosen")[:-1]
+        else:
+            messages = [Message(role="user", content=self._fill(self._data.prompt, row, "prompt"))]
+        if self._data.system is not None and not any(m.role == "system" for m in messages[:1]):
             messages.insert(0, Message(role="system", content=self._data.system))
+        return messages
+
+    def _question(self, row: int) -> list[Message]:
+        """The prompt for a rollout, which the model itself answers."""
+        messages = self._prompt(row)
+        if messages and messages[-1].role == "assistant":
+            if not self._data.cut_answer:
+                raise DatasetError(
+                    f"{self.at(row)}: the conversation ends with the assistant: the model would be asked question "
+                    "and answer; data.cut_answer: true takes it without the answer, data.prompt asks something else"
+                )
+            messages.pop()
+        if not messages:
+            raise DatasetError(f"{self.at(row)}: the conversation asks nothing")
         return messages
 
     def _conversation(self, row: int, key: str) -> list[Message]:
         try:
-            return [_message(m) for m in self.rows[row][key]]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"{self.at(row)}: {key} must be a list of objects with role and content") from error
+            messages = [message_of(m) for m in self.rows[row][key]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DatasetError(
+                f"{self.at(row)}: {key} must be a list of objects with role and content, or from and value: {error}"
+            ) from error
+        if not messages:
+            raise DatasetError(f"{self.at(row)}: {key} is an empty conversation")
+        return messages
 
-    def _last(self, row: int, key: str) -> str:
+    def _answer(self, row: int, key: str, prompt: Sequence[Message]) -> Message:
         value = self.rows[row][key]
-        if isinstance(value, list):
-            conversation = self._conversation(row, key)
-            if not conversation or conversation[-1].role != "assistant":
-                raise DatasetError(f"{self.at(row)}: {key} must end with an assistant message")
-            return conversation[-1].content
-        return self._texts(row, key, [value])[0]
+        if not isinstance(value, list):
+            return Message(role="assistant", content=self._texts(row, key, [value])[0])
+        *context, answer = self._conversation(row, key)
+        if answer.role != "assistant":
+            raise DatasetError(f"{self.at(row)}: {key} must end with an assistant message")
+        asked = [m for m in prompt if m.role != "system"]
+        if context and [m for m in context if m.role != "system"] != asked:
+            raise DatasetError(f"{self.at(row)}: {key} answers another conversation than the row's prompt")
+        return answer
+
+    def _label(self, row: int) -> float:
+        label = self.rows[row]["label"]
+        if label not in (0, 1) or not isinstance(label, (bool, int)):
+            raise DatasetError(f"{self.at(row)}: label must be true or false (or 1 or 0), not {label!r:.80}")
+        return float(label)
+
+    def _tools(self, row: int) -> str:
+        """The row's `tools` as a JSON array; some data sets keep them as JSON text. Empty if there are none."""
+        given = self.rows[row].get("tools")
+        if given is None or given == "":
+            return ""
+        try:
+            tools = json.loads(given) if isinstance(given, str) else given
+        except ValueError as error:
+            raise DatasetError(f"{self.at(row)}: tools: {error}") from error
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise DatasetError(f"{self.at(row)}: tools must be a list of objects, not {given!r:.80}")
+        return json.dumps(tools) if tools else ""
 
     def _texts(self, row: int, key: str, values: Any) -> list[str]:
         if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
@@ -126,8 +192,8 @@ class Dataset:
 
     def _fill(self, template: str, row: int, key: str) -> str:
         try:
-            return template.format_map(self.rows[row])
-        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            return TEXTS.vformat(template, (), self.rows[row])
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             wanted = error.args[:1] if isinstance(error, KeyError) else ()
             have = _have(self.rows[row], wanted)
             raise DatasetError(f"{self.at(row)}: data.{key} {template!r} needs {error}; it has {have}") from error
@@ -137,20 +203,6 @@ class Dataset:
         order = list(range(len(self.rows)))
         random.Random(f"{self._data.seed}/{turn}").shuffle(order)
         return order
-
-
-def _message(raw: Any) -> Message:
-    """A message as chat data sets write it; tool calls in the form that chat templates take."""
-    content = raw.get("content") if raw.get("tool_calls") else raw["content"]
-    message = Message(role=raw["role"], content=content or "", null_content=content is None)
-    for key in ("reasoning_content", "tool_call_id", "name"):
-        setattr(message, key, raw.get(key) or "")
-    for call in raw.get("tool_calls") or ():
-        function = call["function"]
-        given = function["arguments"]
-        arguments = given if isinstance(given, str) else json.dumps(given)
-        message.tool_calls.add(id=call.get("id") or "", name=function["name"], arguments_json=arguments)
-    return message
 
 
 def _have(fields: Mapping[str, Any], wanted: Sequence[str]) -> str:

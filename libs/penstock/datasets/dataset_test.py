@@ -122,3 +122,112 @@ def test_ranked_answers_come_in_every_usual_form(tmp_path: pathlib.Path) -> None
 def test_a_row_without_usable_answers_is_named(tmp_path: pathlib.Path, row: str, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
         dataset(tmp_path, row).preference(0)
+
+
+CONVERSATION = '[{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]'
+
+
+def said(messages: Any) -> list[tuple[str, str]]:
+    return [(m.role, m.content) for m in messages]
+
+
+def test_a_prompt_that_the_recipe_states_comes_before_the_rows_conversation(tmp_path: pathlib.Path) -> None:
+    """The engine was asked question *and* answer."""
+    data = dataset(tmp_path, f'{{"problem": "1+1", "messages": {CONVERSATION}}}\n', prompt="{problem}")
+    assert said(data.task(0, "math").messages) == [("user", "1+1")]
+
+
+def test_a_conversation_that_ends_with_the_answer_is_no_question_unless_it_is_cut(tmp_path: pathlib.Path) -> None:
+    row = f'{{"messages": {CONVERSATION}}}\n'
+    with pytest.raises(DatasetError, match=r"line 1: the conversation ends with the assistant.*data.cut_answer"):
+        dataset(tmp_path, row).task(0, "math")
+    assert said(dataset(tmp_path, row, cut_answer=True).task(0, "math").messages) == [("user", "2+2")]
+    with pytest.raises(DatasetError, match="asks nothing"):
+        only = '{"messages": [{"role": "assistant", "content": "4"}]}'
+        dataset(tmp_path, only, cut_answer=True).task(0, "math")
+
+
+@pytest.mark.parametrize("field", ["messages", "prompt"])
+def test_the_recipes_system_message_is_put_before_rows_that_have_none(tmp_path: pathlib.Path, field: str) -> None:
+    own = '[{"role": "system", "content": "mine"}, {"role": "user", "content": "2+2"}]'
+    rows = f'{{"{field}": [{{"role": "user", "content": "2+2"}}]}}\n{{"{field}": {own}}}\n'
+    data = dataset(tmp_path, rows, system="be brief")
+    assert [said(data.task(i, "math").messages)[0] for i in range(2)] == [("system", "be brief"), ("system", "mine")]
+
+
+def test_conversations_in_other_words_are_understood(tmp_path: pathlib.Path) -> None:
+    turns = '[{"from": "human", "value": "2+2"}, {"from": "gpt", "value": "4"}, {"from": "function", "value": "ok"}]'
+    data = dataset(tmp_path, f'{{"conversations": {turns}}}\n', messages="conversations")
+    assert said(data.demonstration(0).messages) == [("user", "2+2"), ("assistant", "4"), ("tool", "ok")]
+
+
+def test_what_a_message_says_beside_its_content_is_kept(tmp_path: pathlib.Path) -> None:
+    call = '{"id": "c1", "function": {"name": "add", "arguments": {"a": 1}}}'
+    turns = (
+        '[{"role": "user", "content": "?"}, '
+        f'{{"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [{call}]}}, '
+        '{"role": "tool", "content": "1", "tool_call_id": "c1", "name": "add"}]'
+    )
+    tools = '[{"type": "function", "function": {"name": "add"}}]'
+    shown = dataset(tmp_path, f'{{"messages": {turns}, "tools": {tools}}}\n').demonstration(0)
+    _, asked, told = shown.messages
+    assert (asked.null_content, asked.reasoning_content, asked.tool_calls[0].arguments_json) == (True, "hm", '{"a": 1}')
+    assert (told.tool_call_id, told.name) == ("c1", "add") and shown.tools_json == tools
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('{"prompt": null}', "data.prompt .* needs a text or a number, not None"),
+        ('{"prompt": {"a": 1}}', "not {'a': 1}"),
+        ('{"prompt": true}', "not True"),
+        ('{"prompt": "b\\ud83da"}', "line 1: 'prompt' has half a surrogate pair"),
+        ('{"prompt": "a", "x": NaN}', "line 1: NaN is no JSON number"),
+        ('{"prompt": "a", "prompt": "b"}', "line 1: 'prompt' is there twice"),
+        ('{"prompt": ' + "[" * 100_000 + "}", "line 1: nested too deeply"),
+        ('{"prompt": "a", "n": ' + "9" * 5000 + "}", "line 1: Exceeds the limit"),
+        ('{"messages": []}', "messages is an empty conversation"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', "role 'robot' is none of system, user"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_place(tmp_path: pathlib.Path, row: str, words: str) -> None:
+    with pytest.raises(DatasetError, match=words):
+        dataset(tmp_path, row + "\n")
+
+
+def test_a_target_that_is_null_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DatasetError, match=r"line 1: data.completion .* not None"):
+        dataset(tmp_path, '{"prompt": "a", "target": null}').demonstration(0)
+
+
+def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path: pathlib.Path) -> None:
+    data = dataset(tmp_path, '\ufeff{"prompt": "a"}\r\n{"prompt": "b"}\r\n')
+    assert [said(data.task(i, "x").messages) for i in range(2)] == [[("user", "a")], [("user", "b")]]
+
+
+def test_a_null_is_a_field_that_the_row_lacks(tmp_path: pathlib.Path) -> None:
+    """parquet fills in what rows of other kinds have."""
+    row = '{"messages": null, "answers": null, "prompt": "p", "chosen": "a", "rejected": "b", "label": null}'
+    work = dataset(tmp_path, row).preference(0)
+    assert said(work.prompt) == [("user", "p")] and [a.message.content for a in work.answers] == ["a", "b"]
+
+
+@pytest.mark.parametrize("label", ['"false"', '"no"', "2", "0.5"])
+def test_a_label_is_true_or_false(tmp_path: pathlib.Path, label: str) -> None:
+    with pytest.raises(DatasetError, match="line 1: label must be true or false"):
+        dataset(tmp_path, f'{{"prompt": "p", "target": "t", "label": {label}}}').preference(0)
+
+
+@pytest.mark.parametrize("asked", ["3+3", None])
+def test_answers_to_another_conversation_are_refused(tmp_path: pathlib.Path, asked: str | None) -> None:
+    other = CONVERSATION.replace("2+2", "5+5")
+    prompt = f'"prompt": "{asked}", ' if asked else ""
+    data = dataset(tmp_path, f'{{{prompt}"chosen": {CONVERSATION}, "rejected": {other}}}')
+    with pytest.raises(DatasetError, match="line 1: (chosen|rejected) answers another conversation"):
+        data.preference(0)
+
+
+@pytest.mark.parametrize("tools", ["3", '"x"', "[1]"])
+def test_tools_that_are_none_are_refused(tmp_path: pathlib.Path, tools: str) -> None:
+    with pytest.raises(DatasetError, match="line 1: tools"):
+        dataset(tmp_path, f'{{"prompt": "p", "tools": {tools}}}').task(0, "x")

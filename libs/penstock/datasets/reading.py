@@ -48,21 +48,47 @@ def read(path: pathlib.Path) -> Rows:
 def _json_lines(path: pathlib.Path) -> list[Row]:
     rows = []
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8-sig") as file:  # a byte order mark is no part of the first row
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except ValueError as error:
-                        raise DatasetError(f"{path}, line {number}: {error}") from error
-                    if not isinstance(row, dict):
-                        raise DatasetError(f"{path}, line {number}: must be a JSON object, is a {type(row).__name__}")
-                    rows.append(row)
+                    rows.append(_json_row(line, f"{path}, line {number}"))
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: {error}") from error
     return rows
+
+
+def _json_row(line: str, place: str) -> Row:
+    """A row of strict JSON. Raises DatasetError for what another reader would take otherwise, or not at all."""
+    try:
+        row = json.loads(line, parse_constant=_no_number, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise DatasetError(f"{place}: {why}") from error
+    if not isinstance(row, dict):
+        raise DatasetError(f"{place}: must be a JSON object, is a {type(row).__name__}")
+    if "\\u" in line:
+        for key, value in row.items():
+            try:
+                json.dumps([key, value], ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise DatasetError(
+                    f"{place}: {key!a} has half a surrogate pair, {error.object[error.start]!a}, which is no character"
+                ) from error
+    return row
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return row
 
 
 def _directory(path: pathlib.Path) -> list[Row]:

@@ -1,5 +1,6 @@
 """Samples from a data set ride the same log: demonstrations and ranked answers are tokenised into trajectories."""
 
+import json
 from collections.abc import Sequence
 
 from penstock.chat import ChatTokenizer, TemplateError
@@ -20,9 +21,12 @@ def tokenise(
         if task.HasField("preference"):
             answer = task.preference.answers[index]
             prompt, score = task.preference.prompt, answer.score
-            tokens, mask = chat.demonstration([*prompt, answer.message], context=len(prompt))
+            tools = json.loads(task.preference.tools_json or "[]")
+            tokens, mask = chat.demonstration([*prompt, answer.message], context=len(prompt), tools=tools)
         else:
-            tokens, mask = chat.demonstration(task.demonstration.demonstrations[index].messages, roles=roles)
+            shown = task.demonstration.demonstrations[index]
+            tools = json.loads(shown.tools_json or "[]")
+            tokens, mask = chat.demonstration(shown.messages, roles=roles, tools=tools)
         t = demonstration(task, index, model, tokens, mask)
         if score is not None:
             t.components.add(name="preference", value=score, weight=1.0)

@@ -30,11 +30,10 @@ class Source:
         held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False, prompts=prompts) if data.eval else None
         train = Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle, prompts=prompts, limit=data.limit)
         source = Source(name, recipe, train, held_out)
-        rows_trained_on = () if recipe.rolls_out else (train,)
-        rows_measured = (held_out,) if recipe.validates and held_out is not None else ()
-        for dataset in (*rows_trained_on, *rows_measured):
-            for row in range(len(dataset)):
-                source.check_row(dataset, row)
+        for dataset, asked in ((train, recipe.rolls_out), (held_out, not recipe.validates)):
+            if dataset is not None:
+                for row in range(len(dataset)):
+                    source.check_row(dataset, row, asked)
         return source
 
     def sampling(self, temperature: float) -> SamplingParams:
@@ -44,10 +43,12 @@ class Source:
             temperature=temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens, stop_texts=s.stop
         )
 
-    def check_row(self, dataset: Dataset, row: int) -> None:
-        """Raises DatasetError for a row that the recipe's method cannot use."""
+    def check_row(self, dataset: Dataset, row: int, asked: bool) -> None:
+        """Raises DatasetError for a row that the recipe's method cannot use. asked: whether the model answers it."""
         size = self.recipe.algorithm.group_size
-        if self.recipe.algorithm.name == "sft":
+        if asked:
+            dataset.task(row, self.name)
+        elif self.recipe.algorithm.name == "sft":
             dataset.demonstration(row)
         elif (answers := len(dataset.preference(row).answers)) != size:
             raise DatasetError(f"{dataset.at(row)}: has {answers} answers; algorithm.group_size is {size}")

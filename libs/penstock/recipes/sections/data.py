@@ -21,14 +21,29 @@ class Curriculum(Section):
     least: Fraction = Field(default=0.1, description="with focus: the least chance of a row, so that none is forgotten")
 
 
+PROMPT = "{prompt}"
+
+
 class Data(Section):
     """What to train on and to measure with: JSON Lines, parquet, or a Hugging Face dataset's directory."""
 
     train: str = Field(description="training rows: a file, a pattern of parquet files, or a directory")
     eval: str | None = Field(default=None, description="held-out rows, likewise")
-    prompt: str = Field(default="{prompt}", description="user message of a row; {field} is replaced by the row's field")
+    prompt: str = Field(
+        default=PROMPT,
+        description="user message of a row; {field} is replaced by the row's field. Another than the default is used "
+        "even where a row has a conversation",
+    )
+    messages: str = Field(
+        default="messages", description="the field with a row's conversation: role and content, or from and value"
+    )
+    cut_answer: bool = Field(
+        default=False,
+        description="for rollouts: take a conversation that ends with the assistant without that answer; such rows are "
+        "refused otherwise",
+    )
     completion: str = Field(default="{target}", description="assistant message of a row (sft, and dpo with `label`)")
-    system: str | None = Field(default=None, description="system message put before every prompt")
+    system: str | None = Field(default=None, description="system message of all rows that have none of their own")
     train_on: tuple[Literal["assistant", "user", "system", "tool", "all"], ...] = Field(
         default=("assistant",), min_length=1, description="roles whose messages are trained on (sft)"
     )
