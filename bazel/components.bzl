@@ -49,6 +49,7 @@ ROOMS = {
         "evaluation",
         "reporting",
         "state",
+        "testing",
     ],
     "environment": [
         "builtin",

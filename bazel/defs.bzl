@@ -78,11 +78,6 @@ def py_component(
         deps = deps,
     )
     native.filegroup(
-        name = "library_sources",
-        srcs = srcs,
-        visibility = ["//visibility:public"],
-    )
-    native.filegroup(
         name = "sources",
         srcs = srcs + tests + gpu_tests + helpers,
         visibility = ["//visibility:public"],

@@ -6,7 +6,7 @@ import pytest
 
 from penstock.chat import ChatTokenizer
 from penstock.testing.nats.fixtures import bus, names, nats
-from services.coordinator.run_testing import make_recipe
+from services.coordinator.testing.run import make_recipe
 
 __all__ = ["bus", "chat", "folder", "names", "nats"]
 

@@ -7,6 +7,7 @@ import pathlib
 import random
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 
@@ -19,7 +20,7 @@ from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.admission import deadlines
 from services.coordinator.admission.draws import Draw
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.run_testing import (
+from services.coordinator.testing.run import (
     SIZE,
     STALENESS,
     N,
@@ -42,6 +43,14 @@ async def settled(coordinator: Coordinator, condition: Callable[[], bool], withi
         seen = -1
         while not condition():
             seen = await coordinator.following.changed(seen, 0.1)
+
+
+def _has_moved(coordinator: Coordinator, sequence: int) -> bool:
+    return coordinator.ledger.sequence >= sequence
+
+
+def _is_over(coordinator: Coordinator) -> bool:
+    return coordinator.state.over
 
 
 async def tasks_of(bus: Bus, names: RunNames) -> list[str]:
@@ -96,7 +105,7 @@ async def test_kill_and_restart_at_any_moment_changes_nothing(
             await asyncio.wait({working}, timeout=rng.uniform(0.02, 0.1))  # killed early in its life, or
             moves = life.ledger.sequence + rng.randint(0, 8)
             with contextlib.suppress(TimeoutError):
-                await settled(life, lambda life=life, moves=moves: life.ledger.sequence >= moves, within=3)  # later
+                await settled(life, partial(_has_moved, life, moves), within=3)  # later
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
 
@@ -354,7 +363,7 @@ async def test_a_run_that_reaches_its_target_is_done_early_and_stays_done(
     for _ in range(2):  # and once more after a restart
         coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
         async with running(coordinator.run(), play_worker(bus, names, "train"), play_worker(bus, names, "eval")):
-            await settled(coordinator, lambda coordinator=coordinator: coordinator.state.over)
+            await settled(coordinator, partial(_is_over, coordinator))
         assert coordinator.state.value == pb.RUN_STATE_DONE
         assert coordinator.state.reason == "evaluation of version 0: reward 0.5 reached the target 0.5"
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "done"

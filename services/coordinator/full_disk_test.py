@@ -13,7 +13,7 @@ from penstock.system.disk import DiskFull
 from penstock.testing.nats.fixtures import SMALL
 from penstock.testing.small_disk import fill, run_on_small_disk
 from services.coordinator.reporting.sinks import Guarded, sinks, write_summary
-from services.coordinator.run_testing import (
+from services.coordinator.testing.run import (
     make_coordinator,
     make_recipe,
     play_learner,

@@ -10,8 +10,8 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.testing.hostile_messages import assault
 from penstock.trajectory.v1 import trajectory_pb2
-from services.coordinator.run_testing import drawn, make_coordinator, make_recipe, publish, running
 from services.coordinator.server import CoordinatorServicer
+from services.coordinator.testing.run import drawn, make_coordinator, make_recipe, publish, running
 
 SERVICE = pb.DESCRIPTOR.services_by_name["CoordinatorService"]
 

@@ -15,7 +15,8 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.trajectories import failed
 from penstock.trajectory.v1 import trajectory_pb2
-from services.coordinator.run_testing import (
+from services.coordinator.server import CoordinatorServicer
+from services.coordinator.testing.run import (
     SIZE,
     N,
     drawn,
@@ -27,7 +28,6 @@ from services.coordinator.run_testing import (
     running,
     served,
 )
-from services.coordinator.server import CoordinatorServicer
 
 STEPS = 3
 CODES = grpc.StatusCode

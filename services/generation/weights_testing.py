@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -56,7 +56,7 @@ class Weights:
         return {r.name: r for r in answer.receivers}
 
 
-def _messages(made: pb.Manifest) -> Iterable[pb.PushTensorsRequest]:
+def _messages(made: pb.Manifest) -> Iterator[pb.PushTensorsRequest]:
     yield pb.PushTensorsRequest(version=made.version)
     data = whole(made.version.step)
     for start in range(0, SIZE, CHUNK_BYTES):

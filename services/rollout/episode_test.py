@@ -26,7 +26,7 @@ from services.environment.builtin.guess_number import GuessNumber
 from services.rollout import engines as engines_module
 from services.rollout.engines import engines
 from services.rollout.episode import Tools, play
-from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
+from services.rollout.fake_engine_testing import FakeEngine, Step, Tokens, serving
 from services.rollout.scoring import scoring
 
 COMPLETED, TRUNCATED, FAILED = (
@@ -284,8 +284,8 @@ async def test_every_failure_has_its_type_and_no_reward(
 
 
 async def test_the_groups_deadline_ends_a_sample_as_timed_out(chat: ChatTokenizer, environment_address: str) -> None:
-    away = [[rpc.unavailable("starting", retry_after=0.05)] for _ in range(1000)]
-    async with tools(chat, FakeEngine(list(away)), environment_address) as with_tools:
+    away: list[list[Step]] = [[rpc.unavailable("starting", retry_after=0.05)] for _ in range(1000)]
+    async with tools(chat, FakeEngine(away), environment_address) as with_tools:
         t = await play(with_tools, task(), 0, time.monotonic() + 0.3)
     assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_TIMEOUT)
 

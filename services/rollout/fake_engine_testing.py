@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
@@ -47,6 +47,12 @@ Step = Tokens | rpc.Abort | asyncio.Event
 @dataclass
 class FakeEngine(generation_pb2_grpc.GenerationServiceServicer):
     """See the module. `requests` and `prompts` are what it was asked."""
+
+    # Nobody asks it these: generated code answers UNIMPLEMENTED, and only its stubs call them abstract.
+    Drain: ClassVar[Any]
+    GetEngine: ClassVar[Any]
+    Resume: ClassVar[Any]
+    ScoreTokens: ClassVar[Any]
 
     script: list[list[Step]] = field(default_factory=list)
     answer: Callable[[list[int]], list[int]] = lambda prompt: [7, 2]

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,6 +18,10 @@ Answer = Callable[[pb.ScoreItem], Sequence[pb.ScoreResult]]
 
 class FakeReward(reward_pb2_grpc.RewardServiceServicer):
     """A reward service that answers each item with `answer`, after the failures in `script`."""
+
+    # Nobody asks it these: generated code answers UNIMPLEMENTED, and only its stubs call them abstract.
+    Describe: ClassVar[Any]
+    ScoreStream: ClassVar[Any]
 
     def __init__(self, answer: Answer, script: Sequence[rpc.Abort] = ()) -> None:
         self._answer, self._script = answer, list(script)

@@ -1,16 +1,18 @@
 """Stop texts over characters and over a byte-level vocabulary, however an engine cuts its chunks."""
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.rollout.stopping import StopTexts
 
 
-def characters(tokens: list[int]) -> str:
+def characters(tokens: Sequence[int]) -> str:
     return "".join(map(chr, tokens))
 
 
-def utf8(tokens: list[int]) -> str:
+def utf8(tokens: Sequence[int]) -> str:
     return bytes(tokens).decode(errors="replace")
 
 

@@ -1,6 +1,9 @@
 """The weight service against every attack of the kit: nothing is offered, written elsewhere or lost, and it lives."""
 
 import pathlib
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
@@ -40,7 +43,7 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
             applied = pb.ReportAppliedRequest(receiver="g", version=version)
             applied.pause.FromMilliseconds(1)
             applied.transfer.FromMilliseconds(1)
-            seeds = {
+            seeds: dict[str, Message | Sequence[Message]] = {
                 "BeginVersion": pb.BeginVersionRequest(manifest=manifest(2)),
                 "PushTensors": pb.PushTensorsRequest(version=PolicyVersion(epoch=1, step=2), data=DATA[:64]),
                 "CommitVersion": pb.CommitVersionRequest(version=PolicyVersion(epoch=1, step=2)),

@@ -58,14 +58,13 @@ def main(args: argparse.Namespace) -> None:
         theirs = trl(model, assets, args.trl_steps, seed)
         for level in LEVELS:
             a, b = reached(*mine[:2], level), reached(*theirs[:2], level)
-            both = a is not None and b is not None
             report.add(
                 round=seed,
                 accuracy=level,
                 ours_s=a,
                 trl_s=b,
-                ratio=a / b if both else None,
-                ratio_with_start=(a + mine[2]) / (b + theirs[2]) if both else None,
+                ratio=None if a is None or b is None else a / b,
+                ratio_with_start=None if a is None or b is None else (a + mine[2]) / (b + theirs[2]),
             )
         report.note(
             f"round {seed}: ours {len(mine[0])} steps, {mine[0][-1] / len(mine[0]):.2f} s each, "

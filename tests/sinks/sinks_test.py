@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -67,9 +68,10 @@ def wandb_history(path: pathlib.Path) -> dict[int, dict[str, float]]:
     """Step -> metrics of an offline run's file."""
     from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2  # it looks for protobuf's version, and takes all names of a module for that
     steps = dict[int, dict[str, float]]()
     for data in wandb_records(path.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
+        record = messages.Record.FromString(data)
         if record.WhichOneof("record_type") == "history":
             items = {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
             steps[int(record.history.step.num)] = {k: v for k, v in items.items() if k in METRICS}
@@ -116,7 +118,7 @@ def test_tensorboard_has_every_step(tmp_path: pathlib.Path) -> None:
     for step, metrics in expected(1, 3).items():
         sink.write(step, metrics)
     found = EventAccumulator(str(tmp_path))
-    found.Reload()  # type: ignore[no-untyped-call]
+    found.Reload()
     for name, value in METRICS.items():
-        points = [(e.step, e.value) for e in found.Scalars(name)]  # type: ignore[no-untyped-call]
+        points = [(e.step, e.value) for e in found.Scalars(name)]
         assert points == [(step, pytest.approx(value + step)) for step in (1, 2, 3)]

@@ -29,6 +29,8 @@ def test_other_names_have_no_number(name: str) -> None:
 
 
 def test_negative_numbers_have_no_name() -> None:
-    for make in (lambda: training_group(-1), lambda: evaluation_group(-1, 0), lambda: evaluation_group(0, -1)):
+    with pytest.raises(ValueError):
+        training_group(-1)
+    for step, row in ((-1, 0), (0, -1)):
         with pytest.raises(ValueError):
-            make()
+            evaluation_group(step, row)

@@ -37,7 +37,7 @@ def true_gradient(forward: bool) -> torch.Tensor:
     return torch.stack([(divergence(LOGITS + h) - divergence(LOGITS - h)) / 2e-5 for h in step])
 
 
-def test_values():
+def test_values() -> None:
     """Δ = ln 2: k1 = −ln 2, k2 = ln²2 / 2, k3 = 2 − 1 − ln 2."""
     current, reference = torch.tensor([-2.0]), torch.tensor([-2.0 + math.log(2)])
     assert kl_estimators.get("k1")(current, reference).item() == pytest.approx(-math.log(2), abs=1e-6)
@@ -45,31 +45,31 @@ def test_values():
     assert kl_estimators.get("k3")(current, reference).item() == pytest.approx(1 - math.log(2), abs=1e-6)
 
 
-def test_k1_and_k3_have_the_value_of_the_kl():
+def test_k1_and_k3_have_the_value_of_the_kl() -> None:
     current = torch.log_softmax(LOGITS, 0)
     true = (current.exp() * (current - REFERENCE)).sum()
     for name in ("k1", "k3"):
         assert (current.exp() * kl_estimators.get(name)(current, REFERENCE)).sum().item() == pytest.approx(true.item())
 
 
-def test_on_policy_gradients():
+def test_on_policy_gradients() -> None:
     assert expected_gradient("k1", "none", None).abs().max() < 1e-12
     torch.testing.assert_close(expected_gradient("k2", "none", None), true_gradient(forward=False))
     torch.testing.assert_close(expected_gradient("k3", "none", None), true_gradient(forward=True))
 
 
 @pytest.mark.parametrize(("estimator", "importance"), [("k3", "differentiable"), ("k2", "detached")])
-def test_off_policy_gradients_are_those_of_the_kl_to_the_reference(estimator, importance):
+def test_off_policy_gradients_are_those_of_the_kl_to_the_reference(estimator: str, importance: str) -> None:
     torch.testing.assert_close(expected_gradient(estimator, importance, BEHAVIOUR), true_gradient(forward=False))
 
 
-def test_unweighted_off_policy_gradients_are_wrong():
+def test_unweighted_off_policy_gradients_are_wrong() -> None:
     """Why the weight is there at all."""
     wrong = expected_gradient("k2", "none", BEHAVIOUR)
     assert (wrong - true_gradient(forward=False)).abs().max() > 0.01
 
 
-def test_extreme_tokens_are_bounded():
+def test_extreme_tokens_are_bounded() -> None:
     current, reference = torch.tensor([-100.0, -0.1], requires_grad=True), torch.tensor([-0.1, -100.0])
     for name in kl_estimators.names():
         value = kl_estimators.get(name)(current, reference)
@@ -78,14 +78,14 @@ def test_extreme_tokens_are_bounded():
         assert torch.isfinite(gradient).all()
 
 
-def test_a_missing_reference_is_refused():
+def test_a_missing_reference_is_refused() -> None:
     zeros = torch.zeros(1)
     inputs = LossInputs(zeros, zeros, zeros, zeros, zeros, zeros.long(), 1)
     with pytest.raises(ValueError, match="reference"):
         kl.kl_loss(inputs, "k3", "none")
 
 
-def test_a_penalty_in_the_reward_moves_advantages_within_groups_alone():
+def test_a_penalty_in_the_reward_moves_advantages_within_groups_alone() -> None:
     """Group 0: KL 0.5 and 1.5 over its trained tokens, mean 1; group 1 has one sequence, whose baseline is itself."""
     behaviour = torch.tensor([-1.0, -1.0, -2.0, -1.0, -3.0])
     reference = torch.tensor([-1.5, -9.0, -2.5, -2.0, -1.0])
@@ -95,7 +95,7 @@ def test_a_penalty_in_the_reward_moves_advantages_within_groups_alone():
     assert change.tolist() == pytest.approx([0.1, -0.1, 0.0])
 
 
-def test_its_expected_gradient_is_that_of_the_kl_of_what_was_drawn():
+def test_its_expected_gradient_is_that_of_the_kl_of_what_was_drawn() -> None:
     """Σ_y π(y) A(y) ∇log π(y) with A = −β log(π/ref), less any baseline, is −β ∇KL(π‖ref): all samples, exactly."""
     logits = torch.tensor([0.3, -0.4, 0.9], dtype=torch.float64, requires_grad=True)
     reference = torch.log_softmax(torch.tensor([0.1, 0.2, -0.3], dtype=torch.float64), 0)
@@ -107,7 +107,7 @@ def test_its_expected_gradient_is_that_of_the_kl_of_what_was_drawn():
     torch.testing.assert_close(got, -true)
 
 
-def test_the_interpolated_proximal_policy_is_exact_where_log_probs_move_evenly():
+def test_the_interpolated_proximal_policy_is_exact_where_log_probs_move_evenly() -> None:
     """A token drawn at version 3 for weights of version 5 (age 2): log-probs g, g+d, g+2d, g+3d at 3, 4, 5, 6."""
     g, d = torch.tensor([-2.0, -2.0, -2.0]), torch.tensor([0.3, -0.2, 0.5])
     current = (g + 3 * d).requires_grad_()

@@ -1,5 +1,8 @@
 """Length shaping and group filters by hand."""
 
+import random
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from penstock.objectives import shaping
 
 
-def test_overlong_penalty():
+def test_overlong_penalty() -> None:
     """max 100, buffer 20: free up to 80, half way at 90, −1 at 100 and never below."""
     got = shaping.overlong_penalty(torch.tensor([10, 80, 90, 100, 500]), 100, 20)
     assert got.tolist() == pytest.approx([0.0, 0.0, -0.5, -1.0, -1.0])
@@ -16,7 +19,7 @@ def test_overlong_penalty():
         shaping.overlong_penalty(torch.tensor([1]), 10, 0)
 
 
-def test_zero_variance_is_equality():
+def test_zero_variance_is_equality() -> None:
     rewards = torch.tensor([0.1, 0.1, 0.1, 1.0, 0.0, 5.0, 5.0])
     group = torch.tensor([4, 4, 4, 7, 7, 9, 9])
     valid = torch.tensor([True] * 7)
@@ -25,7 +28,7 @@ def test_zero_variance_is_equality():
     assert shaping.zero_variance_groups(rewards, group, valid) == [4, 7, 9]
 
 
-def test_pass_rate_window():
+def test_pass_rate_window() -> None:
     rewards = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     group = torch.tensor([0, 0, 1, 1, 2, 2])
     valid = torch.tensor([True] * 6)
@@ -35,7 +38,7 @@ def test_pass_rate_window():
     assert shaping.pass_rate_groups_outside(rewards, group, valid, 0.0, 1.0) == [2]
 
 
-def test_stop_properly_takes_a_part_of_what_is_positive():
+def test_stop_properly_takes_a_part_of_what_is_positive() -> None:
     rewards, cut = torch.tensor([1.0, 1.0, -1.0, 0.0]), torch.tensor([False, True, True, True])
     assert shaping.stop_properly(rewards, cut, 0.25).tolist() == [1.0, 0.25, -1.0, 0.0]
     with pytest.raises(ValueError, match="0 <= factor <= 1"):
@@ -48,11 +51,13 @@ GROUPED = st.lists(
 
 
 @given(GROUPED, st.randoms(use_true_random=False))
-def test_filters_judge_whole_groups_by_id_in_any_order(rows, random):
+def test_filters_judge_whole_groups_by_id_in_any_order(
+    rows: list[tuple[float, int, bool]], random: random.Random
+) -> None:
     """Against the definition, group by group, however the rows of a batch are ordered: a row-wise filter, or one that
     takes neighbours for a group, would drop members of one group and keep the others."""
 
-    def judged(some):
+    def judged(some: list[tuple[float, int, bool]]) -> Any:
         rewards, group, valid = (torch.tensor(column) for column in zip(*some, strict=True))
         return (
             shaping.zero_variance_groups(rewards, group, valid),

@@ -25,7 +25,8 @@ def test_a_source_has_its_own_settings_and_the_recipes_others(raw: dict[str, Any
     own, other = recipe.sources.values()
     assert own.algorithm == recipe.algorithm and own.environment == recipe.environment
     assert (other.algorithm.group_size, other.sampling.max_tokens) == (4, 7) and other.algorithm.filters.zero_variance
-    assert other.algorithm.loss == recipe.algorithm.loss and other.environment.name == "game"
+    assert other.algorithm.loss == recipe.algorithm.loss
+    assert other.environment is not None and other.environment.name == "game"
     assert not recipe.only_foreign_environments
 
 

@@ -3,14 +3,14 @@ from functools import partial
 import grpc
 import pytest
 
-from penstock.rpc import Abort, failed_precondition, not_found, out_of_range, refusing
+from penstock.rpc import Abort, Refusals, failed_precondition, not_found, out_of_range, refusing
 
 
 class Missing(LookupError):
     """Stands for a service's own error."""
 
 
-TABLE = {
+TABLE: Refusals = {
     ValueError: partial(out_of_range, reason="VALUE"),
     UnicodeError: failed_precondition,
     Missing: partial(not_found, reason="MISSING"),

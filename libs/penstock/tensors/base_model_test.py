@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ def directory(folder: pathlib.Path, tensors: dict[str, bytes], files: int = 1) -
     for i, (name, data) in enumerate(tensors.items()):
         held[names[i % files]][name] = data
     for file, part in held.items():
-        header, body = {"__metadata__": {"format": "pt"}}, b""
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        body = b""
         for name, data in part.items():
             header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [len(body), len(body) + len(data)]}
             body += data

@@ -8,7 +8,7 @@ from penstock.ledger import Group
 from penstock.trajectories import check_trajectory, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission import deadlines
-from services.coordinator.run_testing import drawn, publish
+from services.coordinator.testing.run import drawn, publish
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 

@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from penstock.sdk import BadRow, Message, Turn
+from penstock.sdk import BadRow, Message, Scored, Turn
 from services.environment.builtin.treasure_hunt import TreasureHunt
 
 
@@ -29,7 +29,7 @@ def test_the_shortest_way_earns_exactly_1_and_no_way_earns_more(w: int, h: int, 
         turn = say(game, command)
         assert not turn.done and "Doors: " in turn.messages[0].content
     turn = say(game, way[-1])
-    assert turn.done and turn.result is not None
+    assert turn.done and isinstance(turn.result, Scored)
     assert turn.result.value == pytest.approx(len(way) / (len(way) + wasted))
     assert turn.result.components == {"turns": float(len(way) + wasted), "key": 1.0}
 
@@ -59,7 +59,7 @@ def test_walls_locks_and_words_that_mean_nothing_cost_a_turn() -> None:
     for _ in range(4):
         assert not say(game, "go east").done
     end = say(game, "go east")
-    assert end.done and end.result is not None and end.result.value == 0.0
+    assert end.done and isinstance(end.result, Scored) and end.result.value == 0.0
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ TOP = 3
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -48,13 +48,13 @@ def _distil(model_dir: Path, parallel: Parallel, kind: Any, steps: int) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["reverse", "forward"])
-def test_the_divergence_from_the_teacher_falls(kind, model_dir):
+def test_the_divergence_from_the_teacher_falls(kind: str, model_dir: Path) -> None:
     history, _ = run_ranks(1, _distil, model_dir, Parallel(), kind, 8)[0]
     assert history[0] > 0.5 and history[-1] < 0.9 * history[0] and history == sorted(history, reverse=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_takes_the_same_step(layout, model_dir):
+def test_every_layout_takes_the_same_step(layout: str, model_dir: Path) -> None:
     alone, expected = run_ranks(1, _distil, model_dir, Parallel(), "reverse", 2)[0]
     world, parallel = LAYOUTS[layout]
     history, weights = run_ranks(world, _distil, model_dir, parallel, "reverse", 2)[0]

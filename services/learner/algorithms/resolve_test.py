@@ -71,7 +71,7 @@ def test_the_recipe_knows_who_needs_what() -> None:
 def test_the_recipe_knows_which_preference_losses_look_at_the_reference() -> None:
     for name in built_in(preference_losses):
         numbers = [torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (-3.0, -4.0, -3.5, -3.75)]
-        loss = preference_losses.make(name)(Pairs(*numbers, torch.tensor([2.0]), torch.tensor([3.0])))
+        loss = preference_losses.make(name)(Pairs._make([*numbers, torch.tensor([2.0]), torch.tensor([3.0])]))
         *_, chosen, rejected = torch.autograd.grad(loss.sum(), numbers, allow_unused=True)
         assert PREFERENCES[name].reference == (chosen is not None and rejected is not None), name
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from penstock.common.v1.common_pb2 import PolicyVersion
@@ -37,25 +38,25 @@ def sources() -> Sources:
     return Sources({"a": scaled, "b": whitened})
 
 
-def test_each_source_has_its_own_filters(sources):
+def test_each_source_has_its_own_filters(sources: Sources) -> None:
     assert sources.filter_reason(group("g1", "a", [1.0, 1.0])) is None
     assert sources.filter_reason(group("g1", "b", [1.0, 1.0])) == "zero_variance"
     assert sources.filter_reason(group("g1", "", [1.0, 1.0])) is None, "what names no source is the first one's"
 
 
-def test_a_scale_over_the_batch_is_over_the_sources_own_groups(sources):
+def test_a_scale_over_the_batch_is_over_the_sources_own_groups(sources: Sources) -> None:
     """b's rewards vary ten times as much in its second group; a's do not count."""
     groups = [group("g1", "b", [0.0, 0.1]), group("g2", "a", [0.0, 1.0]), group("g3", "b", [0.0, 1.0])]
     alone = Sources({"b": maker(advantage="batch_norm")})
     expected = [s.signal for s in alone.samples([groups[0], groups[2]])]
     made = sources.samples(groups)
     assert [s.group for s in made] == [0, 0, 1, 1, 2, 2]
-    assert [int(s.tokens[1]) for s in made] == [1, 1, 2, 2, 3, 3], "each sample keeps its group"
+    assert [int(np.asarray(s.tokens)[1]) for s in made] == [1, 1, 2, 2, 3, 3], "each sample keeps its group"
     assert [s.signal for s in made if s.group != 1] == pytest.approx(expected)
     assert [s.signal for s in made if s.group == 1] == pytest.approx([-5.0, 5.0])
 
 
-def test_truncated_answers_are_neither_trained_nor_a_vote_in_the_baseline():
+def test_truncated_answers_are_neither_trained_nor_a_vote_in_the_baseline() -> None:
     """Rewards 0, 1 and a truncated 1: the baseline is 0.5, not 2/3."""
     dr_grpo = maker(advantage="dr_grpo")
     sources = Sources({"a": dr_grpo, "b": dr_grpo}, whole_only=["a"])
@@ -74,6 +75,6 @@ def test_truncated_answers_are_neither_trained_nor_a_vote_in_the_baseline():
     assert sources.filter_reason(other) is None and len(sources.samples([sources.kept(other)])) == 3
 
 
-def test_a_group_says_its_mean_reward_when_it_is_released():
+def test_a_group_says_its_mean_reward_when_it_is_released() -> None:
     assert group("g1", "a", [0.0, 1.0, 0.5]).record().reward == 0.5
     assert not CompleteGroup("g1", (Member(pb.Trajectory(), 1),)).record().HasField("reward")

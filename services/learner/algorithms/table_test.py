@@ -4,16 +4,18 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from penstock.recipes import Recipe, load
 from penstock.recipes.checks.algorithm import CHECKS
 from penstock.recipes.methods import METHODS
+from services.learner.algorithms.method import Trainer
 from services.learner.algorithms.sources import Sources
 from services.learner.algorithms.table import ALGORITHMS, algorithm_of, make_trainer
 from services.learner.interface.batch import InvalidBatch, Signal
+from services.learner.interface.policy import Policy
 from services.learner.testing.tiny_models import random_batch
 
 RECIPES = sorted(pathlib.Path("deploy/recipes").absolute().rglob("*.yaml"))
@@ -52,8 +54,8 @@ def test_there_are_recipes_to_try() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_of_deploy_makes_samples_that_its_own_trainer_takes(path: pathlib.Path, shipped: Read) -> None:
     recipe = shipped(path)
-    algorithm, policy = algorithm_of(recipe), NoPolicy()
-    trainer = make_trainer(recipe, policy, policy if recipe.has_critic else None)  # type: ignore[arg-type]
+    algorithm, policy = algorithm_of(recipe), cast(Policy, NoPolicy())
+    trainer = make_trainer(recipe, policy, policy if recipe.has_critic else None)
     assert Sources.of(recipe)._signal == algorithm.signal
     with pytest.raises(AssertionError, match="the policy was asked for"):
         trainer.step(random_batch(1, algorithm.signal))
@@ -65,7 +67,7 @@ def test_a_batch_made_for_one_trainer_is_refused_by_another(path: pathlib.Path, 
     recipe = shipped(path)
     if kind == algorithm_of(recipe).signal:
         return
-    policy: Any = NoPolicy()
+    policy = cast(Policy, NoPolicy())
     with pytest.raises(InvalidBatch, match=f"carry '{kind}'"):
         make_trainer(recipe, policy, policy if recipe.has_critic else None).step(random_batch(1, kind))
 
@@ -78,7 +80,8 @@ def test_a_new_algorithm_is_one_row(monkeypatch: pytest.MonkeyPatch, shipped: Re
     """Nothing else lists algorithms: what a row says is what is trained."""
     (path,) = (p for p in RECIPES if p.stem == "quickstart-sft")
     recipe = shipped(path)
-    mine = dataclasses.replace(ALGORITHMS["supervised"], signal="score", trainer=lambda *_: "mine")
+    own = cast(Trainer, object())
+    mine = dataclasses.replace(ALGORITHMS["supervised"], signal="score", trainer=lambda *_: own)
     monkeypatch.setitem(ALGORITHMS, "supervised", mine)
-    assert make_trainer(recipe, NoPolicy()) == "mine"  # type: ignore[arg-type,comparison-overlap]
+    assert make_trainer(recipe, cast(Policy, NoPolicy())) is own
     assert Sources.of(recipe)._signal == "score"

@@ -2,6 +2,7 @@
 nothing else, and a resumed run is bit-identical, on either backend."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ SFT = recipe_of("sft")
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     @functools.cache
     def make(family: str) -> Path:
         return save_tiny_model(tmp_path_factory.mktemp("model"), family)
@@ -73,7 +74,7 @@ def _far(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_steps_are_those_of_fp32_as_far_as_float16_goes(where, model_dir):
+def test_steps_are_those_of_fp32_as_far_as_float16_goes(where: str, model_dir: Callable[[str], Path]) -> None:
     backend, world, parallel = WHERE[where]
     results = run_ranks(world, _train, backend, model_dir("qwen3"), parallel)[0]
     expected = zip((1e-2, 5e-2), reference("qwen3", False, "sft"), strict=True)
@@ -109,7 +110,7 @@ def _overflow(backend: str, model_dir: Path, parallel: Parallel) -> Any:
 
 
 @pytest.mark.parametrize("where", ["tp2", "pp2", "dp2", "transformers-2"])
-def test_an_overflow_costs_a_step_and_nothing_else(where, model_dir):
+def test_an_overflow_costs_a_step_and_nothing_else(where: str, model_dir: Callable[[str], Path]) -> None:
     backend, world, parallel = WHERE[where]
     skipped, after, direct = run_ranks(world, _overflow, backend, model_dir("qwen3"), parallel)[0]
     assert skipped > Optimizer().max_skipped > 0, "an overflow that the scale helps is none of max_skipped"
@@ -130,7 +131,7 @@ def _diverge(model_dir: Path) -> None:
     raise AssertionError("five steps: two that lowered the scale, three that nothing helps")
 
 
-def test_a_gradient_that_no_scale_helps_ends_the_run(model_dir):
+def test_a_gradient_that_no_scale_helps_ends_the_run(model_dir: Callable[[str], Path]) -> None:
     with pytest.raises(RankFailed, match="NonFiniteGradients: 3 optimizer steps in a row"):
         run_ranks(1, _diverge, model_dir("qwen3"))
 
@@ -157,7 +158,9 @@ def _go_on(backend: str, model_dir: Path, parallel: Parallel, root: Path) -> Any
 
 
 @pytest.mark.parametrize(("where", "other"), [("tp2", "one"), ("dp2", "pp2"), ("transformers-2", "transformers")])
-def test_a_resumed_run_is_bit_identical_and_another_layout_has_its_scale(where, other, model_dir, tmp_path):
+def test_a_resumed_run_is_bit_identical_and_another_layout_has_its_scale(
+    where: str, other: str, model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     backend, world, parallel = WHERE[where]
     counters, straight = run_ranks(world, _begin, backend, model_dir("qwen3"), parallel, tmp_path)[0]
     assert counters["loss_scale"] == {"scale": 2 * INITIAL, "good": 1}
@@ -168,7 +171,7 @@ def test_a_resumed_run_is_bit_identical_and_another_layout_has_its_scale(where, 
     assert run_ranks(world, _go_on, backend, model_dir("qwen3"), parallel, tmp_path)[0][0] == counters
 
 
-def test_the_scale_stays_within_its_bounds():
+def test_the_scale_stays_within_its_bounds() -> None:
     scale = LossScale()
     for _ in range(100):
         scale.lower()

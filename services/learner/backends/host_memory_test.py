@@ -32,7 +32,7 @@ def _adamw(parameters: list[torch.Tensor], fused: bool) -> torch.optim.AdamW:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_slices_take_the_step_of_the_whole(fused, monkeypatch):
+def test_slices_take_the_step_of_the_whole(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "SLICE", 256)
     ours, theirs = _parameters(), _parameters()
     plain, hosted = _adamw(theirs, fused), _adamw(ours, fused)
@@ -44,7 +44,7 @@ def test_slices_take_the_step_of_the_whole(fused, monkeypatch):
         sizes.append(sum(p.numel() for group in hosted.param_groups for p in group["params"]))
         inner()
 
-    hosted.step = counted  # type: ignore[assignment, method-assign]
+    hosted.step = counted
     state = host.HostedState(hosted, {ours[0]: model})
     generator = torch.Generator().manual_seed(2)
     for step in range(4):
@@ -62,7 +62,7 @@ def test_slices_take_the_step_of_the_whole(fused, monkeypatch):
         assert all(torch.equal(hosted.state[a][key], plain.state[b][key]) for key in ("step", *host.MOMENTS))
 
 
-def test_another_optimizer_is_refused():
+def test_another_optimizer_is_refused() -> None:
     with pytest.raises(ValueError, match=r"torch's AdamW alone, and Megatron chose .*SGD; leave 'optimizer' out"):
         host.HostedState(torch.optim.SGD([torch.zeros(2)], lr=1.0))
 
@@ -82,12 +82,12 @@ TRANSFORMERS = {
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
 @pytest.fixture(scope="module")
-def mixture_dir(tmp_path_factory):
+def mixture_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("mixture"), "qwen3_moe")
 
 
@@ -134,7 +134,9 @@ def _same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", [*LAYOUTS, *TRANSFORMERS])
-def test_steps_and_checkpoints_are_those_of_the_device(name, model_dir, mixture_dir, tmp_path):
+def test_steps_and_checkpoints_are_those_of_the_device(
+    name: str, model_dir: Path, mixture_dir: Path, tmp_path: Path
+) -> None:
     model_dir = mixture_dir if "mixture" in name else model_dir
     world = (LAYOUTS | TRANSFORMERS)[name][0]
     roots = {hosted: tmp_path / str(hosted) for hosted in (False, True)}
@@ -161,6 +163,6 @@ def _left(model_dir: Path) -> Any:
     return len(mains), {main.untyped_storage().nbytes() for main in mains}
 
 
-def test_main_weights_leave_no_memory_behind(model_dir):
+def test_main_weights_leave_no_memory_behind(model_dir: Path) -> None:
     count, sizes = run_ranks(2, _left, model_dir)[0]
     assert count > 10 and sizes == {0}

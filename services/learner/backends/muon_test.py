@@ -5,6 +5,7 @@ so in fp32 on both sides.
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ BACKENDS: dict[str, Any] = {"megatron": MegatronPolicy, "transformers": Transfor
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     @functools.cache
     def make(family: str, tied: bool = False) -> Path:
         return save_tiny_model(tmp_path_factory.mktemp("model"), family, tied)
@@ -47,7 +48,7 @@ def model_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def in_fp32(monkeypatch):
+def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # the only one on the way is that of torch's Muon
 
 
@@ -67,12 +68,16 @@ def _make(backend: str, model_dir: Path, parallel: Parallel, precision: str = "f
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_of_megatron_steps_whole_matrices(name, model_dir, in_fp32):
+def test_every_layout_of_megatron_steps_whole_matrices(
+    name: str, model_dir: Callable[..., Path], in_fp32: None
+) -> None:
     check_case(model_dir("qwen3"), LAYOUTS[name], "qwen3", False, "grpo", "muon")
 
 
 @pytest.mark.parametrize(("family", "tied", "name"), [("qwen2", True, "tp2"), ("llama", False, "tp2-sp")])
-def test_biases_and_tied_embeddings_are_adamws(family, tied, name, model_dir, in_fp32):
+def test_biases_and_tied_embeddings_are_adamws(
+    family: str, tied: bool, name: str, model_dir: Callable[..., Path], in_fp32: None
+) -> None:
     check_case(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo", "muon")
 
 
@@ -84,7 +89,7 @@ def _train_mixture(model_dir: Path, parallel: Parallel) -> Any:
     return dict(policy.export())
 
 
-def test_every_expert_has_matrices_of_its_own(model_dir, in_fp32):
+def test_every_expert_has_matrices_of_its_own(model_dir: Callable[..., Path], in_fp32: None) -> None:
     alone = run_ranks(1, _train_mixture, model_dir("qwen3_moe"), Parallel())[0]
     shared_out = Parallel(tensor=2, sequence_parallel=True, expert=2)
     for name, tensor in run_ranks(2, _train_mixture, model_dir("qwen3_moe"), shared_out)[0].items():
@@ -111,7 +116,9 @@ def _train_transformers(model_dir: Path, settings: Recipe, tensor: int) -> Any:
     ("world", "family", "tensor"),
     [(1, "qwen3", 1), (2, "qwen3", 1), (2, "mistral", 1), (2, "qwen3", 2), (4, "qwen3", 2)],
 )
-def test_slices_of_the_transformers_backend_step_whole_matrices(world, family, tensor, model_dir, in_fp32):
+def test_slices_of_the_transformers_backend_step_whole_matrices(
+    world: int, family: str, tensor: int, model_dir: Callable[..., Path], in_fp32: None
+) -> None:
     results = run_ranks(world, _train_transformers, model_dir(family), SETTINGS["grpo"], tensor)[0]
     compare(results, family, False, "grpo", "muon")
 
@@ -143,7 +150,9 @@ def _go_on(backend: str, model_dir: Path, parallel: Parallel, precision: str, ro
     ],
     ids=["megatron", "transformers"],
 )
-def test_a_run_goes_on_exactly_and_under_another_layout(backend, there, here, precision, model_dir, in_fp32, tmp_path):
+def test_a_run_goes_on_exactly_and_under_another_layout(
+    backend: str, there: Case, here: Case, precision: str, model_dir: Callable[..., Path], in_fp32: None, tmp_path: Path
+) -> None:
     arguments = (precision, tmp_path)
     straight = run_ranks(there.world, _begin, backend, model_dir("qwen3"), there.parallel, *arguments)[0]
     same = run_ranks(there.world, _go_on, backend, model_dir("qwen3"), there.parallel, *arguments)[0]
@@ -159,7 +168,9 @@ def _resume_as_adamw(backend: str, model_dir: Path, root: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_another_optimizers_state_is_refused_by_name(backend, model_dir, tmp_path):
+def test_another_optimizers_state_is_refused_by_name(
+    backend: str, model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
     run_ranks(1, _begin, backend, model_dir("qwen3"), Parallel(), "float32", tmp_path)
     with pytest.raises(RankFailed, match=r"AnotherModel.*optimizer 'muon' \(here None\)"):
         run_ranks(1, _resume_as_adamw, backend, model_dir("qwen3"), tmp_path)
@@ -170,7 +181,7 @@ def _adapt(backend: str, model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_adapters_are_refused_by_name(backend, model_dir):
+def test_adapters_are_refused_by_name(backend: str, model_dir: Callable[..., Path]) -> None:
     with pytest.raises(RankFailed, match=r"optimizer\.name = muon .* use adamw"):
         run_ranks(1, _adapt, backend, model_dir("qwen3"))
 
@@ -193,6 +204,8 @@ def _momentum(policy: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_gradient_that_is_not_finite_leaves_weights_and_momentum_alone(backend, model_dir):
+def test_a_gradient_that_is_not_finite_leaves_weights_and_momentum_alone(
+    backend: str, model_dir: Callable[..., Path]
+) -> None:
     _, before, after, same = run_ranks(1, _skipped, backend, model_dir("qwen3"))[0]
     assert same and all(torch.equal(before[name], after[name]) for name in before)

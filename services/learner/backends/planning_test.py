@@ -1,6 +1,8 @@
 """The planner of recipes counts what this learner really allocates."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,8 +35,14 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama", "qwen2"])
-def model_dir(request, tmp_path_factory):
+def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), request.param)
+
+
+def _shapes(model_dir: Path) -> memory_plan.Shapes:
+    shapes = read_shapes(model_dir)
+    assert shapes is not None
+    return shapes
 
 
 def planned(
@@ -59,10 +67,10 @@ def planned(
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_activations_are_counted_within_a_quarter_and_rather_too_high(name, lengths, model_dir):
+def test_activations_are_counted_within_a_quarter_and_rather_too_high(name: str, lengths: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[name]
     kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "none", LENGTHS[lengths])[0]
-    shapes = read_shapes(model_dir)
+    shapes = _shapes(model_dir)
     per_layer = 4 * tokens * memory_plan.layer_activations(shapes, planned(parallel))
     ends = 4 * 3 * tokens * shapes.hidden  # the last norm's
     ratio = (shapes.layers * per_layer + ends) / kept
@@ -70,10 +78,10 @@ def test_activations_are_counted_within_a_quarter_and_rather_too_high(name, leng
 
 
 @pytest.mark.parametrize("name", ["one", "tp2", "tp2-sp", "cp2"])
-def test_what_selective_recomputation_keeps_is_counted(name, model_dir):
+def test_what_selective_recomputation_keeps_is_counted(name: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[name]
     kept, tokens, _ = run_ranks(world, kept_bytes, model_dir, parallel, "selective", [240])[0]
-    shapes = read_shapes(model_dir)
+    shapes = _shapes(model_dir)
     per_layer = 4 * tokens * memory_plan.selected_activations(shapes, planned(parallel))
     ends = 4 * 3 * tokens * shapes.hidden // (parallel.tensor if parallel.sequence_parallel else 1)
     ratio = (shapes.layers * per_layer + ends) / kept
@@ -83,10 +91,12 @@ def test_what_selective_recomputation_keeps_is_counted(name, model_dir):
 @pytest.mark.parametrize("tensor", [1, 2])
 @pytest.mark.parametrize("recompute", ["none", "selective"])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_activations_of_the_transformers_backend_too(lengths, recompute, tensor, model_dir):
+def test_activations_of_the_transformers_backend_too(
+    lengths: str, recompute: str, tensor: int, model_dir: Path
+) -> None:
     arguments = (model_dir, LENGTHS[lengths], recompute, tensor)
     kept = run_ranks(tensor, transformers_activations_testing.kept_bytes, *arguments)[0]
-    shapes, tokens = read_shapes(model_dir), sum(LENGTHS[lengths])
+    shapes, tokens = _shapes(model_dir), sum(LENGTHS[lengths])
     layout = dataclasses.replace(planned(Parallel(tensor=tensor)), fully_sharded=True)
     count = {"none": memory_plan.layer_activations, "selective": memory_plan.selected_activations}[recompute]
     per_layer = 4 * tokens * count(shapes, layout)
@@ -107,9 +117,9 @@ def _owned(model_dir: str, lora: Lora | None, optimizer: Optimizer, tensor: int 
 
 
 @pytest.mark.parametrize(("lora", "muon"), [(None, False), (None, True), (Lora(rank=3), False)])
-def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
+def test_slices_of_the_transformers_backend_are_exact(lora: Lora | None, muon: bool, model_dir: Path) -> None:
     layout = dataclasses.replace(planned(Parallel(), lora, muon=muon), fully_sharded=True, data=2)
-    (stage,) = memory_plan.stages(read_shapes(model_dir), layout)
+    (stage,) = memory_plan.stages(_shapes(model_dir), layout)
     counted = run_ranks(2, _owned, model_dir, lora, Optimizer(name="muon" if muon else "adamw"))
     assert {numbers for numbers, _, _ in counted} == {stage.parameters}
     assert sum(weights for _, weights, _ in counted) == 2 * stage.weights
@@ -117,9 +127,9 @@ def test_slices_of_the_transformers_backend_are_exact(lora, muon, model_dir):
 
 
 @pytest.mark.parametrize("muon", [False, True])
-def test_slices_of_cut_matrices_are_exact(muon, model_dir):
+def test_slices_of_cut_matrices_are_exact(muon: bool, model_dir: Path) -> None:
     layout = dataclasses.replace(planned(Parallel(tensor=2), muon=muon), fully_sharded=True, data=2)
-    (stage,) = memory_plan.stages(read_shapes(model_dir), layout)
+    (stage,) = memory_plan.stages(_shapes(model_dir), layout)
     optimizer = Optimizer(name="muon" if muon else "adamw")
     counted = run_ranks(4, _owned, model_dir, None, optimizer, 2)
     assert sum(weights for _, weights, _ in counted) == 4 * stage.weights
@@ -134,11 +144,11 @@ MIXTURES = {
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_a_mixture_of_experts_is_counted_too(name, tmp_path):
+def test_a_mixture_of_experts_is_counted_too(name: str, tmp_path: Path) -> None:
     world, parallel = MIXTURES[name]
     model_dir = save_tiny_model(tmp_path, "qwen3_moe")
     layout = dataclasses.replace(planned(parallel), data=world // parallel.tensor, expert=parallel.expert)
-    shapes = read_shapes(model_dir)
+    shapes = _shapes(model_dir)
     (stage,) = memory_plan.stages(shapes, layout)
     counted = run_ranks(world, _counted, model_dir, parallel, None)
     assert {numbers for _, numbers, _ in counted} == {stage.parameters}
@@ -183,17 +193,19 @@ def _counted(
     ids=["one", "tp2", "pp2", "tp2-pp2"],
 )
 @pytest.mark.parametrize("lora", [None, Lora(rank=3), Lora(rank=2, targets=("output", "gate_up"))])
-def test_parameters_gradients_and_moments_are_exact(world, parallel, lora, model_dir):
-    stages = memory_plan.stages(read_shapes(model_dir), planned(parallel, lora))
+def test_parameters_gradients_and_moments_are_exact(
+    world: int, parallel: Parallel, lora: Lora | None, model_dir: Path
+) -> None:
+    stages = memory_plan.stages(_shapes(model_dir), planned(parallel, lora))
     for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, lora):
         assert numbers == stages[stage].parameters
         assert state == stages[stage].gradients + stages[stage].optimizer
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=3)])
-def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora, model_dir):
+def test_a_reward_model_has_a_score_in_place_of_the_vocabulary(lora: Lora | None, model_dir: Path) -> None:
     parallel = Parallel(tensor=2, pipeline=2)
-    stages = memory_plan.stages(read_shapes(model_dir), planned(parallel, lora, scores=True))
+    stages = memory_plan.stages(_shapes(model_dir), planned(parallel, lora, scores=True))
     for stage, numbers, state in run_ranks(4, _counted, model_dir, parallel, lora, True):
         assert numbers == stages[stage].parameters
         assert state == stages[stage].gradients + stages[stage].optimizer
@@ -207,12 +219,12 @@ MUON = {
 
 
 @pytest.mark.parametrize("name", MUON)
-def test_muon_has_one_number_where_adamw_has_two_and_shares_nothing_out(name, tmp_path):
+def test_muon_has_one_number_where_adamw_has_two_and_shares_nothing_out(name: str, tmp_path: Path) -> None:
     family, world, parallel = MUON[name]
     model_dir = save_tiny_model(tmp_path, family)
     data = world // (parallel.tensor * parallel.pipeline)
     layout = dataclasses.replace(planned(parallel, muon=True), data=data, expert=parallel.expert)
-    stages = memory_plan.stages(read_shapes(model_dir), layout)
+    stages = memory_plan.stages(_shapes(model_dir), layout)
     settings = Optimizer(name="muon")
     for stage, numbers, state in run_ranks(world, _counted, model_dir, parallel, None, False, settings):
         assert numbers == stages[stage].parameters
@@ -235,13 +247,14 @@ def _hosted(model_dir: str, transformers: bool, precision: str) -> tuple[int, in
     policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
     policy.reference_logprobs(random_batch(1))
     pieces = policy.optimizer.state()["pieces"].values()
-    reference = policy._as_reference.__self__
+    in_place: Any = policy._as_reference
+    reference = in_place.__self__
     kept = [t for piece in pieces for t in piece.values() if isinstance(t, torch.Tensor)]
     return sum(t.nbytes for t in kept), sum(t.nbytes for t in (*reference._initial, *reference._aside))
 
 
 @pytest.mark.parametrize(("transformers", "precision"), [(False, "float32"), (False, "bfloat16"), (True, "bfloat16")])
-def test_what_is_offloaded_is_counted_on_the_host(transformers, precision, model_dir):
+def test_what_is_offloaded_is_counted_on_the_host(transformers: bool, precision: str, model_dir: Path) -> None:
     layout = dataclasses.replace(
         planned(Parallel()),
         data=2,
@@ -250,7 +263,7 @@ def test_what_is_offloaded_is_counted_on_the_host(transformers, precision, model
         keeps_reference=True,
         offload=("optimizer", "reference"),
     )
-    (stage,) = memory_plan.stages(read_shapes(model_dir), layout)
+    (stage,) = memory_plan.stages(_shapes(model_dir), layout)
     counted = run_ranks(2, _hosted, model_dir, transformers, precision)
     assert abs(sum(state for state, _ in counted) - 2 * stage.host_optimizer) <= 2 * 12
     assert sum(reference for _, reference in counted) == 2 * stage.host_reference

@@ -31,7 +31,7 @@ Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -91,7 +91,9 @@ def _resume(model_dir: Path, root: Path, parallel: Parallel, *seeds: int) -> Any
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_what_is_saved_is_the_state_at_begin_whatever_is_trained_meanwhile(name, model_dir, tmp_path):
+def test_what_is_saved_is_the_state_at_begin_whatever_is_trained_meanwhile(
+    name: str, model_dir: Path, tmp_path: Path
+) -> None:
     world, parallel = LAYOUTS[name]
     at_save, after = run_ranks(world, _train_while_saving, model_dir, tmp_path, parallel)[0]
     restored, loaded, again = run_ranks(world, _resume, model_dir, tmp_path, parallel, 2, 3)[0]
@@ -101,14 +103,14 @@ def test_what_is_saved_is_the_state_at_begin_whatever_is_trained_meanwhile(name,
 
 
 def _fail_thrice(model_dir: Path, root: Path) -> list[str]:
-    policy, saver = make(model_dir, Parallel()), BackgroundWrite(root)
+    policy, saver, patch = make(model_dir, Parallel()), BackgroundWrite(root), pytest.MonkeyPatch()
     train(policy, 1)
     saver.begin(1, policy.snapshot, {})
     assert saver.collect(wait=True) == 1
     if dist.get_rank() == 1:
-        policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
+        patch.setattr(policy.state, "rank_file", lambda: "no-such-directory/rank.pt")
     said: list[str] = []
-    saving.log.error = lambda text, *values: said.append(text % values)  # type: ignore[assignment, method-assign]
+    patch.setattr(saving.log, "error", lambda text, *values: said.append(text % values))
     for step in (2, 3):
         train(policy, step)
         saver.begin(step, policy.snapshot, {})
@@ -119,7 +121,7 @@ def _fail_thrice(model_dir: Path, root: Path) -> list[str]:
     return said
 
 
-def test_a_failed_save_is_said_on_every_rank_and_leaves_the_former(model_dir, tmp_path):
+def test_a_failed_save_is_said_on_every_rank_and_leaves_the_former(model_dir: Path, tmp_path: Path) -> None:
     for said in run_ranks(2, _fail_thrice, model_dir, tmp_path):
         assert len(said) == 3
         assert "step 2 is not saved, the checkpoint before it stands" in said[0] and "rank 1: " in said[0]
@@ -139,7 +141,7 @@ def _die_in_the_second_save(model_dir: Path, root: Path, parallel: Parallel) -> 
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_killed_in_a_save_the_run_goes_on_from_the_one_before(name, model_dir, tmp_path):
+def test_killed_in_a_save_the_run_goes_on_from_the_one_before(name: str, model_dir: Path, tmp_path: Path) -> None:
     world, parallel = LAYOUTS[name]
     with pytest.raises(RankFailed):
         run_ranks(world, _die_in_the_second_save, model_dir, tmp_path, parallel)
@@ -154,5 +156,5 @@ def _in_the_foreground(model_dir: Path, root: Path) -> None:
     assert saver.collect() == 1
 
 
-def test_in_the_foreground_the_step_waits_for_the_disk(model_dir, tmp_path):
+def test_in_the_foreground_the_step_waits_for_the_disk(model_dir: Path, tmp_path: Path) -> None:
     run_ranks(1, _in_the_foreground, model_dir, tmp_path)

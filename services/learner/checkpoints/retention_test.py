@@ -28,7 +28,7 @@ def steps(root: Path) -> list[int]:
     return [int(p.name[5:]) for p in checkpoints.present(root)]
 
 
-def test_the_newest_stay(tmp_path):
+def test_the_newest_stay(tmp_path: Path) -> None:
     for step in (5, 9, 10, 1000000):
         save(tmp_path, step)
     assert [p.name for p in prune(tmp_path, Checkpoints(keep=2))] == ["step-000009", "step-000005"]
@@ -39,7 +39,7 @@ def test_the_newest_stay(tmp_path):
 
 
 @pytest.mark.parametrize(("largest", "stay"), [(True, [8, 7, 5, 2]), (False, [8, 7, 6, 1])])
-def test_the_best_stay_beside_the_newest(tmp_path, largest, stay):
+def test_the_best_stay_beside_the_newest(tmp_path: Path, largest: bool, stay: list[int]) -> None:
     rewards = {1: 0.1, 2: 0.9, 3: 0.5, 4: None, 5: 0.8, 6: 0.2, 7: 0.3, 8: 0.4}
     for step, reward in rewards.items():
         save(tmp_path, step, reward)
@@ -47,21 +47,21 @@ def test_the_best_stay_beside_the_newest(tmp_path, largest, stay):
     assert steps(tmp_path) == stay
 
 
-def test_the_best_may_be_among_the_newest(tmp_path):
+def test_the_best_may_be_among_the_newest(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, step, reward=step / 10)
     prune(tmp_path, Checkpoints(keep=2, keep_best=1))
     assert steps(tmp_path) == [4, 3]
 
 
-def test_of_equally_good_ones_the_newer_stays(tmp_path):
+def test_of_equally_good_ones_the_newer_stays(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step, reward=0.5 if step < 3 else 0.1)
     prune(tmp_path, Checkpoints(keep=1, keep_best=1))
     assert steps(tmp_path) == [3, 2]
 
 
-def test_what_a_run_cannot_go_on_from_is_not_tried(tmp_path):
+def test_what_a_run_cannot_go_on_from_is_not_tried(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
 

@@ -1,5 +1,8 @@
 """An exported directory is loaded by transformers with the very weights that were written."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,13 +14,13 @@ from services.learner.testing.tiny_models import save_tiny_model, tiny_model
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path) -> Path:
     directory = save_tiny_model(tmp_path / "source", "qwen3")
     (directory / "tokenizer.json").write_text("{}")
     return directory
 
 
-def test_transformers_loads_it(source, tmp_path):
+def test_transformers_loads_it(source: Path, tmp_path: Path) -> None:
     tensors = {name: p.detach() + 1.0 for name, p in tiny_model("qwen3").named_parameters()}
     target = hf_export.write(iter(tensors.items()), source, tmp_path / "export")
     loaded = dict(AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).named_parameters())
@@ -26,7 +29,7 @@ def test_transformers_loads_it(source, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_large_models_are_sharded_with_an_index(source, tmp_path, monkeypatch):
+def test_large_models_are_sharded_with_an_index(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf_export, "SHARD_BYTES", 100_000)
     tensors = {name: p.detach() for name, p in tiny_model("qwen3").named_parameters()}
     target = hf_export.write(iter(tensors.items()), source, tmp_path / "export")
@@ -36,11 +39,11 @@ def test_large_models_are_sharded_with_an_index(source, tmp_path, monkeypatch):
     assert all(torch.equal(reader.get(name), tensor) for name, tensor in tensors.items())
 
 
-def test_an_older_export_is_replaced_and_a_failed_one_leaves_it(source, tmp_path):
+def test_an_older_export_is_replaced_and_a_failed_one_leaves_it(source: Path, tmp_path: Path) -> None:
     old = {"x": torch.ones(1)}
     target = hf_export.write(iter(old.items()), source, tmp_path / "export")
 
-    def failing():
+    def failing() -> Any:
         yield "x", torch.zeros(1)
         raise ConnectionError("a rank died")
 

@@ -21,24 +21,24 @@ from services.learner.testing.tiny_models import random_batch
         (TrainingSample([1, 2], [0, 1], [0, 0], group=-1), "group -1"),
     ],
 )
-def test_a_bad_sample_is_named(sample, message):
+def test_a_bad_sample_is_named(sample: TrainingSample, message: str) -> None:
     with pytest.raises(InvalidBatch, match="sample 1: .*" + message):
         Batch.from_samples([TrainingSample([1, 2], [0, 1], [0.0, -1.0]), sample], "advantage")
 
 
-def test_a_token_is_as_old_as_the_versions_since_it_was_drawn():
+def test_a_token_is_as_old_as_the_versions_since_it_was_drawn() -> None:
     """Versions newer than the trained one (an engine that is ahead) count as fresh."""
     sample = TrainingSample([1, 2, 3, 4], [0, 1, 1, 1], versions=[0, 3, 5, 9])
     assert Batch.from_samples([sample], "advantage", version=7).age.tolist() == [0.0, 4.0, 2.0, 0.0]
     assert Batch.from_samples([TrainingSample([1, 2], [0, 1])], "advantage", version=7).age.tolist() == [0.0, 0.0]
 
 
-def test_an_empty_batch_is_refused():
+def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(InvalidBatch, match="at least one sample"):
         Batch.from_samples([], "advantage")
 
 
-def test_what_is_not_trained_may_be_anything():
+def test_what_is_not_trained_may_be_anything() -> None:
     batch = Batch.from_samples(
         [TrainingSample([1, 2, 3], [0, 0, 1], [np.nan, np.inf, -1.0], [np.nan, 7.0, 2.0])], "advantage"
     )
@@ -46,7 +46,7 @@ def test_what_is_not_trained_may_be_anything():
     assert batch.signal.tolist() == [0.0, 0.0, 2.0]
 
 
-def test_what_was_made_for_one_trainer_is_refused_by_another():
+def test_what_was_made_for_one_trainer_is_refused_by_another() -> None:
     """Whatever way it has come: a role would else be trained on as an advantage, and nobody would see it."""
     made = random_batch(1, "role")
     moved, (part, _) = made.to(torch.device("cpu")), made.select(torch.tensor([1, 2]))
@@ -62,7 +62,7 @@ def _sent() -> Batch:
     return received.select(torch.arange(received.sequences))[0]
 
 
-def test_select_keeps_whole_sequences_and_says_where_they_were():
+def test_select_keeps_whole_sequences_and_says_where_they_were() -> None:
     batch = Batch.from_samples(
         [TrainingSample([i] * (i + 2), [0] + [1] * (i + 1), group=i) for i in range(4)], "advantage"
     )
@@ -79,7 +79,7 @@ def _round_trip() -> list[torch.Tensor]:
     return [column.clone() for column in received._columns()]
 
 
-def test_broadcast_is_bitwise():
+def test_broadcast_is_bitwise() -> None:
     for received in run_ranks(2, _round_trip):
         for ours, theirs in zip(random_batch(4)._columns(), received, strict=True):
             assert ours.dtype == theirs.dtype

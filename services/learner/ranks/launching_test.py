@@ -70,7 +70,7 @@ def group(behaviour: str = "steps", collective: float = 600.0) -> Iterator[Group
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed(rank):
+def test_a_rank_that_is_killed(rank: int) -> None:
     with group() as g:
         victim = g.ready().pids[rank]
         os.kill(victim, signal.SIGKILL)
@@ -80,7 +80,7 @@ def test_a_rank_that_is_killed(rank):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_stopped(rank):
+def test_a_rank_that_is_stopped(rank: int) -> None:
     with group() as g:
         victim = g.ready().pids[rank]
         began = time.monotonic()
@@ -92,7 +92,7 @@ def test_a_rank_that_is_stopped(rank):
     assert ", stopped) has shown no sign of life for 3 s; it was at " in said
 
 
-def test_a_rank_that_is_stuck_outside_a_collective():
+def test_a_rank_that_is_stuck_outside_a_collective() -> None:
     with group("stuck", collective=5.0) as g:
         code, said = g.ready().end()
     assert code == 1
@@ -100,14 +100,14 @@ def test_a_rank_that_is_stuck_outside_a_collective():
     assert "wait_for_ever_outside_a_collective" in said
 
 
-def test_a_rank_that_cannot_go_on_says_so_by_the_exit_code():
+def test_a_rank_that_cannot_go_on_says_so_by_the_exit_code() -> None:
     with group("cannot") as g:
         code, said = g.ready().end()
     assert code == 2
     assert "rank 1 " in said and "the recipe is wrong" in said
 
 
-def test_a_group_that_is_frozen_and_thawed_goes_on():
+def test_a_group_that_is_frozen_and_thawed_goes_on() -> None:
     with group() as g:
         pids = g.ready().pids.values()
         for pid in pids:
@@ -126,7 +126,7 @@ def failure(code: int, at: int, words: str = "") -> ProcessFailure:
     return found
 
 
-def test_the_cause_is_not_what_it_caused():
+def test_the_cause_is_not_what_it_caused() -> None:
     peer, killed = failure(1, 1, "connection closed by peer"), failure(-signal.SIGKILL, 2)
     ended, lost = failure(-signal.SIGTERM, 0), failure(exits.RANK_LOST, 3, "RankHung: rank 1 is stopped")
     assert reason({0: peer, 1: killed, 2: ended}).startswith("rank 1 (process 7) was killed by SIGKILL")

@@ -15,7 +15,7 @@ from services.learner.testing.recipes import recipe_of
 from services.learner.testing.tiny_models import adamw, muon, random_batch, stored, tiny_model
 
 SEEDS = (1, 2)
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.5)
+OPTIMIZER: dict[str, Any] = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.5)
 GRPO = recipe_of(
     loss="ppo_clip", correction="tis", normalisation="token", kl=0.1, entropy_coefficient=0.05, temperature=0.8
 )

@@ -3,6 +3,7 @@
 import functools
 import math
 import zlib
+from typing import Any
 
 import torch
 from torch.func import functional_call
@@ -12,7 +13,7 @@ from services.learner.testing.tiny_models import random_batch, tiny_model
 
 SEED, SEEDS = 5, (1, 2, 3)
 LORA = Lora(rank=4, alpha=8.0)
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.1)
+OPTIMIZER: dict[str, Any] = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.1)
 FUSED = {  # adapted layer -> Hugging Face weights that share its A
     "self_attention.linear_qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     "self_attention.linear_proj": ["self_attn.o_proj"],

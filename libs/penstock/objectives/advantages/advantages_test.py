@@ -1,14 +1,21 @@
 """Advantages against hand-computed values, and the defects that other systems have had here."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from penstock.objectives import advantage_estimators
 
-ALL = [(name, {}) for name in advantage_estimators.names() if name != "gdpo"] + [("rloo", {"normalise": True})]
+ALL: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in advantage_estimators.names() if name != "gdpo"),
+    ("rloo", {"normalise": True}),
+]
 
 
-def estimate(name, rewards, group=None, valid=None, **settings):
+def estimate(
+    name: str, rewards: list[float], group: list[int] | None = None, valid: list[bool] | None = None, **settings: Any
+) -> list[float]:
     n = len(rewards)
     return advantage_estimators.make(name, **settings)(
         torch.tensor(rewards),
@@ -17,34 +24,34 @@ def estimate(name, rewards, group=None, valid=None, **settings):
     ).tolist()
 
 
-def test_grpo():
+def test_grpo() -> None:
     """Rewards 0, 1, 1: mean 2/3, unbiased std 1/√3."""
     assert estimate("grpo", [0.0, 1.0, 1.0]) == pytest.approx([-1.154699, 0.577349, 0.577349], abs=1e-5)
 
 
-def test_dr_grpo():
+def test_dr_grpo() -> None:
     assert estimate("dr_grpo", [0.0, 1.0, 1.0]) == pytest.approx([-2 / 3, 1 / 3, 1 / 3])
 
 
-def test_rloo():
+def test_rloo() -> None:
     """Against the mean of the others: 0 − 1, 1 − ½, 1 − ½."""
     assert estimate("rloo", [0.0, 1.0, 1.0]) == pytest.approx([-1.0, 0.5, 0.5])
 
 
-def test_batch_norm():
+def test_batch_norm() -> None:
     """Centred: ∓½ and 0, 0 (trivial); rms over the non-trivial ones with n−1: √(.5/1)."""
     got = estimate("batch_norm", [0.0, 1.0, 5.0, 5.0], [3, 3, 9, 9])
     assert got == pytest.approx([-0.5 / 0.5**0.5, 0.5 / 0.5**0.5, 0.0, 0.0], abs=1e-5)
 
 
-def test_reinforce_pp():
+def test_reinforce_pp() -> None:
     """Centred −½, ½, −1, 1: mean 0, std √(2.5/3)."""
     std = (2.5 / 3) ** 0.5
     got = estimate("reinforce_pp", [0.0, 1.0, 0.0, 2.0], [0, 0, 1, 1])
     assert got == pytest.approx([-0.5 / std, 0.5 / std, -1 / std, 1 / std], abs=1e-5)
 
 
-def test_maxrl():
+def test_maxrl() -> None:
     """Mean ¼: a rare success counts 3, its failures −1."""
     assert estimate("maxrl", [0.0, 0.0, 0.0, 1.0]) == pytest.approx([-1, -1, -1, 3], abs=1e-4)
     with pytest.raises(ValueError, match="rewards >= 0"):
@@ -52,7 +59,7 @@ def test_maxrl():
 
 
 @pytest.mark.parametrize(("name", "settings"), ALL)
-def test_leave_one_out_does_not_explode(name, settings):
+def test_leave_one_out_does_not_explode(name: str, settings: dict[str, Any]) -> None:
     """[0] + [0.98]×15: the others' standard deviation is rounding noise, and dividing by it gives 1e16."""
     got = estimate(name, [0.0] + [0.98] * 15, **settings)
     assert max(map(abs, got)) < 5.0
@@ -60,27 +67,27 @@ def test_leave_one_out_does_not_explode(name, settings):
 
 
 @pytest.mark.parametrize(("name", "settings"), ALL)
-def test_equal_rewards_that_are_not_exact_give_exactly_zero(name, settings):
+def test_equal_rewards_that_are_not_exact_give_exactly_zero(name: str, settings: dict[str, Any]) -> None:
     """0.1 summed and divided is not 0.1: a test by standard deviation lets noise / ε through."""
     assert estimate(name, [0.1] * 7, **settings) == [0.0] * 7
 
 
 @pytest.mark.parametrize(("name", "settings"), ALL)
-def test_masked_samples_do_not_vote(name, settings):
+def test_masked_samples_do_not_vote(name: str, settings: dict[str, Any]) -> None:
     valid = [True, True, True, False]
     with_junk = estimate(name, [0.0, 1.0, 1.0, 1000.0], valid=valid, **settings)
     assert with_junk == pytest.approx([*estimate(name, [0.0, 1.0, 1.0], **settings), 0.0])
 
 
 @pytest.mark.parametrize(("name", "settings"), ALL)
-def test_an_invalid_sample_may_have_any_reward(name, settings):
+def test_an_invalid_sample_may_have_any_reward(name: str, settings: dict[str, Any]) -> None:
     assert estimate(name, [0.0, 1.0, float("nan")], valid=[True, True, False], **settings)[2] == 0.0
     with pytest.raises(ValueError, match="not finite"):
         estimate(name, [0.0, float("nan")], **settings)
 
 
 @pytest.mark.parametrize(("name", "settings"), ALL)
-def test_groups_are_told_apart_by_id_in_any_order(name, settings):
+def test_groups_are_told_apart_by_id_in_any_order(name: str, settings: dict[str, Any]) -> None:
     rewards, group = [0.0, 3.0, 1.0, 7.0, 1.0, 3.0], [8, 2, 8, 2, 8, 2]
     order = [5, 0, 3, 2, 4, 1]
     straight = estimate(name, rewards, group, **settings)
@@ -89,22 +96,22 @@ def test_groups_are_told_apart_by_id_in_any_order(name, settings):
 
 
 @pytest.mark.parametrize(("name", "settings"), ALL)
-def test_a_group_of_one_teaches_nothing(name, settings):
+def test_a_group_of_one_teaches_nothing(name: str, settings: dict[str, Any]) -> None:
     assert estimate(name, [3.0], **settings) == [0.0]
 
 
 @pytest.mark.parametrize(("name", "settings"), ALL)
-def test_an_empty_or_wholly_invalid_batch(name, settings):
+def test_an_empty_or_wholly_invalid_batch(name: str, settings: dict[str, Any]) -> None:
     assert estimate(name, [], **settings) == []
     assert estimate(name, [1.0, 0.0], valid=[False, False], **settings) == [0.0, 0.0]
 
 
-def test_shapes_are_checked():
+def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"must be one \[N\] each"):
         estimate("grpo", [0.0, 1.0], group=[0])
 
 
-def test_gdpo_keeps_the_small_component_that_the_total_drowns():
+def test_gdpo_keeps_the_small_component_that_the_total_drowns() -> None:
     """Components (0, 0), (0, .01), (100, 0), (100, .01): within the total the second one is noise."""
     components = torch.tensor([[0.0, 0.0], [0.0, 0.01], [100.0, 0.0], [100.0, 0.01]])
     group, valid = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.bool)

@@ -1,6 +1,7 @@
 """Off-policy weights against hand-computed values."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch
 from penstock.objectives import LossInputs, off_policy_corrections
 
 
-def weights(name, ratios, sequence=None, mask=None, **settings):
+def weights(
+    name: str, ratios: list[float], sequence: list[int] | None = None, mask: list[float] | None = None, **settings: Any
+) -> Any:
     """Weights for tokens whose exp(p − g) is given."""
     n = len(ratios)
     sequence = sequence or list(range(n))
@@ -26,45 +29,45 @@ def weights(name, ratios, sequence=None, mask=None, **settings):
     return pytest.approx(result.tolist(), rel=1e-5)
 
 
-def test_none():
+def test_none() -> None:
     assert weights("none", [0.1, 9.0]) == [1.0, 1.0]
 
 
-def test_tis_truncates_above_only():
+def test_tis_truncates_above_only() -> None:
     assert weights("tis", [0.1, 1.5, 9.0]) == [0.1, 1.5, 2.0]
 
 
-def test_icepop_drops_outside_and_keeps_the_ratio_inside():
+def test_icepop_drops_outside_and_keeps_the_ratio_inside() -> None:
     assert weights("icepop", [0.4, 0.6, 4.0, 6.0]) == [0.0, 0.6, 4.0, 0.0]
 
 
-def test_mis_token_keeps_or_drops():
+def test_mis_token_keeps_or_drops() -> None:
     assert weights("mis_token", [0.4, 0.6, 1.9, 2.1]) == [0.0, 1.0, 1.0, 0.0]
 
 
-def test_the_sequence_gate_is_a_geometric_mean():
+def test_the_sequence_gate_is_a_geometric_mean() -> None:
     """A product of 200 ratios of 1.01 is 7.3, above any sensible bound; their geometric mean is 1.01."""
     assert weights("mis_sequence", [1.01] * 200, [0] * 200) == [1.0] * 200
     assert weights("mis_sequence", [4.0, 0.25, 3.0, 3.0], [0, 0, 1, 1]) == [1.0, 1.0, 0.0, 0.0]
 
 
-def test_seq_mask_tis_gates_sequences_and_weights_tokens():
+def test_seq_mask_tis_gates_sequences_and_weights_tokens() -> None:
     assert weights("seq_mask_tis", [4.0, 0.25, 3.0, 3.0], [0, 0, 1, 1]) == [2.0, 0.25, 0.0, 0.0]
 
 
-def test_masked_tokens_do_not_vote_in_the_sequence_gate():
+def test_masked_tokens_do_not_vote_in_the_sequence_gate() -> None:
     assert weights("mis_sequence", [1.0, 1e6], [0, 0], mask=[1.0, 0.0]) == [1.0, 1.0]
 
 
-def test_bounds_are_checked():
+def test_bounds_are_checked() -> None:
     with pytest.raises(ValueError, match="low < high"):
         weights("icepop", [1.0], low=2.0, high=1.0)
 
 
-def test_opsm_drops_bad_sequences_that_the_policy_has_left():
+def test_opsm_drops_bad_sequences_that_the_policy_has_left() -> None:
     """mean(g − p) is 0.69 for ratios of ½: dropped only where the advantage is negative."""
 
-    def of(advantage: float):
+    def of(advantage: float) -> Any:
         x = LossInputs(
             current=torch.zeros(2),
             proximal=torch.full((2,), math.log(0.5) - 2.0),
@@ -81,7 +84,7 @@ def test_opsm_drops_bad_sequences_that_the_policy_has_left():
     assert of(1.0) == ([1.0, 1.0], [1.0, 1.0])
 
 
-def test_m2po_drops_the_fewest_tokens_that_carry_the_second_moment():
+def test_m2po_drops_the_fewest_tokens_that_carry_the_second_moment() -> None:
     """Squares .01, .09, 4 (in another order): .01 alone has mean .01; with .09 it is .05 > .04."""
     ratios = [math.exp(0.3), math.exp(-0.1), math.exp(2.0)]
     assert weights("m2po", ratios) == [0.0, 1.0, 0.0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from penstock.objectives.losses import distillation
-from penstock.objectives.losses.distillation import top_divergence
+from penstock.objectives.losses.distillation import Kind, top_divergence
 
 
 def distributions(seed: int, n: int = 5, vocabulary: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -13,13 +13,13 @@ def distributions(seed: int, n: int = 5, vocabulary: int = 12) -> tuple[torch.Te
     return policy.requires_grad_(), torch.log_softmax(teacher, -1)
 
 
-def whole(policy: torch.Tensor, teacher: torch.Tensor, kind: str) -> torch.Tensor:
+def whole(policy: torch.Tensor, teacher: torch.Tensor, kind: Kind) -> torch.Tensor:
     a, b = (policy, teacher) if kind == "reverse" else (teacher, policy)
     return (a.exp() * (a - b)).sum(-1)
 
 
 @pytest.mark.parametrize("kind", ["reverse", "forward"])
-def test_with_all_tokens_but_one_it_is_the_whole_divergence_and_its_gradient(kind):
+def test_with_all_tokens_but_one_it_is_the_whole_divergence_and_its_gradient(kind: Kind) -> None:
     logits, teacher = distributions(0)
     policy = torch.log_softmax(logits, -1)
     value = top_divergence(policy[:, :-1], teacher[:, :-1], kind)
@@ -31,7 +31,7 @@ def test_with_all_tokens_but_one_it_is_the_whole_divergence_and_its_gradient(kin
 
 @pytest.mark.parametrize("kind", ["reverse", "forward"])
 @pytest.mark.parametrize("k", [1, 3, 8])
-def test_it_is_never_negative_and_never_more_than_the_whole(kind, k):
+def test_it_is_never_negative_and_never_more_than_the_whole(kind: Kind, k: int) -> None:
     for seed in range(20):
         logits, teacher = distributions(seed)
         policy = torch.log_softmax(logits, -1)
@@ -40,7 +40,7 @@ def test_it_is_never_negative_and_never_more_than_the_whole(kind, k):
         assert (value >= -1e-12).all() and (value <= whole(policy, teacher, kind) + 1e-12).all()
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     """q = (.5, .3, rest .2), p = (.6, .3, rest .1)."""
     q, p = torch.tensor([[0.5, 0.3]], dtype=torch.float64), torch.tensor([[0.6, 0.3]], dtype=torch.float64)
     reverse = 0.5 * torch.log(torch.tensor(0.5 / 0.6)) + 0.2 * torch.log(torch.tensor(0.2 / 0.1))
@@ -48,7 +48,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("kind", ["reverse", "forward"])
-def test_a_teacher_that_is_certain_keeps_everything_finite(kind):
+def test_a_teacher_that_is_certain_keeps_everything_finite(kind: Kind) -> None:
     policy = torch.tensor([[-1e-9, -40.0]], requires_grad=True)
     value = top_divergence(policy, torch.tensor([[0.0, -60.0]]), kind)
     value.sum().backward()

@@ -11,7 +11,14 @@ from penstock.objectives.inputs import sequence_mean
 LOG = math.log
 
 
-def inputs(current, proximal, advantage, sequence=None, mask=None, behaviour=None) -> LossInputs:
+def inputs(
+    current: list[float],
+    proximal: list[float],
+    advantage: list[float],
+    sequence: list[int] | None = None,
+    mask: list[float] | None = None,
+    behaviour: list[float] | None = None,
+) -> LossInputs:
     n = len(current)
     sequence = sequence or [0] * n
     return LossInputs(
@@ -30,11 +37,11 @@ def gradient(loss: TokenLoss, of: LossInputs) -> list[float]:
     return result.tolist()
 
 
-def ratios(values, advantage) -> LossInputs:
+def ratios(values: list[float], advantage: list[float]) -> LossInputs:
     return inputs([LOG(v) - 1.0 for v in values], [-1.0] * len(values), advantage)
 
 
-def test_ppo_clip_values_and_gradients():
+def test_ppo_clip_values_and_gradients() -> None:
     """ρ = 1.1 and 2 with A = 1, 0.5 and 2 with A = −1; bounds 0.8 … 1.28. Inside, dℓ/dc = −ρA; outside, 0 where the
     bound is active, and still −ρA where moving back is what the bound is for."""
     x = ratios([1.1, 2.0, 0.5, 2.0], [1.0, 1.0, -1.0, -1.0])
@@ -44,7 +51,7 @@ def test_ppo_clip_values_and_gradients():
     assert loss.clipped.tolist() == [False, True, True, False]
 
 
-def test_dual_clip_bounds_the_loss_of_a_bad_token():
+def test_dual_clip_bounds_the_loss_of_a_bad_token() -> None:
     """A = −1, ρ = 5, d = 3: ℓ = 3 with gradient 0; A > 0 is untouched."""
     x = ratios([5.0, 2.0, 0.9], [-1.0, -1.0, 1.0])
     loss = policy_losses.make("ppo_clip", dual_clip=3.0)(x)
@@ -55,19 +62,19 @@ def test_dual_clip_bounds_the_loss_of_a_bad_token():
         policy_losses.make("ppo_clip", dual_clip=0.5)(x)
 
 
-def test_a_wild_token_is_not_nan():
+def test_a_wild_token_is_not_nan() -> None:
     x = inputs([0.0, 0.0, 0.0], [-500.0] * 3, [0.0, 1.0, -1.0])
     for name in policy_losses.names():
         loss = policy_losses.make(name, **({"beta": 0.1} if name == "dro" else {}))(x)
         assert torch.isfinite(loss.values).all() and all(map(math.isfinite, gradient(loss, x))), name
 
 
-def test_at_the_start_of_a_step_ppo_clip_is_the_policy_gradient():
+def test_at_the_start_of_a_step_ppo_clip_is_the_policy_gradient() -> None:
     x = ratios([1.0, 1.0], [2.0, -3.0])
     assert gradient(policy_losses.make("ppo_clip")(x), x) == pytest.approx([-2.0, 3.0])
 
 
-def test_cispo_caps_the_weight_and_keeps_every_gradient():
+def test_cispo_caps_the_weight_and_keeps_every_gradient() -> None:
     """cap bounds the ratio itself: ρ = 8 counts as 5, and its gradient is −5·A, not 0."""
     x = ratios([2.0, 8.0], [1.0, -1.0])
     loss = policy_losses.make("cispo", cap=5.0)(x)
@@ -76,7 +83,7 @@ def test_cispo_caps_the_weight_and_keeps_every_gradient():
     assert loss.clipped.tolist() == [False, True]
 
 
-def test_gspo_uses_the_length_normalised_sequence_ratio():
+def test_gspo_uses_the_length_normalised_sequence_ratio() -> None:
     """Log-ratios (.2, .4) and (−.3): ρ = e^.3 and e^−.3; every token has its sequence's value. The gradient of a sum of
     n equal terms by one of n log-probs is −ρA."""
     x = inputs([-0.8, -0.6, -1.3], [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], sequence=[0, 0, 1])
@@ -86,26 +93,26 @@ def test_gspo_uses_the_length_normalised_sequence_ratio():
     assert gradient(loss, x) == pytest.approx([-up, -up, -down])
 
 
-def test_gspo_clips_whole_sequences():
+def test_gspo_clips_whole_sequences() -> None:
     x = inputs([-0.8, -0.6, -1.3], [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], sequence=[0, 0, 1])
     loss = policy_losses.make("gspo")(x)
     assert loss.clipped.tolist() == [True, True, False]
     assert gradient(loss, x)[:2] == [0.0, 0.0]
 
 
-def test_gspo_ratio_ignores_masked_tokens():
+def test_gspo_ratio_ignores_masked_tokens() -> None:
     x = inputs([-0.8, -50.0], [-1.0, -1.0], [1.0, 1.0], mask=[1.0, 0.0])
     assert policy_losses.make("gspo", clip_high=9.0)(x).values[0].item() == pytest.approx(-math.exp(0.2))
 
 
-def test_reinforce():
+def test_reinforce() -> None:
     x = inputs([-2.0, -0.5], [-9.0, -9.0], [3.0, -1.0])
     loss = policy_losses.make("reinforce")(x)
     assert loss.values.tolist() == pytest.approx([6.0, -0.5])
     assert gradient(loss, x) == pytest.approx([-3.0, 1.0])
 
 
-def test_sapo_fades_where_ppo_cuts():
+def test_sapo_fades_where_ppo_cuts() -> None:
     """ρ = 1: value −2A, gradient −A. ρ = 3, A = 1, τ = 1: −4σ(2), gradient −4σ(2)(1 − σ(2))·3."""
     x = ratios([1.0, 3.0], [1.0, 1.0])
     loss = policy_losses.make("sapo")(x)
@@ -115,7 +122,7 @@ def test_sapo_fades_where_ppo_cuts():
     assert loss.clipped.tolist() == [False, True]
 
 
-def test_dppo_bounds_probabilities_not_ratios():
+def test_dppo_bounds_probabilities_not_ratios() -> None:
     """π, μ = (.5, .2): moved .3 > δ with A > 0, dropped. (.02, .002): ratio 10 but moved .018, kept. (.1, .4), A < 0:
     dropped. (.1, .4), A > 0: kept, it pulls back."""
     pi, mu = [0.5, 0.02, 0.1, 0.1], [0.2, 0.002, 0.4, 0.4]
@@ -128,7 +135,7 @@ def test_dppo_bounds_probabilities_not_ratios():
     assert gradient(pulled, x)[0] == pytest.approx(LOG(2.5), rel=1e-5)
 
 
-def test_dro():
+def test_dro() -> None:
     """c = −1, g = −3, A = 2, β = .5: −(−2 − ½·.5·4) = 3; gradient −A + β(c−g) = −1."""
     x = inputs([-1.0], [0.0], [2.0], behaviour=[-3.0])
     loss = policy_losses.make("dro", beta=0.5)(x)
@@ -136,16 +143,16 @@ def test_dro():
     assert gradient(loss, x) == [-1.0]
 
 
-def test_negative_log_likelihood():
+def test_negative_log_likelihood() -> None:
     assert negative_log_likelihood(inputs([-2.0], [0.0], [0.0])).tolist() == [2.0]
 
 
-def test_sequence_mean_survives_infinities_outside_the_mask():
+def test_sequence_mean_survives_infinities_outside_the_mask() -> None:
     x = inputs([-1.0, -3.0], [0.0, 0.0], [0.0, 0.0], mask=[1.0, 0.0])
     assert sequence_mean(torch.tensor([2.0, float("inf")]), x).tolist() == [2.0]
 
 
-def test_names_and_settings_are_checked():
+def test_names_and_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="unknown policy loss 'ppo_clp' .did you mean 'ppo_clip'.*cispo, dppo, dro"):
         policy_losses.make("ppo_clp")
     with pytest.raises(ValueError, match="'cispo' has no setting 'clip_high'; valid: cap"):

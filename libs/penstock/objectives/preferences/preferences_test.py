@@ -11,7 +11,12 @@ from penstock.objectives.preferences import Pairs, answer_weights, kto, pair_imp
 LENGTHS = ([4.0, 2.0], [2.0, 8.0])
 
 
-def pairs(chosen, rejected, chosen_reference=(-8.0, -3.0), rejected_reference=(-7.0, -9.0)) -> Pairs:
+def pairs(
+    chosen: tuple[float, ...],
+    rejected: tuple[float, ...],
+    chosen_reference: tuple[float, ...] = (-8.0, -3.0),
+    rejected_reference: tuple[float, ...] = (-7.0, -9.0),
+) -> Pairs:
     columns = (chosen, rejected, chosen_reference, rejected_reference, *LENGTHS)
     return Pairs(*(torch.tensor(c, dtype=torch.float64) for c in columns))
 
@@ -48,7 +53,7 @@ MOVED = pairs((-6.0, -4.0), (-8.0, -8.0))
         ("simpo", {"beta": 2.0, "margin": 0.5}, [-logsigmoid(2.0 * 2.5 - 0.5), -logsigmoid(2.0 * -1.0 - 0.5)]),
     ],
 )
-def test_values(name, settings, expected) -> None:
+def test_values(name: str, settings: dict[str, float], expected: list[float]) -> None:
     assert preference_losses.make(name, **settings)(MOVED).tolist() == pytest.approx(expected)
 
 
@@ -64,7 +69,7 @@ def test_orpo_adds_the_likelihood_to_the_odds_ratio() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in preference_losses.names() if n not in ("simpo", "orpo")])
-def test_a_step_from_the_reference_itself_starts_where_no_preference_is(name) -> None:
+def test_a_step_from_the_reference_itself_starts_where_no_preference_is(name: str) -> None:
     """Δ = 0: ln 2 for the logistic ones (DPO's first reported loss), 1 for hinge, (1/2β)² for ipo."""
     at_reference = pairs((-8.0, -3.0), (-7.0, -9.0))
     expected = {"hinge": 1.0, "ipo": 25.0}.get(name, math.log(2))
@@ -86,7 +91,7 @@ def test_answer_weights_are_the_gradient_of_the_mean_loss() -> None:
 
 
 @pytest.mark.parametrize("name", preference_losses.names())
-def test_gradients_agree_with_finite_differences(name) -> None:
+def test_gradients_agree_with_finite_differences(name: str) -> None:
     loss = preference_losses.make(name)
 
     def of(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:

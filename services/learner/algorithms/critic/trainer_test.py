@@ -32,7 +32,7 @@ from services.learner.testing.tiny_models import (
     tiny_scoring_model,
 )
 
-OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.5)
+OPTIMIZER: dict[str, Any] = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5, clip_gradient=0.5)
 CRITIC_RATE = 5e-3
 CRITIC = Critic(discount=0.95, decay=0.8, clip=0.05)
 LAYOUTS = {
@@ -262,7 +262,7 @@ def test_the_reward_stands_at_the_last_token_that_the_policy_drew() -> None:
     t.outcome.status = pb.Outcome.STATUS_COMPLETED
     group = CompleteGroup("g", (Member(t, 1),))
     (made,) = CriticSamples(recipe_of(algorithm={"advantage": "gae", "reward_scale": 3.0})).samples([group])
-    assert list(made.signal) == [0.0, 0.0, 0.0, 1.5, 0.0]
+    assert np.asarray(made.signal).tolist() == [0.0, 0.0, 0.0, 1.5, 0.0]
     shaped = recipe_of(max_tokens=3, algorithm={"advantage": "gae", "overlong_buffer": 2})
     (punished,) = CriticSamples(shaped).samples([group])
-    assert list(punished.signal) == [0.0, 0.0, 0.0, 0.0, 0.0]  # 0.5, less half of the way to max_tokens
+    assert np.asarray(punished.signal).tolist() == [0.0, 0.0, 0.0, 0.0, 0.0]  # 0.5, less half of the way to max_tokens

@@ -20,7 +20,7 @@ GOOD, BAD = [5, 6, 7, 8], [5, 9, 10, 11]
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -43,7 +43,7 @@ def _learn(model_dir: Path, settings: Recipe, precision: str) -> Any:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("loss", ["ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo"])
-def test_the_better_answer_becomes_likelier_and_the_worse_rarer(loss, precision, model_dir):
+def test_the_better_answer_becomes_likelier_and_the_worse_rarer(loss: str, precision: str, model_dir: Path) -> None:
     settings = recipe_of(loss=loss, correction="none" if loss == "dppo" else "tis")
     (good, bad), history = run_ranks(1, _learn, model_dir, settings, precision)[0]
     assert good > 0.5 and bad < -0.5
@@ -54,14 +54,14 @@ def test_the_better_answer_becomes_likelier_and_the_worse_rarer(loss, precision,
     assert history[0]["tokens"] == 6.0
 
 
-def test_supervised_training_lowers_the_loss(model_dir):
+def test_supervised_training_lowers_the_loss(model_dir: Path) -> None:
     (good, bad), history = run_ranks(1, _learn, model_dir, recipe_of("sft"), "float32")[0]
     assert history[-1]["loss"] < history[0]["loss"] - 0.5
     assert good > 0 and bad > 0
     assert not {"kl", "clip_share", "mismatch_kl"} & history[0].keys()
 
 
-def test_the_sampling_temperature_does_not_touch_supervised_training(model_dir):
+def test_the_sampling_temperature_does_not_touch_supervised_training(model_dir: Path) -> None:
     plain, hot = (run_ranks(1, _learn, model_dir, recipe_of("sft", temperature=t), "float32")[0] for t in (1.0, 3.0))
     assert plain == hot
 
@@ -75,7 +75,7 @@ def _nothing_to_train(model_dir: Path) -> Any:
     return metrics, all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_batch_without_a_trained_token_is_a_step_of_zero(model_dir):
+def test_a_batch_without_a_trained_token_is_a_step_of_zero(model_dir: Path) -> None:
     metrics, unchanged = run_ranks(1, _nothing_to_train, model_dir)[0]
     assert (metrics["loss"], metrics["grad_norm"], metrics["tokens"]) == (0.0, 0.0, 0.0)
     assert unchanged
@@ -106,7 +106,7 @@ def _penalised(model_dir: Path, coefficient: float, mini_batches: int) -> Any:
 
 
 @pytest.mark.parametrize("mini_batches", [1, 2])
-def test_a_penalty_in_the_reward_pulls_back_what_drifted(model_dir, mini_batches):
+def test_a_penalty_in_the_reward_pulls_back_what_drifted(model_dir: Path, mini_batches: int) -> None:
     moved, metrics = run_ranks(1, _penalised, model_dir, 0.1, mini_batches)[0]
     assert moved[0] < -0.01, "the sample that drifted becomes rarer"
     assert metrics["kl"] == pytest.approx(0.5 / 4, abs=1e-5), "of four samples one drifted by 0.5"
@@ -127,7 +127,7 @@ def _with_a_stranger(model_dir: Path, settings: Recipe, stranger: bool) -> Any:
 
 
 @pytest.mark.parametrize("proximal", ["recompute", "behaviour"])
-def test_a_sample_beyond_the_mismatch_limit_is_as_if_it_were_not_there(proximal, model_dir):
+def test_a_sample_beyond_the_mismatch_limit_is_as_if_it_were_not_there(proximal: str, model_dir: Path) -> None:
     limited = recipe_of(proximal=proximal, mismatch_limit=2.0)
     metrics, weights = run_ranks(1, _with_a_stranger, model_dir, limited, True)[0]
     without, expected = run_ranks(1, _with_a_stranger, model_dir, recipe_of(proximal=proximal), False)[0]

@@ -6,8 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from torch.nn.functional import logsigmoid
 
 from penstock.recipes.sections import Optimizer, Parallel, Preference
@@ -41,6 +43,11 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
+def _ids(numbers: ArrayLike) -> list[int]:
+    """What a sample holds of each token."""
+    return [int(n) for n in np.asarray(numbers)]
+
+
 def kto_samples(seed: int) -> list[TrainingSample]:
     """Liked and disliked answers, each followed by the same answer after its predecessor's prompt."""
     answers = preference_samples(seed)
@@ -48,7 +55,7 @@ def kto_samples(seed: int) -> list[TrainingSample]:
     samples = []
     for i, own in enumerate(answers):
         other, cut = answers[i - 1], cuts[i - 1]
-        tokens = [*list(other.tokens)[:cut], *list(own.tokens)[cuts[i] :]]
+        tokens = [*_ids(other.tokens)[:cut], *_ids(own.tokens)[cuts[i] :]]
         mask = [0] * cut + [1] * (len(tokens) - cut)
         samples += [own, TrainingSample(tokens, mask, signal=0.0, group=own.group)]
     return samples
@@ -131,7 +138,7 @@ def _train(model_dir: Path, parallel: Parallel, settings: Preference) -> Any:
 
 
 @pytest.mark.parametrize(("loss", "layout"), [("dpo", n) for n in LAYOUTS] + [("orpo", "one"), ("kto", "dp2")])
-def test_every_layout_takes_the_step_of_the_loss_over_whole_pairs(loss, layout, model_dir):
+def test_every_layout_takes_the_step_of_the_loss_over_whole_pairs(loss: str, layout: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[layout]
     settings = {"dpo": DPO, "orpo": ORPO, "kto": KTO}[loss]
     ours = run_ranks(world, _train, model_dir, parallel, settings)[0]
@@ -147,7 +154,7 @@ def _learn(model_dir: Path) -> Any:
     return [trainer.step(batch_of(DPO, 1)).metrics for _ in range(8)]
 
 
-def test_the_first_step_starts_at_ln_2_and_the_margin_grows(model_dir):
+def test_the_first_step_starts_at_ln_2_and_the_margin_grows(model_dir: Path) -> None:
     history = run_ranks(1, _learn, model_dir)[0]
     assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert history[0]["margin"] == pytest.approx(0.0, abs=1e-6)
@@ -164,7 +171,7 @@ def _weighted_loss(model_dir: Path, cap: float | None) -> Any:
     return make_trainer(settings, policy).step(batch).metrics["loss"]
 
 
-def test_stale_pairs_are_weighed_where_the_recipe_wants_it(model_dir):
+def test_stale_pairs_are_weighed_where_the_recipe_wants_it(model_dir: Path) -> None:
     assert run_ranks(1, _weighted_loss, model_dir, None)[0] == pytest.approx(math.log(2), abs=1e-6)
     assert run_ranks(1, _weighted_loss, model_dir, 5.0)[0] == pytest.approx(math.exp(-0.1) * math.log(2), abs=1e-5)
 
@@ -173,14 +180,19 @@ def _count_reference_passes(model_dir: Path) -> Any:
     policy = _policy(model_dir, Parallel())
     asked: list[int] = []
     real = policy.reference_logprobs
-    policy.reference_logprobs = lambda batch: (asked.append(batch.sequences), real(batch))[1]  # type: ignore[method-assign]
+
+    def counted(batch: Batch) -> torch.Tensor:
+        asked.append(batch.sequences)
+        return real(batch)
+
+    pytest.MonkeyPatch().setattr(policy, "reference_logprobs", counted)
     sums = ReferenceSums(policy)
     first, again = sums.of(batch_of(DPO, 1)), sums.of(batch_of(DPO, 1))
     both = Batch.from_samples([*preference_samples(1), *preference_samples(2)], "role")
     return asked, torch.equal(first, again), torch.equal(sums.of(both)[:10], first)
 
 
-def test_the_reference_is_asked_once_for_every_sequence(model_dir):
+def test_the_reference_is_asked_once_for_every_sequence(model_dir: Path) -> None:
     asked, same, part = run_ranks(1, _count_reference_passes, model_dir)[0]
     assert asked == [10, 10] and same and part
 
@@ -199,14 +211,14 @@ def answer(index: int, reward: float, prompt: int = 5) -> Member:
     return Member(t, index + 1)
 
 
-def test_a_group_becomes_pairs_of_its_best_and_worst():
+def test_a_group_becomes_pairs_of_its_best_and_worst() -> None:
     group = CompleteGroup("g", tuple(answer(i, r) for i, r in enumerate((0.2, 0.9, 0.0, 0.5))))
     stage = maker(Preference(pairs_per_group=2))
     samples = stage.samples([group])
-    assert [(int(s.tokens[2]) - 20, s.signal) for s in samples] == [(1, 1.0), (2, -1.0), (3, 1.0), (0, -1.0)]
+    assert [(_ids(s.tokens)[2] - 20, s.signal) for s in samples] == [(1, 1.0), (2, -1.0), (3, 1.0), (0, -1.0)]
 
 
-def test_a_group_without_a_pair_is_filtered_not_trained():
+def test_a_group_without_a_pair_is_filtered_not_trained() -> None:
     stage = maker(Preference(min_margin=0.5))
     assert stage.filter_reason(torch.tensor([1.0, 0.5])) == "no_pair"
     assert stage.filter_reason(torch.tensor([1.0, 0.0])) is None
@@ -214,10 +226,10 @@ def test_a_group_without_a_pair_is_filtered_not_trained():
     assert maker(KTO).filter_reason(torch.tensor([1.0])) is None
 
 
-def test_a_single_answer_is_also_put_to_another_prompt():
+def test_a_single_answer_is_also_put_to_another_prompt() -> None:
     groups = [CompleteGroup(f"g{i}", (answer(i, float(i == 0), prompt=5 + 2 * i),)) for i in range(2)]
     samples = maker(KTO).samples(groups)
     assert [s.signal for s in samples] == [1.0, 0.0, -1.0, 0.0]
-    assert list(samples[0].tokens) == [5, 6, 20, 30]
-    assert list(samples[1].tokens) == [7, 8, 20, 30] and list(samples[1].loss_mask) == [0, 0, 1, 1]
-    assert list(samples[3].tokens) == [5, 6, 21, 31]
+    assert _ids(samples[0].tokens) == [5, 6, 20, 30]
+    assert _ids(samples[1].tokens) == [7, 8, 20, 30] and _ids(samples[1].loss_mask) == [0, 0, 1, 1]
+    assert _ids(samples[3].tokens) == [5, 6, 21, 31]

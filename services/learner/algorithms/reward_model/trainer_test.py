@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from penstock.recipes.sections import Lora, Optimizer, Parallel, RewardModelLoss
 from penstock.trajectories import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.algorithms.method import MeasuringTrainer
 from services.learner.algorithms.reward_model.answers import BEHIND, RankedAnswers
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
@@ -121,6 +123,7 @@ def _policy(
 def _train(model_dir: Path, parallel: Parallel, distributed: bool, backend: str = "megatron") -> list[dict[str, Any]]:
     policy = _policy(model_dir, parallel, distributed=distributed, backend=backend)
     trainer = make_trainer(RECIPE, policy)
+    assert isinstance(trainer, MeasuringTrainer)
     steps = []
     for seed in (1, 2):
         rank = torch.distributed.get_rank()
@@ -289,7 +292,7 @@ def group(name: str, *rewards: float | None) -> CompleteGroup:
 
 def test_every_answer_is_read_once_at_its_last_token() -> None:
     samples = RankedAnswers(recipe_of("reward_model")).samples([group("g0", 1.0, None, 0.0), group("g1", 0.0, 2.0)])
-    assert [(list(s.tokens), list(s.loss_mask), s.signal, s.group) for s in samples] == [
+    assert [(np.asarray(s.tokens).tolist(), np.asarray(s.loss_mask).tolist(), s.signal, s.group) for s in samples] == [
         ([5, 6, 7, BEHIND], [0, 0, 0, 1], 1.0, 0),
         ([5, 6, 9, BEHIND], [0, 0, 0, 1], 0.0, 0),
         ([5, 6, 7, BEHIND], [0, 0, 0, 1], 0.0, 1),

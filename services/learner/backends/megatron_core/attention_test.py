@@ -30,12 +30,12 @@ class _Config:
 
 
 def attention() -> TorchAttention:
-    return TorchAttention(_Config(), 1, None, "self", pg_collection=_Groups())  # type: ignore[arg-type]
+    return TorchAttention(_Config(), 1, None, "self", pg_collection=_Groups())
 
 
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12), seed=st.integers(0, 5))
-def test_a_pack_attends_as_its_sequences_alone(lengths, seed):
+def test_a_pack_attends_as_its_sequences_alone(lengths: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     shape = (sum(lengths), 4, 8)
     q = torch.randn(shape, generator=generator, requires_grad=True)
@@ -45,10 +45,12 @@ def test_a_pack_attends_as_its_sequences_alone(lengths, seed):
     out = attention()(q, k, v, None, packed_seq_params=packed)
     alone = torch.cat(
         [
-            F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in part), is_causal=True, enable_gqa=True)
+            F.scaled_dot_product_attention(
+                aq.transpose(0, 1), ak.transpose(0, 1), av.transpose(0, 1), is_causal=True, enable_gqa=True
+            )
             .transpose(0, 1)
-            .reshape(len(part[0]), 1, -1)
-            for part in zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
+            .reshape(len(aq), 1, -1)
+            for aq, ak, av in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
         ]
     )
     torch.testing.assert_close(out, alone)
@@ -61,7 +63,7 @@ def test_a_pack_attends_as_its_sequences_alone(lengths, seed):
 
 @settings(deadline=None)
 @given(chunks=st.lists(st.integers(1, 5), min_size=1, max_size=6), n=st.integers(1, 4))
-def test_zigzag_parts_join_to_natural_order(chunks, n):
+def test_zigzag_parts_join_to_natural_order(chunks: list[int], n: int) -> None:
     bounds = [0]
     for chunk in chunks:
         bounds.append(bounds[-1] + 2 * n * chunk)
@@ -70,14 +72,14 @@ def test_zigzag_parts_join_to_natural_order(chunks, n):
     assert torch.equal(torch.cat(parts)[zigzag.join_index(bounds, n)], torch.arange(bounds[-1]))
 
 
-def test_zigzag_example():
+def test_zigzag_example() -> None:
     assert zigzag.local_index([0, 8], 2, 0).tolist() == [0, 1, 6, 7]
     assert zigzag.local_index([0, 8], 2, 1).tolist() == [2, 3, 4, 5]
 
 
-def test_dropout_is_refused():
+def test_dropout_is_refused() -> None:
     class WithDropout:
         attention_dropout = 0.1
 
     with pytest.raises(ValueError, match="dropout"):
-        TorchAttention(WithDropout(), 1, None, "self", pg_collection=_Groups())  # type: ignore[arg-type]
+        TorchAttention(WithDropout(), 1, None, "self", pg_collection=_Groups())

@@ -34,11 +34,12 @@ def _alone(lengths: list[int], heads: int, kv_heads: int) -> list[Tensor]:
     parts = zip(*(x.split(lengths) for x in leaves), strict=True)
     out = torch.cat(
         [
-            F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in part), is_causal=True, enable_gqa=True)
-            .transpose(0, 1)
-            for part in parts
+            F.scaled_dot_product_attention(
+                q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), is_causal=True, enable_gqa=True
+            ).transpose(0, 1)
+            for q, k, v in parts
         ]
-    )  # fmt: skip
+    )
     return [out, *torch.autograd.grad((out * weight).sum(), leaves)]
 
 
@@ -49,7 +50,7 @@ def _shared(form: str, lengths: list[int], heads: int, kv_heads: int) -> list[Te
     own = zigzag.local_index(pack.boundaries, n, rank)
     q, k, v, weight = (x[own] for x in _given(lengths, heads, kv_heads))
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    out = FORMS[form](*leaves, pack, group, None)
+    out = FORMS[form](q, k, v, pack, group, None)
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), leaves)]
 
 
@@ -60,7 +61,7 @@ def _shared(form: str, lengths: list[int], heads: int, kv_heads: int) -> list[Te
     ids=["as many", "grouped", "fewer", "not shared out", "three ranks"],
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_ranks_together_attend_as_one(form, n, heads, kv_heads, pack):
+def test_ranks_together_attend_as_one(form: str, n: int, heads: int, kv_heads: int, pack: str) -> None:
     lengths = [2 * n * units for units in PACKS[pack]]
     expected = _alone(lengths, heads, kv_heads)
     bounds = [sum(lengths[:i]) for i in range(len(lengths) + 1)]

@@ -48,7 +48,7 @@ def sharded(chunk: int) -> Any:
 
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("chunk", [4, 1000])
-def test_values_and_gradients(world, chunk):
+def test_values_and_gradients(world: int, chunk: int) -> None:
     results = run_ranks(world, sharded, chunk)
     picked, entropy, grad_hidden, grad_weight = expected()
     whole_weight = torch.cat([r[0][3] for r in results])[:VOCAB]
@@ -67,7 +67,7 @@ def in_bf16() -> torch.Tensor:
         weight,
         rows,
         target,
-        torch.distributed.group.WORLD,  # type: ignore[arg-type]
+        torch.distributed.group.WORLD,
         VOCAB,
         sequence_parallel=False,
         temperature=1.0,
@@ -75,7 +75,7 @@ def in_bf16() -> torch.Tensor:
     )[0]
 
 
-def test_logits_of_a_bf16_model_are_not_rounded():
+def test_logits_of_a_bf16_model_are_not_rounded() -> None:
     hidden, weight, rows, target = data(torch.bfloat16)
     exact = torch.log_softmax(hidden[rows, 0].float() @ weight.float().t(), -1).gather(1, target)
     torch.testing.assert_close(run_ranks(1, in_bf16)[0], exact)

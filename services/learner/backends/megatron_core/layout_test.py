@@ -1,6 +1,7 @@
 """Layouts that cannot work are refused with field, value and limit, before any process group exists."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -41,7 +42,7 @@ MIXTURE = dataclasses.replace(
         (P(pipeline=4), 4, "parallel.pipeline = 4 must divide the model's num_hidden_layers = 6"),
     ],
 )
-def test_refusals(parallel, world, message):
+def test_refusals(parallel: P, world: int, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         check_ranks(parallel, world, MODEL)
 
@@ -59,17 +60,17 @@ def test_refusals(parallel, world, message):
         (P(tensor=2, expert=2), 2, "needs parallel.sequence_parallel .it is False."),
     ],
 )
-def test_refusals_for_a_mixture_of_experts(parallel, world, message):
+def test_refusals_for_a_mixture_of_experts(parallel: P, world: int, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         check_ranks(parallel, world, MIXTURE)
 
 
 @pytest.mark.parametrize(("parallel", "world"), [(P(), 7), (P(tensor=3), 3), (P(tensor=3, pipeline=2, context=5), 30)])
-def test_what_fits_is_accepted(parallel, world):
+def test_what_fits_is_accepted(parallel: P, world: int) -> None:
     check_ranks(parallel, world, MODEL)
 
 
 @pytest.mark.parametrize("wrong", [{"tensor": 0}, {"virtual_stages": 0}, {"overlap_bucket": -1}])
-def test_sizes_below_one_are_no_recipe(wrong):
+def test_sizes_below_one_are_no_recipe(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         P(**wrong)

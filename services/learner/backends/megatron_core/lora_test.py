@@ -1,6 +1,7 @@
 """Adapters train under every layout as they do in one process written out by hand, and the base does not move."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def _train(model_dir: Path, case: Case) -> Any:
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
     @functools.cache
     def save(family: str, tied: bool) -> Path:
         return save_tiny_model(tmp_path_factory.mktemp("model"), family, tied)
@@ -81,7 +82,9 @@ def model_dir(tmp_path_factory):
     ("name", "family", "tied"),
     [*((name, "qwen3", False) for name in LAYOUTS), ("tp2", "qwen2", True), ("pp2", "qwen2", True)],
 )
-def test_every_layout_trains_adapters_as_one_process_does(name, family, tied, model_dir):
+def test_every_layout_trains_adapters_as_one_process_does(
+    name: str, family: str, tied: bool, model_dir: Callable[[str, bool], Path]
+) -> None:
     before, steps, after = run_ranks(LAYOUTS[name].world, _train, model_dir(family, tied), LAYOUTS[name])[0]
     expected, merged = reference(family, tied)
     for weight, tensor in tiny_model(family, tied).named_parameters():
@@ -103,7 +106,7 @@ def _reference_is_the_base(model_dir: Path) -> Any:
     return first, policy.logprobs(random_batch(9)), policy.reference_logprobs(random_batch(9))
 
 
-def test_the_base_is_the_reference_without_a_copy(model_dir):
+def test_the_base_is_the_reference_without_a_copy(model_dir: Callable[[str, bool], Path]) -> None:
     first, later, base = run_ranks(1, _reference_is_the_base, model_dir("qwen3", False))[0]
     assert torch.equal(base, first) and not torch.equal(later, first)
 
@@ -127,7 +130,9 @@ def _resume(model_dir: Path, root: Path, case: Case, lora: Lora | None = LORA) -
 
 
 @pytest.mark.parametrize(("source", "target"), [("one", "one"), ("tp2", "pp2"), ("dp2", "tp2")])
-def test_adapters_and_their_moments_go_on_under_any_layout(source, target, model_dir, tmp_path):
+def test_adapters_and_their_moments_go_on_under_any_layout(
+    source: str, target: str, model_dir: Callable[[str, bool], Path], tmp_path: Path
+) -> None:
     there, here = LAYOUTS[source], LAYOUTS[target]
     directory = model_dir("qwen3", False)
     saved, expected = run_ranks(there.world, _save_and_go_on, directory, tmp_path, there)[0]
@@ -137,7 +142,7 @@ def test_adapters_and_their_moments_go_on_under_any_layout(source, target, model
         torch.testing.assert_close(got[name], tensor, rtol=0, atol=0 if source == target else 1e-5)
 
 
-def test_a_checkpoint_with_adapters_is_not_one_without(model_dir, tmp_path):
+def test_a_checkpoint_with_adapters_is_not_one_without(model_dir: Callable[[str, bool], Path], tmp_path: Path) -> None:
     directory = model_dir("qwen3", False)
     run_ranks(1, _save_and_go_on, directory, tmp_path, LAYOUTS["one"])
     with pytest.raises(RankFailed, match="AnotherModel.*lora .*here None"):

@@ -1,5 +1,7 @@
 """A mixture of experts under every layout against Hugging Face transformers in one process, as `parity_test`."""
 
+from pathlib import Path
+
 import pytest
 
 from penstock.recipes.sections import Parallel
@@ -24,14 +26,14 @@ MIXTURES = {
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3_moe")
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_every_layout_of_a_mixture_trains_as_transformers_does(name, model_dir):
+def test_every_layout_of_a_mixture_trains_as_transformers_does(name: str, model_dir: Path) -> None:
     check_case(model_dir, MIXTURES[name], "qwen3_moe", False, "grpo")
 
 
-def test_weights_of_experts_need_not_add_up_to_one(tmp_path):
+def test_weights_of_experts_need_not_add_up_to_one(tmp_path: Path) -> None:
     check_case(save_tiny_model(tmp_path, "qwen3_moe_raw", True), MIXTURES["ep2"], "qwen3_moe_raw", True, "grpo")

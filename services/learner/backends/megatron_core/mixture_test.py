@@ -4,6 +4,7 @@ Its numbers under every layout are in `mixture_parity_test`.
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ LAYOUTS: dict[str, tuple[int, Parallel, bool]] = {
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3_moe")
 
 
@@ -84,7 +85,7 @@ def _go_on(model_dir: Path, root: Path, layout: str, precision: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def begun(model_dir, tmp_path_factory):
+def begun(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """(its checkpoints, what the uninterrupted run came to), once per layout."""
 
     @functools.cache
@@ -98,7 +99,7 @@ def begun(model_dir, tmp_path_factory):
 @pytest.mark.parametrize(
     ("layout", "precision"), [("ep2", "float32"), ("tp2-sp-ep2", "bfloat16"), ("pp2-ep2", "float32")]
 )
-def test_resume_is_bit_identical(layout, precision, model_dir, begun):
+def test_resume_is_bit_identical(layout: str, precision: str, model_dir: Path, begun: Callable[..., Any]) -> None:
     root, (saved, expected, after) = begun(layout, precision)
     loaded, metrics, got = run_ranks(LAYOUTS[layout][0], _go_on, model_dir, root, layout, precision)[0]
     assert equal(loaded, saved) and metrics == expected
@@ -117,7 +118,9 @@ def test_resume_is_bit_identical(layout, precision, model_dir, begun):
         ("ep2-dp4", "dp2"),
     ],
 )
-def test_training_goes_on_under_another_layout(source, target, model_dir, begun):
+def test_training_goes_on_under_another_layout(
+    source: str, target: str, model_dir: Path, begun: Callable[..., Any]
+) -> None:
     root, (saved, expected, after) = begun(source)
     loaded, metrics, got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "float32")[0]
     assert equal(loaded, saved), "a weight changed in loading"
@@ -127,7 +130,7 @@ def test_training_goes_on_under_another_layout(source, target, model_dir, begun)
         torch.testing.assert_close(got[name], tensor, rtol=0, atol=1e-4, msg=name)
 
 
-def test_bf16_main_weights_of_experts_go_along(model_dir, begun):
+def test_bf16_main_weights_of_experts_go_along(model_dir: Path, begun: Callable[..., Any]) -> None:
     root, (saved, _, _) = begun("tp2-sp-ep2", "bfloat16")
     assert equal(run_ranks(2, _go_on, model_dir, root, "dp2", "bfloat16")[0][0], saved)
 
@@ -140,13 +143,13 @@ def _train(model_dir: Path, layout: str, recompute: str, lora: Lora | None) -> A
 
 
 @pytest.mark.parametrize("layout", ["ep2", "tp2-sp-ep2"])
-def test_recomputing_changes_no_bit(layout, model_dir):
+def test_recomputing_changes_no_bit(layout: str, model_dir: Path) -> None:
     metrics, weights = run_ranks(2, _train, model_dir, layout, "none", None)[0]
     again, recomputed = run_ranks(2, _train, model_dir, layout, "full", None)[0]
     assert again == metrics and equal(recomputed, weights)
 
 
-def test_attention_has_adapters_and_experts_stay_as_they_are(model_dir):
+def test_attention_has_adapters_and_experts_stay_as_they_are(model_dir: Path) -> None:
     lora = Lora(rank=4, targets=("qkv", "output"))
     alone, expected = run_ranks(1, _train, model_dir, "one", "none", lora)[0]
     metrics, got = run_ranks(2, _train, model_dir, "ep2", "none", lora)[0]
@@ -162,6 +165,6 @@ def _exported(model_dir: Path) -> Any:
     return list(make(model_dir, "one").export())
 
 
-def test_experts_have_no_adapters(model_dir):
+def test_experts_have_no_adapters(model_dir: Path) -> None:
     with pytest.raises(RankFailed, match="lora.targets: gate_up is an expert's, and experts have no adapters; use qkv"):
         run_ranks(1, make, model_dir, "one", "float32", Lora(targets=("qkv", "gate_up")))

@@ -22,7 +22,7 @@ SETTINGS = recipe_of(kl=0.1, mini_batches=2)
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -67,7 +67,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["all weights", "adapters"])
-def test_everything_that_follows_a_step_sees_it_bit_by_bit(lora, model_dir, tmp_path):
+def test_everything_that_follows_a_step_sees_it_bit_by_bit(lora: Lora | None, model_dir: Path, tmp_path: Path) -> None:
     plain = run_ranks(2, _train, model_dir, tmp_path / "plain", Parallel(), lora)[0]
     parallel = Parallel(overlap=True, overlap_bucket=BUCKET if lora is None else 2_000)
     beside = run_ranks(2, _train, model_dir, tmp_path / "beside", parallel, lora)[0]
@@ -86,7 +86,7 @@ def _messages(bucket: int) -> Parallel:
 
 
 @pytest.mark.parametrize(("there", "here"), [(0, BUCKET), (BUCKET, 0), (BUCKET, 3 * BUCKET)])
-def test_a_checkpoint_goes_on_with_other_messages(there, here, model_dir, tmp_path):
+def test_a_checkpoint_goes_on_with_other_messages(there: int, here: int, model_dir: Path, tmp_path: Path) -> None:
     expected = run_ranks(2, _train, model_dir, tmp_path, _messages(there), None)[0]
     metrics, weights = run_ranks(2, _go_on, model_dir, tmp_path, _messages(here))[0]
     assert metrics == expected[-2] and _equal(weights, expected[-1])
@@ -98,7 +98,7 @@ def _one_sequence(model_dir: Path, parallel: Parallel) -> Any:
     return [trainer.step(random_batch(seed, count=1)).metrics["loss"] for seed in (1, 2)], dict(policy.export())
 
 
-def test_a_rank_with_nothing_to_train_sends_its_messages_too(model_dir):
+def test_a_rank_with_nothing_to_train_sends_its_messages_too(model_dir: Path) -> None:
     losses, weights = run_ranks(2, _one_sequence, model_dir, Parallel())[0]
     again, beside = run_ranks(2, _one_sequence, model_dir, Parallel(overlap=True, overlap_bucket=BUCKET))[0]
     assert again == losses and _equal(beside, weights)
@@ -110,7 +110,7 @@ def _watch(model_dir: Path) -> Any:
     trainer = make_trainer(recipe_of(), policy)
     trainer.step(random_batch(1))
     groups, config = policy._chunks[0].bucket_groups, policy._chunks[0].config
-    finalize, under_way = config.finalize_model_grads_func, []
+    finalize, under_way = config.finalize_model_grads_func, list[bool]()
 
     def note(*args: Any, **kwargs: Any) -> None:
         under_way.extend(group.grad_reduce_handle is not None for group in groups)
@@ -123,7 +123,7 @@ def _watch(model_dir: Path) -> Any:
     return len(groups), under_way, own, torch.cat([p.detach().view(-1) for p in policy._models[0].parameters()])
 
 
-def test_messages_really_travel_beside_the_computation(model_dir):
+def test_messages_really_travel_beside_the_computation(model_dir: Path) -> None:
     (messages, sent, own, whole), (_, _, other, again) = run_ranks(2, _watch, model_dir)
     assert messages > 4 and sent == [True] * messages, "gradients wait for the end of the backward pass"
     assert not torch.equal(own, other), "weights were gathered at once, so this file proves nothing of reading late"

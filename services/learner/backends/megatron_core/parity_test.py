@@ -6,6 +6,7 @@ agree.
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
     @functools.cache
     def make(family: str, tied: bool) -> Path:
         return save_tiny_model(tmp_path_factory.mktemp("model"), family, tied)
@@ -59,7 +60,7 @@ def model_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_trains_as_transformers_does(name, model_dir):
+def test_every_layout_trains_as_transformers_does(name: str, model_dir: Callable[[str, bool], Path]) -> None:
     check_case(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "grpo")
 
 
@@ -75,15 +76,17 @@ def test_every_layout_trains_as_transformers_does(name, model_dir):
         ("qwen2", False, "one"),
     ],
 )
-def test_every_architecture_trains_as_transformers_does(family, tied, name, model_dir):
+def test_every_architecture_trains_as_transformers_does(
+    family: str, tied: bool, name: str, model_dir: Callable[[str, bool], Path]
+) -> None:
     check_case(model_dir(family, tied), LAYOUTS[name], family, tied, "grpo")
 
 
 @pytest.mark.parametrize("name", ["one", "cp2"])
-def test_sequence_level_losses_see_whole_sequences(name, model_dir):
+def test_sequence_level_losses_see_whole_sequences(name: str, model_dir: Callable[[str, bool], Path]) -> None:
     check_case(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "gspo")
 
 
 @pytest.mark.parametrize("name", ["one", "dp2"])
-def test_supervised_training(name, model_dir):
+def test_supervised_training(name: str, model_dir: Callable[[str, bool], Path]) -> None:
     check_case(model_dir("qwen3", False), LAYOUTS[name], "qwen3", False, "sft")

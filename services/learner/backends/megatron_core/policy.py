@@ -45,6 +45,7 @@ class MegatronPolicy(PolicyBase):
     """One rank's part of the model and its optimizer."""
 
     optimizer: GuardedOptimizer
+    state: MegatronState
 
     def __init__(
         self,

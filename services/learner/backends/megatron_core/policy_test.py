@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -86,7 +87,7 @@ def _resumed(model_dir: Path, root: Path, parallel: Parallel, precision: str) ->
         ("pp2-interleaved", "float32"),
     ],
 )
-def test_resume_is_bit_identical(name, precision, model_dir, tmp_path):
+def test_resume_is_bit_identical(name: str, precision: str, model_dir: Path, tmp_path: Path) -> None:
     world, parallel = LAYOUTS[name]
     expected, metrics = run_ranks(world, _uninterrupted, model_dir, tmp_path, parallel, precision)[0]
     got, again, restored = run_ranks(world, _resumed, model_dir, tmp_path, parallel, precision)[0]
@@ -112,7 +113,7 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[Path], Any]] = {
     "a flipped bit": lambda c: _flip_a_bit(c / "model-pp0-tp0.pt"),
     "a short file": lambda c: (c / "rank-pp0-tp0-dp0.pt").write_bytes((c / "rank-pp0-tp0-dp0.pt").read_bytes()[:-100]),
     "a missing file": lambda c: (c / "rank-pp0-tp0-dp0.pt").unlink(),
@@ -122,13 +123,13 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over(damage, model_dir, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over(damage: str, model_dir: Path, tmp_path: Path) -> None:
     run_ranks(1, _two_checkpoints, model_dir, tmp_path)
     DAMAGE[damage](checkpoints.path_of(tmp_path, 2))
     assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (1, {"step": 1})
 
 
-def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(model_dir, tmp_path):
+def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(model_dir: Path, tmp_path: Path) -> None:
     run_ranks(1, _two_checkpoints, model_dir, tmp_path)
     for step in (1, 2):
         _flip_a_bit(checkpoints.path_of(tmp_path, step) / "model-pp0-tp0.pt")
@@ -136,7 +137,7 @@ def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(model_dir, tmp_path)
         run_ranks(1, _restore, model_dir, tmp_path)
 
 
-def test_an_empty_directory_is_a_fresh_start(tmp_path):
+def test_an_empty_directory_is_a_fresh_start(tmp_path: Path) -> None:
     assert load_newest(tmp_path, lambda path: {}) is None
     assert load_newest(tmp_path / "absent", lambda path: {}) is None
 
@@ -147,7 +148,7 @@ def _save_twice(model_dir: Path, root: Path) -> None:
     checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {"turn": "second"})
 
 
-def test_saving_a_step_again_replaces_it(model_dir, tmp_path):
+def test_saving_a_step_again_replaces_it(model_dir: Path, tmp_path: Path) -> None:
     run_ranks(1, _save_twice, model_dir, tmp_path)
     assert run_ranks(1, _restore, model_dir, tmp_path)[0] == (1, {"turn": "second"})
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
@@ -156,13 +157,13 @@ def test_saving_a_step_again_replaces_it(model_dir, tmp_path):
 def _save_where_rank_1_cannot_write(model_dir: Path, root: Path) -> str:
     policy = make(model_dir, Parallel())
     if torch.distributed.get_rank() == 1:
-        policy.state.rank_file = lambda: "no-such-directory/rank.pt"  # type: ignore[method-assign]
+        pytest.MonkeyPatch().setattr(policy.state, "rank_file", lambda: "no-such-directory/rank.pt")
     with pytest.raises(CheckpointError, match="rank 1: .*No such file"):
         checkpoints.write(checkpoints.path_of(root, 1), policy.snapshot(), {})
     return ""
 
 
-def test_a_failed_write_fails_on_every_rank_and_leaves_no_checkpoint(model_dir, tmp_path):
+def test_a_failed_write_fails_on_every_rank_and_leaves_no_checkpoint(model_dir: Path, tmp_path: Path) -> None:
     run_ranks(2, _save_where_rank_1_cannot_write, model_dir, tmp_path)
     assert list(tmp_path.iterdir()) == [], "a full disk must not stay full of the attempt"
 
@@ -173,7 +174,7 @@ def _die_before_the_rename(model_dir: Path, root: Path) -> None:
     checkpoints.write(checkpoints.path_of(root, 3), policy.snapshot(), {"step": 3})
 
 
-def test_killed_while_saving(model_dir, tmp_path):
+def test_killed_while_saving(model_dir: Path, tmp_path: Path) -> None:
     run_ranks(1, _two_checkpoints, model_dir, tmp_path)
     with pytest.raises(RankFailed):
         run_ranks(1, _die_before_the_rename, model_dir, tmp_path)
@@ -209,7 +210,7 @@ def _poisoned(model_dir: Path, parallel: Parallel, value: float) -> Any:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["one", "dp2"])
-def test_a_gradient_that_is_not_finite_is_skipped_and_counted(name, value, model_dir):
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(name: str, value: float, model_dir: Path) -> None:
     world, parallel = LAYOUTS[name]
     results = run_ranks(world, _poisoned, model_dir, parallel, value)
     for taken, skipped, _, norm, _ in results:
@@ -247,7 +248,7 @@ def _stopped(model_dir: Path, parallel: Parallel) -> Any:
 
 
 @pytest.mark.parametrize("name", ["one", "tp2", "pp2", "dp2"])
-def test_too_many_skipped_steps_in_a_row_end_the_run_with_the_parameter_named(name, model_dir):
+def test_too_many_skipped_steps_in_a_row_end_the_run_with_the_parameter_named(name: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[name]
     for skipped, untouched, words in run_ranks(world, _stopped, model_dir, parallel):
         assert skipped == 4 and untouched
@@ -271,7 +272,7 @@ def _scores(model_dir: Path) -> Any:
     )
 
 
-def test_reference_logprobs_are_those_of_the_initial_weights(model_dir):
+def test_reference_logprobs_are_those_of_the_initial_weights(model_dir: Path) -> None:
     first, later, reference, later_again, metrics = run_ranks(1, _scores, model_dir)[0]
     assert torch.equal(reference, first)
     assert not torch.equal(later, first)
@@ -282,11 +283,11 @@ def test_reference_logprobs_are_those_of_the_initial_weights(model_dir):
 
 def _two_optimizer_steps(model_dir: Path, proximal: str) -> Any:
     policy = make(model_dir, Parallel())
-    settings = recipe_of(mini_batches=2, proximal=proximal)  # type: ignore[arg-type]
+    settings = recipe_of(mini_batches=2, proximal=proximal)
     return make_trainer(settings, policy).step(random_batch(6)).metrics, weights(policy)
 
 
-def test_mini_batches_take_one_optimizer_step_each(model_dir):
+def test_mini_batches_take_one_optimizer_step_each(model_dir: Path) -> None:
     recompute, moved = run_ranks(1, _two_optimizer_steps, model_dir, "recompute")[0]
     behaviour, otherwise = run_ranks(1, _two_optimizer_steps, model_dir, "behaviour")[0]
     assert recompute["optimizer_steps"] == behaviour["optimizer_steps"] == 2
@@ -308,7 +309,7 @@ def _losses_by_budget(model_dir: Path, normalisation: str) -> list[tuple[float, 
 
 
 @pytest.mark.parametrize("normalisation", ["token", "sequence", "prompt", "constant"])
-def test_the_loss_does_not_depend_on_how_the_batch_is_packed(normalisation, model_dir):
+def test_the_loss_does_not_depend_on_how_the_batch_is_packed(normalisation: str, model_dir: Path) -> None:
     first, *others = run_ranks(1, _losses_by_budget, model_dir, normalisation)[0]
     for other in others:
         assert other == pytest.approx(first, rel=2e-5)
@@ -320,7 +321,7 @@ def _one_sequence(model_dir: Path, parallel: Parallel) -> Any:
     return make_trainer(recipe_of(), policy).step(batch).metrics["loss"], weights(policy)
 
 
-def test_fewer_sequences_than_ranks(model_dir):
+def test_fewer_sequences_than_ranks(model_dir: Path) -> None:
     (loss, _), (also, _) = run_ranks(2, _one_sequence, model_dir, Parallel())
     alone, _ = run_ranks(1, _one_sequence, model_dir, Parallel())[0]
     assert loss == also == pytest.approx(alone, abs=1e-6)
@@ -342,11 +343,11 @@ def _refusals(model_dir: Path) -> None:
         make_trainer(recipe_of(loss="ppo"), policy)
 
 
-def test_bad_batches_and_settings_are_refused_by_name(model_dir):
+def test_bad_batches_and_settings_are_refused_by_name(model_dir: Path) -> None:
     run_ranks(1, _refusals, model_dir)
 
 
-def test_a_schedule_that_contradicts_the_run_is_refused_before_training(model_dir):
+def test_a_schedule_that_contradicts_the_run_is_refused_before_training(model_dir: Path) -> None:
     bad = Optimizer(schedule="wsd", decay_steps=11)
 
     def create() -> None:
@@ -356,7 +357,7 @@ def test_a_schedule_that_contradicts_the_run_is_refused_before_training(model_di
         run_ranks(1, create)
 
 
-def test_a_missing_tensor_is_named(model_dir, tmp_path):
+def test_a_missing_tensor_is_named(model_dir: Path, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(model_dir, broken)
     config = json.loads((broken / "config.json").read_text())

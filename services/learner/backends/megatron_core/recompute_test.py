@@ -27,7 +27,7 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -38,7 +38,7 @@ def _make(
     distributed: bool = True,
     lora: Lora | None = None,
 ) -> MegatronPolicy:
-    sizes = dict(micro_batch_tokens=256, recompute=recompute, shard_optimizer=distributed)
+    sizes: dict[str, Any] = dict(micro_batch_tokens=256, recompute=recompute, shard_optimizer=distributed)
     return MegatronPolicy.create(
         spec_of(model_dir, parallel, Optimizer(learning_rate=1e-2), seed=1, lora=lora, **sizes)
     )
@@ -52,7 +52,7 @@ def _train(model_dir: Path, parallel: Parallel, recompute: str) -> Any:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_same_weights_come_out_bit_by_bit(name, model_dir):
+def test_the_same_weights_come_out_bit_by_bit(name: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[name]
     metrics, weights = run_ranks(world, _train, model_dir, parallel, "none")[0]
     again, recomputed = run_ranks(world, _train, model_dir, parallel, "full")[0]
@@ -68,7 +68,9 @@ def _gradients(model_dir: Path, parallel: Parallel, recompute: str) -> Any:
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_selective_recomputation_gives_the_same_gradients(name, family, tmp_path, model_dir):
+def test_selective_recomputation_gives_the_same_gradients(
+    name: str, family: str, tmp_path: Path, model_dir: Path
+) -> None:
     """To some millionths: where a norm is several operations, as on a CPU, their gradients add up in another order."""
     world, parallel = LAYOUTS[name]
     if family != "qwen3":
@@ -91,7 +93,7 @@ def _adapted(model_dir: Path, parallel: Parallel, recompute: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["one", "tp2-sp"])
-def test_adapters_see_what_was_let_go(name, model_dir):
+def test_adapters_see_what_was_let_go(name: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[name]
     gradients = run_ranks(world, _adapted, model_dir, parallel, "none")[0]
     recomputed = run_ranks(world, _adapted, model_dir, parallel, "selective")[0]
@@ -99,13 +101,13 @@ def test_adapters_see_what_was_let_go(name, model_dir):
         torch.testing.assert_close(recomputed[key], gradient, rtol=0, atol=1e-4 * float(gradient.abs().max()), msg=key)
 
 
-def test_selective_recomputation_keeps_less(model_dir):
+def test_selective_recomputation_keeps_less(model_dir: Path) -> None:
     everything = run_ranks(1, kept_bytes, model_dir, Parallel(), "none", [200])[0][0]
     less = run_ranks(1, kept_bytes, model_dir, Parallel(), "selective", [200])[0][0]
     assert less < 0.72 * everything
 
 
-def test_it_keeps_a_small_part(model_dir):
+def test_it_keeps_a_small_part(model_dir: Path) -> None:
     everything, tokens = run_ranks(1, kept_bytes, model_dir, Parallel(), "none", [200])[0][:2]
     inputs, _ = run_ranks(1, kept_bytes, model_dir, Parallel(), "full", [200])[0][:2]
     assert inputs < 0.1 * everything

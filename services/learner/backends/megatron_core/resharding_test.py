@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _go_on(model_dir: Path, root: Path, layout: str, precision: str, again: Path
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory):
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """(model, its checkpoints, what the uninterrupted run came to), once per kind of run."""
 
     @functools.cache
@@ -115,7 +116,7 @@ def _compare(expected: Any, got: Any, tolerance: float) -> None:
         ("dp2", "tp2-pp2"),
     ],
 )
-def test_training_goes_on_under_another_layout(source, target, begun):
+def test_training_goes_on_under_another_layout(source: str, target: str, begun: Callable[..., Any]) -> None:
     model_dir, root, expected = begun(source)
     got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "float32")[0]
     _compare(expected, got, WEIGHTS)
@@ -124,14 +125,16 @@ def test_training_goes_on_under_another_layout(source, target, begun):
 @pytest.mark.parametrize(
     ("family", "tied", "source", "target"), [("qwen2", True, "pp2", "tp2"), ("llama", True, "one", "pp2")]
 )
-def test_tied_embeddings_and_other_families_go_on_too(family, tied, source, target, begun):
+def test_tied_embeddings_and_other_families_go_on_too(
+    family: str, tied: bool, source: str, target: str, begun: Callable[..., Any]
+) -> None:
     model_dir, root, expected = begun(source, family, tied)
     got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "float32")[0]
     _compare(expected, got, WEIGHTS)
 
 
 @pytest.mark.parametrize(("source", "target"), [("dp2", "tp2"), ("tp2", "one")])
-def test_fp32_main_weights_of_a_bf16_model_go_along(source, target, begun):
+def test_fp32_main_weights_of_a_bf16_model_go_along(source: str, target: str, begun: Callable[..., Any]) -> None:
     model_dir, root, expected = begun(source, precision="bfloat16")
     got = run_ranks(LAYOUTS[target][0], _go_on, model_dir, root, target, "bfloat16")[0]
     _compare(expected, got, WEIGHTS_BF16)
@@ -151,7 +154,9 @@ def _state(root: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("there", "precision"), [("tp2-pp2", "float32"), ("tp4-sp", "float32"), ("cp2", "float32"), ("tp2", "bfloat16")]
 )
-def test_there_and_back_is_bitwise_the_same(there, precision, begun, tmp_path):
+def test_there_and_back_is_bitwise_the_same(
+    there: str, precision: str, begun: Callable[..., Any], tmp_path: Path
+) -> None:
     model_dir, root, _ = begun("dp2", precision=precision)
     run_ranks(LAYOUTS[there][0], _go_on, model_dir, root, there, precision, tmp_path / "there")
     run_ranks(2, _go_on, model_dir, tmp_path / "there", "dp2", precision, tmp_path / "back")
@@ -162,14 +167,16 @@ def test_there_and_back_is_bitwise_the_same(there, precision, begun, tmp_path):
         assert same, f"{key} changed on the way"
 
 
-def test_a_checkpoint_of_another_model_is_refused_by_its_numbers(begun, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused_by_its_numbers(begun: Callable[..., Any], tmp_path: Path) -> None:
     _, root, _ = begun("one")
     other = save_tiny_model(tmp_path / "other", "qwen2", True)
     with pytest.raises(RankFailed, match="AnotherModel.*is of another model: architecture 'Qwen3ForCausalLM'"):
         run_ranks(1, _go_on, other, root, "one", "float32")
 
 
-def test_damage_is_found_on_whichever_rank_reads_it_and_the_former_is_used(begun, tmp_path):
+def test_damage_is_found_on_whichever_rank_reads_it_and_the_former_is_used(
+    begun: Callable[..., Any], tmp_path: Path
+) -> None:
     model_dir, root, _ = begun("tp2")
     former, newest = checkpoints.path_of(tmp_path, 2), checkpoints.path_of(tmp_path, 4)
     shutil.copytree(checkpoints.path_of(root, 2), former)

@@ -23,13 +23,15 @@ from services.learner.testing.forked_ranks import RankFailed, run_ranks
 from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
+PATCH = pytest.MonkeyPatch()
+"""Used in forked ranks alone, which end with what it has changed."""
 TP2 = Parallel(tensor=2)
 TP2_SP = Parallel(tensor=2, sequence_parallel=True)
 CP2 = Parallel(context=2)
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -45,7 +47,7 @@ def _step(model_dir: Path, parallel: Parallel, sabotage: Any) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def right(model_dir):
+def right(model_dir: Path) -> list[float]:
     return run_ranks(1, _step, model_dir, Parallel(), None)[0]
 
 
@@ -56,7 +58,7 @@ def _differs(model_dir: Path, parallel: Parallel, sabotage: Any, right: Any, wor
     return any(abs(w - r) > 1e-3 * abs(r) for w, r in zip(wrong, right, strict=False))
 
 
-def test_1_init_methods_set_the_tensor_parallel_attributes(model_dir, right):
+def test_1_init_methods_set_the_tensor_parallel_attributes(model_dir: Path, right: list[float]) -> None:
     """perform_initialization=False makes the norm count tensor rank 0's shard only."""
 
     def sabotage() -> None:
@@ -67,22 +69,26 @@ def test_1_init_methods_set_the_tensor_parallel_attributes(model_dir, right):
             config.perform_initialization = False
             return config
 
-        model.megatron_config = without
+        PATCH.setattr(model, "megatron_config", without)
 
     assert _differs(model_dir, TP2, sabotage, right)
 
 
-def test_2_padded_vocabulary_is_masked(model_dir, right):
+def test_2_padded_vocabulary_is_masked(model_dir: Path, right: list[float]) -> None:
     """251 tokens on 2 ranks: one padded row whose logit 0 would join the softmax."""
 
     def sabotage() -> None:
         chunk_logits = chunked_head._chunk_logits
-        chunked_head._chunk_logits = lambda h, w, t, start, vocab, scale: chunk_logits(h, w, t, start, 252, scale)
+
+        def unmasked(h: Any, w: Any, t: Any, start: int, vocab: int, scale: float) -> Any:
+            return chunk_logits(h, w, t, start, 252, scale)
+
+        PATCH.setattr(chunked_head, "_chunk_logits", unmasked)
 
     assert _differs(model_dir, TP2, sabotage, right)
 
 
-def test_3_interleaved_stages_do_not_batch_their_messages(model_dir, right):
+def test_3_interleaved_stages_do_not_batch_their_messages(model_dir: Path, right: list[float]) -> None:
     """Two stages that take turns and batched point-to-point messages: the wrong tensor arrives. Silently where
     micro-batches are equally long; ours mostly are not, so mostly the shapes tell."""
 
@@ -94,7 +100,7 @@ def test_3_interleaved_stages_do_not_batch_their_messages(model_dir, right):
             config.overlap_p2p_comm, config.batch_p2p_comm = False, True
             return config
 
-        model.megatron_config = batched
+        PATCH.setattr(model, "megatron_config", batched)
 
     try:
         assert _differs(model_dir, Parallel(pipeline=2, virtual_stages=2), sabotage, right)
@@ -102,7 +108,7 @@ def test_3_interleaved_stages_do_not_batch_their_messages(model_dir, right):
         assert "split_with_sizes" in str(failed) or "shape" in str(failed)
 
 
-def test_4_the_loss_is_summed_over_data_and_context_ranks(model_dir, right):
+def test_4_the_loss_is_summed_over_data_and_context_ranks(model_dir: Path, right: list[float]) -> None:
     """Without calculate_per_token_loss Megatron averages gradients over ranks and micro-batches."""
 
     def sabotage() -> None:
@@ -113,12 +119,12 @@ def test_4_the_loss_is_summed_over_data_and_context_ranks(model_dir, right):
             config.calculate_per_token_loss = False
             return config
 
-        model.megatron_config = without
+        PATCH.setattr(model, "megatron_config", without)
 
     assert _differs(model_dir, CP2, sabotage, right)
 
 
-def test_5_gloo_gets_contiguous_tensors():
+def test_5_gloo_gets_contiguous_tensors() -> None:
     """all_gather of a strided view: what our exports and attention avoid with .contiguous()."""
     assert run_ranks(2, _gather_strided)[0] == [True, True]
 
@@ -131,7 +137,7 @@ def _gather_strided() -> list[bool]:
     return [torch.equal(part, whole[:, :2]) for part in parts]
 
 
-def test_7_norm_gradients_are_summed_under_sequence_parallelism(model_dir, right):
+def test_7_norm_gradients_are_summed_under_sequence_parallelism(model_dir: Path, right: list[float]) -> None:
     """Without the tag on their weights, finalize_model_grads leaves partial sums."""
 
     def sabotage() -> None:
@@ -141,12 +147,12 @@ def test_7_norm_gradients_are_summed_under_sequence_parallelism(model_dir, right
             initialise(self, *args, **kwargs)
             self.weight.sequence_parallel = False
 
-        model.RMSNorm.__init__ = untagged
+        PATCH.setattr(model.RMSNorm, "__init__", untagged)
 
     assert _differs(model_dir, TP2_SP, sabotage, right)
 
 
-def test_12_exported_tensors_do_not_change_with_the_next_step(model_dir):
+def test_12_exported_tensors_do_not_change_with_the_next_step(model_dir: Path) -> None:
     exported, copies, later = run_ranks(1, _export_then_step, model_dir)[0]
     for name in exported:
         assert torch.equal(exported[name], copies[name]), name
@@ -161,7 +167,7 @@ def _export_then_step(model_dir: Path) -> Any:
     return exported, copies, dict(trained.export())
 
 
-def test_gradients_of_all_ranks_are_finalised(model_dir, right):
+def test_gradients_of_all_ranks_are_finalised(model_dir: Path, right: list[float]) -> None:
     """NeMo RL #3716: finish_grad_sync alone leaves norm gradients unsummed over tensor ranks."""
 
     def sabotage() -> None:
@@ -169,12 +175,12 @@ def test_gradients_of_all_ranks_are_finalised(model_dir, right):
             for chunk in network:
                 chunk.finish_grad_sync()
 
-        megatron_policy._finalize = only_sync
+        PATCH.setattr(megatron_policy, "_finalize", only_sync)
 
     assert _differs(model_dir, TP2_SP, sabotage, right)
 
 
-def test_zigzag_and_rope_agree(model_dir, right):
+def test_zigzag_and_rope_agree(model_dir: Path, right: list[float]) -> None:
     """A contiguous cut over context ranks gives tokens the wrong positions and the wrong past."""
 
     def sabotage() -> None:
@@ -182,18 +188,18 @@ def test_zigzag_and_rope_agree(model_dir, right):
             total = boundaries[-1]
             return torch.arange(rank * total // n, (rank + 1) * total // n)
 
-        zigzag.local_index = contiguous
+        PATCH.setattr(zigzag, "local_index", contiguous)
 
     assert _differs(model_dir, CP2, sabotage, right)
 
 
-def test_tensor_ranks_need_expert_ranks(tmp_path):
+def test_tensor_ranks_need_expert_ranks(tmp_path: Path) -> None:
     """Whole experts on every tensor rank, each fed with its part of the sequence: nobody sums their gradients. The
     norm hardly shows it."""
     mixture = save_tiny_model(tmp_path, "qwen3_moe")
 
     def sabotage() -> None:
-        layout._check_experts = lambda *args: None
+        PATCH.setattr(layout, "_check_experts", lambda *args: None)
 
     right = run_ranks(1, _expert_gradient, mixture, Parallel(), None)[0]
     shared = run_ranks(2, _expert_gradient, mixture, TP2_SP.model_copy(update={"expert": 2}), None)[0]
@@ -210,7 +216,7 @@ def _expert_gradient(model_dir: Path, parallel: Parallel, sabotage: Any) -> Any:
     return gradients_of(trained).get("model.layers.0.mlp.experts.0.down_proj.weight")
 
 
-def test_weights_are_checked_for_shape_before_copying(model_dir):
+def test_weights_are_checked_for_shape_before_copying(model_dir: Path) -> None:
     """copy_ broadcasts: a [1] tensor would fill a norm silently."""
     with pytest.raises(AssertionError, match=r"gives \(1,\) where config.json implies \(64,\)"):
         run_ranks(1, _load_misshapen, model_dir)
@@ -222,5 +228,5 @@ def _load_misshapen(model_dir: Path) -> None:
     def misshapen(self: Any, name: str) -> torch.Tensor:
         return torch.ones(1) if name == "model.norm.weight" else get(self, name)
 
-    safetensors_directory.SafetensorsDirectory.get = misshapen  # type: ignore[method-assign]
+    PATCH.setattr(safetensors_directory.SafetensorsDirectory, "get", misshapen)
     MegatronPolicy.create(spec_of(model_dir, Parallel(), Optimizer(), seed=0))

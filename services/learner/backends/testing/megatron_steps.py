@@ -32,7 +32,7 @@ class Case:
         return not self.distributed or replicas == 1
 
 
-def _train(model_dir: Path, case: Case, recipe: Recipe, optimizer: str) -> list[dict[str, Any]]:
+def _train(model_dir: Path, case: Case, recipe: Recipe, optimizer: Any) -> list[dict[str, Any]]:
     policy = MegatronPolicy.create(
         spec_of(
             model_dir,

@@ -1,6 +1,7 @@
 """The transformers backend on any number of ranks against plain transformers in one process, and against Megatron."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _train(
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
     @functools.cache
     def make(family: str, tied: bool) -> Path:
         return save_tiny_model(tmp_path_factory.mktemp("model"), family, tied)
@@ -80,7 +81,9 @@ def model_dir(tmp_path_factory):
         ("gpt2", True, 2, "none"),
     ],
 )
-def test_any_number_of_ranks_trains_as_one_process_does(family, tied, world, recompute, model_dir):
+def test_any_number_of_ranks_trains_as_one_process_does(
+    family: str, tied: bool, world: int, recompute: str, model_dir: Callable[[str, bool], Path]
+) -> None:
     results = run_ranks(world, _train, model_dir(family, tied), SETTINGS["grpo"], recompute)[0]
     compare(results, family, tied, "grpo")
 
@@ -96,19 +99,21 @@ def test_any_number_of_ranks_trains_as_one_process_does(family, tied, world, rec
         ("gemma", True, 2, "none"),
     ],
 )
-def test_matrices_cut_over_two_ranks_train_as_one_process_does(family, tied, world, recompute, model_dir):
+def test_matrices_cut_over_two_ranks_train_as_one_process_does(
+    family: str, tied: bool, world: int, recompute: str, model_dir: Callable[[str, bool], Path]
+) -> None:
     arguments = (model_dir(family, tied), SETTINGS["grpo"], recompute, TransformersPolicy, 2)
     for results in run_ranks(world, _train, *arguments)[:1]:
         compare(results, family, tied, "grpo")
 
 
 @pytest.mark.parametrize("objective", ["gspo", "sft"])
-def test_other_objectives(objective, model_dir):
+def test_other_objectives(objective: str, model_dir: Callable[[str, bool], Path]) -> None:
     results = run_ranks(2, _train, model_dir("qwen3", False), SETTINGS[objective], "none")[0]
     compare(results, "qwen3", False, objective)
 
 
-def test_the_backends_take_the_same_steps(model_dir):
+def test_the_backends_take_the_same_steps(model_dir: Callable[[str, bool], Path]) -> None:
     arguments = (model_dir("qwen3", False), SETTINGS["grpo"], "none")
     ours = run_ranks(2, _train, *arguments)[0]
     megatron = run_ranks(1, _train, *arguments, MegatronPolicy)[0]
@@ -145,7 +150,9 @@ def _adapt(model_dir: Path, recompute: str) -> Any:
 
 @pytest.mark.parametrize(("world", "recompute"), [(1, "none"), (2, "full"), (2, "selective")])
 @pytest.mark.parametrize(("family", "tied"), [("qwen3", False), ("llama", True)])
-def test_adapters_train_as_in_one_process_written_out(family, tied, world, recompute, model_dir):
+def test_adapters_train_as_in_one_process_written_out(
+    family: str, tied: bool, world: int, recompute: str, model_dir: Callable[[str, bool], Path]
+) -> None:
     steps, merged = lora_testing.reference(family, tied)
     before, metrics, after = run_ranks(world, _adapt, model_dir(family, tied), recompute)[0]
     for ours, theirs in zip(metrics, steps, strict=True):
@@ -162,6 +169,6 @@ def _with_target(model_dir: Path) -> None:
     TransformersPolicy.create(spec_of(model_dir, Parallel(), Optimizer(), seed=0, lora=Lora(targets=("qkv",))))
 
 
-def test_a_layer_that_cannot_be_adapted_is_refused_by_name(model_dir):
+def test_a_layer_that_cannot_be_adapted_is_refused_by_name(model_dir: Callable[[str, bool], Path]) -> None:
     with pytest.raises(AssertionError, match="lora.targets: qkv is no linear layer of GPT2Block; there are: none"):
         run_ranks(1, _with_target, model_dir("gpt2", True))

@@ -67,6 +67,7 @@ class TransformersPolicy(PolicyBase):
     """One rank's part of the model and its optimizer."""
 
     optimizer: ShardedOptimizer
+    state: TransformersState
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AttentionInterface
 
 from penstock.recipes.sections import Lora, Optimizer, Parallel
 from services.learner.algorithms.table import make_trainer
@@ -25,7 +26,7 @@ OPTIMIZER = Optimizer(learning_rate=1e-2, weight_decay=0.1, max_skipped=2, sched
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -62,7 +63,7 @@ def _scores(model_dir: Path, sabotage: bool) -> Any:
             out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
             return out.transpose(1, 2), None
 
-        transformers_model.AttentionInterface.register(transformers_model.OURS, sees_everything)
+        AttentionInterface.register(transformers_model.OURS, sees_everything)
     policy = make(model_dir, budget=4096)
     whole = random_batch(5)
     packed = policy.logprobs(whole)
@@ -71,7 +72,7 @@ def _scores(model_dir: Path, sabotage: bool) -> Any:
 
 
 @pytest.mark.parametrize(("sabotage", "way"), [(False, transformers_model.OURS), (True, "sdpa")])
-def test_the_sequences_of_a_pack_do_not_see_each_other(sabotage, way, model_dir):
+def test_the_sequences_of_a_pack_do_not_see_each_other(sabotage: bool, way: str, model_dir: Path) -> None:
     """A way of attending that leaks is found out before the first step, and another one taken."""
     taken, packed, alone = run_ranks(1, _scores, model_dir, sabotage)[0]
     assert taken == way
@@ -79,12 +80,13 @@ def test_the_sequences_of_a_pack_do_not_see_each_other(sabotage, way, model_dir)
 
 
 def _all_ways_leak(model_dir: Path) -> None:
-    trial.positions_of = lambda lengths: torch.arange(sum(lengths))[None]  # type: ignore[assignment]
-    trial.WAYS = ("sdpa", "eager")  # type: ignore[assignment]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(trial, "positions_of", lambda lengths: torch.arange(sum(lengths))[None])
+    patch.setattr(trial, "WAYS", ("sdpa", "eager"))
     make(model_dir)
 
 
-def test_a_model_that_cannot_be_packed_is_refused_on_every_rank(model_dir):
+def test_a_model_that_cannot_be_packed_is_refused_on_every_rank(model_dir: Path) -> None:
     words = "Qwen3ForCausalLM cannot be trained on packed sequences .sdpa: its sequences see each other; eager: its"
     with pytest.raises(RankFailed, match=words) as raised:
         run_ranks(2, _all_ways_leak, model_dir)
@@ -118,7 +120,9 @@ def _go_on(model_dir: Path, root: Path, precision: str, lora: Lora | None) -> An
     [(1, "float32", None), (2, "float32", None), (2, "bfloat16", None), (2, "float32", Lora(rank=3))],
     ids=["one", "two", "bfloat16", "lora"],
 )
-def test_resume_is_bit_identical(world, precision, lora, model_dir, tmp_path):
+def test_resume_is_bit_identical(
+    world: int, precision: str, lora: Lora | None, model_dir: Path, tmp_path: Path
+) -> None:
     saved, expected, after = run_ranks(world, _begin, model_dir, tmp_path, precision, lora)[0]
     loaded, metrics, got = run_ranks(world, _go_on, model_dir, tmp_path, precision, lora)[0]
     assert equal(loaded, saved)
@@ -131,7 +135,9 @@ def test_resume_is_bit_identical(world, precision, lora, model_dir, tmp_path):
     [(2, 1, None), (1, 4, None), (2, 4, Lora(rank=3))],
     ids=["join", "cut", "lora"],
 )
-def test_training_goes_on_with_another_number_of_ranks(source, target, lora, model_dir, tmp_path):
+def test_training_goes_on_with_another_number_of_ranks(
+    source: int, target: int, lora: Lora | None, model_dir: Path, tmp_path: Path
+) -> None:
     saved, expected, after = run_ranks(source, _begin, model_dir, tmp_path, "float32", lora)[0]
     loaded, metrics, got = run_ranks(target, _go_on, model_dir, tmp_path, "float32", lora)[0]
     assert equal(loaded, saved)
@@ -152,7 +158,7 @@ def _load_on_megatron(model_dir: Path, root: Path) -> None:
     policy.load(checkpoints.path_of(root, 2))
 
 
-def test_a_checkpoint_of_the_other_backend_is_refused_by_name(model_dir, tmp_path):
+def test_a_checkpoint_of_the_other_backend_is_refused_by_name(model_dir: Path, tmp_path: Path) -> None:
     run_ranks(1, _save_on_megatron, model_dir, tmp_path / "megatron")
     with pytest.raises(RankFailed, match="AnotherModel.*was written by learner.backend megatron, and transformers"):
         run_ranks(1, _go_on, model_dir, tmp_path / "megatron", "float32", None)
@@ -161,7 +167,7 @@ def test_a_checkpoint_of_the_other_backend_is_refused_by_name(model_dir, tmp_pat
         run_ranks(1, _load_on_megatron, model_dir, tmp_path / "transformers")
 
 
-def test_a_checkpoint_with_adapters_is_not_one_without(model_dir, tmp_path):
+def test_a_checkpoint_with_adapters_is_not_one_without(model_dir: Path, tmp_path: Path) -> None:
     run_ranks(1, _begin, model_dir, tmp_path, "float32", Lora(rank=3))
     with pytest.raises(RankFailed, match="AnotherModel.*lora .*here None"):
         run_ranks(1, _go_on, model_dir, tmp_path, "float32", None)
@@ -177,7 +183,7 @@ def _in_bf16(model_dir: Path) -> Any:
     return first, losses, set(main.values()), dict(policy.export())
 
 
-def test_bf16_trains_with_fp32_main_weights(model_dir):
+def test_bf16_trains_with_fp32_main_weights(model_dir: Path) -> None:
     first, losses, main, after = run_ranks(2, _in_bf16, model_dir)[0]
     assert losses[-1] < losses[0] - 0.3
     assert main == {torch.float32}
@@ -212,7 +218,7 @@ def _kept(model_dir: Path, recompute: str) -> Any:
     return seen[0], dict(policy.export())
 
 
-def test_recomputing_keeps_a_small_part_and_changes_no_bit(model_dir):
+def test_recomputing_keeps_a_small_part_and_changes_no_bit(model_dir: Path) -> None:
     everything, weights = run_ranks(1, _kept, model_dir, "none")[0]
     inputs, recomputed = run_ranks(1, _kept, model_dir, "full")[0]
     assert inputs < 0.2 * everything
@@ -240,7 +246,7 @@ def _poisoned(model_dir: Path) -> Any:
     return skipped["skipped_steps"], untouched, after["grad_norm"], policy.optimizer.skipped, str(raised.value)
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_counted_and_named(model_dir):
+def test_a_gradient_that_is_not_finite_is_skipped_counted_and_named(model_dir: Path) -> None:
     for skipped, untouched, norm, in_all, words in run_ranks(2, _poisoned, model_dir):
         assert (skipped, in_all, untouched) == (1.0, 3, True)
         assert norm == norm and norm != float("inf"), "the poison stayed in the gradient"
@@ -248,13 +254,13 @@ def test_a_gradient_that_is_not_finite_is_skipped_counted_and_named(model_dir):
 
 
 # ------------------------------------------------------------------ refusals
-def test_logits_that_the_chunked_head_would_not_compute_are_refused(tmp_path):
+def test_logits_that_the_chunked_head_would_not_compute_are_refused(tmp_path: Path) -> None:
     gemma2 = save_tiny_model(tmp_path, "gemma2")
     with pytest.raises(RankFailed, match="Gemma2ForCausalLM: its logits are not its output layer times"):
         run_ranks(1, _refused, gemma2)
 
 
-def test_a_model_whose_tensors_have_other_names_in_memory_is_refused(tmp_path):
+def test_a_model_whose_tensors_have_other_names_in_memory_is_refused(tmp_path: Path) -> None:
     moe = save_tiny_model(tmp_path, "qwen3_moe")
     with pytest.raises(RankFailed, match="Qwen3MoeForCausalLM: transformers keeps model.layers.0.mlp.exp"):
         run_ranks(1, _refused, moe)
@@ -271,7 +277,7 @@ def _edited(model_dir: Path, target: Path, **changes: Any) -> Path:
     return target
 
 
-def test_a_directory_that_does_not_hold_the_model_is_refused(model_dir, tmp_path):
+def test_a_directory_that_does_not_hold_the_model_is_refused(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(RankFailed, match="UnsupportedModel.*missing keys: .*layers.4"):
         run_ranks(2, _refused, _edited(model_dir, tmp_path / "deeper", num_hidden_layers=5, layer_types=None))
     with pytest.raises(RankFailed, match="UnsupportedModel.*transformers cannot"):
@@ -295,5 +301,5 @@ def _sizes(model_dir: Path) -> None:
         make(model_dir).reference_logprobs(random_batch(1))
 
 
-def test_sizes_that_it_does_not_have_are_refused_by_name(model_dir):
+def test_sizes_that_it_does_not_have_are_refused_by_name(model_dir: Path) -> None:
     run_ranks(1, _sizes, model_dir)

@@ -19,7 +19,7 @@ from services.learner.testing.tiny_models import random_batch, save_tiny_model
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"), "qwen3")
 
 
@@ -69,8 +69,8 @@ def _go_on(model_dir: Path, root: Path, tensor: int, precision: str) -> Any:
     ids=["same", "bfloat16", "data and tensor", "join", "join both", "cut"],
 )
 def test_training_goes_on_under_the_same_layout_bit_for_bit_and_under_any_other(
-    source, target, precision, model_dir, tmp_path
-):
+    source: tuple[int, int], target: tuple[int, int], precision: str, model_dir: Path, tmp_path: Path
+) -> None:
     """(ranks, tensor ranks among them)."""
     saved, expected, after = run_ranks(source[0], _begin, model_dir, tmp_path, source[1], precision)[0]
     loaded, metrics, got = run_ranks(target[0], _go_on, model_dir, tmp_path, target[1], precision)[0]
@@ -92,7 +92,7 @@ def _stepped(model_dir: Path, broken: str) -> Any:
     return metrics["grad_norm"], dict(policy.export())
 
 
-def test_gradients_of_head_norms_are_summed_and_copies_counted_once(model_dir):
+def test_gradients_of_head_norms_are_summed_and_copies_counted_once(model_dir: Path) -> None:
     """Without either guard the step is another one, and nothing says so."""
     norm, weights = run_ranks(2, _stepped, model_dir, "")[0]
     for broken in ("add_up", "copies"):
@@ -115,7 +115,7 @@ def _cut_wrongly(model_dir: Path) -> None:
     make(model_dir, 2)
 
 
-def test_a_plan_that_does_not_say_all_is_found_out_before_the_first_step(model_dir):
+def test_a_plan_that_does_not_say_all_is_found_out_before_the_first_step(model_dir: Path) -> None:
     with pytest.raises(RankFailed, match="Qwen3ForCausalLM: cut over tensor ranks by its plan it computes something"):
         run_ranks(2, _cut_wrongly, model_dir)
 
@@ -130,7 +130,9 @@ def test_a_plan_that_does_not_say_all_is_found_out_before_the_first_step(model_d
         ("qwen3", 2, 2, {"pipeline": 2}, "parallel.pipeline = 2: backend transformers has data and tensor ranks alone"),
     ],
 )
-def test_what_cannot_be_cut_is_refused_by_name(family, world, tensor, more, words, tmp_path):
+def test_what_cannot_be_cut_is_refused_by_name(
+    family: str, world: int, tensor: int, more: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(RankFailed, match=words):
         run_ranks(world, _make_with, save_tiny_model(tmp_path, family, family == "gpt2"), tensor, more)
 
