@@ -87,8 +87,8 @@ _SHORT = set(
 )
 _COUNT = set(
     "hundred thousand million billion trillion dozen dozens hundreds thousands millions billions half halves"
-    " third thirds quarter quarters fourths fifths tenths hundredths minus plus times divided squared cubed mod over less more"
-    " not than is isn or and to by of the factorial power root negative score pi e".split()
+    " third thirds quarter quarters fourths fifths tenths hundredths minus plus times divided squared cubed mod over"
+    " less more not than is isn or and to by of the factorial power root negative score pi e".split()
 )
 _ALIAS = {
     **{"centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "kilometer": "km", "kilometre": "km", "meter": "m"},
