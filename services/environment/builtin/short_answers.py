@@ -21,7 +21,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MARKED = re.compile(r"\\boxed\s*\{\s*\{?([^{}]*)\}|\banswer(?:\s+is\s*:?|\s*[:=])([^\n]*)", re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _LETTER = re.compile(r"(?<![A-Za-z0-9'])\(?([A-Z])(?:\)|(?![A-Za-z0-9']))")
-_ARTICLES = re.compile(r"\b(?:A|I)\s+(?=[a-z])")  # "A dog", "I think": no letters of choices
+_ARTICLES = re.compile(r"\b(?:A|I)\s+(?!or\b|and\b|is\b)(?=[a-z])")  # "A dog", "I think": no letters of choices
 _SCANNED = 4096
 
 
@@ -33,7 +33,8 @@ def gsm8k(sample: Sample) -> Scored | Invalid:
         return Invalid(f"the row's answer ends with {gold!r:.80}, which is no number")
     text = sample.completion[-_SCANNED:]
     stated = text.rpartition("####")[2].partition("\n")[0] if "####" in text else ""
-    found = final_answer(stated) if re.search(r"\d", stated) else final_answer(text)
+    first = re.search(r"[-\u2212]?[\d,]*\.?\d+", stated)  # "#### 72 and not 73": what follows explains
+    found = final_answer(first[0] if first else text)
     return Scored(float(equal(found, gold)), {}, found or None)
 
 
