@@ -5,7 +5,8 @@ one has no delay, and nobody configures a batch size.
 
 A call has the reward's time. What was answered within it counts; what was not is asked again, in batches no larger
 than what was answered: a slow service makes a run slower, not wrong. An item that two calls left unanswered is asked
-alone, beside the others; only there does it fail for its slowness, so that one that hangs costs no other its score.
+alone, when nothing else waits; only there does it fail for its slowness, so that one that hangs costs no other its
+score, and no item fails for a worker that a sibling kept busy.
 
     8 items, 2 hang, one worker, 30 s: 5 answered; of the last 3 one is; the 2 that hang fail, alone.
 
@@ -15,6 +16,7 @@ Invariant (test name): an item ends as a score or as a typed failure; never as 0
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import time
 import uuid
@@ -32,7 +34,7 @@ from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 
 MAX_ITEMS = 256
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
-UNANSWERED = 2  # calls after which an item is asked alone
+UNANSWERED = 3  # calls; the last of them has the item alone, when nothing else waits
 # What says that a method is missing; a server made of gRPC's generated class raises, which is no clearer.
 _NO_STREAM = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 _TOO_MUCH = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -71,7 +73,7 @@ class RewardClient:
         self.reward, self.address, self._stub = reward, address, stub
         self.pace = Pace(reward.timeout_seconds)
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
-        self._alone: asyncio.Queue[_Pending] = asyncio.Queue()
+        self._alone = collections.deque[_Pending]()
         self._streams, self._streamed = True, False
 
     async def score(self, item: pb.ScoreItem) -> Scored:
@@ -82,19 +84,14 @@ class RewardClient:
 
     async def run(self) -> None:
         """Calls the service for whatever has gathered, for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._run_alone())
-            while True:
+        while True:
+            if self._alone and self._queue.empty():
+                batch = [self._alone.popleft()]
+            else:
                 batch = [await self._queue.get()]
                 while len(batch) < self.pace.most and not self._queue.empty():
                     batch.append(self._queue.get_nowait())
-                await self._call([p for p in batch if not p.answer.done()])
-
-    async def _run_alone(self) -> None:
-        while True:
-            pending = await self._alone.get()
-            if not pending.answer.done():
-                await self._call([pending])
+            await self._call([p for p in batch if not p.answer.done()])
 
     async def _call(self, batch: Sequence[_Pending]) -> None:
         if not batch:
@@ -113,7 +110,7 @@ class RewardClient:
         except rpc.RpcError as error:
             told = {answer.id for answer in answers}
             left = [pending for key, pending in waiting_for.items() if key not in told]
-            if error.code not in _TOO_MUCH or len(batch) == 1:
+            if error.code not in _TOO_MUCH or (len(batch) == 1 and batch[0].unanswered + 1 >= UNANSWERED):
                 self._fail(left, str(error))
             else:
                 self.pace.after(len(batch), len(batch) - len(left), time.monotonic() - started)
@@ -131,7 +128,10 @@ class RewardClient:
     def _again(self, left: Iterable[_Pending]) -> None:
         for pending in left:
             pending.unanswered += 1
-            (self._alone if pending.unanswered >= UNANSWERED else self._queue).put_nowait(pending)
+            if pending.unanswered + 1 >= UNANSWERED:
+                self._alone.append(pending)
+            else:
+                self._queue.put_nowait(pending)
 
     async def _ask(self, request: pb.ScoreRequest, answers: list[pb.ScoreResult]) -> None:
         """Collects the answers, those of a call that failed too. A call is idempotent: it is repeated while the service
