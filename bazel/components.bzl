@@ -23,6 +23,7 @@ LIBRARIES = {
     "system": "light",
     "telemetry": "light",
     "tensors": "light",
+    "testing/chat_templates": "light",
     "testing/hostile_messages": "light",
     "testing/nats": "light",
     "testing/small_disk": "light",
@@ -81,6 +82,7 @@ OTHERS = {
     "tests/bench": "learner",
     "tests/e2e": "light",
     "tests/e2e/testing": "light",
+    "tests/families": "light",
     "tests/sinks": "sinks",
     "tests/static": "light",
 }

@@ -25,7 +25,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
         connect(args.nats, name=process.name, within=60) as bus,
         peers(addresses, process.security) as others,
     ):
-        chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path)
+        chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, recipe.data.thinking)
         written = sinks(args.run_directory, recipe.run, recipe.telemetry)
         coordinator = Coordinator(bus, names, recipe, args.run_directory, others, written, chat)
         process.server.add(

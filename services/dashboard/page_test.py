@@ -69,7 +69,7 @@ async def pages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages
         async with connect(nats.url, name="test", monitor_url=nats.monitor_url) as bus:
             await run_testing.write_ledger(bus, names)
             await run_testing.write_log(bus, names, folder / "model", HOSTILE)
-        replica.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, FakeReplica())  # type: ignore[abstract]
+        replica.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, FakeReplica())
         await replica.start()
         command = ["-m", "services.coordinator", "--recipe", str(recipe), "--run-directory", str(folder)]
         command += ["--nats", nats.url, "--peer", f"generation-0={replica.address}", "--peer", "learner=127.0.0.1:9"]

@@ -39,7 +39,7 @@ async def weights(tmp_path: pathlib.Path) -> AsyncIterator[Weights]:
 @contextlib.asynccontextmanager
 async def hosting(weights: Weights, factory: Factory) -> AsyncIterator[EngineHost]:
     """A running host."""
-    host = EngineHost(SETTINGS, "g0", start=factory)  # type: ignore[arg-type]
+    host = EngineHost(SETTINGS, "g0", start=factory)
     async with connected(weights) as channel, running(host, channel):
         yield host
     assert all(engine.stopped for engine in factory.engines)
@@ -115,7 +115,7 @@ async def test_adapters_on_another_model_are_never_applied_and_the_receiver_says
     model = tmp_path / "model"
     make_model(model, hidden=32, layers=1)
     factory = Factory()
-    host = EngineHost(EngineSettings(str(model)), "g0", start=factory)  # type: ignore[arg-type]
+    host = EngineHost(EngineSettings(str(model)), "g0", start=factory)
     async with connected(weights) as channel, running(host, channel):
         await until(at(host, 0))
         await weights.publish(1, base=bytes(32))

@@ -4,6 +4,7 @@ import asyncio
 import pathlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.weights.v1.weights_pb2 import Manifest
@@ -76,7 +77,7 @@ class Factory:
     def __post_init__(self) -> None:
         self.may_start.set()
 
-    async def __call__(self, settings: EngineSettings, version: PolicyVersion) -> FakeEngine:
+    async def __call__(self, settings: EngineSettings, version: PolicyVersion) -> Any:  # a FakeEngine, for an Engine
         await self.may_start.wait()
         engine = FakeEngine(version)
         engine.update_error, self.next_update_error = self.next_update_error, None

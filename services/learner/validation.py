@@ -59,7 +59,7 @@ def held_out_batch(recipe: Recipe, sources: Sources) -> Batch:
     """The first `evaluation.tasks` rows of data.eval. Raises DatasetError if none of them can be used."""
     assert recipe.data.eval is not None
     rows = Dataset(Path(recipe.data.eval), recipe.data, shuffle=False)
-    chat = ChatTokenizer(recipe.model.path)
+    chat = ChatTokenizer(recipe.model.path, recipe.data.thinking, recipe.data.control_tokens)
     groups, why = [], "no two answers of a row differ"
     for row in range(min(recipe.evaluation.tasks, len(rows))):
         members = tuple(Member(t, 0) for t in _trajectories(recipe, rows, row, chat))

@@ -20,7 +20,8 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     names = RunNames(recipe.run)
     rewards = dict(each.split("=", 1) for each in args.reward if "=" in each)
     addresses = Addresses(args.generation, args.environment, args.teacher, rewards)
-    chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path)
+    data = recipe.data
+    chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, data.thinking, data.control_tokens)
     async with (
         connect(args.nats, name=process.name, within=60) as bus,
         player(recipe, chat, addresses, process.security) as plays,

@@ -89,12 +89,23 @@ def _or_timeout(failure: pb.Outcome.Failure, until: float) -> pb.Outcome.Failure
 
 
 def _sampling(tools: Tools, work: pb.RolloutWork) -> SamplingParams:
-    """The task's sampling, ended by the model's own stop token unless the recipe names others."""
+    """The task's sampling, ended by all tokens that end the model's turns unless the recipe names others.
+
+    Stop texts that are control tokens become stop tokens: no text that is read has them."""
     sampling = SamplingParams()
     sampling.CopyFrom(work.sampling)
     if not sampling.stop_token_ids:
-        sampling.stop_token_ids.append(tools.chat.stop_token)
+        sampling.stop_token_ids.extend(tools.chat.stop_tokens)
+    tokens, texts = tools.chat.stops(work.sampling.stop_texts)
+    sampling.stop_token_ids.extend(tokens)
+    sampling.ClearField("stop_texts")
+    sampling.stop_texts.extend(texts)
     return sampling
+
+
+def _said(tools: Tools, builder: TrajectoryBuilder) -> str:
+    """What the model's last turn says to rewards and environments."""
+    return tools.chat.text(builder.completion, control_tokens=tools.environment.special_tokens)
 
 
 async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
@@ -110,7 +121,7 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
         ScoreItem(
             id="0",
             prompt=work.task.messages,
-            completion=tools.chat.text(builder.completion),
+            completion=_said(tools, builder),
             finish_reason=finish,
             row_json=work.task.row_json,
         )
@@ -139,6 +150,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
     )
     opened = await _ask(tools, "Reset", lambda timeout: environments.Reset(reset, timeout=timeout), until)
     builder.context("user", tools.chat.render(opened.messages))
+    conversation = list(opened.messages)
     truncated = True
     try:
         for turn in range(tools.environment.max_turns):
@@ -152,7 +164,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             played = env.StepRequest(
                 request_id=f"{opened.episode}/{turn}",
                 episode=opened.episode,
-                action=Message(role="assistant", content=tools.chat.text(builder.completion)),
+                action=Message(role="assistant", content=_said(tools, builder)),
                 finish_reason=finish,
             )
             step = await _ask(tools, "Step", functools.partial(_step, environments, played), until)
@@ -160,7 +172,9 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             if step.done or finish == pb.FINISH_REASON_LENGTH or budget <= 0:
                 truncated = not step.done
                 break
-            builder.context("user", tools.chat.after_turn(step.messages, last=builder.tokens[-1]))
+            observed = tools.chat.after_turn(step.messages, last=builder.tokens[-1], history=conversation)
+            builder.context("user", observed)
+            conversation += [played.action, *step.messages]
     finally:
         await _close(tools, opened.episode)
     if step.invalid_reason:

@@ -1,5 +1,6 @@
 import asyncio
 import random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -87,16 +88,16 @@ async def test_an_append_that_was_stored_is_never_fenced_by_itself(
     bus: Bus, names: RunNames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first acknowledgement is lost; without the message id the retry meets its own message."""
-    real = bus.js.publish
+    real: Any = bus.js.publish
     for forget_message_id in (False, True):
         subject = names.ledger_batch_subject(int(forget_message_id))
         lost = False
 
-        async def unlucky(*args: object, headers: dict[str, str], **rest: object) -> object:
+        async def unlucky(*args: Any, headers: dict[str, str], **rest: Any) -> object:
             nonlocal lost
             if forget_message_id:  # noqa: B023
                 headers = {key: value for key, value in headers.items() if key != "Nats-Msg-Id"}
-            ack = await real(*args, headers=headers, **rest)  # type: ignore[arg-type,misc]
+            ack = await real(*args, headers=headers, **rest)
             if not lost:
                 lost = True
                 raise TimeoutError
@@ -116,10 +117,10 @@ async def test_publish_once_whose_ack_was_lost_still_knows_it_was_first(
 ) -> None:
     real, calls = bus.js.publish, 0
 
-    async def unlucky(*args: object, **rest: object) -> object:
+    async def unlucky(*args: Any, **rest: Any) -> object:
         nonlocal calls
         calls += 1
-        ack = await real(*args, **rest)  # type: ignore[arg-type]
+        ack = await real(*args, **rest)
         if calls == 1:
             raise TimeoutError
         return ack

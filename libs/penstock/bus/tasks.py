@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -166,7 +166,7 @@ class TaskConsumer:
         )
         await self.bus.ask(f"consumer {self._durable}", lambda: self.bus.js.add_consumer(self._stream, config))
 
-    def __aiter__(self) -> AsyncIterator[Task]:
+    def __aiter__(self) -> AsyncGenerator[Task, None]:
         return self._tasks()
 
     async def _tasks(self) -> AsyncGenerator[Task, None]:

@@ -1,17 +1,18 @@
 import asyncio
 import random
 from contextlib import aclosing
+from typing import Any
 
 from penstock.bus import Bus, BusTimeout, EmbeddedServer, RunNames, Task, TaskConsumer, connect, publish_once
 
 
-def _consumer(bus: Bus, names: RunNames, **settings: float) -> TaskConsumer:
-    defaults: dict[str, float] = {"ack_wait": 1.0, "max_deliver": 3, "max_in_flight": 4, "retry_delay": 0.05}
-    return TaskConsumer(bus, names, "train", **(defaults | settings))  # type: ignore[arg-type]
+def _consumer(bus: Bus, names: RunNames, **settings: Any) -> TaskConsumer:
+    defaults = {"ack_wait": 1.0, "max_deliver": 3, "max_in_flight": 4, "retry_delay": 0.05}
+    return TaskConsumer(bus, names, "train", **(defaults | settings))
 
 
 async def _first(consumer: TaskConsumer) -> Task:
-    async with asyncio.timeout(15), aclosing(consumer.__aiter__()) as tasks:  # type: ignore[type-var]
+    async with asyncio.timeout(15), aclosing(consumer.__aiter__()) as tasks:
         async for task in tasks:
             return task
     raise AssertionError
@@ -46,7 +47,7 @@ async def test_a_dead_workers_task_is_delivered_again(server: EmbeddedServer, bu
 async def test_redelivery_is_bounded_and_then_marked_exhausted(bus: Bus, names: RunNames) -> None:
     await publish_once(bus, names.task_subject("train", 1), b"poison")
     consumer, seen = _consumer(bus, names), []
-    async with asyncio.timeout(15), aclosing(consumer.__aiter__()) as tasks:  # type: ignore[type-var]
+    async with asyncio.timeout(15), aclosing(consumer.__aiter__()) as tasks:
         async for task in tasks:
             seen.append((task.deliveries, task.last_delivery, task.exhausted))
             try:

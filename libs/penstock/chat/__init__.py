@@ -1,5 +1,6 @@
-"""Chat messages to tokens and back, once: a token the model drew is never tokenised again."""
+"""A model's tokenizer and chat template, turn by turn."""
 
-from penstock.chat.tokenizer import ChatTokenizer, TemplateError
+from penstock.chat.template import TemplateError
+from penstock.chat.tokenizer import ChatTokenizer
 
 __all__ = ["ChatTokenizer", "TemplateError"]

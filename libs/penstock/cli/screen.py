@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from penstock import rpc
+from penstock.chat import TemplateError
+from penstock.cli.chats import chat_of
 from penstock.cli.run_directory import RunRefused, held
 from penstock.cli.training import Training, training
 from penstock.coordinator.v1 import coordinator_pb2 as pb
@@ -46,9 +48,10 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
     """Trains a checked recipe; the exit code. `look` is called when it is done, while the services still answer."""
     errors = Console(stderr=True)
     try:
+        await asyncio.to_thread(chat_of, recipe)
         with held(runs, recipe) as folder:
             return await _train(recipe, folder, console, errors, look)
-    except (RunRefused, OSError) as error:
+    except (RunRefused, OSError, TemplateError) as error:
         errors.print(f"Cannot start: {error}", markup=False, highlight=False)
         return exits.BAD_INPUT
 

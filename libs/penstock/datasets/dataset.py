@@ -141,7 +141,10 @@ class Dataset:
 
 def _message(raw: Any) -> Message:
     """A message as chat data sets write it; tool calls in the form that chat templates take."""
-    message = Message(role=raw["role"], content=raw["content"] or "")
+    content = raw.get("content") if raw.get("tool_calls") else raw["content"]
+    message = Message(role=raw["role"], content=content or "", null_content=content is None)
+    for key in ("reasoning_content", "tool_call_id", "name"):
+        setattr(message, key, raw.get(key) or "")
     for call in raw.get("tool_calls") or ():
         function = call["function"]
         given = function["arguments"]

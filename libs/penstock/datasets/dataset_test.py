@@ -1,6 +1,7 @@
 """Rows come in a seeded order that can be entered anywhere; a bad file is named with line and field."""
 
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -8,9 +9,9 @@ from penstock.datasets import Dataset, DatasetError
 from penstock.recipes.sections import Data
 
 
-def dataset(folder: pathlib.Path, text: str, *, shuffle: bool = True, **data: str | int) -> Dataset:
+def dataset(folder: pathlib.Path, text: str, *, shuffle: bool = True, **data: Any) -> Dataset:
     (folder / "rows.jsonl").write_text(text)
-    return Dataset(folder / "rows.jsonl", Data(train="rows.jsonl", **data), shuffle=shuffle)  # type: ignore[arg-type]
+    return Dataset(folder / "rows.jsonl", Data(train="rows.jsonl", **data), shuffle=shuffle)
 
 
 def numbered(n: int) -> str:

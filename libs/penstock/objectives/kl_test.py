@@ -12,7 +12,7 @@ REFERENCE = torch.log_softmax(torch.tensor([0.0, 0.4, 0.2, -0.9], dtype=torch.fl
 BEHAVIOUR = torch.log_softmax(torch.tensor([0.5, 0.5, -0.2, 0.3], dtype=torch.float64), 0)
 
 
-def expected_gradient(estimator: str, importance: str, sampler: torch.Tensor | None) -> torch.Tensor:
+def expected_gradient(estimator: str, importance: kl.Importance, sampler: torch.Tensor | None) -> torch.Tensor:
     """∇ of the loss's expectation over samples from `sampler` (None: from the policy itself), as autograd sees it:
     the samples are fixed, so the sampling probabilities carry no gradient."""
     logits = LOGITS.clone().requires_grad_()
@@ -20,7 +20,7 @@ def expected_gradient(estimator: str, importance: str, sampler: torch.Tensor | N
     behaviour = current.detach() if sampler is None else sampler
     zeros = torch.zeros(4)
     inputs = LossInputs(current, zeros, behaviour, zeros, torch.ones(4), zeros.long(), 1, REFERENCE)
-    loss = (behaviour.exp() * kl.kl_loss(inputs, estimator, importance)).sum()  # type: ignore[arg-type]
+    loss = (behaviour.exp() * kl.kl_loss(inputs, estimator, importance)).sum()
     (gradient,) = torch.autograd.grad(loss, logits)
     return gradient
 
@@ -59,7 +59,7 @@ def test_on_policy_gradients() -> None:
 
 
 @pytest.mark.parametrize(("estimator", "importance"), [("k3", "differentiable"), ("k2", "detached")])
-def test_off_policy_gradients_are_those_of_the_kl_to_the_reference(estimator: str, importance: str) -> None:
+def test_off_policy_gradients_are_those_of_the_kl_to_the_reference(estimator: str, importance: kl.Importance) -> None:
     torch.testing.assert_close(expected_gradient(estimator, importance, BEHAVIOUR), true_gradient(forward=False))
 
 

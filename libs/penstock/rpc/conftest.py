@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest_asyncio
 
@@ -62,6 +62,18 @@ class Misbehaving(reward_pb2_grpc.RewardServiceServicer):
 
 class RawWeights(weights_pb2_grpc.WeightSyncServiceServicer):
     """Echoes the size of raw pushes and streams raw bytes."""
+
+    # Nobody asks it these: generated code answers UNIMPLEMENTED, and only its stubs call them abstract.
+    AbortVersion: ClassVar[Any]
+    BeginVersion: ClassVar[Any]
+    CommitVersion: ClassVar[Any]
+    FetchTensors: ClassVar[Any]
+    GetManifest: ClassVar[Any]
+    HoldVersions: ClassVar[Any]
+    ListVersions: ClassVar[Any]
+    ReleaseHold: ClassVar[Any]
+    ReportApplied: ClassVar[Any]
+    WatchVersions: ClassVar[Any]
 
     async def PushTensors(self, requests: Any, context: Any) -> Any:
         total = 0

@@ -154,7 +154,7 @@ async def test_a_blocking_handler_delays_nobody(server: Server) -> None:
 
 async def test_raw_methods_move_bytes_without_decoding() -> None:
     async with Server("weights") as server:
-        raw: Any = RawWeights()  # type: ignore[abstract]
+        raw: Any = RawWeights()
         adder = weights_pb2_grpc.add_WeightSyncServiceServicer_to_server
         server.add(adder, raw, raw_requests=["PushTensors"], raw_responses=["PushTensors"])
         with pytest.raises(ValueError, match="Pussh"):

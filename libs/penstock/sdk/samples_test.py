@@ -19,10 +19,10 @@ ANYTHING = st.one_of(
 
 
 @given(ANYTHING, st.dictionaries(st.text(), st.floats(), max_size=2))
-def test_no_failure_becomes_a_number(returned: object, components: dict[str, float]) -> None:
-    for result in (as_result(returned), as_result(Scored(returned, components))):  # type: ignore[arg-type]
+def test_no_failure_becomes_a_number(returned: Any, components: dict[str, float]) -> None:
+    for result in (as_result(returned), as_result(Scored(returned, components))):
         if isinstance(result, Scored):
-            assert math.isfinite(result.value) and result.value == float(returned)  # type: ignore[arg-type]
+            assert math.isfinite(result.value) and result.value == float(returned)
             assert all(math.isfinite(part) for part in result.components.values())
         else:
             assert result.reason

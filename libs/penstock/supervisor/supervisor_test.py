@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -19,9 +20,9 @@ def service(name: str, code: str, *, ends: bool = False) -> Service:
     return Service(name, "127.0.0.1:1", (sys.executable, "-c", code), ends)
 
 
-async def until(condition: object, within: float = 20.0) -> None:
+async def until(condition: Callable[[], object], within: float = 20.0) -> None:
     async with asyncio.timeout(within):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await asyncio.sleep(0.02)
 
 

@@ -1,6 +1,7 @@
 """Sources in proportion, rows in order, and a curriculum that passes over what it should."""
 
 import pathlib
+from typing import Any
 
 import hypothesis
 import pytest
@@ -14,10 +15,10 @@ from services.coordinator.admission.draws import Draw, Drawing, Rows, Shares, ke
 from services.coordinator.admission.pacing import Slot
 
 
-def rows(folder: pathlib.Path, name: str, n: int, weight: float = 1.0, **curriculum: float | int) -> Rows:
+def rows(folder: pathlib.Path, name: str, n: int, weight: float = 1.0, **curriculum: Any) -> Rows:
     path = folder / f"{name}.jsonl"
     path.write_text("".join(f'{{"prompt": "p{i}"}}\n' for i in range(n)))
-    return Rows(Dataset(path, Data(train=str(path)), shuffle=True), Curriculum(**curriculum), weight)  # type: ignore[arg-type]
+    return Rows(Dataset(path, Data(train=str(path)), shuffle=True), Curriculum(**curriculum), weight)
 
 
 def run(drawing: Drawing, ledger: Ledger, groups: int, reward: float = 0.5, at_once: int = 3) -> list[Draw]:

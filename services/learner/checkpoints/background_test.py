@@ -134,7 +134,7 @@ def _die_in_the_second_save(model_dir: Path, root: Path, parallel: Parallel) -> 
     saver.begin(1, policy.snapshot, {"step": 1})
     saver.collect(wait=True)
     if dist.get_rank() == 0:
-        Path.rename = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+        pytest.MonkeyPatch().setattr(Path, "rename", lambda self, target: os.kill(os.getpid(), signal.SIGKILL))
     train(policy, 2)
     saver.begin(2, policy.snapshot, {"step": 2})
     saver.collect(wait=True)

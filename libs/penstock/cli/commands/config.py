@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from penstock.chat import TemplateError
+from penstock.cli.chats import chat_of, ends
 from penstock.cli.words import console, failed, table_of
 from penstock.memory_plan import GIB
 from penstock.recipes import RecipeError, dump, load
@@ -25,13 +27,18 @@ def config(
     a, learner = resolved.algorithm, resolved.learner
     split = learner.parallel.tensor * learner.parallel.pipeline * learner.parallel.context
     console.print(dump(resolved), highlight=False, markup=False, end="")
-    implied = {
+    implied: dict[str, object] = {
         "samples per step": a.groups_per_step * a.group_size,
         "groups in flight at most": resolved.groups_budget,
         "samples in all": a.steps * a.groups_per_step * a.group_size,
         "data parallel ranks": learner.ranks // split,
     }
     errors = Console(stderr=True)
+    try:
+        chat = chat_of(resolved)
+    except TemplateError as error:
+        raise failed(f"{recipe}:\n  model.path: {error}") from error
+    implied["a turn ends with"] = "unknown: no tokenizer can be read" if chat is None else ends(chat)
     errors.print(table_of(implied, "implies"))
     needs = Needs.of(resolved)
     if needs is None:

@@ -32,6 +32,15 @@ class Data(Section):
     train_on: tuple[Literal["assistant", "user", "system", "tool", "all"], ...] = Field(
         default=("assistant",), min_length=1, description="roles whose messages are trained on (sft)"
     )
+    thinking: bool | None = Field(
+        default=None,
+        description="whether the template lets the model think, in rollouts and demonstrations; its own way if absent",
+    )
+    control_tokens: bool = Field(
+        default=False,
+        description="let text of rows, tools and environments become control tokens such as <|im_end|>; only for data "
+        "that you trust",
+    )
     seed: int = Field(default=0, description="seed of the order of rows")
     shuffle: bool = Field(
         default=True, description="draw rows in a new seeded order every pass; false keeps the file's order"

@@ -38,6 +38,9 @@ class Environment(Section):
         default=False, description="drive episodes with Reset and Step instead of one prompt, one answer"
     )
     max_turns: Positive = Field(default=16, description="most model turns of an episode")
+    special_tokens: bool = Field(
+        default=False, description="rewards and the environment see special tokens in what the model says"
+    )
     rewards: tuple[Reward, ...] = Field(
         default=(), description="parts of the reward; empty means the reward of the same name"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,12 +38,12 @@ async def _serving(*hosts: Host, lease: float = 30, limit: int = 8) -> AsyncIter
 
 
 @asynccontextmanager
-async def _hostile(isolated: bool = False, **settings: float) -> AsyncIterator[Stub]:
+async def _hostile(isolated: bool = False, **settings: Any) -> AsyncIterator[Stub]:
     async with Workers(1) as workers:
         host: Host = InProcess(HostileEnvironment, "hostile", 0.6)
         if isolated:
             host = await load_environment(workers, TARGET, name="hostile", seconds=0.6)
-        async with _serving(host, **settings) as (address, _), channel(address) as opened:  # type: ignore[arg-type]
+        async with _serving(host, **settings) as (address, _), channel(address) as opened:
             yield environment_pb2_grpc.EnvironmentServiceStub(opened)
 
 

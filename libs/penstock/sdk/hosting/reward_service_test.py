@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -146,14 +147,14 @@ async def test_a_good_service_conforms() -> None:
 
 async def test_the_kit_finds_what_is_wrong() -> None:
     class Wrong(reward_pb2_grpc.RewardServiceServicer):
-        async def Score(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        async def Score(self, request: Any, context: Any) -> Any:
             score = reward_pb2.Score(value=float("nan"))
             return reward_pb2.ScoreResponse(results=[reward_pb2.ScoreResult(id="other", score=score)])
 
-        async def ScoreStream(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        async def ScoreStream(self, request: Any, context: Any) -> Any:
             yield reward_pb2.ScoreStreamResponse()
 
-        async def Describe(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        async def Describe(self, request: Any, context: Any) -> Any:
             return reward_pb2.DescribeResponse(rewards=[reward_pb2.RewardDescription(name="wrong")])
 
     async with Server("wrong") as server:

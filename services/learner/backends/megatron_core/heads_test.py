@@ -38,11 +38,11 @@ def sharded(chunk: int) -> Any:
     padded = torch.nn.functional.pad(weight, (0, 0, 0, -VOCAB % world))
     local = padded.chunk(world)[rank].clone().requires_grad_()
     hidden.requires_grad_()
-    options = dict(sequence_parallel=False, temperature=TEMPERATURE, chunk=chunk)
+    options: dict[str, Any] = dict(sequence_parallel=False, temperature=TEMPERATURE, chunk=chunk)
     group = torch.distributed.group.WORLD
-    picked, entropy = token_logprobs(hidden, local, rows, target, group, VOCAB, **options)  # type: ignore
+    picked, entropy = token_logprobs(hidden, local, rows, target, group, VOCAB, **options)
     gradients = torch.autograd.grad((picked * picked).sum() + 0.3 * entropy.sum(), (hidden, local))
-    nobody = token_logprobs(hidden, local, rows[:0], target[:0], group, VOCAB, **options)  # type: ignore
+    nobody = token_logprobs(hidden, local, rows[:0], target[:0], group, VOCAB, **options)
     return [picked.detach(), entropy.detach(), *gradients], [len(x) for x in nobody]
 
 

@@ -170,7 +170,7 @@ def test_a_failed_write_fails_on_every_rank_and_leaves_no_checkpoint(model_dir: 
 
 def _die_before_the_rename(model_dir: Path, root: Path) -> None:
     policy = make(model_dir, Parallel())
-    Path.rename = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+    pytest.MonkeyPatch().setattr(Path, "rename", lambda self, target: os.kill(os.getpid(), signal.SIGKILL))
     checkpoints.write(checkpoints.path_of(root, 3), policy.snapshot(), {"step": 3})
 
 

@@ -83,10 +83,11 @@ def test_training_goes_on_under_the_same_layout_bit_for_bit_and_under_any_other(
 
 
 def _stepped(model_dir: Path, broken: str) -> Any:
+    patch = pytest.MonkeyPatch()
     if broken == "add_up":
-        TensorPlan.add_up = lambda self, parameters: None  # type: ignore[method-assign]
+        patch.setattr(TensorPlan, "add_up", lambda self, parameters: None)
     if broken == "copies":
-        TensorPlan.copies = lambda self, name: 1  # type: ignore[method-assign]
+        patch.setattr(TensorPlan, "copies", lambda self, name: 1)
     policy = make(model_dir, 2)
     metrics = make_trainer(recipe_of("sft"), policy).step(random_batch(1, "none")).metrics
     return metrics["grad_norm"], dict(policy.export())
@@ -111,7 +112,7 @@ def _cut_wrongly(model_dir: Path) -> None:
                 style.output_layouts = (torch.distributed.tensor.Partial(),)
         own(self, block)
 
-    TensorPlan.cut = cut  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(TensorPlan, "cut", cut)
     make(model_dir, 2)
 
 
