@@ -20,6 +20,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--listen", default="127.0.0.1:7300", help="host:port; port 0 takes a free one")
     parser.add_argument("--announce", type=Path, help="file that gets the bound address")
     parser.add_argument("--workers", type=int, default=2, help="worker processes for rewards, and for environments")
+    parser.add_argument("--memory-gib", type=float, default=4.0, help="most memory of a worker, imports apart; 0: any")
     parser.add_argument("--lease-seconds", type=float, default=120.0, help="life of an episode that is not stepped")
     parser.add_argument("--metrics-port", type=int, help="serve Prometheus metrics on this port of 127.0.0.1")
     parser.add_argument("--trace-file", type=Path, help="spans as JSON lines, where no OTLP endpoint is set")
@@ -35,6 +36,7 @@ async def _main(flags: argparse.Namespace) -> None:
         listen=flags.listen,
         name=flags.name,
         workers=flags.workers,
+        memory=int(flags.memory_gib * (1 << 30)),
         lease_seconds=flags.lease_seconds,
         reflection=flags.reflection,
         security=Security(token=token),

@@ -18,6 +18,12 @@ _REWARDS = {
     "arithmetic": f"{_BUILT_IN}.arithmetic:arithmetic",
     "math": f"{_BUILT_IN}.mathematics:mathematics",
     "format": f"{_BUILT_IN}.format:matches_format",
+    "regex": f"{_BUILT_IN}.format:matches_regex",
+    "gsm8k": f"{_BUILT_IN}.short_answers:gsm8k",
+    "choice": f"{_BUILT_IN}.short_answers:choice",
+    "exact": f"{_BUILT_IN}.short_answers:exact",
+    "length": f"{_BUILT_IN}.length:length",
+    "ifeval": f"{_BUILT_IN}.ifeval:ifeval",
     "python_tests": f"{_BUILT_IN}.python_tests:python_tests",
 }
 _ENVIRONMENTS = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from penstock.rpc import Security, Server
 from penstock.sdk.environments import Host
 from penstock.sdk.hosting.isolation import load_environment, load_reward
-from penstock.sdk.hosting.worker_pool import Workers
+from penstock.sdk.hosting.worker_pool import MEMORY, Workers
 from penstock.sdk.rewards import Scorer
 from penstock.sdk.serving import add_services
 from services.environment import catalogue
@@ -24,6 +24,7 @@ class Settings:
 
     Attributes:
         workers: processes for rewards, and as many for environments.
+        memory: bytes of address space that each of them may take beyond its imports; 0 for any number.
         lease_seconds: an episode that is not stepped for this long is closed.
         rewards, environments: name -> `module:object` that are served.
     """
@@ -31,6 +32,7 @@ class Settings:
     listen: str = "127.0.0.1:0"
     name: str = "environment"
     workers: int = 2
+    memory: int = MEMORY
     lease_seconds: float = 120.0
     reflection: bool = False
     security: Security = field(default_factory=Security)
@@ -47,8 +49,8 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         ValueError: a reward or environment cannot be imported.
     """
     async with (
-        Workers(settings.workers, name="reward-worker") as for_rewards,
-        Workers(settings.workers, name="environment-worker") as for_environments,
+        Workers(settings.workers, name="reward-worker", memory=settings.memory) as for_rewards,
+        Workers(settings.workers, name="environment-worker", memory=settings.memory) as for_environments,
         Server(settings.name, settings.listen, security=settings.security, reflection=settings.reflection) as server,
     ):
         scorers: list[Scorer] = [

@@ -1,7 +1,14 @@
 """Scores completions with the recipe's rewards, in batches that form by themselves.
 
-While one Score call is under way, items gather; the next call takes them all. So a slow reward gets large batches, a
-fast one has no delay, and nobody configures a batch size.
+While one call is under way, items gather; the next call takes them all. So a slow reward gets large batches, a fast
+one has no delay, and nobody configures a batch size.
+
+A call has the reward's time. What was answered within it counts; what was not is asked again, in batches no larger
+than what was answered: a slow service makes a run slower, not wrong. An item that two calls left unanswered is asked
+alone, when nothing else waits; only there does it fail for its slowness, so that one that hangs costs no other its
+score, and no item fails for a worker that a sibling kept busy.
+
+    8 items, 2 hang, one worker, 30 s: 5 answered; of the last 3 one is; the 2 that hang fail, alone.
 
 Invariant (test name): an item ends as a score or as a typed failure; never as 0 by default, never as another item's.
 """
@@ -9,7 +16,9 @@ Invariant (test name): an item ends as a score or as a typed failure; never as 0
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +34,10 @@ from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 
 MAX_ITEMS = 256
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
+UNANSWERED = 3  # calls; the last of them has the item alone, when nothing else waits
+# What says that a method is missing; a server made of gRPC's generated class raises, which is no clearer.
+_NO_STREAM = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+_TOO_MUCH = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 class RewardFailed(Exception):
@@ -35,6 +48,22 @@ class RewardFailed(Exception):
 class _Pending:
     item: pb.ScoreItem
     answer: asyncio.Future[Scored]
+    unanswered: int = 0
+
+
+class Pace:
+    """How many items a call may have: twice as many after one that was quick, no more than were answered after one
+    that was too slow (pure)."""
+
+    def __init__(self, limit: float, most: int = MAX_ITEMS) -> None:
+        self.most, self._limit = most, limit
+
+    def after(self, asked: int, answered: int, seconds: float) -> None:
+        """Learns from a call."""
+        if answered < asked:
+            self.most = max(1, min(answered, asked // 2))
+        elif seconds < self._limit / 2:
+            self.most = min(MAX_ITEMS, 2 * self.most)
 
 
 class RewardClient:
@@ -42,7 +71,10 @@ class RewardClient:
 
     def __init__(self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceAsyncStub) -> None:
         self.reward, self.address, self._stub = reward, address, stub
+        self.pace = Pace(reward.timeout_seconds)
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
+        self._alone = collections.deque[_Pending]()
+        self._streams, self._streamed = True, False
 
     async def score(self, item: pb.ScoreItem) -> Scored:
         """The item's score. Raises RewardFailed."""
@@ -53,10 +85,13 @@ class RewardClient:
     async def run(self) -> None:
         """Calls the service for whatever has gathered, for ever."""
         while True:
-            batch = [await self._queue.get()]
-            while len(batch) < MAX_ITEMS and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            await self._call([p for p in batch if not p.answer.cancelled()])
+            if self._alone and self._queue.empty():
+                batch = [self._alone.popleft()]
+            else:
+                batch = [await self._queue.get()]
+                while len(batch) < self.pace.most and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+            await self._call([p for p in batch if not p.answer.done()])
 
     async def _call(self, batch: Sequence[_Pending]) -> None:
         if not batch:
@@ -68,25 +103,58 @@ class RewardClient:
             item = request.items.add()
             item.CopyFrom(pending.item)
             item.id = key
+        answers: list[pb.ScoreResult] = []
+        started = time.monotonic()
         try:
-            response = await self._ask(request)
+            await self._ask(request, answers)
         except rpc.RpcError as error:
-            self._fail(waiting_for.values(), str(error))
-            return
-        for key, result in checked_results(list(waiting_for), response.results).items():
+            told = {answer.id for answer in answers}
+            left = [pending for key, pending in waiting_for.items() if key not in told]
+            if error.code not in _TOO_MUCH or (len(batch) == 1 and batch[0].unanswered + 1 >= UNANSWERED):
+                self._fail(left, str(error))
+            else:
+                self.pace.after(len(batch), len(batch) - len(left), time.monotonic() - started)
+                self._again(left)
+            waiting_for = {key: pending for key, pending in waiting_for.items() if key in told}
+        else:
+            self.pace.after(len(batch), len(batch), time.monotonic() - started)
+        for key, result in checked_results(list(waiting_for), answers).items():
             pending = waiting_for[key]
             if isinstance(result, Invalid):
                 self._fail([pending], result.reason)
             elif not pending.answer.done():
                 pending.answer.set_result(result)
 
-    async def _ask(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
-        """Score is idempotent: it is repeated while the service is unavailable, within the reward's time."""
+    def _again(self, left: Iterable[_Pending]) -> None:
+        for pending in left:
+            pending.unanswered += 1
+            if pending.unanswered + 1 >= UNANSWERED:
+                self._alone.append(pending)
+            else:
+                self._queue.put_nowait(pending)
+
+    async def _ask(self, request: pb.ScoreRequest, answers: list[pb.ScoreResult]) -> None:
+        """Collects the answers, those of a call that failed too. A call is idempotent: it is repeated while the service
+        is unavailable, within the reward's time."""
         limit = self.reward.timeout_seconds
         what, on = f"{len(request.items)} scores of {self.reward.name}", f"reward {self.address}"
-        return await rpc.retried(
-            AWAY, limit, lambda left: rpc.call(self._stub.Score(request, timeout=left)), what=what, on=on
-        )
+        await rpc.retried(AWAY, limit, lambda left: self._attempt(request, answers, left), what=what, on=on)
+
+    async def _attempt(self, request: pb.ScoreRequest, answers: list[pb.ScoreResult], left: float) -> None:
+        answers.clear()
+        if self._streams:
+            streamed = pb.ScoreStreamRequest(request_id=request.request_id, reward=request.reward, items=request.items)
+            try:
+                with rpc.translated():
+                    async for answer in self._stub.ScoreStream(streamed, timeout=left):
+                        answers.append(answer.result)
+                        self._streamed = True
+                return
+            except rpc.RpcError as error:
+                if self._streamed or error.code not in _NO_STREAM:
+                    raise
+                self._streams = False  # a foreign service that has the batch call alone
+        answers += (await rpc.call(self._stub.Score(request, timeout=left))).results
 
     def _fail(self, pending: Iterable[_Pending], reason: str) -> None:
         for each in pending:

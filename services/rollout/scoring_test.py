@@ -5,13 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ClassVar
 
+import grpc
 import pytest
 
 from penstock import rpc
 from penstock.recipes.sections import Reward, ServedModel
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
-from services.rollout.scoring import RewardFailed, Scoring, scoring, total
+from penstock.sdk import Sample, reward
+from penstock.sdk.hosting.reward_service import RewardService
+from services.rollout.scoring import MAX_ITEMS, Pace, RewardFailed, Scoring, scoring, total
 
 Answer = Callable[[pb.ScoreItem], Sequence[pb.ScoreResult]]
 
@@ -47,7 +50,10 @@ def item(text: str = "x") -> pb.ScoreItem:
 
 @contextlib.asynccontextmanager
 async def scoring_with(
-    *fakes: FakeReward, weights: Sequence[float] = (1.0,), seconds: float = 5.0
+    *fakes: reward_pb2_grpc.RewardServiceServicer,
+    weights: Sequence[float] = (1.0,),
+    seconds: float = 5.0,
+    names: Sequence[str] = (),
 ) -> AsyncIterator[Scoring]:
     """Scoring with one reward per fake."""
     async with contextlib.AsyncExitStack() as stack:
@@ -57,7 +63,8 @@ async def scoring_with(
             server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, fake)
             await server.start()
             weight = weights[i]
-            rewards.append(Reward(name=f"r{i}", weight=weight, address=server.address, timeout_seconds=seconds))
+            name = names[i] if names else f"r{i}"
+            rewards.append(Reward(name=name, weight=weight, address=server.address, timeout_seconds=seconds))
         yield await stack.enter_async_context(scoring(rewards, [], rpc.Security()))
 
 
@@ -185,3 +192,69 @@ async def test_an_abandoned_item_does_not_stop_the_others() -> None:
         await asyncio.gather(abandoned, return_exceptions=True)
         fake.gate.set()
         assert total((await kept).components) == 1.0
+
+
+async def outcomes(s: Scoring, texts: Sequence[str]) -> list[float | str]:
+    found = await asyncio.gather(*(s.score(item(text)) for text in texts), return_exceptions=True)
+    return [str(each) if isinstance(each, BaseException) else each.components[0].value for each in found]
+
+
+@pytest.mark.parametrize("hangs_for", [0.25, 60.0])
+async def test_items_that_hang_do_not_fail_their_siblings(hangs_for: float) -> None:
+    """One worker; what hangs is given up by the service after a while, or by nobody."""
+
+    @reward(timeout=hangs_for)
+    async def judge(sample: Sample) -> float:
+        if sample.completion == "hang":
+            await asyncio.Event().wait()
+        return float(sample.completion)
+
+    texts = ["hang", "1", "2", "hang", "3", "4", "5", "6"]
+    async with scoring_with(RewardService([judge], at_once=1), seconds=0.4, names=["judge"]) as s:
+        found = await outcomes(s, texts)
+    for text, value in zip(texts, found, strict=True):
+        assert value == float(text) if text != "hang" else isinstance(value, str), (text, value)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_slow_service_makes_it_slower_and_not_wrong(streams: bool) -> None:
+    """128 items that take five times the time of a call, one after the other."""
+    sizes = list[int]()
+
+    @reward
+    async def slow(sample: Sample) -> float:
+        await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.01)
+        return float(sample.completion)
+
+    class Counting(RewardService):
+        async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
+            sizes.append(len(request.items))
+            return await super().Score(request, context)
+
+        async def ScoreStream(
+            self, request: pb.ScoreStreamRequest, context: Any
+        ) -> AsyncIterator[pb.ScoreStreamResponse]:
+            if not streams:
+                raise rpc.Abort(grpc.StatusCode.UNIMPLEMENTED, "no streams")
+            sizes.append(len(request.items))
+            async for each in super().ScoreStream(request, context):
+                yield each
+
+    async with scoring_with(Counting([slow], at_once=1), seconds=0.3, names=["slow"]) as s:
+        assert await outcomes(s, [str(i) for i in range(128)]) == [float(i) for i in range(128)]
+    assert sizes[-1] < sizes[0]
+
+
+def test_a_batch_is_no_larger_than_what_was_answered_in_time() -> None:
+    pace = Pace(10.0)
+    pace.after(128, 40, 10.0)
+    assert pace.most == 40
+    pace.after(40, 40, 8.0)
+    assert pace.most == 40
+    pace.after(40, 40, 4.0)
+    assert pace.most == 80
+    pace.after(80, 0, 10.0)
+    assert pace.most == 1
+    for _ in range(20):
+        pace.after(1, 1, 0.1)
+    assert pace.most == MAX_ITEMS

@@ -4,8 +4,10 @@
     def brevity(sample: Sample) -> float:
         return 1.0 / (1 + len(sample.completion))
 
-The function may be a coroutine, which runs on the event loop, or plain, which runs in a thread and may block. A thread
-cannot be killed: code that may hang or crash belongs into a worker process (`penstock.sdk.hosting.isolation`).
+The function may be a coroutine, which runs on the event loop, or plain, which runs in a thread and may block; so may an
+object with `__call__`. One that ends the program (`exit()`, `os._exit`, StopIteration) has failed for its sample alone
+(`ending.py`). A thread cannot be killed: code that may hang or crash belongs into a worker process
+(`penstock.sdk.hosting.isolation`).
 """
 
 from __future__ import annotations
@@ -14,16 +16,14 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, overload
 
+from penstock.sdk.ending import in_thread, not_ending
 from penstock.sdk.samples import Invalid, Result, Sample, as_result
 
 logger = logging.getLogger(__name__)
 DEFAULT_SECONDS = 30.0
-_THREADS = 64
-_threads: list[ThreadPoolExecutor] = []
 
 
 class Scorer(Protocol):
@@ -66,14 +66,20 @@ class Reward:
         try:
             async with asyncio.timeout(self.timeout) as limit:
                 if inspect.iscoroutinefunction(self.function):
-                    returned = await self.function(sample)
+                    returned = self.function(sample)
                 else:
-                    returned = await asyncio.get_running_loop().run_in_executor(_executor(), self.function, sample)
+                    returned = await in_thread(self.function, sample)
+                if inspect.isawaitable(returned):
+                    with not_ending():
+                        returned = await returned
         except TimeoutError as error:
             if limit.expired():
                 return Invalid(f"{self.name} took longer than {self.timeout:g} s")
             return self._failed(error, sample)
-        except Exception as error:  # somebody's code: its failure is this sample's, not the service's
+        except BaseException as error:  # somebody's code: its failure is this sample's, not the service's
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             return self._failed(error, sample)
         return self.checked(as_result(returned))
 
@@ -86,15 +92,9 @@ class Reward:
             return Invalid(f"{self.name} returned {result.value:g}, outside [{low}, {high}]")
         return result
 
-    def _failed(self, error: Exception, sample: Sample) -> Invalid:
+    def _failed(self, error: BaseException, sample: Sample) -> Invalid:
         logger.warning("a reward raised", exc_info=error, extra={"reward": self.name, "sample": sample.id})
         return Invalid(f"{self.name} raised {type(error).__name__}: {error}"[:300])
-
-
-def _executor() -> ThreadPoolExecutor:
-    if not _threads:
-        _threads.append(ThreadPoolExecutor(_THREADS, thread_name_prefix="reward"))
-    return _threads[0]
 
 
 @overload

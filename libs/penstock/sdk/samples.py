@@ -1,7 +1,7 @@
 """What a reward sees and gives: plain Python values (hosting/wire.py turns them into protos, and JSON for workers).
 
-Invariant (`test_no_failure_becomes_a_number`): whatever a reward returns that is not a finite number becomes `Invalid`
-with a reason; no failure ever becomes a score.
+Invariant (`test_no_failure_becomes_a_number`): whatever a reward returns that is not a finite number of at most 1e9 in
+size becomes `Invalid` with a reason; no failure ever becomes a score.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 ANSWER_LENGTH = 4096
+LARGEST = 1e9  # of a value and its parts: means and variances over a group must not overflow, nor drown the others
 FinishReason = Literal["unspecified", "stop", "length"]
 
 
@@ -71,24 +73,50 @@ def as_result(returned: object) -> Result:
     """The meaning of what a reward returned."""
     if isinstance(returned, Invalid):
         return returned
+    given: dict[str, Any] = {}
+    value, answer = returned, None
     if isinstance(returned, Scored):
-        bad = [name for name, value in returned.components.items() if not _is_finite(value)]
-        if bad:
-            return Invalid(f"component {bad[0]!r} is not a finite number")
-        value, components = returned.value, {name: float(part) for name, part in returned.components.items()}
+        value, given = returned.value, dict(returned.components)
         answer = returned.answer if returned.answer is None else str(returned.answer)[:ANSWER_LENGTH]
-    else:
-        value, components, answer = returned, {}, None  # type: ignore[assignment]
-    if not _is_finite(value):
-        return Invalid(f"the reward returned {value!r:.80}, which is not a finite number")
-    return Scored(float(value), components, answer)
+    components = dict[str, float]()
+    for name, part in given.items():
+        found = as_number(part)
+        if isinstance(found, str):
+            return Invalid(f"component {name!r:.80} {found}")
+        components[str(name)] = found
+    number = as_number(value)
+    if isinstance(number, str):
+        return Invalid(f"the reward returned {_shown(value)}, which {number}")
+    return Scored(number, components, answer)
 
 
-def _is_finite(value: object) -> bool:
+def as_number(value: object) -> float | str:
+    """The finite number that a value is, or what is wrong with it.
+
+    A number is what says so: int, float, bool, Decimal, Fraction, numpy's scalars and its bool, and arrays and tensors
+    without a dimension, from whichever library: they are known by what they can do, and nothing is imported.
+    """
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    real = isinstance(value, numbers.Real | Decimal)
+    scalar = getattr(value, "shape", None) == () and hasattr(value, "__float__") and kind in (None, *"biufV")
+    if not real and not scalar:
+        return "is not a finite number"
     try:
-        return isinstance(value, numbers.Real) and math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
+        number = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return f"is beyond {LARGEST:g}"
+    except Exception:  # somebody's class, at a process boundary
+        return "is not a finite number"
+    if not math.isfinite(number):
+        return "is not a finite number"
+    return number if abs(number) <= LARGEST else f"is beyond {LARGEST:g}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # a repr of somebody's, or an integer of too many digits
+        return f"a {type(value).__name__}"
 
 
 def parse_json(value: str) -> Any:

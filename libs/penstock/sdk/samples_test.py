@@ -1,6 +1,9 @@
 import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,9 +60,44 @@ def test_a_sample_crosses_to_a_worker_unchanged() -> None:
     assert sample_from_json(sample_to_json(sample)) == sample
 
 
-def test_numpy_numbers_are_numbers() -> None:
-    numpy = pytest.importorskip("numpy")
-    assert as_result(numpy.float32(0.5)) == Scored(0.5)
+class Tensor:
+    """As torch's, which is not here."""
+
+    def __init__(self, value: Any, shape: tuple[int, ...] = ()) -> None:
+        self.value, self.shape, self.dtype = value, shape, "torch.bfloat16"
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, True, 1.0, Decimal("1"), Fraction(2, 2), Tensor(1), numpy.float32(1), numpy.bool_(True), numpy.int8(1)]
+    + [numpy.float64(1), numpy.array(1.0), numpy.array(True), numpy.float16(1)],
+    ids=repr,
+)
+def test_every_number_is_a_number(value: Any) -> None:
+    assert as_result(value) == Scored(1.0)
+    assert as_result(Scored(value, {"part": value})) == Scored(1.0, {"part": 1.0})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Tensor("nan"), Tensor(1, (1,)), Tensor("x"), numpy.array([1.0]), numpy.array("1.0"), numpy.nan, 1 + 0j, "1", b"1"]
+    + [numpy.complex64(1), numpy.array(1j), Decimal("NaN"), Decimal("sNaN"), Decimal("inf"), None, [1.0]],
+    ids=repr,
+)
+def test_anything_else_is_not(value: Any) -> None:
+    for result in (as_result(value), as_result(Scored(0.5, {"part": value}))):
+        assert isinstance(result, Invalid) and "not a finite number" in result.reason
+
+
+@pytest.mark.parametrize(
+    "value", [1.1e9, -1e300, 10**5000, Decimal("1e12"), numpy.float32(1e30)], ids=lambda v: type(v).__name__
+)
+def test_a_number_that_would_drown_all_others_is_invalid(value: Any) -> None:
+    result = as_result(value)
+    assert isinstance(result, Invalid) and result.reason.endswith("which is beyond 1e+09")
 
 
 @pytest.mark.parametrize("row", ["[" * 100_000, '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}", "[]", "{", "nul"])

@@ -148,18 +148,25 @@ class _Asserts:
         return cls(setup, taking.calls, verdicts)
 
     def judge(self, program: str) -> list[bool]:
-        """Raises `BadTests` if the second run fails: the fault is the tests' then."""
+        """Raises `BadTests` if the second run fails without the program's answers too: the fault is the tests' then."""
         asked = {"setup": self.setup, "program": program, "calls": list(self.calls)}
         first = run(_ASK, stdin=json.dumps(asked), limits=LIMITS)
-        decided = {"setup": self.setup, "answers": first.stdout, "calls": len(self.calls), "verdicts": self.verdicts}
+        passed, why = self._decide(first.stdout)
+        if passed is None:  # whose fault? Without the program's answers the tests must come to an end
+            without, why = self._decide("")
+            if without is None:
+                raise BadTests(f"the tests themselves failed: {why}")
+            return [False] * len(self.verdicts)
+        return passed
+
+    def _decide(self, answers: str) -> tuple[list[bool] | None, str]:
+        decided = {"setup": self.setup, "answers": answers, "calls": len(self.calls), "verdicts": self.verdicts}
         second = run(_DECIDE, stdin=json.dumps(decided, default=list), limits=LIMITS)
         try:
             passed = [found is True for found in json.loads(second.stdout)]
         except ValueError:
             passed = []
-        if len(passed) != len(self.verdicts):
-            raise BadTests(f"the tests themselves failed: {second.why()} {second.stderr[-200:]}")
-        return passed
+        return (passed if len(passed) == len(self.verdicts) else None), f"{second.why()} {second.stderr[-200:]}"
 
 
 def _defined(tree: ast.Module) -> set[str]:

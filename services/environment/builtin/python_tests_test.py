@@ -139,3 +139,8 @@ def test_the_last_block_is_the_program() -> None:
     assert extract("```py\na\n```\nbetter:\n```python\nb\n``` ok") == "b\n"
     assert extract("```\nnot closed") == "not closed"
     assert extract("print(1)") == "print(1)"
+
+
+def test_a_program_cannot_choose_to_be_unjudged() -> None:
+    """Its answer makes the judging run end for want of memory: that is wrong, not invalid."""
+    assert value("def f(): return 10 ** 10", ["assert len('a' * f()) == 3", "assert [0] * f() == []"]) == 0.0

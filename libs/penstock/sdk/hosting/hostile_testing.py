@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping
@@ -30,6 +31,16 @@ def hostile(sample: Sample) -> Any:
             time.sleep(5)
         case "die":
             os._exit(7)
+        case "exit":
+            exit()
+        case "stop":
+            raise StopIteration
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "cancel":
+            raise asyncio.CancelledError
+        case "memory":
+            return float(len(bytearray(1 << 36)))
         case "outside":
             return 3.0
         case "print":

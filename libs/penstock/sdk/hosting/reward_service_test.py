@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -50,7 +54,8 @@ async def _score(address: str, completions: list[str], name: str = "") -> Result
 
 @pytest.mark.parametrize("isolated", [False, True])
 async def test_every_item_is_answered_exactly_once(isolated: bool) -> None:
-    bad = ["nan", "inf", "none", "text", "raise", "hang", "outside"] + (["die"] if isolated else [])
+    bad = ["nan", "inf", "none", "text", "raise", "hang", "outside", "exit", "stop", "interrupt", "cancel", "die"]
+    bad += ["memory"] if isolated else []
     async with Workers(2) as workers:
         scorer: Scorer = await load_reward(workers, TARGET) if isolated else hostile
         async with _serving(scorer) as address:
@@ -61,6 +66,38 @@ async def test_every_item_is_answered_exactly_once(isolated: bool) -> None:
         else:
             assert isinstance(result, Invalid), item
             assert "hostile" in result.reason or "not a finite number" in result.reason
+
+
+async def test_a_callable_object_may_be_asynchronous_and_its_numbers_of_any_kind() -> None:
+    class Judge:
+        async def __call__(self, sample: Sample) -> Decimal:
+            await asyncio.sleep(0)
+            if sample.completion == "exit":
+                sys.exit(3)
+            if sample.completion == "die":
+                os._exit(7)
+            return Decimal("0.5")
+
+    async with _serving(reward(name="judge")(Judge())) as address:
+        results = list((await _score(address, ["a", "exit", "die", "b"])).values())
+    assert results[0] == results[3] == Scored(0.5)
+    assert all(isinstance(each, Invalid) and "SystemExit" in each.reason for each in results[1:3])
+
+
+async def test_rewards_that_hang_hold_no_thread_that_others_need() -> None:
+    release = threading.Event()
+
+    @reward(timeout=0.2)
+    def stuck(sample: Sample) -> float:
+        if sample.completion == "hang":
+            release.wait(60)
+        return 1.0
+
+    async with _serving(stuck) as address:
+        hung = await _score(address, ["hang"] * 70)
+        assert all(isinstance(each, Invalid) for each in hung.values())
+        assert await _score(address, ["a"]) == {"0:a": Scored(1.0)}
+    release.set()
 
 
 async def test_a_failed_worker_is_replaced_before_its_next_use() -> None:

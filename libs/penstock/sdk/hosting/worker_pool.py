@@ -25,6 +25,7 @@ from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
 START_SECONDS = 60.0
+MEMORY = 4 << 30
 _MAX_ANSWER = 64 << 20
 _restarts = metrics.counter(metrics.WORKER_RESTARTS, "Worker processes replaced after a failure.")
 
@@ -36,8 +37,9 @@ class WorkerFailed(Exception):
 class Worker:
     """One process. `generation` counts its replacements: state of an older generation is gone."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, memory: int = 0) -> None:
         self.name = name
+        self._memory = memory
         self.generation = 0
         self._lock = asyncio.Lock()
         self._loaded = set[str]()
@@ -114,6 +116,7 @@ class Worker:
                     str(request_read),
                     str(answer_write),
                     str(os.getpid()),
+                    str(self._memory),
                 ),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(request_read, answer_write),
@@ -141,12 +144,16 @@ class Worker:
 
 
 class Workers:
-    """A fixed number of workers, owned by an `async with` block. Processes start at their first use."""
+    """A fixed number of workers, owned by an `async with` block. Processes start at their first use.
 
-    def __init__(self, count: int = 2, *, name: str = "worker") -> None:
+    Args:
+        memory: bytes of address space that each may take beyond what its imports take; 0 for any number.
+    """
+
+    def __init__(self, count: int = 2, *, name: str = "worker", memory: int = MEMORY) -> None:
         if count < 1:
             raise ValueError(f"{count} workers: at least 1")
-        self.all = [Worker(f"{name}-{number}") for number in range(count)]
+        self.all = [Worker(f"{name}-{number}", memory) for number in range(count)]
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         for worker in self.all:
             self._idle.put_nowait(worker)

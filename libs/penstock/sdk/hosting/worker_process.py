@@ -1,7 +1,10 @@
 """The program of a worker process: runs somebody's rewards and environments, one request at a time.
 
 Requests and answers are JSON lines on two private pipes; standard output goes to standard error, so that a print in a
-reward cannot spoil an answer. `python -m penstock.sdk.hosting.worker_process REQUEST_FD ANSWER_FD PARENT_PID`.
+reward cannot spoil an answer. `python -m penstock.sdk.hosting.worker_process REQUEST_FD ANSWER_FD PARENT_PID MEMORY`.
+
+MEMORY is how many bytes of address space it may take beyond what it has after importing (0: any number): a reward that
+asks for more gets a MemoryError, which fails its item, before the kernel kills a process of its choice.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ import importlib
 import inspect
 import json
 import os
+import resource
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from penstock.sdk.environments import BadRow, Environment, Turn
@@ -41,7 +46,8 @@ def resolve(target: str) -> Any:
 class Requests:
     """The open episodes of this process, and what it does with a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = 0) -> None:
+        self._memory = memory
         self._episodes: dict[str, Environment] = {}
 
     async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,11 +58,15 @@ class Requests:
             return result
         except BadRow as error:
             return {"bad_row": str(error)}
-        except Exception as error:  # the process boundary: everything is told to the parent
+        except BaseException as error:  # the process boundary: everything is told to the parent, SystemExit too
             return {"error": f"{type(error).__name__}: {error}"[:300]}
 
     async def _load(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        found = resolve(request["target"])
+        _limit_memory(0)  # imports are not limited
+        try:
+            found = resolve(request["target"])
+        finally:
+            _limit_memory(self._memory)
         if isinstance(found, Reward):
             return {
                 "name": found.name,
@@ -97,14 +107,24 @@ async def _settle(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+def _limit_memory(more: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = hard
+    if more:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + more
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
 def main() -> None:
     """Answers requests until the pipe closes."""
-    request_fd, answer_fd, parent = (int(argument) for argument in sys.argv[1:4])
+    request_fd, answer_fd, parent, memory = (int(argument) for argument in sys.argv[1:5])
     die_with_parent()  # a reward that hangs must not outlive the service
     if os.getppid() != parent:
         return
     os.dup2(2, 1)
-    requests = Requests()
+    requests = Requests(memory)
     with os.fdopen(request_fd, "rb") as incoming, os.fdopen(answer_fd, "wb") as outgoing, asyncio.Runner() as runner:
         for line in incoming:
             answer = runner.run(requests.answer(json.loads(line)))
