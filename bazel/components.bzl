@@ -53,6 +53,7 @@ ROOMS = {
         "testing",
     ],
     "environment": [
+        "answers",
         "builtin",
         "sandbox",
     ],

@@ -16,7 +16,7 @@ from typing import Any
 from penstock.sdk import BadRow, Invalid, Scored
 from penstock.sdk.tool_calls import ToolError
 from penstock.sdk.tool_environment import ToolEnvironment
-from services.environment.builtin.answers import equal, final_answer
+from services.environment.answers.final import equal, final_answer
 
 LONGEST = 500
 LARGEST_BITS = 4096

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from penstock.sdk import BadRow, Message, Scored, Turn
 from penstock.sdk.tool_calls import ToolError
-from services.environment.builtin.answers import equal, final_answer, number
+from services.environment.answers.final import equal, final_answer, number
 from services.environment.builtin.calculator import LARGEST_BITS, LONGEST, Calculator, calculate, evaluate
 
 ROW = {"question": "what is (17 + 4) * 12?", "answer": "252"}

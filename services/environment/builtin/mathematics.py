@@ -14,8 +14,9 @@ from __future__ import annotations
 import re
 
 from penstock.sdk import Invalid, Sample, Scored, reward
-from services.environment.builtin.answers import final_answer, marked_answer
-from services.environment.builtin.forms import LONGEST, same
+from services.environment.answers.expressions import LONGEST
+from services.environment.answers.final import final_answer, marked_answer
+from services.environment.answers.forms import same
 
 _SCANNED = 4096
 _FORMULA = re.compile(

@@ -13,7 +13,7 @@ from typing import Any
 from penstock.sdk import Invalid, Scored
 from penstock.sdk.tool_calls import ToolError
 from penstock.sdk.tool_environment import ToolEnvironment
-from services.environment.builtin.answers import equal, final_answer
+from services.environment.answers.final import equal, final_answer
 from services.environment.builtin.calculator import question_and_answer
 from services.environment.sandbox.run import Limits, check_sandbox, run
 

@@ -15,7 +15,7 @@ import re
 import unicodedata
 
 from penstock.sdk import Invalid, Sample, Scored, reward
-from services.environment.builtin.answers import equal, final_answer, number
+from services.environment.answers.final import equal, final_answer, number
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MARKED = re.compile(r"\\boxed\s*\{\s*\{?([^{}]*)\}|\banswer(?:\s+is\s*:?|\s*[:=])([^\n]*)", re.IGNORECASE)

@@ -1,6 +1,6 @@
 import pytest
 
-from services.environment.builtin.answers import equal, final_answer
+from services.environment.answers.final import equal, final_answer
 
 
 @pytest.mark.parametrize(

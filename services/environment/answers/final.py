@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from services.environment.builtin.forms import same
+from services.environment.answers.forms import same
 
 _MARKED = re.compile(r"\\boxed\b|\\fbox\b|####([^\n]*)|\banswer(?:\s+is\s*:?|\s*[:=])([^\n]*)", re.IGNORECASE)
 _NUMBER = re.compile(r"-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3})?(?:/\d+)?")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.environment.builtin.expressions import LONGEST, Expression, TooLarge, Unreadable, equal
+from services.environment.answers.expressions import LONGEST, Expression, equal
+from services.environment.answers.values import TooLarge, Unreadable
 
 PIECES = st.sampled_from(
     [

@@ -13,49 +13,43 @@ Invariant (`test_reading_ends_whatever_the_text`): a text of up to `LONGEST` cha
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
-import mpmath  # type: ignore[import-untyped]
+from services.environment.answers.values import (
+    EXACT_BITS,
+    FUNCTIONS,
+    NUMBERS,
+    TooLarge,
+    Unreadable,
+    Value,
+    apply,
+    choose,
+    close,
+    factorial,
+    power_of,
+    product,
+    quotient,
+    real,
+    root,
+    sum_of,
+)
 
 LONGEST = 1000
 DEEPEST = 40
-EXACT_BITS = 4096  # of a fraction's numerator and denominator
-REAL_BITS = 500  # |log2| of other numbers: two of them that differ by 1 differ within the 400 digits
-MOST_FACTORIAL, MOST_CHOOSE = 400, 1000
-_mp = mpmath.mp.clone()
-_mp.dps = 400
-_SAME, _ZERO = _mp.mpf(10) ** -200, _mp.mpf(10) ** -220
-Value = Any  # Fraction, or mpmath's mpf and mpc
 Node = Callable[[Mapping[str, Value]], Value]
 
 _GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi omega"
 )
 _NAMES = {*_GREEK.split(), "ell", "Delta", "Gamma", "Theta", "Lambda", "Sigma", "Phi", "Psi", "Omega"}
-_FUNCTIONS: dict[str, Any] = {
-    **{name: getattr(_mp, name) for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp")},
-    **{f"arc{name}": getattr(_mp, f"a{name}") for name in ("sin", "cos", "tan")},
-    "ln": _mp.ln,
-    "log": _mp.log10,
-}
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _NUMBER = re.compile(r"\d{1,3}(?:\{?,\}?\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 _TOGETHER = re.compile(r"[abcmnpqrxyzie]{2,3}")  # variables that stand together; other runs of letters are words
-
-
-class Unreadable(ValueError):
-    """The text is no expression that is known here."""
-
-
-class TooLarge(Unreadable):
-    """Its value, or one on the way to it, is beyond all bounds."""
 
 
 class Expression:
@@ -82,7 +76,7 @@ class Expression:
 def equal(one: Expression, other: Expression) -> bool:
     """By value: exactly, but for a decimal of six digits or more that is an endless number's beginning."""
     if not one.names and not other.names:
-        return _close(one.value, other.value) or _rounded(one, other) or _rounded(other, one)
+        return close(one.value, other.value) or _rounded(one, other) or _rounded(other, one)
     if one.names != other.names:
         return False
     judged = 0
@@ -94,7 +88,7 @@ def equal(one: Expression, other: Expression) -> bool:
                 values.append(each.at(names))
             except Unreadable:
                 continue
-        if len(values) == 1 or (values and not _close(*values)):
+        if len(values) == 1 or (values and not close(*values)):
             return False
         judged += len(values) == 2
     return judged >= 2
@@ -108,10 +102,10 @@ def proportional(one: Expression, other: Expression) -> float:
     for point in range(4):
         names = {name: _point(index, point) for index, name in enumerate(sorted(one.names))}
         try:
-            ratios.append(_quotient(one.at(names), other.at(names)))
+            ratios.append(quotient(one.at(names), other.at(names)))
         except Unreadable:
             return 0
-    if any(isinstance(ratio, _mp.mpc) or not _close(ratio, ratios[0]) for ratio in ratios):
+    if any(isinstance(ratio, NUMBERS.mpc) or not close(ratio, ratios[0]) for ratio in ratios):
         return 0
     return float((ratios[0] > 0) - (ratios[0] < 0))
 
@@ -122,126 +116,16 @@ def _point(name: int, point: int) -> Fraction:
     return sign * Fraction(1009 + (name * 5741 + point * 3989 + name * point * 101) % 1999, 2003)
 
 
-def _close(one: Value, other: Value) -> bool:
-    if isinstance(one, Fraction) and isinstance(other, Fraction):
-        return one == other
-    one, other = _real(one), _real(other)
-    return bool(abs(one - other) <= _SAME * max(1, abs(one), abs(other)))
-
-
 def _rounded(written: Expression, endless: Expression) -> bool:
     if written.decimal is None or len(written.decimal.group(1)) < 6 or endless.decimal is not None:
         return False
     value, digits = endless.value, len(written.decimal.group(1))
     if isinstance(value, Fraction) and pow(10, EXACT_BITS, value.denominator) == 0:
         return False  # it has an end, and is compared exactly
-    if isinstance(value, _mp.mpc):
+    if isinstance(value, NUMBERS.mpc):
         return False
     significant = len(written.decimal.group(0).lstrip("-0.").replace(".", ""))
-    return significant >= 6 and bool(abs(_real(value) - _real(written.value)) * 10**digits * 2 <= 1)
-
-
-def _real(value: Value) -> Value:
-    return _mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
-
-
-def _bounded(value: Value) -> Value:
-    """Raises `TooLarge`."""
-    if isinstance(value, Fraction):
-        if max(value.numerator.bit_length(), value.denominator.bit_length()) > EXACT_BITS:
-            raise TooLarge("too large a fraction")
-        return value
-    if not _mp.isfinite(value):
-        raise Unreadable("not finite")
-    size = abs(value)
-    if size < _ZERO:
-        return Fraction(0)
-    if abs(_mp.mag(size)) > REAL_BITS:
-        raise TooLarge("too large or small a number")
-    return value.real if isinstance(value, _mp.mpc) and abs(value.imag) < _SAME * size else value
-
-
-def _sum(one: Value, other: Value) -> Value:
-    if isinstance(one, Fraction) and isinstance(other, Fraction):
-        return _bounded(one + other)
-    return _bounded(_bounded_real(one) + _bounded_real(other))
-
-
-def _product(one: Value, other: Value) -> Value:
-    if isinstance(one, Fraction) and isinstance(other, Fraction):
-        return _bounded(one * other)
-    return _bounded(_bounded_real(one) * _bounded_real(other))
-
-
-def _quotient(one: Value, other: Value) -> Value:
-    if other == 0:
-        raise Unreadable("division by zero")
-    if isinstance(one, Fraction) and isinstance(other, Fraction):
-        return _bounded(one / other)
-    return _bounded(_bounded_real(one) / _bounded_real(other))
-
-
-def _bounded_real(value: Value) -> Value:
-    return _bounded(_real(value)) if value != 0 else _mp.mpf(0)
-
-
-def _power(base: Value, exponent: Value) -> Value:
-    if isinstance(exponent, Fraction) and exponent.denominator == 1 and abs(exponent) <= EXACT_BITS:
-        if base == 0 and exponent <= 0:
-            raise Unreadable("no power of zero")
-        if isinstance(base, Fraction):
-            bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-            if abs(base) != 1 and (bits - 1) * abs(exponent) > EXACT_BITS:
-                raise TooLarge("too large a power")
-            return _bounded(base ** int(exponent))
-    if base == 0 or base == 1:
-        return Fraction(int(base))
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 2 and base > 0:
-        roots = math.isqrt(base.numerator), math.isqrt(base.denominator)
-        if roots[0] ** 2 == base.numerator and roots[1] ** 2 == base.denominator:
-            return _power(Fraction(*roots), 2 * exponent)
-    exponent, logarithm = _bounded_real(exponent), _mp.ln(_bounded_real(base))
-    if abs(exponent * logarithm) > REAL_BITS:
-        raise TooLarge("too large a power")
-    return _bounded(_mp.exp(exponent * logarithm))
-
-
-def _root(degree: Value, value: Value) -> Value:
-    if not isinstance(degree, Fraction) or degree.denominator != 1 or not 2 <= degree <= 100:
-        raise Unreadable("no such root")
-    real = value if isinstance(value, Fraction) else None
-    if real is not None and real < 0 and degree % 2:
-        return -_root(degree, -value)
-    found = _power(value, 1 / degree)
-    if real is not None and not isinstance(found, Fraction) and not isinstance(found, _mp.mpc):
-        near = Fraction(int(_mp.nint(found)))
-        if near.numerator.bit_length() < 64 and near**degree == real:
-            return near
-    return found
-
-
-def _apply(name: str, value: Value) -> Value:
-    if name in ("exp",):
-        return _power(+_mp.e, value)
-    if value == 0 and name in ("ln", "log"):
-        raise Unreadable("no logarithm of zero")
-    return _bounded(_FUNCTIONS[name](_bounded_real(value)))
-
-
-def _factorial(value: Value) -> Value:
-    if not isinstance(value, Fraction) or value.denominator != 1 or value < 0:
-        raise Unreadable("no factorial")
-    if value > MOST_FACTORIAL:
-        raise TooLarge("too large a factorial")
-    return _bounded(Fraction(math.factorial(int(value))))
-
-
-def _choose(above: Value, below: Value) -> Value:
-    if not all(isinstance(each, Fraction) and each.denominator == 1 and each >= 0 for each in (above, below)):
-        raise Unreadable("no binomial")
-    if above > MOST_CHOOSE:
-        raise TooLarge("too large a binomial")
-    return _bounded(Fraction(math.comb(int(above), int(below))))
+    return significant >= 6 and bool(abs(real(value) - real(written.value)) * 10**digits * 2 <= 1)
 
 
 def _call(function: Callable[..., Value], *parts: Node) -> Node:
@@ -296,7 +180,7 @@ class _Reader:
         while self._peek() in ("+", "-"):
             minus = self._peek() == "-"
             self._at += 1
-            node = _call(_sum, node, _minus(self._term()) if minus else self._term())
+            node = _call(sum_of, node, _minus(self._term()) if minus else self._term())
         self._deep -= 1
         return node
 
@@ -307,13 +191,13 @@ class _Reader:
         node, divided = self._factor(), False
         while True:
             if self._take("*", "\\cdot", "\\times"):
-                node = _call(_product, node, self._signed())
+                node = _call(product, node, self._signed())
             elif self._take("/", "\\div"):
-                node, divided = _call(_quotient, node, self._signed()), True
+                node, divided = _call(quotient, node, self._signed()), True
             elif self._begins():
                 if divided:
                     raise Unreadable("what does the slash divide by?")
-                node = _call(_product, node, self._factor())
+                node = _call(product, node, self._factor())
             else:
                 return _minus(node) if signs % 2 else node
 
@@ -324,7 +208,7 @@ class _Reader:
         """Whether a factor follows without a sign. A number does not: `3 4` and `x2` mean something else."""
         found = self._peek()
         if found.startswith("\\"):
-            return found[1:] in _NAMES or found[1:] in _FUNCTIONS or found in _Reader._OPENING
+            return found[1:] in _NAMES or found[1:] in FUNCTIONS or found in _Reader._OPENING
         return bool(found) and (found.isascii() and found.isalpha() or found == "(")
 
     _OPENING = ("\\frac", "\\sqrt", "\\binom", "\\pi", "\\infty")
@@ -332,11 +216,11 @@ class _Reader:
     def _factor(self) -> Node:
         node = self._atom()
         while self._take("!"):
-            node = _call(_factorial, node)
+            node = _call(factorial, node)
         if self._take("^"):
             if self._degrees():
-                return _call(_product, node, _constant(_mp.pi / 180))
-            node = _call(_power, node, self._exponent())
+                return _call(product, node, _constant(NUMBERS.pi / 180))
+            node = _call(power_of, node, self._exponent())
             while self._take("!"):
                 raise Unreadable("a factorial of a power wants brackets")
         return node
@@ -380,24 +264,24 @@ class _Reader:
             case "(" | "[" | "{" | "|":
                 node = self._sum()
                 self._need({"(": ")", "[": "]", "{": "}", "|": "|"}[found])
-                return _call(_absolute, node) if found == "|" else node
+                return _call(abs, node) if found == "|" else node
             case "\\frac":
-                return _call(_quotient, self._argument(), self._argument())
+                return _call(quotient, self._argument(), self._argument())
             case "\\binom":
-                return _call(_choose, self._argument(), self._argument())
+                return _call(choose, self._argument(), self._argument())
             case "\\sqrt":
                 degree = _constant(Fraction(2))
                 if self._take("["):
                     degree = self._sum()
                     self._need("]")
-                return _call(_root, degree, self._argument())
+                return _call(root, degree, self._argument())
             case "\\pi":
-                return _constant(+_mp.pi)
+                return _constant(+NUMBERS.pi)
             case "e":
-                return _constant(+_mp.e)
+                return _constant(+NUMBERS.e)
             case "i":
-                return _constant(_mp.mpc(0, 1))
-        if found.removeprefix("\\") in _FUNCTIONS and found.startswith("\\"):
+                return _constant(NUMBERS.mpc(0, 1))
+        if found.removeprefix("\\") in FUNCTIONS and found.startswith("\\"):
             return self._function(found[1:])
         if (found.isascii() and found.isalpha()) or found[1:] in _NAMES:
             return self._name(found)
@@ -422,15 +306,15 @@ class _Reader:
             argument = self._atom()
         else:
             argument = self._factor()
-            while self._begins() and self._peek()[1:] not in _FUNCTIONS and self._peek() != "(":
-                argument = _call(_product, argument, self._factor())
+            while self._begins() and self._peek()[1:] not in FUNCTIONS and self._peek() != "(":
+                argument = _call(product, argument, self._factor())
         if base is not None:
-            node = _call(_quotient, _call(partial(_apply, "ln"), argument), _call(partial(_apply, "ln"), base))
+            node = _call(quotient, _call(partial(apply, "ln"), argument), _call(partial(apply, "ln"), base))
         else:
-            node = _call(partial(_apply, name), argument)
+            node = _call(partial(apply, name), argument)
         if power is None:
             return node
-        inverse = _call(partial(_apply, _INVERSE[name]), argument) if name in _INVERSE else None
+        inverse = _call(partial(apply, _INVERSE[name]), argument) if name in _INVERSE else None
         return lambda names: _to_power(node, power, inverse, names)
 
 
@@ -441,12 +325,8 @@ def _to_power(node: Node, power: Node, inverse: Node | None, names: Mapping[str,
         if inverse is None:
             raise Unreadable("the inverse of what?")
         return inverse(names)
-    return _power(node(names), exponent)
+    return power_of(node(names), exponent)
 
 
 def _minus(node: Node) -> Node:
     return lambda names: -node(names)
-
-
-def _absolute(value: Value) -> Value:
-    return abs(value)
