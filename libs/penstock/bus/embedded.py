@@ -91,9 +91,10 @@ def write_config(
             http_port=http_port,
             max_payload=max_payload,
             max_store=max_store,
-            store_dir=json.dumps(str(store_dir.absolute())),
+            store_dir=json.dumps(str(store_dir.absolute()), ensure_ascii=False),  # NATS knows no \u
             auth=f"authorization {{ token: {json.dumps(token)} }}\n" if token else "",
-        )
+        ),
+        encoding="utf-8",
     )
     path.chmod(0o600)
     return path

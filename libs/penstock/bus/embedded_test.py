@@ -43,6 +43,16 @@ async def test_it_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     os.close(handle)
 
 
+@pytest.mark.parametrize("name", ["dé ñ 日本 space", 'a "quoted" back\\slash', "# { $x }"])
+async def test_its_store_may_lie_below_any_name(tmp_path: Path, name: str) -> None:
+    async with (
+        EmbeddedServer(tmp_path / name / "s", tmp_path / "log") as server,
+        connect(server.url, name="t") as bus,
+    ):
+        assert bus.connected
+    assert (tmp_path / name / "s").is_dir()
+
+
 async def test_a_taken_port_is_a_clear_error(server: EmbeddedServer, tmp_path: Path) -> None:
     port = int(server.url.rsplit(":", 1)[1])
     second = EmbeddedServer(tmp_path / "second", tmp_path / "second.log", port=port)

@@ -1,12 +1,14 @@
-"""What things of a run are called: streams, subjects, groups. Built and parsed here and nowhere else.
+"""What things of a run are called: streams, subjects, groups, marks. Built and parsed here and nowhere else.
 
 A library of its own, without NATS, because the ledger reads names too and stays pure.
 """
 
+from penstock.names.files import EXPORT_MARK
 from penstock.names.groups import evaluation_group, group_number, training_group
 from penstock.names.run import LedgerKind, RunNames, TaskKind, family, ledger_key, log_key, token
 
 __all__ = [
+    "EXPORT_MARK",
     "LedgerKind",
     "RunNames",
     "TaskKind",

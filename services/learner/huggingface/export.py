@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from penstock.names import EXPORT_MARK
 from services.learner.huggingface.config import as_scoring
 
 SHARD_BYTES = 4 * 2**30
@@ -30,7 +31,7 @@ def write(
     temporary.mkdir(parents=True)
     for path in Path(source).iterdir():
         if path.is_file() and not path.name.endswith(_WEIGHTS):
-            shutil.copy(path, temporary)
+            shutil.copyfile(path, temporary / path.name)  # the content alone: what is read-only there is written here
     shards = _write_shards(tensors, temporary)
     if len(shards) > 1:
         _write_index(shards, temporary)
@@ -40,6 +41,7 @@ def write(
         given = raw.get("pad_token_id")
         raw = as_scoring(raw, _padding(temporary) if given is None else given)
     (temporary / "config.json").write_text(json.dumps(raw, indent=2))
+    (temporary / EXPORT_MARK).write_text("Written by penstock export, which may replace this directory.\n")
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     return target

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from penstock.names import EXPORT_MARK
 from services.learner.huggingface import export as hf_export
 from services.learner.huggingface.safetensors_directory import SafetensorsDirectory
 from services.learner.testing.tiny_models import save_tiny_model, tiny_model
@@ -52,3 +53,11 @@ def test_an_older_export_is_replaced_and_a_failed_one_leaves_it(source: Path, tm
     assert load_file(target / "model.safetensors")["x"].item() == 1.0
     hf_export.write(iter({"x": torch.zeros(1)}.items()), source, target)
     assert load_file(target / "model.safetensors")["x"].item() == 0.0
+
+
+def test_a_read_only_model_is_exported_and_what_is_written_bears_our_mark(source: Path, tmp_path: Path) -> None:
+    for path in source.iterdir():
+        path.chmod(0o444)
+    target = hf_export.write(iter({"x": torch.ones(1)}.items()), source, tmp_path / "export")
+    assert (target / EXPORT_MARK).is_file()
+    assert all(path.stat().st_mode & 0o200 for path in target.iterdir()), "its owner may write it, root or not"

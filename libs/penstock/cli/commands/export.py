@@ -8,9 +8,11 @@ import subprocess
 from typing import Annotated
 
 import typer
+import yaml
 
 from penstock.cli.run_directory import RunRefused
 from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
+from penstock.names import EXPORT_MARK
 from penstock.supervisor.plan import launcher
 from penstock.system import exits
 from penstock.system.parent_death import mortal
@@ -71,8 +73,11 @@ def write_model(checkpoint: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     run = checkpoint.resolve().parents[1]
     if not (run / "recipe.yaml").is_file():
         raise RunRefused(f"{checkpoint}: no recipe.yaml in {run}, so nobody knows which model this is")
-    if target.exists() and not (target / "config.json").is_file():
-        raise RunRefused(f"{target} exists and is no model directory; choose another place")
+    if target.exists() and not (target / EXPORT_MARK).is_file() and (target.is_file() or any(target.iterdir())):
+        raise RunRefused(f"{target} exists and no export of ours wrote it; choose another place")
+    began_with = pathlib.Path(yaml.safe_load((run / "recipe.yaml").read_text())["model"]["path"])
+    if target.exists() and began_with.exists() and target.samefile(began_with):
+        raise RunRefused(f"{target} is the model that the run began with; choose another place")
     command = [*launcher("learner"), "--recipe", str(run / "recipe.yaml"), "--run-directory", str(run)]
     command += ["--checkpoint", str(checkpoint), "--export", str(target)]
     done = subprocess.run(
