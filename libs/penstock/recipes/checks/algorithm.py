@@ -145,6 +145,10 @@ def _preference(recipe: Recipe) -> list[str]:
             f"algorithm.group_size: {a.group_size} answers make {a.group_size // 2} pairs, "
             f"algorithm.preference.pairs_per_group wants {p.pairs_per_group}; use {2 * p.pairs_per_group} or more"
         )
+    if unpaired and a.groups_per_step < 2:
+        problems.append(
+            f"algorithm.groups_per_step: {p.loss} estimates its baseline from answers to other prompts; use 2 or more"
+        )
     if p.label_smoothing and "label_smoothing" not in choice.parameters:
         problems.append(f"algorithm.preference.label_smoothing: {p.loss} has none; use sigmoid or robust, or 0")
     if p.importance_cap is not None and (unpaired or p.source == "dataset" or recipe.sampling.temperature != 1):

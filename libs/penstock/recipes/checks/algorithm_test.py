@@ -41,6 +41,10 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
             "label_smoothing: ipo has none",
         ),
         (["algorithm.name=dpo", "algorithm.preference={loss: kto, importance_cap: 2.0}"], "leave it out for kto"),
+        (
+            ["algorithm.name=dpo", "algorithm.preference.loss=kto", "algorithm.groups_per_step=1"],
+            "groups_per_step: kto estimates its baseline from answers to other prompts; use 2 or more",
+        ),
         (["algorithm.name=dpo", "algorithm.loss.mini_batches=2"], "a preference batch is one optimizer step"),
         (["mixture=[{name: sort_characters, data: {train: x}, environment: {name: b}}]"], "another source's name"),
         (["mixture=[{name: b, data: {train: x}, environment: {name: b}}]"], "mixture.0: data.train: no file 'x'"),

@@ -5,6 +5,7 @@ rejected one of its pair. For `kto` there are no pairs: answers are liked (+1) o
 sequence that puts it to another prompt of the batch (0), from which the baseline is estimated.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from services.learner.algorithms.samples import sample
 from services.learner.interface.batch import TrainingSample
 from services.learner.interface.group import CompleteGroup
 
+logger = logging.getLogger(__name__)
 CHOSEN, REJECTED, ELSEWHERE = 1.0, -1.0, 0.0
 LIKED_FROM = 0.5
 """Reward from which a single answer counts as liked."""
@@ -60,11 +62,26 @@ class PreferencePairs:
     @staticmethod
     def _single(groups: Sequence[CompleteGroup]) -> list[TrainingSample]:
         answers = [(i, m.trajectory) for i, g in enumerate(groups) for m in g.usable]
+        prompts = [_prompt(t) for _, t in answers]
         made = []
         for at, (group, t) in enumerate(answers):
             made.append(sample(t, group, CHOSEN if t.reward >= LIKED_FROM else REJECTED))
-            made.append(_elsewhere(answers[at - 1][1], t, group))
+            made.append(_elsewhere(answers[_other(prompts, at)][1], t, group))
         return made
+
+
+def _prompt(t: pb.Trajectory) -> bytes:
+    """What was asked, as it is compared."""
+    return from_int32s(t.tokens)[: t.loss_mask.find(1)].tobytes()
+
+
+def _other(prompts: Sequence[bytes], at: int) -> int:
+    """The place of the nearest answer before `at` (the last is before the first) that has another prompt."""
+    for back in range(1, len(prompts)):
+        if prompts[at - back] != prompts[at]:
+            return (at - back) % len(prompts)
+    logger.warning("kto: all answers of a batch have one prompt, so its baseline is that of their own prompt")
+    return at - 1
 
 
 def _elsewhere(prompt: pb.Trajectory, answer: pb.Trajectory, group: int) -> TrainingSample:

@@ -226,6 +226,17 @@ def test_a_group_without_a_pair_is_filtered_not_trained() -> None:
     assert maker(KTO).filter_reason(torch.tensor([1.0])) is None
 
 
+def test_the_other_prompt_is_another_one_whatever_the_sizes_of_the_groups() -> None:
+    """2 prompts x 4 answers: 6 of 8 answers were paired with their own prompt."""
+    groups = [
+        CompleteGroup(f"g{i}", tuple(answer(j, 1.0, prompt=prompt) for j in range(size)))
+        for i, (prompt, size) in enumerate([(5, 4), (7, 4), (5, 1), (9, 2)])
+    ]
+    samples = maker(KTO).samples(groups)
+    asked = [_ids(s.tokens)[0] for s in samples]
+    assert len(asked) == 22 and all(own != other for own, other in zip(asked[::2], asked[1::2], strict=True))
+
+
 def test_a_single_answer_is_also_put_to_another_prompt() -> None:
     groups = [CompleteGroup(f"g{i}", (answer(i, float(i == 0), prompt=5 + 2 * i),)) for i in range(2)]
     samples = maker(KTO).samples(groups)
