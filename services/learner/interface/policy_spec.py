@@ -19,7 +19,8 @@ class PolicySpec:
     dtype: what the model computes in, and is exported in. Short types have fp32 main weights and fp32 gradient
       reduction beside them, and float16 a loss scale; log-probabilities are fp32 in any case.
     learner: the recipe's section.
-    steps: optimizer steps of the run, where a rate that falls has fallen.
+    steps: steps of the run, where a rate that falls has fallen; everything that a schedule names is in these.
+    updates: optimizer steps that one of them is cut into.
     scores: a model that scores (see Policy); the score of a directory without one starts at zero.
     keep_reference: keep the initial weights for `reference_logprobs`: once more the model's memory, but with adapters,
       whose base they are.
@@ -32,6 +33,7 @@ class PolicySpec:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     learner: Learner = field(default_factory=Learner)
     steps: int = 1
+    updates: int = 1
     scores: bool = False
     keep_reference: bool = False
     head_chunk: int | None = None
@@ -45,6 +47,7 @@ class PolicySpec:
             recipe.model.dtype,
             recipe.learner,
             recipe.algorithm.steps,
+            min(recipe.algorithm.loss.mini_batches, recipe.algorithm.groups_per_step),
             scores=recipe.trains_reward_model,
             keep_reference=recipe.compares_with_reference,
         )

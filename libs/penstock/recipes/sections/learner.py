@@ -52,7 +52,7 @@ class Optimizer(Section):
     )
     learning_rate: float = Field(default=1e-6, gt=0)
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate rises to learning_rate")
+    warmup_steps: int = Field(default=0, ge=0, description="steps of the run in which the rate rises to learning_rate")
     decay_steps: Positive | None = Field(
         default=None, description="wsd: steps at the end in which the rate falls; a fifth of algorithm.steps if absent"
     )

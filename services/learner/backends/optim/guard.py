@@ -34,8 +34,8 @@ class Guard:
 
     def __init__(self, spec: PolicySpec) -> None:
         """Raises schedules.ScheduleError."""
-        self.settings, self._total = spec.learner.optimizer, spec.steps
-        schedules.check_schedule(self.settings, self._total)
+        self.settings, self._spec = spec.learner.optimizer, spec
+        schedules.check_schedule(self.settings, spec.steps)
         self.steps = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
@@ -67,7 +67,8 @@ class Guard:
     @property
     def learning_rate(self) -> float:
         """Rate of the next step."""
-        return self.settings.learning_rate * schedules.factor(self.settings, self._total, self.steps)
+        factor = schedules.factor(self.settings, self._spec.steps, self.steps, self._spec.updates)
+        return self.settings.learning_rate * factor
 
     def skip(self, norm: float, own: Sequence[str]) -> None:
         """Counts a step that is not taken, and says which gradients are at fault; a collective. A float16 model's loss

@@ -34,19 +34,21 @@ def decay_steps(optimizer: Optimizer, total: int) -> int:
     return optimizer.decay_steps or max(1, total // 5)
 
 
-def factor(optimizer: Optimizer, total: int, step: int) -> float:
-    """Factor of the peak learning rate at 0-based optimizer step `step` of a run of `total`.
+def factor(optimizer: Optimizer, total: int, step: int, updates: int = 1) -> float:
+    """Factor of the peak learning rate at 0-based optimizer step `step` of a run of `total` steps of so many `updates`.
 
-    Warm-up is (step+1)/warmup_steps, so that no step has rate 0. After it: `constant` 1; `linear` and `cosine` fall
-    from 1 to final_ratio at `total`; `wsd` stays at 1 and falls linearly over the last decay_steps. Past `total` the
-    factor is final_ratio.
+    Everything that the recipe names is in steps of the run; between them the rate goes on with every update. Warm-up is
+    (step+1)/warmup_steps (with one update a step), so that no step has rate 0. After it: `constant` 1; `linear` and
+    `cosine` fall from 1 to final_ratio at `total`; `wsd` stays at 1 and falls linearly over the last decay_steps. Past
+    `total` the factor is final_ratio.
     """
     o = optimizer
-    if step < o.warmup_steps:
-        return (step + 1) / o.warmup_steps
+    warmup, decay, total = o.warmup_steps * updates, decay_steps(o, total) * updates, total * updates
+    if step < warmup:
+        return (step + 1) / warmup
     if o.schedule == "constant":
         return 1.0
-    start = total - decay_steps(o, total) if o.schedule == "wsd" else o.warmup_steps
+    start = total - decay if o.schedule == "wsd" else warmup
     done = min(max((step - start) / (total - start), 0.0), 1.0)
     left = (1 + math.cos(math.pi * done)) / 2 if o.schedule == "cosine" else 1 - done
     return o.final_ratio + (1 - o.final_ratio) * left

@@ -40,6 +40,18 @@ def test_wsd_falls_over_a_fifth_of_the_run_where_nothing_else_is_said() -> None:
     assert factors("wsd", 3, 4) == pytest.approx([1.0, 1.0, 1.0, 0.0]), "at least one step falls"
 
 
+@pytest.mark.parametrize("updates", [1, 2, 4, 7])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
+def test_a_schedule_ends_with_the_run_however_many_updates_a_step_has(schedule: Any, updates: int) -> None:
+    """With 4 mini-batches the rate was 0 from step 3 of 8 on."""
+    optimizer = Optimizer(schedule=schedule, warmup_steps=2, decay_steps=3)
+    one = [schedules.factor(optimizer, 8, step) for step in range(8)]
+    cut = [schedules.factor(optimizer, 8, step, updates) for step in range(8 * updates)]
+    assert cut[2 * updates - 1] == one[1] == 1.0, "warm"
+    assert cut[2 * updates :: updates] == pytest.approx(one[2:]), "the first update of a step has the step's rate"
+    assert min(cut) > 0 and schedules.factor(optimizer, 8, 8 * updates, updates) == (schedule == "constant")
+
+
 @pytest.mark.parametrize(
     ("total", "settings", "message"),
     [
