@@ -18,7 +18,7 @@ from penstock.recipes import Recipe
 from penstock.telemetry import steps
 from services.coordinator.admission.admitting import Admission
 from services.coordinator.admission.deadlines import Deadlines
-from services.coordinator.admission.tasks import TaskMaker
+from services.coordinator.admission.tasks import SHOWN, TaskMaker
 from services.coordinator.ending import Ending
 from services.coordinator.evaluation.evaluator import Evaluator
 from services.coordinator.reporting.alerts import Alerts
@@ -54,10 +54,10 @@ class Coordinator:
         self.tasks = TaskMaker(recipe)
         self.watch = Watch(bus, names, recipe.limits.stall_seconds, self.state, self.following, peers)
         self.recorder = Recorder(folder, sinks, self._around, self.summary)
-        self.admission = Admission(bus, names, recipe, self.following, self.tasks, self.state)
         self._deadlines = Deadlines(bus, names, recipe.model.path, self.following, self.tasks)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
+        self.admission = Admission(bus, names, recipe, self.following, self.tasks, self.state, self._ending.give_up)
 
     async def run(self) -> None:
         """Runs until the run is done, stopped or failed; then serves what there is to see until cancelled."""
@@ -113,4 +113,6 @@ class Coordinator:
         """What summary.json says now."""
         head = {"run": self.recipe.run, "status": self.state.word, "reason": self.state.reason}
         told = [{"step": a.step, "until": a.until, "alert": str(a)} for a in self.alerts.raised]
-        return head | summarise(self.ledger, self.watch.services, time.time()) | {"alerts": told}
+        left_out = self.tasks.left_out
+        rows = {"left_out": len(left_out), "first": left_out[:SHOWN]}
+        return head | summarise(self.ledger, self.watch.services, time.time()) | {"alerts": told, "rows": rows}

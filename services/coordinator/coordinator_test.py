@@ -296,6 +296,31 @@ async def test_a_run_whose_groups_all_fail_is_given_up_with_the_reason(
     assert len((await fold(bus, names)).groups) == admitted
 
 
+async def test_a_bad_row_behind_those_that_were_tried_ends_the_run_with_its_place(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a"}\n' * 3 + '{"prompt": null}\n')
+    recipe = make_recipe(folder, data__train=str(rows), data__check=3, data__shuffle="false")
+    for _ in range(2):  # and again after a restart
+        coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
+        async with running(coordinator.run()):
+            await settled(coordinator, lambda: coordinator.state.over)
+        assert coordinator.state.value == pb.RUN_STATE_FAILED
+        assert f"{rows}, line 4: data.prompt" in coordinator.state.reason
+        assert json.loads((tmp_path / "summary.json").read_text())["reason"] == coordinator.state.reason
+
+
+async def test_rows_that_are_left_out_are_told(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a"}\n' * 3 + '{"prompt": null}\n' * 12)
+    recipe = make_recipe(folder, data__train=str(rows), data__bad_rows="skip")
+    told = make_coordinator(bus, names, recipe, tmp_path, chat).summary()["rows"]
+    assert told["left_out"] == 12 and len(told["first"]) == 10 and "rows.jsonl, line 4" in told["first"][0]
+
+
 async def test_an_evaluation_goes_on_over_a_restart(
     bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
 ) -> None:

@@ -55,9 +55,13 @@ class Ending:
     def give_up_if_all_failed(self) -> None:
         """To be called when the ledger moved."""
         if not self._state.over and (why := all_failed(self._following.ledger, self._limit)):
-            self._state.fail(why)
-            self._recorder.hold_up()
-            self._recorder.write(self._following.ledger.reports)
+            self.give_up(why)
+
+    def give_up(self, why: str) -> None:
+        """The run has failed, and its files say so."""
+        self._state.fail(why)
+        self._recorder.hold_up()
+        self._recorder.write(self._following.ledger.reports)
 
     async def run(self, evaluator: Evaluator) -> None:
         """Runs the planned evaluations; ends the run after its last step, or when it was stopped."""

@@ -7,15 +7,14 @@ evaluation, first writer wins: a learner that trains recorded steps again measur
 
 import logging
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from penstock.chat import ChatTokenizer
-from penstock.datasets import Dataset, DatasetError, tokenise
+from penstock.datasets import Dataset, DatasetError, held_out_rows, tokenise
 from penstock.names import evaluation_group
-from penstock.recipes import Recipe
+from penstock.recipes import Longest, Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.method import MeasuringTrainer, Trainer
 from services.learner.algorithms.sources import Sources
@@ -57,8 +56,8 @@ class Validation:
 
 def held_out_batch(recipe: Recipe, sources: Sources) -> Batch:
     """The first `evaluation.tasks` rows of data.eval. Raises DatasetError if none of them can be used."""
-    assert recipe.data.eval is not None
-    rows = Dataset(Path(recipe.data.eval), recipe.data, shuffle=False)
+    rows = held_out_rows(recipe)
+    assert rows is not None
     chat = ChatTokenizer(recipe.model.path, recipe.data.thinking, recipe.data.control_tokens)
     groups, why = [], "no two answers of a row differ"
     for row in range(min(recipe.evaluation.tasks, len(rows))):
@@ -83,4 +82,5 @@ def _trajectories(recipe: Recipe, rows: Dataset, row: int, chat: ChatTokenizer) 
     else:
         task.preference.CopyFrom(rows.preference(row))
         task.group_size = len(task.preference.answers)
-    return [tokenise(chat, recipe.model.path, task, i, recipe.data.train_on) for i in range(task.group_size)]
+    longest, roles = Longest.of(recipe, trained=True), recipe.data.train_on
+    return [tokenise(chat, recipe.model.path, task, i, longest, roles) for i in range(task.group_size)]

@@ -22,6 +22,7 @@ from penstock.chat import ChatTokenizer, TemplateError
 from penstock.common.v1.common_pb2 import Message, SamplingParams
 from penstock.environment.v1 import environment_pb2 as env
 from penstock.environment.v1 import environment_pb2_grpc
+from penstock.recipes import Longest, TooLong
 from penstock.recipes.sections import Environment
 from penstock.reward.v1.reward_pb2 import ScoreItem
 from penstock.telemetry.tracing import inject_string
@@ -41,16 +42,22 @@ AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTE
 
 @dataclasses.dataclass(frozen=True)
 class Tools:
-    """What an episode is driven with."""
+    """What an episode is driven with. trained, measured: how long a sample may be that the learner reads, or none."""
 
     model: str
     chat: ChatTokenizer
     engines: Engines
     scoring: Scoring
     environment: Environment
+    trained: Longest
+    measured: Longest
     environments: environment_pb2_grpc.EnvironmentServiceAsyncStub | None = None
     environment_address: str = ""
     teacher: Teacher | None = None
+
+    def longest(self, task: pb.GroupTask) -> Longest:
+        """How long a sample of the task may be."""
+        return self.trained if task.kind == pb.TASK_KIND_TRAIN else self.measured
 
 
 class EnvironmentFailed(Exception):
@@ -75,7 +82,7 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
             t = failed(task, index, tools.model, pb.Outcome.FAILURE_REWARD, str(error))
         except EnvironmentFailed as error:
             t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_ENVIRONMENT, until), str(error))
-        except (TrajectoryError, TemplateError) as error:
+        except (TrajectoryError, TemplateError, TooLong) as error:
             t = failed(task, index, tools.model, pb.Outcome.FAILURE_INVALID, str(error))
         t.traceparent = inject_string()
         span.set_attribute("outcome", pb.Outcome.Status.Name(t.outcome.status))
@@ -113,10 +120,10 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
     builder = TrajectoryBuilder()
     offered = json.loads(work.task.tools_json or "[]")
     builder.context("user", tools.chat.render(work.task.messages, tools=offered))
+    sampling = _sampling(tools, work)
+    sampling.max_tokens = tools.longest(task).room(len(builder.tokens), sampling.max_tokens)
     began = time.monotonic()
-    finish, engine = await tools.engines.complete(
-        builder, task.group, work, _sampling(tools, work), until, tools.chat.text
-    )
+    finish, engine = await tools.engines.complete(builder, task.group, work, sampling, until, tools.chat.text)
     generated = time.monotonic()
     verdict = await tools.scoring.score(
         ScoreItem(
@@ -137,8 +144,7 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
 
 
 async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
-    work, builder = task.rollout, TrajectoryBuilder()
-    budget = work.sampling.max_tokens
+    work, builder, longest = task.rollout, TrajectoryBuilder(), tools.longest(task).tokens
     generating = playing = 0.0
     engine = ""
     environments = tools.environments
@@ -152,12 +158,14 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
     opened = await _ask(tools, "Reset", lambda timeout: environments.Reset(reset, timeout=timeout), until)
     offered = json.loads(work.task.tools_json or "[]")
     builder.context("user", tools.chat.render(opened.messages, tools=offered))
+    budget = work.sampling.max_tokens
+    tools.longest(task).room(len(builder.tokens), 1)  # later turns are bounded by what is left: no failure, but an end
     conversation = list(opened.messages)
     truncated = True
     try:
         for turn in range(tools.environment.max_turns):
             sampling = _sampling(tools, work)
-            sampling.max_tokens = budget
+            sampling.max_tokens = min(budget, longest - len(builder.tokens))
             began = time.monotonic()
             finish, engine = await tools.engines.complete(builder, task.group, work, sampling, until, tools.chat.text)
             generating += time.monotonic() - began
@@ -177,6 +185,8 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             observed = tools.chat.after_turn(
                 step.messages, last=builder.tokens[-1], history=conversation, tools=offered
             )
+            if len(builder.tokens) + len(observed) >= longest:
+                break  # the model could not read it
             builder.context("user", observed)
             conversation += [played.action, *step.messages]
     finally:

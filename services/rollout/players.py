@@ -12,7 +12,7 @@ from penstock import rpc
 from penstock.chat import ChatTokenizer
 from penstock.datasets import tokenise
 from penstock.environment.v1 import environment_pb2_grpc
-from penstock.recipes import Recipe
+from penstock.recipes import Longest, Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, engines
 from services.rollout.episode import Tools, play
@@ -35,11 +35,12 @@ class Player:
 
     def __init__(self, recipe: Recipe, chat: ChatTokenizer, tools: Mapping[str, Tools]) -> None:
         self._recipe, self._chat, self._tools = recipe, chat, tools
+        self._longest = Longest.of(recipe, trained=True)
 
     async def play(self, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
         """Sample `index`, ended before `until`, a time of time.monotonic(). Never raises for a failed sample."""
         if not task.HasField("rollout"):
-            return tokenise(self._chat, self._recipe.model.path, task, index, self._recipe.data.train_on)
+            return tokenise(self._chat, self._recipe.model.path, task, index, self._longest, self._recipe.data.train_on)
         return await play(self._tools[task.rollout.task.source], task, index, until)
 
 
@@ -84,4 +85,5 @@ async def _tools(
         idempotent = ["penstock.environment.v1.EnvironmentService"]
         channel = await stack.enter_async_context(rpc.channel(address, security=security, idempotent=idempotent))
         stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
-    return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, stub, address, tutor)
+    trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
+    return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, trained, measured, stub, address, tutor)

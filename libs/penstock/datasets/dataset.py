@@ -6,7 +6,7 @@ import json
 import pathlib
 import random
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from penstock.common.v1.common_pb2 import Message
@@ -31,10 +31,13 @@ TEXTS = _Texts()
 
 
 class Dataset:
-    """The rows of a data set (see `reading`). Every row is tried at once: a bad one stops a run before it starts.
+    """The rows of a data set (see `reading`), as they are found; `trying` says which of them a recipe can use.
 
     prompts: whether a row says what the model is asked; a multi-turn environment does that itself. limit: rows taken,
     from the first.
+
+    Attributes:
+        rows: those that can be drawn. left_out: a sentence for each line or row that is not, in the order of finding.
     """
 
     def __init__(
@@ -42,9 +45,9 @@ class Dataset:
     ) -> None:
         self.path, self._data, self._shuffle, self._prompts = path, data, shuffle, prompts
         found = read(path)
-        self.rows, self._unit = found.rows[:limit], found.unit
-        for row in range(len(self.rows) if prompts else 0):
-            self._prompt(row)
+        if found.faults and data.bad_rows == "refuse":
+            raise DatasetError(found.faults[0])
+        self.rows, self._places, self.left_out = found.rows[:limit], found.places[:limit], found.faults
 
     @property
     def seed(self) -> int:
@@ -56,7 +59,25 @@ class Dataset:
 
     def at(self, row: int) -> str:
         """A row's place, for people."""
-        return f"{self.path}, {self._unit} {row + 1}"
+        file, unit, number = self._places[row]
+        return f"{file}, {unit} {number}"
+
+    def sift(self, use: Callable[[int], object]) -> None:
+        """Tries rows with `use`, as many as `data.check` says. One that raises DatasetError is left out where
+        `data.bad_rows` says so; else, or if none is left, the error stands."""
+        bad = set()
+        for row in range(len(self.rows))[: None if self._data.check == "all" else self._data.check]:
+            try:
+                use(row)
+            except DatasetError as error:
+                if self._data.bad_rows == "refuse":
+                    raise
+                self.left_out.append(str(error))
+                bad.add(row)
+        self.rows = [each for row, each in enumerate(self.rows) if row not in bad]
+        self._places = [each for row, each in enumerate(self._places) if row not in bad]
+        if not self.rows:
+            raise DatasetError(f"{self.path}: no row can be used; the first: {self.left_out[0]}")
 
     def position(self, number: int) -> tuple[int, int]:
         """(pass, row) of the number-th draw. Every pass visits every row once."""
@@ -97,6 +118,8 @@ class Dataset:
         elif "chosen" in fields and "rejected" in fields:
             for key, score in (("chosen", 1.0), ("rejected", 0.0)):
                 work.answers.add(message=self._answer(row, key, work.prompt), score=score)
+            if work.answers[0].message == work.answers[1].message:
+                raise DatasetError(f"{self.at(row)}: chosen and rejected are the same: nothing is preferred")
         elif "label" in fields:
             said = Message(role="assistant", content=self._fill(self._data.completion, row, "completion"))
             work.answers.add(message=said, score=self._label(row))

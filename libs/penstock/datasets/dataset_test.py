@@ -40,7 +40,7 @@ def test_rows_of_an_environment_that_speaks_first_need_no_prompt(tmp_path: pathl
     data = Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=False, prompts=False)
     assert not data.task(0, "guess_number").messages and '"high": 8' in data.task(0, "guess_number").row_json
     with pytest.raises(DatasetError, match="needs 'prompt'"):
-        Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=False)
+        Dataset(tmp_path / "rows.jsonl", Data(train="rows.jsonl"), shuffle=False).task(0, "guess_number")
 
 
 def test_a_limit_takes_the_first_rows(tmp_path: pathlib.Path) -> None:
@@ -85,13 +85,13 @@ def test_a_missing_file_and_a_missing_field_are_named(tmp_path: pathlib.Path) ->
     with pytest.raises(
         DatasetError, match=r"line 1: data.prompt '\{question\}' needs 'question'; it has answer, prompt"
     ):
-        dataset(tmp_path, numbered(1), prompt="{question}")
+        dataset(tmp_path, numbered(1), prompt="{question}").task(0, "")
 
 
 @pytest.mark.parametrize("messages", ['"x"', "[1]", '[{"role": "user"}]', '[{"role": 1, "content": "x"}]'])
 def test_malformed_messages_are_named(tmp_path: pathlib.Path, messages: str) -> None:
     with pytest.raises(DatasetError, match="line 1: messages"):
-        dataset(tmp_path, f'{{"messages": {messages}}}\n')
+        dataset(tmp_path, f'{{"messages": {messages}}}\n').task(0, "")
 
 
 def test_ranked_answers_come_in_every_usual_form(tmp_path: pathlib.Path) -> None:
@@ -115,6 +115,7 @@ def test_ranked_answers_come_in_every_usual_form(tmp_path: pathlib.Path) -> None
     [
         ('{"prompt": "p", "chosen": "a"}', "line 1: preference data needs chosen and rejected, or answers, or label"),
         ('{"prompt": "p", "chosen": 3, "rejected": "b"}', "line 1: chosen must be text"),
+        ('{"prompt": "p", "chosen": "a", "rejected": "a"}', "line 1: chosen and rejected are the same"),
         ('{"prompt": "p", "answers": ["a", 3]}', "line 1: answers must be text"),
         ('{"prompt": "p", "chosen": [{"role": "user", "content": "x"}], "rejected": "b"}', "end with an assistant"),
     ],
@@ -192,7 +193,7 @@ def test_what_a_message_says_beside_its_content_is_kept(tmp_path: pathlib.Path) 
 )
 def test_what_is_no_text_is_refused_with_its_place(tmp_path: pathlib.Path, row: str, words: str) -> None:
     with pytest.raises(DatasetError, match=words):
-        dataset(tmp_path, row + "\n")
+        dataset(tmp_path, row + "\n").task(0, "")
 
 
 def test_a_target_that_is_null_is_refused(tmp_path: pathlib.Path) -> None:

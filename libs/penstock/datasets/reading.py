@@ -4,7 +4,8 @@
     rows.parquet, DIR/train-*.parquet    one table, or several of the same columns, in the order of their names
     DIR                                  what `save_to_disk` wrote, or a folder with the parquet files of one split
 
-A row becomes a mapping of JSON values: it travels with its task to the environment that scores it.
+A row becomes a mapping of JSON values: it travels with its task to the environment that scores it. A line that is no
+row is a fault beside the rows: whoever reads decides whether one is left out or stops the run.
 """
 
 import dataclasses
@@ -23,46 +24,66 @@ class DatasetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """At least one row. `unit`: what one is called in the file: line or row."""
+    """Rows, and where each is found: `places` has its file, what one is called there (line or row), and its number from
+    1. `faults`: a sentence for each line that is no row."""
 
     rows: list[Row]
-    unit: str
+    places: list[tuple[pathlib.Path, str, int]]
+    faults: list[str]
 
 
 def read(path: pathlib.Path) -> Rows:
-    """Raises DatasetError."""
+    """At least one row or fault. Raises DatasetError for what cannot be read as a whole."""
     files = sorted(pathlib.Path(p) for p in glob.glob(str(path))) if glob.has_magic(str(path)) else [path]
     if not files:
         raise DatasetError(f"{path}: no file matches")
+    found = Rows([], [], [])
     if path.is_dir():
-        found = Rows(_directory(path), "row")
+        _add_table(found, path, _directory(path))
     elif all(file.suffix == ".parquet" for file in files):
-        found = Rows([row for file in files for row in _parquet(file)], "row")
+        for file in files:
+            _add_table(found, file, _parquet(file))
     else:
-        found = Rows([row for file in files for row in _json_lines(file)], "line")
-    if not found.rows:
+        for file in files:
+            _add_lines(found, file)
+    if not found.rows and not found.faults:
         raise DatasetError(f"{path}: has no rows")
     return found
 
 
-def _json_lines(path: pathlib.Path) -> list[Row]:
-    rows = []
+def _add_table(found: Rows, path: pathlib.Path, rows: list[Row]) -> None:
+    found.rows.extend(rows)
+    found.places.extend((path, "row", number) for number in range(1, len(rows) + 1))
+
+
+def _add_lines(found: Rows, path: pathlib.Path) -> None:
     try:
-        with path.open(encoding="utf-8-sig") as file:  # a byte order mark is no part of the first row
+        with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    rows.append(_json_row(line, f"{path}, line {number}"))
+                    _add_line(found, path, number, line)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
+
+
+def _add_line(found: Rows, path: pathlib.Path, number: int, line: bytes) -> None:
+    try:  # a byte order mark is no part of the first row
+        row = _json_row(line.decode("utf-8-sig" if number == 1 else "utf-8"), f"{path}, line {number}")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: {error}") from error
-    return rows
+        found.faults.append(f"{path}, line {number}: {error}")
+    except DatasetError as error:
+        found.faults.append(str(error))
+    else:
+        found.rows.append(row)
+        found.places.append((path, "line", number))
 
 
 def _json_row(line: str, place: str) -> Row:
     """A row of strict JSON. Raises DatasetError for what another reader would take otherwise, or not at all."""
     try:
         row = json.loads(line, parse_constant=_no_number, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{place}: {error.msg} at character {error.colno}") from error
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise DatasetError(f"{place}: {why}") from error

@@ -110,7 +110,7 @@ def test_files_that_are_not_what_they_are_called_are_named(tmp_path: pathlib.Pat
 def test_a_wrong_column_is_named_with_the_nearest(row: dict[str, str], words: str, tmp_path: pathlib.Path) -> None:
     path = parquet(tmp_path / "a.parquet", [row])
     with pytest.raises(DatasetError) as error:
-        Dataset(path, Data(train=str(path)), shuffle=False)
+        Dataset(path, Data(train=str(path)), shuffle=False).task(0, "")
     assert words in str(error.value)
 
 

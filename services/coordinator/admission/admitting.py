@@ -7,11 +7,13 @@ harm: both admit the same groups under the same names, and tasks in flight are p
 """
 
 import time
+from collections.abc import Callable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
 
 from penstock.bus import Bus, Fenced, RunNames, append, publish_once
+from penstock.datasets import DatasetError
 from penstock.ledger import Group
 from penstock.recipes import Recipe
 from penstock.telemetry import metrics
@@ -28,12 +30,20 @@ _admitted = metrics.counter(metrics.SAMPLES_ADMITTED, "samples admitted")
 
 
 class Admission:
-    """The admission of one run's training groups."""
+    """The admission of one run's training groups. give_up: called with the reason when one cannot be made."""
 
     def __init__(
-        self, bus: Bus, names: RunNames, recipe: Recipe, following: Following, tasks: TaskMaker, state: RunState
+        self,
+        bus: Bus,
+        names: RunNames,
+        recipe: Recipe,
+        following: Following,
+        tasks: TaskMaker,
+        state: RunState,
+        give_up: Callable[[str], None],
     ) -> None:
         self._bus, self._names, self._following, self._tasks, self._state = bus, names, following, tasks, state
+        self._give_up = give_up
         self._deadline_seconds = recipe.limits.group_deadline_seconds
         self._pacing = Pacing(recipe.staleness.max_versions, recipe.algorithm.groups_per_step, recipe.steps)
         self._appended = 0
@@ -44,9 +54,13 @@ class Admission:
             seen = self._following.changes
             # What this process appended must have come back through the ledger before it counts again.
             if self._following.ledger.sequence >= self._appended:
-                for slot, draw in self.admissible():
-                    if not self._state.admitting or not await self.admit(slot, draw):
-                        break
+                try:
+                    for slot, draw in self.admissible():
+                        if not self._state.admitting or not await self.admit(slot, draw):
+                            break
+                except DatasetError as error:  # a row behind those that were tried
+                    self._give_up(str(error))
+                    await self._following.notify()
             await self._following.changed(seen, TICK_SECONDS)
 
     def admissible(self) -> list[tuple[Slot, Draw]]:

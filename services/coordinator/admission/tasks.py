@@ -1,17 +1,21 @@
 """Group tasks as functions of the recipe, a number and a draw: a restarted coordinator makes the very same ones."""
 
 import dataclasses
-import pathlib
+import logging
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.common.v1.common_pb2 import SamplingParams
-from penstock.datasets import Dataset, DatasetError
+from penstock.datasets import Dataset, DatasetError, held_out_rows, training_rows
 from penstock.ledger import Group
 from penstock.names import evaluation_group, group_number, training_group
 from penstock.recipes import Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission.draws import Draw, Drawing, Rows
+
+logger = logging.getLogger(__name__)
+SHOWN = 10
+"""Rows that are left out and told one by one; of the others there is a count."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +30,11 @@ class Source:
     @staticmethod
     def read(name: str, recipe: Recipe) -> "Source":
         """Raises DatasetError for rows that the recipe's method cannot use: before the run starts."""
-        data, prompts = recipe.data, recipe.environment is None or not recipe.environment.multi_turn
-        held_out = Dataset(pathlib.Path(data.eval), data, shuffle=False, prompts=prompts) if data.eval else None
-        train = Dataset(pathlib.Path(data.train), data, shuffle=data.shuffle, prompts=prompts, limit=data.limit)
-        source = Source(name, recipe, train, held_out)
-        for dataset, asked in ((train, recipe.rolls_out), (held_out, not recipe.validates)):
-            if dataset is not None:
-                for row in range(len(dataset)):
-                    source.check_row(dataset, row, asked)
+        source = Source(name, recipe, training_rows(recipe), held_out_rows(recipe))
+        for key, rows in (("train", source.train), ("eval", source.held_out)):
+            if rows is not None and rows.left_out:
+                shown = "; ".join(rows.left_out[:SHOWN])
+                logger.warning("data.%s: %d rows are left out: %s", key, len(rows.left_out), shown)
         return source
 
     def sampling(self, temperature: float) -> SamplingParams:
@@ -42,16 +43,6 @@ class Source:
         return SamplingParams(
             temperature=temperature, top_p=s.top_p, top_k=s.top_k, max_tokens=s.max_tokens, stop_texts=s.stop
         )
-
-    def check_row(self, dataset: Dataset, row: int, asked: bool) -> None:
-        """Raises DatasetError for a row that the recipe's method cannot use. asked: whether the model answers it."""
-        size = self.recipe.algorithm.group_size
-        if asked:
-            dataset.task(row, self.name)
-        elif self.recipe.algorithm.name == "sft":
-            dataset.demonstration(row)
-        elif (answers := len(dataset.preference(row).answers)) != size:
-            raise DatasetError(f"{dataset.at(row)}: has {answers} answers; algorithm.group_size is {size}")
 
 
 class TaskMaker:
@@ -67,6 +58,12 @@ class TaskMaker:
                 for s, weight in zip(self._sources.values(), weights, strict=True)
             }
         )
+
+    @property
+    def left_out(self) -> list[str]:
+        """Rows of all sources that cannot be used, a sentence each."""
+        sets = [rows for s in self._sources.values() for rows in (s.train, s.held_out) if rows is not None]
+        return [sentence for rows in sets for sentence in rows.left_out]
 
     def group_size(self, draw: Draw) -> int:
         """Samples of a group of this draw."""

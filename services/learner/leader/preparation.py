@@ -47,9 +47,11 @@ def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], 
     }
     for age, count in collections.Counter(ages).items():
         metrics[steps.member(steps.STALENESS_SHARE, age)] = count / len(ages)
+    truncated = [t.outcome.status == pb.Outcome.STATUS_TRUNCATED for t in trajectories]
+    if any(truncated):
+        metrics[steps.TRUNCATED] = statistics.fmean(truncated)
     if all(t.HasField("reward") for t in trajectories):
         rewards = [t.reward for t in trajectories]
-        truncated = [t.outcome.status == pb.Outcome.STATUS_TRUNCATED for t in trajectories]
         metrics[steps.REWARD_MEAN] = statistics.fmean(rewards)
         metrics[steps.REWARD_STD] = statistics.pstdev(rewards)
         metrics[steps.TRUNCATED] = statistics.fmean(truncated)

@@ -13,6 +13,10 @@ def check_data(recipe: Recipe) -> list[str]:
     for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
         if path is not None and not os.path.exists(path) and not glob.glob(path):
             problems.append(f"{key}: no file {path!r}")
+    if recipe.data.bad_rows == "skip" and recipe.data.check != "all":
+        problems.append(
+            f"data.check: {recipe.data.check} with data.bad_rows=skip; rows left out are found by trying all"
+        )
     problems += model_problems("model.path", recipe.model.path)
     if recipe.teacher is not None:
         problems += model_problems("teacher.path", recipe.teacher.path)

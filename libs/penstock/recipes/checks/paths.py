@@ -16,7 +16,17 @@ def model_problems(key: str, path: str) -> list[str]:
 
 def vocabulary(path: str) -> object:
     """A model's number of tokens; None where its directory does not say."""
+    return _said(path, "vocab_size")
+
+
+def positions(path: str) -> int | None:
+    """The most tokens that a model reads at once; None where its directory does not say."""
+    most = _said(path, "max_position_embeddings") or _said(path, "n_positions")
+    return most if isinstance(most, int) else None
+
+
+def _said(path: str, key: str) -> object:
     try:
-        return json.loads(pathlib.Path(path, "config.json").read_text()).get("vocab_size")
+        return json.loads(pathlib.Path(path, "config.json").read_text()).get(key)
     except (OSError, ValueError, AttributeError):
         return None

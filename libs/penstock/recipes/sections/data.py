@@ -56,6 +56,20 @@ class Data(Section):
         description="let text of rows, tools and environments become control tokens such as <|im_end|>; only for data "
         "that you trust",
     )
+    check: Literal["all"] | Positive = Field(
+        default="all",
+        description="rows that are tried before the run starts: all, or the first so many; a bad row behind them ends "
+        "the run when it is drawn",
+    )
+    bad_rows: Literal["refuse", "skip"] = Field(
+        default="refuse",
+        description="a row that cannot be used refuses the run, or is left out and told (needs data.check: all)",
+    )
+    too_long: Literal["fail", "cut"] = Field(
+        default="fail",
+        description="a sample longer than the model, its engine or a micro-batch holds is FAILED{invalid}, or cut at "
+        "its end; in a rollout the answer gets the room that the prompt leaves",
+    )
     seed: int = Field(default=0, description="seed of the order of rows")
     shuffle: bool = Field(
         default=True, description="draw rows in a new seeded order every pass; false keeps the file's order"
