@@ -305,7 +305,7 @@ async def test_a_bad_row_behind_those_that_were_tried_ends_the_run_with_its_plac
     for _ in range(2):  # and again after a restart
         coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
         async with running(coordinator.run()):
-            await settled(coordinator, lambda: coordinator.state.over)
+            await settled(coordinator, partial(_is_over, coordinator))
         assert coordinator.state.value == pb.RUN_STATE_FAILED
         assert f"{rows}, line 4: data.prompt" in coordinator.state.reason
         assert json.loads((tmp_path / "summary.json").read_text())["reason"] == coordinator.state.reason

@@ -163,9 +163,9 @@ class Screen:
             self._printed = run.step
             self._console.print(self._line(run), highlight=False)
 
-    def restarted(self, name: str, code: int) -> None:
+    def restarted(self, name: str, how: str) -> None:
         """A service died and is started again."""
-        self.note(f"{name} ended with {code} and is started again")
+        self.note(f"{name} {how} and is started again")
 
     def note(self, text: str) -> None:
         """A line for people."""

@@ -54,7 +54,7 @@ class Training:
 
 @asynccontextmanager
 async def training(
-    recipe: Recipe, folder: pathlib.Path, on_restart: Callable[[str, int], None]
+    recipe: Recipe, folder: pathlib.Path, on_restart: Callable[[str, str], None]
 ) -> AsyncIterator[tuple[Training, asyncio.Task[None]]]:
     """Starts everything of a run; gives it and the task that keeps it alive.
 

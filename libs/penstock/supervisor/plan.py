@@ -8,6 +8,15 @@ from collections.abc import Iterator, Mapping
 
 from penstock.recipes import Recipe
 
+LESS_MEMORY = {
+    "learner": "learner.micro_batch_tokens, or set learner.recompute=full",
+    "generation": "generation.memory_gib or generation.max_running",
+    "teacher": "teacher.memory_gib",
+    "reward_model": "batch_tokens of the reward's model",
+    "environment": "environment.workers",
+}
+"""By kind of service, the keys of a recipe that most of its memory hangs on."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Service:
@@ -17,6 +26,12 @@ class Service:
     address: str
     command: tuple[str, ...]
     ends: bool = False  # whether exit code 0 means that its work is done
+
+    @property
+    def way_out(self) -> str:
+        """What needs less memory, if anything of the recipe does: an addition to a sentence."""
+        keys = LESS_MEMORY.get(self.name.rpartition("-")[0] or self.name)
+        return f" (lower {keys})" if keys else ""
 
 
 def launcher(service: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 exit 0 of the learner   its work is done
 exit 2                  bad input: starting it again would say the same; the run fails with its last words
+out of memory           started again, for other programs may have needed it; MEMORY_DEATHS of them fail the run
 anything else           started again after a backoff; FAST_DEATHS in a row without a life in between fail the run
 """
 
@@ -14,10 +15,12 @@ from collections.abc import Callable, Iterable
 from penstock.supervisor.child import Child
 from penstock.supervisor.plan import Service
 from penstock.system import exits
+from penstock.system.memory_kills import OUT_OF_MEMORY, how_it_ended, memory_kills
 
 logger = logging.getLogger(__name__)
 
 FAST_DEATHS = 5
+MEMORY_DEATHS = 3
 A_LIFE_SECONDS = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 GRACE_SECONDS = 15.0
@@ -32,10 +35,10 @@ class Supervisor:
 
     Args:
         logs: folder of one log file per service.
-        on_restart: called with (service, exit code) whenever a child is about to be started again.
+        on_restart: called with (service, how it ended) whenever a child is about to be started again.
     """
 
-    def __init__(self, logs: pathlib.Path, on_restart: Callable[[str, int], None] = lambda name, code: None) -> None:
+    def __init__(self, logs: pathlib.Path, on_restart: Callable[[str, str], None] = lambda name, how: None) -> None:
         self._logs, self._on_restart = logs, on_restart
         self._children: dict[str, Child] = {}
         self._stopping = False
@@ -83,9 +86,10 @@ class Supervisor:
         return "it left no words"
 
     async def _keep(self, service: Service) -> None:
-        fast, pause = 0, FIRST_PAUSE
+        fast, starved, pause = 0, 0, FIRST_PAUSE
         try:
             while not self._stopping:
+                kills = memory_kills()
                 child = await Child.start(service.command, self._logs / f"{service.name}.log")
                 self._children[service.name] = child
                 logger.info("started", extra={"name_of_service": service.name, "pid": child.pid})
@@ -100,9 +104,14 @@ class Supervisor:
                 fast, pause = (0, FIRST_PAUSE) if lived > A_LIFE_SECONDS else (fast + 1, min(2 * pause, LONGEST_PAUSE))
                 if fast >= FAST_DEATHS:
                     raise ServiceFailed(f"{service.name} died {fast} times in a row: {self.last_words(service.name)}")
+                how = how_it_ended(code, kills)
+                if how == OUT_OF_MEMORY:
+                    starved, how = starved + 1, f"{how}{service.way_out}"
+                    if starved >= MEMORY_DEATHS:
+                        raise ServiceFailed(f"{service.name} {how} {starved} times")
                 self.restarts[service.name] = self.restarts.get(service.name, 0) + 1
-                logger.warning("died, starting it again", extra={"name_of_service": service.name, "code": code})
-                self._on_restart(service.name, code)
+                logger.warning("died, starting it again", extra={"name_of_service": service.name, "how": how})
+                self._on_restart(service.name, how)
                 await asyncio.sleep(pause)  # a backoff: what killed it may need a moment to go
         finally:
             child_or_none = self._children.get(service.name)

@@ -14,6 +14,7 @@ import pytest
 from penstock.recipes import resolve
 from penstock.supervisor import Service, ServiceFailed, Supervisor, plan
 from penstock.supervisor.plan import instances
+from penstock.system import exits
 
 
 def service(name: str, code: str, *, ends: bool = False) -> Service:
@@ -27,15 +28,15 @@ async def until(condition: Callable[[], object], within: float = 20.0) -> None:
 
 
 async def test_a_killed_child_is_started_again(tmp_path: pathlib.Path) -> None:
-    restarted: list[tuple[str, int]] = []
-    supervisor = Supervisor(tmp_path, lambda name, code: restarted.append((name, code)))
+    restarted: list[tuple[str, str]] = []
+    supervisor = Supervisor(tmp_path, lambda name, how: restarted.append((name, how)))
     keeping = asyncio.create_task(supervisor.keep([service("s", "import time; time.sleep(600)")]))
     await until(lambda: supervisor.pid("s"))
     first = supervisor.pid("s")
     assert first is not None
     os.kill(first, signal.SIGKILL)
     await until(lambda: supervisor.pid("s") not in (None, first))
-    assert restarted == [("s", -9)]
+    assert restarted == [("s", "was killed by SIGKILL")]
     await supervisor.stop()
     await keeping
     assert supervisor.pid("s") is None
@@ -56,6 +57,16 @@ async def test_a_child_that_dies_at_once_again_and_again_fails_the_run(tmp_path:
         await supervisor.keep([service("s", "raise SystemExit(7)"), service("other", "import time; time.sleep(600)")])
     assert "died 5 times in a row" in str(failure.value.exceptions[0])
     assert supervisor.pid("other") is None
+
+
+async def test_a_child_that_keeps_lacking_memory_fails_the_run_with_what_to_lower(tmp_path: pathlib.Path) -> None:
+    told: list[str] = []
+    supervisor = Supervisor(tmp_path, lambda name, how: told.append(how))
+    starved = service("generation-0", f"raise SystemExit({exits.OUT_OF_MEMORY})")
+    with pytest.raises(ExceptionGroup) as failure:
+        await supervisor.keep([starved])
+    words = "was killed by the kernel for lack of memory (lower generation.memory_gib or generation.max_running)"
+    assert str(failure.value.exceptions[0]) == f"generation-0 {words} 3 times" and told == [words] * 2
 
 
 async def test_the_end_of_work_is_not_a_death(tmp_path: pathlib.Path) -> None:

@@ -12,3 +12,5 @@ BAD_INPUT = 2
 """Starting it again would end the same way: a recipe, a flag or a file must change first."""
 RANK_LOST = 3
 """Of one rank to its launcher: another rank was found hung, and this one only ends with it."""
+OUT_OF_MEMORY = 4
+"""The kernel killed a part of it for lack of memory."""

@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from penstock.system import exits
+from penstock.system.memory_kills import OUT_OF_MEMORY, how_it_ended, memory_kills
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,14 @@ def launch(ranks: int, command: Sequence[str]) -> int:
         max_restarts=0,  # the supervisor starts the group again: nothing of the old one can linger
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
+    kills = memory_kills()
     try:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
-        log.error("%s", reason(error.failures))
+        log.error("%s", reason(error.failures, kills))
+        starved = any(how_it_ended(f.exitcode, kills) == OUT_OF_MEMORY for f in error.failures.values())
+        if starved:
+            return exits.OUT_OF_MEMORY
         cannot = any(f.exitcode == exits.BAD_INPUT for f in error.failures.values())
         return exits.BAD_INPUT if cannot else exits.FAILED
     except SignalException as error:
@@ -53,16 +58,15 @@ def launch(ranks: int, command: Sequence[str]) -> int:
     return 0
 
 
-def reason(failures: Mapping[int, ProcessFailure]) -> str:
-    """Why the group ended, naming the rank that began it."""
+def reason(failures: Mapping[int, ProcessFailure], kills_before: int) -> str:
+    """Why the group ended, naming the rank that began it. kills_before: `memory_kills` when it was started."""
     rank, failure = min(failures.items(), key=lambda item: (_weight(item[1]), item[1].timestamp))
     words = " ".join(_words(failure).split())
     if failure.exitcode == exits.RANK_LOST:
         return f"{words}; the group was ended"
     if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
-        hint = ", by somebody or by the kernel for lack of memory" if name == "SIGKILL" else ""
-        return f"rank {rank} (process {failure.pid}) was killed by {name}{hint}; the group was ended"
+        how = how_it_ended(failure.exitcode, kills_before)
+        return f"rank {rank} (process {failure.pid}) {how}; the group was ended"
     return f"rank {rank} (process {failure.pid}) ended with code {failure.exitcode}: {words}; the group was ended"
 
 

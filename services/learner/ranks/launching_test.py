@@ -12,6 +12,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from penstock.system import exits
+from penstock.system.memory_kills import memory_kills
 from services.learner.ranks.launching import reason
 
 HUNG = 3.0
@@ -129,7 +130,7 @@ def failure(code: int, at: int, words: str = "") -> ProcessFailure:
 def test_the_cause_is_not_what_it_caused() -> None:
     peer, killed = failure(1, 1, "connection closed by peer"), failure(-signal.SIGKILL, 2)
     ended, lost = failure(-signal.SIGTERM, 0), failure(exits.RANK_LOST, 3, "RankHung: rank 1 is stopped")
-    assert reason({0: peer, 1: killed, 2: ended}).startswith("rank 1 (process 7) was killed by SIGKILL")
-    assert reason({0: lost, 1: killed, 2: ended}) == "RankHung: rank 1 is stopped; the group was ended"
-    assert "connection closed by peer" in reason({0: peer, 2: ended})
-    assert "rank 3 (process 7) ended with code 2: bad" in reason({0: peer, 3: failure(2, 9, "bad")})
+    assert reason({0: peer, 1: killed, 2: ended}, memory_kills()).startswith("rank 1 (process 7) was killed by SIGKILL")
+    assert reason({0: lost, 1: killed, 2: ended}, memory_kills()) == "RankHung: rank 1 is stopped; the group was ended"
+    assert "connection closed by peer" in reason({0: peer, 2: ended}, memory_kills())
+    assert "rank 3 (process 7) ended with code 2: bad" in reason({0: peer, 3: failure(2, 9, "bad")}, memory_kills())
