@@ -9,7 +9,7 @@ from penstock.bus import RunNames, connect
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.datasets import DatasetError
-from penstock.process import Process, flags, run
+from penstock.process import Process, flags, nats_flags, nats_token, run
 from penstock.recipes import RecipeError, load
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.reporting.sinks import sinks
@@ -22,7 +22,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     names = RunNames(recipe.run)
     addresses = dict(peer.split("=", 1) for peer in args.peer)
     async with (
-        connect(args.nats, name=process.name, within=60) as bus,
+        connect(args.nats, name=process.name, token=nats_token(args), within=60) as bus,
         peers(addresses, process.security) as others,
     ):
         chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, recipe.data.thinking)
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument(
         "--run-directory", type=pathlib.Path, required=True, help="where metrics and summary are written"
     )
-    parser.add_argument("--nats", required=True, help="nats://HOST:PORT")
+    nats_flags(parser)
     parser.add_argument(
         "--peer", action="append", default=[], help="NAME=HOST:PORT of another service; repeat for more"
     )

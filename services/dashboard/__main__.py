@@ -16,13 +16,23 @@ from penstock.telemetry import logs
 from services.dashboard.app import app
 
 logger = logging.getLogger("services.dashboard")
+CONNECTIONS = 256
 
 
 async def serve(args: argparse.Namespace) -> None:
     host, _, port = args.listen.rpartition(":")
     async with rpc.channel(args.coordinator, security=security(args)) as channel:
-        page = app(coordinator_pb2_grpc.CoordinatorServiceStub(channel))
-        config = uvicorn.Config(page, host=host, port=int(port), log_config=None, timeout_graceful_shutdown=1)
+        key = args.key_file.read_text().strip() if args.key_file is not None else ""
+        page = app(coordinator_pb2_grpc.CoordinatorServiceStub(channel), [*args.host, host.strip("[]")], key)
+        config = uvicorn.Config(
+            page,
+            host=host,
+            port=int(port),
+            log_config=None,
+            timeout_graceful_shutdown=1,
+            limit_concurrency=CONNECTIONS,
+            access_log=False,  # a line would hold the key
+        )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         while not server.started and not serving.done():
@@ -42,10 +52,15 @@ def _announce(path: pathlib.Path, address: str) -> None:
 def main() -> int:
     parser = flags("dashboard", "Serves the live page of a run over HTTP.")
     parser.add_argument("--coordinator", required=True, help="HOST:PORT of the run's coordinator")
+    parser.add_argument("--key-file", type=pathlib.Path, help="file with the key that a browser must show once")
+    parser.add_argument("--host", action="append", default=[], help="a name by which the page may be called")
     args = parser.parse_args()
     logs.configure(args.name, level=args.log_level)
     try:
         asyncio.run(serve(args))
+    except (OSError, ValueError) as error:
+        logger.error("cannot start: %s", error)
+        return exits.BAD_INPUT
     except SystemExit as error:  # how uvicorn says that it could not bind
         logger.error("cannot listen on %s", args.listen)
         return exits.BAD_INPUT if error.code else 0

@@ -7,7 +7,7 @@ and goes on showing what it knows.
 import asyncio
 import json
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -24,11 +24,14 @@ from starlette.types import Message as AsgiMessage
 from penstock import rpc
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
+from services.dashboard.guarding import Guard
 
 STATIC = pathlib.Path(__file__).parent / "static"
 RECONNECT_SECONDS = 1.0
 SAMPLES = 24
 STEPS_PER_PAGE = 500
+STREAMS = 64
+"""Pages that may follow the run at a time."""
 # The page shows text that models wrote: nothing but our own files may ever run in it, and nobody may frame it.
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"),
@@ -39,11 +42,18 @@ HEADERS = (
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def app(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> Starlette:
-    """The page of one run."""
+def app(
+    stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub", names: Collection[str] = (), key: str = ""
+) -> Starlette:
+    """The page of one run. names, key: who may see it (see guarding)."""
+    watching = asyncio.Semaphore(STREAMS)
 
     async def events(request: Request) -> Response:
-        return StreamingResponse(_events(stub), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        if watching.locked():
+            return JSONResponse({"error": f"{STREAMS} pages are open already"}, status_code=503)
+        return StreamingResponse(
+            _counted(watching, _events(stub)), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
 
     async def history(request: Request) -> Response:
         try:
@@ -73,8 +83,15 @@ def app(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> Starlette:
             Route("/explain", _answered(explain)),
             Mount("/static", StaticFiles(directory=STATIC, follow_symlink=True)),
         ],
-        middleware=[Middleware(_Headers)],
+        middleware=[Middleware(_Headers), Middleware(Guard, names=names, key=key)],
     )
+
+
+async def _counted(room: asyncio.Semaphore, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The events of one of at most STREAMS open pages."""
+    async with room:
+        async for event in events:
+            yield event
 
 
 class _Headers:

@@ -18,6 +18,7 @@ from penstock.generation.v1 import generation_pb2_grpc
 from services.dashboard import run_testing
 from services.dashboard.run_testing import MAX_STEPS, STEPS, FakeReplica, Pages
 
+KEY = "a-key-of-this-test"
 HOSTILE = "<img src=x onerror=document.title=1>"
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 ARGUMENTS = [
@@ -76,7 +77,15 @@ async def pages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages
         async with child(*command, "--announce", str(folder / "coordinator")) as coordinator:
             address = await announced(folder / "coordinator", coordinator)
             command += ["--listen", address]
-            dashboard_flags = ["--coordinator", address, "--announce", str(folder / "dashboard")]
+            (folder / "page.key").write_text(KEY)
+            dashboard_flags = [
+                "--key-file",
+                str(folder / "page.key"),
+                "--coordinator",
+                address,
+                "--announce",
+                str(folder / "dashboard"),
+            ]
             async with child("-m", "services.dashboard", *dashboard_flags) as dashboard:
                 yield Pages(f"http://{await announced(folder / 'dashboard', dashboard)}", command, coordinator)
 
@@ -95,7 +104,10 @@ async def page(browser: Browser, pages: Pages) -> AsyncIterator[Page]:
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on("request", lambda r: None if r.url.startswith((pages.url, "data:")) else problems.append(r.url))
-    await opened.goto(pages.url)
+    refused = await opened.goto(pages.url)
+    assert refused is not None and refused.status == 403, "nobody looks without the key"
+    await opened.goto(f"{pages.url}/?key={KEY}")
+    assert "key" not in opened.url
     await expect(opened.locator("#run-name")).to_have_text("sort-characters-grpo", timeout=20_000)
     yield opened
     await opened.close()

@@ -8,7 +8,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from penstock.process import flags, observed, security
+from penstock.process import flags, nats_flags, nats_token, observed, security
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.system import exits
 from penstock.system.parent_death import die_with_parent
@@ -90,7 +90,14 @@ def _work(args: argparse.Namespace, recipe: Recipe, watch: "Watch | None") -> in
             export_checkpoint(recipe, args.checkpoint, args.export)
         else:
             addresses = Addresses(
-                args.nats, args.weight_sync, args.listen, args.announce, args.name, security(args), args.reflection
+                args.nats,
+                args.weight_sync,
+                args.listen,
+                args.announce,
+                args.name,
+                security(args),
+                args.reflection,
+                nats_token(args),
             )
             learn(recipe, args.run_directory, addresses, watch.at if watch is not None else lambda what: None)
     except (
@@ -135,7 +142,7 @@ def _arguments() -> argparse.Namespace:
     parser = flags("learner", "Trains the policy with Megatron-Core or transformers.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
     parser.add_argument("--run-directory", type=pathlib.Path, required=True, help="where checkpoints and export go")
-    parser.add_argument("--nats", help="nats://HOST:PORT")
+    nats_flags(parser, required=False)
     parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync")
     parser.add_argument("--export", type=pathlib.Path, help="train nothing: write --checkpoint there as a model")
     parser.add_argument("--checkpoint", type=pathlib.Path, help="with --export: a checkpoint of the recipe's run")

@@ -7,7 +7,7 @@ import sys
 
 from penstock.bus import RunNames, TaskConsumer, TaskKind, connect
 from penstock.chat import ChatTokenizer
-from penstock.process import Process, flags, run
+from penstock.process import Process, flags, nats_flags, nats_token, run
 from penstock.recipes import RecipeError, load
 from services.rollout.players import Addresses, player
 from services.rollout.worker import Worker
@@ -23,7 +23,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     data = recipe.data
     chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, data.thinking, data.control_tokens)
     async with (
-        connect(args.nats, name=process.name, within=60) as bus,
+        connect(args.nats, name=process.name, token=nats_token(args), within=60) as bus,
         player(recipe, chat, addresses, process.security) as plays,
     ):
         worker = Worker(bus, names, recipe.model.path, plays.play)
@@ -45,7 +45,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
 def main() -> int:
     parser = flags("rollout", "Drives episodes: prompt, tokens, environment turns, reward, trajectory.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
-    parser.add_argument("--nats", required=True, help="nats://HOST:PORT")
+    nats_flags(parser)
     parser.add_argument("--generation", action="append", default=[], help="HOST:PORT of a replica; repeat for more")
     parser.add_argument("--environment", action="append", default=[], help="HOST:PORT of our environment service")
     parser.add_argument("--teacher", action="append", default=[], help="HOST:PORT of a teacher; repeat for more")

@@ -16,6 +16,7 @@ from penstock.recipes import Longest, Recipe
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, engines
 from services.rollout.episode import Tools, play
+from services.rollout.foreign import security_of
 from services.rollout.scoring import scoring
 from services.rollout.teacher import Teacher, teacher
 
@@ -83,7 +84,8 @@ async def _tools(
     if recipe.environment.multi_turn:
         address = recipe.environment.address or addresses.environment[0]
         idempotent = ["penstock.environment.v1.EnvironmentService"]
-        channel = await stack.enter_async_context(rpc.channel(address, security=security, idempotent=idempotent))
+        shown = security_of(recipe.environment.credentials) if recipe.environment.address else security
+        channel = await stack.enter_async_context(rpc.channel(address, security=shown, idempotent=idempotent))
         stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
     return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, trained, measured, stub, address, tutor)

@@ -31,6 +31,7 @@ from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Invalid, Scored, checked_results
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
+from services.rollout.foreign import security_of
 
 MAX_ITEMS = 256
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
@@ -203,13 +204,14 @@ async def scoring(
     rewards: Sequence[Reward], own: Sequence[str], security: rpc.Security, models: Mapping[str, str] | None = None
 ) -> AsyncIterator[Scoring]:
     """Scoring over open channels. `models`: addresses of reward models by their reward's name; rewards that have none
-    of these and no address are our environment service's (`own`)."""
+    of these and no address are our environment service's (`own`). Foreign ones see their own credentials alone."""
     models = models or {}
     async with AsyncExitStack() as stack:
         clients = []
         for i, reward in enumerate(rewards):
             address = reward.address or models.get(reward.name) or own[i % len(own)]
-            channel = await stack.enter_async_context(rpc.channel(address, security=security))
+            shown = security_of(reward.credentials) if reward.address else security
+            channel = await stack.enter_async_context(rpc.channel(address, security=shown))
             clients.append(RewardClient(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         running = [tasks.create_task(client.run()) for client in clients]

@@ -37,7 +37,8 @@ def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
     Raises RunRefused, or OSError where the directory cannot be written.
     """
     folder = root / recipe.run
-    folder.mkdir(parents=True, exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)  # samples and weights are the user's; who shares them says so by chmod
     with locked(folder):
         _check(folder, recipe)
         (folder / "recipe.yaml").write_text(dump(recipe))

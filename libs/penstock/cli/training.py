@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from penstock import rpc
 from penstock.bus import RunLimits, RunNames, connect, ensure_run, guard_store, server_command, write_config
 from penstock.bus.embedded import STORE, free_ports
+from penstock.cli.credentials import make_secrets, nats_token_of, page_key_of, security_of
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.recipes import Recipe
@@ -33,7 +34,7 @@ class Training:
     @property
     def page(self) -> str:
         """The address of the live page."""
-        return f"http://{self.addresses['dashboard']}/"
+        return f"http://{self.addresses['dashboard']}/?key={page_key_of(self.folder)}"
 
     async def watch(self) -> AsyncIterator[pb.Run]:
         """The run whenever it changes, over restarts of the coordinator, until it is over."""
@@ -66,7 +67,9 @@ async def training(
     addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
     url, monitor = f"nats://127.0.0.1:{nats_port}", f"http://127.0.0.1:{http_port}"
     (folder / "nats").mkdir(exist_ok=True)
-    config = write_config(folder / "nats", folder / "nats" / STORE, nats_port, http_port)
+    make_secrets(folder)  # before anybody is started who reads them
+    token = nats_token_of(folder)
+    config = write_config(folder / "nats", folder / "nats" / STORE, nats_port, http_port, token=token)
     supervisor = Supervisor(folder / "logs", on_restart)
     server = Service("nats", f"127.0.0.1:{nats_port}", tuple(server_command(config)))
     services = list(plan(recipe, folder, url, addresses))
@@ -75,11 +78,11 @@ async def training(
         stack.push_async_callback(_end, supervisor, keeping)
         guarding = asyncio.create_task(guard_store(monitor, folder / "nats", lambda: supervisor.restart("nats")))
         stack.push_async_callback(_cancel, guarding)
-        async with connect(url, name="penstock", monitor_url=monitor, within=START_SECONDS) as bus:
+        async with connect(url, name="penstock", token=token, monitor_url=monitor, within=START_SECONDS) as bus:
             limits = RunLimits(log_bytes=recipe.limits.log_bytes)
             await ensure_run(bus, RunNames(recipe.run), limits)
         (folder / "addresses.json").write_text(json.dumps(addresses, indent=2) + "\n")
-        channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"]))
+        channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security_of(folder)))
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
         yield Training(folder, addresses, supervisor, stub), keeping
 

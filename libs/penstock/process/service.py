@@ -88,9 +88,24 @@ def flags(service: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def nats_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Adds the flags of a service that follows a run's streams; `nats_token` reads what they name."""
+    parser.add_argument("--nats", required=required, help="nats://HOST:PORT")
+    parser.add_argument("--nats-token-file", type=pathlib.Path, help="file with the token that NATS wants")
+
+
+def nats_token(args: argparse.Namespace) -> str | None:
+    """What to show NATS: from --nats-token-file or PENSTOCK_NATS_TOKEN. Raises OSError."""
+    return _secret(args.nats_token_file, "PENSTOCK_NATS_TOKEN")
+
+
+def _secret(path: pathlib.Path | None, variable: str) -> str | None:
+    return path.read_text().strip() if path else os.environ.get(variable) or None
+
+
 def security(args: argparse.Namespace) -> Security:
-    """The credentials that the flags name."""
-    token = args.token_file.read_text().strip() if args.token_file else os.environ.get("PENSTOCK_TOKEN") or None
+    """The credentials that the flags name. Raises OSError, or ValueError for half of a pair."""
+    token = _secret(args.token_file, "PENSTOCK_TOKEN")
 
     def pem(path: pathlib.Path | None) -> bytes | None:
         return path.read_bytes() if path else None
@@ -120,7 +135,7 @@ def _served(args: argparse.Namespace, body: Body) -> int:
     try:
         credentials = security(args)
         metrics.serve(args.metrics_port)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         logger.error("cannot start: %s", error)
         return exits.BAD_INPUT
 

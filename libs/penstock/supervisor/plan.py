@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from penstock.recipes import Recipe
 
+SERVICES_TOKEN, NATS_TOKEN, PAGE_KEY = "secrets/services.token", "secrets/nats.token", "secrets/page.key"
+"""Where a run's directory has the secrets that its services are started with."""
+
 LESS_MEMORY = {
     "learner": "learner.micro_batch_tokens, or set learner.recompute=full",
     "generation": "generation.memory_gib or generation.max_running",
@@ -67,15 +70,16 @@ def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str
         ends = kind == "learner"
         arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder, nats, addresses))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
-        yield Service(
-            name, addresses[name], (*launcher("generation" if kind == "teacher" else kind), *common, *arguments), ends
-        )
+        secret = ("--token-file", str(folder / SERVICES_TOKEN))
+        program = launcher("generation" if kind == "teacher" else kind)
+        yield Service(name, addresses[name], (*program, *common, *secret, *arguments), ends)
 
 
 def _arguments(
     name: str, kind: str, recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]
 ) -> Iterator[object]:
     resolved = folder / "recipe.yaml"
+    bus = ("--nats", nats, "--nats-token-file", folder / NATS_TOKEN)
     fraction = ("--trace-fraction", recipe.telemetry.trace_fraction)
     match kind:
         case "weight_sync":
@@ -101,22 +105,22 @@ def _arguments(
             yield from ("--reward", reward, "--model", m.path, "--dtype", m.dtype)
             yield from ("--batch-tokens", m.batch_tokens, "--threads", m.threads)
         case "learner":
-            yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats)
+            yield from ("--recipe", resolved, "--run-directory", folder, *bus)
             yield from ("--weight-sync", addresses["weight_sync"])
         case "rollout":
-            yield from ("--recipe", resolved, "--nats", nats, *fraction)
+            yield from ("--recipe", resolved, *bus, *fraction)
             for flag in ("generation", "environment", "teacher"):
                 for peer in _named(flag, addresses):
                     yield from (f"--{flag}", addresses[peer])
             for reward, peer in zip(recipe.reward_models, _named("reward_model", addresses), strict=False):
                 yield from ("--reward", f"{reward}={addresses[peer]}")
         case "coordinator":
-            yield from ("--recipe", resolved, "--run-directory", folder, "--nats", nats, *fraction)
+            yield from ("--recipe", resolved, "--run-directory", folder, *bus, *fraction)
             for peer, address in addresses.items():
                 if peer not in ("coordinator", "dashboard"):
                     yield from ("--peer", f"{peer}={address}")
         case "dashboard":
-            yield from ("--coordinator", addresses["coordinator"])
+            yield from ("--coordinator", addresses["coordinator"], "--key-file", folder / PAGE_KEY)
 
 
 def _named(kind: str, addresses: Mapping[str, str]) -> list[str]:

@@ -61,6 +61,7 @@ class Addresses:
     name: str
     security: Security
     reflection: bool = False
+    nats_token: str | None = dataclasses.field(default=None, repr=False)
 
 
 class Leader(Protocol):
@@ -206,7 +207,9 @@ async def _open(
 ) -> _Opened:
     """Connects, takes a new epoch, follows the streams, serves. Runs on the loop."""
     stack, names, algorithm = link.stack, RunNames(recipe.run), recipe.algorithm
-    bus = await stack.enter_async_context(connect(addresses.nats, name="learner", within=60))
+    bus = await stack.enter_async_context(
+        connect(addresses.nats, name="learner", token=addresses.nats_token, within=60)
+    )
     channel = await stack.enter_async_context(rpc.channel(addresses.weight_sync, security=addresses.security))
     epoch = status.epoch = await _next_epoch(bus, names)
     following = Following(bus, names, algorithm.groups_per_step, status.step, position.log_cursor)

@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.table import Table
 
 from penstock import rpc
+from penstock.cli.credentials import security_of
 from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, console, failed, table_of, unknown_run
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
@@ -114,10 +115,13 @@ def _ask(
     path = runs / run / "addresses.json"
     if not path.is_file():
         raise failed(unknown_run(run, runs))
-    address = json.loads(path.read_text())["coordinator"]
+    try:
+        address, security = json.loads(path.read_text())["coordinator"], security_of(runs / run)
+    except OSError as error:
+        raise failed(f"run {run!r} is another user's: {error}") from error
 
     async def ask() -> T:
-        async with rpc.channel(address) as channel:
+        async with rpc.channel(address, security=security) as channel:
             return await rpc.call(call(coordinator_pb2_grpc.CoordinatorServiceStub(channel)))
 
     try:

@@ -3,7 +3,7 @@
 from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters, Kl, Loss, Preference, RewardModelLoss
 from penstock.recipes.sections.base import Section
 from penstock.recipes.sections.data import Curriculum, Data
-from penstock.recipes.sections.environment import Environment, Reward, ServedModel
+from penstock.recipes.sections.environment import Credentials, Environment, Reward, ServedModel
 from penstock.recipes.sections.generation import Generation, Sampling, Teacher
 from penstock.recipes.sections.learner import Checkpoints, Learner, Lora, Optimizer, Parallel
 from penstock.recipes.sections.mixture import Source
@@ -15,6 +15,7 @@ __all__ = [
     "Alert",
     "Algorithm",
     "Checkpoints",
+    "Credentials",
     "Critic",
     "Curriculum",
     "Data",

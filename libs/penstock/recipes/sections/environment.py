@@ -18,6 +18,15 @@ class ServedModel(Section):
     threads: Positive = Field(default=1, description="CPU threads")
 
 
+class Credentials(Section):
+    """What another team's service is shown, and whom it is believed. The run's own secrets never leave its services."""
+
+    token_file: str | None = Field(default=None, description="file with the bearer token that the service wants")
+    authority: str | None = Field(default=None, description="PEM file of the authority that signs the service (TLS)")
+    certificate: str | None = Field(default=None, description="PEM file of our certificate, where it wants one")
+    key: str | None = Field(default=None, description="PEM file of that certificate's key")
+
+
 class Reward(Section):
     """One part of the reward: one that the environment service hosts, a trained model, or another team's service."""
 
@@ -26,6 +35,7 @@ class Reward(Section):
     address: str | None = Field(
         default=None, description="HOST:PORT of a foreign RewardService; our own service if absent"
     )
+    credentials: Credentials = Field(default_factory=Credentials)
     model: ServedModel | None = Field(default=None, description="score with this reward model instead")
     timeout_seconds: float = Field(default=30.0, gt=0, description="deadline of one Score call")
 
@@ -47,5 +57,6 @@ class Environment(Section):
     address: str | None = Field(
         default=None, description="HOST:PORT of a foreign environment service; our own if absent"
     )
+    credentials: Credentials = Field(default_factory=Credentials)
     replicas: Positive = Field(default=1, description="processes of our environment service")
     workers: Positive = Field(default=1, description="worker processes of each environment service")
