@@ -59,13 +59,15 @@ def _join(recipe: Recipe, rank: int, world: int) -> None:
     import torch
     import torch.distributed as dist
 
+    from services.learner.ranks.meeting import store
+
     torch.set_num_threads(recipe.learner.threads)
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(
         "nccl" if cuda else "gloo",
-        store=None if world > 1 else dist.HashStore(),
+        store=store("group", world),
         rank=rank,
         world_size=world,
         timeout=datetime.timedelta(minutes=recipe.learner.collective_minutes),
@@ -124,10 +126,10 @@ def _watch(recipe: Recipe) -> "Watch":
     """This rank's look at the others. Its connection to the ranks' store is its own: the other one may be in use."""
     import torch.distributed as dist
 
+    from services.learner.ranks.meeting import store_beside
     from services.learner.ranks.watching import Watch
 
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    return Watch(store, recipe.learner.hung_seconds)
+    return Watch(store_beside("watch", dist.get_world_size()), recipe.learner.hung_seconds)
 
 
 def _group(args: argparse.Namespace, recipe: Recipe) -> int:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from penstock.system import exits
 from penstock.system.parent_death import die_with_parent
 from services.learner.ranks.launching import launch
+from services.learner.ranks.meeting import store, store_beside
 from services.learner.ranks.watching import Watch, leave
 
 
@@ -27,9 +28,10 @@ def wait_for_ever_outside_a_collective() -> None:
 def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
     die_with_parent()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=collective_seconds))
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    watch = Watch(store, hung_seconds)
+    world, timeout = int(os.environ["WORLD_SIZE"]), datetime.timedelta(seconds=collective_seconds)
+    number = int(os.environ["RANK"])
+    dist.init_process_group("gloo", store=store("group", world), rank=number, world_size=world, timeout=timeout)
+    watch = Watch(store_beside("watch", world), hung_seconds)
     step = 0
     try:
         while True:

@@ -24,6 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from penstock.system import exits
 from penstock.system.memory_kills import OUT_OF_MEMORY, how_it_ended, memory_kills
+from services.learner.ranks.meeting import meeting
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +33,19 @@ SHUTDOWN_SECONDS = 10
 
 def launch(ranks: int, command: Sequence[str]) -> int:
     """Runs `command` on every rank of this host until all have ended; the exit code (see above)."""
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,  # the supervisor starts the group again: nothing of the old one can linger
-        shutdown_timeout=SHUTDOWN_SECONDS,
-    )
     kills = memory_kills()
     try:
-        elastic_launch(config, command[0])(*command[1:])
+        with meeting() as rendezvous:
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=ranks,
+                run_id=uuid.uuid4().hex,
+                rdzv_backend=rendezvous,
+                max_restarts=0,  # the supervisor starts the group again: nothing of the old one can linger
+                shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+            elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
         log.error("%s", reason(error.failures, kills))
         starved = any(how_it_ended(f.exitcode, kills) == OUT_OF_MEMORY for f in error.failures.values())

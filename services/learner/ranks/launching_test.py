@@ -46,6 +46,11 @@ class Group:
         return self._process.returncode, said
 
     @property
+    def pid(self) -> int:
+        """The launcher's."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 
@@ -134,3 +139,24 @@ def test_the_cause_is_not_what_it_caused() -> None:
     assert reason({0: lost, 1: killed, 2: ended}, memory_kills()) == "RankHung: rank 1 is stopped; the group was ended"
     assert "connection closed by peer" in reason({0: peer, 2: ended}, memory_kills())
     assert "rank 3 (process 7) ended with code 2: bad" in reason({0: peer, 3: failure(2, 9, "bad")}, memory_kills())
+
+
+def listeners(pid: int) -> set[str]:
+    """Addresses on which a process accepts connections, as the kernel writes them."""
+    sockets = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/{pid}/net/{table}") as lines:
+            for line in list(lines)[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                    found.add(fields[1].partition(":")[0])
+    return found
+
+
+def test_nothing_of_a_group_listens_beyond_loopback() -> None:
+    with group() as running:
+        running.ready()
+        for pid in (*running.pids.values(), running.pid):
+            assert listeners(pid) <= {"0100007F", "0" * 24 + "01000000"}, "127.0.0.1 and ::1 as the kernel writes them"
+        assert any(listeners(pid) for pid in running.pids.values()), "gloo's own"

@@ -1,0 +1,90 @@
+"""Where the ranks of one host meet: files that their user alone can reach, no port that anybody could.
+
+torchrun's own rendezvous listens on every interface and unpickles what it is sent: whoever reached the port ran code as
+the learner. Here the launcher makes a folder of mode 0700, names it in PENSTOCK_RANKS, and every rank opens its stores
+there; what the ranks send each other goes over loopback. On several hosts torchrun is started by hand and ranks meet by
+its MASTER_ADDR and MASTER_PORT: that needs a network which nobody else is on.
+"""
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousParameters,
+    rendezvous_handler_registry,
+)
+from torch.distributed.elastic.rendezvous.api import RendezvousInfo, RendezvousStoreInfo
+
+BACKEND = "one-host"
+FOLDER = "PENSTOCK_RANKS"
+LOOPBACK = "lo"
+
+
+class OneHost(RendezvousHandler):
+    """torchrun's agent has nobody to meet: its group is the ranks that it starts."""
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """A group of one agent, whose notes stay in its memory. Ranks do not use the address (see `stores`)."""
+        return RendezvousInfo(dist.HashStore(), 0, 1, RendezvousStoreInfo("127.0.0.1", 0))
+
+    def get_backend(self) -> str:
+        return BACKEND
+
+    def get_run_id(self) -> str:
+        return BACKEND
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        return None
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def shutdown(self) -> bool:
+        return True
+
+
+def _handler(parameters: RendezvousParameters) -> RendezvousHandler:
+    return OneHost()
+
+
+@contextmanager
+def meeting() -> Iterator[str]:
+    """For the launcher: the ranks that are started in the block meet in a folder of their own. Gives the name of the
+    rendezvous for torchrun's configuration."""
+    if BACKEND not in rendezvous_handler_registry._registry:  # noqa: SLF001 - it has no question of its own
+        rendezvous_handler_registry.register(BACKEND, _handler)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", LOOPBACK)
+    with tempfile.TemporaryDirectory(prefix="penstock-ranks-") as folder:
+        os.environ[FOLDER] = folder
+        try:
+            yield BACKEND
+        finally:
+            del os.environ[FOLDER]
+
+
+def store(purpose: str, world: int) -> dist.Store | None:
+    """For a rank: the store of one purpose, the same on all ranks; None where torchrun's own is to be used, among the
+    ranks of several hosts."""
+    if world == 1:
+        return dist.HashStore()
+    folder = os.environ.get(FOLDER)
+    if folder is None:
+        return None
+    return dist.FileStore(str(pathlib.Path(folder) / purpose), world)
+
+
+def store_beside(purpose: str, world: int) -> dist.Store:
+    """For a rank of a group that has met: a store that nothing else uses."""
+    own = store(purpose, world)
+    if own is not None:
+        return own
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
