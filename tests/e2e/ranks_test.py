@@ -1,13 +1,33 @@
-"""A rank of the learner that is killed or stopped: it is named, its group started again, nothing lost or doubled."""
+"""A rank of the learner that is killed or stopped: it is named, its group started again, nothing lost or doubled.
+
+Meanwhile another user of the machine gets nothing from the run."""
 
 import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 
 from tests.e2e.testing.runs import adds_up, gone, recipe, training
 
 STEPS = 10
+
+
+def intrusion(run: pathlib.Path) -> dict[str, object]:
+    """What another user got who tried everything."""
+    command = [sys.executable, "-m", "tests.e2e.testing.intruder", str(run)]
+    said: dict[str, object] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=240).stdout)
+    return said
+
+
+def assert_closed(got: dict[str, object]) -> None:
+    """Every door was tried, and none was open."""
+    calls = {what: status for what, status in got.items() if "penstock." in what}
+    assert len(calls) > 20 and set(calls.values()) == {"UNAUTHENTICATED"}, calls
+    assert "authorization violation" in str(got["nats"]).lower(), got
+    assert (got["page"], got["page under another name"]) == (403, 421)
+    assert {status for what, status in got.items() if what.startswith("read ")} <= {"refused"}, got
 
 
 def test_the_run_survives_ranks_that_die_and_hang(tmp_path: pathlib.Path) -> None:
@@ -15,6 +35,7 @@ def test_the_run_survives_ranks_that_die_and_hang(tmp_path: pathlib.Path) -> Non
     overrides = ("learner.ranks=2", "learner.parallel.tensor=2", "learner.hung_seconds=8")
     with training(tmp_path, path, *overrides) as run:
         run.until_step(3, within=240)
+        assert_closed(intrusion(run.run))
         killed = run.rank(1)
         os.kill(killed, signal.SIGKILL)
         run.said("learner", f"rank 1 (process {killed}) was killed by SIGKILL", within=60)
