@@ -2,5 +2,6 @@
 
 from penstock.recipes.loading import RecipeError, dump, load, resolve
 from penstock.recipes.recipe import Recipe
+from penstock.recipes.said import as_said
 
-__all__ = ["Recipe", "RecipeError", "dump", "load", "resolve"]
+__all__ = ["Recipe", "RecipeError", "as_said", "dump", "load", "resolve"]
