@@ -1,6 +1,7 @@
 """Contradictions between a recipe's sections, each as one sentence that names the keys and the nearest way out."""
 
 from penstock.recipes.checks.algorithm import check_algorithm
+from penstock.recipes.checks.checkpoints import check_checkpoints
 from penstock.recipes.checks.data import check_data
 from penstock.recipes.checks.generation import check_generation
 from penstock.recipes.checks.layout import check_layout
@@ -14,7 +15,7 @@ __all__ = ["check_recipe"]
 
 def check_recipe(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    problems = [*check_telemetry(recipe), *check_layout(recipe), *check_mixture(recipe)]
+    problems = [*check_telemetry(recipe), *check_checkpoints(recipe), *check_layout(recipe), *check_mixture(recipe)]
     own, *others = (_of_source(r) for r in recipe.sources.values())
     further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
     return [*problems, *own, *further]
