@@ -16,8 +16,8 @@ def check_checkpoints(recipe: Recipe) -> list[str]:
         return []
     if not recipe.validates:
         return [
-            f"{key} is of held-out rows that the learner measures: of sft, dpo and reward_model on rows, with data.eval "
-            "and no environment"
+            f"{key} is of held-out rows that the learner measures: of sft, dpo and reward_model on rows, with "
+            "data.eval and no environment"
         ]
     measured = [steps.VALIDATION + name for name in recipe.method.measures(recipe.algorithm)]
     if wanted not in measured:

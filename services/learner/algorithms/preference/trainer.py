@@ -47,7 +47,7 @@ class PreferenceTrainer:
         own = torch.nonzero(answers.role != ELSEWHERE)[:, 0]
         part, where = batch.select(own)
         outcome = self._policy.train_step(part, LinearLoss(token_weights[where]))
-        return StepResult(described(self._policy, [outcome]) | self._metrics(batch, answers, values))
+        return StepResult(described(self._policy, [outcome], outcome.loss) | self._metrics(batch, answers, values))
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """`loss`, `accuracy`, `margin` and rewards of a batch that is not trained on; a collective."""
