@@ -28,7 +28,6 @@ def described(policy: Policy, outcomes: Sequence[StepOutcome], loss: float) -> d
     how the batch was cut into steps.
     """
     micro_batches = sum(o.micro_batches for o in outcomes)
-    names = outcomes[0].packing
     sums = {name: sum(o.sums[name] for o in outcomes) for name in ("tokens", "entropy")}
     return {
         "loss": loss,
