@@ -23,6 +23,7 @@ from services.learner.algorithms.table import make_trainer
 from services.learner.backends.choose import make_critic, make_policy
 from services.learner.checkpoints.actor_critic import ActorCritic
 from services.learner.checkpoints.keeper import Keeper
+from services.learner.checkpoints.measured import Measured, first_measured
 from services.learner.checkpoints.resume import Resume, load_newest
 from services.learner.huggingface import export as hf_export
 from services.learner.interface.batch import broadcast
@@ -72,6 +73,7 @@ def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callab
             dataclasses.replace(resume, epoch=status.epoch),
             recipe.limits.keep_log,
             status.saved,
+            Measured(recipe.learner.checkpoints, first_measured(recipe, resume.step)),
         )
         life = Life(recipe, policy, trainer, validation, leader, keeper, status, device, at)
         if life.steps(resume.step):
@@ -143,7 +145,7 @@ class Life:
         tensors = list(weights_of(self.recipe, self.policy))
         self.status.step = step
         trained = Trained(step, prepared, result, held_out, began, ended)
-        self.keeper.trained(self.leader.stepped(trained, tensors))
+        self.keeper.trained(step, self.leader.stepped(trained, tensors))
 
 
 def export_checkpoint(recipe: Recipe, checkpoint: pathlib.Path, target: pathlib.Path) -> None:

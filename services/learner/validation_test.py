@@ -84,8 +84,10 @@ def _measured(made: Recipe) -> Any:
 
 @pytest.mark.parametrize("name", ["sft", "reward_model", "dpo"])
 def test_what_is_measured_is_the_loss_of_training_and_changes_nothing(name: str, tmp_path: Path, model: Path) -> None:
-    made = recipe(tmp_path, model, name=name, preference={"source": "dataset", "nll_coefficient": 0.5})
+    preference: dict[str, Any] = {"preference": {"source": "dataset", "nll_coefficient": 0.5}} if name == "dpo" else {}
+    made = recipe(tmp_path, model, name=name, **preference)
     said, unchanged, (logprobs, batch), step = run_ranks(1, _measured, made)[0]
+    assert set(said[0]) == set(made.method.measures(made.algorithm)), "the recipe's checks know what is measured"
     assert unchanged and said[1] == {} and said[0] == said[2] == said[4]
     if name == "sft":
         assert said[0] == {"loss": pytest.approx(-float((logprobs * batch.mask).sum() / batch.mask.sum()))}

@@ -3,5 +3,6 @@
 from penstock.recipes.lengths import Longest, TooLong
 from penstock.recipes.loading import RecipeError, dump, load, resolve
 from penstock.recipes.recipe import Recipe
+from penstock.recipes.said import as_said
 
-__all__ = ["Longest", "Recipe", "RecipeError", "TooLong", "dump", "load", "resolve"]
+__all__ = ["Longest", "Recipe", "RecipeError", "TooLong", "as_said", "dump", "load", "resolve"]

@@ -1,12 +1,18 @@
-"""Names that a recipe may choose from: which keys of its section each takes, and the traits that checks ask for.
+"""Names that a recipe may choose from: which keys of its section each takes, with its own defaults, and the traits that
+checks ask for.
 
 A new loss is a row here, beside its file in penstock.objectives. That library needs torch, which a recipe does not: the
-learner's `resolve_test.py` holds the two together, names, parameters and traits. A name that is not here is a
-plugin's: it takes the section's `settings`, and has no trait.
+learner's `resolve_test.py` holds the two together, names, parameters, defaults and traits. A name that is not here is a
+plugin's: it takes the section's `settings`, and has no trait. A key that the chosen row does not take is refused
+(`uses.py`), and one that the recipe leaves out has the row's default, so that `penstock config` prints what runs.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+Parameters = Mapping[str, float | None]
+"""Keys with what holds where the recipe says nothing; None is off, or without a usual value."""
+EPSILON: Parameters = {"epsilon": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class LossChoice:
     per_sequence: it is defined for no other normalisation.
     """
 
-    parameters: tuple[str, ...] = ()
+    parameters: Parameters = field(default_factory=dict)
     required: tuple[str, ...] = ()
     trust_region: bool = False
     behaviour: bool = False
@@ -32,68 +38,74 @@ class CorrectionChoice:
     whole_batch: it sees every sample before the step.
     """
 
-    parameters: tuple[str, ...] = ()
+    parameters: Parameters = field(default_factory=dict)
     whole_batch: bool = False
 
 
 @dataclass(frozen=True)
 class AdvantageChoice:
-    """An advantage. `needs`: the model that values samples, where it is not the group; by_parts: it takes the reward
-    apart."""
+    """An advantage. `parameters` are keys of algorithm.advantage_settings.
 
+    needs: the model that values samples, where it is not the group. by_parts: it takes the reward apart.
+    """
+
+    parameters: Parameters = field(default_factory=dict)
     needs: str = ""
     by_parts: bool = False
+
+
+BETA: Parameters = {"beta": 0.1}
 
 
 @dataclass(frozen=True)
 class PreferenceChoice:
     """A preference loss. `parameters` are keys of algorithm.preference; paired: it compares two answers."""
 
-    parameters: tuple[str, ...] = ("beta",)
+    parameters: Parameters = field(default_factory=lambda: BETA)
     reference: bool = True
     paired: bool = True
 
 
 LOSSES: Mapping[str, LossChoice] = {
-    "ppo_clip": LossChoice(("clip_low", "clip_high", "dual_clip"), trust_region=True),
-    "cispo": LossChoice(("cap",)),
-    "gspo": LossChoice(("clip_low", "clip_high"), trust_region=True, per_sequence=True),
+    "ppo_clip": LossChoice({"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}, trust_region=True),
+    "cispo": LossChoice({"cap": 5.0}),
+    "gspo": LossChoice({"clip_low": 3e-4, "clip_high": 4e-4}, trust_region=True, per_sequence=True),
     "reinforce": LossChoice(),
-    "sapo": LossChoice(("tau_positive", "tau_negative"), trust_region=True),
-    "dppo": LossChoice(("delta", "tau"), behaviour=True),
-    "dro": LossChoice(("beta",), required=("beta",), behaviour=True),
+    "sapo": LossChoice({"tau_positive": 1.0, "tau_negative": 1.05}, trust_region=True),
+    "dppo": LossChoice({"delta": 0.2, "tau": 1e-3}, behaviour=True),
+    "dro": LossChoice({"beta": None}, required=("beta",), behaviour=True),
 }
 
 CORRECTIONS: Mapping[str, CorrectionChoice] = {
     "none": CorrectionChoice(),
-    "tis": CorrectionChoice(("cap",)),
-    "icepop": CorrectionChoice(("low", "high")),
-    "mis_token": CorrectionChoice(("low", "high")),
-    "mis_sequence": CorrectionChoice(("low", "high")),
-    "seq_mask_tis": CorrectionChoice(("cap", "low", "high")),
-    "opsm": CorrectionChoice(("limit",)),
-    "m2po": CorrectionChoice(("limit",), whole_batch=True),
+    "tis": CorrectionChoice({"cap": 2.0}),
+    "icepop": CorrectionChoice({"low": 0.5, "high": 5.0}),
+    "mis_token": CorrectionChoice({"low": 0.5, "high": 2.0}),
+    "mis_sequence": CorrectionChoice({"low": 0.5, "high": 2.0}),
+    "seq_mask_tis": CorrectionChoice({"cap": 2.0, "low": 0.5, "high": 2.0}),
+    "opsm": CorrectionChoice({"limit": 1e-4}),
+    "m2po": CorrectionChoice({"limit": 0.04}, whole_batch=True),
 }
 
 ADVANTAGES: Mapping[str, AdvantageChoice] = {
-    "grpo": AdvantageChoice(),
+    "grpo": AdvantageChoice(EPSILON),
     "dr_grpo": AdvantageChoice(),
-    "rloo": AdvantageChoice(),
-    "reinforce_pp": AdvantageChoice(),
-    "batch_norm": AdvantageChoice(),
-    "maxrl": AdvantageChoice(),
-    "gdpo": AdvantageChoice(by_parts=True),
+    "rloo": AdvantageChoice({"normalise": 0.0, **EPSILON}),
+    "reinforce_pp": AdvantageChoice(EPSILON),
+    "batch_norm": AdvantageChoice(EPSILON),
+    "maxrl": AdvantageChoice(EPSILON),
+    "gdpo": AdvantageChoice(EPSILON, by_parts=True),
     "opd": AdvantageChoice(needs="teacher"),
     "gae": AdvantageChoice(needs="critic"),
 }
 
 PREFERENCES: Mapping[str, PreferenceChoice] = {
-    "sigmoid": PreferenceChoice(("beta", "label_smoothing")),
-    "robust": PreferenceChoice(("beta", "label_smoothing")),
+    "sigmoid": PreferenceChoice({**BETA, "label_smoothing": 0.0}),
+    "robust": PreferenceChoice({**BETA, "label_smoothing": 0.0}),
     "hinge": PreferenceChoice(),
     "ipo": PreferenceChoice(),
-    "length_normalised": PreferenceChoice(),
-    "simpo": PreferenceChoice(("beta", "margin"), reference=False),
+    "length_normalised": PreferenceChoice({"beta": 5.0}),
+    "simpo": PreferenceChoice({"beta": 2.0, "margin": 0.5}, reference=False),
     "orpo": PreferenceChoice(reference=False),
     "kto": PreferenceChoice(paired=False),
 }

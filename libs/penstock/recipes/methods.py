@@ -19,6 +19,7 @@ class Method:
       draws: whether training samples are drawn from the policy (and not read from the data set).
       compares: whether the model the run started from is needed beside the one that is trained.
       scores: whether what is trained scores answers instead of writing them.
+      measures: what is measured of held-out rows, by name; none where tasks are played.
       critic: whether a second model learns the values that advantages are made of.
     """
 
@@ -28,6 +29,7 @@ class Method:
     compares: Callable[[Algorithm], bool] = lambda a: False
     scores: bool = False
     critic: bool = False
+    measures: Callable[[Algorithm], tuple[str, ...]] = lambda a: ()
 
 
 def _values(a: Algorithm) -> str:
@@ -39,14 +41,26 @@ def _pulls(a: Algorithm) -> bool:
     return a.loss.kl.coefficient > 0
 
 
+def _of_pairs(a: Algorithm) -> tuple[str, ...]:
+    accuracy = ("accuracy",) if preference_choice(a.preference.loss).paired else ()
+    return ("loss", *accuracy, "margin", "reward_chosen", "reward_rejected", "nll")
+
+
 METHODS = (
-    Method("supervised", lambda a: a.name == "sft", draws=lambda a: False),
-    Method("reward_model", lambda a: a.name == "reward_model", draws=lambda a: False, scores=True),
+    Method("supervised", lambda a: a.name == "sft", draws=lambda a: False, measures=lambda a: ("loss",)),
+    Method(
+        "reward_model",
+        lambda a: a.name == "reward_model",
+        draws=lambda a: False,
+        scores=True,
+        measures=lambda a: ("loss", "accuracy", "margin", "reward_mean"),
+    ),
     Method(
         "preference",
         lambda a: a.name == "dpo",
         draws=lambda a: a.preference.source == "rollouts",
         compares=lambda a: preference_choice(a.preference.loss).reference,
+        measures=_of_pairs,
     ),
     Method("critic", lambda a: _values(a) == "critic", compares=_pulls, critic=True),
     Method("distillation", lambda a: _values(a) == "teacher", compares=_pulls),

@@ -67,6 +67,8 @@ class Recipe(s.Section):
             "filters",
         )
         algorithm = {key: value for key in own if (value := getattr(source, key)) is not None}
+        if source.advantage not in (None, self.algorithm.advantage):
+            algorithm["advantage_settings"] = {}  # those of another estimator
         sampling = {} if source.max_tokens is None else {"max_tokens": source.max_tokens}
         return self.model_copy(
             update={

@@ -81,13 +81,13 @@ class DivergenceTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Trains on one batch (the same on every rank); a collective."""
         batch.expect("advantage")
-        taken = in_mini_batches(self._policy, batch, self._mini_batches, lambda part, _: self._loss(part))
-        metrics = described(self._policy, taken.outcomes)
+        taken = in_mini_batches(self._policy, batch, self._mini_batches, self._weights, self._loss)
+        metrics = described(self._policy, taken.outcomes, taken.loss)
         metrics["divergence"] = taken.sums()["divergence"] / max(metrics["tokens"], 1.0)
         return StepResult(metrics)
 
-    def _loss(self, part: Batch) -> "DistillationLoss":
-        return DistillationLoss(part, self._weights(part), self._kind)
+    def _loss(self, part: Batch, where: Tensor, weights: Tensor) -> "DistillationLoss":
+        return DistillationLoss(part, weights, self._kind)
 
 
 class DistillationLoss:

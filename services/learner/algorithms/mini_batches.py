@@ -13,10 +13,13 @@ from services.learner.interface.policy import Loss, Policy, StepOutcome
 @dataclass(frozen=True)
 class Taken:
     """Attributes:
-    outcomes: of each optimizer step. current: fp32 [T], log-probs under the weights right before a token's own step.
+    outcomes: of each optimizer step. loss: of the whole batch, as its normalisation defines it: cutting it changes the
+    weights that a part is scored with, never how much it counts.
+    current: fp32 [T], log-probs under the weights right before a token's own step.
     """
 
     outcomes: list[StepOutcome]
+    loss: float
     current: Tensor
 
     def sums(self) -> dict[str, float]:
@@ -30,18 +33,33 @@ def steps_of(batch: Batch, wanted: int) -> int:
 
 
 def in_mini_batches(
-    policy: Policy, batch: Batch, wanted: int, loss_of: Callable[[Batch, Tensor], Loss], temperature: float = 1.0
+    policy: Policy,
+    batch: Batch,
+    wanted: int,
+    weights: Callable[[Batch], Tensor],
+    loss_of: Callable[[Batch, Tensor, Tensor], Loss],
+    temperature: float = 1.0,
 ) -> Taken:
     """Takes the steps, of equally many groups each; a collective.
 
-    loss_of: the loss of a part, given the part and its tokens' positions in the batch (int64).
+    weights: [T] of a batch, by which a token's loss counts in it. loss_of: the loss of a part, given the part, its
+    tokens' positions in the batch (int64) and their weights in the part.
     """
-    parts = _parts(batch, steps_of(batch, wanted))
-    outcomes = [policy.train_step(part, loss_of(part, where), temperature) for part, where in parts]
+    whole, outcomes, loss = weights(batch), [], 0.0
     current = torch.zeros_like(batch.behaviour)
-    for (_, where), outcome in zip(parts, outcomes, strict=True):
+    for part, where in _parts(batch, steps_of(batch, wanted)):
+        own = weights(part)
+        outcome = policy.train_step(part, loss_of(part, where, own), temperature)
+        outcomes.append(outcome)
         current[where] = outcome.current
-    return Taken(outcomes, current)
+        loss += outcome.loss * _share(whole[where], own)
+    return Taken(outcomes, loss, current)
+
+
+def _share(whole: Tensor, own: Tensor) -> float:
+    """How much of the batch's loss a part's is: by what its tokens weigh in either; 0 where nothing is trained."""
+    total = float(own.sum(dtype=torch.float64))
+    return float(whole.sum(dtype=torch.float64)) / total if total else 0.0
 
 
 def _parts(batch: Batch, steps: int) -> list[tuple[Batch, Tensor]]:

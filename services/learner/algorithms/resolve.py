@@ -1,6 +1,6 @@
 """The recipe's names as functions: objectives with the parameters that the recipe gives them.
 
-What the recipe leaves out (None) is left to the objective's own default. Every function here raises UnknownChoice or
+What the recipe left out is in it by now (its choices bring their defaults). Every function here raises UnknownChoice or
 ValueError for a name, or a parameter, that nothing registered has.
 """
 
@@ -28,7 +28,8 @@ def advantage(recipe: Recipe) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """(worth [N] or [N, C], group [N], valid [N]) -> advantages [N]."""
     a = recipe.algorithm
     if takes_rewards_apart(recipe):
-        return advantage_estimators.make(a.advantage, weights=tuple(r.weight for r in recipe.rewards()))
+        weights = tuple(r.weight for r in recipe.rewards())
+        return advantage_estimators.make(a.advantage, weights=weights, **a.advantage_settings)
     return advantage_estimators.make(a.advantage, **a.advantage_settings)
 
 
@@ -43,10 +44,7 @@ def policy_loss(loss: Loss) -> Callable[[LossInputs], TokenLoss]:
 
 
 def correction(loss: Loss) -> Callable[[LossInputs], Tensor]:
-    """The off-policy weight per token; 1 with `proximal: behaviour`, where the ratio to the engine is already the trust
-    region's."""
-    if loss.proximal == "behaviour":
-        return off_policy_corrections.make("none")
+    """The off-policy weight per token."""
     return off_policy_corrections.make(loss.correction, **loss.correction_parameters)
 
 

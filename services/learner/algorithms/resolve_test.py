@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from penstock.objectives import (
+    LossInputs,
     Registry,
     advantage_estimators,
     kl_estimators,
@@ -53,13 +54,55 @@ def test_the_recipe_knows_exactly_what_is_registered() -> None:
     assert built_in(kl_estimators) == {"k1", "k2", "k3"}
 
 
-@pytest.mark.parametrize(
-    ("table", "registry"),
-    [(LOSSES, policy_losses), (CORRECTIONS, off_policy_corrections), (PREFERENCES, preference_losses)],
-)
-def test_the_recipe_knows_the_parameters_of_each(table: Any, registry: Registry[Any]) -> None:
+TABLES: list[tuple[Any, Registry[Any]]] = [
+    (LOSSES, policy_losses),
+    (CORRECTIONS, off_policy_corrections),
+    (ADVANTAGES, advantage_estimators),
+    (PREFERENCES, preference_losses),
+]
+
+
+@pytest.mark.parametrize(("table", "registry"), TABLES)
+def test_the_recipe_knows_the_parameters_of_each_and_their_defaults(table: Any, registry: Registry[Any]) -> None:
     for name in built_in(registry):
-        assert set(table[name].parameters) == set(registry.settings_of(name)), name
+        own = {k: None if v is REQUIRED else v for k, v in registry.settings_of(name).items()}
+        own.pop("weights", None)  # gdpo's: of the rewards
+        assert table[name].parameters == own, name
+
+
+def given_to(registry: Registry[Any]) -> tuple[Any, ...]:
+    """What shows every parameter: tokens far and near of all policies, answers good and bad."""
+    drawn = torch.Generator().manual_seed(1)
+
+    def numbers(size: int, scale: float) -> torch.Tensor:
+        return torch.randn(size, generator=drawn, dtype=torch.float64) * scale
+
+    if registry is advantage_estimators:
+        return torch.tensor([1.0, 0.0, 0.5, 0.0]), torch.tensor([0, 0, 1, 1]), torch.ones(4, dtype=torch.bool)
+    if registry is preference_losses:
+        return (Pairs._make([*(-2 + numbers(8, 0.5) for _ in range(4)), torch.full((8,), 2.0), torch.full((8,), 3.0)]),)
+    # Sequences of four tokens between which engine and learner differ by less than nothing to a factor of 20.
+    sequence, behaviour = torch.arange(4000) // 4, -4 - numbers(4000, 0.5).abs()
+    proximal = behaviour + torch.linspace(-3, 3, 4000) + numbers(4000, 0.3)
+    current = proximal + numbers(4000, 1.5)
+    return (LossInputs(current, proximal, behaviour, numbers(1000, 1)[sequence], torch.ones(4000), sequence, 1000),)
+
+
+@pytest.mark.parametrize(("table", "registry"), TABLES)
+def test_every_parameter_is_read(table: Any, registry: Registry[Any]) -> None:
+    data = given_to(registry)
+    for name in built_in(registry):
+        more = {"weights": (1.0, 0.5)} if name == "gdpo" else {}
+        given = (torch.stack([data[0], data[0].flip(0)], 1), *data[1:]) if name == "gdpo" else data
+        # What has no default, is off, or is needed to see another.
+        shown = {"beta": 0.1, "dual_clip": 3.0, "normalise": 1.0, "label_smoothing": 0.1, "limit": 0.5}
+        usual = {k: v if v and k != "limit" else shown[k] for k, v in table[name].parameters.items()}
+        before = registry.make(name, **more, **usual)(*given)
+        for key, value in usual.items():
+            other = 0.0 if key == "normalise" else value * 1.3
+            changed = registry.make(name, **more, **{**usual, key: other})(*given)
+            first, second = (x[0] if isinstance(x, tuple) else x for x in (before, changed))
+            assert not torch.equal(first, second), (name, key)
 
 
 def test_the_recipe_knows_who_needs_what() -> None:
@@ -91,8 +134,9 @@ def test_every_loss_can_be_chosen(raw: dict[str, Any], loss: str) -> None:
 def test_every_correction_can_be_chosen(raw: dict[str, Any], correction: str) -> None:
     given = [f"algorithm.loss.correction={correction}", "staleness.allow_uncorrected=true"]
     Objectives.of(resolve(raw, given))
-    low, high, limit = (f"algorithm.loss.correction_{k}" for k in ("low=0.6", "high=3.0", "limit=0.1"))
-    Objectives.of(resolve(raw, [*given, low, high, limit]))
+    values = {"low": 0.6, "high": 3.0, "limit": 0.1, "cap": 1.5}
+    own = [f"algorithm.loss.correction_{k}={values[k]}" for k in CORRECTIONS[correction].parameters]
+    Objectives.of(resolve(raw, [*given, *own]))
 
 
 @pytest.mark.parametrize("advantage", ADVANTAGES)

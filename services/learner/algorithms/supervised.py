@@ -37,15 +37,14 @@ class SupervisedTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Trains on one batch (the same on every rank); a collective."""
         batch.expect("none")
-        taken = in_mini_batches(self._policy, batch, self._mini_batches, lambda part, _: self._loss(part))
-        return StepResult(described(self._policy, taken.outcomes))
+        taken = in_mini_batches(
+            self._policy, batch, self._mini_batches, self._weights, lambda _, __, weights: SupervisedLoss(weights)
+        )
+        return StepResult(described(self._policy, taken.outcomes, taken.loss))
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """`loss`: the negative log-likelihood of held-out demonstrations, normalised as in training."""
         return {"loss": -float((self._weights(batch) * self._policy.logprobs(batch)).sum())}
-
-    def _loss(self, part: Batch) -> "SupervisedLoss":
-        return SupervisedLoss(self._weights(part))
 
 
 class SupervisedLoss:

@@ -6,7 +6,6 @@ which the run could go on.
 """
 
 import logging
-import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +17,8 @@ from services.learner.checkpoints import directory as checkpoints
 from services.learner.checkpoints import retention
 from services.learner.checkpoints.actor_critic import Saved
 from services.learner.checkpoints.background import BackgroundWrite
+from services.learner.checkpoints.measured import Measured
 from services.learner.checkpoints.resume import Position, Resume, resume_of
-from services.learner.interface.errors import CannotGoOn
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,8 @@ class Positions(Protocol):
 
 
 class Keeper:
-    """keep_log: never trim the log behind checkpoints. saved: told the step of each that is on the disk."""
+    """keep_log: never trim the log behind checkpoints. saved: told the step of each that is on the disk. measured: what
+    they are kept by."""
 
     def __init__(
         self,
@@ -44,40 +44,32 @@ class Keeper:
         resume: Resume,
         keep_log: bool,
         saved: Callable[[int], None],
+        measured: Measured,
     ) -> None:
         """resume: what the weights were loaded with; its epoch is the present one."""
         self._root, self._settings, self._what = root, settings, what
         self._positions, self._epoch, self._keep_log, self._tell = positions, resume.epoch, keep_log, saved
         self._write = BackgroundWrite(root, settings.background)
         self._begun = self._saved = resume.step or None
-        self._values: list[float] = []
+        self._measured = measured
 
     @property
     def busy(self) -> bool:
         """Whether a save is under way: the next one waits, training does not."""
         return self._write.busy
 
-    def trained(self, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of a step; none on a rank that does not report. Raises CannotGoOn if they lack the one that
-        checkpoints are kept by."""
-        if self._settings.metric in metrics:
-            self._values.append(metrics[self._settings.metric])
-        elif metrics and self._settings.keep_best:
-            raise CannotGoOn(
-                f"learner.checkpoints.metric: {self._settings.metric!r} is no metric of a step; "
-                f"there are {', '.join(sorted(metrics))}"
-            )
+    def trained(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of a step. Raises as Measured."""
+        self._measured.take(step, metrics)
 
     def begin(self, step: int) -> None:
         """Begins to save the state after `step`; a collective. Does nothing for one that is saved or being saved."""
         if step == 0 or step == self._begun:
             return
         self.collect(wait=True)  # over on rank 0, and so all but over here
-        mean = {self._settings.metric: statistics.fmean(self._values)} if self._values else {}
-        resume = Resume(step, self._epoch, self._positions.position(), mean)
+        resume = Resume(step, self._epoch, self._positions.position(), self._measured.mean())
         self._write.begin(step, self._what.snapshot, resume.extra())
         self._begun = step
-        self._values.clear()
 
     def collect(self, wait: bool = False) -> None:
         """Takes note of a save that has ended, and tidies up behind it. Raises CannotGoOn if too many have failed."""

@@ -21,17 +21,25 @@ class StepResult:
             raise ValueError(f"telemetry/steps.py does not say what {', '.join(strange)} mean")
 
 
-def described(policy: Policy, outcomes: Sequence[StepOutcome]) -> dict[str, float]:
-    """The metrics that every method has, over the optimizer steps of one batch."""
+def described(policy: Policy, outcomes: Sequence[StepOutcome], loss: float) -> dict[str, float]:
+    """The metrics that every method has, over the optimizer steps of one batch, whose loss is the given one.
+
+    What is said of tokens is a mean over all of them, what is said of micro-batches one over these; neither depends on
+    how the batch was cut into steps.
+    """
+    micro_batches = sum(o.micro_batches for o in outcomes)
     sums = {name: sum(o.sums[name] for o in outcomes) for name in ("tokens", "entropy")}
     return {
-        "loss": sum(o.loss for o in outcomes) / len(outcomes),
+        "loss": loss,
         "grad_norm": sum(o.gradient_norm for o in outcomes) / len(outcomes),
         "learning_rate": outcomes[-1].learning_rate,
         "tokens": sums["tokens"],
         "entropy": sums["entropy"] / max(sums["tokens"], 1.0),
         "optimizer_steps": float(policy.optimizer.steps),
         "skipped_steps": float(policy.optimizer.skipped),
-        "micro_batches": float(sum(o.micro_batches for o in outcomes)),
-        **{name: sum(o.packing[name] for o in outcomes) / len(outcomes) for name in outcomes[0].packing},
+        "micro_batches": float(micro_batches),
+        **{
+            name: sum(o.packing[name] * o.micro_batches for o in outcomes) / micro_batches
+            for name in outcomes[0].packing
+        },
     }

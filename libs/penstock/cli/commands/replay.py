@@ -40,7 +40,7 @@ from penstock.cli.screen import train
 from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
 from penstock.ledger import Fate, Ledger
 from penstock.names import ledger_key, log_key
-from penstock.recipes import Recipe, RecipeError, resolve
+from penstock.recipes import Recipe, RecipeError, as_said, load, resolve
 from penstock.system import exits
 
 MARK = "replay.json"
@@ -92,7 +92,7 @@ def replay_recipe(source: pathlib.Path, name: str, overrides: Iterable[str], ste
                 f"{override.partition('=')[0]}: a replay trains what was recorded; it can change "
                 f"{', '.join(c.rstrip('.') for c in CHANGEABLE)}, algorithm.overlong_buffer, model.path and telemetry"
             )
-    raw = yaml.safe_load((source / "recipe.yaml").read_text())
+    raw = as_said(load(source / "recipe.yaml"))
     fixed = [f"run={name}", "mode=replay", f"algorithm.steps={steps}"]
     return resolve(raw, [*overrides, *fixed], source=f"replay of {source}")
 

@@ -8,6 +8,6 @@ from penstock.objectives.registry import preference_losses
 
 
 @preference_losses("length_normalised")
-def length_normalised(pairs: Pairs, *, beta: float = 0.1) -> Tensor:
-    """ℓ = −log σ(βΔ̄): DPO on means of tokens. Source: Tülu 3 (Lambert et al. 2024, eq. 6). β there is 5 or more."""
+def length_normalised(pairs: Pairs, *, beta: float = 5.0) -> Tensor:
+    """ℓ = −log σ(βΔ̄): DPO on means of tokens. Source: Tülu 3 (Lambert et al. 2024, eq. 6). Default β 5, as there."""
     return -logsigmoid(beta * pairs.average_delta)

@@ -1,11 +1,13 @@
 """Contradictions between a recipe's sections, each as one sentence that names the keys and the nearest way out."""
 
 from penstock.recipes.checks.algorithm import check_algorithm
+from penstock.recipes.checks.checkpoints import check_checkpoints
 from penstock.recipes.checks.data import check_data
 from penstock.recipes.checks.generation import check_generation
 from penstock.recipes.checks.layout import check_layout
 from penstock.recipes.checks.mixture import check_mixture
 from penstock.recipes.checks.telemetry import check_telemetry
+from penstock.recipes.checks.unread import check_unread
 from penstock.recipes.recipe import Recipe
 
 __all__ = ["check_recipe"]
@@ -13,7 +15,11 @@ __all__ = ["check_recipe"]
 
 def check_recipe(recipe: Recipe) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run."""
-    problems = [*check_telemetry(recipe), *check_layout(recipe), *check_mixture(recipe)]
-    own, *others = ([*check_algorithm(r), *check_data(r), *check_generation(r)] for r in recipe.sources.values())
+    problems = [*check_telemetry(recipe), *check_checkpoints(recipe), *check_layout(recipe), *check_mixture(recipe)]
+    own, *others = (_of_source(r) for r in recipe.sources.values())
     further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
     return [*problems, *own, *further]
+
+
+def _of_source(recipe: Recipe) -> list[str]:
+    return [*check_unread(recipe), *check_algorithm(recipe), *check_data(recipe), *check_generation(recipe)]

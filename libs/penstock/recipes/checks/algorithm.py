@@ -71,6 +71,17 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
             f"algorithm.loss.correction: {a.loss.name} is taken against the behaviour policy itself, so "
             f"{a.loss.correction!r} would correct twice; use 'none'"
         )
+    if a.loss.proximal == "behaviour" and a.loss.correction != "none":
+        problems.append(
+            f"algorithm.loss.correction: with proximal behaviour the ratio is taken against the engine itself, so "
+            f"{a.loss.correction!r} would correct twice; use 'none'"
+        )
+    low, high = a.loss.correction_low, a.loss.correction_high
+    if low is not None and high is not None and low >= high:
+        problems.append(f"algorithm.loss.correction_low: {low:g} must be below correction_high {high:g}")
+    for key in a.advantage_settings:
+        if a.advantage in ADVANTAGES and advantage.parameters:
+            problems += unknown_name("algorithm.advantage_settings", key, advantage.parameters)
     for key in loss.required:
         if getattr(a.loss, key) is None:
             problems.append(f"algorithm.loss.{key}: is required for {a.loss.name}, which has no usual value")
@@ -91,21 +102,8 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         problems.append(
             f"algorithm.advantage: {a.advantage} needs at least two environment.rewards; with one use 'grpo'"
         )
-    if advantage.by_parts and a.overlong_buffer:
-        problems.append(
-            f"algorithm.overlong_buffer: {a.advantage} takes the reward apart; make length one of its parts"
-        )
-    if advantage.by_parts and a.truncated_scale != 1:
-        problems.append(
-            f"algorithm.truncated_scale: {a.advantage} takes the reward apart; make being cut off one of its parts"
-        )
-    if a.loss.mismatch_limit is not None and recipe.teacher is not None and recipe.teacher.top:
-        problems.append(
-            "algorithm.loss.mismatch_limit: with teacher.top the loss has no ratio to the engine; leave it out"
-        )
-    corrected = a.loss.correction != "none" and a.loss.proximal != "behaviour"
     trusted = loss.trust_region and a.loss.proximal == "behaviour"
-    bounded = corrected or trusted or loss.behaviour
+    bounded = a.loss.correction != "none" or trusted or loss.behaviour
     if recipe.staleness.max_versions and not (bounded or recipe.staleness.allow_uncorrected):
         problems.append(
             "algorithm.loss: an asynchronous run (staleness.max_versions > 0) with neither an off-policy "
@@ -122,14 +120,12 @@ def _critic(recipe: Recipe) -> list[str]:
         own, other = vocabulary(recipe.model.path), vocabulary(a.critic.path)
         if own != other:
             problems.append(f"algorithm.critic.path: its vocabulary has {other} tokens, that of model.path {own}")
-    if a.critic.warmup_steps >= a.steps:
+    if recipe.mode == "train" and a.critic.warmup_steps >= a.steps:
         problems.append(
             f"algorithm.critic.warmup_steps: {a.critic.warmup_steps} of {a.steps} steps leave none for the policy"
         )
     if a.group_size < 2 and a.filters.zero_variance:
         problems.append("algorithm.filters.zero_variance: one answer has no variance; every group would be dropped")
-    if a.advantage_clip is not None:
-        problems.append("algorithm.advantage_clip: a critic's advantages are whitened in the learner; leave it out")
     if a.loss.kl.coefficient and a.loss.kl.place == "reward":
         problems.append("algorithm.loss.kl.place: 'reward' takes the penalty off group baselines; with gae use 'loss'")
     return problems
@@ -149,15 +145,6 @@ def _preference(recipe: Recipe) -> list[str]:
         problems.append(
             f"algorithm.groups_per_step: {p.loss} estimates its baseline from answers to other prompts; use 2 or more"
         )
-    if p.label_smoothing and "label_smoothing" not in choice.parameters:
-        problems.append(f"algorithm.preference.label_smoothing: {p.loss} has none; use sigmoid or robust, or 0")
-    if p.importance_cap is not None and (unpaired or p.source == "dataset" or recipe.sampling.temperature != 1):
-        problems.append(
-            "algorithm.preference.importance_cap: weighs pairs that the policy drew at sampling.temperature 1; leave "
-            "it out for kto, for a dataset and at other temperatures"
-        )
-    if a.loss.mini_batches > 1:
-        problems.append("algorithm.loss.mini_batches: a preference batch is one optimizer step; use 1")
     return problems
 
 
@@ -165,8 +152,6 @@ def _reward_model(recipe: Recipe) -> list[str]:
     a, problems = recipe.algorithm, []
     if a.group_size < 2:
         problems.append("algorithm.group_size: 1 answer is ranked against none; use the number of answers in a row")
-    if a.loss.mini_batches > 1:
-        problems.append("algorithm.loss.mini_batches: a batch of ranked answers is one optimizer step; use 1")
     if recipe.environment is not None:
         problems.append("environment: a reward model writes no answers to be scored; leave it out")
     return problems

@@ -26,7 +26,10 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
     ("overrides", "words"),
     [
         (["algorithm.loss.name=ppo_clop"], "'ppo_clop' is not one of ppo_clip, .*did you mean 'ppo_clip'"),
-        (["algorithm.loss.name=dppo"], "loss.correction: dppo is taken against the behaviour policy.*use 'none'"),
+        (
+            ["algorithm.loss={name: dppo, correction: tis}"],
+            "loss.correction: dppo is taken against the behaviour policy.*use 'none'",
+        ),
         (
             ["algorithm.loss.name=dro", "algorithm.loss.correction=none"],
             "loss.beta: is required for dro",
@@ -38,14 +41,17 @@ def test_sampling_that_the_learner_cannot_follow_is_refused(raw: dict[str, Any])
         (["algorithm.name=dpo", "algorithm.preference.loss=sigmoit"], "did you mean 'sigmoid'"),
         (
             ["algorithm.name=dpo", "algorithm.preference={loss: ipo, label_smoothing: 0.1}"],
-            "label_smoothing: ipo has none",
+            "label_smoothing: ipo does not use it; it uses beta",
         ),
         (["algorithm.name=dpo", "algorithm.preference={loss: kto, importance_cap: 2.0}"], "leave it out for kto"),
         (
             ["algorithm.name=dpo", "algorithm.preference.loss=kto", "algorithm.groups_per_step=1"],
             "groups_per_step: kto estimates its baseline from answers to other prompts; use 2 or more",
         ),
-        (["algorithm.name=dpo", "algorithm.loss.mini_batches=2"], "a preference batch is one optimizer step"),
+        (
+            ["algorithm.name=dpo", "algorithm.loss.mini_batches=2"],
+            "a batch of preferences is one optimizer step; use 1",
+        ),
         (["mixture=[{name: sort_characters, data: {train: x}, environment: {name: b}}]"], "another source's name"),
         (["mixture=[{name: b, data: {train: x}, environment: {name: b}}]"], "mixture.0: data.train: no file 'x'"),
         (

@@ -11,9 +11,10 @@ def check_generation(recipe: Recipe) -> list[str]:
             f"sampling.max_tokens: {recipe.sampling.max_tokens} leaves no room for a prompt in "
             f"generation.max_context {recipe.generation.max_context}"
         )
-    if recipe.generates and recipe.learner.micro_batch_tokens < recipe.sampling.max_tokens:
+    budget, longest = recipe.learner.micro_batch_tokens, recipe.generation.max_context
+    if recipe.rolls_out and budget < longest:
         problems.append(
-            f"learner.micro_batch_tokens: {recipe.learner.micro_batch_tokens} cannot hold one completion of "
-            f"sampling.max_tokens {recipe.sampling.max_tokens}"
+            f"learner.micro_batch_tokens: {budget} cannot hold one sample of generation.max_context {longest} (prompt "
+            f"and answer); use {longest} or more, or a smaller max_context"
         )
     return problems

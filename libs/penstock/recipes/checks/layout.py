@@ -23,6 +23,18 @@ def _optimizer(recipe: Recipe) -> list[str]:
             "learner.offload: the state of adamw alone can be kept on the host; leave 'optimizer' out, or use "
             "learner.optimizer.name=adamw"
         )
+    o, steps = learner.optimizer, recipe.steps
+    if recipe.mode != "train":
+        return problems  # a replay has the schedule of the run it repeats, whose steps it may be short of
+    if o.warmup_steps >= steps:
+        problems.append(
+            f"learner.optimizer.warmup_steps: {o.warmup_steps} of {steps} steps never reach learning_rate; use fewer"
+        )
+    elif o.schedule == "wsd" and o.warmup_steps + (o.decay_steps or 1) > steps:
+        problems.append(
+            f"learner.optimizer.decay_steps: {o.decay_steps or 1} and {o.warmup_steps} of warm-up are more than "
+            f"algorithm.steps {steps}"
+        )
     return problems
 
 

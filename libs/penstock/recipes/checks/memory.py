@@ -31,7 +31,7 @@ def _way_out(recipe: Recipe, device: float) -> str:
         (f"set learner.recompute={much}", {"recompute": much}) for much in ("selective", "full")
     ]
     tokens = learner.micro_batch_tokens // 2
-    floor = recipe.sampling.max_tokens if recipe.generates else 1
+    floor = recipe.generation.max_context if recipe.rolls_out else 1
     while tokens >= max(floor, LEAST_TOKENS):
         words = f"set learner.recompute=full and learner.micro_batch_tokens={tokens}"
         changes.append((words, {"recompute": "full", "micro_batch_tokens": tokens}))

@@ -3,16 +3,17 @@
 Names that the registry of penstock.objectives knows are plain strings here: `choices.py` says what each of them takes.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from penstock.recipes.choices import (
     ADVANTAGES,
     CORRECTIONS,
     LOSSES,
     PREFERENCES,
+    Parameters,
     correction_choice,
     loss_choice,
     preference_choice,
@@ -37,6 +38,8 @@ class Kl(Section):
 class Loss(Section):
     """The policy loss of grpo (docs/algorithms.md has formulas, sources and when to use which)."""
 
+    choosers: ClassVar[tuple[str, ...]] = ("name", "proximal", "correction")
+
     name: str = Field(default="ppo_clip", description=", ".join(LOSSES))
     clip_low: float | None = Field(
         default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent"
@@ -47,11 +50,17 @@ class Loss(Section):
     dual_clip: float | None = Field(
         default=None, gt=1, description="bound on the ratio for negative advantages; off if absent"
     )
-    cap: float = Field(default=5.0, gt=0, description="cispo: the cap of the ratio itself")
-    tau_positive: float = Field(default=1.0, gt=0, description="sapo: sharpness of the gate where the advantage is > 0")
-    tau_negative: float = Field(default=1.05, gt=0, description="sapo: sharpness of the gate elsewhere")
-    delta: float = Field(default=0.2, gt=0, description="dppo: how far a token's probability may move")
-    tau: float = Field(default=1e-3, ge=0, description="dppo: weight of the squared log-ratio")
+    cap: float | None = Field(default=None, gt=0, description="cispo: the cap of the ratio itself; 5 if absent")
+    tau_positive: float | None = Field(
+        default=None, gt=0, description="sapo: sharpness of the gate where the advantage is > 0; 1 if absent"
+    )
+    tau_negative: float | None = Field(
+        default=None, gt=0, description="sapo: sharpness of the gate elsewhere; 1.05 if absent"
+    )
+    delta: float | None = Field(
+        default=None, gt=0, description="dppo: how far a token's probability may move; .2 if absent"
+    )
+    tau: float | None = Field(default=None, ge=0, description="dppo: weight of the squared log-ratio; 1e-3 if absent")
     beta: float | None = Field(default=None, gt=0, description="dro: pull towards the behaviour policy; required there")
     normalisation: Literal["token", "sequence", "prompt", "constant"] = "token"
     proximal: Literal["recompute", "behaviour", "interpolate"] = Field(
@@ -61,9 +70,12 @@ class Loss(Section):
     )
     correction: str = Field(
         default="tis",
-        description=f"off-policy correction: {', '.join(CORRECTIONS)}",
+        description=f"off-policy correction: {', '.join(CORRECTIONS)}; if absent none where the loss is taken against "
+        "the behaviour policy itself (proximal behaviour, dppo, dro)",
     )
-    correction_cap: float = Field(default=2.0, gt=0, description="tis, seq_mask_tis: cap of the importance weight")
+    correction_cap: float | None = Field(
+        default=None, gt=0, description="tis, seq_mask_tis: cap of the importance weight; 2 if absent"
+    )
     correction_low: float | None = Field(
         default=None, ge=0, description="icepop, mis_*, seq_mask_tis: least ratio that is kept; .5 if absent"
     )
@@ -84,9 +96,21 @@ class Loss(Section):
     mini_batches: Positive = Field(default=1, description="optimizer steps a batch is cut into, by whole groups")
     kl: Kl = Field(default_factory=Kl)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_their_defaults(cls, given: Any) -> Any:
+        """What the recipe leaves out is what the chosen loss and correction mean by that."""
+        if not isinstance(given, Mapping):
+            return given
+        loss = loss_choice(str(given.get("name", "ppo_clip")))
+        uncorrected = loss.behaviour or given.get("proximal") == "behaviour"
+        correction = given.get("correction") or ("none" if uncorrected else "tis")
+        filled = _filled(given, loss.parameters) | {"correction": correction}
+        return _filled(filled, correction_choice(str(correction)).parameters, "correction_")
+
     @property
     def parameters(self) -> dict[str, float]:
-        """What the loss of that name is made with, where the recipe says it; its own defaults hold for the rest."""
+        """What the loss of that name is made with."""
         choice = loss_choice(self.name)
         return _given(self, choice.parameters) if choice.parameters else self.settings
 
@@ -99,16 +123,25 @@ class Loss(Section):
 class Preference(Section):
     """The preference loss of dpo, and how pairs are made of a group's scored answers."""
 
+    choosers: ClassVar[tuple[str, ...]] = ("loss",)
+
     source: Literal["rollouts", "dataset"] = Field(
         default="rollouts",
         description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
     )
     loss: str = Field(default="sigmoid", description=", ".join(PREFERENCES))
-    beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the reference")
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=0.5, description="share of labels that are wrong: sigmoid (then cDPO) and robust"
+    beta: float | None = Field(
+        default=None,
+        gt=0,
+        description="strength of the pull towards the reference; .1 if absent, simpo 2, length_normalised 5",
     )
-    margin: float = Field(default=0.5, ge=0, description="simpo: target margin")
+    label_smoothing: float | None = Field(
+        default=None,
+        ge=0,
+        lt=0.5,
+        description="share of labels that are wrong: sigmoid (then cDPO) and robust; 0 if absent",
+    )
+    margin: float | None = Field(default=None, ge=0, description="simpo: target margin; .5 if absent")
     nll_coefficient: float = Field(default=0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
     pairs_per_group: Positive = Field(default=1, description="pairs of a group: best with worst, second with ...")
     min_margin: float = Field(
@@ -120,6 +153,14 @@ class Preference(Section):
         description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at "
         "most this; unweighted if absent",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_its_defaults(cls, given: Any) -> Any:
+        """What the recipe leaves out is what the chosen loss means by that."""
+        if not isinstance(given, Mapping):
+            return given
+        return _filled(given, preference_choice(str(given.get("loss", "sigmoid"))).parameters)
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -185,7 +226,8 @@ class Algorithm(Section):
         + ", ".join(f"{name} with a {choice.needs}" for name, choice in ADVANTAGES.items() if choice.needs),
     )
     advantage_settings: dict[str, float] = Field(
-        default_factory=dict, description="parameters of an advantage of your own (plugins)"
+        default_factory=dict,
+        description="parameters of the advantage (docs/algorithms.md), or of one of your own (plugins)",
     )
     reward_scale: float = Field(default=1.0, gt=0, description="factor of every reward before advantages")
     overlong_buffer: int = Field(
@@ -202,6 +244,12 @@ class Algorithm(Section):
     reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
     critic: Critic = Field(default_factory=Critic)
     filters: Filters = Field(default_factory=Filters)
+
+
+def _filled(given: Mapping[str, Any], parameters: Parameters, prefix: str = "") -> dict[str, Any]:
+    """The mapping, with the defaults of parameters that it leaves out."""
+    missing = {prefix + k: default for k, default in parameters.items() if given.get(prefix + k) is None}
+    return {**given, **missing}
 
 
 def _given(section: Section, parameters: Iterable[str], prefix: str = "") -> dict[str, float]:

@@ -57,7 +57,7 @@ class Objectives:
     @property
     def corrects_whole_batches(self) -> bool:
         """Whether the correction must see all tokens of the batch at once (and so needs `proximal` before)."""
-        return self.loss.correction in corrections.WHOLE_BATCH and self.loss.proximal == "recompute"
+        return self.loss.correction in corrections.WHOLE_BATCH
 
     def whole_correction(self, batch: Batch, proximal: Tensor) -> Tensor:
         """fp32 [T]: the correction over the whole batch, given all proximal log-probs."""

@@ -40,11 +40,12 @@ class PolicyGradientTrainer:
         proximal = self._proximal(batch, before)
         correction = self._correction(batch, proximal)
 
-        def loss_of(part: Batch, where: Tensor) -> PolicyGradientLoss:
+        def loss_of(part: Batch, where: Tensor, weights: Tensor) -> PolicyGradientLoss:
             known = (None if values is None else values[where] for values in (proximal, reference, correction))
-            return PolicyGradientLoss(self._objectives, part, self._objectives.weights(part), *known)
+            return PolicyGradientLoss(self._objectives, part, weights, *known)
 
-        taken = in_mini_batches(self._policy, batch, self._loss.mini_batches, loss_of, self._temperature)
+        cut, weights = self._loss.mini_batches, self._objectives.weights
+        taken = in_mini_batches(self._policy, batch, cut, weights, loss_of, self._temperature)
         # Of the whole batch at one time, where that is known: later mini-batches were scored after updates.
         current = taken.current if before is None else before
         metrics = self._metrics(whole, current, reference, taken)
@@ -94,7 +95,7 @@ class PolicyGradientTrainer:
 
     def _metrics(self, batch: Batch, current: Tensor, reference: Tensor | None, taken: Taken) -> dict[str, float]:
         sums = taken.sums()
-        metrics = described(self._policy, taken.outcomes)
+        metrics = described(self._policy, taken.outcomes, taken.loss)
         metrics["kl"] = self._kl(batch, reference, sums)
         metrics |= diagnostics.shares(sums)
         metrics |= diagnostics.mismatch(current, batch.behaviour, batch.mask)

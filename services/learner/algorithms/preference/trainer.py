@@ -47,7 +47,7 @@ class PreferenceTrainer:
         own = torch.nonzero(answers.role != ELSEWHERE)[:, 0]
         part, where = batch.select(own)
         outcome = self._policy.train_step(part, LinearLoss(token_weights[where]))
-        return StepResult(described(self._policy, [outcome]) | self._metrics(batch, answers, values))
+        return StepResult(described(self._policy, [outcome], outcome.loss) | self._metrics(batch, answers, values))
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """`loss`, `accuracy`, `margin` and rewards of a batch that is not trained on; a collective."""
@@ -91,7 +91,7 @@ class PreferenceTrainer:
 
     def _metrics(self, batch: Batch, answers: "_Answers", values: Tensor) -> dict[str, float]:
         """Rewards are the implicit ones, beta · (c − r); the margin is theirs, the accuracy their order's."""
-        beta, role = self._settings.beta, answers.role
+        beta, role = self._settings.parameters["beta"], answers.role
         gained = answers.current - answers.reference
         chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == REJECTED]
         chosen_tokens = float((batch.mask * (role == CHOSEN)[batch.sequence_of_token]).sum())

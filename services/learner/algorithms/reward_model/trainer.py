@@ -32,7 +32,7 @@ class RewardModelTrainer:
         values, weights = answer_weights(self._losses(pairs), scores)
         token_weights = weights.to(torch.float32)[batch.sequence_of_token]
         outcome = self._policy.train_step(batch, LinearLoss(token_weights))
-        metrics = described(self._policy, [outcome])
+        metrics = described(self._policy, [outcome], outcome.loss)
         metrics.pop("entropy")  # a score has none
         return StepResult(metrics | {"loss": float(values.mean())} | _order(scores, pairs))
 

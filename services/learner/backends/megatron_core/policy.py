@@ -34,6 +34,7 @@ from services.learner.backends.packing.micro_batches import MicroBatch
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.huggingface.config import ModelConfig, read_config
 from services.learner.huggingface.safetensors_directory import SafetensorsDirectory
+from services.learner.huggingface.tied import check_tied
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Loss, TokenScores
 from services.learner.interface.policy_spec import PolicySpec
@@ -82,6 +83,7 @@ class MegatronPolicy(PolicyBase):
         check_muon(spec)
         learner = spec.learner
         config = read_config(spec.path, scores=spec.scores)
+        check_tied(spec.path, config.tied_embeddings)
         layout = RankGroups.create(learner, config) if beside is None else beside.layout.of(config)
         megatron = model.megatron_config(config, layout, spec)
         shards = model.build(config, megatron, layout)

@@ -30,6 +30,7 @@ from services.learner.backends.transformers_fsdp.model import (
     vocabulary_of,
 )
 from services.learner.huggingface.safetensors_directory import SafetensorsDirectory
+from services.learner.huggingface.tied import check_tied
 from services.learner.interface.batch import Batch, TrainingSample
 from services.learner.interface.errors import UnsupportedModel
 
@@ -48,6 +49,7 @@ def load_and_try(model_dir: str | Path, config: Any, scores: bool = False) -> tu
 
     Raises UnsupportedModel.
     """
+    check_tied(model_dir, not scores and config.get_text_config().tie_word_embeddings)
     try:
         model, report = model_class(scores).from_pretrained(
             model_dir,
