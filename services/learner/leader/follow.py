@@ -2,20 +2,25 @@
 
 ledger --fold--> Ledger ---.
 log ----decode--> Assembly-+--> whoever waits for a change
+
+Entries come in pieces, and a piece may end anywhere: just before the record of the batch that a learner is about to
+form again. So nobody decides on a prefix: whoever decides waits for `current` first.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 
-from penstock.bus import Bus, BusError, RunNames, load_payload, read
+from penstock.bus import Bus, BusError, RunNames, load_payload, read, stream_state
 from penstock.ledger import Ledger
 from penstock.names import log_key
+from penstock.telemetry.waits import waiting
 from penstock.trajectories import TrajectoryError, check_trajectory, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.leader.assembly import Assembly
 
 logger = logging.getLogger(__name__)
+FOLD_SECONDS = 600.0
 
 
 class Following:
@@ -46,6 +51,14 @@ class Following:
     async def caught_up(self, sequence: int) -> None:
         """Waits until the ledger is folded up to `sequence`."""
         await self.until(lambda: self.ledger.sequence >= sequence)
+
+    async def current(self) -> None:
+        """Waits until the ledger is folded up to what was its end when this was called."""
+        last = (await stream_state(self._bus, self._names.ledger)).last_sequence
+        if self.ledger.sequence < last:
+            with waiting(f"ledger up to {last}", on="nats", deadline=FOLD_SECONDS):
+                async with asyncio.timeout(FOLD_SECONDS):
+                    await self.caught_up(last)
 
     async def decided(self) -> None:
         """Wakes those who wait: something was decided."""

@@ -59,6 +59,7 @@ class Judge:
         assembly = self._following.assembly
         while True:
             await self._following.until(lambda: bool(assembly.unjudged()))
+            await self._following.current()
             for group in assembly.unjudged():
                 event = verdict(group, self._fraction, self._sources)
                 if event is None:

@@ -36,6 +36,7 @@ class Batches:
         """The batch of `step`, recorded in the ledger; None if it cannot be formed within `within` seconds."""
         end = asyncio.get_running_loop().time() + within
         while True:
+            await self._following.current()
             groups = await self._formed(step, end)
             if groups is None or step in self._following.ledger.batches:
                 return groups
