@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
@@ -17,6 +16,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from penstock.rules.protos import Violation
+
 DOMAIN = "penstock"
 # Status and details travel in HTTP/2 headers, twice and encoded, of which a peer takes 8 KiB by default; a refusal that
 # quotes a hostile request must fit all the same.
@@ -24,15 +25,6 @@ TEXT_BYTES = 1024
 VIOLATION_BYTES = 256
 VIOLATIONS_BYTES = 2048
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Violation:
-    """What is wrong with one field. `field` is its path: `items[3].id`."""
-
-    field: str
-    description: str
-    rule: str = ""
 
 
 class Abort(Exception):

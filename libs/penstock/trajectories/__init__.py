@@ -4,6 +4,7 @@ from penstock.trajectories.arrays import float32s, from_float32s, from_int32s, i
 from penstock.trajectories.building import TrajectoryBuilder, demonstration, failed
 from penstock.trajectories.checks import TrajectoryError, check_trajectory, oldest_step
 from penstock.trajectories.codec import decode, encode
+from penstock.trajectories.entries import read_sample, read_task, refused, sample_key
 
 __all__ = [
     "TrajectoryBuilder",
@@ -18,4 +19,8 @@ __all__ = [
     "from_int32s",
     "int32s",
     "oldest_step",
+    "read_sample",
+    "read_task",
+    "refused",
+    "sample_key",
 ]
