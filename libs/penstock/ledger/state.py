@@ -14,6 +14,7 @@ import datetime
 import enum
 
 from penstock.ledger.entries import read_decision
+from penstock.names import training_group
 from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
@@ -72,6 +73,7 @@ class Ledger:
         self.evaluations: dict[int, pb.EvaluationReport] = {}
         self.samples = SampleCounts()
         self.sequence = 0
+        self.next_number = 0  # of the next group to be admitted
         self.quarantine = Quarantine()
         self._refused: dict[str, int] = {}  # by subject: the newest entry that was set aside
         self.failures: dict[str, int] = {}
@@ -82,11 +84,6 @@ class Ledger:
     def step(self) -> int:
         """The newest step whose batch is recorded: the version that is made or being made."""
         return len(self.batches)
-
-    @property
-    def admitted_groups(self) -> int:
-        """Groups admitted since the run began; also the number of the next group."""
-        return len(self.groups)
 
     def apply_event(self, event: pb.LedgerEvent, sequence: int) -> None:
         """Applies an entry of ledger.group.<group>."""
@@ -168,6 +165,8 @@ class Ledger:
             raise LedgerError(f"ledger entry {sequence} admits {event.group} a second time")
         group = Group(event.group, sequence, event.admitted, event.at.ToDatetime(datetime.UTC))
         self.groups[event.group] = self.in_flight[event.group] = group
+        while training_group(self.next_number) in self.groups:
+            self.next_number += 1
         self.samples.admitted += event.admitted.group_size
         self.draws[event.admitted.source] = event.admitted.draw + 1
 
