@@ -39,6 +39,11 @@ def oldest_step(t: pb.Trajectory) -> int | None:
     return min((s.version.step for s in t.version_segments), default=None)
 
 
+def newest_step(t: pb.Trajectory) -> int | None:
+    """The step of the newest of them."""
+    return max((s.version.step for s in t.version_segments), default=None)
+
+
 def _check_outcome(t: pb.Trajectory) -> None:
     failed = t.outcome.status == pb.Outcome.STATUS_FAILED
     if failed != (t.outcome.failure != pb.Outcome.FAILURE_UNSPECIFIED):

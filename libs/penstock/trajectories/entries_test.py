@@ -63,7 +63,10 @@ def test_what_is_read_back_is_what_was_written() -> None:
         NAMES.log_subject("g00000002", 1),
         NAMES.log_subject("e00000001-1", 1),
         RunNames("other").log_subject("g00000001", 1),
-        *(f"penstock.r.log.g00000001{end}" for end in ("", ".x", ".01", ".-1", ".1.1", ".99999999999", ".1" + "0" * 5000)),
+        *(
+            f"penstock.r.log.g00000001{end}"
+            for end in ("", ".x", ".01", ".-1", ".1.1", ".99999999999", ".1" + "0" * 5000)
+        ),
         "penstock.r.log.x00000001.1",
         "penstock.r.task.train.g00000001",
     ],
@@ -202,7 +205,9 @@ def test_a_task_that_could_not_be_played_is_bad(spoil: Callable[[pb.GroupTask], 
         read_task(NAMES, TASK_SUBJECT, work.SerializeToString(), ["a", "b"])
 
 
-@pytest.mark.parametrize("subject", ["penstock.r.task.odd.g00000001", "penstock.r.task.eval.g00000001", "x", TASK_SUBJECT])
+@pytest.mark.parametrize(
+    "subject", ["penstock.r.task.odd.g00000001", "penstock.r.task.eval.g00000001", "x", TASK_SUBJECT]
+)
 def test_a_task_is_read_under_its_subject_alone(subject: str) -> None:
     work = task()
     if subject == TASK_SUBJECT:

@@ -26,9 +26,11 @@ _REASONS = {
 def verdict(group: CompleteGroup, min_fraction: float, sources: Sources) -> pb.LedgerEvent | None:
     """The terminal event of a group that must not be trained; None if it is usable. Pure.
 
-    min_fraction: of its members that must have completed, or it has FAILED.
+    min_fraction: of its members that must have completed, or it has FAILED. So has one with a quarantined member:
+    whoever wrote that may have written the others.
     """
-    if len(group.usable) < min_fraction * len(group.members):
+    quarantined = any(m.quarantined for m in group.members)
+    if quarantined or len(group.usable) < min_fraction * len(group.members):
         failed = pb.Failed()
         for m in group.members:
             if not m.usable:

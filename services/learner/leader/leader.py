@@ -25,6 +25,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1.weights_pb2 import Adapters
 from services.learner.algorithms.sources import Sources
 from services.learner.checkpoints.resume import Position
+from services.learner.interface.policy import Takes
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
 from services.learner.leader.lineage import tie
@@ -184,14 +185,16 @@ def leading(
     status: Status,
     sources: Sources,
     position: Position,
+    takes: Takes,
     checkpoints: pathlib.Path,
 ) -> Iterator[RunLeader]:
     """Rank 0's Leader, whose thread and connections live as long as the block.
 
-    position: from the checkpoint that the weights are of. checkpoints: where they are kept.
+    position: from the checkpoint that the weights are of. takes: what these can be trained on. checkpoints: where they
+    are kept.
     """
     with linked() as link:
-        opened = link.do(_open(link, recipe, addresses, status, sources, position, checkpoints), 120)
+        opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), 120)
         yield RunLeader(link, opened, sources, adapters_of(recipe), status)
 
 
@@ -202,6 +205,7 @@ async def _open(
     status: Status,
     sources: Sources,
     position: Position,
+    takes: Takes,
     checkpoints: pathlib.Path,
 ) -> _Opened:
     """Connects, takes a new epoch, follows the streams, serves. Runs on the loop."""
@@ -209,7 +213,7 @@ async def _open(
     bus = await stack.enter_async_context(connect(addresses.nats, name="learner", within=60))
     channel = await stack.enter_async_context(rpc.channel(addresses.weight_sync, security=addresses.security))
     epoch = status.epoch = await _next_epoch(bus, names)
-    following = Following(bus, names, algorithm.groups_per_step, status.step, position.log_cursor)
+    following = Following(bus, names, algorithm.groups_per_step, status.step, position.log_cursor, takes)
     judge = Judge(bus, names, following, sources, algorithm.min_group_fraction, epoch)
     await link.beside(_all(following.run(), judge.run()))
     server = await stack.enter_async_context(

@@ -10,6 +10,7 @@ from penstock.trajectories.building import header, version
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
 from services.learner.algorithms.sources import Sources
+from services.learner.interface.policy import Takes
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
 from services.learner.leader.record import Batches
@@ -17,6 +18,7 @@ from services.learner.testing.recipes import recipe_of
 
 NAMES = RunNames("feed-test")
 SIZE = 2
+TAKES = Takes(vocabulary=100, longest=50)
 
 
 @asynccontextmanager
@@ -24,7 +26,7 @@ async def leader(
     bus: Bus, *, epoch: int = 1, trained_step: int = 0, max_age: int = 2, drop: bool = False
 ) -> AsyncIterator[Batches]:
     sources = Sources({"": AdvantageSamples(recipe_of(algorithm={"filters": {"zero_variance": drop}}))})
-    following = Following(bus, NAMES, groups_per_step=2, trained_step=trained_step, log_cursor=0)
+    following = Following(bus, NAMES, groups_per_step=2, trained_step=trained_step, log_cursor=0, takes=TAKES)
     judge = Judge(bus, NAMES, following, sources, min_fraction=1.0, epoch=epoch)
     running = [asyncio.create_task(work()) for work in (following.run, judge.run)]
     try:
