@@ -85,7 +85,7 @@ async def load_payload(bus: Bus, names: RunNames, envelope: bytes) -> bytes:
 
 
 def _reference(body: bytes) -> tuple[str, int, int]:
-    """Digest, size and number of pieces. Whoever wrote it may have written anything: Infinity, [[[[…, sizes of years."""
+    """Digest, size and number of pieces. Whoever wrote it may have written anything: Infinity, [[[[, years of bytes."""
     if len(body) > _REFERENCE_BYTES:
         raise DigestMismatch(f"malformed reference: {len(body)} bytes")
     try:

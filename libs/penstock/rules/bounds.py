@@ -8,6 +8,8 @@ MOST_STEP = 2**31 - 1
 """Of optimizer steps, and of versions."""
 MOST_EPOCH = 2**31 - 1
 """Of a learner's incarnations."""
+LEAP = 2**20
+"""Of epoch or step from the newest version to the next: who leaps further would leave no room for those to come."""
 MOST_NUMBER = 2**62
 """Of rows, draws and sequences: one can still be added to it in 64 bits."""
 MOST_GROUP = 65536

@@ -1,4 +1,4 @@
-"""What lies under a subject is what the subject says, or it is a BadEntry; nothing that anybody writes is anything else."""
+"""What lies under a subject is what the subject says, or it is a BadEntry, whatever anybody writes."""
 
 import random
 import resource

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from penstock.bus import Bus, RunNames, append, last_entry, publish_once, store_payload
+from penstock.bus import Bucket, Bus, RunNames, append, last_entry, publish_once, store_payload
 from penstock.trajectories import TrajectoryBuilder, encode
 from penstock.trajectories.building import header, version
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
 from services.learner.algorithms.sources import Sources
 from services.learner.interface.policy import Takes
+from services.learner.leader.epochs import Epoch
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
 from services.learner.leader.record import Batches
@@ -27,10 +28,11 @@ async def leader(
 ) -> AsyncIterator[Batches]:
     sources = Sources({"": AdvantageSamples(recipe_of(algorithm={"filters": {"zero_variance": drop}}))})
     following = Following(bus, NAMES, groups_per_step=2, trained_step=trained_step, log_cursor=0, takes=TAKES)
-    judge = Judge(bus, NAMES, following, sources, min_fraction=1.0, epoch=epoch)
+    number = Epoch(Bucket(bus, NAMES), epoch)
+    judge = Judge(bus, NAMES, following, sources, min_fraction=1.0, epoch=number)
     running = [asyncio.create_task(work()) for work in (following.run, judge.run)]
     try:
-        yield Batches(bus, NAMES, following, judge, max_age, epoch)
+        yield Batches(bus, NAMES, following, judge, max_age, number)
     finally:
         for task in running:
             task.cancel()
