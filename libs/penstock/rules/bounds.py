@@ -18,7 +18,5 @@ LARGEST_REWARD = 1e9
 """Of a reward, its parts and their weights: means and variances must not overflow, nor one drown the others."""
 MOST_COMPONENTS = 64
 """Parts of one reward."""
-MOST_NAMES = 256
-"""Metrics of one family that a report names."""
 LONGEST_NAME = 128
 """Characters of a name that somebody else gave."""
