@@ -4,8 +4,8 @@ A task may come again (a worker died, an acknowledgement was lost): samples that
 redelivery costs only what is missing. A task that keeps killing its workers is not run again: its missing samples end
 as FAILED.
 
-An entry that is no task of this run, or one that nobody can play, is quarantined and not delivered again. Its group, if it
-has one, is ended by the coordinator, which knows how many samples it has.
+An entry that is no task of this run, or one that nobody can play, is quarantined and not delivered again. Its group, if
+it has one, is ended by the coordinator, which knows how many samples it has.
 
 Invariant (test name): when a task is acknowledged, every sample of its group is in the log, exactly once.
 """

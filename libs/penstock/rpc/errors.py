@@ -235,7 +235,8 @@ def from_call(error: grpc.aio.AioRpcError) -> RpcError:
         if packed.Unpack(info):
             reason, metadata = info.reason, dict(info.metadata)
         elif packed.Unpack(retry):
-            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+            # What says to come back before now says nothing.
+            retry_after = max(0, retry.retry_delay.seconds) + max(0, retry.retry_delay.nanos) / 1e9 or None
         elif packed.Unpack(bad):
             violations += [Violation(v.field, v.description, v.reason) for v in bad.field_violations]
     return _TREE.get(error.code(), RpcError)(
