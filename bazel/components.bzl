@@ -18,6 +18,7 @@ LIBRARIES = {
     "process": "light",
     "recipes": "light",
     "rpc": "light",
+    "rules": "light",
     "sdk": "light",
     "supervisor": "light",
     "system": "light",

@@ -61,7 +61,7 @@ def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callab
     validation = Validation.of(recipe, sources, trainer, device)
     leads: AbstractContextManager[Leader] = nullcontext(Idle())
     if dist.get_rank() == 0:
-        leads = leading(recipe, addresses, status, sources, resume.position, folder / "checkpoints")
+        leads = leading(recipe, addresses, status, sources, resume.position, policy.takes, folder / "checkpoints")
     with leads as leader:
         signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
         logger.info("learning from step %d", resume.step, extra={"epoch": status.epoch})

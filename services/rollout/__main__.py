@@ -26,7 +26,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
         connect(args.nats, name=process.name, token=nats_token(args), within=60) as bus,
         player(recipe, chat, addresses, process.security) as plays,
     ):
-        worker = Worker(bus, names, recipe.model.path, plays.play)
+        worker = Worker(bus, names, recipe.model.path, plays.play, recipe.sources)
 
         def consumer(kind: TaskKind, at_once: int) -> TaskConsumer:
             return TaskConsumer(

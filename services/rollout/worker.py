@@ -4,22 +4,25 @@ A task may come again (a worker died, an acknowledgement was lost): samples that
 redelivery costs only what is missing. A task that keeps killing its workers is not run again: its missing samples end
 as FAILED.
 
+An entry that is no task of this run, or one that nobody can play, is quarantined and not delivered again. Its group, if
+it has one, is ended by the coordinator, which knows how many samples it has.
+
 Invariant (test name): when a task is acknowledged, every sample of its group is in the log, exactly once.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
-from google.protobuf.message import DecodeError
 from opentelemetry import context as otel_context
 
 from penstock.bus import Bus, BusError, RunNames, Task, TaskConsumer, last_entry, publish_once, store_payload
+from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.telemetry import metrics
 from penstock.telemetry.tracing import extract, inject
 from penstock.telemetry.waits import progress
-from penstock.trajectories import encode, failed
+from penstock.trajectories import encode, failed, read_task
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -34,8 +37,12 @@ Play = Callable[[pb.GroupTask, int, float], Awaitable[pb.Trajectory]]
 class Worker:
     """Runs tasks with `play`, which gives the terminal trajectory of one sample and does not raise for failures."""
 
-    def __init__(self, bus: Bus, names: RunNames, model: str, play: Play) -> None:
-        self._bus, self._names, self._model, self._play = bus, names, model, play
+    def __init__(
+        self, bus: Bus, names: RunNames, model: str, play: Play, sources: Collection[str] | None = None
+    ) -> None:
+        """sources: of tasks, that `play` knows; None where it knows any."""
+        self._bus, self._names, self._model, self._play, self._sources = bus, names, model, play, sources
+        self.quarantine = Quarantine()
 
     async def run(self, consumer: TaskConsumer) -> None:
         """Takes tasks for ever. Cancelling gives back those in progress."""
@@ -55,9 +62,9 @@ class Worker:
 
     async def _group(self, delivery: Task) -> None:
         try:
-            task = pb.GroupTask.FromString(delivery.payload)
-        except DecodeError:
-            logger.error("a task that cannot be read is dropped", extra={"subject": delivery.subject})
+            task = read_task(self._names, delivery.subject, delivery.payload, self._sources)
+        except BadEntry as bad:
+            self.quarantine.add("task", delivery.subject, delivery.sequence, bad)
             return
         missing = list(range(task.group_size))
         if delivery.deliveries > 1:

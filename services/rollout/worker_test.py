@@ -5,7 +5,9 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+
+import pytest
 
 from penstock.bus import (
     Bus,
@@ -29,7 +31,7 @@ SIZE = 4
 
 def task(number: int, seconds: float = 60.0) -> pb.GroupTask:
     made = pb.GroupTask(run="r1", group=f"g{number:08d}", kind=pb.TASK_KIND_TRAIN, group_size=SIZE)
-    made.rollout.task.id = "train/0"
+    made.rollout.task.id, made.rollout.task.source = "train/0", "train"
     made.rollout.sampling.temperature = made.rollout.sampling.top_p = 1.0
     made.rollout.sampling.max_tokens = 8
     made.deadline.FromNanoseconds(time.time_ns() + int(seconds * 1e9))
@@ -211,12 +213,43 @@ async def test_trouble_with_nats_gives_the_task_back_and_the_worker_lives(bus: B
     assert len(await log(bus, names)) == SIZE
 
 
-async def test_a_task_that_cannot_be_read_is_dropped(bus: Bus, names: RunNames) -> None:
+def odd_source(work: pb.GroupTask) -> None:
+    work.rollout.task.source = "nowhere"
+
+
+def last_seed(work: pb.GroupTask) -> None:
+    work.seed = 2**64 - 1
+
+
+def endless(work: pb.GroupTask) -> None:
+    work.group_size = 2**32 - 1
+
+
+def dotted(work: pb.GroupTask) -> None:
+    work.group = "g.00000000"
+
+
+@pytest.mark.parametrize("spoil", [None, odd_source, last_seed, endless, dotted])
+async def test_a_task_that_nobody_can_play_is_set_aside_and_the_worker_goes_on(
+    bus: Bus, names: RunNames, spoil: Callable[[pb.GroupTask], None] | None
+) -> None:
+    played = set[str]()
+
     async def play(work: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
+        played.add(work.group)
         return drawn(work, index)
 
-    await publish_once(bus, names.task_subject("train", "g00000000"), b"\xff\xff")
+    bad = task(0)
+    if spoil is not None:
+        spoil(bad)
+    payload = b"\xff\xff" if spoil is None else bad.SerializeToString()
+    await publish_once(bus, names.task_subject("train", "g00000000"), payload)
     await offer(bus, names, task(1))
-    async with working(bus, names, play):
-        await all_done(bus, names)
-    assert {t.group for t in await log(bus, names)} == {"g00000001"}
+    worker = Worker(bus, names, "model", play, ["train"])
+    running = asyncio.create_task(worker.run(consumer(bus, names)))
+    await all_done(bus, names)
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert played == {"g00000001"} == {t.group for t in await log(bus, names)}
+    assert [(q.stream, q.sequence) for q in worker.quarantine.listed] == [("task", 1)]

@@ -270,6 +270,36 @@ async def test_without_room_the_caller_is_told_how_much_is_needed(stub: Any) -> 
 UNARY = ("BeginVersion", "CommitVersion", "AbortVersion", "GetManifest", "ReportApplied", "HoldVersions", "ReleaseHold")
 
 
+async def test_a_manifest_of_no_bytes_or_too_many_is_invalid_and_leaves_nothing(
+    channel: grpc.aio.Channel, stub: Any, tmp_path: pathlib.Path
+) -> None:
+    empty = make_manifest(1, 1, [("a", "float32", [0], b"")])
+    empty.tensors[0].checksum = bytes(16)
+    endless = make_manifest(1, 1, [("a", "bfloat16", [0], b"")])
+    endless.tensors[0].shape[:] = [2**62]
+    endless.tensors[0].size = endless.total_size = 2**63
+    for made, field in ((empty, "checksum"), (endless, "total_size")):
+        made.version.digest = digest(made.tensors)
+        error = await refusal(stub.BeginVersion(pb.BeginVersionRequest(manifest=made)))
+        assert error.code is CODES.INVALID_ARGUMENT and field in error.message
+    assert list(tmp_path.iterdir()) == []
+    whole_one = make_manifest(1, 1, [("a", "float32", [0], b""), ("b", "float32", [0, 2**40], b"")])
+    await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=whole_one)))
+    await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=whole_one.version)))
+
+
+async def test_nobody_pushes_a_version_behind_which_no_learner_could_come(stub: Any) -> None:
+    for epoch, step in ((1, 2**63), (2**63, 1), (2**64 - 1, 2**64 - 1)):
+        error = await refusal(stub.BeginVersion(pb.BeginVersionRequest(manifest=manifest_of(epoch, step))))
+        assert error.code is CODES.FAILED_PRECONDITION and "no learner could follow" in error.message
+    await push(stub, 1)
+    assert (await push(stub, 2, epoch=3)).step == 2
+
+
+def manifest_of(epoch: int, step: int) -> pb.Manifest:
+    return make_manifest(epoch, step, [("a", "float32", [1], bytes(4))])
+
+
 async def test_malformed_bytes_are_invalid_on_every_rpc(channel: grpc.aio.Channel) -> None:
     for name in (*UNARY, "ListVersions"):
         assert (await refusal(raw(channel).unary_unary(SERVICE + name)(b"\xff\xff"))).code == CODES.INVALID_ARGUMENT

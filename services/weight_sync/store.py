@@ -6,7 +6,7 @@ A version is two files: <step>-<epoch>.bin, the tensors' bytes in the manifest's
 renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible.
 
 Invariants (test names): a half-pushed version is never visible; the newest READY step never goes down; an older
-learner's incarnation is refused.
+learner's incarnation is refused; no version is so new that none could come after it.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import pathlib
 from google.protobuf.message import DecodeError
 
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.rules import bounds
 from penstock.tensors import ManifestError, Output, Receiver, check_manifest, checksums
 from penstock.weights.v1 import weights_pb2 as pb
 
@@ -177,8 +178,13 @@ class VersionStore:
         self._retire(None)
 
     def _check_is_next(self, version: PolicyVersion) -> None:
-        newest = self.newest
-        if newest is None:
+        newest = self.newest or PolicyVersion()
+        if version.epoch > newest.epoch + bounds.LEAP or version.step > newest.step + bounds.LEAP:
+            raise Refused(
+                f"step {version.step} of epoch {version.epoch} is more than {bounds.LEAP} beyond step {newest.step} of "
+                f"epoch {newest.epoch}: no learner could follow it"
+            )
+        if self.newest is None:
             return
         if version.epoch < newest.epoch:
             raise Refused(f"epoch {version.epoch} is fenced: a learner of epoch {newest.epoch} has published since")

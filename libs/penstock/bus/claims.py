@@ -27,6 +27,8 @@ _PIECE_BYTES = 1 << 20
 _HEADER_ROOM = 64 << 10
 _AT_ONCE = 4
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+MOST_BYTES = 256 << 20  # of a payload that travels by reference
+_REFERENCE_BYTES = 512
 
 
 async def store_payload(
@@ -64,11 +66,16 @@ async def load_payload(bus: Bus, names: RunNames, envelope: bytes) -> bytes:
     if tag != _REFERENCE:
         raise DigestMismatch(f"unknown envelope tag {tag!r}")
     digest, size, count = _reference(body)
+    fetched = 0
 
     async def piece(number: int) -> bytes:
+        nonlocal fetched
         entry = await last_entry(bus, names.blobs, names.blob_subject(digest, number))
         if entry is None:
             raise DigestMismatch(f"piece {number} of payload {digest} is not in {names.blobs}")
+        fetched += len(entry.payload)
+        if fetched > size:
+            raise DigestMismatch(f"payload {digest}: its pieces hold more than {size} bytes")
         return entry.payload
 
     payload = b"".join(await _all(piece, count))
@@ -78,13 +85,18 @@ async def load_payload(bus: Bus, names: RunNames, envelope: bytes) -> bytes:
 
 
 def _reference(body: bytes) -> tuple[str, int, int]:
+    """Digest, size and number of pieces. Whoever wrote it may have written anything: Infinity, [[[[, years of bytes."""
+    if len(body) > _REFERENCE_BYTES:
+        raise DigestMismatch(f"malformed reference: {len(body)} bytes")
     try:
         fields = json.loads(body)
-        digest, size, count = str(fields["digest"]), int(fields["size"]), int(fields["pieces"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DigestMismatch(f"malformed reference: {error!r}") from error
-    if not _DIGEST.fullmatch(digest) or not 0 < count <= size:
+        digest, size, count = fields["digest"], fields["size"], fields["pieces"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DigestMismatch(f"malformed reference: {error!r:.200}") from error
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or type(size) is not int or type(count) is not int:
         raise DigestMismatch("malformed reference")
+    if not 0 < size <= MOST_BYTES or not 0 < count <= size:
+        raise DigestMismatch(f"malformed reference: {size} bytes in {count} pieces; at most {MOST_BYTES} are fetched")
     return digest, size, count
 
 

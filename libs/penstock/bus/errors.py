@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from penstock.rules.quarantine import BadEntry
+
 
 class BusError(Exception):
     """Root of all errors raised by `penstock.bus`."""
@@ -92,8 +94,9 @@ class SequenceGap(BusError):
         self.missing = (first, last)
 
 
-class DigestMismatch(BusError):
-    """A payload fetched by reference is not the one that was stored, or the envelope is malformed."""
+class DigestMismatch(BusError, BadEntry):
+    """A payload fetched by reference is not the one that was stored, or the envelope is malformed: the entry is bad,
+    and not the bus."""
 
 
 class KeyConflict(BusError):

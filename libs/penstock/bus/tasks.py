@@ -51,6 +51,7 @@ class Task:
     """One delivery. Hold it with `async with task:`; leaving the block without `done` gives it back.
 
     Attributes:
+        sequence: in the stream of tasks.
         deliveries: how often it was delivered, this time included.
         last_delivery: if this delivery fails, the next arrives `exhausted`.
         exhausted: it failed `max_deliver` times; record that and call `done`, do not run it.
@@ -60,6 +61,7 @@ class Task:
         self.subject: str = message.subject
         self.payload: bytes = message.data
         self.headers: dict[str, str] = dict(message.headers or {})
+        self.sequence: int = message.metadata.sequence.stream
         self.deliveries: int = message.metadata.num_delivered
         self.last_delivery = self.deliveries >= consumer.max_deliver
         self.exhausted = self.deliveries > consumer.max_deliver

@@ -29,7 +29,7 @@ def test_samples_always_add_up(decisions: list[str], trained: int) -> None:
     ledger = Ledger()
     for decision in decisions:
         if decision == "admit":
-            admit(ledger, ledger.admitted_groups)
+            admit(ledger, ledger.next_number)
             continue
         name = next(iter(ledger.in_flight), None)
         if name is None:
@@ -64,13 +64,13 @@ def test_contradictions_are_refused() -> None:
     ledger = Ledger()
     admit(ledger, 0)
     with pytest.raises(LedgerError, match="a second time"):
-        admit(ledger, 0)
+        ledger.apply_event(pb.LedgerEvent(group="g00000000", admitted=pb.Admitted(group_size=SIZE)), 3)
     with pytest.raises(LedgerError, match="never admitted"):
         ledger.apply_event(pb.LedgerEvent(group="g00000009", failed=pb.Failed()), 3)
     with pytest.raises(LedgerError, match="batch of step 2 after step 0"):
         ledger.apply_batch(pb.BatchRecord(step=2), 3)
-    with pytest.raises(LedgerError, match="unknown subject"):
-        ledger.apply("penstock.r.ledger.odd.1", b"", 3)
+    with pytest.raises(LedgerError, match="report of step 1, which has no batch"):
+        ledger.apply_report(pb.StepReport(step=1), 3)
 
 
 def test_the_ledger_knows_each_rows_rewards_and_where_each_source_goes_on() -> None:

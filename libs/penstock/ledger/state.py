@@ -3,8 +3,8 @@
 Life of a group:  ADMITTED -> TRAINED (a BatchRecord names it) | FILTERED | EXPIRED | FAILED
 
 Invariants (test names): every group is admitted once and released exactly once; samples always add up:
-admitted = trained + filtered + expired + failed + in flight. A fold that would break one raises LedgerError: a ledger
-that contradicts itself is a fault to stop at, not to train over.
+admitted = trained + filtered + expired + failed + in flight; an entry that would break one, or is no decision at all,
+is quarantined and changes nothing. The first word stands: entries cannot be removed, and every reader folds the same.
 
 Example, group_size 4: a batch that trained members 0, 1 and 3 of g00000007 adds 3 to `trained` and 1 to `failed`.
 """
@@ -13,12 +13,14 @@ import dataclasses
 import datetime
 import enum
 
-from penstock.names import ledger_key
+from penstock.ledger.entries import read_decision
+from penstock.names import training_group
+from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
-class LedgerError(RuntimeError):
-    """The ledger contradicts itself."""
+class LedgerError(BadEntry):
+    """The entry contradicts those before it."""
 
 
 class Fate(enum.Enum):
@@ -61,7 +63,7 @@ class SampleCounts:
 
 
 class Ledger:
-    """The state after the entries applied so far."""
+    """The state after the entries applied so far. `quarantine`: those that were set aside."""
 
     def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
@@ -71,6 +73,9 @@ class Ledger:
         self.evaluations: dict[int, pb.EvaluationReport] = {}
         self.samples = SampleCounts()
         self.sequence = 0
+        self.next_number = 0  # of the next group to be admitted
+        self.quarantine = Quarantine()
+        self._refused: dict[str, int] = {}  # by subject: the newest entry that was set aside
         self.failures: dict[str, int] = {}
         self.draws: dict[str, int] = {}  # by source of tasks: where its next draw begins
         self.rewards: dict[tuple[str, int], list[float]] = {}  # by source and row: mean rewards of its groups, in order
@@ -79,11 +84,6 @@ class Ledger:
     def step(self) -> int:
         """The newest step whose batch is recorded: the version that is made or being made."""
         return len(self.batches)
-
-    @property
-    def admitted_groups(self) -> int:
-        """Groups admitted since the run began; also the number of the next group."""
-        return len(self.groups)
 
     def apply_event(self, event: pb.LedgerEvent, sequence: int) -> None:
         """Applies an entry of ledger.group.<group>."""
@@ -114,6 +114,10 @@ class Ledger:
         """Applies an entry of ledger.batch.<step>: the terminal event of every group it names."""
         if record.step != self.step + 1:
             raise LedgerError(f"ledger entry {sequence}: batch of step {record.step} after step {self.step}")
+        for part in record.groups:
+            group = self._held(part.group, Fate.TRAINED)
+            if max(part.indices, default=0) >= group.admitted.group_size:
+                raise LedgerError(f"{part.group} has {group.admitted.group_size} members; {list(part.indices)} trained")
         self.sequence = sequence
         for part in record.groups:
             group = self._release(part.group, Fate.TRAINED)
@@ -125,6 +129,8 @@ class Ledger:
 
     def apply_report(self, report: pb.StepReport, sequence: int) -> None:
         """Applies an entry of ledger.step.<step>."""
+        if not 0 < report.step <= self.step:
+            raise LedgerError(f"ledger entry {sequence}: report of step {report.step}, which has no batch")
         self.sequence = sequence
         self.reports.setdefault(report.step, report)
 
@@ -134,26 +140,33 @@ class Ledger:
         self.evaluations.setdefault(report.step, report)
 
     def apply(self, subject: str, payload: bytes, sequence: int) -> None:
-        """Applies a raw ledger entry by its subject `….ledger.<kind>.<key>`."""
+        """Applies a raw ledger entry; one that cannot be is quarantined."""
         try:
-            kind, _ = ledger_key(subject)
-        except ValueError as error:
-            raise LedgerError(f"ledger entry {sequence} has an unknown subject {subject!r}") from error
-        match kind:
-            case "group":
-                self.apply_event(pb.LedgerEvent.FromString(payload), sequence)
-            case "batch":
-                self.apply_batch(pb.BatchRecord.FromString(payload), sequence)
-            case "step":
-                self.apply_report(pb.StepReport.FromString(payload), sequence)
-            case "eval":
-                self.apply_evaluation(pb.EvaluationReport.FromString(payload), sequence)
+            match read_decision(subject, payload):
+                case pb.LedgerEvent() as event:
+                    self.apply_event(event, sequence)
+                case pb.BatchRecord() as record:
+                    self.apply_batch(record, sequence)
+                case pb.StepReport() as report:
+                    self.apply_report(report, sequence)
+                case pb.EvaluationReport() as evaluation:
+                    self.apply_evaluation(evaluation, sequence)
+        except BadEntry as bad:
+            self.quarantine.add("ledger", subject, sequence, bad)
+            self._refused[subject] = self.sequence = sequence
+
+    def last(self, subject: str, known: int = 0) -> int:
+        """The sequence of a subject's last entry, as whoever appends to it must expect it: `known`, or that of an entry
+        which was set aside behind it and must not be in the way for ever."""
+        return max(known, self._refused.get(subject, 0))
 
     def _admit(self, event: pb.LedgerEvent, sequence: int) -> None:
         if event.group in self.groups:
             raise LedgerError(f"ledger entry {sequence} admits {event.group} a second time")
         group = Group(event.group, sequence, event.admitted, event.at.ToDatetime(datetime.UTC))
         self.groups[event.group] = self.in_flight[event.group] = group
+        while training_group(self.next_number) in self.groups:
+            self.next_number += 1
         self.samples.admitted += event.admitted.group_size
         self.draws[event.admitted.source] = event.admitted.draw + 1
 
@@ -163,11 +176,16 @@ class Ledger:
             self.rewards.setdefault((group.admitted.source, group.admitted.row), []).append(said.reward)
 
     def _release(self, name: str, fate: Fate) -> Group:
+        group = self._held(name, fate)
+        group.fate = fate
+        del self.in_flight[name]
+        return group
+
+    def _held(self, name: str, fate: Fate) -> Group:
+        """The group in flight that is to be released."""
         group = self.groups.get(name)
         if group is None:
             raise LedgerError(f"{name} is {fate.value} but was never admitted")
         if group.fate is not Fate.IN_FLIGHT:
             raise LedgerError(f"{name} is {fate.value} but was {group.fate.value} before")
-        group.fate = fate
-        del self.in_flight[name]
         return group

@@ -5,7 +5,7 @@ A library of its own, without NATS, because the ledger reads names too and stays
 
 from penstock.names.files import EXPORT_MARK
 from penstock.names.groups import evaluation_group, group_number, training_group
-from penstock.names.run import LedgerKind, RunNames, TaskKind, family, ledger_key, log_key, token
+from penstock.names.run import LedgerKind, RunNames, TaskKind, family, ledger_key, log_key, task_key, token
 
 __all__ = [
     "EXPORT_MARK",
@@ -17,6 +17,7 @@ __all__ = [
     "group_number",
     "ledger_key",
     "log_key",
+    "task_key",
     "token",
     "training_group",
 ]

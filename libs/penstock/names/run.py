@@ -20,6 +20,7 @@ LedgerKind = Literal["group", "batch", "step", "eval"]
 Family = Literal["task", "log", "ledger", "blob"]
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LOG = re.compile(rf"penstock\.{_TOKEN.pattern}\.log\.({_TOKEN.pattern})\.(0|[1-9][0-9]*)")
+_TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 _LEDGER_KINDS: tuple[LedgerKind, ...] = get_args(LedgerKind)
 
 
@@ -41,6 +42,16 @@ def log_key(subject: str) -> tuple[str, int]:
     if found is None:
         raise ValueError(f"{subject!r} is no subject of a log")
     return found[1], int(found[2])
+
+
+def task_key(subject: str) -> tuple[TaskKind, str]:
+    """Kind and group of a task's subject. Raises ValueError for another subject."""
+    parts = subject.split(".")
+    if len(parts) == 5 and parts[0] == "penstock" and parts[2] == "task":
+        for kind in _TASK_KINDS:
+            if kind == parts[3]:
+                return kind, token(parts[4], "group")
+    raise ValueError(f"{subject!r} is no subject of a task")
 
 
 def ledger_key(subject: str) -> tuple[LedgerKind, str]:

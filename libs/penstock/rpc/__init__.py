@@ -4,7 +4,6 @@ from penstock.rpc.channel import channel, ready
 from penstock.rpc.errors import (
     Abort,
     RpcError,
-    Violation,
     already_exists,
     call,
     data_loss,
@@ -22,6 +21,7 @@ from penstock.rpc.retrying import Retry, Tries, retried
 from penstock.rpc.security import Security
 from penstock.rpc.server import AddressInUse, Server
 from penstock.rpc.settings import Transport
+from penstock.rules.protos import Violation
 
 __all__ = [
     "Abort",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
@@ -17,6 +16,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from penstock.rules.protos import Violation
+
 DOMAIN = "penstock"
 # Status and details travel in HTTP/2 headers, twice and encoded, of which a peer takes 8 KiB by default; a refusal that
 # quotes a hostile request must fit all the same.
@@ -24,15 +25,6 @@ TEXT_BYTES = 1024
 VIOLATION_BYTES = 256
 VIOLATIONS_BYTES = 2048
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Violation:
-    """What is wrong with one field. `field` is its path: `items[3].id`."""
-
-    field: str
-    description: str
-    rule: str = ""
 
 
 class Abort(Exception):
@@ -243,7 +235,8 @@ def from_call(error: grpc.aio.AioRpcError) -> RpcError:
         if packed.Unpack(info):
             reason, metadata = info.reason, dict(info.metadata)
         elif packed.Unpack(retry):
-            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+            # What says to come back before now says nothing.
+            retry_after = max(0, retry.retry_delay.seconds) + max(0, retry.retry_delay.nanos) / 1e9 or None
         elif packed.Unpack(bad):
             violations += [Violation(v.field, v.description, v.reason) for v in bad.field_violations]
     return _TREE.get(error.code(), RpcError)(

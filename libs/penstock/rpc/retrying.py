@@ -91,7 +91,8 @@ class Tries:
     def pause_after(self, error: RpcError) -> float:
         """Seconds to wait before the next attempt."""
         own = self._retry.pause * self._retry.growth ** min(self.failures, GROWTHS)
-        return min(error.retry_after or own, self._retry.longest)
+        asked = error.retry_after or 0.0
+        return min(asked if asked > 0 else own, self._retry.longest)
 
     async def pause(self, error: RpcError, *, on: str) -> None:
         """Waits, listed with the error, before the next attempt."""

@@ -122,6 +122,13 @@ async def test_a_pause_is_what_the_server_asked_for_else_grows_with_the_failures
     assert script.slept == [1.0]
 
 
+async def test_no_pause_is_shorter_than_nothing_or_endless() -> None:
+    for asked in (-1.0, float("-inf"), 0.0, float("nan")):
+        script = Script(away(asked))
+        await script.run(AWAY)
+        assert script.slept == [AWAY.pause]
+
+
 async def test_a_bound_on_attempts_counts_those_that_reached_somebody() -> None:
     three = Retry((*AWAY.codes, C.INTERNAL), attempts=3, absent=AWAY.codes)
     script = Script(away(), away(), away(), away(), *(away(code=C.INTERNAL) for _ in range(9)))

@@ -29,6 +29,7 @@ from penstock.rpc.boundary import Boundary
 from penstock.rpc.diagnostics import Diagnostics
 from penstock.rpc.security import Security
 from penstock.rpc.settings import Transport
+from penstock.rpc.streams import Streams
 from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Server:
         not_health = filters.negate(filters.health_check())  # traced, Health/Watch breaks
         traced: Any = aio_server_interceptor(filter_=not_health)  # type: ignore[no-untyped-call]
         self._server = grpc.aio.server(
-            interceptors=[traced, Boundary(self._security, default_seconds, stream_seconds)],
+            interceptors=[Streams(), traced, Boundary(self._security, default_seconds, stream_seconds)],
             options=(transport or Transport()).server_options(),
             maximum_concurrent_rpcs=max_calls,
         )

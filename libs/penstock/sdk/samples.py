@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+from penstock.rules.bounds import LARGEST_REWARD as LARGEST
+from penstock.rules.bounds import LONGEST_NAME, MOST_COMPONENTS
+
 ANSWER_LENGTH = 4096
-LARGEST = 1e9  # of a value and its parts: means and variances over a group must not overflow, nor drown the others
 FinishReason = Literal["unspecified", "stop", "length"]
 
 
@@ -79,7 +81,11 @@ def as_result(returned: object) -> Result:
         value, given = returned.value, dict(returned.components)
         answer = returned.answer if returned.answer is None else str(returned.answer)[:ANSWER_LENGTH]
     components = dict[str, float]()
+    if len(given) > MOST_COMPONENTS:
+        return Invalid(f"the reward has {len(given)} components; at most {MOST_COMPONENTS} are taken")
     for name, part in given.items():
+        if len(str(name)) > LONGEST_NAME:
+            return Invalid(f"the name of component {str(name)!r:.80} has more than {LONGEST_NAME} characters")
         found = as_number(part)
         if isinstance(found, str):
             return Invalid(f"component {name!r:.80} {found}")

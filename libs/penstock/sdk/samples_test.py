@@ -111,3 +111,8 @@ def test_half_a_surrogate_pair_reaches_the_wire_as_a_question_mark() -> None:
     assert message_to_proto(Message("user", broken)).content == "b?"
     assert result_to_proto("1", Invalid(broken), 0).invalid.reason == "b?"
     assert dict(result_to_proto("1", Scored(1.0, {broken: 2.0}), 0).score.components) == {"b?": 2.0}
+
+
+@pytest.mark.parametrize("parts", [{str(i): 1.0 for i in range(1000)}, {"x" * 1000: 1.0}])
+def test_parts_that_no_report_could_name_are_invalid(parts: dict[str, float]) -> None:
+    assert isinstance(as_result(Scored(1.0, parts)), Invalid)

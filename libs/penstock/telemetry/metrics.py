@@ -32,6 +32,7 @@ VERSIONS_PUBLISHED = "rl.weights.versions"
 WEIGHT_BYTES = "rl.weights.bytes"
 PAUSE_SECONDS = "rl.weights.pause"
 CALLS_WITHOUT_DEADLINE = "rpc.server.calls_without_deadline"
+ENTRIES_QUARANTINED = "rl.entries.quarantined"
 INCIDENTS = "rpc.server.incidents"
 
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)

@@ -32,6 +32,7 @@ class StepMetric:
 
 
 _METRICS: dict[str, StepMetric] = {}
+MOST_MEMBERS = 256
 
 
 def _step(name: str, unit: str, meaning: str, *, reported: bool = True) -> str:
@@ -127,6 +128,12 @@ def register() -> Mapping[str, StepMetric]:
 def member(family: str, name: str | int) -> str:
     """The metric of a family for one name."""
     return f"{family}.{name}"
+
+
+def bounded(family: str, values: Mapping[str, float]) -> dict[str, float]:
+    """The members of a family for these names, MOST_MEMBERS at most, the first in order: names come from rewards of
+    others, and a report that has all of a thousand samples' own is larger than a message may be."""
+    return {member(family, name): values[name] for name in sorted(values)[:MOST_MEMBERS]}
 
 
 def find(name: str) -> StepMetric | None:

@@ -16,6 +16,7 @@ from penstock.weights.v1 import weights_pb2 as pb
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 CHECKSUM_BYTES = 16
+MOST_BYTES = 2**62  # of a version: file offsets are signed
 MOST_THREADS = 4
 PARALLEL_BYTES = 8 << 20
 
@@ -102,6 +103,10 @@ def check_manifest(manifest: pb.Manifest) -> None:
         if t.offset != offset:
             raise ManifestError(f"tensors[{t.name}].offset: {t.offset}, expected {offset} (no gaps, in order)")
         offset += t.size
+        if not t.size and t.checksum != checksum(b""):
+            raise ManifestError(f"tensors[{t.name}].checksum: is not that of a tensor without a byte")
+    if offset > MOST_BYTES:
+        raise ManifestError(f"total_size: {offset} bytes; a version has at most {MOST_BYTES}")
     if manifest.total_size != offset:
         raise ManifestError(f"total_size: {manifest.total_size}, but the tensors hold {offset} bytes")
     if manifest.version.digest != digest(manifest.tensors):

@@ -2,8 +2,9 @@
 
 from penstock.trajectories.arrays import float32s, from_float32s, from_int32s, int32s
 from penstock.trajectories.building import TrajectoryBuilder, demonstration, failed
-from penstock.trajectories.checks import TrajectoryError, check_trajectory, oldest_step
+from penstock.trajectories.checks import TrajectoryError, check_trajectory, newest_step, oldest_step
 from penstock.trajectories.codec import decode, encode
+from penstock.trajectories.entries import read_sample, read_task, refused, sample_key
 
 __all__ = [
     "TrajectoryBuilder",
@@ -17,5 +18,10 @@ __all__ = [
     "from_float32s",
     "from_int32s",
     "int32s",
+    "newest_step",
     "oldest_step",
+    "read_sample",
+    "read_task",
+    "refused",
+    "sample_key",
 ]

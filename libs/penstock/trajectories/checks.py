@@ -5,23 +5,25 @@ breaks one becomes FAILED{invalid}: it never becomes a trained sample, and never
 """
 
 import numpy as np
-import protovalidate
 
+from penstock.rules import bounds
+from penstock.rules.protos import violations
+from penstock.rules.quarantine import BadEntry
 from penstock.trajectories.arrays import from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
-class TrajectoryError(ValueError):
+class TrajectoryError(BadEntry):
     """A trajectory that must not be used. The text names the field and the value."""
 
 
 def check_trajectory(t: pb.Trajectory) -> None:
     """Raises TrajectoryError unless every invariant of trajectory.proto holds."""
-    try:
-        protovalidate.validate(t)
-    except protovalidate.ValidationError as error:
-        raise TrajectoryError(f"{name(t)}: {error}") from error
+    broken = violations(t)
+    if broken:
+        raise TrajectoryError(f"{name(t)}: {broken[0].field}: {broken[0].description}")
     _check_outcome(t)
+    _check_rewards(t)
     if t.outcome.status != pb.Outcome.STATUS_FAILED:
         _check_arrays(t)
         _check_segments(t)
@@ -37,6 +39,11 @@ def oldest_step(t: pb.Trajectory) -> int | None:
     return min((s.version.step for s in t.version_segments), default=None)
 
 
+def newest_step(t: pb.Trajectory) -> int | None:
+    """The step of the newest of them."""
+    return max((s.version.step for s in t.version_segments), default=None)
+
+
 def _check_outcome(t: pb.Trajectory) -> None:
     failed = t.outcome.status == pb.Outcome.STATUS_FAILED
     if failed != (t.outcome.failure != pb.Outcome.FAILURE_UNSPECIFIED):
@@ -45,6 +52,21 @@ def _check_outcome(t: pb.Trajectory) -> None:
         raise TrajectoryError(f"{name(t)}: a failed sample has no reward (got {t.reward})")
     if t.index >= t.group_size:
         raise TrajectoryError(f"{name(t)}: index {t.index} must be below group_size {t.group_size}")
+
+
+def _check_rewards(t: pb.Trajectory) -> None:
+    if len(t.components) > bounds.MOST_COMPONENTS:
+        raise TrajectoryError(
+            f"{name(t)}: {len(t.components)} components of the reward, at most {bounds.MOST_COMPONENTS} are taken"
+        )
+    for part in t.components:
+        if len(part.name) > bounds.LONGEST_NAME:
+            raise TrajectoryError(f"{name(t)}: a component's name has more than {bounds.LONGEST_NAME} characters")
+    numbers = {"reward": t.reward} | {f"components[{c.name}].value": c.value for c in t.components}
+    numbers |= {f"components[{c.name}].weight": c.weight for c in t.components}
+    for field, value in numbers.items():
+        if abs(value) > bounds.LARGEST_REWARD:
+            raise TrajectoryError(f"{name(t)}: {field} is {value:g}, beyond {bounds.LARGEST_REWARD:g}")
 
 
 def _check_arrays(t: pb.Trajectory) -> None:
@@ -83,3 +105,10 @@ def _check_segments(t: pb.Trajectory) -> None:
     trained = np.flatnonzero(np.frombuffer(t.loss_mask, np.uint8))
     if firsts and trained[0] < firsts[0]:
         raise TrajectoryError(f"{name(t)}: version_segments start at {firsts[0]}, after the first trained token")
+    for segment in t.version_segments:
+        _check_version(t, segment.version.epoch, segment.version.step)
+
+
+def _check_version(t: pb.Trajectory, epoch: int, step: int) -> None:
+    if step > bounds.MOST_STEP or epoch > bounds.MOST_EPOCH:
+        raise TrajectoryError(f"{name(t)}: version_segments name step {step} of epoch {epoch}; no run has so many")

@@ -1,4 +1,9 @@
-"""The log's payload: zstd-compressed Trajectory. Decoding is bounded, so a hostile payload cannot fill memory."""
+"""The log's payload: zstd-compressed Trajectory. Decoding is bounded, so a hostile payload cannot fill memory.
+
+A frame may declare its size, and a decompressor that believes it takes that much at once, whatever limit it was given:
+98 kB became 3 GB. So a declared size is compared with the limit first, and a frame that declares none is measured piece
+by piece before it is unpacked.
+"""
 
 import zstandard
 from google.protobuf.message import DecodeError
@@ -8,6 +13,8 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 # A decompressed trajectory larger than this is refused: 256 MiB hold a sample of 28 million tokens.
 MAX_BYTES = 256 * 2**20
+_WINDOW_BYTES = 128 * 2**20  # what a decompressor keeps beside: the most that zstd's own levels ask for
+_PIECE_BYTES = 2**20
 
 
 def encode(trajectory: pb.Trajectory) -> bytes:
@@ -15,10 +22,35 @@ def encode(trajectory: pb.Trajectory) -> bytes:
     return zstandard.ZstdCompressor(level=1).compress(trajectory.SerializeToString())
 
 
-def decode(payload: bytes) -> pb.Trajectory:
-    """The trajectory of a payload. Raises TrajectoryError if it is not one; see checks.check for its contents."""
+def decode(payload: bytes, limit: int = MAX_BYTES) -> pb.Trajectory:
+    """The trajectory of a payload. Raises TrajectoryError if it is not one, or unpacks to more than `limit` bytes; see
+    checks.check for its contents."""
     try:
-        raw = zstandard.ZstdDecompressor().decompress(payload, max_output_size=MAX_BYTES)
-        return pb.Trajectory.FromString(raw)
+        return pb.Trajectory.FromString(_unpacked(payload, limit))
     except (zstandard.ZstdError, DecodeError, MemoryError) as error:
         raise TrajectoryError(f"not a trajectory: {error}") from error
+
+
+def _unpacked(payload: bytes, limit: int) -> bytes:
+    declared = zstandard.frame_content_size(payload)
+    size = declared if declared >= 0 else _measured(payload, limit)
+    if size > limit:
+        raise TrajectoryError(f"not a trajectory: it unpacks to more than {limit} bytes")
+    unpacking = _decompressor().decompressobj()
+    raw: bytes = unpacking.decompress(payload)
+    if not unpacking.eof or len(raw) != size:
+        raise TrajectoryError(f"not a trajectory: {len(raw)} bytes of a frame that is cut off")
+    return raw
+
+
+def _measured(payload: bytes, limit: int) -> int:
+    """The bytes that a frame unpacks to; counting ends beyond the limit."""
+    size = 0
+    with _decompressor().stream_reader(payload) as reader:
+        while size <= limit and (piece := reader.read(_PIECE_BYTES)):
+            size += len(piece)
+    return size
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)

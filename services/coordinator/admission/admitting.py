@@ -46,21 +46,21 @@ class Admission:
         self._give_up = give_up
         self._deadline_seconds = recipe.limits.group_deadline_seconds
         self._pacing = Pacing(recipe.staleness.max_versions, recipe.algorithm.groups_per_step, recipe.steps)
-        self._appended = 0
 
     async def run(self) -> None:
         """Admits whenever the ledger moved and there is room; never ends."""
         while True:
             seen = self._following.changes
-            # What this process appended must have come back through the ledger before it counts again.
-            if self._following.ledger.sequence >= self._appended:
-                try:
+            try:
+                if self.admissible() and self._state.admitting:
+                    # What this process or a twin appended must have come back through the ledger before it counts again.
+                    await self._following.current()
                     for slot, draw in self.admissible():
                         if not self._state.admitting or not await self.admit(slot, draw):
                             break
-                except DatasetError as error:  # a row behind those that were tried
-                    self._give_up(str(error))
-                    await self._following.notify()
+            except DatasetError as error:  # a row behind those that were tried
+                self._give_up(str(error))
+                await self._following.notify()
             await self._following.changed(seen, TICK_SECONDS)
 
     def admissible(self) -> list[tuple[Slot, Draw]]:
@@ -84,14 +84,11 @@ class Admission:
         event.admitted.source, event.admitted.draw = draw.source, draw.at
         event.admitted.deadline.CopyFrom(deadline)
         try:
-            sequence = await append(
+            await append(
                 self._bus, self._names.ledger_group_subject(name), event.SerializeToString(), expected_last_sequence=0
             )
-        except Fenced as error:
-            # Admitted by an earlier life of this process or by a twin; the ledger will bring it.
-            self._appended = max(self._appended, error.current)
-            return False
-        self._appended = sequence
+        except Fenced:
+            return False  # admitted by an earlier life of this process or by a twin; the ledger will bring it
         with tracer.start_as_current_span("admit", attributes={"group": name, "min_step": slot.min_step}):
             await self._publish(task)
         _admitted.inc(task.group_size)

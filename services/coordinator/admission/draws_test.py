@@ -25,7 +25,7 @@ def run(drawing: Drawing, ledger: Ledger, groups: int, reward: float = 0.5, at_o
     """Admits and trains `groups` more groups, some at once, each with the same mean reward."""
     drawn: list[Draw] = []
     while len(drawn) < groups:
-        first = ledger.admitted_groups
+        first = ledger.next_number
         slots = [Slot(first + i, 0) for i in range(min(at_once, groups - len(drawn)))]
         draws = drawing.draws(slots, ledger)
         record = pb.BatchRecord(step=ledger.step + 1)

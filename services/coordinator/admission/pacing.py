@@ -43,9 +43,7 @@ class Pacing:
         in_flight = len(ledger.in_flight)
         wanted = (self.steps - ledger.step) * self.groups_per_step
         room = min(self.budget, wanted) - in_flight
-        return [
-            Slot(ledger.admitted_groups + i, self._min_step(ledger.step, in_flight + i)) for i in range(max(0, room))
-        ]
+        return [Slot(ledger.next_number + i, self._min_step(ledger.step, in_flight + i)) for i in range(max(0, room))]
 
     def _min_step(self, step: int, position: int) -> int:
         return max(0, step + position // self.groups_per_step - self.max_versions)

@@ -40,6 +40,7 @@ class Evaluator:
         """Evaluates until nothing is planned any more, the target is reached (`reached` says how), or the run is being
         stopped."""
         following = self._following
+        await following.current()
         while (step := evaluation_plan.next_due(self._planned, following.ledger, self.given_up)) is not None:
             self.reached = evaluation_plan.target_reached(self._recipe.evaluation, following.ledger)
             if self.reached or stopping():
@@ -89,6 +90,8 @@ class Evaluator:
                 async with asyncio.timeout(limit):
                     await following.until(lambda: all(key in following.evaluated for key in wanted))
             except TimeoutError:
+                left = [key for key in wanted if key not in following.evaluated]
+                await asyncio.gather(*(following.find_evaluated(group, index) for group, index in left))
                 logger.warning("evaluation of version %d is reported with what it has", step)
         samples = [following.evaluated.pop(key) for key in wanted if key in following.evaluated]
         try:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Evaluation
+from penstock.telemetry import steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
@@ -99,12 +100,10 @@ def report(
     agreed = [c for c in map(consensus, by_task.values()) if c is not None]
     if fewest > 1 and len(agreed) == len(by_task):
         result.metrics[f"cons@{fewest}"] = statistics.fmean(c.reward >= solved_at for c in agreed)
-    if len(by_source) > 1:
-        for name, rewards in by_source.items():
-            result.metrics[f"reward.{name}"] = statistics.fmean(rewards)
-    if len(by_part) > 1:
-        for name, values in by_part.items():
-            result.metrics[f"component.{name}"] = statistics.fmean(values)
+    for family, by_name in (("reward", by_source), ("component", by_part)):
+        if len(by_name) > 1:
+            means = {name: statistics.fmean(values) for name, values in by_name.items()}
+            result.metrics.update(steps.bounded(family, means))
     return result
 
 

@@ -1,11 +1,13 @@
 """What a coordinator knows of its run, folded from the ledger and the tail of the log, and a way to wait for change.
 
-Nothing here is decided: `Following` only reads. Admission, evaluation and closing look at it and wait on it.
+Nothing here is decided: `Following` only reads. Admission, evaluation and closing look at it and wait on it. None of
+them decides on a prefix of the ledger: who decides waits for `current` first.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import aclosing
 
 from penstock.bus import Bus, BusError, RunNames, last_entry, load_payload, read, stream_state
 from penstock.ledger import Ledger
@@ -15,6 +17,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.state.log_tail import RECENT, LogTail
 
 logger = logging.getLogger(__name__)
+FOLD_SECONDS = 600.0
 TICK_SECONDS = 1.0  # those who wait for change look this often at what announces none
 
 
@@ -35,11 +38,24 @@ class Following:
         self._changed = asyncio.Condition()
 
     async def restore(self) -> None:
-        """Folds the ledger up to its present end."""
-        last = (await stream_state(self.bus, self.names.ledger)).last_sequence
-        with waiting(f"ledger up to {last}", on="nats", deadline=60):
-            async for entry in read(self.bus, self.names.ledger, live=False):
-                self.ledger.apply(entry.subject, entry.payload, entry.sequence)
+        """Folds the ledger up to its present end, before anything else is done."""
+        last = await self._end()
+        if not last:
+            return
+        with waiting(f"ledger up to {last}", on="nats", deadline=FOLD_SECONDS):
+            async with asyncio.timeout(FOLD_SECONDS), aclosing(read(self.bus, self.names.ledger)) as entries:
+                async for entry in entries:
+                    self.ledger.apply(entry.subject, entry.payload, entry.sequence)
+                    if entry.sequence >= last:
+                        return
+
+    async def current(self) -> None:
+        """Waits until the ledger is folded up to what was its end when this was called."""
+        last = await self._end()
+        if self.ledger.sequence < last:
+            with waiting(f"ledger up to {last}", on="nats", deadline=FOLD_SECONDS):
+                async with asyncio.timeout(FOLD_SECONDS):
+                    await self.until(lambda: self.ledger.sequence >= last)
 
     async def follow_ledger(self, moved: Callable[[], None]) -> None:
         """Folds what comes after; `moved` is called after every entry."""
@@ -90,3 +106,6 @@ class Following:
         self.changes += 1
         async with self._changed:
             self._changed.notify_all()
+
+    async def _end(self) -> int:
+        return (await stream_state(self.bus, self.names.ledger)).last_sequence

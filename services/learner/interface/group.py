@@ -9,10 +9,11 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A sample and where the log holds it."""
+    """A sample and where the log holds it. `quarantined`: its entry was set aside, and this is how it ended."""
 
     trajectory: pb.Trajectory
     sequence: int
+    quarantined: bool = False
 
     @property
     def usable(self) -> bool:

@@ -82,6 +82,14 @@ class Counters(Protocol):
     def skipped(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class Takes:
+    """What a policy can be trained on: ids of tokens below `vocabulary`, in samples of at most `longest` tokens."""
+
+    vocabulary: int
+    longest: int
+
+
 class Policy(Protocol):
     """One rank's part of a model and its optimizer; a backend's implementation of everything below is a collective.
 
@@ -92,6 +100,9 @@ class Policy(Protocol):
 
     @property
     def optimizer(self) -> Counters: ...
+
+    @property
+    def takes(self) -> Takes: ...
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank.

@@ -12,7 +12,8 @@ no batch can be formed before g2 is complete, then it is g0 + g2, whatever order
 A restarted learner finds batches in the ledger that its checkpoint has not seen; their samples are kept for replay.
 
 Invariants (test names): the batches depend on the log and the ledger only; a sample of a released group is ignored,
-whenever and however often it arrives; every sample is in at most one batch.
+whenever and however often it arrives; every sample is in at most one batch; a group is complete when every index below
+its size has ended, whatever else was published under its name.
 """
 
 from penstock.ledger import Fate, Ledger
@@ -29,12 +30,12 @@ class Assembly:
         self._usable: dict[str, CompleteGroup] = {}
         self._decided: set[str] = set()
 
-    def add(self, trajectory: pb.Trajectory, sequence: int) -> None:
-        """Takes a sample from the log."""
+    def add(self, trajectory: pb.Trajectory, sequence: int, *, quarantined: bool = False) -> None:
+        """Takes a sample from the log, or the end of one whose entry was set aside."""
         if trajectory.kind != pb.TASK_KIND_TRAIN or not self._wanted(trajectory.group):
             return
         members = self._members.setdefault(trajectory.group, {})
-        members.setdefault(trajectory.index, Member(trajectory, sequence))
+        members.setdefault(trajectory.index, Member(trajectory, sequence, quarantined))
 
     def unjudged(self) -> list[CompleteGroup]:
         """Complete groups in flight that have neither been found usable nor decided on."""
@@ -106,8 +107,10 @@ class Assembly:
         return group.fate is Fate.TRAINED and group.step is not None and group.step > self._trained_step
 
     def _is_complete(self, name: str) -> bool:
-        return len(self._members.get(name, ())) == self._ledger.groups[name].admitted.group_size
+        members = self._members.get(name, {})
+        return all(i in members for i in range(self._ledger.groups[name].admitted.group_size))
 
     def _complete(self, name: str) -> CompleteGroup:
         members = self._members[name]
-        return CompleteGroup(name, tuple(members[i] for i in sorted(members)))
+        size = self._ledger.groups[name].admitted.group_size
+        return CompleteGroup(name, tuple(members[i] for i in range(size)))

@@ -27,7 +27,7 @@ def name(group: int) -> str:
 
 def admit(ledger: Ledger, count: int) -> None:
     for _ in range(count):
-        event = pb.LedgerEvent(group=name(ledger.admitted_groups), admitted=pb.Admitted(group_size=SIZE))
+        event = pb.LedgerEvent(group=name(ledger.next_number), admitted=pb.Admitted(group_size=SIZE))
         ledger.apply_event(event, ledger.sequence + 1)
 
 

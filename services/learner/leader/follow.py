@@ -2,33 +2,42 @@
 
 ledger --fold--> Ledger ---.
 log ----decode--> Assembly-+--> whoever waits for a change
+
+Entries come in pieces, and a piece may end anywhere: just before the record of the batch that a learner is about to
+form again. So nobody decides on a prefix: whoever decides waits for `current` first.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 
-from penstock.bus import Bus, BusError, RunNames, load_payload, read
+from penstock.bus import Bus, Entry, RunNames, load_payload, read, stream_state
 from penstock.ledger import Ledger
-from penstock.names import log_key
-from penstock.trajectories import TrajectoryError, check_trajectory, decode
+from penstock.rules.quarantine import BadEntry, Quarantine
+from penstock.telemetry.waits import waiting
+from penstock.trajectories import read_sample, refused, sample_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.interface.policy import Takes
 from services.learner.leader.assembly import Assembly
+from services.learner.leader.usable import check_against_admission, check_takes, explained
 
-logger = logging.getLogger(__name__)
+FOLD_SECONDS = 600.0
 
 
 class Following:
     """The ledger, and the samples that the weights have not seen. All coroutines run on one loop.
 
-    Attributes: ledger; assembly; log_sequence, the last entry of the log that was read.
+    Attributes: ledger; assembly; log_sequence, the last entry of the log that was read; quarantine, what of the log was
+    set aside.
     """
 
-    def __init__(self, bus: Bus, names: RunNames, groups_per_step: int, trained_step: int, log_cursor: int) -> None:
+    def __init__(
+        self, bus: Bus, names: RunNames, groups_per_step: int, trained_step: int, log_cursor: int, takes: Takes
+    ) -> None:
         """trained_step: the step the weights are at. log_cursor: log sequence to read after (both from the
-        checkpoint)."""
+        checkpoint). takes: what the weights can be trained on."""
         self._bus, self._names, self.log_sequence = bus, names, log_cursor
-        self.ledger = Ledger()
+        self.ledger, self.quarantine = Ledger(), Quarantine()
+        self._takes = takes
         self.assembly = Assembly(self.ledger, groups_per_step, trained_step)
         self._changed = asyncio.Condition()
 
@@ -47,6 +56,14 @@ class Following:
         """Waits until the ledger is folded up to `sequence`."""
         await self.until(lambda: self.ledger.sequence >= sequence)
 
+    async def current(self) -> None:
+        """Waits until the ledger is folded up to what was its end when this was called."""
+        last = (await stream_state(self._bus, self._names.ledger)).last_sequence
+        if self.ledger.sequence < last:
+            with waiting(f"ledger up to {last}", on="nats", deadline=FOLD_SECONDS):
+                async with asyncio.timeout(FOLD_SECONDS):
+                    await self.caught_up(last)
+
     async def decided(self) -> None:
         """Wakes those who wait: something was decided."""
         async with self._changed:
@@ -63,20 +80,34 @@ class Following:
 
     async def _follow_log(self) -> None:
         async for entry in read(self._bus, self._names.log, after=self.log_sequence):
-            try:
-                t = decode(await load_payload(self._bus, self._names, entry.payload))
-                check_trajectory(t)
-            except (TrajectoryError, BusError) as error:
-                t = self._unusable(entry.subject, error)
-            self.assembly.add(t, entry.sequence)
+            await self._take(entry)
             self.log_sequence = entry.sequence
             await self.decided()
 
-    def _unusable(self, subject: str, error: Exception) -> pb.Trajectory:
-        """A message that is not a trajectory ends its sample as FAILED{invalid}: it is counted, never trained."""
-        group, index = log_key(subject)
-        logger.error("a log entry is not a usable trajectory: %s", error, extra={"group": group, "index": index})
-        t = pb.Trajectory(run=self._names.run, group=group, index=index, kind=pb.TASK_KIND_TRAIN)
-        t.outcome.status, t.outcome.failure = pb.Outcome.STATUS_FAILED, pb.Outcome.FAILURE_INVALID
-        t.outcome.detail = str(error)
-        return t
+    async def _take(self, entry: Entry) -> None:
+        """Takes a sample, or sets its entry aside; then the sample it stood for has ended as FAILED{invalid}."""
+        try:
+            t = read_sample(self._names, entry.subject, await load_payload(self._bus, self._names, entry.payload))
+            if t.kind != pb.TASK_KIND_TRAIN:
+                return
+            if not explained(t, self.ledger):
+                await self.current()
+            check_against_admission(t, self.ledger)
+            if t.outcome.status != pb.Outcome.STATUS_FAILED:
+                check_takes(t, self._takes)
+        except BadEntry as bad:
+            self.quarantine.add("log", entry.subject, entry.sequence, bad)
+            await self._end(entry, bad)
+        else:
+            self.assembly.add(t, entry.sequence)
+
+    async def _end(self, entry: Entry, bad: BadEntry) -> None:
+        """Ends the sample that an entry's subject names, if there is one."""
+        try:
+            group, index = sample_key(self._names, entry.subject)
+        except BadEntry:
+            return
+        if group not in self.ledger.groups:
+            await self.current()
+        if group in self.ledger.groups:
+            self.assembly.add(refused(self._names, group, index, bad), entry.sequence, quarantined=True)

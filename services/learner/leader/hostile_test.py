@@ -9,6 +9,7 @@ from penstock.learner.v1 import learner_pb2 as pb
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.testing.hostile_messages import assault
 from penstock.trajectory.v1 import trajectory_pb2
+from services.learner.interface.policy import Takes
 from services.learner.leader.follow import Following
 from services.learner.leader.server import Learner
 from services.learner.leader.status import Status
@@ -19,13 +20,16 @@ NAMES = RunNames("hostile")
 
 async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> None:
     record = trajectory_pb2.BatchRecord(step=1)
+    record.groups.add(group="g00000000", indices=[0], log_sequences=[1])
     status = Status(max_steps=3)
     async with EmbeddedServer(tmp_path / "nats", tmp_path / "nats.log") as nats:
         async with connect(nats.url, name="test", monitor_url=nats.monitor_url) as bus, rpc.Server("learner") as server:
             await ensure_run(bus, NAMES)
-            following = Following(bus, NAMES, groups_per_step=1, trained_step=0, log_cursor=0)
+            following = Following(bus, NAMES, groups_per_step=1, trained_step=0, log_cursor=0, takes=Takes(100, 50))
             subject, payload = NAMES.ledger_batch_subject(1), record.SerializeToString()
             sequence = await append(bus, subject, payload, expected_last_sequence=0)
+            admitted = trajectory_pb2.LedgerEvent(group="g00000000", admitted=trajectory_pb2.Admitted(group_size=1))
+            following.ledger.apply_event(admitted, sequence)
             following.ledger.apply(subject, payload, sequence)
             adder = learner_pb2_grpc.add_LearnerServiceServicer_to_server
             server.add(adder, Learner(status, following, "checkpoints"))

@@ -6,10 +6,12 @@ A group is judged the moment it is complete, not when its turn comes: one withou
 import logging
 
 from penstock.bus import Bus, Fenced, RunNames, append
+from penstock.ledger import Fate
 from penstock.telemetry import metrics
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.sources import Sources
 from services.learner.interface.group import CompleteGroup
+from services.learner.leader.epochs import Epoch
 from services.learner.leader.follow import Following
 
 logger = logging.getLogger(__name__)
@@ -26,9 +28,11 @@ _REASONS = {
 def verdict(group: CompleteGroup, min_fraction: float, sources: Sources) -> pb.LedgerEvent | None:
     """The terminal event of a group that must not be trained; None if it is usable. Pure.
 
-    min_fraction: of its members that must have completed, or it has FAILED.
+    min_fraction: of its members that must have completed, or it has FAILED. So has one with a quarantined member:
+    whoever wrote that may have written the others.
     """
-    if len(group.usable) < min_fraction * len(group.members):
+    quarantined = any(m.quarantined for m in group.members)
+    if quarantined or len(group.usable) < min_fraction * len(group.members):
         failed = pb.Failed()
         for m in group.members:
             if not m.usable:
@@ -49,7 +53,7 @@ class Judge:
     """Judges groups as they complete, and writes what it decides before anybody acts on it."""
 
     def __init__(
-        self, bus: Bus, names: RunNames, following: Following, sources: Sources, min_fraction: float, epoch: int
+        self, bus: Bus, names: RunNames, following: Following, sources: Sources, min_fraction: float, epoch: Epoch
     ) -> None:
         self._bus, self._names, self._following = bus, names, following
         self._sources, self._fraction, self._epoch = sources, min_fraction, epoch
@@ -59,6 +63,8 @@ class Judge:
         assembly = self._following.assembly
         while True:
             await self._following.until(lambda: bool(assembly.unjudged()))
+            await self._epoch.check()
+            await self._following.current()
             for group in assembly.unjudged():
                 event = verdict(group, self._fraction, self._sources)
                 if event is None:
@@ -70,13 +76,15 @@ class Judge:
     async def release(self, group: CompleteGroup, event: pb.LedgerEvent) -> None:
         """Gives the group's slot back, for the reason that `event` has."""
         event.at.GetCurrentTime()
-        event.writer, event.writer_epoch = "learner", self._epoch
+        event.writer, event.writer_epoch = "learner", self._epoch.number
         self._following.assembly.drop(group)
-        admitted = self._following.ledger.groups[group.name].sequence
-        subject = self._names.ledger_group_subject(group.name)
-        try:
-            await append(self._bus, subject, event.SerializeToString(), expected_last_sequence=admitted, within=120)
-        except Fenced:
-            # An earlier life of this learner decided the same and was killed before it knew.
-            logger.info("group was released before", extra={"group": group.name})
+        ledger, subject = self._following.ledger, self._names.ledger_group_subject(group.name)
+        while ledger.groups[group.name].fate is Fate.IN_FLIGHT:
+            last = ledger.last(subject, ledger.groups[group.name].sequence)
+            try:
+                await append(self._bus, subject, event.SerializeToString(), expected_last_sequence=last, within=120)
+                break
+            except Fenced:
+                # An earlier life decided the same and was killed before it knew, or an entry that is no decision.
+                await self._following.current()
         RELEASED.labels(str(event.WhichOneof("event"))).inc()

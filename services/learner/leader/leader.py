@@ -17,7 +17,7 @@ import grpc
 from torch import Tensor
 
 from penstock import rpc
-from penstock.bus import Bucket, Bus, KeyConflict, RunNames, connect, trim
+from penstock.bus import Bucket, Bus, RunNames, connect, trim
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
@@ -25,12 +25,14 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1.weights_pb2 import Adapters
 from services.learner.algorithms.sources import Sources
 from services.learner.checkpoints.resume import Position
+from services.learner.interface.policy import Takes
+from services.learner.leader.epochs import take_epoch
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
 from services.learner.leader.lineage import tie
 from services.learner.leader.link import Link, linked
 from services.learner.leader.preparation import Prepared, prepare
-from services.learner.leader.publishing import adapters_of, publish
+from services.learner.leader.publishing import adapters_of, newest, publish
 from services.learner.leader.record import Batches
 from services.learner.leader.server import Learner
 from services.learner.leader.status import State, Status
@@ -147,7 +149,13 @@ class RunLeader:
         self._link.do(self._batches.report(report), 150)
         self.settle()
         version = publish(
-            self._opened.channel, self._status.epoch, trained.step, tensors, PUBLISH_SECONDS, self._adapters
+            self._opened.channel,
+            self._status.epoch,
+            trained.step,
+            tensors,
+            PUBLISH_SECONDS,
+            self._adapters,
+            recorded=self._opened.following.ledger.step,
         )
         self._publishing = self._link.begin(version)
         tie(trained.step, trained.prepared.trajectories, trained.seconds)
@@ -175,6 +183,7 @@ class _Opened:
     bus: Bus
     names: RunNames
     channel: grpc.aio.Channel
+    following: Following
     batches: Batches
 
 
@@ -185,14 +194,16 @@ def leading(
     status: Status,
     sources: Sources,
     position: Position,
+    takes: Takes,
     checkpoints: pathlib.Path,
 ) -> Iterator[RunLeader]:
     """Rank 0's Leader, whose thread and connections live as long as the block.
 
-    position: from the checkpoint that the weights are of. checkpoints: where they are kept.
+    position: from the checkpoint that the weights are of. takes: what these can be trained on. checkpoints: where they
+    are kept.
     """
     with linked() as link:
-        opened = link.do(_open(link, recipe, addresses, status, sources, position, checkpoints), 120)
+        opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), 120)
         yield RunLeader(link, opened, sources, adapters_of(recipe), status)
 
 
@@ -203,6 +214,7 @@ async def _open(
     status: Status,
     sources: Sources,
     position: Position,
+    takes: Takes,
     checkpoints: pathlib.Path,
 ) -> _Opened:
     """Connects, takes a new epoch, follows the streams, serves. Runs on the loop."""
@@ -211,8 +223,10 @@ async def _open(
         connect(addresses.nats, name="learner", token=addresses.nats_token, within=60)
     )
     channel = await stack.enter_async_context(rpc.channel(addresses.weight_sync, security=addresses.security))
-    epoch = status.epoch = await _next_epoch(bus, names)
-    following = Following(bus, names, algorithm.groups_per_step, status.step, position.log_cursor)
+    held = await newest(channel)
+    epoch = await take_epoch(Bucket(bus, names), above=held.epoch if held is not None else 0)
+    status.epoch = epoch.number
+    following = Following(bus, names, algorithm.groups_per_step, status.step, position.log_cursor, takes)
     judge = Judge(bus, names, following, sources, algorithm.min_group_fraction, epoch)
     await link.beside(_all(following.run(), judge.run()))
     server = await stack.enter_async_context(
@@ -223,26 +237,14 @@ async def _open(
     if addresses.announce is not None:
         server.announce(addresses.announce)
     batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch)
-    return _Opened(bus, names, channel, batches)
+    return _Opened(bus, names, channel, following, batches)
 
 
 async def _all(*work: Coroutine[Any, Any, None]) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        for each in work:
-            tasks.create_task(each)
-
-
-async def _next_epoch(bus: Bus, names: RunNames) -> int:
-    """The next incarnation number of this run's learner, taken atomically."""
-    bucket = Bucket(bus, names)
-    while True:
-        held = await bucket.get("learner_epoch")
-        try:
-            if held is None:
-                await bucket.create("learner_epoch", b"1")
-                return 1
-            epoch = int(held.value) + 1
-            await bucket.update("learner_epoch", str(epoch).encode(), held.revision)
-            return epoch
-        except KeyConflict:
-            logger.info("another learner starts at the same moment")
+    """Runs all of it until one fails; raises what that one raised."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for each in work:
+                tasks.create_task(each)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures

@@ -59,15 +59,13 @@ def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], 
         for t in trajectories:
             for component in t.components:
                 parts[component.name].append(component.value)
-        metrics |= {
-            steps.member(steps.REWARD_COMPONENT, name): statistics.fmean(values) for name, values in parts.items()
-        }
+        means = {name: statistics.fmean(values) for name, values in parts.items()}
+        metrics |= steps.bounded(steps.REWARD_COMPONENT, means)
     by_source = collections.defaultdict(list)
     for t in trajectories:
         if t.HasField("reward"):
             by_source[t.source].append(t.reward)
     if len(by_source) > 1:
-        metrics |= {
-            steps.member(steps.REWARD_SOURCE, name): statistics.fmean(rewards) for name, rewards in by_source.items()
-        }
+        means = {name: statistics.fmean(rewards) for name, rewards in by_source.items()}
+        metrics |= steps.bounded(steps.REWARD_SOURCE, means)
     return metrics

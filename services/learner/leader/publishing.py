@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.recipes import Recipe
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress
 from penstock.tensors import CHUNK_BYTES, base_model, frame, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
+from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Policy
+from services.learner.leader.epochs import AnotherLearner
 
 logger = logging.getLogger(__name__)
 _versions = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
@@ -58,30 +61,63 @@ async def publish(
     tensors: Sequence[tuple[str, Tensor]],
     within: float,
     adapters: pb.Adapters | None = None,
+    *,
+    recorded: int,
 ) -> bool:
-    """Makes version (epoch, step) READY; False if weight_sync holds this or a newer one already.
+    """Makes version (epoch, step) READY; False if this is a replayed step, whose version weight_sync has had before.
 
-    `tensors`: (Hugging Face name, CPU tensor), or what `adapters` says. Raises rpc.RpcError after `within` seconds of
-    trying.
+    `tensors`: (Hugging Face name, CPU tensor), or what `adapters` says. `recorded`: the newest step that has a batch.
+    Raises AnotherLearner; CannotGoOn for a version that no learner of this run has made; rpc.RpcError after `within`
+    seconds of trying.
     """
     buffers = [(name, _dtype(t), list(t.shape), _bytes_of(t)) for name, t in tensors]
     manifest = await asyncio.to_thread(make_manifest, epoch, step, buffers, adapters=adapters)
     return await rpc.retried(
         RETRY,
         within,
-        lambda left: _push(channel, manifest, [b[3] for b in buffers]),
+        lambda left: _push(channel, manifest, [b[3] for b in buffers], recorded),
         what=f"version {step} to be READY",
         on="weight_sync",
     )
 
 
-async def _push(channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Sequence[memoryview]) -> bool:
+async def newest(channel: grpc.aio.Channel, within: float = 60.0) -> PolicyVersion | None:
+    """The newest READY version. Raises rpc.RpcError after `within` seconds of trying."""
+    stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+    answer = await rpc.retried(
+        RETRY,
+        within,
+        lambda left: rpc.call(stub.ListVersions(pb.ListVersionsRequest(), timeout=left)),
+        what="the newest version",
+        on="weight_sync",
+    )
+    ready = [info.version for info in answer.versions if info.state == pb.VERSION_STATE_READY]
+    return max(ready, key=lambda version: version.step, default=None)
+
+
+def check_replayed(ours: PolicyVersion, held: PolicyVersion | None, recorded: int) -> None:
+    """Raises unless a version that weight_sync refuses is one that it has had before. Pure.
+
+    What engines hold stays true then, whatever this learner has: on a GPU a replayed step is not bit-identical.
+    Raises AnotherLearner, or CannotGoOn where `held` is a version that no batch of this run made.
+    """
+    if held is not None and held.epoch > ours.epoch:
+        raise AnotherLearner(f"a later learner (epoch {held.epoch}) publishes; this one (epoch {ours.epoch}) ends")
+    if held is None or held.step < ours.step or held.step > recorded:
+        has = "no version" if held is None else f"version {held.step}"
+        raise CannotGoOn(f"weight_sync refuses version {ours.step} and holds {has}; {recorded} steps have a batch")
+
+
+async def _push(channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Sequence[memoryview], recorded: int) -> bool:
     stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
     try:
         await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=manifest), timeout=60))
-    except (rpc.errors.AlreadyExists, rpc.errors.FailedPrecondition) as error:
-        # A replayed step: what engines hold stays true, whatever this learner has.
+    except rpc.errors.AlreadyExists as error:
         logger.info("version %d is not pushed: %s", manifest.version.step, error)
+        return False
+    except rpc.errors.FailedPrecondition as error:
+        check_replayed(manifest.version, await newest(channel), recorded)
+        logger.info("version %d is not pushed, its step is a replayed one: %s", manifest.version.step, error)
         return False
 
     async def messages() -> AsyncIterator[bytes]:

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
+from services.learner.interface.errors import CannotGoOn
 from services.learner.leader import publishing
+from services.learner.leader.epochs import AnotherLearner
 
 TENSORS = [("a", torch.arange(6.0).view(2, 3)), ("b", torch.zeros(0))]
 
@@ -23,12 +26,12 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     FetchTensors: ClassVar[Any]
     GetManifest: ClassVar[Any]
     HoldVersions: ClassVar[Any]
-    ListVersions: ClassVar[Any]
     ReleaseHold: ClassVar[Any]
     ReportApplied: ClassVar[Any]
     WatchVersions: ClassVar[Any]
 
-    def __init__(self, errors: Sequence[rpc.Abort]) -> None:
+    def __init__(self, errors: Sequence[rpc.Abort], held: PolicyVersion | None = None) -> None:
+        self.held = held
         self.errors, self.begun, self.committed, self.data = list(errors), 0, list[int](), b""
 
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
@@ -36,6 +39,10 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         if self.errors:
             raise self.errors.pop(0)
         return pb.BeginVersionResponse()
+
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
+        state = pb.VERSION_STATE_READY
+        return pb.ListVersionsResponse(versions=[pb.VersionInfo(version=self.held, state=state)] if self.held else [])
 
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:
         self.data = b"".join([r.data async for r in requests])
@@ -52,7 +59,7 @@ def publish(store: Store, within: float = 10.0) -> bool:
             server.add(weights_pb2_grpc.add_WeightSyncServiceServicer_to_server, store)
             await server.start()
             async with rpc.channel(server.address) as channel:
-                return await publishing.publish(channel, 1, 7, TENSORS, within)
+                return await publishing.publish(channel, 1, 7, TENSORS, within, recorded=9)
 
     return asyncio.run(run())
 
@@ -66,11 +73,29 @@ def test_what_passes_is_repeated_until_the_version_is_ready() -> None:
     assert store.data == bytes(TENSORS[0][1].numpy().data)
 
 
-@pytest.mark.parametrize("held", [rpc.already_exists("READY"), rpc.failed_precondition("newer")])
-def test_a_version_that_is_held_or_overtaken_is_not_pushed(held: rpc.Abort) -> None:
-    store = Store([held])
+def test_a_version_that_is_held_is_not_pushed() -> None:
+    store = Store([rpc.already_exists("READY")])
     assert not publish(store)
     assert (store.begun, store.committed) == (1, [])
+
+
+@pytest.mark.parametrize("step", [7, 9])
+def test_a_replayed_step_is_not_pushed(step: int) -> None:
+    """The step has another digest, or the version is retired: a later one of this run is READY."""
+    store = Store([rpc.failed_precondition("newer")], PolicyVersion(epoch=1, step=step))
+    assert not publish(store)
+    assert (store.begun, store.committed) == (1, [])
+
+
+def test_a_fenced_learner_ends_and_does_not_train_on() -> None:
+    with pytest.raises(AnotherLearner, match=r"later learner \(epoch 2\) publishes; this one \(epoch 1\) ends"):
+        publish(Store([rpc.failed_precondition("fenced")], PolicyVersion(epoch=2, step=7)))
+
+
+@pytest.mark.parametrize("held", [None, PolicyVersion(epoch=1, step=6), PolicyVersion(epoch=1, step=2**63)])
+def test_a_refusal_that_no_replay_explains_ends_the_learner(held: PolicyVersion | None) -> None:
+    with pytest.raises(CannotGoOn, match="weight_sync refuses version 7"):
+        publish(Store([rpc.failed_precondition("no")], held))
 
 
 def test_a_refusal_for_good_is_raised_at_once() -> None:

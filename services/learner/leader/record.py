@@ -1,6 +1,7 @@
 """The batch of each step, and what the learner says of it: written to the ledger before it is acted on.
 
-A step whose batch is in the ledger already (this learner is a restarted one) gets exactly that batch again.
+A step whose batch is in the ledger already (this learner is a restarted one) gets exactly that batch again, whoever
+recorded it. A learner that was replaced meanwhile ends before it decides or says anything more.
 """
 
 import asyncio
@@ -11,15 +12,13 @@ from penstock.bus import Bus, Fenced, RunNames, append
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.checkpoints.resume import Position
+from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.group import CompleteGroup
+from services.learner.leader.epochs import Epoch
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import RELEASED, Judge
 
 logger = logging.getLogger(__name__)
-
-
-class AnotherLearner(RuntimeError):
-    """Somebody else records batches for this run: this learner must end."""
 
 
 class Batches:
@@ -28,7 +27,9 @@ class Batches:
     max_age: staleness.max_versions; an older group is EXPIRED instead of trained.
     """
 
-    def __init__(self, bus: Bus, names: RunNames, following: Following, judge: Judge, max_age: int, epoch: int) -> None:
+    def __init__(
+        self, bus: Bus, names: RunNames, following: Following, judge: Judge, max_age: int, epoch: Epoch
+    ) -> None:
         self._bus, self._names, self._following, self._judge = bus, names, following, judge
         self._max_age, self._epoch = max_age, epoch
 
@@ -36,15 +37,19 @@ class Batches:
         """The batch of `step`, recorded in the ledger; None if it cannot be formed within `within` seconds."""
         end = asyncio.get_running_loop().time() + within
         while True:
+            await self._epoch.check()
+            await self._following.current()
             groups = await self._formed(step, end)
-            if groups is None or step in self._following.ledger.batches:
-                return groups
+            if groups is None:
+                return None
+            if step in self._following.ledger.batches:
+                return _trainable(step, groups)
             if not await self._expired(step, groups):
                 await self._record(step, groups)
-                return groups
 
     async def report(self, report: pb.StepReport) -> None:
-        """Appends a step's report; a replayed step's changes nothing."""
+        """Appends a step's report; a replayed step's changes nothing. Raises AnotherLearner."""
+        await self._epoch.check()
         if report.step not in self._following.ledger.reports:
             await self._once(self._names.ledger_step_subject(report.step), report.SerializeToString())
 
@@ -88,25 +93,37 @@ class Batches:
         return bool(expired)
 
     async def _record(self, step: int, groups: Sequence[CompleteGroup]) -> None:
-        record = pb.BatchRecord(step=step, writer_epoch=self._epoch, groups=[g.record() for g in groups])
+        """Records the groups as the batch of the step, unless the ledger has got one meanwhile: it stands then."""
+        record = pb.BatchRecord(step=step, writer_epoch=self._epoch.number, groups=[g.record() for g in groups])
         record.at.GetCurrentTime()
-        subject = self._names.ledger_batch_subject(step)
+        subject, ledger = self._names.ledger_batch_subject(step), self._following.ledger
+        payload = record.SerializeToString()
         try:
             sequence = await append(
-                self._bus, subject, record.SerializeToString(), expected_last_sequence=0, within=120
+                self._bus, subject, payload, expected_last_sequence=ledger.last(subject), within=120
             )
-        except Fenced as error:
-            raise AnotherLearner(
-                f"step {step} was recorded by another learner; this one (epoch {self._epoch}) ends"
-            ) from error
+        except Fenced as fenced:
+            logger.warning("step %d was recorded by another learner: %s", step, fenced)
+            return
         RELEASED.labels("trained").inc(len(groups))
         with waiting(f"ledger entry {sequence}", on="nats", deadline=60):
             async with asyncio.timeout(60):
                 await self._following.caught_up(sequence)
+        if step not in ledger.batches:
+            raise CannotGoOn(f"the record of step {step} is quarantined: {ledger.quarantine.listed[-1].reason}")
 
     async def _once(self, subject: str, payload: bytes) -> None:
         try:
-            await append(self._bus, subject, payload, expected_last_sequence=0, within=120)
+            last = self._following.ledger.last(subject)
+            await append(self._bus, subject, payload, expected_last_sequence=last, within=120)
         except Fenced:
             logger.info("%s was reported before", subject)
         progress()
+
+
+def _trainable(step: int, groups: list[CompleteGroup]) -> list[CompleteGroup]:
+    """The groups of a recorded batch. Raises CannotGoOn if it names a sample that cannot be trained on."""
+    for member in (m for g in groups for m in g.members if not m.usable):
+        t = member.trajectory
+        raise CannotGoOn(f"the batch of step {step} names {t.group}/{t.index}, which is {t.outcome.detail}")
+    return groups

@@ -51,6 +51,7 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
         self._max_episodes = max_episodes
         self._episodes: dict[str, _Episode] = {}
         self._resets: dict[str, asyncio.Task[pb.ResetResponse]] = {}
+        self._beginning = 0  # episodes that are none yet
         self._closing: set[asyncio.Task[None]] = set()
 
     async def ListEnvironments(  # noqa: N802
@@ -83,14 +84,17 @@ class EnvironmentService(environment_pb2_grpc.EnvironmentServiceServicer):
                 reason="ENVIRONMENT_UNKNOWN",
                 metadata={"served": served},
             )
-        if len(self._episodes) >= self._max_episodes:
+        if len(self._episodes) + self._beginning >= self._max_episodes:
             raise resource_exhausted(f"{self._max_episodes} episodes are open", reason="TOO_MANY_EPISODES")
+        self._beginning += 1
         try:
             handle, messages = await host.reset(parse_row(request.row_json), request.seed)
         except ValueError as error:  # BadRow, or no JSON
             raise invalid_argument("the row does not fit", Violation("row_json", str(error))) from error
         except EpisodeLost as error:
             raise unavailable(f"the episode could not begin: {error}", reason="RESET_FAILED") from error
+        finally:
+            self._beginning -= 1
         name = uuid.uuid4().hex
         episode = self._episodes[name] = _Episode(name, host, handle, request.request_id)
         _open_episodes.labels(host.name).inc()

@@ -130,3 +130,13 @@ async def test_a_good_environment_conforms() -> None:
     async with _serving(InProcess(HostileEnvironment, "hostile")) as (address, _):
         report = await check_environment(address)
     assert report.passed, [check for check in report.checks if not check.passed]
+
+
+async def test_no_more_episodes_are_open_than_allowed_however_many_begin_at_once() -> None:
+    async with _hostile(limit=3) as stub:
+        begun = await asyncio.gather(*(_reset(stub, f"r{i}") for i in range(12)), return_exceptions=True)
+        assert sum(isinstance(b, pb.ResetResponse) for b in begun) == 3
+        assert sum(isinstance(b, ResourceExhausted) for b in begun) == 9
+        (one, *_) = [b for b in begun if isinstance(b, pb.ResetResponse)]
+        await call(stub.Close(pb.CloseRequest(episode=one.episode), timeout=10))
+        assert (await _reset(stub, "again")).episode

@@ -17,7 +17,7 @@ from services.learner.backends.common.steps import ScoreOnly, SteppingOptimizer,
 from services.learner.backends.packing import micro_batches
 from services.learner.backends.packing.micro_batches import Cut, MicroBatch, Planned
 from services.learner.interface.batch import Batch
-from services.learner.interface.policy import Loss, StepOutcome
+from services.learner.interface.policy import Loss, StepOutcome, Takes
 from services.learner.interface.policy_spec import PolicySpec
 from services.learner.interface.snapshot import Snapshot
 
@@ -48,6 +48,13 @@ class PolicyBase(abc.ABC):
         self._cut, self._knows, self._without_adapters = cut, knows, without_adapters
         self._as_reference = without_adapters
         self._planned: tuple[Batch, Planned] | None = None
+
+    @property
+    def takes(self) -> Takes:
+        """What a batch may hold, or `train_step` raises."""
+        vocabulary, positions = self._knows
+        room = self.spec.learner.micro_batch_tokens // self._cut.alignment * self._cut.alignment
+        return Takes(vocabulary, min(positions, room) + 1)
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
