@@ -21,6 +21,7 @@ from rich.text import Text
 from penstock import rpc
 from penstock.cli.screen import train
 from penstock.cli.training import Training
+from penstock.cli.words import plain
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.names import evaluation_group
 from penstock.recipes import Recipe, RecipeError, load
@@ -105,7 +106,7 @@ def _report(console: Console, folder: pathlib.Path, samples: list[tuple[str, pb.
     console.print(Text.from_ansi(plotext.build()))
     table = Table("", "prompt", "completion", "right?", title="held-out samples, before and after")
     for when, s in samples:
-        table.add_row(when, s.prompt, s.completion, "yes" if s.reward == 1.0 else "no")
+        table.add_row(when, plain(s.prompt), plain(s.completion), "yes" if s.reward == 1.0 else "no")
     console.print(table)
     console.print(
         f"held-out accuracy: [bold]{first['reward']:.1%}[/bold] before, [bold]{last['reward']:.1%}[/bold] after "

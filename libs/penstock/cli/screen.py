@@ -10,12 +10,14 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from penstock import rpc
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of
 from penstock.cli.run_directory import RunRefused, held
 from penstock.cli.training import Training, training
+from penstock.cli.words import plain
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.supervisor import ServiceFailed
@@ -161,7 +163,7 @@ class Screen:
             self.note(run.stall or "the run moves again")
         if not self._console.is_terminal and run.step != self._printed and run.step % PLAIN_EVERY == 0:
             self._printed = run.step
-            self._console.print(self._line(run), highlight=False)
+            self._console.print(plain(self._line(run)))
 
     def restarted(self, name: str, how: str) -> None:
         """A service died and is started again."""
@@ -171,7 +173,7 @@ class Screen:
         """A line for people."""
         self._note = text
         if not self._console.is_terminal:
-            self._console.print(text, highlight=False)
+            self._console.print(plain(text))
 
     def ended(self, folder: pathlib.Path, run: pb.Run | None) -> int:
         """Says what came of it; the exit code."""
@@ -179,7 +181,7 @@ class Screen:
             self._console.print(f"ended before it began; see {folder / 'logs'}")
             return exits.FAILED
         if run.state == pb.RUN_STATE_FAILED:
-            self._console.print(f"[red]failed:[/red] {run.reason}", highlight=False)
+            self._console.print(Text("failed: ", style="red") + plain(run.reason))
             return exits.FAILED
         if run.state != pb.RUN_STATE_DONE:
             self._console.print(f"stopped at step {run.step}; the same command resumes it", highlight=False)
@@ -201,8 +203,8 @@ class Screen:
         table = Table.grid(padding=(0, 3))
         if self.run is not None:
             for name, value in self._numbers(self.run):
-                table.add_row(f"[dim]{name}[/dim]", value)
-        return Group(self._progress, table, self._note)
+                table.add_row(f"[dim]{name}[/dim]", plain(value))
+        return Group(self._progress, table, plain(self._note))
 
     def _numbers(self, run: pb.Run) -> list[tuple[str, str]]:
         m = run.metrics

@@ -17,13 +17,14 @@ import asyncio
 import logging
 import os
 import pathlib
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvloop
 
-from penstock.rpc import AddressInUse, Security, Server
+from penstock.rpc import AddressInUse, Security, Server, is_local
 from penstock.system import exits
 from penstock.system.disk import DiskFull
 from penstock.telemetry import logs, metrics, tracing
@@ -82,6 +83,7 @@ def flags(service: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.add_argument("--reflection", action="store_true", help="let tools list the RPCs (not in production)")
     parser.add_argument("--token-file", type=pathlib.Path, help="file with the bearer token calls must carry")
+    parser.add_argument("--insecure", action="store_true", help="listen beyond loopback with neither token nor TLS")
     parser.add_argument("--tls-ca", type=pathlib.Path, help="PEM of the authority that signs peers")
     parser.add_argument("--tls-certificate", type=pathlib.Path, help="PEM certificate of this service")
     parser.add_argument("--tls-key", type=pathlib.Path, help="PEM key of this service")
@@ -110,7 +112,30 @@ def security(args: argparse.Namespace) -> Security:
     def pem(path: pathlib.Path | None) -> bytes | None:
         return path.read_bytes() if path else None
 
-    return Security(token, pem(args.tls_certificate), pem(args.tls_key), pem(args.tls_ca))
+    if (args.tls_certificate is None) != (args.tls_key is None):
+        raise ValueError("--tls-certificate and --tls-key belong together")
+    found = Security(token, pem(args.tls_certificate), pem(args.tls_key), pem(args.tls_ca))
+    _check_pem(args.tls_certificate, args.tls_key, args.tls_ca)
+    if not (args.insecure or found.token or found.tls or is_local(args.listen)):
+        raise ValueError(
+            f"--listen {args.listen}: everybody who reaches it could call; give --token-file with TLS, or --insecure"
+        )
+    return found
+
+
+def _check_pem(certificate: pathlib.Path | None, key: pathlib.Path | None, authority: pathlib.Path | None) -> None:
+    """Raises ValueError with the file's name: gRPC itself says of a wrong file that the address is taken."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise ValueError(f"{certificate} and {key} are no certificate and its key in PEM: {error.reason}") from error
+    try:
+        if authority is not None:
+            context.load_verify_locations(authority)
+    except ssl.SSLError as error:
+        raise ValueError(f"{authority} is no certificate in PEM: {error.reason}") from error
 
 
 @contextmanager

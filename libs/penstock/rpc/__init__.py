@@ -18,7 +18,7 @@ from penstock.rpc.errors import (
 )
 from penstock.rpc.refusing import Refusals, refusing
 from penstock.rpc.retrying import Retry, Tries, retried
-from penstock.rpc.security import Security
+from penstock.rpc.security import Security, is_local
 from penstock.rpc.server import AddressInUse, Server
 from penstock.rpc.settings import Transport
 from penstock.rules.protos import Violation
@@ -41,6 +41,7 @@ __all__ = [
     "deadline_exceeded",
     "failed_precondition",
     "invalid_argument",
+    "is_local",
     "not_found",
     "out_of_range",
     "ready",

@@ -30,6 +30,7 @@ HEALTH = "/grpc.health.v1.Health/"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _no_deadline = metrics.counter(metrics.CALLS_WITHOUT_DEADLINE, "Calls that came without a deadline.", ["method"])
+_refused = metrics.counter(metrics.CALLS_REFUSED, "Calls that showed no token or a wrong one.", ["method"])
 _incidents = metrics.counter(metrics.INCIDENTS, "Calls that failed by an unexpected exception.", ["method"])
 
 
@@ -52,6 +53,10 @@ class Boundary(grpc.aio.ServerInterceptor):
             return handler
         authorization = dict(handler_call_details.invocation_metadata or ()).get("authorization")
         allowed = self._security.allows(method, authorization)
+        if not allowed:
+            _refused.labels(method).inc()
+            shown = "no token" if authorization is None else "a wrong token"
+            logger.warning("a call was refused: it shows %s", shown, extra={"method": method})
         return _Guarded(self, method, handler, allowed).handler()
 
     def seconds(self, context: Context, method: str, streaming: bool) -> float | None:

@@ -66,11 +66,12 @@ class Security:
 
     def check_address(self, address: str) -> None:
         """Raises ValueError where a token would cross a network in plain text."""
-        if self.token is not None and not self.tls and not _is_local(address):
+        if self.token is not None and not self.tls and not is_local(address):
             raise ValueError(f"{address}: a token needs TLS beyond this host (give certificate, key or authority)")
 
 
-def _is_local(address: str) -> bool:
+def is_local(address: str) -> bool:
+    """Whether only this host reaches an address to listen on or to call."""
     if address.startswith("unix:"):
         return True
     host = address.rsplit(":", 1)[0].strip("[]")

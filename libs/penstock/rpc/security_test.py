@@ -13,6 +13,7 @@ from penstock.reward.v1 import reward_pb2_grpc
 from penstock.rpc import Security, Server, call, channel
 from penstock.rpc.conftest import Misbehaving, request
 from penstock.rpc.errors import Unauthenticated, Unavailable
+from penstock.telemetry import metrics
 
 Pair = tuple[bytes, bytes]
 
@@ -90,3 +91,19 @@ def test_settings_that_contradict_are_refused() -> None:
         Security(token="x").check_address("10.0.0.7:80")
     Security(token="x").check_address("unix:/tmp/x")
     assert "secret" not in repr(Security(token="secret"))
+
+
+async def test_refused_calls_are_counted_and_logged(servicer: Misbehaving, caplog: pytest.LogCaptureFixture) -> None:
+    method = "/penstock.reward.v1.RewardService/Score"
+    counted = metrics.counter(metrics.CALLS_REFUSED, "", ["method"]).labels(method)
+    before = counted._value.get()
+    async with Server("test", security=Security(token="right")) as server:
+        server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
+        await server.start()
+        for wrong in (Security(), Security(token="wrong")):
+            with pytest.raises(Unauthenticated):
+                await _score(server.address, wrong)
+        await _score(server.address, Security(token="right"))
+    assert counted._value.get() == before + 2
+    assert "it shows no token" in caplog.text and "it shows a wrong token" in caplog.text
+    assert "wrong\n" not in caplog.text.replace("wrong token\n", ""), "the token itself is not logged"

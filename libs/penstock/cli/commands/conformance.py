@@ -5,9 +5,10 @@ import json
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from penstock import rpc
-from penstock.cli.words import console, failed
+from penstock.cli.words import console, failed, plain
 from penstock.sdk.conformance import check_environment, check_reward
 from penstock.system import exits
 
@@ -34,6 +35,7 @@ def conformance(
         raise failed(f"{address} does not answer: {error}", exits.FAILED) from error
     for each in report.checks:
         mark = "[green]kept[/green]  " if each.passed else "[red]broken[/red]"
-        console.print(f"{mark} {each.name}" + (f": {each.detail}" if each.detail else ""), highlight=False)
+        said = plain(f" {each.name}" + (f": {each.detail}" if each.detail else ""))
+        console.print(Text.from_markup(mark) + said)
     console.print("passed" if report.passed else "failed")
     raise typer.Exit(exits.DONE if report.passed else exits.FAILED)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from penstock import rpc
 from penstock.cli.credentials import security_of
-from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, console, failed, table_of, unknown_run
+from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, console, failed, plain, table_of, unknown_run
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.system import exits
@@ -73,14 +73,17 @@ def resume(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
 def explain(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """Say in one sentence what the run waits for, and list every service's waits."""
     answer = _ask(run, runs, lambda stub: stub.ExplainStall(pb.ExplainStallRequest(), timeout=15))
-    console.print(answer.explanation, highlight=False)
+    console.print(plain(answer.explanation))
     table = Table("service", "waits for", "on", "since", "deadline")
     for service in answer.services:
         if service.unreachable:
-            table.add_row(service.service, f"does not answer: {service.unreachable[:80]}", service.address, "", "")
+            table.add_row(
+                service.service, plain(f"does not answer: {service.unreachable[:80]}"), service.address, "", ""
+            )
         for wait in service.waits:
             deadline = wait.deadline.ToJsonString() if wait.HasField("deadline") else "none"
-            table.add_row(service.service, wait.what, wait.on, wait.since.ToJsonString(), deadline)
+            what, on = plain(wait.what), plain(wait.on)
+            table.add_row(service.service, what, on, wait.since.ToJsonString(), deadline)
     console.print(table)
 
 
@@ -91,7 +94,7 @@ def samples(run: RunName, runs: Runs = DEFAULT_RUNS, count: Annotated[int, typer
     for s in answer.samples:
         reward = f"{s.reward:.3f}" if s.HasField("reward") else s.outcome.detail[:40] or "-"
         versions = f"{s.oldest_step}..{s.newest_step}"
-        table.add_row(f"{s.group}/{s.index}", s.prompt, s.completion, reward, versions)
+        table.add_row(*map(plain, (f"{s.group}/{s.index}", s.prompt, s.completion, reward, versions)))
     console.print(table)
 
 
