@@ -53,7 +53,7 @@ class Admission:
             seen = self._following.changes
             try:
                 if self.admissible() and self._state.admitting:
-                    # What this process or a twin appended must have come back through the ledger before it counts again.
+                    # What this process or a twin appended must have come back through the ledger before it counts.
                     await self._following.current()
                     for slot, draw in self.admissible():
                         if not self._state.admitting or not await self.admit(slot, draw):
