@@ -54,7 +54,7 @@ class Coordinator:
         self.tasks = TaskMaker(recipe)
         self.watch = Watch(bus, names, recipe.limits.stall_seconds, self.state, self.following, peers)
         self.recorder = Recorder(folder, sinks, self._around, self.summary)
-        self._deadlines = Deadlines(bus, names, recipe.model.path, self.following, self.tasks)
+        self._deadlines = Deadlines(bus, names, recipe.model.path, self.following)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
         self.admission = Admission(bus, names, recipe, self.following, self.tasks, self.state, self._ending.give_up)
@@ -79,6 +79,11 @@ class Coordinator:
             await self.admission.publish_again(group)
         logger.info("restored", extra={"step": self.ledger.step, "in_flight": len(self.ledger.in_flight)})
         self._moved()
+
+    @property
+    def quarantined(self) -> int:
+        """Entries of the run's streams that this process has set aside."""
+        return self.ledger.quarantine.counts.total() + self.following.quarantine.counts.total()
 
     async def pause(self, paused: bool) -> None:
         """Stops or resumes admission, also over restarts of this process."""
@@ -114,5 +119,9 @@ class Coordinator:
         head = {"run": self.recipe.run, "status": self.state.word, "reason": self.state.reason}
         told = [{"step": a.step, "until": a.until, "alert": str(a)} for a in self.alerts.raised]
         left_out = self.tasks.left_out
-        rows = {"left_out": len(left_out), "first": left_out[:SHOWN]}
-        return head | summarise(self.ledger, self.watch.services, time.time()) | {"alerts": told, "rows": rows}
+        rest = {
+            "quarantined": self.quarantined,
+            "alerts": told,
+            "rows": {"left_out": len(left_out), "first": left_out[:SHOWN]},
+        }
+        return head | summarise(self.ledger, self.watch.services, time.time()) | rest

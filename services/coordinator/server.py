@@ -10,7 +10,8 @@ from penstock.bus import last_entry, load_payload
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.ledger import Fate
-from penstock.trajectories import decode
+from penstock.rules.quarantine import BadEntry
+from penstock.trajectories import read_sample
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator import view
 from services.coordinator.coordinator import Coordinator
@@ -71,9 +72,11 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         entry = await last_entry(c.bus, c.names.log, subject)
         if entry is None:
             raise rpc.not_found(f"{request.group}/{request.index} is not in the log", reason="NO_SAMPLE")
-        return pb.GetSampleResponse(
-            sample=view.sample(decode(await load_payload(c.bus, c.names, entry.payload)), c.chat)
-        )
+        try:
+            t = read_sample(c.names, entry.subject, await load_payload(c.bus, c.names, entry.payload))
+        except BadEntry as bad:
+            raise rpc.failed_precondition(f"the sample is quarantined: {bad}", reason="QUARANTINED") from bad
+        return pb.GetSampleResponse(sample=view.sample(t, c.chat))
 
     async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:
         services = await self._c.peers.waits()

@@ -6,7 +6,7 @@ import numpy as np
 
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from penstock.telemetry import steps
+from penstock.telemetry import metrics, steps
 from penstock.trajectories import from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.coordinator import Coordinator
@@ -47,6 +47,7 @@ def run(c: Coordinator) -> pb.Run:
     first = next(iter(ledger.groups.values()), None)
     if first is not None:
         run.started_at.FromDatetime(first.admitted_at)
+    run.metrics[metrics.ENTRIES_QUARANTINED] = c.quarantined
     run.metrics[steps.GENERATED_PER_SECOND] = c.log.tokens_per_second()
     run.updated_at.FromDatetime(datetime.datetime.now(datetime.UTC))
     return run

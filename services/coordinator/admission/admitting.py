@@ -12,13 +12,16 @@ from collections.abc import Callable
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
 
-from penstock.bus import Bus, Fenced, RunNames, append, publish_once
+from penstock.bus import Bus, Fenced, RunNames, append, last_entry, publish_once
 from penstock.datasets import DatasetError
 from penstock.ledger import Group
 from penstock.recipes import Recipe
+from penstock.rules.quarantine import BadEntry
 from penstock.telemetry import metrics
 from penstock.telemetry.tracing import inject
+from penstock.trajectories import read_task
 from penstock.trajectory.v1 import trajectory_pb2
+from services.coordinator.admission.deadlines import close, header_of
 from services.coordinator.admission.draws import Draw
 from services.coordinator.admission.pacing import Pacing, Slot
 from services.coordinator.admission.tasks import TaskMaker
@@ -44,6 +47,7 @@ class Admission:
     ) -> None:
         self._bus, self._names, self._following, self._tasks, self._state = bus, names, following, tasks, state
         self._give_up = give_up
+        self._model, self._sources = recipe.model.path, recipe.sources
         self._deadline_seconds = recipe.limits.group_deadline_seconds
         self._pacing = Pacing(recipe.staleness.max_versions, recipe.algorithm.groups_per_step, recipe.steps)
 
@@ -83,10 +87,10 @@ class Admission:
         setattr(event.admitted, "pass", draw.turn)
         event.admitted.source, event.admitted.draw = draw.source, draw.at
         event.admitted.deadline.CopyFrom(deadline)
+        subject = self._names.ledger_group_subject(name)
         try:
-            await append(
-                self._bus, self._names.ledger_group_subject(name), event.SerializeToString(), expected_last_sequence=0
-            )
+            last = self._following.ledger.last(subject)
+            await append(self._bus, subject, event.SerializeToString(), expected_last_sequence=last)
         except Fenced:
             return False  # admitted by an earlier life of this process or by a twin; the ledger will bring it
         with tracer.start_as_current_span("admit", attributes={"group": name, "min_step": slot.min_step}):
@@ -95,9 +99,31 @@ class Admission:
         return True
 
     async def publish_again(self, group: Group) -> None:
-        """Publishes the task of an admitted group, which the stream takes once."""
-        await self._publish(self._tasks.admitted(group))
+        """Publishes the task of an admitted group, which the stream takes once. A group that has none, because the
+        ledger names a source or a row that is not there, ends as FAILED{invalid}."""
+        try:
+            task = self._tasks.admitted(group)
+        except (DatasetError, ValueError, IndexError) as error:
+            await self._end(header_of(self._names, group), str(error))
+        else:
+            await self._publish(task)
 
     async def _publish(self, task: trajectory_pb2.GroupTask) -> None:
+        """Publishes a task. Where the stream has something else under its name, the group ends as FAILED{invalid}."""
         subject = self._names.task_subject("train", task.group)
-        await publish_once(self._bus, subject, task.SerializeToString(), headers=inject())
+        published = await publish_once(self._bus, subject, task.SerializeToString(), headers=inject())
+        if published.first:
+            return
+        entry = await last_entry(self._bus, self._names.tasks, subject)
+        if entry is None:
+            return
+        try:
+            there = read_task(self._names, subject, entry.payload, self._sources)
+            if (there.group_size, there.row) != (task.group_size, task.row):
+                raise BadEntry(f"{subject!r} is of {there.group_size} samples of row {there.row}, not as admitted")
+        except BadEntry as bad:
+            self._following.quarantine.add("task", subject, entry.sequence, bad)
+            await self._end(task, str(bad))
+
+    async def _end(self, task: trajectory_pb2.GroupTask, why: str) -> None:
+        await close(self._bus, self._names, task, self._model, trajectory_pb2.Outcome.FAILURE_INVALID, why)

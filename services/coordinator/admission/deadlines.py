@@ -1,4 +1,5 @@
-"""Ends groups whose time is over: every missing sample becomes FAILED{timeout}, published like any other sample.
+"""Ends groups whose time is over: every missing sample becomes FAILED{timeout}, published like any other sample. A
+group whose task cannot be played is ended likewise, with the reason.
 
 The log takes the first message of a sample's subject, so a late worker and this closer cannot both be right; whichever
 came first is the sample's one end.
@@ -13,20 +14,20 @@ from penstock.bus import Bus, RunNames, publish_once, store_payload
 from penstock.ledger import Group
 from penstock.trajectories import encode, failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.state.following import TICK_SECONDS, Following
 
 logger = logging.getLogger(__name__)
 
 # Workers end their samples at the deadline themselves; this much later the coordinator does it for dead ones.
+OVER = "the group's deadline passed"
 GRACE = datetime.timedelta(seconds=5)
 
 
 class Deadlines:
     """Ends the overdue groups of one run, each once."""
 
-    def __init__(self, bus: Bus, names: RunNames, model: str, following: Following, tasks: TaskMaker) -> None:
-        self._bus, self._names, self._model, self._following, self._tasks = bus, names, model, following, tasks
+    def __init__(self, bus: Bus, names: RunNames, model: str, following: Following) -> None:
+        self._bus, self._names, self._model, self._following = bus, names, model, following
         self._closed: set[str] = set()
 
     async def run(self) -> None:
@@ -37,7 +38,8 @@ class Deadlines:
             for group in overdue(self._following.ledger.in_flight.values(), now):
                 if group.name in self._closed:
                     continue  # ended in the log; the learner releases it when its turn comes
-                await close(self._bus, self._names, self._tasks.admitted(group), self._model)
+                task = header_of(self._names, group)
+                await close(self._bus, self._names, task, self._model, pb.Outcome.FAILURE_TIMEOUT, OVER)
                 self._closed.add(group.name)
 
 
@@ -46,16 +48,29 @@ def overdue(groups: Iterable[Group], now: datetime.datetime) -> list[Group]:
     return [g for g in groups if g.admitted.deadline.ToDatetime(datetime.UTC) + GRACE <= now]
 
 
-async def close(bus: Bus, names: RunNames, task: pb.GroupTask, model: str) -> int:
+def header_of(names: RunNames, group: Group) -> pb.GroupTask:
+    """What a sample that was never played says of its task: all that the ledger knows of it."""
+    return pb.GroupTask(
+        run=names.run,
+        group=group.name,
+        kind=pb.TASK_KIND_TRAIN,
+        group_size=group.admitted.group_size,
+        row=group.admitted.row,
+    )
+
+
+async def close(
+    bus: Bus, names: RunNames, task: pb.GroupTask, model: str, failure: pb.Outcome.Failure, why: str
+) -> int:
     """Ends the missing samples of a task's group; gives how many were missing."""
 
     async def end(index: int) -> bool:
-        t = failed(task, index, model, pb.Outcome.FAILURE_TIMEOUT, "the group's deadline passed")
+        t = failed(task, index, model, failure, why)
         envelope = await store_payload(bus, names, encode(t))
         published = await publish_once(bus, names.log_subject(task.group, index), envelope)
         return published.first
 
     ended = sum(await asyncio.gather(*(end(i) for i in range(task.group_size))))
     if ended:
-        logger.warning("a group was closed at its deadline", extra={"group": task.group, "missing": ended})
+        logger.warning("a group was closed: %s", why, extra={"group": task.group, "missing": ended})
     return ended

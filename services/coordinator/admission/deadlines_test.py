@@ -43,8 +43,8 @@ def test_a_group_is_overdue_after_its_deadline_and_grace() -> None:
 
 async def test_missing_samples_time_out_and_finished_ones_stay(bus: Bus, names: RunNames) -> None:
     await publish(bus, names, drawn(task(), 2, reward=1.0))
-    assert await deadlines.close(bus, names, task(), "model") == 3
-    assert await deadlines.close(bus, names, task(), "model") == 0
+    assert await deadlines.close(bus, names, task(), "model", pb.Outcome.FAILURE_TIMEOUT, "late") == 3
+    assert await deadlines.close(bus, names, task(), "model", pb.Outcome.FAILURE_TIMEOUT, "late") == 0
     found = await ends(bus, names)
     for t in found:
         check_trajectory(t)
@@ -54,7 +54,9 @@ async def test_missing_samples_time_out_and_finished_ones_stay(bus: Bus, names: 
 
 async def test_a_late_worker_and_the_closer_leave_one_end_per_sample(bus: Bus, names: RunNames) -> None:
     late = (publish(bus, names, drawn(task(), index)) for index in range(4))
-    ended, *_ = await asyncio.gather(deadlines.close(bus, names, task(), "model"), *late)
+    ended, *_ = await asyncio.gather(
+        deadlines.close(bus, names, task(), "model", pb.Outcome.FAILURE_TIMEOUT, "late"), *late
+    )
     statuses = [t.outcome.status for t in await ends(bus, names)]
     assert statuses.count(pb.Outcome.STATUS_FAILED) == ended
     assert (await stream_state(bus, names.log)).messages == 4

@@ -103,7 +103,8 @@ class Evaluator:
             return
         subject = following.names.ledger_eval_subject(step)
         try:
-            await append(following.bus, subject, result.SerializeToString(), expected_last_sequence=0)
+            last = following.ledger.last(subject)
+            await append(following.bus, subject, result.SerializeToString(), expected_last_sequence=last)
         except Fenced:
             logger.info("evaluation %d was recorded by another coordinator", step)
         await following.until(lambda: step in following.ledger.evaluations)

@@ -5,18 +5,17 @@ them decides on a prefix of the ledger: who decides waits for `current` first.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
-from penstock.bus import Bus, BusError, RunNames, last_entry, load_payload, read, stream_state
+from penstock.bus import Bus, Entry, RunNames, last_entry, load_payload, read, stream_state
 from penstock.ledger import Ledger
+from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.telemetry.waits import progress, waiting
-from penstock.trajectories import TrajectoryError, decode
+from penstock.trajectories import read_sample, refused, sample_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.state.log_tail import RECENT, LogTail
 
-logger = logging.getLogger(__name__)
 FOLD_SECONDS = 600.0
 TICK_SECONDS = 1.0  # those who wait for change look this often at what announces none
 
@@ -26,12 +25,14 @@ class Following:
 
     Attributes:
         ledger: every decision so far. log: the newest samples.
+        quarantine: what of the other streams was set aside (the ledger has its own).
         evaluated: samples of evaluations by (group, index), as the log brought them.
     """
 
     def __init__(self, bus: Bus, names: RunNames) -> None:
         self.bus, self.names = bus, names
         self.ledger = Ledger()
+        self.quarantine = Quarantine()
         self.log = LogTail()
         self.evaluated: dict[tuple[str, int], pb.Trajectory] = {}
         self.changes = 0
@@ -69,10 +70,8 @@ class Following:
         """Shows what comes into the log, from its last RECENT entries on."""
         state = await stream_state(self.bus, self.names.log)
         async for entry in read(self.bus, self.names.log, after=max(0, state.last_sequence - RECENT)):
-            try:
-                t = decode(await load_payload(self.bus, self.names, entry.payload))
-            except (TrajectoryError, BusError) as error:
-                logger.warning("a log entry cannot be shown: %s", error, extra={"sequence": entry.sequence})
+            t = await self._sample(entry)
+            if t is None:
                 continue
             self.log.add(t)
             if t.kind == pb.TASK_KIND_EVAL:
@@ -83,8 +82,20 @@ class Following:
         """Takes a sample that ended before this process looked: an evaluation goes on over restarts."""
         if (group, index) not in self.evaluated:
             entry = await last_entry(self.bus, self.names.log, self.names.log_subject(group, index))
-            if entry is not None:
-                self.evaluated[group, index] = decode(await load_payload(self.bus, self.names, entry.payload))
+            t = await self._sample(entry) if entry is not None else None
+            if t is not None:
+                self.evaluated[group, index] = t
+
+    async def _sample(self, entry: Entry) -> pb.Trajectory | None:
+        """The sample of a log entry; of one that is set aside, the end that it stands for, if it stands for any."""
+        try:
+            return read_sample(self.names, entry.subject, await load_payload(self.bus, self.names, entry.payload))
+        except BadEntry as bad:
+            self.quarantine.add("log", entry.subject, entry.sequence, bad)
+            try:
+                return refused(self.names, *sample_key(self.names, entry.subject), bad)
+            except BadEntry:
+                return None
 
     async def changed(self, seen: int, within: float) -> int:
         """Waits until something changed since `seen`, at most `within` seconds; gives the number to pass next time."""

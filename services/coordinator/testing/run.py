@@ -144,7 +144,7 @@ async def play_learner(
             ready = [name for name, f in fates.items() if f == "trained"]
             if len(ready) >= N and ledger.step >= recorded:
                 recorded = ledger.step + 1
-                await train(bus, names, recorded, ready[:N])
+                await train(bus, names, recorded, {n: ledger.groups[n].admitted.group_size for n in ready[:N]})
                 if recorded == steps:
                     return
 
@@ -160,11 +160,11 @@ async def release(bus: Bus, names: RunNames, name: str, fate: str) -> None:
     await append(bus, names.ledger_group_subject(name), event.SerializeToString(), expected_last_sequence=None)
 
 
-async def train(bus: Bus, names: RunNames, step: int, groups: list[str]) -> None:
-    """Records a batch and its report."""
+async def train(bus: Bus, names: RunNames, step: int, groups: dict[str, int]) -> None:
+    """Records a batch of these groups, by their sizes, and its report."""
     record = pb.BatchRecord(step=step)
-    for name in groups:
-        record.groups.add(group=name, indices=range(SIZE), log_sequences=range(1, SIZE + 1), reward=0.5)
+    for name, size in groups.items():
+        record.groups.add(group=name, indices=range(size), log_sequences=range(1, size + 1), reward=0.5)
     subject = names.ledger_batch_subject(step)
     await append(bus, subject, record.SerializeToString(), expected_last_sequence=0)
     report = pb.StepReport(step=step, version=PolicyVersion(epoch=1, step=step))

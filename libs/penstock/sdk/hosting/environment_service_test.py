@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from penstock.sdk.hosting.environment_service import EnvironmentService
 from penstock.sdk.hosting.hostile_testing import HostileEnvironment
 from penstock.sdk.hosting.isolation import load_environment
 from penstock.sdk.hosting.worker_pool import Workers
+from penstock.sdk.samples import Message
 
 TARGET = "penstock.sdk.hosting.hostile_testing:HostileEnvironment"
 
@@ -133,10 +134,20 @@ async def test_a_good_environment_conforms() -> None:
 
 
 async def test_no_more_episodes_are_open_than_allowed_however_many_begin_at_once() -> None:
-    async with _hostile(limit=3) as stub:
-        begun = await asyncio.gather(*(_reset(stub, f"r{i}") for i in range(12)), return_exceptions=True)
-        assert sum(isinstance(b, pb.ResetResponse) for b in begun) == 3
-        assert sum(isinstance(b, ResourceExhausted) for b in begun) == 9
-        (one, *_) = [b for b in begun if isinstance(b, pb.ResetResponse)]
-        await call(stub.Close(pb.CloseRequest(episode=one.episode), timeout=10))
-        assert (await _reset(stub, "again")).episode
+    gate = asyncio.Event()
+
+    class Slow(InProcess):
+        async def reset(self, row: Mapping[str, Any], seed: int) -> tuple[str, Sequence[Message]]:
+            await gate.wait()
+            return await super().reset(row, seed)
+
+    async with _serving(Slow(HostileEnvironment, "hostile", 0.6), limit=3) as (address, _), channel(address) as opened:
+        stub = environment_pb2_grpc.EnvironmentServiceStub(opened)
+        begun = [asyncio.create_task(_reset(stub, f"r{i}")) for i in range(12)]
+        ending = iter(asyncio.as_completed(begun))
+        for _ in range(9):
+            with pytest.raises(ResourceExhausted):
+                await next(ending)
+        gate.set()
+        ended = await asyncio.gather(*begun, return_exceptions=True)
+        assert sum(isinstance(each, pb.ResetResponse) for each in ended) == 3
