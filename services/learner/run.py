@@ -162,7 +162,8 @@ def export_checkpoint(recipe: Recipe, checkpoint: pathlib.Path, target: pathlib.
 def export(policy: Policy, recipe: Recipe, target: pathlib.Path) -> None:
     """Writes the policy as a Hugging Face directory; a collective."""
     if dist.get_rank() == 0:
-        hf_export.write(policy.export(), recipe.model.path, target, scores=recipe.trains_reward_model)
+        scoring = policy.architecture if recipe.trains_reward_model else ""
+        hf_export.write(policy.export(), recipe.model.path, target, scoring)
     else:
         for _ in policy.export():
             continue

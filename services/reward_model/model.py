@@ -22,6 +22,9 @@ from penstock.sdk.hosting.wire import message_to_proto
 CHARACTERS_PER_TOKEN = 64
 """No text has so many per token on average; a longer one is refused before it is rendered and tokenised."""
 
+UNLIMITED = 2**31
+"""Positions of a model that counts none."""
+
 
 class RewardModelError(ValueError):
     """The directory holds no reward model that can be served; the text says why."""
@@ -61,8 +64,9 @@ class RewardModel:
         if not isinstance(getattr(self._model, "score", None), torch.nn.Linear):
             raise RewardModelError(f"{path}: {type(self._model).__name__} has no linear head named score")
         self._batch_tokens = batch_tokens
-        self._positions: int = self._model.config.max_position_embeddings
-        self._vocabulary: int = self._model.config.vocab_size
+        config = self._model.config.get_text_config()
+        self._positions: int = getattr(config, "max_position_embeddings", None) or UNLIMITED
+        self._vocabulary: int = self._model.get_input_embeddings().weight.shape[0]
 
     def tokens(self, sample: Sample) -> tuple[int, ...]:
         """What the model reads of a sample. Raises CannotScore."""

@@ -52,6 +52,14 @@ def test_scores_are_those_of_transformers_however_they_are_batched(folder: pathl
     assert model.scores(sequences[::-1]) == pytest.approx(expected[::-1], abs=1e-5)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma2"])
+def test_every_family_is_served_with_its_own_scores(family: str, tmp_path: pathlib.Path) -> None:
+    folder = make_reward_model(tmp_path, family)
+    model = RewardModel(folder, batch_tokens=64)
+    sequences = [model.tokens(sample(answer)) for answer in ANSWERS]
+    assert model.scores(sequences) == pytest.approx(one_by_one(folder, sequences), abs=1e-5)
+
+
 def test_an_answer_that_ends_with_the_padding_token_is_read_to_its_end(tmp_path: pathlib.Path) -> None:
     folder = make_reward_model(tmp_path, pad_token_id=STOP)  # as models without padding of their own are often set up
     model = RewardModel(folder)

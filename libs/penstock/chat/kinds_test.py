@@ -22,6 +22,7 @@ FORGETS = (
     + "{%- if enable_thinking is defined and not enable_thinking -%}{{ '<think>\n\n</think>\n\n' }}{%- endif -%}"
     "{%- endif -%}"
 )
+TRIMS = PLAIN.replace("m.content", "m.content | trim")
 OPENS = PLAIN.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
 SAID = (
     "{%- for c in m.tool_calls or [] -%}{{ '<tool_call>' + c.function.name + ' ' }}"
@@ -142,3 +143,28 @@ def test_rewards_can_see_the_special_tokens_of_an_answer(tmp_path: pathlib.Path)
     chat = made(tmp_path, PLAIN)
     drawn = [*chat._encode("a<|im_start|>b"), chat.stop_token]
     assert chat.text(drawn) == "ab" and chat.text(drawn, control_tokens=True) == "a<|im_start|>b"
+
+
+@pytest.mark.parametrize("answer", ["\n\n5", " ", "\n\n5 \n", "5\t", "<think>\nhm\n</think>\n\n5 "])
+@pytest.mark.parametrize("template", [PLAIN, TRIMS, FORGETS, OPENS, CALLS])
+def test_white_space_around_an_answer_is_trained_as_it_would_be_drawn(
+    template: str, answer: str, tmp_path: pathlib.Path
+) -> None:
+    chat = ChatTokenizer(make_tokenizer(tmp_path, template, newlines=True))
+    shown = trained(chat, U, Message(role="assistant", content=answer), U, A)
+    given = "<think>\n" if template == OPENS else ""
+    assert answer.removeprefix(given) + "<|im_end|>" in shown and shown.endswith("bye<|im_end|>")
+
+
+@pytest.mark.parametrize("template", [PLAIN, CALLS])
+@pytest.mark.parametrize("answer", ["\n\n5", "\n", " "])
+def test_white_space_is_no_obstacle_where_other_roles_are_trained_too(
+    answer: str, template: str, tmp_path: pathlib.Path
+) -> None:
+    """A newline of the header and one of the answer are one token in the whole text, and two where one is drawn."""
+    chat = ChatTokenizer(make_tokenizer(tmp_path, template, newlines=True))
+    turns = [U, Message(role="assistant", content=answer), U, A]
+    tokens, mask = chat.demonstration(turns, roles=["assistant", "user"])
+    shown = raw(chat, [t for t, on in zip(tokens, mask, strict=True) if on])
+    assert answer + "<|im_end|>" in shown and shown.count("user\nhello") == 2
+    assert chat.demonstration(turns)[0] == tokens, "the same tokens, whoever is trained"

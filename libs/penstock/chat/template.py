@@ -7,7 +7,7 @@ once later ones follow (Qwen3 drops their thinking) are no obstacle, since the t
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from penstock.common.v1.common_pb2 import Message, ToolCall
 
 TURN = "penstockstandsinforthisturn"
 """Stands in for a drawn turn: letters that no template trims, splits or looks for."""
+LEAD, TRAIL = TURN + "a", TURN + "z"
+"""Stand in for the white space around what a turn says, which is no template's to trim."""
 OPENED = ("<think>\n\n</think>\n\n", "<think>\n", "<think>")
 """What generation prompts open or close beyond the header of a turn."""
 THINK = "<think>"
@@ -109,12 +111,17 @@ class Template:
     def drawn(self, history: Sequence[Message], turn: Message, closing: str, tools: Sequence[Any] = ()) -> str:
         """What a model would have to draw in the context of `history` to say `turn`, up to where the turn ends.
 
-        closing: the text of the control tokens that the template writes behind a turn. Raises TemplateError also where
-        the template leaves out the turn's calls.
+        closing: the text of the control tokens that the template writes behind a turn. The white space around what is
+        said is drawn like the rest, though many templates trim it away where they write earlier turns. Raises
+        TemplateError also where the template leaves out the turn's calls.
         """
         if not self._thinks and turn.reasoning_content:
             turn = _with(turn, reasoning_content="")
         text = self._drawn(history, turn, closing, tools)
+        for lead, held, trail in _held(turn):
+            kept = self._drawn(history, held, closing, tools)
+            if kept.count(LEAD) == bool(lead) and kept.count(TRAIL) == bool(trail):  # else the content is taken apart
+                text = kept.replace(LEAD, lead).replace(TRAIL, trail)
         for call in turn.tool_calls:
             if self._words.marked(call.name) not in text:
                 raise TemplateError(f"the chat template leaves out the call of {call.name!r}")
@@ -182,6 +189,16 @@ def _object(call: Any) -> Mapping[str, Any]:
     if not isinstance(arguments, dict):
         raise TemplateError(f"the arguments of a call of {call.name!r} must be an object, not {arguments!r:.80}")
     return arguments
+
+
+def _held(turn: Message) -> Iterator[tuple[str, Message, str]]:
+    """The white space around what the turn says, with the turn that has letters in its places; nothing if there is
+    none."""
+    said = turn.content
+    core = said.strip()
+    lead, _, trail = said.partition(core) if core else (said, "", "")
+    if lead or trail:
+        yield lead, _with(turn, content=(LEAD if lead else "") + core + (TRAIL if trail else "")), trail
 
 
 def _with(message: Message, **fields: Any) -> Message:

@@ -163,35 +163,42 @@ class ChatTokenizer:
     def _as_one_text(
         self, messages: Sequence[Message], context: int, roles: Sequence[str], tools: Sequence[Any]
     ) -> tuple[list[int], list[int]]:
-        """In one rendering, for roles whose turns nobody draws; its beginnings must be what earlier messages give."""
-        tokens = self.render(messages, generate=False, tools=tools)
-        mask = [0] * len(tokens)
+        """In one rendering, for roles whose turns nobody draws; its beginnings must be what earlier messages give.
+
+        Where a turn of the assistant begins the text is cut: no token reaches from what is given into what is drawn.
+        """
+        text = self._template.render(messages, generate=False, tools=tools)
+        tokens, mask, at = list[int](), list[int](), 0
         for i, message in enumerate(messages):
-            if i >= context and ("all" in roles or message.role in roles):
-                drawn = "all" not in roles and message.role == "assistant"
-                start, end = self._place(tokens, messages, i, drawn, tools)
-                mask[start:end] = [1] * (end - start)
+            if i < context or not ("all" in roles or message.role in roles):
+                continue
+            drawn = "all" not in roles and message.role == "assistant"
+            for end, on in zip(self._place(text, messages, i, drawn, tools), (0, 1), strict=True):
+                piece = self._words.encoded(text[at:end])
+                tokens, mask, at = tokens + piece, mask + [on] * len(piece), end
         return tokens, mask
 
     def _place(
-        self, tokens: list[int], messages: Sequence[Message], i: int, drawn: bool, tools: Sequence[Any]
+        self, text: str, messages: Sequence[Message], i: int, drawn: bool, tools: Sequence[Any]
     ) -> tuple[int, int]:
-        """Where the i-th message lies in the `tokens` of the conversation: what a model draws of it, or all of it."""
-        before = self.render(messages[:i], generate=drawn, tools=tools) if i or drawn else []
-        turn = self.render(messages[: i + 1], generate=False, tools=tools)
-        end = self._last_end(turn) + 1 if drawn else len(turn)
-        if tokens[: len(before)] != before or tokens[:end] != turn[:end]:
+        """Where the i-th message lies in the `text` of the conversation: what a model draws of it, or all of it."""
+        before = self._template.render(messages[:i], generate=drawn, tools=tools) if i or drawn else ""
+        turn = self._template.render(messages[: i + 1], generate=False, tools=tools)
+        end = self._last_end(turn) if drawn else len(turn)
+        if text[: len(before)] != before or text[:end] != turn[:end]:
             raise TemplateError(
                 "the chat template renders earlier turns differently once later ones follow: train_on can have the "
                 "assistant alone"
             )
         return len(before), end
 
-    def _last_end(self, tokens: Sequence[int]) -> int:
-        for i in range(len(tokens) - 1, -1, -1):
-            if tokens[i] in self._ends.tokens:
-                return i
-        raise TemplateError("the chat template does not end an assistant's turn")
+    def _last_end(self, turn: str) -> int:
+        """Behind the text of what ends the last turn."""
+        ends = [text for token in self._ends.tokens if (text := self.named(token)) in self._added]
+        places = [turn.rfind(text) + len(text) for text in ends if text in turn]
+        if not places:
+            raise TemplateError("the chat template does not end an assistant's turn")
+        return max(places)
 
     def try_turns(self) -> None:
         """Plays what an episode of several turns needs of the template. Raises TemplateError: before a run starts, not

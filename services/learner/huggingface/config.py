@@ -192,9 +192,10 @@ def _rope(raw: dict[str, Any], path: Path) -> tuple[float, float | None]:
     return base, float(rope["factor"])
 
 
-def as_scoring(raw: dict[str, Any], padding: int | None) -> dict[str, Any]:
+def as_scoring(raw: dict[str, Any], architecture: str, padding: int | None) -> dict[str, Any]:
     """The config.json of a reward model that grew from a model with the config `raw`.
 
+    architecture: its class in transformers, which is not in every family named after the one that writes.
     padding: a token that no answer ends with, or None. transformers takes the score at the last token that is not
     padding; where padding is the end-of-turn token it would read one token too early, and silently.
     """
@@ -202,7 +203,7 @@ def as_scoring(raw: dict[str, Any], padding: int | None) -> dict[str, Any]:
     ends = ends if isinstance(ends, list) else [ends]
     return {
         **raw,
-        "architectures": [name.replace(_TOKENS, _SCORE) for name in raw["architectures"]],
+        "architectures": [architecture],
         "id2label": {"0": "LABEL_0"},
         "label2id": {"LABEL_0": 0},
         "pad_token_id": None if padding in ends else padding,

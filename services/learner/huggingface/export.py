@@ -15,15 +15,13 @@ SHARD_BYTES = 4 * 2**30
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
 
 
-def write(
-    tensors: Iterable[tuple[str, Tensor]], source: str | Path, target: str | Path, *, scores: bool = False
-) -> Path:
+def write(tensors: Iterable[tuple[str, Tensor]], source: str | Path, target: str | Path, scoring: str = "") -> Path:
     """Streams `tensors` (rank 0's `policy.export()`) into `target`, beside a copy of all that `source` has but weights.
 
     Config, tokenizer, chat template and generation defaults are those of the model the run started from; the config's
-    dtype is set to that of the tensors, and its architecture to a reward model's if it `scores`. At most one shard is
-    in memory. `target` appears complete or not at all; one that exists is replaced. Only rank 0 calls this; the others
-    drain their `export()`. Returns `target`.
+    dtype is set to that of the tensors, and its architecture to `scoring` where that is given (a reward model's). At
+    most one shard is in memory. `target` appears complete or not at all; one that exists is replaced. Only rank 0 calls
+    this; the others drain their `export()`. Returns `target`.
     """
     target = Path(target)
     temporary = target.with_name(f".{target.name}.partial")
@@ -37,9 +35,9 @@ def write(
         _write_index(shards, temporary)
     raw = json.loads((temporary / "config.json").read_text())
     raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = _dtype(shards[0][1])
-    if scores:
+    if scoring:
         given = raw.get("pad_token_id")
-        raw = as_scoring(raw, _padding(temporary) if given is None else given)
+        raw = as_scoring(raw, scoring, _padding(temporary) if given is None else given)
     (temporary / "config.json").write_text(json.dumps(raw, indent=2))
     (temporary / EXPORT_MARK).write_text("Written by penstock export, which may replace this directory.\n")
     shutil.rmtree(target, ignore_errors=True)

@@ -104,6 +104,11 @@ class Policy(Protocol):
     @property
     def takes(self) -> Takes: ...
 
+    @property
+    def architecture(self) -> str:
+        """The class by which transformers loads what is exported, as a config.json names it."""
+        ...
+
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank.
 

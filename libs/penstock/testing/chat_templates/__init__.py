@@ -8,10 +8,16 @@ TOKENS = re.compile(r"<\|[^<>|\s]+\|?>|<[a-z_]+\|>|<｜[^<>｜\s]+｜>|</?[a-z_]
 
 
 def make_tokenizer(
-    folder: pathlib.Path, template: str, *, eos: str = "<|endoftext|>", ends: tuple[int, ...] = ()
+    folder: pathlib.Path,
+    template: str,
+    *,
+    eos: str = "<|endoftext|>",
+    ends: tuple[int, ...] = (),
+    newlines: bool = False,
 ) -> pathlib.Path:
     """Writes a tokenizer of 256 bytes and the tokens that a template names, and a generation config with the eos ids
-    `ends`. Like the families', its tags for thinking and tools are added tokens that are not special."""
+    `ends`. newlines: two of them are one token, as with most families. Like the families', its tags for thinking and
+    tools are added tokens that are not special."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +25,9 @@ def make_tokenizer(
     tags = [token for token in named if re.search("think|tool", token)]
     special = [eos, "<bos>", *(token for token in named if token not in tags and token != "<bos>")]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytewise = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    pairs = [("Ċ", "Ċ")] if newlines else []  # a newline, bytewise
+    vocabulary = {text: i for i, text in enumerate([*alphabet, *("".join(pair) for pair in pairs)])}
+    bytewise = Tokenizer(models.BPE(vocabulary, pairs))
     bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytewise.decoder = decoders.ByteLevel()
     bytewise.add_special_tokens(special)

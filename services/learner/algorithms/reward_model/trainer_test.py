@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -192,30 +193,44 @@ def test_a_language_model_starts_with_equal_scores_and_learns_the_order(
     assert frozen is (lora is not None)
 
 
-def _exported(model_dir: Path, target: Path, backend: str) -> Any:
-    policy = _policy(model_dir, Parallel(tensor=2), backend=backend)
+def _exported(model_dir: Path, target: Path, backend: str, parallel: Parallel) -> Any:
+    policy = _policy(model_dir, parallel, backend=backend)
     make_trainer(RECIPE, policy).step(batch_of(1))
     scores = policy.scores(batch_of(2))
     tensors = policy.export()
     if torch.distributed.get_rank() == 0:
-        hf_export.write(tensors, model_dir, target, scores=True)
+        hf_export.write(tensors, model_dir, target, policy.architecture)
     else:
         assert not list(tensors)
     return scores
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("scores", [True, False])
+FAMILIES = {
+    "qwen3": "Qwen3ForSequenceClassification",
+    "qwen2": "Qwen2ForSequenceClassification",
+    "llama": "LlamaForSequenceClassification",
+    "mistral": "MistralForSequenceClassification",
+    "gemma": "GemmaForSequenceClassification",
+    "gemma2": "Gemma2ForSequenceClassification",
+    "gpt2": "GPT2ForSequenceClassification",
+}
+EXPORTS = [("megatron", "qwen3", scores) for scores in (True, False)]
+EXPORTS += [("transformers", family, scores) for family in FAMILIES for scores in (True, False)]
+
+
+@pytest.mark.parametrize(("backend", "family", "scores"), EXPORTS)
 def test_transformers_loads_what_is_exported_and_gives_the_same_scores(
-    scores: bool, backend: str, model_dir: Any, tmp_path: Path
+    backend: str, family: str, scores: bool, model_dir: Any, tmp_path: Path
 ) -> None:
     batch, target = batch_of(2), tmp_path / "export"
-    ours = run_ranks(2, _exported, model_dir("qwen3", scores), target, backend)[0][batch.mask > 0]
+    ranks, parallel = (2, Parallel(tensor=2)) if family == "qwen3" else (1, Parallel())
+    ours = run_ranks(ranks, _exported, model_dir(family, scores), target, backend, parallel)[0][batch.mask > 0]
+    assert json.loads((target / "config.json").read_text())["architectures"] == [FAMILIES[family]]
     theirs, told = AutoModelForSequenceClassification.from_pretrained(
         target, dtype=torch.float32, output_loading_info=True
     )
     assert not told["missing_keys"] and not told["unexpected_keys"] and theirs.config.num_labels == 1
-    assert type(theirs).__name__ == "Qwen3ForSequenceClassification"
+    assert type(theirs).__name__ == FAMILIES[family]
     theirs.config.pad_token_id = None
     with torch.no_grad():
         torch.testing.assert_close(ours, _scores(theirs, batch), rtol=0, atol=1e-5)

@@ -105,6 +105,11 @@ class PolicyBase(abc.ABC):
         self._settle()
         return self.state.load(path)
 
+    @property
+    @abc.abstractmethod
+    def architecture(self) -> str:
+        """The class by which transformers loads what is exported, as a config.json names it."""
+
     @abc.abstractmethod
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are

@@ -111,6 +111,10 @@ class MegatronPolicy(PolicyBase):
         policy._keep_reference([p for shard in shards for p in shard.parameters()])
         return policy
 
+    @property
+    def architecture(self) -> str:
+        return self.config.architecture
+
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""

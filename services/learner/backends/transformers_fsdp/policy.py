@@ -133,6 +133,10 @@ class TransformersPolicy(PolicyBase):
         policy._keep_reference([fully_sharded.slice_of(p) for p in parameters.values()])
         return policy
 
+    @property
+    def architecture(self) -> str:
+        return type(self._network.model).__name__
+
     @torch.no_grad()
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
