@@ -45,6 +45,16 @@ class RewardFailed(Exception):
     """The item has no score; the text says which reward and why."""
 
 
+def beyond(reward: Reward, score: Scored) -> str:
+    """What of a score the recipe does not allow; empty if it is as agreed."""
+    if reward.least is not None and score.value < reward.least:
+        return f"value {score.value:g} is below least {reward.least:g}"
+    if reward.greatest is not None and score.value > reward.greatest:
+        return f"value {score.value:g} is above greatest {reward.greatest:g}"
+    unknown = sorted(set(score.components) - set(reward.components)) if reward.components is not None else []
+    return f"component {unknown[0]!r} is none of {', '.join(reward.components or ()) or 'none'}" if unknown else ""
+
+
 @dataclasses.dataclass
 class _Pending:
     item: pb.ScoreItem
@@ -123,6 +133,8 @@ class RewardClient:
             pending = waiting_for[key]
             if isinstance(result, Invalid):
                 self._fail([pending], result.reason)
+            elif problem := beyond(self.reward, result):
+                self._fail([pending], problem)
             elif not pending.answer.done():
                 pending.answer.set_result(result)
 

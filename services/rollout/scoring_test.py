@@ -12,9 +12,9 @@ from penstock import rpc
 from penstock.recipes.sections import Reward, ServedModel
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
-from penstock.sdk import Sample, reward
+from penstock.sdk import Sample, Scored, reward
 from penstock.sdk.hosting.reward_service import RewardService
-from services.rollout.scoring import MAX_ITEMS, Pace, RewardFailed, Scoring, scoring, total
+from services.rollout.scoring import MAX_ITEMS, Pace, RewardFailed, Scoring, beyond, scoring, total
 
 Answer = Callable[[pb.ScoreItem], Sequence[pb.ScoreResult]]
 
@@ -258,3 +258,18 @@ def test_a_batch_is_no_larger_than_what_was_answered_in_time() -> None:
     for _ in range(20):
         pace.after(1, 1, 0.1)
     assert pace.most == MAX_ITEMS
+
+
+@pytest.mark.parametrize(
+    ("score", "allowed", "says"),
+    [
+        (Scored(0.5), {"least": 0.0, "greatest": 1.0}, ""),
+        (Scored(1.0, {"length": 3.0}), {"greatest": 1.0, "components": ("length",)}, ""),
+        (Scored(-0.1), {"least": 0.0}, "value -0.1 is below least 0"),
+        (Scored(1.5), {"greatest": 1.0}, "value 1.5 is above greatest 1"),
+        (Scored(1.0, {"lenght": 3.0}), {"components": ("length",)}, "component 'lenght' is none of length"),
+        (Scored(1.0, {"x": 3.0}), {"components": ()}, "component 'x' is none of none"),
+    ],
+)
+def test_a_score_beyond_what_the_recipe_allows_is_told(score: Scored, allowed: dict[str, Any], says: str) -> None:
+    assert beyond(Reward(name="r", **allowed), score) == says

@@ -38,6 +38,11 @@ class Reward(Section):
     credentials: Credentials = Field(default_factory=Credentials)
     model: ServedModel | None = Field(default=None, description="score with this reward model instead")
     timeout_seconds: float = Field(default=30.0, gt=0, description="deadline of one Score call")
+    least: float | None = Field(default=None, description="a lower value makes the sample FAILED{reward}")
+    greatest: float | None = Field(default=None, description="a higher value does, too")
+    components: tuple[str, ...] | None = Field(
+        default=None, description="names that the reward's own parts may have; any if absent"
+    )
 
 
 class Environment(Section):
