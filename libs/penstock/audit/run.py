@@ -4,8 +4,8 @@
 
 Every group that was admitted is trained, filtered, expired, failed or in flight, and their samples add up; no sample is
 trained twice, and none that the log does not hold; batches and reports follow each other without a gap and agree;
-versions never go back, and no group is older than the bound when it is trained. What the log no longer holds, because it
-was trimmed behind a checkpoint, cannot be looked at and is counted.
+versions never go back, and no group is older than the bound when it is trained. What the log no longer holds, because
+it was trimmed behind a checkpoint, cannot be looked at and is counted.
 
 Entries that are no entries of this run are quarantined by every reader, and here as well: they are listed and break
 nothing.

@@ -19,7 +19,7 @@ import grpc
 Answers = Callable[[Any, Any], AsyncGenerator[Any, None]]
 
 
-class Streams(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Streams(grpc.aio.ServerInterceptor):
     """Must be the first interceptor: it closes what the others add to a stream."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
