@@ -6,6 +6,7 @@ file of the tree is in none of them.
 
 # libs/penstock/<name>
 LIBRARIES = {
+    "audit": "light",
     "bus": "light",
     "chat": "light",
     "cli": "light",

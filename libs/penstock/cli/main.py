@@ -6,6 +6,7 @@ A new command is a function below commands/ and a line here.
 import typer
 
 from penstock.cli.commands import inspect
+from penstock.cli.commands.audit import quarantine, verify
 from penstock.cli.commands.config import config
 from penstock.cli.commands.conformance import conformance
 from penstock.cli.commands.evaluate import evaluate
@@ -28,6 +29,8 @@ app.command()(inspect.resume)
 app.command()(inspect.explain)
 app.command()(inspect.samples)
 app.command()(inspect.lineage)
+app.command()(verify)
+app.command()(quarantine)
 app.command()(export)
 app.command()(config)
 app.command()(conformance)

@@ -19,21 +19,26 @@ SIZE = 2
 Entry = tuple[str, bytes]
 
 
+<<<<<<< HEAD
 def event(name: str, **kind: Any) -> Entry:
     made = pb.LedgerEvent(group=name, **kind)
     return NAMES.ledger_group_subject(name), made.SerializeToString()
+=======
+def event(made: pb.LedgerEvent) -> Entry:
+    return NAMES.ledger_group_subject(made.group), made.SerializeToString()
+>>>>>>> real-f
 
 
 def admit(number: int) -> Entry:
-    return event(f"g{number:08d}", admitted=pb.Admitted(group_size=SIZE))
+    return event(pb.LedgerEvent(group=f"g{number:08d}", admitted=pb.Admitted(group_size=SIZE)))
 
 
 def filtered(number: int) -> Entry:
-    return event(f"g{number:08d}", filtered=pb.Filtered(reason=pb.FILTER_REASON_ZERO_VARIANCE))
+    return event(pb.LedgerEvent(group=f"g{number:08d}", filtered=pb.Filtered(reason=pb.FILTER_REASON_ZERO_VARIANCE)))
 
 
 def failed(number: int) -> Entry:
-    return event(f"g{number:08d}", failed=pb.Failed(failures={"FAILURE_TIMEOUT": SIZE}))
+    return event(pb.LedgerEvent(group=f"g{number:08d}", failed=pb.Failed(failures={"FAILURE_TIMEOUT": SIZE})))
 
 
 def batch(step: int, *numbers: int) -> Entry:
@@ -75,9 +80,7 @@ def check(ledger: Ledger) -> None:
 def test_every_order_of_every_decisions_of_two_writers_adds_up() -> None:
     """All sequences of four of them: those of two coordinators, two learners and somebody who writes garbage."""
     for entries in itertools.product(ENTRIES, repeat=4):
-        ledger = fold(list(entries))
-        check(ledger)
-        assert ledger.quarantine.counts["ledger"] == len(entries) - len(accepted(list(entries)))
+        check(fold(list(entries)))
 
 
 def accepted(entries: list[Entry]) -> list[Entry]:
@@ -146,7 +149,7 @@ def test_a_reward_that_cannot_be_averaged_is_not_taken_from_the_ledger(reward: f
     with pytest.raises(BadEntry, match="reward"):
         read_decision(NAMES.ledger_batch_subject(1), record.SerializeToString())
     with pytest.raises(BadEntry, match="reward"):
-        read_decision(*event("g00000000", filtered=pb.Filtered(reward=reward)))
+        read_decision(*event(pb.LedgerEvent(group="g00000000", filtered=pb.Filtered(reward=reward))))
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 - 1])

@@ -15,7 +15,7 @@ from penstock.rpc import Server, channel
 class Endless(reward_pb2_grpc.RewardServiceServicer):
     """Answers for ever; says when it ended."""
 
-    Describe: ClassVar[Any]
+    Describe: ClassVar[Any]  # generated code answers it; only its stubs call it abstract
     Score: ClassVar[Any]
 
     def __init__(self) -> None:

@@ -11,14 +11,14 @@ import asyncio
 from collections.abc import Callable
 
 from penstock.bus import Bus, Entry, RunNames, load_payload, read, stream_state
-from penstock.ledger import Ledger
+from penstock.ledger import Ledger, check_against_admission, explained
 from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.telemetry.waits import waiting
 from penstock.trajectories import read_sample, refused, sample_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.interface.policy import Takes
 from services.learner.leader.assembly import Assembly
-from services.learner.leader.usable import check_against_admission, check_takes, explained
+from services.learner.leader.usable import check_takes
 
 FOLD_SECONDS = 600.0
 

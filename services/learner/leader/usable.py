@@ -1,35 +1,13 @@
-"""What a sample of the log must be, beside whole, before its group is recorded in a batch. Pure.
+"""Whether the model can be trained on a sample: asked before its group is recorded in a batch. Pure.
 
-A sample that the model cannot be trained on would end the learner after its batch was recorded, and every learner after
-it at the same place: so it is told apart here, before.
+One that it cannot be trained on would end the learner after the batch was recorded, and every learner after it at the
+same place.
 """
 
-from penstock.ledger import Ledger
 from penstock.rules.quarantine import BadEntry
-from penstock.trajectories import from_int32s, newest_step
+from penstock.trajectories import from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.interface.policy import Takes
-
-
-def explained(t: pb.Trajectory, ledger: Ledger) -> bool:
-    """Whether the ledger, as far as it is folded, has the admission of the sample's group and the batches that made its
-    versions. A sample comes after both: where the ledger's end does not explain it, nothing will."""
-    return t.group in ledger.groups and (newest_step(t) or 0) <= ledger.step
-
-
-def check_against_admission(t: pb.Trajectory, ledger: Ledger) -> None:
-    """Raises BadEntry unless the sample is of its group as it was admitted, and of versions that were made."""
-    group = ledger.groups.get(t.group)
-    if group is None:
-        raise BadEntry(f"{t.group} was never admitted")
-    admitted = group.admitted
-    if (t.group_size, t.row) != (admitted.group_size, admitted.row):
-        raise BadEntry(
-            f"{t.group}/{t.index} is of a group of {t.group_size} and row {t.row}; "
-            f"admitted was one of {admitted.group_size} and row {admitted.row}"
-        )
-    if (newest_step(t) or 0) > ledger.step:
-        raise BadEntry(f"{t.group}/{t.index} was drawn by version {newest_step(t)}; the newest is {ledger.step}")
 
 
 def check_takes(t: pb.Trajectory, takes: Takes) -> None:

@@ -24,6 +24,7 @@ from penstock.bus import (
     Bus,
     BusError,
     EmbeddedServer,
+    Entry,
     RunLimits,
     RunNames,
     append,
@@ -39,9 +40,16 @@ from penstock.cli.run_directory import RunRefused, locked
 from penstock.cli.screen import train
 from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
 from penstock.ledger import Fate, Ledger
+<<<<<<< HEAD
 from penstock.names import ledger_key, log_key
 from penstock.recipes import Recipe, RecipeError, as_said, load, resolve
+=======
+from penstock.names import ledger_key
+from penstock.recipes import Recipe, RecipeError, resolve
+from penstock.rules.quarantine import BadEntry
+>>>>>>> real-f
 from penstock.system import exits
+from penstock.trajectories import encode, read_sample, sample_key
 
 MARK = "replay.json"
 AT_ONCE = 64
@@ -128,10 +136,12 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str) -> int
 
 async def _copy_ledger(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames) -> Ledger:
     """Admissions and ends of the groups that were released, and all batches; no report, no evaluation."""
-    entries = [e async for e in read(from_bus, old.ledger, live=False)]
-    ledger = Ledger()
-    for entry in entries:
+    ledger, entries = Ledger(), list[Entry]()
+    async for entry in read(from_bus, old.ledger, live=False):
+        set_aside = ledger.quarantine.counts.total()
         ledger.apply(entry.subject, entry.payload, entry.sequence)
+        if ledger.quarantine.counts.total() == set_aside:
+            entries.append(entry)
     if not ledger.step:
         raise RunRefused(f"run {old.run!r} has trained no batch; there is nothing to replay")
     released = {name for name, group in ledger.groups.items() if group.fate is not Fate.IN_FLIGHT}
@@ -151,22 +161,31 @@ async def _copy_log(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames, le
     """Every sample that a batch names, in the order of the log; gives how many."""
     wanted = {(g.group, i) for record in ledger.batches.values() for g in record.groups for i in g.indices}
     copied: set[tuple[str, int]] = set()
+    refused: list[str] = []
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def put(subject: str, payload: bytes) -> None:
+    async def put(key: tuple[str, int], entry: Entry) -> None:
         try:
-            whole = await load_payload(from_bus, old, payload)
-            await publish_once(to_bus, subject, await store_payload(to_bus, new, whole))
+            t = read_sample(old, entry.subject, await load_payload(from_bus, old, entry.payload))
+            t.run = new.run
+            await publish_once(to_bus, new.log_subject(*key), await store_payload(to_bus, new, encode(t)))
+        except BadEntry as bad:
+            refused.append(str(bad))
         finally:
             room.release()
 
     async with asyncio.TaskGroup() as tasks:
         async for entry in read(from_bus, old.log, live=False):
-            key = log_key(entry.subject)
+            try:
+                key = sample_key(old, entry.subject)
+            except BadEntry:
+                continue  # nobody trained what has no name
             if key in wanted:
                 copied.add(key)
                 await room.acquire()
-                tasks.create_task(put(new.log_subject(*key), entry.payload))
+                tasks.create_task(put(key, entry))
+    if refused:
+        raise RunRefused(f"{len(refused)} trained samples of run {old.run!r} are no samples any more: {refused[0]}")
     missing = wanted - copied
     if missing:
         first = "/".join(map(str, min(missing)))
