@@ -1,4 +1,4 @@
-"""A run that is killed whole or stopped by its user goes on with the same command; a finished one goes on for more steps."""
+"""A killed or stopped run goes on where it was with the same command; a finished one goes on for more steps."""
 
 import json
 import os
