@@ -1,4 +1,4 @@
-"""A run that is killed whole or stopped by its user goes on where it was, with the same command."""
+"""A killed or stopped run goes on where it was with the same command; a finished one goes on for more steps."""
 
 import json
 import os
@@ -34,3 +34,6 @@ def test_kill_9_of_the_command_leaves_nothing_behind_and_the_run_resumes(tmp_pat
     with training(tmp_path, path) as again:
         assert again.end(within=60) == 2  # a finished run is refused, with the way out
         assert "finished run" in again.report("")
+    with training(tmp_path, path, f"algorithm.steps={STEPS + 2}") as longer:
+        assert longer.end(within=240) == 0, longer.report("a finished run did not go on for more steps")
+        assert longer.summary()["steps"] == STEPS + 2 and adds_up(longer.summary())

@@ -1,9 +1,12 @@
 """runs/<name>: one run's files, held by one process at a time."""
 
 import fcntl
+import json
+import os
 import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import yaml
 
@@ -22,6 +25,8 @@ MAY_CHANGE = (
     "learner.collective_minutes",
     "learner.checkpoints.",
 )
+TARGETS = ("evaluation.target_reward", "evaluation.target_loss")
+"""What ends a run before its last step; it says nothing of how the steps were made."""
 
 
 class RunRefused(RuntimeError):
@@ -32,8 +37,8 @@ class RunRefused(RuntimeError):
 def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
     """The run's directory, made or resumed, locked for the block.
 
-    A directory with the same resolved recipe is resumed, and one that differs in what MAY_CHANGE alone; a finished run
-    or another recipe is refused.
+    A directory with the same resolved recipe is resumed, and one that differs in what MAY_CHANGE alone, or in a larger
+    `algorithm.steps`; a finished run goes on for more steps alone, or to another target. Another recipe is refused.
     Raises RunRefused, or OSError where the directory cannot be written.
     """
     folder = root / recipe.run
@@ -41,6 +46,7 @@ def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
     folder.mkdir(mode=0o700, exist_ok=True)  # samples and weights are the user's; who shares them says so by chmod
     with locked(folder):
         _check(folder, recipe)
+        _reopen(folder)
         (folder / "recipe.yaml").write_text(dump(recipe))
         yield folder
 
@@ -57,19 +63,41 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _check(folder: pathlib.Path, recipe: Recipe) -> None:
-    if (folder / "export").is_dir() and (folder / "summary.json").is_file():
-        raise RunRefused(f"{folder} holds a finished run; choose another run=NAME or remove the directory")
     path = folder / "recipe.yaml"
-    if not path.is_file():
-        return
-    before = yaml.safe_load(path.read_text())
-    different = _differences(before, yaml.safe_load(dump(recipe)))
-    changed = sorted(key for key in different if not key.startswith(MAY_CHANGE))
+    before = yaml.safe_load(path.read_text()) if path.is_file() else None
+    different = [] if before is None else list(_differences(before, yaml.safe_load(dump(recipe))))
+    more = before is not None and recipe.mode == "train" and recipe.steps > before["algorithm"]["steps"]
+    goes_on = more or any(key in TARGETS for key in different)
+    if _finished(folder) is not None and not goes_on:
+        raise RunRefused(
+            f"{folder} holds a finished run; a larger algorithm.steps goes on with it, or choose another run=NAME or "
+            "remove the directory"
+        )
+    may = (*MAY_CHANGE, *TARGETS, *(["algorithm.steps"] if more else []))
+    changed = sorted(key for key in different if not key.startswith(may))
     if changed:
         raise RunRefused(
             f"{folder} was started with another recipe (different: {', '.join(changed[:8])}); resume it with the "
             f"recipe it has, {path}, or choose another run=NAME"
         )
+
+
+def _finished(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The summary of a run that came to its end and exported its model."""
+    path = folder / "summary.json"
+    if not (folder / "export").is_dir() or not path.is_file():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary if summary.get("status", "done") == "done" else None
+
+
+def _reopen(folder: pathlib.Path) -> None:
+    """Says of a finished run that it is none any more, before anything else changes: what is interrupted is resumed."""
+    summary = _finished(folder)
+    if summary is not None:
+        beside = folder / ".summary.json"
+        beside.write_text(json.dumps({**summary, "status": "starting", "reason": ""}, indent=2) + "\n")
+        os.replace(beside, folder / "summary.json")
 
 
 def _differences(a: object, b: object, path: str = "") -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A run is resumed by the recipe it has, or by one that computes the same on other ranks."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -49,4 +50,54 @@ def test_one_process_at_a_time(raw: dict[str, Any], tmp_path: pathlib.Path) -> N
         pytest.raises(RunRefused, match="in use"),
         held(tmp_path / "runs", resolve(raw)),
     ):
+        pass
+
+
+def finish(folder: pathlib.Path, reason: str = "") -> None:
+    """What the services of a run leave behind at its end."""
+    (folder / "export").mkdir(exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps({"steps": 3, "status": "done", "reason": reason}))
+
+
+def test_a_finished_run_goes_on_for_more_steps_alone(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    runs, more = tmp_path / "runs", resolve(raw, ["algorithm.steps=5"])
+    with held(runs, resolve(raw)) as folder:
+        finish(folder)
+    for same_or_less in ([], ["algorithm.steps=2"], ["learner.ranks=2"]):
+        with (
+            pytest.raises(RunRefused, match=r"holds a finished run; a larger algorithm\.steps goes on"),
+            held(runs, resolve(raw, same_or_less)),
+        ):
+            pass
+    with (
+        pytest.raises(RunRefused, match=r"different: learner\.seed\)"),
+        held(runs, resolve(raw, ["algorithm.steps=5", "learner.seed=1"])),
+    ):
+        pass
+    with held(runs, more):
+        assert "steps: 5" in (folder / "recipe.yaml").read_text()
+    with held(runs, more):  # interrupted before it wrote anything: it is resumed like any other
+        finish(folder)
+    with pytest.raises(RunRefused, match="holds a finished run"), held(runs, more):
+        pass
+
+
+def test_a_run_that_reached_its_target_goes_on_to_another(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    runs = tmp_path / "runs"
+    with held(runs, resolve(raw, ["evaluation.target_reward=0.5"])) as folder:
+        finish(folder, "its target is reached")
+    with held(runs, resolve(raw, ["evaluation.target_reward=0.9"])):
+        assert json.loads((folder / "summary.json").read_text())["status"] == "starting"
+
+
+def test_a_run_may_be_made_longer_on_its_way_and_not_shorter(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    runs = tmp_path / "runs"
+    with held(runs, resolve(raw)), pytest.raises(RunRefused, match="in use"), held(runs, resolve(raw)):
+        pass
+    with (
+        pytest.raises(RunRefused, match=r"different: algorithm\.steps\)"),
+        held(runs, resolve(raw, ["algorithm.steps=2"])),
+    ):
+        pass
+    with held(runs, resolve(raw, ["algorithm.steps=4"])):
         pass
