@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from penstock.bus import Bus, EmbeddedServer, connect
+from penstock.cli.credentials import nats_token_of
 from penstock.cli.run_directory import RunRefused, locked
 
 NATS = "nats"  # in addresses.json
@@ -17,6 +18,7 @@ async def streams_of(folder: pathlib.Path) -> AsyncIterator[Bus]:
 
     Raises RunRefused if the run is under way and says not where; BusTimeout, BusRefused.
     """
+    token = nats_token_of(folder)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
@@ -26,6 +28,6 @@ async def streams_of(folder: pathlib.Path) -> AsyncIterator[Bus]:
             if url is None:
                 raise
         else:
-            server = EmbeddedServer(folder / "nats", folder / "logs" / "nats-read.log")
+            server = EmbeddedServer(folder / "nats", folder / "logs" / "nats-read.log", token=token)
             url = (await stack.enter_async_context(server)).url
-        yield await stack.enter_async_context(connect(url, name="penstock"))
+        yield await stack.enter_async_context(connect(url, name="penstock", token=token))

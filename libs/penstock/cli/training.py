@@ -12,11 +12,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from penstock import rpc
 from penstock.bus import RunLimits, RunNames, connect, ensure_run, guard_store, server_command, write_config
 from penstock.bus.embedded import STORE, free_ports
-<<<<<<< HEAD
 from penstock.cli.credentials import make_secrets, nats_token_of, page_key_of, security_of
-=======
 from penstock.cli.streams import NATS
->>>>>>> real-f
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.recipes import Recipe
@@ -85,13 +82,8 @@ async def training(
         async with connect(url, name="penstock", token=token, monitor_url=monitor, within=START_SECONDS) as bus:
             limits = RunLimits(log_bytes=recipe.limits.log_bytes)
             await ensure_run(bus, RunNames(recipe.run), limits)
-<<<<<<< HEAD
-        (folder / "addresses.json").write_text(json.dumps(addresses, indent=2) + "\n")
-        channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security_of(folder)))
-=======
         (folder / "addresses.json").write_text(json.dumps({**addresses, NATS: url}, indent=2) + "\n")
-        channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"]))
->>>>>>> real-f
+        channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security_of(folder)))
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
         yield Training(folder, addresses, supervisor, stub), keeping
 

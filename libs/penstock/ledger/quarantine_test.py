@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,14 +18,8 @@ SIZE = 2
 Entry = tuple[str, bytes]
 
 
-<<<<<<< HEAD
-def event(name: str, **kind: Any) -> Entry:
-    made = pb.LedgerEvent(group=name, **kind)
-    return NAMES.ledger_group_subject(name), made.SerializeToString()
-=======
 def event(made: pb.LedgerEvent) -> Entry:
     return NAMES.ledger_group_subject(made.group), made.SerializeToString()
->>>>>>> real-f
 
 
 def admit(number: int) -> Entry:

@@ -142,7 +142,8 @@ def penstock(folder: pathlib.Path, *words: str, within: float) -> "subprocess.Co
 
 @contextlib.contextmanager
 def training(folder: pathlib.Path, path: pathlib.Path, *overrides: str) -> Iterator[Running]:
-    """Runs `penstock train` in `folder`, with key=value overrides; whatever is left of it at the end is killed."""
+    """Runs `penstock train` in `folder`, with key=value overrides; whatever is left of it at the end is killed, and
+    what its streams say must keep every promise."""
     output = folder / "output.txt"
     with output.open("ab") as out:
         command = [program("PENSTOCK"), "train", str(path), *overrides, "--runs", str(folder / "runs")]
@@ -157,6 +158,9 @@ def training(folder: pathlib.Path, path: pathlib.Path, *overrides: str) -> Itera
         for pid in pids(running.run):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    if (running.run / "nats").is_dir():
+        verified = penstock(folder, "verify", "r", "--runs", str(folder / "runs"), within=120)
+        assert verified.returncode == 0, running.report(verified.stdout)
 
 
 def pids(run: pathlib.Path, service: str | None = None) -> list[int]:

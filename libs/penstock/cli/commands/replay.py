@@ -40,14 +40,9 @@ from penstock.cli.run_directory import RunRefused, locked
 from penstock.cli.screen import train
 from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
 from penstock.ledger import Fate, Ledger
-<<<<<<< HEAD
-from penstock.names import ledger_key, log_key
-from penstock.recipes import Recipe, RecipeError, as_said, load, resolve
-=======
 from penstock.names import ledger_key
-from penstock.recipes import Recipe, RecipeError, resolve
+from penstock.recipes import Recipe, RecipeError, as_said, load, resolve
 from penstock.rules.quarantine import BadEntry
->>>>>>> real-f
 from penstock.system import exits
 from penstock.trajectories import encode, read_sample, sample_key
 
