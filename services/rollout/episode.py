@@ -174,7 +174,11 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             played = env.StepRequest(
                 request_id=f"{opened.episode}/{turn}",
                 episode=opened.episode,
-                action=Message(role="assistant", content=_said(tools, builder)),
+                action=tools.chat.said(
+                    builder.completion,
+                    control_tokens=tools.environment.special_tokens,
+                    calls=tools.environment.tool_calls,
+                ),
                 finish_reason=finish,
             )
             step = await _ask(tools, "Step", functools.partial(_step, environments, played), until)
@@ -188,7 +192,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             if len(builder.tokens) + len(observed) >= longest:
                 break  # the model could not read it
             builder.context("user", observed)
-            conversation += [played.action, *step.messages]
+            conversation += [Message(role="assistant", content=_said(tools, builder)), *step.messages]
     finally:
         await _close(tools, opened.episode)
     if step.invalid_reason:

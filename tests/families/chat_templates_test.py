@@ -35,9 +35,18 @@ def test_what_is_trained_is_what_the_template_writes_and_the_rest_is_refused_by_
     chat = ChatTokenizer(family)
     tried = {name: _tried(lambda name=name: PLAYS[name](chat)) for name in PLAYS}  # type: ignore[misc]
     ends = " ".join(f"`{chat.named(token)}`" for token in chat.stop_tokens[:1])
-    sys.stdout.write("| " + " | ".join([family.name, ends, *tried.values()]) + " |\n")
+    sys.stdout.write("| " + " | ".join([family.name, ends, *tried.values(), chat.call_form or "-"]) + " |\n")
     for name in MUST_WORK:
         assert tried[name] == "yes", f"{family.name}: {name}: {tried[name]}"
+
+
+def test_calls_are_read_from_what_the_template_writes_of_them(family: pathlib.Path) -> None:
+    chat = ChatTokenizer(family)
+    if chat.call_form is None:
+        pytest.skip("the form of its calls is not read: they are left in the text")
+    tokens, mask = chat.demonstration([QUESTION, CALL], tools=[ADD])
+    said = chat.said([token for token, on in zip(tokens, mask, strict=True) if on], calls=chat.call_form)
+    assert [(call.name, call.arguments_json) for call in said.tool_calls] == [("add", '{"a": 1}')]
 
 
 def _tried(play: Callable[[], None]) -> str:

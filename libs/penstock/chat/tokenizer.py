@@ -9,14 +9,16 @@ The token that ends a turn is the last of the model's tokens. Templates put more
 belongs to the next context.
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from penstock.chat.calls import READERS, form_of, read
 from penstock.chat.ends import ends_of
 from penstock.chat.template import TURN, Template, TemplateError
 from penstock.chat.words import Words
-from penstock.common.v1.common_pb2 import Message
+from penstock.common.v1.common_pb2 import Message, ToolCall
 
 
 class ChatTokenizer:
@@ -224,3 +226,27 @@ class ChatTokenizer:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    @functools.cached_property
+    def call_form(self) -> str | None:
+        """The form in which the template writes tool calls (see `calls`); None for one that is not known there."""
+        call = ToolCall(id="call00000", name="add", arguments_json='{"a": 1}')
+        asked = [Message(role="user", content="0")]
+        try:
+            return form_of(self._said.drawn(asked, Message(role="assistant", tool_calls=[call]), ""), call.name)
+        except TemplateError:
+            return None
+
+    def said(self, tokens: Sequence[int], *, control_tokens: bool = False, calls: str = "text") -> Message:
+        """What the tokens of a turn say, as a message.
+
+        calls: the form in which tool calls are taken out of it; `auto` for the template's own, `text` for none. Those
+        of Hermes and Qwen are left in the text by `auto`: environments have always read them there.
+        """
+        form = self.call_form if calls == "auto" else calls
+        found = None
+        if form is not None and form in READERS and (form, calls) != ("hermes", "auto"):
+            found = read(form, self.text(tokens, control_tokens=True))
+        if found is None:
+            return Message(role="assistant", content=self.text(tokens, control_tokens=control_tokens))
+        return Message(role="assistant", content=found[0], tool_calls=found[1])

@@ -56,6 +56,11 @@ class Environment(Section):
     special_tokens: bool = Field(
         default=False, description="rewards and the environment see special tokens in what the model says"
     )
+    tool_calls: Literal["auto", "text", "hermes", "llama3", "mistral"] = Field(
+        default="auto",
+        description="the form in which the model's tool calls are read for a multi-turn environment; auto takes the "
+        "chat template's own, and leaves those of Hermes and Qwen in the text; text leaves all",
+    )
     rewards: tuple[Reward, ...] = Field(
         default=(), description="parts of the reward; empty means the reward of the same name"
     )
