@@ -15,6 +15,7 @@ import pydantic
 import yaml
 
 from penstock.recipes.checks import check_recipe
+from penstock.recipes.hints import meant
 from penstock.recipes.recipe import Recipe
 
 
@@ -144,14 +145,8 @@ def _sentence(raw: Any, error: Any) -> str:
     path = [str(p) for p in error["loc"]]
     where = ".".join(path)
     if error["type"] == "extra_forbidden":
-        section = _section(error["loc"][:-1])
-        names = list(section.model_fields) if section else []
-        near = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.0)
-        return (
-            f"{where}: unknown key; did you mean {'.'.join([*path[:-1], near[0]])}?"
-            if near
-            else f"{where}: unknown key"
-        )
+        other = meant(path, _section(error["loc"][:-1]))
+        return f"{where}: unknown key" + (f"; did you mean {other}?" if other else "")
     if error["type"] == "missing":
         return f"{where}: is required"
     if error["type"] == "literal_error":
