@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import pathlib
 from collections.abc import Awaitable, Callable
@@ -14,12 +15,14 @@ from rich.table import Table
 
 from penstock import rpc
 from penstock.cli.credentials import security_of
+from penstock.cli.shown import chosen, together
 from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, console, failed, plain, table_of, unknown_run
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.system import exits
 
 T = TypeVar("T")
+MOST_SAMPLES = 500
 
 
 def status(run: RunName, runs: Runs = DEFAULT_RUNS, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
@@ -74,28 +77,50 @@ def explain(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """Say in one sentence what the run waits for, and list every service's waits."""
     answer = _ask(run, runs, lambda stub: stub.ExplainStall(pb.ExplainStallRequest(), timeout=15))
     console.print(plain(answer.explanation))
-    table = Table("service", "waits for", "on", "since", "deadline")
+    table = Table("service", "waits for", "on", "times", "since", "deadline in")
+    now = datetime.datetime.now(datetime.UTC)
     for service in answer.services:
         if service.unreachable:
-            table.add_row(
-                service.service, plain(f"does not answer: {service.unreachable[:80]}"), service.address, "", ""
-            )
-        for wait in service.waits:
-            deadline = wait.deadline.ToJsonString() if wait.HasField("deadline") else "none"
-            what, on = plain(wait.what), plain(wait.on)
-            table.add_row(service.service, what, on, wait.since.ToJsonString(), deadline)
+            why = plain(f"does not answer: {service.unreachable[:80]}")
+            table.add_row(service.service, why, service.address)
+        for row in together(service.waits, now):
+            left = "none" if row.left is None else f"{row.left:.0f} s"
+            table.add_row(service.service, plain(row.what), plain(row.on), str(row.count), f"{row.seconds:.0f} s", left)
     console.print(table)
 
 
-def samples(run: RunName, runs: Runs = DEFAULT_RUNS, count: Annotated[int, typer.Option(min=1, max=500)] = 10) -> None:
+def samples(
+    run: RunName,
+    runs: Runs = DEFAULT_RUNS,
+    count: Annotated[int, typer.Option(min=1, max=500)] = 10,
+    where: Annotated[str | None, typer.Option(help="reward<0.1, or a part of the reward by its name")] = None,
+    full: Annotated[bool, typer.Option("--full", help="each sample whole, one below the other")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
     """Show the latest samples: prompt, completion, reward, versions."""
-    answer = _ask(run, runs, lambda stub: stub.ListSamples(pb.ListSamplesRequest(page_size=count), timeout=10))
+    asked = pb.ListSamplesRequest(page_size=count if where is None else MOST_SAMPLES)
+    answer = _ask(run, runs, lambda stub: stub.ListSamples(asked, timeout=10))
+    try:
+        found = list(answer.samples if where is None else chosen(answer.samples, where))[:count]
+    except ValueError as error:
+        raise failed(f"--where: {error}") from error
+    if as_json:
+        console.print_json(data=[MessageToDict(s, preserving_proto_field_name=True) for s in found])
+        return
     table = Table("sample", "prompt", "completion", "reward", "versions")
-    for s in answer.samples:
-        reward = f"{s.reward:.3f}" if s.HasField("reward") else s.outcome.detail[:40] or "-"
+    for s in found:
+        reward = (
+            f"{s.reward:.3f}" if s.HasField("reward") else s.outcome.detail if full else s.outcome.detail[:40] or "-"
+        )
         versions = f"{s.oldest_step}..{s.newest_step}"
-        table.add_row(*map(plain, (f"{s.group}/{s.index}", s.prompt, s.completion, reward, versions)))
-    console.print(table)
+        if full:
+            rows = {"prompt": s.prompt, "completion": s.completion, "reward": reward, "versions": versions}
+            rows |= {part.name: f"{part.value:g}" for part in s.components}
+            console.print(table_of(rows, f"{s.group}/{s.index}"))
+        else:
+            table.add_row(*map(plain, (f"{s.group}/{s.index}", s.prompt, s.completion, reward, versions)))
+    if not full:
+        console.print(table)
 
 
 def lineage(
