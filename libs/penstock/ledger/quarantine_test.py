@@ -62,7 +62,8 @@ def fold(entries: list[Entry]) -> Ledger:
 def check(ledger: Ledger) -> None:
     counts = ledger.samples
     parts = (counts.trained, counts.filtered, counts.expired, counts.failed, counts.in_flight)
-    assert counts.admitted == sum(parts) == SIZE * len(ledger.groups) and min(parts) >= 0
+    assert counts.admitted == sum(parts) == sum(g.admitted.group_size for g in ledger.groups.values())
+    assert min(parts) >= 0
     assert list(ledger.batches) == list(range(1, ledger.step + 1))
     named = [part.group for record in ledger.batches.values() for part in record.groups]
     assert len(set(named)) == len(named), "every group is in at most one batch"

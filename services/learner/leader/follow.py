@@ -64,6 +64,13 @@ class Following:
                 async with asyncio.timeout(FOLD_SECONDS):
                     await self.caught_up(last)
 
+    async def log_current(self) -> None:
+        """Waits until the log is read up to what was its end when this was called."""
+        last = (await stream_state(self._bus, self._names.log)).last_sequence
+        with waiting(f"log up to {last}", on="nats", deadline=FOLD_SECONDS):
+            async with asyncio.timeout(FOLD_SECONDS):
+                await self.until(lambda: self.log_sequence >= last)
+
     async def decided(self) -> None:
         """Wakes those who wait: something was decided."""
         async with self._changed:

@@ -38,8 +38,7 @@ class Batches:
         end = asyncio.get_running_loop().time() + within
         while True:
             await self._epoch.check()
-            await self._following.current()
-            groups = await self._formed(step, end)
+            groups = await self._formed(step, end) if await self._folded(step, end) else None
             if groups is None:
                 return None
             if step in self._following.ledger.batches:
@@ -65,6 +64,26 @@ class Batches:
     async def position(self) -> Position:
         """What of the streams belongs to the current weights."""
         return Position(self._following.cursor(), self._following.ledger.sequence)
+
+    async def _folded(self, step: int, end: float) -> bool:
+        """Whether the ledger is folded up to what is its end now; False if it is not at `end` (the loop's time).
+
+        Raises CannotGoOn if the step's batch is recorded and the log, read up to its end too, does not hold it: it was
+        trimmed, and nobody waits for what was.
+        """
+        following = self._following
+        try:
+            async with asyncio.timeout_at(end):
+                await following.current()
+                record = following.ledger.batches.get(step)
+                if record is None or following.assembly.recorded(record) is not None:
+                    return True
+                await following.log_current()
+        except TimeoutError:
+            return False
+        if following.assembly.recorded(record) is None:
+            raise CannotGoOn(f"the log does not hold all samples of the batch of step {step}, which is recorded")
+        return True
 
     def _available(self, step: int) -> list[CompleteGroup] | None:
         assembly, record = self._following.assembly, self._following.ledger.batches.get(step)

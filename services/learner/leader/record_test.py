@@ -5,9 +5,10 @@ import asyncio
 
 import pytest
 
-from penstock.bus import Bucket, Bus, append, last_entry, publish_once, store_payload
+from penstock.bus import Bucket, Bus, append, last_entry, publish_once, store_payload, trim
 from penstock.trajectories import failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.learner.interface.errors import CannotGoOn
 from services.learner.leader.epochs import AnotherLearner, take_epoch
 from services.learner.leader.run_testing import NAMES, admit, event_of, group, leader, publish, sample
 
@@ -34,6 +35,17 @@ async def test_a_restarted_learner_trains_the_recorded_batch_again(bus: Bus) -> 
         after = await f.batch(1, within=10)
     assert before is not None and after is not None
     assert [[m.sequence for m in g.members] for g in before] == [[m.sequence for m in g.members] for g in after]
+
+
+async def test_a_recorded_batch_that_the_log_no_longer_holds_is_not_waited_for(bus: Bus) -> None:
+    for n in range(2):
+        await group(bus, n)
+    async with leader(bus) as f:
+        assert await f.batch(1, within=10) is not None
+    await trim(bus, NAMES.log, before=3)
+    async with leader(bus, epoch=2) as f:
+        with pytest.raises(CannotGoOn, match="does not hold all samples of the batch of step 1"):
+            await f.batch(1, within=10)
 
 
 async def test_a_second_learner_trains_what_the_first_recorded_and_the_first_ends(bus: Bus) -> None:
