@@ -59,13 +59,20 @@ BETA: Parameters = {"beta": 0.1}
 
 @dataclass(frozen=True)
 class PreferenceChoice:
-    """A preference loss. `parameters` are keys of algorithm.preference; paired: it compares two answers."""
+    """A preference loss. `parameters` are keys of algorithm.preference.
+
+    paired: it compares two answers. divergence: other divergences than the reverse KL can be put into it. by_pair: its
+    values belong to pairs, so that a pair can be weighed.
+    """
 
     parameters: Parameters = field(default_factory=lambda: BETA)
     reference: bool = True
     paired: bool = True
+    divergence: bool = False
+    by_pair: bool = True
 
 
+SMOOTHED: Parameters = {**BETA, "label_smoothing": 0.0}
 LOSSES: Mapping[str, LossChoice] = {
     "ppo_clip": LossChoice({"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}, trust_region=True),
     "cispo": LossChoice({"cap": 5.0}),
@@ -100,11 +107,20 @@ ADVANTAGES: Mapping[str, AdvantageChoice] = {
 }
 
 PREFERENCES: Mapping[str, PreferenceChoice] = {
-    "sigmoid": PreferenceChoice({**BETA, "label_smoothing": 0.0}),
-    "robust": PreferenceChoice({**BETA, "label_smoothing": 0.0}),
-    "hinge": PreferenceChoice(),
-    "ipo": PreferenceChoice(),
-    "length_normalised": PreferenceChoice({"beta": 5.0}),
+    "sigmoid": PreferenceChoice(SMOOTHED, divergence=True),
+    "robust": PreferenceChoice(SMOOTHED, divergence=True),
+    "hinge": PreferenceChoice(divergence=True),
+    "ipo": PreferenceChoice(divergence=True),
+    "length_normalised": PreferenceChoice({"beta": 5.0}, divergence=True),
+    "exo": PreferenceChoice({**BETA, "label_smoothing": 1e-3}, divergence=True),
+    "discopop": PreferenceChoice({**BETA, "tau": 0.05}, divergence=True),
+    "nca": PreferenceChoice(),
+    "bco": PreferenceChoice(),
+    "sppo": PreferenceChoice(),
+    "aot": PreferenceChoice(SMOOTHED, by_pair=False),
+    "aot_unpaired": PreferenceChoice(SMOOTHED, by_pair=False),
+    "apo_zero": PreferenceChoice(),
+    "apo_down": PreferenceChoice(),
     "simpo": PreferenceChoice({"beta": 2.0, "margin": 0.5}, reference=False),
     "orpo": PreferenceChoice(reference=False),
     "kto": PreferenceChoice(paired=False),

@@ -59,7 +59,7 @@ METHODS = (
         "preference",
         lambda a: a.name == "dpo",
         draws=lambda a: a.preference.source == "rollouts",
-        compares=lambda a: preference_choice(a.preference.loss).reference,
+        compares=lambda a: any(preference_choice(each.loss).reference for each in a.preference.losses),
         measures=_of_pairs,
     ),
     Method("critic", lambda a: _values(a) == "critic", compares=_pulls, critic=True),

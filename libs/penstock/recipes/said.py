@@ -14,30 +14,31 @@ def said(recipe: Recipe, path: str) -> Iterator[tuple[str, Any]]:
     for name in path.split("."):
         section = getattr(section, name)
     if section is not None:
-        yield from _said(path, section)
+        yield from ((f"{path}.{key}", value) for key, value in said_of(section))
 
 
 def as_said(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a mapping without what its choices filled in: another choice brings its own defaults."""
     raw = copy.deepcopy(recipe.model_dump(mode="json"))
-    for path, section, at in (
-        ("loss", recipe.algorithm.loss, raw["algorithm"]["loss"]),
-        ("preference", recipe.algorithm.preference, raw["algorithm"]["preference"]),
+    for section, at in (
+        (recipe.algorithm.loss, raw["algorithm"]["loss"]),
+        (recipe.algorithm.preference, raw["algorithm"]["preference"]),
     ):
-        kept = {key.split(".")[1] for key, _ in _said(path, section)}
+        kept = {key.partition(".")[0] for key, _ in said_of(section)}
         for name in list(at):
             if name not in kept:
                 del at[name]
     return raw
 
 
-def _said(path: str, section: Section) -> Iterator[tuple[str, Any]]:
+def said_of(section: Section) -> Iterator[tuple[str, Any]]:
+    """The keys of one section, and of those in it (`kl.place`), likewise."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, Section):
-            yield from _said(f"{path}.{name}", value)
+            yield from ((f"{name}.{key}", inner) for key, inner in said_of(value))
         elif value != _unsaid(section, name):
-            yield f"{path}.{name}", value
+            yield name, value
 
 
 def _unsaid(section: Section, name: str) -> Any:

@@ -121,7 +121,13 @@ def _muon(r: Recipe) -> bool:
 
 
 def _weighs_pairs(r: Recipe) -> bool:
-    return _paired(r) and r.algorithm.preference.source == "rollouts" and r.sampling.temperature == 1
+    p = r.algorithm.preference
+    by_pair = all(preference_choice(each.loss).by_pair for each in p.losses)
+    return _paired(r) and by_pair and p.source == "rollouts" and r.sampling.temperature == 1
+
+
+def _measures(r: Recipe) -> bool:
+    return _paired(r) and all(preference_choice(each.loss).divergence for each in r.algorithm.preference.losses)
 
 
 _ALWAYS = Use(lambda r: True)
@@ -177,12 +183,17 @@ USES: Mapping[str, Use] = {
     ),
     **_rows("algorithm.preference", Use(_of("preference")), "source", "loss", "nll_coefficient"),
     **_parameters("algorithm.preference", "", PREFERENCES, _preference, _of("preference")),
-    **_rows("algorithm.preference", Use(_paired), "pairs_per_group", "min_margin"),
+    **_rows("algorithm.preference", Use(_paired), "pairs_per_group", "min_margin", "weight", "more"),
+    "algorithm.preference.divergence": Use(_measures),
+    "algorithm.preference.divergence_order": Use(
+        lambda r: _measures(r) and r.algorithm.preference.divergence == "alpha",
+        lambda r: "is the order of divergence alpha",
+    ),
     "algorithm.preference.importance_cap": Use(
         _weighs_pairs,
         lambda r: (
-            "weighs pairs that the policy drew at sampling.temperature 1; leave it out for kto, for a dataset and "
-            "at other temperatures"
+            "weighs pairs that the policy drew at sampling.temperature 1; leave it out for kto and aot, for a "
+            "dataset and at other temperatures"
         ),
     ),
     **_rows("algorithm.reward_model", Use(_of("reward_model")), "margin", "centring", "min_margin"),

@@ -18,6 +18,7 @@ from penstock.objectives import (
     policy_losses,
     preference_losses,
 )
+from penstock.objectives.preferences import Pairs, divergences
 from penstock.recipes import Recipe
 from penstock.recipes.choices import advantage_choice
 from penstock.recipes.sections import Loss, Preference
@@ -62,6 +63,13 @@ def weights(recipe: Recipe) -> Callable[[Batch], Tensor]:
     return of
 
 
-def preference_loss(p: Preference) -> Callable[..., Tensor]:
-    """The loss per pair."""
-    return preference_losses.make(p.loss, **p.parameters)
+def preference_loss(p: Preference) -> Callable[[Pairs], Tensor]:
+    """The loss per pair: the sum of what the section names."""
+    terms = [(each.weight, preference_losses.make(each.loss, **each.parameters)) for each in p.losses]
+    measure = divergences.divergence(p.divergence, p.divergence_order)
+
+    def losses(pairs: Pairs) -> Tensor:
+        measured = pairs._replace(divergence=measure)
+        return torch.stack([weight * loss(measured) for weight, loss in terms]).sum(0)
+
+    return losses

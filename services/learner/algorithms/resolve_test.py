@@ -16,7 +16,7 @@ from penstock.objectives import (
     preference_losses,
 )
 from penstock.objectives.corrections import WHOLE_BATCH
-from penstock.objectives.preferences import Pairs
+from penstock.objectives.preferences import Pairs, divergences
 from penstock.objectives.registry import REQUIRED
 from penstock.recipes import resolve
 from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCES
@@ -80,7 +80,8 @@ def given_to(registry: Registry[Any]) -> tuple[Any, ...]:
     if registry is advantage_estimators:
         return torch.tensor([1.0, 0.0, 0.5, 0.0]), torch.tensor([0, 0, 1, 1]), torch.ones(4, dtype=torch.bool)
     if registry is preference_losses:
-        return (Pairs._make([*(-2 + numbers(8, 0.5) for _ in range(4)), torch.full((8,), 2.0), torch.full((8,), 3.0)]),)
+        one, two, three, four = (-2 + numbers(8, 0.5) for _ in range(4))
+        return (Pairs(one, two, three, four, torch.full((8,), 2.0), torch.full((8,), 3.0)),)
     # Sequences of four tokens between which engine and learner differ by less than nothing to a factor of 20.
     sequence, behaviour = torch.arange(4000) // 4, -4 - numbers(4000, 0.5).abs()
     proximal = behaviour + torch.linspace(-3, 3, 4000) + numbers(4000, 0.3)
@@ -114,7 +115,8 @@ def test_the_recipe_knows_who_needs_what() -> None:
 def test_the_recipe_knows_which_preference_losses_look_at_the_reference() -> None:
     for name in built_in(preference_losses):
         numbers = [torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (-3.0, -4.0, -3.5, -3.75)]
-        loss = preference_losses.make(name)(Pairs._make([*numbers, torch.tensor([2.0]), torch.tensor([3.0])]))
+        one, two, three, four = numbers
+        loss = preference_losses.make(name)(Pairs(one, two, three, four, torch.tensor([2.0]), torch.tensor([3.0])))
         *_, chosen, rejected = torch.autograd.grad(loss.sum(), numbers, allow_unused=True)
         assert PREFERENCES[name].reference == (chosen is not None and rejected is not None), name
 
@@ -151,6 +153,32 @@ def test_every_preference_loss_can_be_chosen(raw: dict[str, Any], loss: str) -> 
     assert recipe.method.name == "preference" and recipe.compares_with_reference == (loss not in ("simpo", "orpo"))
     if loss != "kto":
         resolving.preference_loss(recipe.algorithm.preference)
+
+
+def test_several_preference_losses_are_added_up_by_their_weights(raw: dict[str, Any]) -> None:
+    more = "algorithm.preference={loss: sigmoid, weight: 0.8, more: [{loss: bco, weight: 0.2}, {loss: simpo}]}"
+    recipe = resolve(raw, ["algorithm.name=dpo", more])
+    assert recipe.compares_with_reference
+    (pairs,) = given_to(preference_losses)
+    parts = [preference_losses.make(name)(pairs) for name in ("sigmoid", "bco", "simpo")]
+    found = resolving.preference_loss(recipe.algorithm.preference)(pairs)
+    assert torch.allclose(found, 0.8 * parts[0] + 0.2 * parts[1] + parts[2])
+    alone = resolve(raw, ["algorithm.name=dpo", "algorithm.preference={loss: simpo, more: [{loss: orpo}]}"])
+    assert not alone.compares_with_reference
+
+
+def test_the_divergence_arrives(raw: dict[str, Any]) -> None:
+    recipe = resolve(raw, ["algorithm.name=dpo", "algorithm.preference.divergence=js"])
+    (pairs,) = given_to(preference_losses)
+    expected = preference_losses.make("sigmoid")(pairs._replace(divergence=divergences.js))
+    assert torch.equal(resolving.preference_loss(recipe.algorithm.preference)(pairs), expected)
+
+
+@pytest.mark.parametrize("loss", [name for name, choice in PREFERENCES.items() if choice.paired])
+def test_the_recipe_knows_which_preference_losses_take_a_divergence(loss: str) -> None:
+    (pairs,) = given_to(preference_losses)
+    plain, measured = (preference_losses.make(loss)(p) for p in (pairs, pairs._replace(divergence=divergences.js)))
+    assert torch.equal(plain, measured) != PREFERENCES[loss].divergence
 
 
 def test_what_the_recipe_says_arrives(raw: dict[str, Any]) -> None:

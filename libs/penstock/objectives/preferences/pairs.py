@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from penstock.objectives.inputs import LOG_RATIO_LIMIT
+from penstock.objectives.preferences.divergences import reverse_kl
 
 
 class Pairs(NamedTuple):
     """P pairs. All [P] float64: summed log-probs of the chosen and the rejected answer under the policy (with gradient)
-    and the reference, and their numbers of tokens."""
+    and the reference, and their numbers of tokens. divergence: see `divergences`."""
 
     chosen: Tensor
     rejected: Tensor
@@ -19,17 +20,28 @@ class Pairs(NamedTuple):
     rejected_reference: Tensor
     chosen_length: Tensor
     rejected_length: Tensor
+    divergence: Callable[[Tensor], Tensor] = reverse_kl
+
+    @property
+    def chosen_gain(self) -> Tensor:
+        """c − r of the chosen answers, [P]."""
+        return self.chosen - self.chosen_reference
+
+    @property
+    def rejected_gain(self) -> Tensor:
+        """c − r of the rejected answers, [P]."""
+        return self.rejected - self.rejected_reference
 
     @property
     def delta(self) -> Tensor:
-        """Δ [P]."""
-        return (self.chosen - self.chosen_reference) - (self.rejected - self.rejected_reference)
+        """Δ [P], by the divergence."""
+        return self.divergence(self.chosen_gain) - self.divergence(self.rejected_gain)
 
     @property
     def average_delta(self) -> Tensor:
         """Δ̄ [P]: as Δ with means over tokens in place of sums."""
-        chosen = (self.chosen - self.chosen_reference) / self.chosen_length
-        return chosen - (self.rejected - self.rejected_reference) / self.rejected_length
+        chosen = self.divergence(self.chosen_gain) / self.chosen_length
+        return chosen - self.divergence(self.rejected_gain) / self.rejected_length
 
 
 def rank_pairs(rewards: list[float], pairs: int, min_margin: float) -> list[tuple[int, int]]:

@@ -15,7 +15,9 @@ from penstock.recipes.choices import (
     preference_choice,
 )
 from penstock.recipes.recipe import Recipe
-from penstock.recipes.sections import Curriculum
+from penstock.recipes.said import said_of
+from penstock.recipes.sections import Curriculum, PairLoss
+from penstock.recipes.uses import listed
 
 
 def check_algorithm(recipe: Recipe) -> list[str]:
@@ -135,6 +137,16 @@ def _preference(recipe: Recipe) -> list[str]:
     a, p = recipe.algorithm, recipe.algorithm.preference
     problems = unknown_name("algorithm.preference.loss", p.loss, PREFERENCES)
     choice = preference_choice(p.loss)
+    for i, each in enumerate(p.more):
+        problems += _further_loss(f"algorithm.preference.more.{i}", each)
+    if p.more and not choice.paired:
+        problems.append(
+            f"algorithm.preference.more: {p.loss} takes single answers and is no term of a sum; leave it out"
+        )
+    if p.divergence == "alpha" and p.divergence_order is None:
+        problems.append("algorithm.preference.divergence_order: is required for divergence alpha; .5 is usual")
+    if any(each.loss == "exo" and not each.label_smoothing for each in p.losses):
+        problems.append("algorithm.preference.label_smoothing: exo needs more than 0; 1e-3 is usual")
     unpaired = not choice.paired
     if not unpaired and a.group_size < 2 * p.pairs_per_group:
         problems.append(
@@ -146,6 +158,13 @@ def _preference(recipe: Recipe) -> list[str]:
             f"algorithm.groups_per_step: {p.loss} estimates its baseline from answers to other prompts; use 2 or more"
         )
     return problems
+
+
+def _further_loss(key: str, loss: PairLoss) -> list[str]:
+    choice = preference_choice(loss.loss)
+    problems = unknown_name(f"{key}.loss", loss.loss, [name for name, c in PREFERENCES.items() if c.paired])
+    unread = [name for name, _ in said_of(loss) if name not in ("loss", "weight", *choice.parameters)]
+    return problems or [f"{key}.{n}: {loss.loss} does not use it; it uses {listed(choice.parameters)}" for n in unread]
 
 
 def _reward_model(recipe: Recipe) -> list[str]:

@@ -78,6 +78,22 @@ def test_every_key_of_these_sections_says_who_reads_it() -> None:
         (["algorithm.name=dpo", "algorithm.filters.zero_variance=true"], "dpo does not use it; it uses truncated of"),
         (["algorithm.name=sft", "algorithm.advantage=rloo"], "advantage: algorithm.name sft does not use it; it uses"),
         (["algorithm.name=sft", "algorithm.loss.clip_high=0.3"], "sft does not use it; it uses normalisation, mini_ba"),
+        (
+            ["algorithm.name=dpo", "algorithm.preference={loss: nca, divergence: js}"],
+            "preference.divergence: algorithm",
+        ),
+        (
+            ["algorithm.name=dpo", "algorithm.preference.divergence=alpha"],
+            "divergence_order: is required for divergence",
+        ),
+        (["algorithm.name=dpo", "algorithm.preference.divergence_order=0.5"], "is the order of divergence alpha"),
+        (
+            ["algorithm.name=dpo", "algorithm.preference.more=[{loss: bco, margin: 1.0}]"],
+            "algorithm.preference.more.0.margin: bco does not use it; it uses beta",
+        ),
+        (["algorithm.name=dpo", "algorithm.preference.more=[{loss: kto}]"], "more.0.loss: 'kto' is not one of sigmoid"),
+        (["algorithm.name=dpo", "algorithm.preference={loss: exo, label_smoothing: 0.0}"], "exo needs more than 0"),
+        (["algorithm.name=dpo", "algorithm.preference={loss: aot, importance_cap: 2}"], "leave it out for kto and aot"),
         (["learner.optimizer.momentum=0.9"], "momentum: adamw does not use it; muon does"),
         (["learner.optimizer.decay_steps=1"], "decay_steps: schedule constant does not use it; wsd does"),
         (["learner.optimizer.final_ratio=0.1"], "final_ratio: schedule constant does not use it"),

@@ -1,6 +1,15 @@
 """The sections of a recipe: typed, strict, with their defaults and units. Unknown keys are refused everywhere."""
 
-from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters, Kl, Loss, Preference, RewardModelLoss
+from penstock.recipes.sections.algorithm import (
+    Algorithm,
+    Critic,
+    Filters,
+    Kl,
+    Loss,
+    PairLoss,
+    Preference,
+    RewardModelLoss,
+)
 from penstock.recipes.sections.base import Section
 from penstock.recipes.sections.data import Curriculum, Data
 from penstock.recipes.sections.environment import Credentials, Environment, Reward, ServedModel
@@ -30,6 +39,7 @@ __all__ = [
     "Loss",
     "Model",
     "Optimizer",
+    "PairLoss",
     "Parallel",
     "Preference",
     "Reward",

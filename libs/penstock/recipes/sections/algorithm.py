@@ -120,16 +120,13 @@ class Loss(Section):
         return _given(self, correction_choice(self.correction).parameters, "correction_")
 
 
-class Preference(Section):
-    """The preference loss of dpo, and how pairs are made of a group's scored answers."""
+class PairLoss(Section):
+    """One preference loss: its name, weight and parameters."""
 
     choosers: ClassVar[tuple[str, ...]] = ("loss",)
 
-    source: Literal["rollouts", "dataset"] = Field(
-        default="rollouts",
-        description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
-    )
     loss: str = Field(default="sigmoid", description=", ".join(PREFERENCES))
+    weight: float = Field(default=1.0, gt=0, description="of this loss in their sum")
     beta: float | None = Field(
         default=None,
         gt=0,
@@ -139,19 +136,11 @@ class Preference(Section):
         default=None,
         ge=0,
         lt=0.5,
-        description="share of labels that are wrong: sigmoid (then cDPO) and robust; 0 if absent",
+        description="share of labels that are wrong: sigmoid (then cDPO), robust, aot, exo; 0 if absent, exo 1e-3",
     )
     margin: float | None = Field(default=None, ge=0, description="simpo: target margin; .5 if absent")
-    nll_coefficient: float = Field(default=0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
-    pairs_per_group: Positive = Field(default=1, description="pairs of a group: best with worst, second with ...")
-    min_margin: float = Field(
-        default=0.0, ge=0, description="a pair's rewards must differ by more; groups without a pair are filtered"
-    )
-    importance_cap: float | None = Field(
-        default=None,
-        gt=0,
-        description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at "
-        "most this; unweighted if absent",
+    tau: float | None = Field(
+        default=None, gt=0, description="discopop: width of the change from one form to the other; .05 if absent"
     )
 
     @model_validator(mode="before")
@@ -166,6 +155,40 @@ class Preference(Section):
     def parameters(self) -> dict[str, float]:
         """What the preference loss of that name is made with."""
         return _given(self, preference_choice(self.loss).parameters)
+
+
+class Preference(PairLoss):
+    """The preference loss of dpo, and how pairs are made of a group's scored answers."""
+
+    more: tuple[PairLoss, ...] = Field(
+        default=(), description="further losses, added to the first one by their weights (MPO: sigmoid and bco, say)"
+    )
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = Field(
+        default="reverse_kl",
+        description="from the reference (f-DPO); others than reverse_kl with "
+        + ", ".join(name for name, choice in PREFERENCES.items() if choice.divergence),
+    )
+    divergence_order: float | None = Field(default=None, gt=0, description="divergence alpha: its order; .5 is usual")
+    source: Literal["rollouts", "dataset"] = Field(
+        default="rollouts",
+        description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
+    )
+    nll_coefficient: float = Field(default=0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
+    pairs_per_group: Positive = Field(default=1, description="pairs of a group: best with worst, second with ...")
+    min_margin: float = Field(
+        default=0.0, ge=0, description="a pair's rewards must differ by more; groups without a pair are filtered"
+    )
+    importance_cap: float | None = Field(
+        default=None,
+        gt=0,
+        description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at "
+        "most this; unweighted if absent",
+    )
+
+    @property
+    def losses(self) -> tuple[PairLoss, ...]:
+        """All of them."""
+        return (self, *self.more)
 
 
 class RewardModelLoss(Section):
