@@ -92,7 +92,7 @@ async def main(args: argparse.Namespace) -> None:
                     began = time.perf_counter()
                     checksum(data)
                     summed = time.perf_counter()
-                    assert await publish(channel, 1, step, tensors, within=120)
+                    assert await publish(channel, 1, step, tensors, within=120, recorded=step)
                     pushed = time.perf_counter()
                     await fetch(channel, PolicyVersion(epoch=1, step=step), pathlib.Path(memory, "version.bin"))
                     fetched = time.perf_counter()

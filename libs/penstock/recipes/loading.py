@@ -16,6 +16,7 @@ import yaml
 
 from penstock.recipes.checks import check_recipe
 from penstock.recipes.hints import meant
+from penstock.recipes.hub import HubError, fetched
 from penstock.recipes.recipe import Recipe
 
 
@@ -88,6 +89,10 @@ def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str =
     raw = copy.deepcopy(raw)
     for override in overrides:
         _apply(raw, override, source)
+    try:
+        raw = fetched(raw)
+    except HubError as error:
+        raise RecipeError(source, [str(error)]) from error
     try:
         recipe = Recipe.model_validate(_tuples(raw))
     except pydantic.ValidationError as error:
