@@ -22,7 +22,7 @@ _PART = r"[A-Za-z0-9][\w.-]*"
 _MODEL = re.compile(rf"({_PART}/{_PART})(?:@([\w./-]+))?")
 _ROWS = re.compile(rf"({_PART}/{_PART})(?:@([\w./-]+))?(?::([\w.-]+))?:([\w.-]+)")
 ROWS = ("parquet", "jsonl")
-WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+WEIGHTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 """Of a model: what is read of it. Pickled weights are not even fetched."""
 
 
