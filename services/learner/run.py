@@ -4,10 +4,12 @@ Rank 0 decides what comes next and tells the others; they wait in a broadcast th
 because rank 0 sends "wait" while it has no batch. So no collective waits for the network.
 """
 
+import collections
 import dataclasses
 import logging
 import pathlib
 import signal
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from penstock.recipes import Recipe
+from penstock.telemetry.waits import computing
 from services.learner.algorithms.method import Trainer
 from services.learner.algorithms.plugins import load_plugins
 from services.learner.algorithms.sources import Sources
@@ -38,6 +41,9 @@ from services.learner.validation import Validation
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 5.0
+FIRST_STEP_SECONDS, LEAST_SECONDS = 1800.0, 60.0
+"""Until a step is no longer taken for one that goes on: the first, which compiles and allocates; and any other, at
+least."""
 
 
 def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callable[[str], None]) -> None:
@@ -87,7 +93,7 @@ def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callab
 
 @dataclasses.dataclass(frozen=True)
 class Life:
-    """One rank's steps; every method is a collective."""
+    """One rank's steps; every method is a collective. took: seconds of the last steps."""
 
     recipe: Recipe
     policy: Policy
@@ -98,6 +104,7 @@ class Life:
     status: Status
     device: torch.device
     at: Callable[[str], None]
+    took: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=9))
 
     def steps(self, step: int) -> bool:
         """Trains from `step` on; whether what it made is to be exported, or the run was asked to end as it is."""
@@ -138,10 +145,14 @@ class Life:
         """One step: train, measure where it is due, report, publish."""
         self.status.state = State.STATE_TRAINING
         self.status.step_started_at.GetCurrentTime()
+        usual = statistics.median(self.took) if self.took else None
+        limit = FIRST_STEP_SECONDS if usual is None else max(LEAST_SECONDS, 10 * usual)
         began = time.monotonic()
-        result = self.trainer.step(broadcast(prepared.batch if prepared else None, self.device))
-        ended = time.monotonic()
-        held_out = self.validation.measure(step, self.leader)
+        with computing(f"step {step}", usual=usual, deadline=limit):
+            result = self.trainer.step(broadcast(prepared.batch if prepared else None, self.device))
+            ended = time.monotonic()
+            held_out = self.validation.measure(step, self.leader)
+        self.took.append(ended - began)
         tensors = list(weights_of(self.recipe, self.policy))
         self.status.step = step
         trained = Trained(step, prepared, result, held_out, began, ended)

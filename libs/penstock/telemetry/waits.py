@@ -13,7 +13,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 
@@ -76,7 +76,19 @@ class WaitRegistry:
         return self._progress_at
 
 
+ITSELF = "itself"
+"""Who must act where a process computes: nobody else does, and while it goes on nothing has stalled."""
+
 REGISTRY = WaitRegistry()
+
+
+def computing(what: str, *, usual: float | None, deadline: float) -> AbstractContextManager[None]:
+    """Lists a computation while the block runs. usual: seconds that the like of it took, None for the first; deadline:
+    seconds after which it is no longer taken for one."""
+    told = what if usual is None else f"{what} (usually {usual:.0f} s)"
+    return REGISTRY.waiting(told, on=ITSELF, deadline=deadline)
+
+
 waiting = REGISTRY.waiting
 snapshot = REGISTRY.snapshot
 progress = REGISTRY.progress

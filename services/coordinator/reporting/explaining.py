@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.diagnostics.v1 import diagnostics_pb2
+from penstock.telemetry.waits import ITSELF
 
 ORDER = ("learner", "rollout", "generation", "environment", "reward", "weight_sync", "nats")
 
@@ -22,8 +23,18 @@ def explain(services: Sequence[pb.ServiceWaits], now: float | None = None) -> st
         longest = _longest(service)
         if longest is not None:
             seconds = at - longest.since.ToNanoseconds() / 1e9
-            parts.append(f"{service.service} waits for {longest.what} (on {longest.on}, {seconds:.0f} s)")
+            if longest.on == ITSELF:
+                parts.append(f"{service.service} computes {longest.what} since {seconds:.0f} s")
+            else:
+                parts.append(f"{service.service} waits for {longest.what} (on {longest.on}, {seconds:.0f} s)")
     return "; ".join(parts) if parts else "nothing waits: every service is working"
+
+
+def computes(services: Sequence[pb.ServiceWaits], now: float | None = None) -> bool:
+    """Whether somebody is at work, within the time that it may take."""
+    at = time.time() if now is None else now
+    waits = [wait for service in services for wait in service.waits if wait.on == ITSELF]
+    return any(not wait.HasField("deadline") or wait.deadline.ToNanoseconds() / 1e9 > at for wait in waits)
 
 
 def _rank(service: pb.ServiceWaits) -> int:

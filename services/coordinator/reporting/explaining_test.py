@@ -1,7 +1,8 @@
 """The sentence of ExplainStall: real waits only, unreachable services first, from the learner down."""
 
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from services.coordinator.reporting.explaining import explain
+from penstock.telemetry.waits import ITSELF
+from services.coordinator.reporting.explaining import computes, explain
 
 NOW = 1_000.0
 
@@ -34,3 +35,14 @@ def test_who_does_not_answer_is_named_first() -> None:
         [service("learner", ("groups", 2, False)), service("generation-0", unreachable="refused\nat x")], NOW
     )
     assert said == "generation-0 does not answer (refused); learner waits for groups (on nats, 2 s)"
+
+
+def test_who_computes_is_said_and_is_no_stall_within_its_time() -> None:
+    learner = service("learner")
+    work = learner.waits.add(what="step 2 (usually 41 s)", on=ITSELF)
+    work.since.FromNanoseconds(int((NOW - 26) * 1e9))
+    work.deadline.FromNanoseconds(int((NOW + 400) * 1e9))
+    waits = [service("rollout-0", ("tokens", 9, False)), learner]
+    said = explain(waits, NOW)
+    assert said == "learner computes step 2 (usually 41 s) since 26 s; rollout-0 waits for tokens (on nats, 9 s)"
+    assert computes(waits, NOW) and not computes(waits, NOW + 401) and not computes(waits[:1], NOW)

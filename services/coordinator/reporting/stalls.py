@@ -32,6 +32,10 @@ class StallWatch:
         self.stalled = self.stalled or begins
         return begins
 
+    def excuse(self, now: float) -> None:
+        """What was taken for a stall is none: somebody computes. It is looked at again after another `limit`."""
+        self._since, self.stalled = now, False
+
     def seconds(self, now: float) -> float:
         """Since when nothing moved."""
         return now - self._since

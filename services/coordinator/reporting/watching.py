@@ -6,7 +6,7 @@ import time
 
 from penstock.bus import Bus, BusError, RunNames, TaskConsumer
 from penstock.telemetry import metrics
-from services.coordinator.reporting.explaining import explain
+from services.coordinator.reporting.explaining import computes, explain
 from services.coordinator.reporting.recording import Recorder
 from services.coordinator.reporting.stalls import StallWatch
 from services.coordinator.reporting.summary import Services
@@ -58,13 +58,17 @@ class Watch:
         s.versions = await self._peers.versions() or s.versions
 
     async def _check_stall(self) -> None:
-        """Says once, in the log and in the run's status, why nothing has moved for limits.stall_seconds."""
+        """Says once, in the log and in the run's status, why nothing has moved for limits.stall_seconds, unless somebody
+        computes."""
         now = time.monotonic()
         position = (self._following.ledger.sequence, self._following.log.count)
         if self._stalls.look(position, self._state.expected_to_move, now):
-            why = explain(await self._peers.waits())
-            self.stall = f"nothing has moved for {self._stalls.seconds(now):.0f} s: {why}"
-            logger.warning("the run has stalled: %s", self.stall)
+            waits = await self._peers.waits()
+            if computes(waits):
+                self._stalls.excuse(now)
+            else:
+                self.stall = f"nothing has moved for {self._stalls.seconds(now):.0f} s: {explain(waits)}"
+                logger.warning("the run has stalled: %s", self.stall)
         elif not self._stalls.stalled:
             self.stall = ""
         _stalled.set(self._stalls.stalled)
