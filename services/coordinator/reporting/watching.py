@@ -58,8 +58,8 @@ class Watch:
         s.versions = await self._peers.versions() or s.versions
 
     async def _check_stall(self) -> None:
-        """Says once, in the log and in the run's status, why nothing has moved for limits.stall_seconds, unless somebody
-        computes."""
+        """Says once, in the log and in the run's status, why nothing has moved for limits.stall_seconds; nothing while
+        somebody computes."""
         now = time.monotonic()
         position = (self._following.ledger.sequence, self._following.log.count)
         if self._stalls.look(position, self._state.expected_to_move, now):
