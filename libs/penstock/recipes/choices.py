@@ -46,11 +46,13 @@ class CorrectionChoice:
 class AdvantageChoice:
     """An advantage. `parameters` are keys of algorithm.advantage_settings.
 
-    needs: the model that values samples, where it is not the group. by_parts: it takes the reward apart.
+    needs: the model that values samples, where it is not the group. by_parts: it takes the reward apart. by_length: it
+    is told how many tokens answers have.
     """
 
     parameters: Parameters = field(default_factory=dict)
     needs: str = ""
+    by_length: bool = False
     by_parts: bool = False
 
 
@@ -103,6 +105,7 @@ ADVANTAGES: Mapping[str, AdvantageChoice] = {
     "reinforce_pp": AdvantageChoice(EPSILON),
     "batch_norm": AdvantageChoice(EPSILON),
     "maxrl": AdvantageChoice(EPSILON),
+    "opo": AdvantageChoice(by_length=True),
     "gdpo": AdvantageChoice(EPSILON, by_parts=True),
     "opd": AdvantageChoice(needs="teacher"),
     "gae": AdvantageChoice(needs="critic"),

@@ -93,6 +93,8 @@ def given_to(registry: Registry[Any]) -> tuple[Any, ...]:
 def test_every_parameter_is_read(table: Any, registry: Registry[Any]) -> None:
     data = given_to(registry)
     for name in built_in(registry):
+        if not table[name].parameters:
+            continue
         more = {"weights": (1.0, 0.5)} if name == "gdpo" else {}
         given = (torch.stack([data[0], data[0].flip(0)], 1), *data[1:]) if name == "gdpo" else data
         # What has no default, is off, or is needed to see another.
