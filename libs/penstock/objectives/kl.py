@@ -42,6 +42,28 @@ def k3(current: Tensor, reference: Tensor) -> Tensor:
     return (delta.exp() - 1.0 - delta).clamp(-VALUE_LIMIT, VALUE_LIMIT)
 
 
+@kl_estimators("abs")
+def absolute(current: Tensor, reference: Tensor) -> Tensor:
+    """|Δ|: no estimate of the KL, but of how far tokens moved; its gradient is of one size wherever Δ is not 0."""
+    return _log_ratio(current, reference).abs().clamp(max=VALUE_LIMIT)
+
+
+@kl_estimators("k1+")
+def k1_straight_through(current: Tensor, reference: Tensor) -> Tensor:
+    """The value of k1 with the gradient of k2, which is that of KL(π‖ref) on-policy (verl's `kl+`)."""
+    return _straight_through(k1(current, reference), k2(current, reference))
+
+
+@kl_estimators("k3+")
+def k3_straight_through(current: Tensor, reference: Tensor) -> Tensor:
+    """The value of k3 with the gradient of k2, which is that of KL(π‖ref) on-policy (verl's `low_var_kl+`)."""
+    return _straight_through(k3(current, reference), k2(current, reference))
+
+
+def _straight_through(value: Tensor, gradient: Tensor) -> Tensor:
+    return value.detach() + (gradient - gradient.detach())
+
+
 def kl_in_reward(
     behaviour: Tensor, reference: Tensor, mask: Tensor, sequence: Tensor, group: Tensor, coefficient: float
 ) -> Tensor:

@@ -45,6 +45,23 @@ def test_values() -> None:
     assert kl_estimators.get("k3")(current, reference).item() == pytest.approx(1 - math.log(2), abs=1e-6)
 
 
+def test_abs_is_how_far_a_token_moved() -> None:
+    for moved, slope in ((0.7, -1.0), (-0.7, 1.0)):
+        current = torch.tensor([-2.0], dtype=torch.float64, requires_grad=True)
+        value = kl_estimators.get("abs")(current, current.detach() + moved)
+        assert value.item() == pytest.approx(0.7)
+        assert torch.autograd.grad(value.sum(), current)[0].item() == slope
+
+
+@pytest.mark.parametrize("name", ["k1", "k3"])
+def test_straight_through_has_the_value_of_one_and_the_gradient_of_k2(name: str) -> None:
+    """On-policy that gradient is the KL's own, which neither k1's nor k3's is."""
+    current = torch.log_softmax(LOGITS, 0).requires_grad_()
+    both = kl_estimators.get(name + "+")(current, REFERENCE)
+    assert torch.equal(both, kl_estimators.get(name)(current, REFERENCE))
+    torch.testing.assert_close(expected_gradient(name + "+", "none", None), true_gradient(False))
+
+
 def test_k1_and_k3_have_the_value_of_the_kl() -> None:
     current = torch.log_softmax(LOGITS, 0)
     true = (current.exp() * (current - REFERENCE)).sum()

@@ -21,14 +21,14 @@ class LossChoice:
 
     required: parameters without a usual value. trust_region: it bounds the step by itself when the data is off-policy.
     behaviour: it is taken against the behaviour policy itself, so that a correction would correct twice.
-    per_sequence: it is defined for no other normalisation.
+    normalisation: the one that it is defined with, which it has where the recipe names none.
     """
 
     parameters: Parameters = field(default_factory=dict)
     required: tuple[str, ...] = ()
     trust_region: bool = False
     behaviour: bool = False
-    per_sequence: bool = False
+    normalisation: str = "token"
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,13 @@ class CorrectionChoice:
 class AdvantageChoice:
     """An advantage. `parameters` are keys of algorithm.advantage_settings.
 
-    needs: the model that values samples, where it is not the group. by_parts: it takes the reward apart.
+    needs: the model that values samples, where it is not the group. by_parts: it takes the reward apart. by_length: it
+    is told how many tokens answers have.
     """
 
     parameters: Parameters = field(default_factory=dict)
     needs: str = ""
+    by_length: bool = False
     by_parts: bool = False
 
 
@@ -75,8 +77,8 @@ class PreferenceChoice:
 SMOOTHED: Parameters = {**BETA, "label_smoothing": 0.0}
 LOSSES: Mapping[str, LossChoice] = {
     "ppo_clip": LossChoice({"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}, trust_region=True),
-    "cispo": LossChoice({"cap": 5.0}),
-    "gspo": LossChoice({"clip_low": 3e-4, "clip_high": 4e-4}, trust_region=True, per_sequence=True),
+    "cispo": LossChoice({"cap": 5.0, "floor": 0.0}),
+    "gspo": LossChoice({"clip_low": 3e-4, "clip_high": 4e-4}, trust_region=True, normalisation="sequence"),
     "reinforce": LossChoice(),
     "sapo": LossChoice({"tau_positive": 1.0, "tau_negative": 1.05}, trust_region=True),
     "dppo": LossChoice({"delta": 0.2, "tau": 1e-3}, behaviour=True),
@@ -86,11 +88,13 @@ LOSSES: Mapping[str, LossChoice] = {
 CORRECTIONS: Mapping[str, CorrectionChoice] = {
     "none": CorrectionChoice(),
     "tis": CorrectionChoice({"cap": 2.0}),
+    "tis_sequence": CorrectionChoice({"low": 0.0, "cap": 2.0}),
     "icepop": CorrectionChoice({"low": 0.5, "high": 5.0}),
+    "icepop_sequence": CorrectionChoice({"low": 0.0, "high": 3.0}),
     "mis_token": CorrectionChoice({"low": 0.5, "high": 2.0}),
     "mis_sequence": CorrectionChoice({"low": 0.5, "high": 2.0}),
     "seq_mask_tis": CorrectionChoice({"cap": 2.0, "low": 0.5, "high": 2.0}),
-    "opsm": CorrectionChoice({"limit": 1e-4}),
+    "opsm": CorrectionChoice({"limit": 0.5}),
     "m2po": CorrectionChoice({"limit": 0.04}, whole_batch=True),
 }
 
@@ -101,6 +105,7 @@ ADVANTAGES: Mapping[str, AdvantageChoice] = {
     "reinforce_pp": AdvantageChoice(EPSILON),
     "batch_norm": AdvantageChoice(EPSILON),
     "maxrl": AdvantageChoice(EPSILON),
+    "opo": AdvantageChoice(by_length=True),
     "gdpo": AdvantageChoice(EPSILON, by_parts=True),
     "opd": AdvantageChoice(needs="teacher"),
     "gae": AdvantageChoice(needs="critic"),

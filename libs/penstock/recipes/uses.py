@@ -198,7 +198,7 @@ USES: Mapping[str, Use] = {
     ),
     **_rows("algorithm.reward_model", Use(_of("reward_model")), "margin", "centring", "min_margin"),
     **_rows("algorithm.critic", Use(_of("critic")), "path", "learning_rate", "discount", "decay", "clip"),
-    "algorithm.critic.warmup_steps": Use(_of("critic")),
+    **_rows("algorithm.critic", Use(_of("critic")), "warmup_steps", "whiten"),
     **_rows("teacher", _ALWAYS, "path", "top", "dtype", "replicas", "memory_gib", "gpu_memory_fraction", "tensor"),
     "teacher.threads": _ALWAYS,
     "teacher.divergence": Use(divergence, lambda r: "is of the loss over the teacher's likeliest tokens; set top"),

@@ -25,13 +25,14 @@ from penstock.recipes.sections import Loss, Preference
 from services.learner.interface.batch import Batch
 
 
-def advantage(recipe: Recipe) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """(worth [N] or [N, C], group [N], valid [N]) -> advantages [N]."""
-    a = recipe.algorithm
-    if takes_rewards_apart(recipe):
-        weights = tuple(r.weight for r in recipe.rewards())
-        return advantage_estimators.make(a.advantage, weights=weights, **a.advantage_settings)
-    return advantage_estimators.make(a.advantage, **a.advantage_settings)
+def advantage(recipe: Recipe) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """(worth [N] or [N, C], group [N], valid [N], lengths [N] in trained tokens) -> advantages [N]."""
+    a, choice = recipe.algorithm, advantage_choice(recipe.algorithm.advantage)
+    weights = {"weights": tuple(r.weight for r in recipe.rewards())} if choice.by_parts else {}
+    made = advantage_estimators.make(a.advantage, **weights, **a.advantage_settings)
+    if choice.by_length:
+        return made
+    return lambda worth, group, valid, lengths: made(worth, group, valid)
 
 
 def takes_rewards_apart(recipe: Recipe) -> bool:

@@ -72,7 +72,7 @@ def test_an_advantage_and_a_filter_of_ones_own(tmp_path: pathlib.Path, plugin: p
     )
     valid = torch.tensor([True, True, True, False])
     rewards = torch.tensor([1.0, 0.5, 0.0, 9.0])
-    got = resolving.advantage(own)(rewards, torch.zeros(4, dtype=torch.int64), valid)
+    got = resolving.advantage(own)(rewards, torch.zeros(4, dtype=torch.int64), valid, valid.long())
     assert got.tolist() == pytest.approx([0.4, -0.6, -1.1, 0.0])
     maker = AdvantageSamples(own)
     assert maker.advantages(rewards[:3], torch.zeros(3, dtype=torch.int64)).tolist() == got[:3].tolist()

@@ -14,13 +14,20 @@ ALL: list[tuple[str, dict[str, Any]]] = [
 
 
 def estimate(
-    name: str, rewards: list[float], group: list[int] | None = None, valid: list[bool] | None = None, **settings: Any
+    name: str,
+    rewards: list[float],
+    group: list[int] | None = None,
+    valid: list[bool] | None = None,
+    lengths: list[int] | None = None,
+    **settings: Any,
 ) -> list[float]:
     n = len(rewards)
+    told = [torch.tensor(lengths or range(1, n + 1))] if name == "opo" else []
     return advantage_estimators.make(name, **settings)(
         torch.tensor(rewards),
         torch.tensor(group or [0] * n, dtype=torch.int64),
         torch.tensor(valid or [True] * n, dtype=torch.bool),
+        *told,
     ).tolist()
 
 
@@ -31,6 +38,13 @@ def test_grpo() -> None:
 
 def test_dr_grpo() -> None:
     assert estimate("dr_grpo", [0.0, 1.0, 1.0]) == pytest.approx([-2 / 3, 1 / 3, 1 / 3])
+
+
+def test_opo() -> None:
+    """Lengths 1, 2, 3: the baseline of rewards 0, 1, 1 is 5/6, of 1, 0, 0 it is 1/6; who does not vote has none."""
+    assert estimate("opo", [0.0, 1.0, 1.0]) == pytest.approx([-5 / 6, 1 / 6, 1 / 6])
+    assert estimate("opo", [1.0, 0.0, 0.0]) == pytest.approx([5 / 6, -1 / 6, -1 / 6])
+    assert estimate("opo", [1.0, 0.0, 9.0], valid=[True, True, False]) == pytest.approx([2 / 3, -1 / 3, 0.0])
 
 
 def test_rloo() -> None:
@@ -90,8 +104,15 @@ def test_an_invalid_sample_may_have_any_reward(name: str, settings: dict[str, An
 def test_groups_are_told_apart_by_id_in_any_order(name: str, settings: dict[str, Any]) -> None:
     rewards, group = [0.0, 3.0, 1.0, 7.0, 1.0, 3.0], [8, 2, 8, 2, 8, 2]
     order = [5, 0, 3, 2, 4, 1]
-    straight = estimate(name, rewards, group, **settings)
-    shuffled = estimate(name, [rewards[i] for i in order], [group[i] for i in order], **settings)
+    lengths = [4, 2, 9, 1, 3, 5]
+    straight = estimate(name, rewards, group, lengths=lengths, **settings)
+    shuffled = estimate(
+        name,
+        [rewards[i] for i in order],
+        [group[i] for i in order],
+        lengths=[lengths[i] for i in order],
+        **settings,
+    )
     assert shuffled == pytest.approx([straight[i] for i in order])
 
 

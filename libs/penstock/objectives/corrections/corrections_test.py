@@ -64,24 +64,40 @@ def test_bounds_are_checked() -> None:
         weights("icepop", [1.0], low=2.0, high=1.0)
 
 
-def test_opsm_drops_bad_sequences_that_the_policy_has_left() -> None:
-    """mean(g − p) is 0.69 for ratios of ½: dropped only where the advantage is negative."""
+def test_opsm_drops_bad_sequences_that_the_policy_being_trained_has_left() -> None:
+    """mean(g − c) is 0.69 where every token became half as likely: dropped only where the advantage is negative. What
+    the policy was before the step has no say."""
 
-    def of(advantage: float) -> Any:
+    def of(advantage: float, moved: float) -> Any:
         x = LossInputs(
-            current=torch.zeros(2),
-            proximal=torch.full((2,), math.log(0.5) - 2.0),
+            current=torch.full((2,), math.log(moved) - 2.0, requires_grad=True),
+            proximal=torch.full((2,), -9.0),
             behaviour=torch.full((2,), -2.0),
             advantage=torch.full((2,), advantage),
             mask=torch.ones(2),
             sequence=torch.tensor([0, 0]),
             sequences=1,
         )
-        strict, lenient = off_policy_corrections.make("opsm"), off_policy_corrections.make("opsm", limit=0.7)
-        return strict(x).tolist(), lenient(x).tolist()
+        usual, lenient = off_policy_corrections.make("opsm")(x), off_policy_corrections.make("opsm", limit=0.7)(x)
+        assert not usual.requires_grad
+        return usual.tolist(), lenient.tolist()
 
-    assert of(-1.0) == ([0.0, 0.0], [1.0, 1.0])
-    assert of(1.0) == ([1.0, 1.0], [1.0, 1.0])
+    assert of(-1.0, 0.5) == ([0.0, 0.0], [1.0, 1.0])
+    assert of(1.0, 0.5) == ([1.0, 1.0], [1.0, 1.0])
+    assert of(-1.0, 0.7) == ([1.0, 1.0], [1.0, 1.0])
+
+
+def test_tis_sequence_weighs_answers_by_the_product_of_their_ratios() -> None:
+    assert weights("tis_sequence", [1.5, 1.2, 0.1, 0.5, 3.0], [0, 0, 1, 1, 2]) == [1.8, 1.8, 0.05, 0.05, 2.0]
+    assert weights("tis_sequence", [0.1, 0.5, 3.0], [0, 0, 1], low=0.3, cap=2.5) == [0.3, 0.3, 2.5]
+    assert weights("tis_sequence", [1.5, 9.0], [0, 0], mask=[1.0, 0.0]) == [1.5, 1.5], "untrained tokens do not vote"
+    with pytest.raises(ValueError, match="low < cap"):
+        weights("tis_sequence", [1.0], low=2.0)
+
+
+def test_icepop_sequence_keeps_or_drops_whole_answers() -> None:
+    assert weights("icepop_sequence", [1.5, 1.2, 0.1, 0.5, 3.1], [0, 0, 1, 1, 2]) == [1.8, 1.8, 0.05, 0.05, 0.0]
+    assert weights("icepop_sequence", [0.1, 0.5, 3.1], [0, 0, 1], low=0.1, high=4.0) == [0.0, 0.0, 3.1]
 
 
 def test_m2po_drops_the_fewest_tokens_that_carry_the_second_moment() -> None:

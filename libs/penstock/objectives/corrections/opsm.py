@@ -7,12 +7,13 @@ from penstock.objectives.registry import off_policy_corrections
 
 
 @off_policy_corrections("opsm")
-def opsm(inputs: LossInputs, *, limit: float = 1e-4) -> Tensor:
-    """Off-policy sequence masking: w = 0 on a sequence with a negative advantage whose mean of g − p exceeds `limit`.
+def opsm(inputs: LossInputs, *, limit: float = 0.5) -> Tensor:
+    """Off-policy sequence masking: w = 0 on a sequence with a negative advantage whose mean of g − c exceeds `limit`.
 
-    A bad answer that the policy has already moved away from is not pushed further. Source: DeepSeek-V3.2 (2025, section
-    3.1). Default 1e-4.
+    A bad answer that the policy being trained has moved away from is not pushed further. Source: DeepSeek-V3.2 (2025,
+    eq. 9), which names no limit. Default 0.5, which others start from too: small ones drop fresh samples for the noise
+    between engine and learner alone.
     """
-    drift = sequence_mean((inputs.behaviour - inputs.proximal).detach(), inputs)[inputs.sequence]
+    drift = sequence_mean((inputs.behaviour - inputs.current).detach(), inputs)[inputs.sequence]
     dropped = (inputs.advantage < 0) & (drift > limit)
     return (~dropped).to(inputs.mask.dtype)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from penstock.objectives.inputs import LossInputs, sequence_mean
+from penstock.objectives.inputs import LOG_RATIO_LIMIT, LossInputs, sequence_mean, sequence_sum
 
 
 def ratio(inputs: LossInputs) -> Tensor:
@@ -14,6 +14,12 @@ def sequence_ratio(inputs: LossInputs) -> Tensor:
     """exp(mean of p − g over the sequence's trained tokens), on every token of the sequence."""
     mean = sequence_mean((inputs.proximal - inputs.behaviour).detach(), inputs)
     return mean.exp()[inputs.sequence]
+
+
+def answer_ratio(inputs: LossInputs) -> Tensor:
+    """exp(sum of p − g over the sequence's trained tokens), on every token of the sequence."""
+    total = sequence_sum((inputs.proximal - inputs.behaviour).detach(), inputs)
+    return total.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()[inputs.sequence]
 
 
 def within(ratios: Tensor, low: float, high: float) -> Tensor:

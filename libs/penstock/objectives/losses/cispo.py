@@ -5,11 +5,15 @@ from penstock.objectives.registry import policy_losses
 
 
 @policy_losses("cispo")
-def cispo(inputs: LossInputs, *, cap: float = 5.0) -> TokenLoss:
-    """ℓ = −sg(min(ρ, cap))·A·current, ρ = exp(current − proximal).
+def cispo(inputs: LossInputs, *, cap: float = 5.0, floor: float = 0.0) -> TokenLoss:
+    """ℓ = −sg(min(max(ρ, floor), cap))·A·current, ρ = exp(current − proximal).
 
-    Source: MiniMax-M1 (2025), eq. 4–5. `cap` bounds the ratio itself; systems that ask for ε_high mean a cap
-    of 1 + ε_high. Default: cap 5.
+    Source: MiniMax-M1 (2025), eq. 4–5. `cap` and `floor` bound the ratio itself; systems that ask for ε_high and ε_low
+    mean a cap of 1 + ε_high and a floor of 1 − ε_low. Defaults: cap 5, floor 0 (none), as in the paper's use. Raises
+    ValueError unless 0 ≤ floor < cap.
     """
+    if not 0 <= floor < cap:
+        raise ValueError(f"need 0 <= floor < cap, got floor={floor}, cap={cap}")
     ratio = (inputs.current.detach() - inputs.proximal).exp()
-    return TokenLoss(-ratio.clamp(max=cap) * inputs.advantage * inputs.current, ratio > cap)
+    clipped = (ratio > cap) | (ratio < floor)
+    return TokenLoss(-ratio.clamp(floor, cap) * inputs.advantage * inputs.current, clipped)

@@ -93,6 +93,24 @@ def test_gspo_uses_the_length_normalised_sequence_ratio() -> None:
     assert gradient(loss, x) == pytest.approx([-up, -up, -down])
 
 
+def test_a_tokens_weight_drops_that_very_token_of_gspo() -> None:
+    """With a weight of 0 (icepop) its log-prob has no gradient, though its ratio is part of the sequence's."""
+    x = inputs([-0.8, -0.6], [-1.0, -1.0], [1.0, 1.0])
+    loss = policy_losses.make("gspo", clip_high=0.5)(x)
+    (found,) = torch.autograd.grad((loss.values * torch.tensor([0.0, 1.0])).sum(), x.current)
+    assert found.tolist() == pytest.approx([0.0, -math.exp(0.3)])
+
+
+def test_cispo_has_a_floor_too() -> None:
+    """ρ = .1, 1, 9 with floor .5 and cap 5: weights .5, 1, 5, all with the gradient of their own log-prob."""
+    x = ratios([0.1, 1.0, 9.0], [1.0, 1.0, -1.0])
+    loss = policy_losses.make("cispo", floor=0.5)(x)
+    assert gradient(loss, x) == pytest.approx([-0.5, -1.0, 5.0])
+    assert loss.clipped.tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="floor < cap"):
+        policy_losses.make("cispo", floor=5.0)(x)
+
+
 def test_gspo_clips_whole_sequences() -> None:
     x = inputs([-0.8, -0.6, -1.3], [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], sequence=[0, 0, 1])
     loss = policy_losses.make("gspo")(x)

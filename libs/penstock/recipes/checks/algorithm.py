@@ -63,11 +63,6 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         ("algorithm.advantage", a.advantage, ADVANTAGES),
     ):
         problems += [] if recipe.plugins else unknown_name(key, value, known)  # the learner knows what plugins register
-    if loss.per_sequence and a.loss.normalisation != "sequence":
-        problems.append(
-            f"algorithm.loss.normalisation: {a.loss.name} is defined per sequence; {a.loss.normalisation!r} must be "
-            "'sequence'"
-        )
     if loss.behaviour and a.loss.correction != "none":
         problems.append(
             f"algorithm.loss.correction: {a.loss.name} is taken against the behaviour policy itself, so "
@@ -78,9 +73,13 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
             f"algorithm.loss.correction: with proximal behaviour the ratio is taken against the engine itself, so "
             f"{a.loss.correction!r} would correct twice; use 'none'"
         )
-    low, high = a.loss.correction_low, a.loss.correction_high
-    if low is not None and high is not None and low >= high:
-        problems.append(f"algorithm.loss.correction_low: {low:g} must be below correction_high {high:g}")
+    capped = (
+        [] if a.loss.correction == "seq_mask_tis" else [("correction_low", "correction_cap")]
+    )  # of two ratios there
+    for low, high in (("correction_low", "correction_high"), ("floor", "cap"), *capped):
+        least, most = getattr(a.loss, low), getattr(a.loss, high)
+        if least is not None and most is not None and least >= most:
+            problems.append(f"algorithm.loss.{low}: {least:g} must be below {high} {most:g}")
     for key in a.advantage_settings:
         if a.advantage in ADVANTAGES and advantage.parameters:
             problems += unknown_name("algorithm.advantage_settings", key, advantage.parameters)

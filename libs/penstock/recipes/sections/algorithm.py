@@ -28,7 +28,9 @@ class Kl(Section):
     place: Literal["loss", "reward"] = Field(
         default="loss", description="reward: take the summed k1 off each sample's reward instead (estimator is unused)"
     )
-    estimator: Literal["k1", "k2", "k3"] = "k3"
+    estimator: Literal["k1", "k2", "k3", "abs", "k1+", "k3+"] = Field(
+        default="k3", description="k1+ and k3+ have the gradient of k2; abs is of the log-ratio"
+    )
     importance: Literal["none", "differentiable", "detached"] = Field(
         default="differentiable",
         description="how samples of older versions are weighted; differentiable k3 and detached k2 are unbiased",
@@ -51,6 +53,9 @@ class Loss(Section):
         default=None, gt=1, description="bound on the ratio for negative advantages; off if absent"
     )
     cap: float | None = Field(default=None, gt=0, description="cispo: the cap of the ratio itself; 5 if absent")
+    floor: float | None = Field(
+        default=None, ge=0, description="cispo: the least that the ratio counts; 0 if absent, which is none"
+    )
     tau_positive: float | None = Field(
         default=None, gt=0, description="sapo: sharpness of the gate where the advantage is > 0; 1 if absent"
     )
@@ -62,7 +67,9 @@ class Loss(Section):
     )
     tau: float | None = Field(default=None, ge=0, description="dppo: weight of the squared log-ratio; 1e-3 if absent")
     beta: float | None = Field(default=None, gt=0, description="dro: pull towards the behaviour policy; required there")
-    normalisation: Literal["token", "sequence", "prompt", "constant"] = "token"
+    normalisation: Literal["token", "sequence", "prompt", "constant"] = Field(
+        default="token", description="what a token's loss is divided by; if absent token, with gspo sequence"
+    )
     proximal: Literal["recompute", "behaviour", "interpolate"] = Field(
         default="recompute",
         description="policy the ratio is taken against; interpolate guesses it from versions, which saves a forward "
@@ -74,16 +81,21 @@ class Loss(Section):
         "the behaviour policy itself (proximal behaviour, dppo, dro)",
     )
     correction_cap: float | None = Field(
-        default=None, gt=0, description="tis, seq_mask_tis: cap of the importance weight; 2 if absent"
+        default=None, gt=0, description="tis, tis_sequence, seq_mask_tis: cap of the importance weight; 2 if absent"
     )
     correction_low: float | None = Field(
-        default=None, ge=0, description="icepop, mis_*, seq_mask_tis: least ratio that is kept; .5 if absent"
+        default=None,
+        ge=0,
+        description="least ratio that is kept: icepop, mis_*, seq_mask_tis (.5 if absent), icepop_sequence (0); "
+        "tis_sequence: least weight (0)",
     )
     correction_high: float | None = Field(
-        default=None, gt=0, description="icepop (5 if absent), mis_*, seq_mask_tis (2): greatest ratio that is kept"
+        default=None,
+        gt=0,
+        description="greatest ratio that is kept: icepop (5 if absent), icepop_sequence (3), mis_*, seq_mask_tis (2)",
     )
     correction_limit: float | None = Field(
-        default=None, gt=0, description="opsm: largest mean of g - c (1e-4 if absent); m2po: largest mean square (.04)"
+        default=None, gt=0, description="opsm: largest mean of g - c (.5 if absent); m2po: largest mean square (.04)"
     )
     mismatch_limit: float | None = Field(
         default=None,
@@ -105,7 +117,8 @@ class Loss(Section):
         loss = loss_choice(str(given.get("name", "ppo_clip")))
         uncorrected = loss.behaviour or given.get("proximal") == "behaviour"
         correction = given.get("correction") or ("none" if uncorrected else "tis")
-        filled = _filled(given, loss.parameters) | {"correction": correction}
+        normalisation = given.get("normalisation") or loss.normalisation
+        filled = _filled(given, loss.parameters) | {"correction": correction, "normalisation": normalisation}
         return _filled(filled, correction_choice(str(correction)).parameters, "correction_")
 
     @property
@@ -214,6 +227,9 @@ class Critic(Section):
     decay: Fraction = Field(default=1.0, description="lambda: 1 waits for the reward, 0 believes the next value")
     clip: float = Field(default=0.2, ge=0, description="how far a value may move in a step; 0 is off")
     warmup_steps: int = Field(default=0, ge=0, description="steps at the start that train the critic alone")
+    whiten: bool = Field(
+        default=True, description="make the batch's advantages of mean 0 and deviation 1; else they are as estimated"
+    )
 
 
 class Filters(Section):

@@ -51,7 +51,9 @@ class CriticTrainer:
         said = self._metrics(batch, values, found.returns, self._critic.train_step(batch, loss))
         if warming_up:
             return StepResult({"loss": said["value_loss"], "tokens": float(batch.mask.sum()), **said})
-        advantages = critics.whitened(found.advantages, batch.mask)
+        advantages = found.advantages
+        if self._settings.whiten:
+            advantages = critics.whitened(advantages, batch.mask)
         result = self._policy_steps.step(dataclasses.replace(batch, signal=advantages, kind="advantage"))
         return StepResult(result.metrics | said)
 

@@ -104,7 +104,7 @@ def _take(model: Any, optimizer: torch.optim.AdamW, loss: torch.Tensor) -> dict[
 
 
 @functools.cache
-def reference() -> list[dict[str, Any]]:
+def reference(whiten: bool = True) -> list[dict[str, Any]]:
     policy, critic = tiny_model("qwen3"), tiny_scoring_model("qwen3")
     actor, valuer = _adamw(policy, OPTIMIZER["learning_rate"]), _adamw(critic, CRITIC_RATE)
     steps = []
@@ -118,7 +118,8 @@ def reference() -> list[dict[str, Any]]:
         plain = (torch.cat(values) - returns) ** 2
         value_loss = 0.5 * torch.maximum(plain, (held - returns) ** 2).mean()
         advantages = torch.cat([a for a, _ in estimates])
-        advantages = (advantages - advantages.mean()) / advantages.std()
+        if whiten:
+            advantages = (advantages - advantages.mean()) / advantages.std()
         current = torch.cat(_trained(policy, batch, False))
         weight = (current.detach() - torch.cat(_picked(batch, batch.behaviour))).exp().clamp(max=2.0)
         policy_loss = -(weight * (current - current.detach()).exp() * advantages).mean()
@@ -152,8 +153,8 @@ def _both(
     return policy, critic, make_trainer(recipe_of(algorithm={"advantage": "gae", "critic": settings}), policy, critic)
 
 
-def _train(dirs: tuple[Path, Path], parallel: Parallel, backend: Any) -> Any:
-    policy, critic, trainer = _both(dirs, parallel, CRITIC, backend=backend)
+def _train(dirs: tuple[Path, Path], parallel: Parallel, backend: Any, settings: Critic = CRITIC) -> Any:
+    policy, critic, trainer = _both(dirs, parallel, settings, backend=backend)
     steps = []
     for seed in (1, 2):
         rank = torch.distributed.get_rank()
@@ -183,6 +184,14 @@ def test_every_layout_trains_policy_and_critic_as_transformers_does(
         for model in ("policy", "critic"):
             for key, tensor in theirs[model].items():
                 torch.testing.assert_close(step[model][key], tensor, rtol=0, atol=1e-4, msg=f"{model} {key}")
+
+
+def test_advantages_are_as_estimated_where_the_recipe_wants_them_so(dirs: tuple[Path, Path]) -> None:
+    plain = CRITIC.model_copy(update={"whiten": False})
+    ours = run_ranks(1, _train, dirs, Parallel(), MegatronPolicy, plain)[0]
+    for step, theirs in zip(ours, reference(whiten=False), strict=True):
+        assert step["loss"] == pytest.approx(theirs["loss"], rel=1e-4, abs=1e-5)
+    assert ours[0]["loss"] != pytest.approx(reference()[0]["loss"], rel=1e-2)
 
 
 def _warm_up(dirs: tuple[Path, Path]) -> Any:

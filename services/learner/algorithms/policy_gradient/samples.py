@@ -38,15 +38,18 @@ class AdvantageSamples:
         members = [(i, m.trajectory) for i, g in enumerate(groups) for m in g.usable]
         trajectories = [t for _, t in members]
         worth = self._parts(trajectories) if self._components else self._shaping.of(trajectories)
-        advantages = self.advantages(worth, torch.tensor([i for i, _ in members]))
+        lengths = torch.tensor([sum(t.loss_mask) for t in trajectories])
+        advantages = self.advantages(worth, torch.tensor([i for i, _ in members]), lengths)
         return [sample(t, group, a) for (group, t), a in zip(members, advantages.tolist(), strict=True)]
 
-    def advantages(self, worth: Tensor, group: Tensor) -> Tensor:
-        """worth [N] float64, or [N, C] the parts of each reward; group [N] int64 -> float64 [N].
+    def advantages(self, worth: Tensor, group: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """worth [N] float64, or [N, C] the parts of each reward; group [N] int64, lengths [N] in trained tokens (all
+        alike if None) -> float64 [N].
 
         Raises ValueError for a number that is not finite.
         """
-        found: Tensor = self._estimate(worth, group, torch.ones(len(group), dtype=torch.bool))
+        valid = torch.ones(len(group), dtype=torch.bool)
+        found = self._estimate(worth, group, valid, valid.long() if lengths is None else lengths)
         return found if self._clip is None else found.clamp(-self._clip, self._clip)
 
     def _parts(self, trajectories: Sequence[pb.Trajectory]) -> Tensor:

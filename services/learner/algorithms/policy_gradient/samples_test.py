@@ -37,6 +37,13 @@ def test_scale_then_clip() -> None:
     assert advantages([0.0, 1.0], [1, 1], advantage="dr_grpo", reward_scale=10.0, advantage_clip=2.0) == [-2.0, 2.0]
 
 
+def test_opo_is_told_how_long_answers_are() -> None:
+    """Rewards 1 and 0 of answers of 3 and 1 trained tokens: the baseline is 3/4."""
+    maker = AdvantageSamples(recipe_of(algorithm={"advantage": "opo"}))
+    worth, group = torch.tensor([1.0, 0.0]), torch.zeros(2, dtype=torch.int64)
+    assert maker.advantages(worth, group, torch.tensor([3, 1])).tolist() == pytest.approx([0.25, -0.75])
+
+
 def test_an_answer_that_was_cut_off_is_worth_less_but_never_more() -> None:
     """Scales first: 2 · 1 and 2 · 1 · .5, mean 1.5. A bad answer does not get better by being cut off."""
     settings = dict(advantage="dr_grpo", reward_scale=2.0, truncated_scale=0.5)
