@@ -11,6 +11,7 @@ from penstock.cli.commands.config import config
 from penstock.cli.commands.conformance import conformance
 from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
+from penstock.cli.commands.listing import ls
 from penstock.cli.commands.replay import replay
 from penstock.cli.commands.serve import serve
 from penstock.cli.commands.train import train
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(ls)
 app.command()(inspect.status)
 app.command()(inspect.watch)
 app.command()(inspect.stop)
