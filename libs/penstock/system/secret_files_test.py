@@ -10,6 +10,20 @@ import pytest
 
 from penstock.system.secret_files import made_secret
 
+NOT_ALLOWED, REFUSED = 70, 71
+AS_NOBODY = f"""
+import os, sys
+try:
+    os.setgid(65534)
+    os.setuid(65534)
+except OSError:
+    sys.exit({NOT_ALLOWED})
+try:
+    open(sys.argv[1])
+except PermissionError:
+    sys.exit({REFUSED})
+"""
+
 
 def test_a_secret_is_made_once_and_is_its_owners_alone(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "secrets" / "services.token"
@@ -26,6 +40,7 @@ def test_another_user_cannot_read_it(tmp_path: pathlib.Path) -> None:
     made_secret(path)
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
-    program = f"import os; os.setgid(65534); os.setuid(65534); open({str(path)!r})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "PermissionError" in done.stderr
+    done = subprocess.run([sys.executable, "-c", AS_NOBODY, str(path)], check=False)
+    if done.returncode == NOT_ALLOWED:
+        pytest.skip("this sandbox has no other user")
+    assert done.returncode == REFUSED
