@@ -4,7 +4,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.ledger import Fate, Ledger
@@ -89,6 +89,7 @@ def _set_aside(ledger: Ledger, entry: Entry, sequence: int) -> bool:
     return len(ledger.quarantine.listed) > before
 
 
+@settings(deadline=None)  # it logs
 @given(st.lists(st.sampled_from(ENTRIES), max_size=8))
 def test_an_entry_that_is_quarantined_is_counted_and_changes_nothing_else(entries: list[Entry]) -> None:
     ledger, kept = fold(entries), fold(accepted(entries))
@@ -157,6 +158,7 @@ def test_nobody_fences_for_ever_with_a_number(number: int) -> None:
         read_decision(NAMES.ledger_group_subject("g00000000"), made.SerializeToString())
 
 
+@settings(deadline=None)  # it logs
 @given(st.sampled_from(ENTRIES), st.randoms(use_true_random=False), st.integers(1, 5))
 def test_mutated_entries_stop_nobody(entry: Entry, rng: random.Random, changes: int) -> None:
     raw = bytearray(entry[1])

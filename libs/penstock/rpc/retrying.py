@@ -33,6 +33,7 @@ T = TypeVar("T")
 # What an attempt is given at least: a deadline that has just passed is the server's to refuse.
 LEAST_SECONDS = 0.05
 GROWTHS = 4
+SHORTEST = 0.01  # seconds of a pause, whoever asks for less
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Tries:
         """Seconds to wait before the next attempt."""
         own = self._retry.pause * self._retry.growth ** min(self.failures, GROWTHS)
         asked = error.retry_after or 0.0
-        return min(asked if asked > 0 else own, self._retry.longest)
+        return min(max(asked, SHORTEST) if asked > 0 else own, self._retry.longest)
 
     async def pause(self, error: RpcError, *, on: str) -> None:
         """Waits, listed with the error, before the next attempt."""

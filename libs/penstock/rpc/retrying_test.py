@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.rpc.errors import RpcError
-from penstock.rpc.retrying import GROWTHS, LEAST_SECONDS, Retry, Tries, retried
+from penstock.rpc.retrying import GROWTHS, LEAST_SECONDS, SHORTEST, Retry, Tries, retried
 from penstock.telemetry.waits import snapshot
 
 C = grpc.StatusCode
@@ -127,6 +127,9 @@ async def test_no_pause_is_shorter_than_nothing_or_endless() -> None:
         script = Script(away(asked))
         await script.run(AWAY)
         assert script.slept == [AWAY.pause]
+    script = Script(away(1e-9))
+    await script.run(AWAY)
+    assert script.slept == [SHORTEST]
 
 
 async def test_a_bound_on_attempts_counts_those_that_reached_somebody() -> None:
