@@ -74,6 +74,7 @@ GROUPS_IN_FLIGHT = _step(
     "rl.groups.in_flight", "groups", "groups admitted and not released when the step ended", reported=False
 )
 
+REWARDS = "rl.reward."
 POLICY = "rl.policy."
 VALIDATION = "rl.validation."
 _OF_TRAINER = {

@@ -12,6 +12,8 @@ def check_checkpoints(recipe: Recipe) -> list[str]:
     key, known = f"learner.checkpoints.metric: {wanted!r}", steps.find(wanted)
     if known is None or not known.reported:
         return [f"{key} is no metric of a step; did you mean {steps.nearest(wanted)!r}?"]
+    if wanted.startswith(steps.REWARDS) and recipe.method.name == "supervised":
+        return [f"{key} is of rewards, and demonstrations have none; use 'rl.loss' or 'rl.validation.loss', smaller"]
     if not wanted.startswith(steps.VALIDATION):
         return []
     if not recipe.validates:

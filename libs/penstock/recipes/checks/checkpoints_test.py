@@ -30,5 +30,6 @@ def test_a_metric_that_never_comes_is_refused(raw: dict[str, Any]) -> None:
 def test_what_is_measured_now_and_then_may_choose_the_best(supervised: dict[str, Any]) -> None:
     assert resolve(supervised, [best("rl.validation.loss"), "evaluation.every=2"])
     assert "at the end alone; set evaluation.every" in problems(supervised, best("rl.validation.loss"))
+    assert "is of rewards, and demonstrations have none" in problems(supervised, "learner.checkpoints.keep_best=1")
     text = problems(supervised, best("rl.validation.accuracy"), "evaluation.every=2")
     assert "is not measured by algorithm.name sft; there are rl.validation.loss" in text
