@@ -45,4 +45,4 @@ class Quarantine:
         self.listed.append(Quarantined(stream, subject, sequence, text))
         self.counts[stream] += 1
         _quarantined.labels(stream).inc()
-        logger.error("entry %d of the %s is quarantined: %s", sequence, stream, text, extra={"subject": subject})
+        logger.warning("entry %d of the %s is quarantined: %s", sequence, stream, text, extra={"subject": subject})

@@ -337,6 +337,12 @@ def _refusals(model_dir: Path) -> None:
         trainer.step(Batch.from_samples([TrainingSample([1] * 300, [0] * 299 + [1])], "advantage"))
     with pytest.raises(ValueError, match="sequence 0 has 99 tokens, but a micro-batch holds at most 80"):
         trainer.step(Batch.from_samples([TrainingSample([1] * 100, [0] * 99 + [1])], "advantage"))
+    takes = policy.takes
+    assert takes.vocabulary == 251 and 1 < takes.longest <= 81
+    longest = [250] * takes.longest
+    trainer.step(Batch.from_samples([TrainingSample(longest, [0, *[1] * (takes.longest - 1)])], "advantage"))
+    with pytest.raises(ValueError, match="a micro-batch holds at most"):
+        trainer.step(Batch.from_samples([TrainingSample([*longest, 1], [0, *[1] * takes.longest])], "advantage"))
     with pytest.raises(RuntimeError, match="keep_reference"):
         policy.reference_logprobs(random_batch(1))
     with pytest.raises(ValueError, match="valid: cispo, dppo, dro, gspo, ppo_clip, reinforce, sapo"):
