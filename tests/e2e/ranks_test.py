@@ -11,7 +11,7 @@ import sys
 
 from tests.e2e.testing.runs import adds_up, gone, recipe, training
 
-STEPS = 10
+STEPS = 24
 
 
 def intrusion(run: pathlib.Path) -> dict[str, object]:
@@ -34,12 +34,13 @@ def test_the_run_survives_ranks_that_die_and_hang(tmp_path: pathlib.Path) -> Non
     path = recipe(tmp_path, steps=STEPS)
     overrides = ("learner.ranks=2", "learner.parallel.tensor=2", "learner.hung_seconds=8")
     with training(tmp_path, path, *overrides) as run:
-        run.until_step(3, within=240)
+        run.until_step(1, within=240)
         assert_closed(intrusion(run.run))
+        run.until_step(run.step() + 2, within=240)
         killed = run.rank(1)
         os.kill(killed, signal.SIGKILL)
         run.said("learner", f"rank 1 (process {killed}) was killed by SIGKILL", within=60)
-        run.until_step(6, within=240)
+        run.until_step(run.step() + 3, within=240)  # the new group's ranks watch each other by then
         stopped = run.rank(0)
         os.kill(stopped, signal.SIGSTOP)
         run.said("learner", f"rank 0 (process {stopped} on ", within=60)
