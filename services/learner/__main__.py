@@ -67,7 +67,7 @@ def _join(recipe: Recipe, rank: int, world: int) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(
         "nccl" if cuda else "gloo",
-        store=store("group", world),
+        store=store(world),
         rank=rank,
         world_size=world,
         timeout=datetime.timedelta(minutes=recipe.learner.collective_minutes),
@@ -124,12 +124,11 @@ def _work(args: argparse.Namespace, recipe: Recipe, watch: "Watch | None") -> in
 
 def _watch(recipe: Recipe) -> "Watch":
     """This rank's look at the others. Its connection to the ranks' store is its own: the other one may be in use."""
-    import torch.distributed as dist
 
-    from services.learner.ranks.meeting import store_beside
+    from services.learner.ranks.meeting import notes
     from services.learner.ranks.watching import Watch
 
-    return Watch(store_beside("watch", dist.get_world_size()), recipe.learner.hung_seconds)
+    return Watch(notes(), recipe.learner.hung_seconds)
 
 
 def _group(args: argparse.Namespace, recipe: Recipe) -> int:

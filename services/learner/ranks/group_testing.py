@@ -17,7 +17,7 @@ import torch.distributed as dist
 from penstock.system import exits
 from penstock.system.parent_death import die_with_parent
 from services.learner.ranks.launching import launch
-from services.learner.ranks.meeting import store, store_beside
+from services.learner.ranks.meeting import notes, store
 from services.learner.ranks.watching import Watch, leave
 
 
@@ -30,8 +30,8 @@ def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
     torch.set_num_threads(1)
     world, timeout = int(os.environ["WORLD_SIZE"]), datetime.timedelta(seconds=collective_seconds)
     number = int(os.environ["RANK"])
-    dist.init_process_group("gloo", store=store("group", world), rank=number, world_size=world, timeout=timeout)
-    watch = Watch(store_beside("watch", world), hung_seconds)
+    dist.init_process_group("gloo", store=store(world), rank=number, world_size=world, timeout=timeout)
+    watch = Watch(notes(), hung_seconds)
     step = 0
     try:
         while True:

@@ -1,9 +1,9 @@
 """Where the ranks of one host meet: files that their user alone can reach, no port that anybody could.
 
 torchrun's own rendezvous listens on every interface and unpickles what it is sent: whoever reached the port ran code as
-the learner. Here the launcher makes a folder of mode 0700, names it in PENSTOCK_RANKS, and every rank opens its stores
-there; what the ranks send each other goes over loopback. On several hosts torchrun is started by hand and ranks meet by
-its MASTER_ADDR and MASTER_PORT: that needs a network which nobody else is on.
+the learner. Here the launcher makes a folder of mode 0700, names it in PENSTOCK_RANKS, and every rank opens its store
+and its notes there; what the ranks send each other goes over loopback. On several hosts torchrun is started by hand and
+ranks meet by its MASTER_ADDR and MASTER_PORT: that needs a network which nobody else is on.
 """
 
 import os
@@ -11,6 +11,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Protocol
 
 import torch.distributed as dist
 from torch.distributed.elastic.rendezvous import (
@@ -23,6 +25,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousInfo, RendezvousS
 BACKEND = "one-host"
 FOLDER = "PENSTOCK_RANKS"
 LOOPBACK = "lo"
+STORE_SECONDS = 10.0
 
 
 class OneHost(RendezvousHandler):
@@ -71,20 +74,60 @@ def meeting() -> Iterator[str]:
             del os.environ[FOLDER]
 
 
-def store(purpose: str, world: int) -> dist.Store | None:
-    """For a rank: the store of one purpose, the same on all ranks; None where torchrun's own is to be used, among the
+def store(world: int) -> dist.Store | None:
+    """For a rank: the store in which its group meets; None where torchrun's own is to be used, among the
     ranks of several hosts."""
     if world == 1:
         return dist.HashStore()
     folder = os.environ.get(FOLDER)
     if folder is None:
         return None
-    return dist.FileStore(str(pathlib.Path(folder) / purpose), world)
+    return dist.FileStore(str(pathlib.Path(folder) / "group"), world)
 
 
-def store_beside(purpose: str, world: int) -> dist.Store:
-    """For a rank of a group that has met: a store that nothing else uses."""
-    own = store(purpose, world)
-    if own is not None:
-        return own
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+class Notes(Protocol):
+    """What ranks tell each other beside their work. Raises RuntimeError or OSError where it cannot be told or read."""
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
+
+    def check(self, keys: list[str]) -> bool: ...
+
+    def multi_get(self, keys: list[str]) -> list[bytes]: ...
+
+
+class FolderNotes:
+    """A file for each note, replaced as a whole: a rank that is stopped while it writes holds no lock for which others
+    would wait, as they do with a FileStore."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+    def set(self, key: str, value: str) -> None:
+        partial = self._at(f"{key}.{os.getpid()}")
+        partial.write_text(value)
+        partial.replace(self._at(key))
+
+    def get(self, key: str) -> bytes:
+        return self._at(key).read_bytes()
+
+    def check(self, keys: list[str]) -> bool:
+        return all(self._at(key).exists() for key in keys)
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        return [self.get(key) for key in keys]
+
+    def _at(self, key: str) -> pathlib.Path:
+        return self._folder / key.replace("/", "-")
+
+
+def notes() -> Notes:
+    """For a rank of a group that has met: what it tells the others while a collective may hang."""
+    folder = os.environ.get(FOLDER)
+    if folder is not None:
+        return FolderNotes(pathlib.Path(folder) / "notes")
+    own = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    own.set_timeout(timedelta(seconds=STORE_SECONDS))
+    return dist.PrefixStore("watch", own)

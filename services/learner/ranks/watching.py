@@ -1,6 +1,6 @@
 """Every rank watches every other: one that shows no sign of life is named and ended, before a collective waits for it.
 
-    each rank, each second    a thread writes into the store: alive/<rank> = count, place, process
+    each rank, each second    a thread notes for the others: alive/<rank> = count, place, process
     a count stands still for `hung_seconds`    its rank is named, and killed if it is on this host; this rank ends too
     a collective fails    its rank asks the others where they are, waits a moment, and says so as it ends
 
@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 import traceback
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,10 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from penstock.system import exits
+from services.learner.ranks.meeting import Notes
 
 log = logging.getLogger(__name__)
 
-STORE_SECONDS = 10.0
 ANSWER_SECONDS = 3.0
 
 
@@ -51,12 +50,11 @@ def leave(error: BaseException, code: int) -> None:
 class Watch:
     """One rank's thread. The constructor is a collective.
 
-    store: a connection that nothing else uses; keys are below watch/.
+    notes: what nothing else uses.
     """
 
-    def __init__(self, store: dist.Store, hung_seconds: float) -> None:
-        store.set_timeout(timedelta(seconds=STORE_SECONDS))
-        self._store = dist.PrefixStore("watch", store)
+    def __init__(self, notes: Notes, hung_seconds: float) -> None:
+        self._notes = notes
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._hung_seconds = hung_seconds
         self._interval = min(1.0, hung_seconds / 10)
@@ -80,13 +78,13 @@ class Watch:
 
     def whereabouts(self) -> str:
         """Where the other ranks are, one sentence each, for the words of one whose collective failed."""
-        self._store.set("asked", b"1")
+        self._notes.set("asked", "1")
         found: dict[int, str] = {}
         end = time.monotonic() + ANSWER_SECONDS
         while len(found) < self._world - 1 and time.monotonic() < end:
             for rank in range(self._world):
-                if rank != self._rank and rank not in found and self._store.check([f"at/{rank}"]):
-                    found[rank] = self._store.get(f"at/{rank}").decode()
+                if rank != self._rank and rank not in found and self._notes.check([f"at/{rank}"]):
+                    found[rank] = self._notes.get(f"at/{rank}").decode()
             self._over.wait(0.1)
         said = [f"rank {r} {found.get(r, 'does not answer')}" for r in range(self._world) if r != self._rank]
         return "; ".join(said)
@@ -94,7 +92,7 @@ class Watch:
     def _beat(self) -> None:
         self._beats += 1
         beat = {"count": self._beats, "place": self._place, "pid": os.getpid(), "host": socket.gethostname()}
-        self._store.set(f"alive/{self._rank}", json.dumps(beat))
+        self._notes.set(f"alive/{self._rank}", json.dumps(beat))
 
     def _watch(self) -> None:
         others = [rank for rank in range(self._world) if rank != self._rank]
@@ -108,11 +106,11 @@ class Watch:
             try:
                 self._beat()
                 beats = {r: json.loads(b) for r, b in zip(others, self._read(others), strict=True)}
-                if not answered and self._store.check(["asked"]):
+                if not answered and self._notes.check(["asked"]):
                     answered = True
-                    self._store.set(f"at/{self._rank}", f"is at {self._place}, in {self._stack()}")
-            except RuntimeError as error:  # the store's: its host is gone, or too slow to tell
-                log.warning("the store of the ranks does not answer: %s", error)
+                    self._notes.set(f"at/{self._rank}", f"is at {self._place}, in {self._stack()}")
+            except (RuntimeError, OSError) as error:  # the notes': its host is gone, or too slow to tell
+                log.warning("the notes of the ranks cannot be read: %s", error)
                 continue
             for rank, beat in beats.items():
                 if beat["count"] != counts[rank]:
@@ -122,7 +120,7 @@ class Watch:
                     return
 
     def _read(self, ranks: list[int]) -> list[bytes]:
-        values: list[bytes] = self._store.multi_get([f"alive/{rank}" for rank in ranks])
+        values: list[bytes] = self._notes.multi_get([f"alive/{rank}" for rank in ranks])
         return values
 
     def _lost(self, rank: int, beat: dict[str, Any]) -> None:
