@@ -84,8 +84,11 @@ async def _tools(
     if recipe.environment.multi_turn:
         address = recipe.environment.address or addresses.environment[0]
         idempotent = ["penstock.environment.v1.EnvironmentService"]
-        shown = security_of(recipe.environment.credentials) if recipe.environment.address else security
-        channel = await stack.enter_async_context(rpc.channel(address, security=shown, idempotent=idempotent))
+        shown, transport = security, None
+        if recipe.environment.address:
+            shown, transport = security_of(recipe.environment.credentials), rpc.FOREIGN
+        opened = rpc.channel(address, security=shown, transport=transport, idempotent=idempotent)
+        channel = await stack.enter_async_context(opened)
         stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
     return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, trained, measured, stub, address, tutor)

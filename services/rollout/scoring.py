@@ -222,8 +222,8 @@ async def scoring(
         clients = []
         for i, reward in enumerate(rewards):
             address = reward.address or models.get(reward.name) or own[i % len(own)]
-            shown = security_of(reward.credentials) if reward.address else security
-            channel = await stack.enter_async_context(rpc.channel(address, security=shown))
+            shown, transport = (security_of(reward.credentials), rpc.FOREIGN) if reward.address else (security, None)
+            channel = await stack.enter_async_context(rpc.channel(address, security=shown, transport=transport))
             clients.append(RewardClient(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         running = [tasks.create_task(client.run()) for client in clients]

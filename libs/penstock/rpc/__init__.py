@@ -20,10 +20,11 @@ from penstock.rpc.refusing import Refusals, refusing
 from penstock.rpc.retrying import Retry, Tries, retried
 from penstock.rpc.security import Security, is_local
 from penstock.rpc.server import AddressInUse, Server
-from penstock.rpc.settings import Transport
+from penstock.rpc.settings import FOREIGN, Transport
 from penstock.rules.protos import Violation
 
 __all__ = [
+    "FOREIGN",
     "Abort",
     "AddressInUse",
     "Refusals",

@@ -16,12 +16,14 @@ class Transport:
         keepalive_seconds: a silent connection is probed this often.
         ping_seconds: a probe without answer for this long means that the peer is gone. Without this option
             (`grpc.http2.ping_timeout_ms`) a black-holed peer took 60 s to notice whatever the keepalive timeout was.
+        probes_idle: whether a connection without a call is probed too.
         reconnect_seconds: longest pause between attempts to reconnect; gRPC's own default is two minutes.
     """
 
     max_message_bytes: int = 32 * MIB
     keepalive_seconds: float = 10.0
     ping_seconds: float = 5.0
+    probes_idle: bool = True
     reconnect_seconds: float = 1.0
 
     def _common(self) -> list[tuple[str, int]]:
@@ -31,7 +33,7 @@ class Transport:
             ("grpc.keepalive_time_ms", int(self.keepalive_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.ping_seconds * 1000)),
             ("grpc.http2.ping_timeout_ms", int(self.ping_seconds * 1000)),
-            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_permit_without_calls", int(self.probes_idle)),
             ("grpc.http2.max_pings_without_data", 0),
         ]
 
@@ -54,3 +56,9 @@ class Transport:
             ("grpc.min_reconnect_backoff_ms", min(1000, pause)),
             ("grpc.max_reconnect_backoff_ms", pause),
         ]
+
+
+FOREIGN = Transport(keepalive_seconds=330.0, probes_idle=False)
+"""For channels to servers that are not ours. A stock gRPC server takes probes more often than every five minutes for an
+attack and closes the connection ("Too many pings"), also in the middle of a call: a score that took a minute was lost.
+Calls have deadlines, so a peer that is gone is noticed all the same."""

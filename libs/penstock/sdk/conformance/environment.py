@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock.common.v1 import common_pb2
 from penstock.environment.v1 import environment_pb2, environment_pb2_grpc
-from penstock.rpc import Security, call, channel, ready
+from penstock.rpc import FOREIGN, Security, call, channel, ready
 from penstock.rpc.errors import NotFound
 from penstock.sdk.conformance.promises import SECONDS, Report, expect, is_healthy_as, refused, report_on
 
@@ -18,7 +18,7 @@ async def check_environment(
     address: str, *, environment: str = "", row: Mapping[str, Any] | None = None, security: Security | None = None
 ) -> Report:
     """Checks an environment service; see `check_reward`."""
-    async with channel(address, security=security) as opened:
+    async with channel(address, security=security, transport=FOREIGN) as opened:
         await ready(opened, address, within=10)
         stub = environment_pb2_grpc.EnvironmentServiceStub(opened)
         name = environment

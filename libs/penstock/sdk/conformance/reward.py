@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock.common.v1 import common_pb2
 from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
-from penstock.rpc import Security, call, channel, ready, translated
+from penstock.rpc import FOREIGN, Security, call, channel, ready, translated
 from penstock.rpc.errors import InvalidArgument, NotFound
 from penstock.sdk.client import checked_results
 from penstock.sdk.conformance.promises import SECONDS, Report, expect, is_healthy_as, refused, report_on
@@ -29,7 +29,7 @@ async def check_reward(
     Raises:
         DeadlineExceeded: nobody answers at the address.
     """
-    async with channel(address, security=security) as opened:
+    async with channel(address, security=security, transport=FOREIGN) as opened:
         await ready(opened, address, within=10)
         stub = reward_pb2_grpc.RewardServiceStub(opened)
         name = reward
