@@ -11,7 +11,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
@@ -41,6 +42,14 @@ AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTE
 
 
 @dataclasses.dataclass(frozen=True)
+class Place:
+    """An environment service in which episodes are played."""
+
+    address: str
+    stub: environment_pb2_grpc.EnvironmentServiceAsyncStub
+
+
+@dataclasses.dataclass(frozen=True)
 class Tools:
     """What an episode is driven with. trained, measured: how long a sample may be that the learner reads, or none."""
 
@@ -51,9 +60,12 @@ class Tools:
     environment: Environment
     trained: Longest
     measured: Longest
-    environments: environment_pb2_grpc.EnvironmentServiceAsyncStub | None = None
-    environment_address: str = ""
+    places: Sequence[Place] = ()
     teacher: Teacher | None = None
+
+    def place(self, task: pb.GroupTask, index: int) -> Place:
+        """Where a sample's episode is played: replicas share them, and a sample that comes again goes there again."""
+        return self.places[zlib.crc32(f"{task.group}/{index}".encode()) % len(self.places)]
 
     def longest(self, task: pb.GroupTask) -> Longest:
         """How long a sample of the task may be."""
@@ -147,15 +159,14 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
     work, builder, longest = task.rollout, TrajectoryBuilder(), tools.longest(task).tokens
     generating = playing = 0.0
     engine = ""
-    environments = tools.environments
-    assert environments is not None
+    place = tools.place(task, index)
     reset = env.ResetRequest(
         request_id=f"{task.run}/{task.group}/{index}/{uuid.uuid4().hex[:8]}",
         environment=work.task.environment,
         row_json=work.task.row_json or json.dumps({}),
         seed=task.seed,
     )
-    opened = await _ask(tools, "Reset", lambda timeout: environments.Reset(reset, timeout=timeout), until)
+    opened = await _ask(tools, place, "Reset", lambda timeout: place.stub.Reset(reset, timeout=timeout), until)
     offered = json.loads(work.task.tools_json or "[]")
     builder.context("user", tools.chat.render(opened.messages, tools=offered))
     budget = work.sampling.max_tokens
@@ -181,7 +192,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
                 ),
                 finish_reason=finish,
             )
-            step = await _ask(tools, "Step", functools.partial(_step, environments, played), until)
+            step = await _ask(tools, place, "Step", functools.partial(_step, place.stub, played), until)
             playing += time.monotonic() - began
             if step.done or finish == pb.FINISH_REASON_LENGTH or budget <= 0:
                 truncated = not step.done
@@ -194,7 +205,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             builder.context("user", observed)
             conversation += [Message(role="assistant", content=_said(tools, builder)), *step.messages]
     finally:
-        await _close(tools, opened.episode)
+        await _close(place, opened.episode)
     if step.invalid_reason:
         raise RewardFailed(f"{work.task.environment}: {step.invalid_reason}")
     if not step.HasField("reward"):
@@ -205,7 +216,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
     t = _finished(tools, task, index, builder, components, truncated)
     if step.HasField("answer"):
         t.answer = step.answer
-    t.engine, t.environment_instance = engine, tools.environment_address
+    t.engine, t.environment_instance = engine, place.address
     t.timings.generating.FromNanoseconds(int(generating * 1e9))
     t.timings.environment.FromNanoseconds(int(playing * 1e9))
     return t
@@ -227,10 +238,10 @@ def _finished(
     return t
 
 
-async def _ask(tools: Tools, method: str, call: Callable[[float], Awaitable[T]], until: float) -> T:
+async def _ask(tools: Tools, place: Place, method: str, call: Callable[[float], Awaitable[T]], until: float) -> T:
     """Reset or Step; both are idempotent by request id and are repeated while the service is away or full."""
     left = min(ENVIRONMENT_SECONDS, max(0.05, until - time.monotonic()))
-    what, on = f"{tools.environment.name}.{method}", f"environment {tools.environment_address}"
+    what, on = f"{tools.environment.name}.{method}", f"environment {place.address}"
     try:
         return await rpc.retried(AWAY, left, lambda timeout: rpc.call(call(timeout)), what=what, on=on)
     except rpc.RpcError as error:
@@ -243,9 +254,8 @@ def _step(
     return stub.Step(request, timeout=timeout)
 
 
-async def _close(tools: Tools, episode: str) -> None:
-    assert tools.environments is not None
+async def _close(place: Place, episode: str) -> None:
     try:
-        await rpc.call(tools.environments.Close(env.CloseRequest(episode=episode), timeout=5))
+        await rpc.call(place.stub.Close(env.CloseRequest(episode=episode), timeout=5))
     except rpc.RpcError as error:
         logger.info("episode is left to its lease: %s", error, extra={"episode": episode})

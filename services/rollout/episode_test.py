@@ -1,6 +1,7 @@
 """Whole episodes over real gRPC: real environments, a fake engine. Tokens are the engine's; ends are typed."""
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +27,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.builtin.guess_number import GuessNumber
 from services.rollout import engines as engines_module
 from services.rollout.engines import engines
-from services.rollout.episode import Tools, play
+from services.rollout.episode import Place, Tools, play
 from services.rollout.fake_engine_testing import FakeEngine, Step, Tokens, serving
 from services.rollout.scoring import scoring
 
@@ -105,8 +106,8 @@ async def tools(
         scoring([Reward(name="brevity")], [environment_address], rpc.Security()) as scorer,
         rpc.channel(environment_address) as channel,
     ):
-        stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
-        yield Tools("model", chat, pool, scorer, settings, longest, longest, stub, environment_address)
+        place = Place(environment_address, environment_pb2_grpc.EnvironmentServiceStub(channel))
+        yield Tools("model", chat, pool, scorer, settings, longest, longest, [place])
 
 
 def task(environment: str = "brevity", *, row: str = "{}", max_tokens: int = 24) -> pb.GroupTask:
@@ -372,3 +373,17 @@ async def test_a_demonstration_that_is_too_long_is_invalid_or_loses_its_end(chat
         assert trained(t) == trained(whole)[:-3]
     else:
         assert t.outcome.failure == pb.Outcome.FAILURE_INVALID and "learner.micro_batch_tokens" in t.outcome.detail
+
+
+async def test_replicas_share_episodes_and_a_sample_that_comes_again_goes_there_again(
+    chat: ChatTokenizer, environment_address: str
+) -> None:
+    async with tools(chat, FakeEngine(), environment_address, environment="guess_number") as driven:
+        (one,) = driven.places
+        three = dataclasses.replace(driven, places=[dataclasses.replace(one, address=str(i)) for i in range(3)])
+    made = [task("guess_number") for _ in range(100)]
+    for number, each in enumerate(made):
+        each.group = f"g{number:08d}"
+    where = [three.place(each, index).address for each in made for index in range(4)]
+    assert where == [three.place(each, index).address for each in made for index in range(4)]
+    assert min(where.count(str(i)) for i in range(3)) > 100

@@ -13,9 +13,10 @@ from penstock.chat import ChatTokenizer
 from penstock.datasets import tokenise
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.recipes import Longest, Recipe
+from penstock.recipes.sections import Environment
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, engines
-from services.rollout.episode import Tools, play
+from services.rollout.episode import Place, Tools, play
 from services.rollout.foreign import security_of
 from services.rollout.scoring import scoring
 from services.rollout.teacher import Teacher, teacher
@@ -80,15 +81,23 @@ async def _tools(
     rewards = await stack.enter_async_context(
         scoring(recipe.rewards(), addresses.environment, security, addresses.rewards)
     )
-    stub, address = None, ""
-    if recipe.environment.multi_turn:
-        address = recipe.environment.address or addresses.environment[0]
-        idempotent = ["penstock.environment.v1.EnvironmentService"]
-        shown, transport = security, None
-        if recipe.environment.address:
-            shown, transport = security_of(recipe.environment.credentials), rpc.FOREIGN
-        opened = rpc.channel(address, security=shown, transport=transport, idempotent=idempotent)
-        channel = await stack.enter_async_context(opened)
-        stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
+    places = await _places(stack, recipe.environment, addresses, security) if recipe.environment.multi_turn else ()
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
-    return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, trained, measured, stub, address, tutor)
+    return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, trained, measured, places, tutor)
+
+
+async def _places(
+    stack: AsyncExitStack, environment: Environment, addresses: Addresses, security: rpc.Security
+) -> Sequence[Place]:
+    """Where episodes of a source are played: another team's service, or all replicas of ours."""
+    shown, transport = security, None
+    if environment.address:
+        shown, transport = security_of(environment.credentials), rpc.FOREIGN
+    places = []
+    for address in [environment.address] if environment.address else addresses.environment:
+        opened = rpc.channel(
+            address, security=shown, transport=transport, idempotent=["penstock.environment.v1.EnvironmentService"]
+        )
+        stub = environment_pb2_grpc.EnvironmentServiceStub(await stack.enter_async_context(opened))
+        places.append(Place(address, stub))
+    return places

@@ -78,7 +78,7 @@ class Pace:
 
 
 class RewardClient:
-    """One reward of one service."""
+    """One reward of one service. `waiting`: items that have no answer yet."""
 
     def __init__(self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceAsyncStub) -> None:
         self.reward, self.address, self._stub = reward, address, stub
@@ -86,12 +86,18 @@ class RewardClient:
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
         self._alone = collections.deque[_Pending]()
         self._streams, self._streamed = True, False
+        self.waiting = 0
 
-    async def score(self, item: pb.ScoreItem) -> Scored:
-        """The item's score. Raises RewardFailed."""
+    def score(self, item: pb.ScoreItem) -> asyncio.Future[Scored]:
+        """The item's score, or RewardFailed. The item waits from now on, whenever the answer is awaited."""
         pending = _Pending(item, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(pending)
-        return await pending.answer
+        self.waiting += 1
+        pending.answer.add_done_callback(self._answered)
+        return pending.answer
+
+    def _answered(self, _: asyncio.Future[Scored]) -> None:
+        self.waiting -= 1
 
     async def run(self) -> None:
         """Calls the service for whatever has gathered, for ever."""
@@ -185,19 +191,20 @@ class Verdict:
 
 
 class Scoring:
-    """All parts of the reward."""
+    """All parts of the reward. replicas: by part, those who score it; the one with fewest items gets the next."""
 
-    def __init__(self, clients: Sequence[RewardClient]) -> None:
-        self._clients = list(clients)
+    def __init__(self, replicas: Sequence[Sequence[RewardClient]]) -> None:
+        self._replicas = list(replicas)
 
     async def score(self, item: pb.ScoreItem) -> Verdict:
         """What all rewards say. Raises RewardFailed if any has no score."""
-        scores = await asyncio.gather(*(client.score(item) for client in self._clients), return_exceptions=True)
+        clients = [min(each, key=lambda client: client.waiting) for each in self._replicas]
+        scores = await asyncio.gather(*(client.score(item) for client in clients), return_exceptions=True)
         for score in scores:
             if isinstance(score, BaseException):
                 raise score
         components, answers = [], []
-        for client, score in zip(self._clients, scores, strict=True):
+        for client, score in zip(clients, scores, strict=True):
             assert isinstance(score, Scored)
             name = client.reward.name
             components.append(RewardComponent(name=name, value=score.value, weight=client.reward.weight))
@@ -219,16 +226,19 @@ async def scoring(
     of these and no address are our environment service's (`own`). Foreign ones see their own credentials alone."""
     models = models or {}
     async with AsyncExitStack() as stack:
-        clients = []
-        for i, reward in enumerate(rewards):
-            address = reward.address or models.get(reward.name) or own[i % len(own)]
+        replicas = []
+        for reward in rewards:
+            one = reward.address or models.get(reward.name)
             shown, transport = (security_of(reward.credentials), rpc.FOREIGN) if reward.address else (security, None)
-            channel = await stack.enter_async_context(rpc.channel(address, security=shown, transport=transport))
-            clients.append(RewardClient(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
+            clients = []
+            for address in [one] if one else own:
+                channel = await stack.enter_async_context(rpc.channel(address, security=shown, transport=transport))
+                clients.append(RewardClient(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
+            replicas.append(clients)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        running = [tasks.create_task(client.run()) for client in clients]
+        running = [tasks.create_task(client.run()) for clients in replicas for client in clients]
         try:
-            yield Scoring(clients)
+            yield Scoring(replicas)
         finally:
             for each in running:
                 each.cancel()

@@ -273,3 +273,45 @@ def test_a_batch_is_no_larger_than_what_was_answered_in_time() -> None:
 )
 def test_a_score_beyond_what_the_recipe_allows_is_told(score: Scored, allowed: dict[str, Any], says: str) -> None:
     assert beyond(Reward(name="r", **allowed), score) == says
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+async def test_all_replicas_of_our_environment_score(replicas: int) -> None:
+    fakes = [FakeReward(scored(1.0)) for _ in range(replicas)]
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = []
+        for fake in fakes:
+            fake.gate.clear()
+            server = await stack.enter_async_context(rpc.Server("environment"))
+            server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, fake)
+            await server.start()
+            addresses.append(server.address)
+        scorer = await stack.enter_async_context(scoring([Reward(name="r")], addresses, rpc.Security()))
+        asked = [asyncio.create_task(scorer.score(item(str(i)))) for i in range(6 * replicas)]
+        async with asyncio.timeout(20):
+            while not all(fake.batches for fake in fakes):
+                await asyncio.sleep(0.01)
+        for fake in fakes:
+            fake.gate.set()
+        await asyncio.gather(*asked)
+    assert [sum(map(len, fake.batches)) for fake in fakes] == [6] * replicas
+
+
+async def test_a_replica_that_is_slow_gets_less() -> None:
+    slow, quick = FakeReward(scored(1.0)), FakeReward(scored(1.0))
+    slow.gate.clear()
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = []
+        for fake in (slow, quick):
+            server = await stack.enter_async_context(rpc.Server("environment"))
+            server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, fake)
+            await server.start()
+            addresses.append(server.address)
+        scorer = await stack.enter_async_context(scoring([Reward(name="r")], addresses, rpc.Security()))
+        held = asyncio.create_task(scorer.score(item("held")))
+        await asyncio.sleep(0)
+        for i in range(8):
+            await scorer.score(item(str(i)))
+        slow.gate.set()
+        await held
+    assert sum(map(len, quick.batches)) == 8 and sum(map(len, slow.batches)) == 1
