@@ -17,7 +17,6 @@ from penstock.recipes.sections import Environment
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, engines
 from services.rollout.episode import Place, Tools, play
-from services.rollout.foreign import security_of
 from services.rollout.scoring import scoring
 from services.rollout.teacher import Teacher, teacher
 
@@ -92,7 +91,7 @@ async def _places(
     """Where episodes of a source are played: another team's service, or all replicas of ours."""
     shown, transport = security, None
     if environment.address:
-        shown, transport = security_of(environment.credentials), rpc.FOREIGN
+        shown, transport = rpc.Security.of_files(**environment.credentials.model_dump()), rpc.FOREIGN
     places = []
     for address in [environment.address] if environment.address else addresses.environment:
         opened = rpc.channel(

@@ -31,7 +31,6 @@ from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Invalid, Scored, checked_results
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
-from services.rollout.foreign import security_of
 
 MAX_ITEMS = 256
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
@@ -229,7 +228,11 @@ async def scoring(
         replicas = []
         for reward in rewards:
             one = reward.address or models.get(reward.name)
-            shown, transport = (security_of(reward.credentials), rpc.FOREIGN) if reward.address else (security, None)
+            shown, transport = (
+                (rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN)
+                if reward.address
+                else (security, None)
+            )
             clients = []
             for address in [one] if one else own:
                 channel = await stack.enter_async_context(rpc.channel(address, security=shown, transport=transport))

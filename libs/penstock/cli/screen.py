@@ -15,6 +15,7 @@ from rich.text import Text
 from penstock import rpc
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of
+from penstock.cli.foreign import unreachable
 from penstock.cli.run_directory import RunRefused, held
 from penstock.cli.training import Training, training
 from penstock.cli.words import plain
@@ -51,6 +52,9 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
     errors = Console(stderr=True)
     try:
         await asyncio.to_thread(chat_of, recipe)
+        if away := await unreachable(recipe):
+            errors.print("Cannot start:", *away, sep="\n  ", markup=False, highlight=False)
+            return exits.BAD_INPUT
         with held(runs, recipe) as folder:
             return await _train(recipe, folder, console, errors, look)
     except (RunRefused, OSError, TemplateError) as error:

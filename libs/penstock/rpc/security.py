@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import pathlib
 from dataclasses import dataclass
 
 import grpc
@@ -35,6 +36,24 @@ class Security:
             raise ValueError("certificate and key belong together")
         if self.token is not None and not self.token.strip():
             raise ValueError("the token is empty")
+
+    @classmethod
+    def of_files(
+        cls,
+        *,
+        token_file: str | None = None,
+        authority: str | None = None,
+        certificate: str | None = None,
+        key: str | None = None,
+    ) -> Security:
+        """What the files hold. Raises OSError, or ValueError for half of a pair and an empty token."""
+
+        def content(path: str | None) -> bytes | None:
+            return pathlib.Path(path).read_bytes() if path is not None else None
+
+        token = content(token_file)
+        said = token.decode().strip() if token is not None else None
+        return cls(said, content(certificate), content(key), content(authority))
 
     @property
     def tls(self) -> bool:

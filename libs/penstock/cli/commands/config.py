@@ -1,5 +1,6 @@
 """`penstock config`: a recipe resolved, with what it implies and what it needs."""
 
+import asyncio
 import pathlib
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of, ends
+from penstock.cli.foreign import unreachable
 from penstock.cli.words import console, failed, table_of
 from penstock.memory_plan import GIB
 from penstock.recipes import RecipeError, dump, load
@@ -18,12 +20,15 @@ from penstock.recipes.needs import Needs
 def config(
     recipe: Annotated[pathlib.Path, typer.Argument(help="recipe file (YAML)")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value")] = None,
+    check: Annotated[bool, typer.Option("--check", help="also call every foreign service once")] = False,
 ) -> None:
     """Check a recipe and print it resolved, with what it implies."""
     try:
         resolved = load(recipe, overrides or [])
     except RecipeError as error:
         raise failed(str(error)) from error
+    if check and (away := asyncio.run(unreachable(resolved))):
+        raise failed("\n  ".join([f"{recipe}:", *away]))
     a, learner = resolved.algorithm, resolved.learner
     split = learner.parallel.tensor * learner.parallel.pipeline * learner.parallel.context
     console.print(dump(resolved), highlight=False, markup=False, end="")
