@@ -228,11 +228,9 @@ async def scoring(
         replicas = []
         for reward in rewards:
             one = reward.address or models.get(reward.name)
-            shown, transport = (
-                (rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN)
-                if reward.address
-                else (security, None)
-            )
+            shown, transport = security, None
+            if reward.address:
+                shown, transport = rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN
             clients = []
             for address in [one] if one else own:
                 channel = await stack.enter_async_context(rpc.channel(address, security=shown, transport=transport))

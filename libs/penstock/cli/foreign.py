@@ -81,9 +81,9 @@ async def _problem(service: Foreign) -> str:
         try:
             served = await service.names(channel)
         except rpc.RpcError as error:
-            return f"{service.key}.credentials: {service.address} does not take them: {error}" * (
-                error.code in NOT_TAKEN
-            )
+            if error.code in NOT_TAKEN:
+                return f"{service.key}.credentials: {service.address} does not take them: {error}"
+            return ""  # it does not describe itself, or by a status of its own
     if served and service.name not in served:
         return f"{service.key}.name: {service.address} serves {', '.join(served)}, not {service.name!r}"
     return ""
