@@ -3,8 +3,8 @@
 import glob
 import os
 
-from penstock.recipes.checks.credentials import credential_problems
 from penstock.recipes.checks.paths import model_problems, vocabulary
+from penstock.recipes.checks.rewards import reward_problems
 from penstock.recipes.recipe import Recipe
 
 
@@ -19,7 +19,7 @@ def check_data(recipe: Recipe) -> list[str]:
             f"data.check: {recipe.data.check} with data.bad_rows=skip; rows left out are found by trying all"
         )
     problems += model_problems("model.path", recipe.model.path)
-    problems += credential_problems(recipe)
+    problems += reward_problems(recipe)
     if recipe.teacher is not None:
         problems += model_problems("teacher.path", recipe.teacher.path)
         own, other = vocabulary(recipe.model.path), vocabulary(recipe.teacher.path)

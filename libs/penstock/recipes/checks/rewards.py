@@ -1,4 +1,4 @@
-"""Credentials of foreign services: files that are there, whole pairs, and somebody to show them to."""
+"""What a recipe says of rewards that could not be meant: credentials that nobody sees or can use, bounds that cross."""
 
 import os
 from collections.abc import Iterator
@@ -7,9 +7,15 @@ from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Credentials
 
 
-def credential_problems(recipe: Recipe) -> list[str]:
-    """A sentence for each file that cannot be read, each half of a pair, and credentials that nobody would see."""
-    problems = []
+def reward_problems(recipe: Recipe) -> list[str]:
+    """A sentence for each file that cannot be read, each half of a pair, credentials that nobody would see, and bounds
+    between which nothing lies."""
+    problems = [
+        f"environment.rewards[{i}].least: {reward.least:g} is above greatest {reward.greatest:g}"
+        for environment in recipe.environments
+        for i, reward in enumerate(environment.rewards)
+        if reward.least is not None and reward.greatest is not None and reward.least > reward.greatest
+    ]
     for key, address, credentials in _all(recipe):
         given = {name: path for name, path in credentials.model_dump().items() if path is not None}
         if given and address is None:
