@@ -43,7 +43,7 @@ def refused(folder: pathlib.Path, reward: dict[str, object]) -> list[str]:
         (
             {"token_file": "file"},
             AWAY,
-            "credentials.token_file: would cross the network to rewards.example:443 in plain",
+            "credentials.token_file: would cross the network to rewards.example:443",
         ),
     ],
 )
