@@ -25,6 +25,7 @@ LIBRARIES = {
     "system": "light",
     "telemetry": "light",
     "tensors": "light",
+    "testing/certificates": "light",
     "testing/chat_templates": "light",
     "testing/hostile_messages": "light",
     "testing/nats": "light",

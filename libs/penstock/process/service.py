@@ -14,6 +14,7 @@ Secrets never stand on a command line: the token comes from a file or from PENST
 
 import argparse
 import asyncio
+import dataclasses
 import logging
 import os
 import pathlib
@@ -98,23 +99,19 @@ def nats_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
 
 def nats_token(args: argparse.Namespace) -> str | None:
     """What to show NATS: from --nats-token-file or PENSTOCK_NATS_TOKEN. Raises OSError."""
-    return _secret(args.nats_token_file, "PENSTOCK_NATS_TOKEN")
-
-
-def _secret(path: pathlib.Path | None, variable: str) -> str | None:
-    return path.read_text().strip() if path else os.environ.get(variable) or None
+    path: pathlib.Path | None = args.nats_token_file
+    return path.read_text().strip() if path is not None else os.environ.get("PENSTOCK_NATS_TOKEN") or None
 
 
 def security(args: argparse.Namespace) -> Security:
     """The credentials that the flags name. Raises OSError, or ValueError for half of a pair."""
-    token = _secret(args.token_file, "PENSTOCK_TOKEN")
-
-    def pem(path: pathlib.Path | None) -> bytes | None:
-        return path.read_bytes() if path else None
-
     if (args.tls_certificate is None) != (args.tls_key is None):
         raise ValueError("--tls-certificate and --tls-key belong together")
-    found = Security(token, pem(args.tls_certificate), pem(args.tls_key), pem(args.tls_ca))
+    found = Security.of_files(
+        token_file=args.token_file, authority=args.tls_ca, certificate=args.tls_certificate, key=args.tls_key
+    )
+    if args.token_file is None:
+        found = dataclasses.replace(found, token=os.environ.get("PENSTOCK_TOKEN") or None)
     _check_pem(args.tls_certificate, args.tls_key, args.tls_ca)
     if not (args.insecure or found.token or found.tls or is_local(args.listen)):
         raise ValueError(

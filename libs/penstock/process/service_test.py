@@ -2,40 +2,15 @@
 
 import argparse
 import pathlib
-import subprocess
 
 import pytest
 
 from penstock.process import flags, security
+from penstock.testing.certificates import issue
 
 
 def parsed(*words: object) -> argparse.Namespace:
     return flags("test", "tests").parse_args([str(word) for word in words])
-
-
-@pytest.fixture
-def pair(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """A certificate and its key."""
-    made = tmp_path / "a.crt", tmp_path / "a.key"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "1",
-    ]
-    try:
-        subprocess.run(
-            [*command, "-subj", "/CN=a", "-keyout", made[1], "-out", made[0]], check=True, capture_output=True
-        )
-    except FileNotFoundError:
-        pytest.skip("no openssl to make certificates with")
-    return made
 
 
 def test_plain_text_beyond_loopback_is_refused_unless_it_is_wanted() -> None:
@@ -47,8 +22,8 @@ def test_plain_text_beyond_loopback_is_refused_unless_it_is_wanted() -> None:
         assert not security(parsed("--listen", listen)).tls
 
 
-def test_half_a_pair_and_wrong_files_are_named(tmp_path: pathlib.Path, pair: tuple[pathlib.Path, pathlib.Path]) -> None:
-    certificate, key = pair
+def test_half_a_pair_and_wrong_files_are_named(tmp_path: pathlib.Path) -> None:
+    certificate, key = issue(tmp_path, "a")
     empty = tmp_path / "empty"
     empty.write_text("")
     assert security(parsed("--tls-certificate", certificate, "--tls-key", key, "--tls-ca", certificate)).tls

@@ -57,19 +57,27 @@ def _models(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     for *above, name in (("model", "path"), ("teacher", "path"), ("algorithm", "critic", "path")):
         if (section := _at(raw, above)) is not None:
             yield ".".join([*above, name]), section, name
-    environment = _at(raw, ["environment"]) or {}
-    rewards = environment.get("rewards")
-    for i, reward in enumerate(rewards if isinstance(rewards, list) else []):
-        if isinstance(reward, dict) and isinstance(reward.get("model"), dict):
-            yield f"environment.rewards[{i}].model.path", reward["model"], "path"
+    for prefix, source in _sources(raw):
+        rewards = (_at(source, ["environment"]) or {}).get("rewards")
+        for i, reward in enumerate(rewards if isinstance(rewards, (list, tuple)) else []):
+            if isinstance(reward, dict) and isinstance(reward.get("model"), dict):
+                yield f"{prefix}environment.rewards[{i}].model.path", reward["model"], "path"
 
 
 def _sets(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    sources = raw.get("mixture")
-    for above, source in [("", raw), *((f"mixture[{i}].", s) for i, s in enumerate(sources or []))]:
-        if isinstance(source, dict) and (section := _at(source, ["data"])) is not None:
+    for above, source in _sources(raw):
+        if (section := _at(source, ["data"])) is not None:
             for name in ("train", "eval"):
                 yield f"{above}data.{name}", section, name
+
+
+def _sources(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The recipe itself and those that it mixes in, with what stands before their keys."""
+    yield "", raw
+    mixed = raw.get("mixture")
+    for i, source in enumerate(mixed if isinstance(mixed, (list, tuple)) else []):
+        if isinstance(source, dict):
+            yield f"mixture[{i}].", source
 
 
 def _at(raw: dict[str, Any], keys: list[str]) -> dict[str, Any] | None:

@@ -142,6 +142,12 @@ def test_what_cannot_be_fetched_is_refused_in_a_sentence(tmp_path: pathlib.Path,
     assert "name a local path, or see HF_ENDPOINT" in said
 
 
+@pytest.mark.parametrize("odd", [5, "x", [1], [{"data": 3}], {"data": {"train": 4}}])
+def test_what_is_no_source_is_refused_as_such(odd: object) -> None:
+    with pytest.raises(RecipeError, match="mixture"):
+        resolve({"run": "r", "mixture": odd})
+
+
 def test_local_names_are_never_asked_for(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "assets").mkdir()

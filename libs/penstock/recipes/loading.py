@@ -85,7 +85,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str = "recipe") -> Recipe:
-    """The recipe of a mapping with overrides. Raises RecipeError."""
+    """The recipe of a mapping with overrides; names of a hub are fetched (see `hub`). Raises RecipeError."""
     raw = copy.deepcopy(raw)
     for override in overrides:
         _apply(raw, override, source)

@@ -41,14 +41,14 @@ class Security:
     def of_files(
         cls,
         *,
-        token_file: str | None = None,
-        authority: str | None = None,
-        certificate: str | None = None,
-        key: str | None = None,
+        token_file: str | pathlib.Path | None = None,
+        authority: str | pathlib.Path | None = None,
+        certificate: str | pathlib.Path | None = None,
+        key: str | pathlib.Path | None = None,
     ) -> Security:
         """What the files hold. Raises OSError, or ValueError for half of a pair and an empty token."""
 
-        def content(path: str | None) -> bytes | None:
+        def content(path: str | pathlib.Path | None) -> bytes | None:
             return pathlib.Path(path).read_bytes() if path is not None else None
 
         token = content(token_file)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,12 @@ from penstock.rpc import Security, Server, call, channel
 from penstock.rpc.conftest import Misbehaving, request
 from penstock.rpc.errors import Unauthenticated, Unavailable
 from penstock.telemetry import metrics
+from penstock.testing.certificates import issue
 
-Pair = tuple[bytes, bytes]
 
-
-def _issue(directory: Path, name: str, issuer: str = "") -> Pair:
-    """A certificate and its key in PEM, signed by `issuer` (made before in the same directory) or by itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make certificates with")
-    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "1",
-    ]
-    command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
-    if issuer:
-        command += ["-CA", str(directory / f"{issuer}.crt"), "-CAkey", str(directory / f"{issuer}.key")]
-        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
-    subprocess.run(command, check=True, capture_output=True)
+def _issue(directory: Path, name: str, issuer: str = "") -> tuple[bytes, bytes]:
+    """The contents of a certificate and its key."""
+    certificate, key = issue(directory, name, issuer)
     return certificate.read_bytes(), key.read_bytes()
 
 

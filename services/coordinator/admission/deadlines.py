@@ -18,8 +18,8 @@ from services.coordinator.state.following import TICK_SECONDS, Following
 
 logger = logging.getLogger(__name__)
 
-# Workers end their samples at the deadline themselves; this much later the coordinator does it for dead ones.
 OVER = "the group's deadline passed"
+# Workers end their samples at the deadline themselves; this much later the coordinator does it for dead ones.
 GRACE = datetime.timedelta(seconds=5)
 
 

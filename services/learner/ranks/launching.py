@@ -4,6 +4,7 @@
         0   every rank ended well
         2   a rank found that it cannot go on (bad recipe, …): starting it again would end the same way
         1   a rank died or hung: start it again, it goes on from its checkpoint
+        4   the kernel killed a rank for lack of memory
 
 torchrun itself would do, but for its exit code, which is 1 whatever happened, and its words, which are a page. On
 several hosts start torchrun there with `-m services.learner`; ranks take RANK and WORLD_SIZE from it.

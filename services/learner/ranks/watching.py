@@ -50,7 +50,7 @@ def leave(error: BaseException, code: int) -> None:
 class Watch:
     """One rank's thread. The constructor is a collective.
 
-    notes: what nothing else uses.
+    notes: where the ranks tell each other; nothing else is noted there.
     """
 
     def __init__(self, notes: Notes, hung_seconds: float) -> None:

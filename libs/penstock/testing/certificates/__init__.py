@@ -1,0 +1,33 @@
+"""Certificates for tests of TLS, made by openssl on the spot: nothing that could be trusted lies in the repository."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def issue(directory: Path, name: str, issuer: str = "") -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key in PEM, valid for a day, signed by `issuer` (made before in the same
+    directory) or by itself. Skips the test where there is no openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make certificates with")
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
+    if issuer:
+        command += ["-CA", str(directory / f"{issuer}.crt"), "-CAkey", str(directory / f"{issuer}.key")]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
