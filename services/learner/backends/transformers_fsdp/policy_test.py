@@ -13,6 +13,7 @@ from penstock.recipes.sections import Lora, Optimizer, Parallel
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.backends.optim.guard import NonFiniteGradients
+from services.learner.backends.packing import micro_batches
 from services.learner.backends.transformers_fsdp import model as transformers_model
 from services.learner.backends.transformers_fsdp import trial
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
@@ -194,6 +195,29 @@ def test_bf16_trains_with_fp32_main_weights(model_dir: Path) -> None:
 
 def _exported(model_dir: Path) -> Any:
     return list(make(model_dir).export())
+
+
+# ------------------------------------------------------------------ planning
+def _plans(model_dir: Path) -> Any:
+    policy = make(model_dir, lora=Lora(rank=3))
+    trainer = make_trainer(recipe_of(kl=0.1), policy)
+    plan, planned = micro_batches.plan, list[int]()
+
+    def counted(batch: Any, *rest: Any) -> Any:
+        planned.append(batch.sequences)
+        return plan(batch, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(micro_batches, "plan", counted)
+        for seed in (1, 2):
+            trainer.step(random_batch(seed))
+    return planned, [random_batch(seed).sequences for seed in (1, 2)]
+
+
+def test_a_batch_is_planned_once_a_step_however_often_it_is_scored(model_dir: Path) -> None:
+    """Under the reference first, then under the weights that are trained."""
+    planned, batches = run_ranks(1, _plans, model_dir)[0]
+    assert planned == batches
 
 
 # ------------------------------------------------------------------ memory
