@@ -6,8 +6,10 @@ and its notes there; what the ranks send each other goes over loopback. On sever
 ranks meet by its MASTER_ADDR and MASTER_PORT: that needs a network which nobody else is on.
 """
 
+import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousInfo, RendezvousS
 BACKEND = "one-host"
 FOLDER = "PENSTOCK_RANKS"
 LOOPBACK = "lo"
+PREFIX = "penstock-ranks-"
 STORE_SECONDS = 10.0
 
 
@@ -58,6 +61,15 @@ def _handler(parameters: RendezvousParameters) -> RendezvousHandler:
     return OneHost()
 
 
+def sweep(temporary: pathlib.Path) -> None:
+    """Removes what launchers left that were killed: folders of this user whose launcher lives no more."""
+    for left in temporary.glob(f"{PREFIX}*-*"):
+        pid = left.name.removeprefix(PREFIX).partition("-")[0]
+        with contextlib.suppress(FileNotFoundError):  # another launcher sweeps too
+            if left.stat().st_uid == os.getuid() and not os.path.exists(f"/proc/{pid}"):
+                shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def meeting() -> Iterator[str]:
     """For the launcher: the ranks that are started in the block meet in a folder of their own. Gives the name of the
@@ -66,7 +78,8 @@ def meeting() -> Iterator[str]:
         rendezvous_handler_registry.register(BACKEND, _handler)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     os.environ.setdefault("NCCL_SOCKET_IFNAME", LOOPBACK)
-    with tempfile.TemporaryDirectory(prefix="penstock-ranks-") as folder:
+    sweep(pathlib.Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
         os.environ[FOLDER] = folder
         try:
             yield BACKEND
