@@ -76,11 +76,11 @@ def _validator(schema: Any) -> Any:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
             raise BadSchema(f"the row's schema is no JSON: {error}"[:300]) from error
-    if not isinstance(schema, Mapping | bool):
+    if not isinstance(schema, dict | bool):
         raise BadSchema(f"the row's schema is {schema!r:.80}, not an object")
     drafted = validator_for(schema, default=Draft202012Validator)
     try:
-        drafted.check_schema(schema)
+        drafted.check_schema(schema)  # type: ignore[arg-type]  # a schema may be a bool
         for pattern in _said(schema, "pattern"):
             regex.compile(pattern)
         resource = specification_with(drafted.META_SCHEMA["$schema"], default=DRAFT202012).create_resource(schema)
@@ -92,7 +92,9 @@ def _validator(schema: Any) -> Any:
     except (SchemaError, Unresolvable, regex.error, RecursionError) as error:
         words = error.message if isinstance(error, SchemaError) else f"{type(error).__name__} {error}"
         raise BadSchema(f"the row's schema cannot be used: {words}"[:300]) from error
-    return extend(drafted, {"pattern": _pattern, "patternProperties": _pattern_properties})(schema, registry=registry)
+    return extend(  # type: ignore[no-untyped-call]
+        drafted, {"pattern": _pattern, "patternProperties": _pattern_properties}
+    )(schema, registry=registry)
 
 
 def _said(schema: Any, *keys: str) -> Iterator[str]:
