@@ -17,6 +17,7 @@ import dataclasses
 import json
 import re
 import time
+import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -117,7 +118,7 @@ class JudgeClient:
             raise RewardFailed(f"the question to the judge has {len(prompt)} tokens; its max_context leaves {most}")
         said = ""
         for temperature in (judge.temperature, max(judge.temperature, AGAIN)):
-            said = await self._verdict(prompt, temperature, until)
+            said = await self._verdict(item, prompt, temperature, until)
             value = mark(judge, said)
             if value is not None:
                 return Scored(value)
@@ -125,7 +126,7 @@ class JudgeClient:
             raise RewardFailed(f"no mark can be read in the verdict {said[-200:]!r}")
         return Scored(judge.unread, {"unread": 1.0})
 
-    async def _verdict(self, prompt: Sequence[int], temperature: float, until: float) -> str:
+    async def _verdict(self, item: pb.ScoreItem, prompt: Sequence[int], temperature: float, until: float) -> str:
         builder = TrajectoryBuilder()
         builder.context("user", prompt)
         sampling = SamplingParams(
@@ -134,7 +135,9 @@ class JudgeClient:
             max_tokens=self._judge.max_tokens,
             stop_token_ids=self._chat.stop_tokens,
         )
-        await self._engines.complete(builder, f"a verdict of {self.reward.name}", RolloutWork(), sampling, until)
+        # Answers to one question go to one replica, which has the beginning of their prompts already.
+        asked = zlib.crc32(b"".join(m.SerializeToString(deterministic=True) for m in item.prompt))
+        await self._engines.complete(builder, f"{self.reward.name}-{asked:08x}", RolloutWork(), sampling, until)
         return self._chat.text(builder.completion)
 
 
