@@ -87,6 +87,7 @@ OTHERS = {
     "tests/e2e": "light",
     "tests/e2e/testing": "light",
     "tests/families": "light",
+    "tests/real": "learner",
     "tests/sinks": "sinks",
     "tests/static": "light",
 }
