@@ -135,12 +135,12 @@ def run(part: str, report: Report) -> None:
     if done.returncode:
         raise SystemExit(f"{part} ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    evaluations = json.loads((folder / "summary.json").read_text()).get("evaluations", [])
+    evaluations = json.loads((folder / "summary.json").read_text()).get("eval", [])
     report.add(
         part=part,
         steps=len(steps),
         improved=_improved(steps, evaluations),
-        mismatch_kl=steps[0].get("rl.mismatch.kl"),
+        mismatch_kl=steps[0].get("rl.policy.mismatch_kl"),
         seconds_a_step=statistics.median(b["time"] - a["time"] for a, b in zip(steps, steps[1:], strict=False)),
         learner_gib=watched.peak / GIB,
         planned_gib=needs.stages[0].total / GIB,
@@ -150,11 +150,12 @@ def run(part: str, report: Report) -> None:
 
 def _improved(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> str:
     """First and last of what was measured: held out where there is an evaluation, else of the steps."""
-    for name in ("eval.reward.mean", "rl.validation.loss", "rl.reward.mean"):
-        rows = evaluations if name.startswith("eval") else steps
+    for name in ("reward", "rl.validation.loss", "rl.reward.mean"):
+        rows = evaluations if name == "reward" else steps
         found = [row[name] for row in rows if isinstance(row.get(name), float)]
         if len(found) > 1:
-            return f"{name} {found[0]:.3f} to {found[-1]:.3f}"
+            held_out = "held-out " if name == "reward" else ""
+            return f"{held_out}{name} {found[0]:.3f} to {found[-1]:.3f}"
     return "-"
 
 
