@@ -84,6 +84,7 @@ OTHERS = {
     "bazel": "tools",
     "docs": "learner",
     "tests/bench": "learner",
+    "tests/chaos": "light",
     "tests/e2e": "light",
     "tests/e2e/testing": "light",
     "tests/families": "light",
