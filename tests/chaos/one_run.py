@@ -29,7 +29,7 @@ from penstock.supervisor.plan import instances
 from penstock.system.parent_death import die_with_parent
 from penstock.trajectories import decode
 from tests.chaos.faults import LAUNCHER, PACE, Fault, Host, chosen
-from tests.chaos.shapes import assets, shape
+from tests.chaos.shapes import ENDLESS, assets, shape
 
 DISK = 512 << 20
 STALLED_SECONDS = 240.0
