@@ -31,7 +31,7 @@ from penstock.trajectories import decode
 from tests.chaos.faults import LAUNCHER, PACE, Fault, Host, chosen
 from tests.chaos.shapes import ENDLESS, assets, shape
 
-DISK = 512 << 20
+DISK, DISK_BYTES = "disk", 512 << 20
 STALLED_SECONDS = 240.0
 END_SECONDS = 120.0
 RUN = "r"
@@ -44,7 +44,7 @@ def isolate(folder: pathlib.Path) -> bool:
     if os.geteuid() or shutil.which("ip") is None or libc.unshare(0x40000000 | 0x00020000):  # NEWNET | NEWNS
         return False
     libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None)  # MS_REC | MS_PRIVATE
-    if libc.mount(b"none", os.fsencode(folder), b"tmpfs", 0, b"size=%d" % DISK):
+    if libc.mount(b"none", os.fsencode(folder), b"tmpfs", 0, b"size=%d" % DISK_BYTES):
         return False
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     return True
@@ -54,7 +54,7 @@ class Disturbed:
     """A run of `penstock train` under way, started again by the same command whenever its launcher is killed."""
 
     def __init__(self, folder: pathlib.Path, recipe: dict[str, Any]) -> None:
-        self.folder, self.run = folder, folder / "runs" / RUN
+        self.folder, self.run = folder, folder / DISK / "runs" / RUN
         self.file = folder / "recipe.json"
         self.file.write_text(json.dumps(recipe))
         self.roles = [*instances(load(self.file)), "nats"]
@@ -168,7 +168,7 @@ class Broken(Exception):
 
 async def trained_lengths(run: pathlib.Path) -> tuple[list[int], list[str], int]:
     """Lengths of the completions of trained groups, what `verify` finds, and samples trained."""
-    recipe = json.loads((run.parents[1] / "recipe.json").read_text())
+    recipe = json.loads((run.parents[2] / "recipe.json").read_text())
     names, lengths = RunNames(RUN), list[int]()
     async with streams_of(run) as bus:
         audit, verdict = await read_run(bus, names, recipe["staleness"]["max_versions"])
@@ -192,10 +192,11 @@ def replayed(run: Disturbed) -> str:
 def play(folder: pathlib.Path, seed: int, faults: int, fake: bool) -> dict[str, Any]:
     """Disturbs a run of the seed's shape so many times; what came of it. fake: whether its engines are."""
     rng = random.Random(seed)
-    isolated = isolate(folder)
+    (folder / DISK).mkdir()
+    isolated = isolate(folder / DISK)
     recipe = shape(rng, assets(folder / "assets"), fake)
     done, problem, run = Counter[str](), "", Disturbed(folder, recipe)
-    host, lengths, findings, trained = Host(folder, run.processes), list[int](), list[str](), 0
+    host, lengths, findings, trained = Host(folder / DISK, run.processes), list[int](), list[str](), 0
     again = 0
     try:
         run.until_step(1)

@@ -160,7 +160,8 @@ def _improved(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) ->
 
 
 def beside_trl(report: Report) -> None:
-    """Seconds and peak memory of a step on one batch, ours and TRL's in turn; where they leave the model must agree."""
+    """Seconds of CPU (one thread each) and peak memory of a step on one batch, ours and TRL's in turn; where they leave
+    the model must agree."""
     for dtype in ("float32", "bfloat16"):
         ours = _step("OUR", dtype)
         for rows in (8, 64):

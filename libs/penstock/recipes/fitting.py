@@ -13,7 +13,7 @@ from penstock.recipes.needs import Needs
 from penstock.recipes.recipe import Recipe
 
 AUTO = "auto"
-SMALL = 2048
+SMALL = 1024
 """On CPUs larger micro-batches are no faster (docs/benchmarks.md)."""
 ROWS = 8192
 """Rows of a data set may be as long as this, where the model reads so much."""

@@ -13,6 +13,9 @@ from penstock.recipes.needs import Needs
 MODELS = pathlib.Path(penstock.memory_plan.__file__).parent / "testdata"
 
 
+SHORT = ("generation.max_context=512",)
+
+
 def recipe(tmp_path: pathlib.Path, *overrides: str, name: str = "grpo") -> Recipe:
     (tmp_path / "train.jsonl").write_text('{"prompt": "a"}\n')
     raw: dict[str, Any] = {
@@ -28,6 +31,7 @@ def recipe(tmp_path: pathlib.Path, *overrides: str, name: str = "grpo") -> Recip
 
 
 def test_on_cpus_micro_batches_are_small_but_hold_a_sample(tmp_path: pathlib.Path) -> None:
+    assert recipe(tmp_path, *SHORT).learner.micro_batch_tokens == 1024
     assert recipe(tmp_path).learner.micro_batch_tokens == 2048
     assert recipe(tmp_path, "generation.max_context=3000").learner.micro_batch_tokens == 4096
     assert recipe(tmp_path, name="sft").learner.micro_batch_tokens == 8192
