@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-LONGEST = 3.0
+LONGEST = 2.0
 """Seconds of a pause, a cut, a full disk."""
 LAUNCHER = "penstock"
 PACE = 5.0

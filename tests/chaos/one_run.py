@@ -33,6 +33,8 @@ from tests.chaos.shapes import ENDLESS, assets, shape
 
 DISK, DISK_BYTES = "disk", 512 << 20
 STALLED_SECONDS = 240.0
+BETWEEN = 0.8
+"""Most seconds between two faults."""
 END_SECONDS = 120.0
 RUN = "r"
 PENSTOCK = (sys.executable, "-m", "penstock.cli")
@@ -205,7 +207,7 @@ def play(folder: pathlib.Path, seed: int, faults: int, fake: bool) -> dict[str, 
             if host.inflict(fault, rng):
                 done[f"{fault.kind} {fault.role.rpartition('-')[0] or fault.role}".strip()] += 1
                 run.inflicted(fault)
-            time.sleep(rng.uniform(0, 1.5))
+            time.sleep(rng.uniform(0, BETWEEN))
             if done.total() % 8 == 0:
                 run.until_step(run.step + 1)
         run.until_step(run.step + 1)

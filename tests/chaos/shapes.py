@@ -29,9 +29,9 @@ def _write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
 def shape(rng: random.Random, of: pathlib.Path, fake: bool) -> dict[str, Any]:
     """A recipe over the assets in `of`. fake: engines cost nothing, so there may be several."""
     kind = rng.choices(["grpo", "preference", "game"], [5, 2, 2])[0]
-    groups = rng.choice([1, 2, 4, 8, 16, 32, 64]) if rng.random() < 0.9 else rng.choice([256, 512])
+    groups = rng.choice([1, 2, 4, 8, 16, 32, 64] if rng.random() < 0.93 else [256, 512])
     steps = rng.choice([ENDLESS, rng.randint(10, 60)])
-    size = 2 if kind == "preference" or groups >= 256 else rng.choice([2, 4, 8])
+    size = 2 if kind == "preference" or groups >= 256 else rng.choice([2, 4])
     recipe: dict[str, Any] = {
         "run": "r",
         "model": {"path": str(of / "model")},

@@ -106,7 +106,7 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=1000, help="faults in all, of every kind")
     parser.add_argument("--seed", type=int, default=1, help="of the first run; each further run has the next")
     parser.add_argument("--runs", type=int, help="at most so many")
-    parser.add_argument("--faults", type=int, default=40, help="of one run")
+    parser.add_argument("--faults", type=int, default=80, help="of one run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--keep", type=pathlib.Path, default=pathlib.Path("runs/chaos"), help="what broke stays here")
     raise SystemExit(main(parser.parse_args()))
