@@ -7,6 +7,7 @@ import typer
 
 from penstock.cli.commands import inspect
 from penstock.cli.commands.audit import quarantine, verify
+from penstock.cli.commands.compare import compare, plot
 from penstock.cli.commands.config import config
 from penstock.cli.commands.conformance import conformance
 from penstock.cli.commands.evaluate import evaluate
@@ -19,10 +20,11 @@ from penstock.cli.commands.train import train
 app = typer.Typer(
     help="Post-train language models by asynchronous reinforcement learning, as services.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(ls)
+app.command()(plot)
+app.command()(compare)
 app.command()(inspect.status)
 app.command()(inspect.watch)
 app.command()(inspect.stop)

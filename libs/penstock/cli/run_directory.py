@@ -12,7 +12,7 @@ import yaml
 
 from penstock.recipes import Recipe, dump
 
-# How the learner computes, not what: a checkpoint goes on under any of these.
+# How and where a run computes and what is watched of it, not what is trained: a run goes on under any of these.
 MAY_CHANGE = (
     "learner.ranks",
     "learner.parallel.",
@@ -24,6 +24,24 @@ MAY_CHANGE = (
     "learner.hung_seconds",
     "learner.collective_minutes",
     "learner.checkpoints.",
+    "generation.replicas",
+    "generation.max_running",
+    "generation.memory_gib",
+    "generation.gpu_memory_fraction",
+    "generation.tensor",
+    "generation.chunk_tokens",
+    "generation.threads",
+    "environment.replicas",
+    "environment.workers",
+    "rollout.workers",
+    "rollout.attempts",
+    "rollout.generation_timeout_seconds",
+    "evaluation.every",
+    "evaluation.tasks",
+    "limits.group_deadline_seconds",
+    "limits.stall_seconds",
+    "telemetry.",
+    "weight_sync.",
 )
 TARGETS = ("evaluation.target_reward", "evaluation.target_loss")
 """What ends a run before its last step; it says nothing of how the steps were made."""

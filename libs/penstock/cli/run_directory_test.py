@@ -90,6 +90,28 @@ def test_a_run_that_reached_its_target_goes_on_to_another(raw: dict[str, Any], t
         assert json.loads((folder / "summary.json").read_text())["status"] == "starting"
 
 
+def test_a_run_goes_on_with_other_workers_replicas_and_watchers(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    runs = tmp_path / "runs"
+    with held(runs, resolve(raw)) as folder:
+        pass
+    changes = [
+        "rollout.workers=3",
+        "generation.replicas=2",
+        "environment.workers=2",
+        "evaluation.every=5",
+        "limits.stall_seconds=30",
+        "telemetry.tensorboard=false",
+        "weight_sync.keep_versions=9",
+    ]
+    with held(runs, resolve(raw, changes)):
+        assert "keep_versions: 9" in (folder / "recipe.yaml").read_text()
+    with (
+        pytest.raises(RunRefused, match=r"different: rollout\.groups_per_worker\)"),
+        held(runs, resolve(raw, [*changes, "rollout.groups_per_worker=3"])),
+    ):
+        pass
+
+
 def test_a_run_may_be_made_longer_on_its_way_and_not_shorter(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
     runs = tmp_path / "runs"
     with held(runs, resolve(raw)), pytest.raises(RunRefused, match="in use"), held(runs, resolve(raw)):
