@@ -1,0 +1,20 @@
+"""No silent wait: whichever service stands still, `penstock explain` names it within ten seconds."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+from tests.chaos.naming import ROLES
+
+SECONDS = 10.0
+
+
+def test_each_stopped_service_is_named(tmp_path: pathlib.Path) -> None:
+    program = os.path.join(os.environ.get("PENSTOCK_RUNFILES", ""), os.environ["PENSTOCK_CHAOS_NAMING"])
+    done = subprocess.run([program, str(tmp_path / "run")], capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    patience = SECONDS + 3 * found["a command"]  # a busy machine takes its time for the command itself
+    late = [role for role in ROLES if found[role] is None or found[role] > patience]
+    assert not late, found
