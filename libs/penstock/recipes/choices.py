@@ -35,11 +35,14 @@ class LossChoice:
 class CorrectionChoice:
     """An off-policy correction. Its parameters are the keys algorithm.loss.correction_<parameter>.
 
-    whole_batch: it sees every sample before the step.
+    whole_batch: it sees every sample before the step. weighs: it is no mask, so that its weights have a mean. current:
+    it looks at the policy being trained, which nothing before the step can.
     """
 
     parameters: Parameters = field(default_factory=dict)
     whole_batch: bool = False
+    weighs: bool = True
+    current: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,23 +82,27 @@ LOSSES: Mapping[str, LossChoice] = {
     "ppo_clip": LossChoice({"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}, trust_region=True),
     "cispo": LossChoice({"cap": 5.0, "floor": 0.0}),
     "gspo": LossChoice({"clip_low": 3e-4, "clip_high": 4e-4}, trust_region=True, normalisation="sequence"),
+    "geo_mean": LossChoice({"clip_low": 0.4, "clip_high": 0.4}, trust_region=True, normalisation="sequence"),
     "reinforce": LossChoice(),
     "sapo": LossChoice({"tau_positive": 1.0, "tau_negative": 1.05}, trust_region=True),
     "dppo": LossChoice({"delta": 0.2, "tau": 1e-3}, behaviour=True),
     "dro": LossChoice({"beta": None}, required=("beta",), behaviour=True),
+    "vespo": LossChoice(
+        {"power_positive": 2.0, "decay_positive": 3.0, "power_negative": 3.0, "decay_negative": 2.0}, behaviour=True
+    ),
 }
 
 CORRECTIONS: Mapping[str, CorrectionChoice] = {
-    "none": CorrectionChoice(),
+    "none": CorrectionChoice(weighs=False),
     "tis": CorrectionChoice({"cap": 2.0}),
     "tis_sequence": CorrectionChoice({"low": 0.0, "cap": 2.0}),
     "icepop": CorrectionChoice({"low": 0.5, "high": 5.0}),
     "icepop_sequence": CorrectionChoice({"low": 0.0, "high": 3.0}),
-    "mis_token": CorrectionChoice({"low": 0.5, "high": 2.0}),
-    "mis_sequence": CorrectionChoice({"low": 0.5, "high": 2.0}),
+    "mis_token": CorrectionChoice({"low": 0.5, "high": 2.0}, weighs=False),
+    "mis_sequence": CorrectionChoice({"low": 0.5, "high": 2.0}, weighs=False),
     "seq_mask_tis": CorrectionChoice({"cap": 2.0, "low": 0.5, "high": 2.0}),
-    "opsm": CorrectionChoice({"limit": 0.5}),
-    "m2po": CorrectionChoice({"limit": 0.04}, whole_batch=True),
+    "opsm": CorrectionChoice({"limit": 0.5}, weighs=False, current=True),
+    "m2po": CorrectionChoice({"limit": 0.04}, whole_batch=True, weighs=False),
 }
 
 ADVANTAGES: Mapping[str, AdvantageChoice] = {

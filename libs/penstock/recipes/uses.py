@@ -116,6 +116,18 @@ def _pulls(r: Recipe) -> bool:
     return _gradient(r) and r.algorithm.loss.kl.coefficient > 0
 
 
+def _weighs(r: Recipe) -> bool:
+    return _gradient(r) and correction_choice(r.algorithm.loss.correction).weighs
+
+
+def _apart(r: Recipe) -> bool:
+    return _gradient(r) and r.algorithm.loss.proximal != "behaviour"
+
+
+def _rejects(r: Recipe) -> bool:
+    return _apart(r) and r.algorithm.loss.rejection.by != "none"
+
+
 def _muon(r: Recipe) -> bool:
     return r.learner.optimizer.name == "muon"
 
@@ -170,6 +182,20 @@ USES: Mapping[str, Use] = {
     ),
     **_parameters("algorithm.loss", "", LOSSES, _loss, _gradient),
     **_parameters("algorithm.loss", "correction_", CORRECTIONS, _correction, _gradient),
+    "algorithm.loss.correction_mean_one": Use(
+        _weighs,
+        lambda r: f"{r.algorithm.loss.correction} has no weights but 0 and 1; leave it out" if _gradient(r) else "",
+    ),
+    "algorithm.loss.top_entropy": Use(_gradient),
+    "algorithm.loss.rejection.by": Use(
+        _apart,
+        lambda r: "with proximal behaviour engine and learner are one: nothing is rejected" if _gradient(r) else "",
+    ),
+    "algorithm.loss.rejection.high": Use(_rejects, lambda r: "nothing is rejected; set by" if _gradient(r) else ""),
+    "algorithm.loss.rejection.low": Use(
+        lambda r: _rejects(r) and r.algorithm.loss.rejection.by.endswith("k1"),
+        lambda r: f"{r.algorithm.loss.rejection.by} does not use it; forms of k1 do" if _gradient(r) else "",
+    ),
     "algorithm.loss.kl.coefficient": Use(_gradient),
     "algorithm.loss.kl.place": Use(_pulls, lambda r: "coefficient is 0: there is no KL term" if _gradient(r) else ""),
     **_rows(

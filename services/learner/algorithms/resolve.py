@@ -13,10 +13,12 @@ from penstock.objectives import (
     LossInputs,
     TokenLoss,
     advantage_estimators,
+    corrections,
     normalisations,
     off_policy_corrections,
     policy_losses,
     preference_losses,
+    rejection,
 )
 from penstock.objectives.preferences import Pairs, divergences
 from penstock.recipes import Recipe
@@ -46,8 +48,18 @@ def policy_loss(loss: Loss) -> Callable[[LossInputs], TokenLoss]:
 
 
 def correction(loss: Loss) -> Callable[[LossInputs], Tensor]:
-    """The off-policy weight per token."""
-    return off_policy_corrections.make(loss.correction, **loss.correction_parameters)
+    """The off-policy weight per token, 0 where it is rejected."""
+    weigh, reject = off_policy_corrections.make(loss.correction, **loss.correction_parameters), loss.rejection
+
+    def weighed(inputs: LossInputs) -> Tensor:
+        weight: Tensor = weigh(inputs)
+        if loss.correction_mean_one != "none":
+            weight = corrections.mean_one.mean_one(weight, inputs, loss.correction_mean_one)
+        if reject.by == "none" or reject.high is None:
+            return weight
+        return weight * rejection.kept(inputs, reject.by, low=reject.low or 0.0, high=reject.high)
+
+    return weighed
 
 
 def weights(recipe: Recipe) -> Callable[[Batch], Tensor]:

@@ -1,7 +1,8 @@
 """Every choice that a recipe accepts makes a learner, and what it says arrives."""
 
+import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,12 +15,14 @@ from penstock.objectives import (
     off_policy_corrections,
     policy_losses,
     preference_losses,
+    rejection,
 )
 from penstock.objectives.corrections import WHOLE_BATCH
 from penstock.objectives.preferences import Pairs, divergences
 from penstock.objectives.registry import REQUIRED
 from penstock.recipes import resolve
 from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCES
+from penstock.recipes.sections import Rejection
 from services.learner.algorithms import resolve as resolving
 from services.learner.algorithms.policy_gradient.loss import Objectives
 from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
@@ -51,6 +54,7 @@ def test_the_recipe_knows_exactly_what_is_registered() -> None:
     assert set(CORRECTIONS) == built_in(off_policy_corrections)
     assert set(ADVANTAGES) == built_in(advantage_estimators) | {"opd", "gae"}  # of a teacher, of a critic
     assert set(PREFERENCES) == built_in(preference_losses) | {"kto"}
+    assert get_args(Rejection.model_fields["by"].annotation) == ("none", *rejection.REJECTIONS)
     assert built_in(kl_estimators) == {"k1", "k2", "k3", "abs", "k1+", "k3+"}
 
 
@@ -113,6 +117,12 @@ def test_the_recipe_knows_who_needs_what() -> None:
     for name, choice in LOSSES.items():
         assert set(choice.required) == {k for k, v in policy_losses.settings_of(name).items() if v is REQUIRED}, name
     assert {name for name, choice in CORRECTIONS.items() if choice.whole_batch} == set(WHOLE_BATCH)
+    (given,) = given_to(off_policy_corrections)
+    for name, each in CORRECTIONS.items():
+        weight = off_policy_corrections.make(name)(given)
+        moved = off_policy_corrections.make(name)(dataclasses.replace(given, current=given.current + 1))
+        assert each.weighs != bool(((weight == 0) | (weight == 1)).all()), name
+        assert each.current != torch.equal(weight, moved), name
 
 
 def test_the_recipe_knows_which_preference_losses_look_at_the_reference() -> None:
@@ -167,6 +177,19 @@ def test_several_preference_losses_are_added_up_by_their_weights(raw: dict[str, 
     assert torch.allclose(found, 0.8 * parts[0] + 0.2 * parts[1] + parts[2])
     alone = resolve(raw, ["algorithm.name=dpo", "algorithm.preference={loss: simpo, more: [{loss: orpo}]}"])
     assert not alone.compares_with_reference
+
+
+def test_weights_of_a_mean_of_one_and_rejections_arrive(raw: dict[str, Any]) -> None:
+    """Weights are divided by the mean over all tokens, rejected ones too: 1 / 2, 2 / 2, and 3 is rejected."""
+    ratios = torch.tensor([1.0, 2.0, 3.0])
+    inputs = LossInputs(
+        torch.zeros(3), ratios.log(), torch.zeros(3), torch.ones(3), torch.ones(3), torch.tensor([0, 1, 2]), 3
+    )
+    said = "algorithm.loss={correction_cap: 9, correction_mean_one: tokens, rejection: {by: token_k1, high: 2.5}}"
+    objectives = Objectives.of(resolve(raw, [said]))
+    assert objectives.corrects_whole_batches
+    assert objectives.correction(inputs).tolist() == pytest.approx([0.5, 1.0, 0.0])
+    assert resolve(raw, [said]).algorithm.loss.rejection.low == 0.4
 
 
 def test_the_divergence_arrives(raw: dict[str, Any]) -> None:

@@ -116,6 +116,11 @@ class Policy(Protocol):
         """
         ...
 
+    def logprobs_and_entropies(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """`logprobs`, and fp32 [T]: the entropy in nats of what every trained token was drawn from, 0 elsewhere; one
+        forward pass."""
+        ...
+
     def scores(self, batch: Batch) -> Tensor:
         """fp32 [T]: the score of what stands before every trained token, 0 elsewhere; on every rank."""
         ...

@@ -91,10 +91,16 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
             "algorithm.loss.proximal: interpolate saves a forward pass only where algorithm.loss.mini_batches > 1; "
             "with 1 'recompute' is exact and costs none"
         )
-    if a.loss.proximal == "interpolate" and correction_choice(a.loss.correction).whole_batch:
+    whole = correction_choice(a.loss.correction).whole_batch or a.loss.correction_mean_one != "none"
+    if a.loss.proximal == "interpolate" and whole:
         problems.append(
             f"algorithm.loss.proximal: {a.loss.correction} sees the whole batch before the step; use 'recompute'"
         )
+    reject = a.loss.rejection
+    if reject.by != "none" and reject.high is None:
+        problems.append(f"algorithm.loss.rejection.high: is required for {reject.by}, which has no usual value")
+    elif reject.low is not None and reject.high is not None and reject.low >= reject.high:
+        problems.append(f"algorithm.loss.rejection.low: {reject.low:g} must be below high {reject.high:g}")
     if a.group_size < 2 and not recipe.has_critic:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
     if (advantage.needs == "teacher") != (recipe.teacher is not None):

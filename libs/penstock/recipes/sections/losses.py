@@ -36,6 +36,43 @@ class Kl(Section):
     )
 
 
+class Rejection(Section):
+    """What is not trained because engine and learner are too far apart, whatever the correction weighs the rest by."""
+
+    choosers: ClassVar[tuple[str, ...]] = ("by", "high")
+
+    by: Literal[
+        "none",
+        "token_k1",
+        "token_k2",
+        "token_k3",
+        "sum_k1",
+        "sum_k2",
+        "sum_k3",
+        "mean_k1",
+        "mean_k2",
+        "mean_k3",
+        "max_k2",
+        "max_k3",
+    ] = Field(
+        default="none",
+        description="a token's distance, or the sum, mean or maximum over an answer's tokens, of k1 (the log-ratio), k2 "
+        "(half its square) or k3",
+    )
+    high: float | None = Field(
+        default=None, gt=0, description="largest that is kept: a ratio for k1, a distance for k2 and k3; required"
+    )
+    low: float | None = Field(default=None, ge=0, description="k1: least ratio that is kept; 1 / high if absent")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_its_default(cls, given: Any) -> Any:
+        """k1's bounds are symmetric where the recipe says one."""
+        if not isinstance(given, Mapping) or not str(given.get("by")).endswith("k1") or not given.get("high"):
+            return given
+        return {**given, "low": 1 / given["high"]} if given.get("low") is None else given
+
+
 class Loss(Section):
     """The policy loss of grpo (docs/algorithms.md has formulas, sources and when to use which)."""
 
@@ -43,10 +80,14 @@ class Loss(Section):
 
     name: str = Field(default="ppo_clip", description=", ".join(LOSSES))
     clip_low: float | None = Field(
-        default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent"
+        default=None,
+        ge=0,
+        description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent; of the log-ratio: geo_mean .4",
     )
     clip_high: float | None = Field(
-        default=None, ge=0, description="ratio clip above 1 (DAPO's clip-higher); ppo_clip .28, gspo 4e-4 if absent"
+        default=None,
+        ge=0,
+        description="ratio clip above 1 (DAPO's clip-higher); ppo_clip .28, gspo 4e-4, geo_mean .4 if absent",
     )
     dual_clip: float | None = Field(
         default=None, gt=1, description="bound on the ratio for negative advantages; off if absent"
@@ -66,8 +107,15 @@ class Loss(Section):
     )
     tau: float | None = Field(default=None, ge=0, description="dppo: weight of the squared log-ratio; 1e-3 if absent")
     beta: float | None = Field(default=None, gt=0, description="dro: pull towards the behaviour policy; required there")
+    power_positive: float | None = Field(
+        default=None, ge=0, description="vespo: exponent of the answer's ratio where the advantage is >= 0; 2 if absent"
+    )
+    decay_positive: float | None = Field(default=None, ge=0, description="vespo: how fast it fades there; 3 if absent")
+    power_negative: float | None = Field(default=None, ge=0, description="vespo: the exponent elsewhere; 3 if absent")
+    decay_negative: float | None = Field(default=None, ge=0, description="vespo: the fading elsewhere; 2 if absent")
     normalisation: Literal["token", "sequence", "prompt", "constant"] = Field(
-        default="token", description="what a token's loss is divided by; if absent token, with gspo sequence"
+        default="token",
+        description="what a token's loss is divided by; if absent token, with gspo and geo_mean sequence",
     )
     proximal: Literal["recompute", "behaviour", "interpolate"] = Field(
         default="recompute",
@@ -77,7 +125,7 @@ class Loss(Section):
     correction: str = Field(
         default="tis",
         description=f"off-policy correction: {', '.join(CORRECTIONS)}; if absent none where the loss is taken against "
-        "the behaviour policy itself (proximal behaviour, dppo, dro)",
+        "the behaviour policy itself (proximal behaviour, dppo, dro, vespo)",
     )
     correction_cap: float | None = Field(
         default=None, gt=0, description="tis, tis_sequence, seq_mask_tis: cap of the importance weight; 2 if absent"
@@ -95,6 +143,19 @@ class Loss(Section):
     )
     correction_limit: float | None = Field(
         default=None, gt=0, description="opsm: largest mean of g - c (.5 if absent); m2po: largest mean square (.04)"
+    )
+    correction_mean_one: Literal["none", "tokens", "answers"] = Field(
+        default="none",
+        description="divide the weights by their mean over the batch's trained tokens, or over its answers; costs a "
+        "forward pass",
+    )
+    rejection: Rejection = Field(default_factory=Rejection)
+    top_entropy: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="train this share of the batch's tokens alone, those of the largest entropy (.2 is usual); costs a "
+        "forward pass; all if absent",
     )
     mismatch_limit: float | None = Field(
         default=None,

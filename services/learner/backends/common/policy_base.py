@@ -58,15 +58,20 @@ class PolicyBase(abc.ABC):
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
+        return self.logprobs_and_entropies(batch, temperature)[0]
+
+    def logprobs_and_entropies(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """`logprobs`, and fp32 [T]: the entropy of what every trained token was drawn from; one forward pass."""
         if self.spec.scores:
             raise TypeError("this model scores: it has no log-probabilities")
-        return self._said(batch, temperature)
+        logprobs, entropies = self._said(batch, temperature)
+        return logprobs, entropies
 
     def scores(self, batch: Batch) -> Tensor:
         """fp32 [T]: of a model that scores, its word on what stands before every trained token; 0 elsewhere."""
         if not self.spec.scores:
             raise TypeError("this model writes: it has no scores")
-        return self._said(batch, 1.0)
+        return self._said(batch, 1.0)[0]
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -86,8 +91,8 @@ class PolicyBase(abc.ABC):
         """
         planned = self._plan(batch)
         self._zero_grad()
-        scored = self._run(batch, planned.parts, loss, temperature, training=True)
-        return stepped(self.optimizer, loss, scored, len(planned.parts), planned.described)
+        said, sums = self._run(batch, planned.parts, loss, temperature, training=True)
+        return stepped(self.optimizer, loss, (said[0], sums), len(planned.parts), planned.described)
 
     def adapters(self) -> Iterator[tuple[str, Tensor]]:
         """As `export`, the adapters alone, under PEFT's names. Raises RuntimeError if there are none."""
@@ -147,5 +152,5 @@ class PolicyBase(abc.ABC):
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs (or scores) of trained tokens [T], and [loss, *statistics] summed over the batch, both equal on
-        every rank; gradients are accumulated in training."""
+        """Log-probs (or scores) and entropies of trained tokens [2, T], and [loss, *statistics] summed over the batch,
+        both equal on every rank; gradients are accumulated in training."""

@@ -141,7 +141,7 @@ class MegatronPolicy(PolicyBase):
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
-        logprobs = torch.zeros_like(batch.behaviour)
+        said = torch.stack([torch.zeros_like(batch.behaviour)] * 2)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         overlap.tell_schedule(self._chunks[0].config, self._chunks, not training)
         settings: dict[str, Any] = {"pg_collection": self.layout.groups}
@@ -150,7 +150,7 @@ class MegatronPolicy(PolicyBase):
                 pp_group=self.layout.groups.pp, config=self._chunks[0].config
             )
         self._schedule(
-            forward_step_func=partial(self._forward, loss=loss, temperature=temperature, logprobs=logprobs, sums=sums),
+            forward_step_func=partial(self._forward, loss=loss, temperature=temperature, said=said, sums=sums),
             data_iterator=[iter(parts) for _ in self._chunks] if len(self._chunks) > 1 else iter(parts),
             model=self._chunks if len(self._chunks) > 1 else self._chunks[0],
             num_microbatches=len(parts),
@@ -160,12 +160,12 @@ class MegatronPolicy(PolicyBase):
             **settings,
         )
         if not self.layout.reports:
-            logprobs.zero_()
+            said.zero_()
             sums.zero_()
         if dist.get_world_size() > 1:
-            dist.all_reduce(logprobs)
+            dist.all_reduce(said)
             dist.all_reduce(sums)
-        return logprobs, sums
+        return said, sums
 
     def _forward(
         self,
@@ -174,7 +174,7 @@ class MegatronPolicy(PolicyBase):
         *,
         loss: Loss,
         temperature: float,
-        logprobs: Tensor,
+        said: Tensor,
         sums: Tensor,
     ) -> tuple[Tensor, Any]:
         """Megatron's forward step: hidden states now, the loss when it calls back on the last stage."""
@@ -183,7 +183,7 @@ class MegatronPolicy(PolicyBase):
         def finish(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             scored = self._scored(part, hidden, temperature)
             value, stats = loss(scored)
-            logprobs[scored.index] = scored.current.detach()
+            said[:, scored.index] = torch.stack([scored.current.detach(), scored.entropy.detach()])
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
             # The loss is globally normalised already, so no token count: _finalize does not divide.
             return value, torch.zeros((), dtype=torch.int, device=value.device), {}
