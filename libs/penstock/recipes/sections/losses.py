@@ -56,8 +56,8 @@ class Rejection(Section):
         "max_k3",
     ] = Field(
         default="none",
-        description="a token's distance, or the sum, mean or maximum over an answer's tokens, of k1 (the log-ratio), k2 "
-        "(half its square) or k3",
+        description="a token's distance, or the sum, mean or maximum over an answer's tokens, of k1 (the log-ratio), "
+        "k2 (half its square) or k3",
     )
     high: float | None = Field(
         default=None, gt=0, description="largest that is kept: a ratio for k1, a distance for k2 and k3; required"
