@@ -211,6 +211,11 @@ USES: Mapping[str, Use] = {
     **_parameters("algorithm.preference", "", PREFERENCES, _preference, _of("preference")),
     **_rows("algorithm.preference", Use(_paired), "pairs_per_group", "min_margin", "weight", "more"),
     "algorithm.preference.divergence": Use(_measures),
+    "algorithm.preference.length_share": Use(_paired),
+    "algorithm.preference.nll_normalisation": Use(
+        lambda r: r.method.name == "preference" and r.algorithm.preference.nll_coefficient > 0,
+        lambda r: "there is no likelihood term; set nll_coefficient" if r.method.name == "preference" else "",
+    ),
     "algorithm.preference.divergence_order": Use(
         lambda r: _measures(r) and r.algorithm.preference.divergence == "alpha",
         lambda r: "is the order of divergence alpha",

@@ -22,9 +22,9 @@ def vespo(
     """ℓ = −sg(φ(W))·A·current, φ(W) = W^k·e^(λ(1 − W)), W = exp(Σ_t c − g) over a sequence's trained tokens.
 
     φ(1) = 1, its peak is at k / λ, and it falls to 0 at both ends, so that little is learnt from an answer which the
-    policy has left, or which has become far likelier. k (`power_*`) and λ (`decay_*`) are chosen by the sign of A, 0 being
-    positive. Source: VESPO (2026), algorithm 1. Defaults: k 2 and λ 3 where A ≥ 0, k 3 and λ 2 elsewhere. `clipped`
-    marks tokens of which less than half counts.
+    policy has left, or which has become far likelier. k (`power_*`) and λ (`decay_*`) are chosen by the sign of A, 0
+    being positive. Source: VESPO (2026), algorithm 1. Defaults: k 2 and λ 3 where A ≥ 0, k 3 and λ 2 elsewhere.
+    `clipped` marks tokens of which less than half counts.
     """
     log_ratio = sequence_sum((inputs.current - inputs.behaviour).detach(), inputs)
     log_ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)[inputs.sequence]

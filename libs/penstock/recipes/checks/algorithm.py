@@ -101,7 +101,7 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         problems.append(f"algorithm.loss.rejection.high: is required for {reject.by}, which has no usual value")
     elif reject.low is not None and reject.high is not None and reject.low >= reject.high:
         problems.append(f"algorithm.loss.rejection.low: {reject.low:g} must be below high {reject.high:g}")
-    if a.group_size < 2 and not recipe.has_critic:
+    if a.group_size < 2 and not advantage.needs:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
     if (advantage.needs == "teacher") != (recipe.teacher is not None):
         problems.append("teacher: is required for algorithm.advantage opd, and is used by nothing else")

@@ -56,7 +56,7 @@ def test_every_key_of_these_sections_says_who_reads_it() -> None:
         (["algorithm.loss={proximal: behaviour, correction: icepop}"], "'icepop' would correct twice; use 'none'"),
         (["algorithm.loss={proximal: behaviour, correction_cap: 3.0}"], "correction_cap: none does not use it"),
         (["algorithm.loss.settings={clip: 1.0}"], "settings: ppo_clip is none of your own; it uses clip_low"),
-        (["algorithm.advantage_settings={normalize: 1.0}"], "'normalize' is not one of epsilon"),
+        (["algorithm.advantage_settings={normalize: 1.0}"], "'normalize' is not one of raw, epsilon"),
         (["algorithm.advantage=dr_grpo", "algorithm.advantage_settings={epsilon: 1.0}"], "dr_grpo has no settings"),
         (["algorithm.loss={correction: opsm, correction_mean_one: tokens}"], "opsm has no weights but 0 and 1"),
         (["algorithm.loss.rejection.high=2.0"], "rejection.high: nothing is rejected; set by"),
@@ -85,6 +85,14 @@ def test_every_key_of_these_sections_says_who_reads_it() -> None:
         (
             ["algorithm.name=dpo", "algorithm.preference={loss: ipo, margin: 0.1}"],
             "margin: ipo does not use it; it uses",
+        ),
+        (
+            ["algorithm.name=dpo", "algorithm.preference.nll_normalisation=sum"],
+            "no likelihood term; set nll_coefficient",
+        ),
+        (
+            ["algorithm.name=dpo", "algorithm.preference={loss: kto, length_share: 0.5}"],
+            "preference.length_share: algori",
         ),
         (["algorithm.name=dpo", "algorithm.overlong_buffer=8"], "overlong_buffer: algorithm.name dpo does not use it"),
         (["algorithm.name=dpo", "algorithm.loss.name=cispo"], "loss.name: algorithm.name dpo does not use it"),

@@ -247,6 +247,18 @@ class Preference(PairLoss):
         description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
     )
     nll_coefficient: float = Field(default=0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
+    nll_normalisation: Literal["token", "sequence", "sum"] = Field(
+        default="token",
+        description="the likelihood's mean over tokens of all chosen answers, over answers of their tokens' mean, or "
+        "over answers of their tokens' sum",
+    )
+    length_share: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="length desensitisation (LD-DPO): what the tokens of the longer answer count that are "
+        "beyond the shorter one's length; 1 if absent",
+    )
     pairs_per_group: Positive = Field(default=1, description="pairs of a group: best with worst, second with ...")
     min_margin: float = Field(
         default=0.0, ge=0, description="a pair's rewards must differ by more; groups without a pair are filtered"
