@@ -227,6 +227,13 @@ USES: Mapping[str, Use] = {
             "dataset and at other temperatures"
         ),
     ),
+    "algorithm.reference.sync_every": Use(
+        lambda r: r.compares_with_reference, lambda r: "nothing is compared with a reference; leave it out"
+    ),
+    "algorithm.reference.mix": Use(
+        lambda r: r.compares_with_reference and r.algorithm.reference.sync_every is not None,
+        lambda r: "the reference does not move; set sync_every",
+    ),
     **_rows("algorithm.reward_model", Use(_of("reward_model")), "margin", "centring", "min_margin"),
     **_rows("algorithm.critic", Use(_of("critic")), "path", "learning_rate", "discount", "decay", "clip"),
     **_rows("algorithm.critic", Use(_of("critic")), "warmup_steps", "whiten"),

@@ -126,8 +126,18 @@ class Policy(Protocol):
         ...
 
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError if it was told to keep
-        none."""
+        """As `logprobs`, under the weights the policy was created with, or those that follow it. Raises RuntimeError if
+        it was told to keep none."""
+        ...
+
+    def follow(self, share: float) -> None:
+        """Moves the reference to share · policy + (1 − share) · reference. Raises RuntimeError without a reference of
+        its own (adapters' is the model without them)."""
+        ...
+
+    @property
+    def reference_moves(self) -> int:
+        """How often the reference has become another: what was computed with it before is of no use then."""
         ...
 
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:

@@ -142,6 +142,12 @@ def _on_transformers(recipe: Recipe) -> list[str]:
 
 def _adapters(recipe: Recipe) -> list[str]:
     lora = recipe.learner.lora
+    if lora is not None and recipe.algorithm.reference.sync_every is not None:
+        return [
+            "algorithm.reference.sync_every: with learner.lora the reference is the model without adapters, "
+            "which cannot "
+            "follow them; leave it out"
+        ]
     if lora is None or lora.publish == "merged" or not recipe.trains_reward_model:
         return []
     return ["learner.lora.publish: a reward model's score is trained whole beside its adapters; use merged"]

@@ -115,6 +115,12 @@ def test_every_key_of_these_sections_says_who_reads_it() -> None:
         (["algorithm.name=dpo", "algorithm.preference.more=[{loss: kto}]"], "more.0.loss: 'kto' is not one of sigmoid"),
         (["algorithm.name=dpo", "algorithm.preference={loss: exo, label_smoothing: 0.0}"], "exo needs more than 0"),
         (["algorithm.name=dpo", "algorithm.preference={loss: aot, importance_cap: 2}"], "leave it out for kto and aot"),
+        (["algorithm.reference.sync_every=2"], "reference.sync_every: nothing is compared with a reference"),
+        (["algorithm.loss.kl.coefficient=0.1", "algorithm.reference.mix=0.5"], "the reference does not move; set sync"),
+        (
+            ["algorithm.loss.kl.coefficient=0.1", "algorithm.reference.sync_every=2", "learner.lora={}"],
+            "reference is the model without adapters, which cannot follow",
+        ),
         (["learner.optimizer.momentum=0.9"], "momentum: adamw does not use it; muon does"),
         (["learner.optimizer.decay_steps=1"], "decay_steps: schedule constant does not use it; wsd does"),
         (["learner.optimizer.final_ratio=0.1"], "final_ratio: schedule constant does not use it"),

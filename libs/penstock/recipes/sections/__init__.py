@@ -1,6 +1,6 @@
 """The sections of a recipe: typed, strict, with their defaults and units. Unknown keys are refused everywhere."""
 
-from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters
+from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters, Reference
 from penstock.recipes.sections.base import Section
 from penstock.recipes.sections.data import Curriculum, Data
 from penstock.recipes.sections.environment import Credentials, Environment, Reward, ServedModel
@@ -34,6 +34,7 @@ __all__ = [
     "PairLoss",
     "Parallel",
     "Preference",
+    "Reference",
     "Rejection",
     "Reward",
     "RewardModelLoss",

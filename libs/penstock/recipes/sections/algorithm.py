@@ -28,6 +28,21 @@ class Critic(Section):
     )
 
 
+class Reference(Section):
+    """The model that a method compares with (`dpo`, `loss.kl`): the one the run started from, or one that follows."""
+
+    sync_every: Positive | None = Field(
+        default=None, description="steps after which the reference moves towards the policy (TR-DPO); never if absent"
+    )
+    mix: float = Field(
+        default=0.6, gt=0, le=1, description="the policy's share in the reference then; 1 makes it the policy"
+    )
+
+    def due(self, step: int) -> bool:
+        """Whether it moves after this step of the run."""
+        return self.sync_every is not None and step % self.sync_every == 0
+
+
 class Filters(Section):
     """Whole groups that are complete but carry no signal (their slot is given back at once), and truncated answers."""
 
@@ -78,4 +93,5 @@ class Algorithm(Section):
     preference: Preference = Field(default_factory=Preference)
     reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
     critic: Critic = Field(default_factory=Critic)
+    reference: Reference = Field(default_factory=Reference)
     filters: Filters = Field(default_factory=Filters)

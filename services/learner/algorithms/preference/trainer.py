@@ -7,8 +7,8 @@ The loss depends on an answer only through the sum of its log-probs, so its grad
 a forward pass before the step. That is the exact gradient, and answers are packed over micro-batches and ranks like
 any others: the two of a pair need not meet. It costs one forward pass more than a loss that sees both at once.
 
-The reference does not change, so its sums are kept by the digest of the sequence and computed once, over all passes
-through the data.
+A reference that does not follow the policy never changes, so its sums are kept by the digest of the sequence and
+computed once, over all passes through the data; with one that follows, until it moves.
 """
 
 import hashlib
@@ -159,14 +159,17 @@ class LinearLoss:
 
 
 class ReferenceSums:
-    """Summed reference log-probs by sequence, each computed once. Every rank keeps the same ones."""
+    """Summed reference log-probs by sequence, each computed once for as long as the reference stays what it is. Every
+    rank keeps the same ones."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self._policy, self._moves = policy, policy.reference_moves
         self._known: dict[bytes, float] = {}
 
     def of(self, batch: Batch, counts: Tensor | None = None) -> Tensor:
         """float64 [N]; a collective unless all are known, which all ranks agree on. counts [T]: what tokens count."""
+        if self._policy.reference_moves != self._moves:
+            self._known, self._moves = {}, self._policy.reference_moves
         counts = torch.ones_like(batch.mask) if counts is None else counts
         digests = _digests(batch, counts)
         missing = [i for i, d in enumerate(digests) if d not in self._known]

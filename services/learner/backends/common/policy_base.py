@@ -4,7 +4,7 @@ A backend gives one forward and backward pass over planned micro-batches (`_run`
 """
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from services.learner.backends.common.reference import InitialWeights
+from services.learner.backends.common.reference import ReferenceWeights
 from services.learner.backends.common.steps import ScoreOnly, SteppingOptimizer, stepped
 from services.learner.backends.packing import micro_batches
 from services.learner.backends.packing.micro_batches import Cut, MicroBatch, Planned
+from services.learner.checkpoints.directory import REFERENCE
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Loss, StepOutcome, Takes
 from services.learner.interface.policy_spec import PolicySpec
@@ -28,6 +29,14 @@ class State(Protocol):
     def snapshot(self) -> Snapshot: ...
 
     def load(self, path: str | Path) -> dict[str, Any]: ...
+
+    def snapshot_of(self, weights: Mapping[str, Tensor], part: str) -> Snapshot:
+        """Of weights beside the model's own, by the parameters' names; without an optimizer."""
+        ...
+
+    def load_weights(self, path: str | Path, part: str) -> None:
+        """Into the model's parameters; a collective. Raises as `Policy.load`."""
+        ...
 
 
 class PolicyBase(abc.ABC):
@@ -46,7 +55,7 @@ class PolicyBase(abc.ABC):
         that its adapters change; None where it has none."""
         self.spec, self.optimizer, self.state = spec, optimizer, state
         self._cut, self._knows, self._without_adapters = cut, knows, without_adapters
-        self._as_reference = without_adapters
+        self._reference: ReferenceWeights | None = None
         self._planned: tuple[Batch, Planned] | None = None
 
     @property
@@ -75,13 +84,27 @@ class PolicyBase(abc.ABC):
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
-        (or adapters)."""
-        if self._as_reference is None:
+        """As `logprobs`, under the weights the policy was created with, or those that follow it. Raises RuntimeError
+        without keep_reference (or adapters)."""
+        as_reference = self._without_adapters or (self._reference.in_place if self._reference is not None else None)
+        if as_reference is None:
             raise RuntimeError("the policy was created without keep_reference")
         self._settle()
-        with self._as_reference():
+        with as_reference():
             return self.logprobs(batch, temperature)
+
+    def follow(self, share: float) -> None:
+        """Moves the reference to share · policy + (1 − share) · reference. Raises RuntimeError without a reference of
+        its own."""
+        if self._reference is None:
+            raise RuntimeError("the policy was created without keep_reference, or with adapters")
+        self._settle()
+        self._reference.follow(share)
+
+    @property
+    def reference_moves(self) -> int:
+        """How often the reference has become another."""
+        return 0 if self._reference is None else self._reference.moves
 
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
         """Forward and backward over the batch, then one guarded optimizer step.
@@ -103,12 +126,19 @@ class PolicyBase(abc.ABC):
     def snapshot(self) -> Snapshot:
         """What this rank writes into a checkpoint; refers to live memory."""
         self._settle()
-        return self.state.snapshot()
+        taken = self.state.snapshot()
+        if not self.spec.follows or self._reference is None:
+            return taken
+        return taken.beside(REFERENCE, self.state.snapshot_of(self._reference.values, REFERENCE))
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint of any layout; returns its `extra`. Raises as `Policy.load`."""
         self._settle()
-        return self.state.load(path)
+        extra = self.state.load(path)
+        if self.spec.follows and self._reference is not None:
+            with self._reference.filled():
+                self.state.load_weights(path, REFERENCE)
+        return extra
 
     @property
     @abc.abstractmethod
@@ -120,10 +150,10 @@ class PolicyBase(abc.ABC):
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
 
-    def _keep_reference(self, weights: Sequence[Tensor]) -> None:
+    def _keep_reference(self, weights: Mapping[str, Tensor]) -> None:
         """Remembers the initial weights where the spec wants them and they are not there anyway."""
         if self.spec.keep_reference and self._without_adapters is None:
-            self._as_reference = InitialWeights(weights, self.spec.hosts_reference).in_place
+            self._reference = ReferenceWeights(weights, self.spec.hosts_reference)
 
     def _said(self, batch: Batch, temperature: float) -> Tensor:
         with torch.no_grad():

@@ -108,7 +108,7 @@ class MegatronPolicy(PolicyBase):
             megatron.grad_scale_func = lambda loss: loss * guarded.scale
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(spec, config, layout, chunks, guarded, adapters, part)
-        policy._keep_reference([p for shard in shards for p in shard.parameters()])
+        policy._keep_reference({p.name: p.parameter for p in policy.state.mapped()})
         return policy
 
     @property

@@ -130,7 +130,7 @@ class TransformersPolicy(PolicyBase):
         policy = TransformersPolicy(spec, network, optimizer, state, device, adapters, ranks, plan)
         if expected is not None:
             trial.check_cut(model, expected.to(device), policy.scores if spec.scores else policy.logprobs)
-        policy._keep_reference([fully_sharded.slice_of(p) for p in parameters.values()])
+        policy._keep_reference({name: fully_sharded.slice_of(p) for name, p in parameters.items()})
         return policy
 
     @property
