@@ -139,6 +139,12 @@ PREFERENCES: Mapping[str, PreferenceChoice] = {
 }
 
 
+KL_ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k3+")
+"""Of algorithm.loss.kl.estimator."""
+NORMALISATIONS = ("token", "sequence", "prompt", "constant")
+"""Of algorithm.loss.normalisation."""
+
+
 def loss_choice(name: str) -> LossChoice:
     """A loss's row, or a plugin's."""
     return LOSSES.get(name, LossChoice())
@@ -156,4 +162,4 @@ def advantage_choice(name: str) -> AdvantageChoice:
 
 def preference_choice(name: str) -> PreferenceChoice:
     """A preference loss's row, or a plugin's."""
-    return PREFERENCES.get(name, PreferenceChoice())
+    return PREFERENCES.get(name, PreferenceChoice({}))

@@ -181,6 +181,14 @@ USES: Mapping[str, Use] = {
         lambda r: f"{_loss(r)[0]} is none of your own; it uses {listed(_loss(r)[1])}" if _gradient(r) else "",
     ),
     **_parameters("algorithm.loss", "", LOSSES, _loss, _gradient),
+    "algorithm.loss.correction_settings": Use(
+        lambda r: _gradient(r) and r.algorithm.loss.correction not in CORRECTIONS,
+        lambda r: (
+            f"{_correction(r)[0]} is none of your own; it uses {listed('correction_' + k for k in _correction(r)[1])}"
+            if _gradient(r)
+            else ""
+        ),
+    ),
     **_parameters("algorithm.loss", "correction_", CORRECTIONS, _correction, _gradient),
     "algorithm.loss.correction_mean_one": Use(
         _weighs,
@@ -209,6 +217,14 @@ USES: Mapping[str, Use] = {
     ),
     **_rows("algorithm.preference", Use(_of("preference")), "source", "loss", "nll_coefficient"),
     **_parameters("algorithm.preference", "", PREFERENCES, _preference, _of("preference")),
+    "algorithm.preference.settings": Use(
+        lambda r: r.method.name == "preference" and r.algorithm.preference.loss not in PREFERENCES,
+        lambda r: (
+            f"{_preference(r)[0]} is none of your own; it uses {listed(_preference(r)[1])}"
+            if r.method.name == "preference"
+            else ""
+        ),
+    ),
     **_rows("algorithm.preference", Use(_paired), "pairs_per_group", "min_margin", "weight", "more"),
     "algorithm.preference.divergence": Use(_measures),
     "algorithm.preference.length_share": Use(_paired),

@@ -65,8 +65,8 @@ def correction(loss: Loss) -> Callable[[LossInputs], Tensor]:
 def weights(recipe: Recipe) -> Callable[[Batch], Tensor]:
     """fp32 [T] of a batch: what each token's loss is multiplied by so that the batch's loss is a plain sum."""
     name = recipe.algorithm.loss.normalisation
-    constant = {"max_tokens": recipe.sampling.max_tokens} if name == "constant" else {}
-    normalise = normalisations.make(name, **constant)
+    bound = {"max_tokens": recipe.sampling.max_tokens} if "max_tokens" in normalisations.settings_of(name) else {}
+    normalise = normalisations.make(name, **bound)
 
     def of(batch: Batch) -> Tensor:
         sequence = batch.sequence_of_token

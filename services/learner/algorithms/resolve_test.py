@@ -12,6 +12,7 @@ from penstock.objectives import (
     Registry,
     advantage_estimators,
     kl_estimators,
+    normalisations,
     off_policy_corrections,
     policy_losses,
     preference_losses,
@@ -21,7 +22,7 @@ from penstock.objectives.corrections import WHOLE_BATCH
 from penstock.objectives.preferences import Pairs, divergences
 from penstock.objectives.registry import REQUIRED
 from penstock.recipes import resolve
-from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCES
+from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, KL_ESTIMATORS, LOSSES, NORMALISATIONS, PREFERENCES
 from penstock.recipes.sections import Rejection
 from services.learner.algorithms import resolve as resolving
 from services.learner.algorithms.policy_gradient.loss import Objectives
@@ -55,7 +56,7 @@ def test_the_recipe_knows_exactly_what_is_registered() -> None:
     assert set(ADVANTAGES) == built_in(advantage_estimators) | {"opd", "gae"}  # of a teacher, of a critic
     assert set(PREFERENCES) == built_in(preference_losses) | {"kto"}
     assert get_args(Rejection.model_fields["by"].annotation) == ("none", *rejection.REJECTIONS)
-    assert built_in(kl_estimators) == {"k1", "k2", "k3", "abs", "k1+", "k3+"}
+    assert built_in(kl_estimators) == set(KL_ESTIMATORS) and built_in(normalisations) == set(NORMALISATIONS)
 
 
 TABLES: list[tuple[Any, Registry[Any]]] = [

@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 
 from penstock.recipes.choices import (
     CORRECTIONS,
+    KL_ESTIMATORS,
     LOSSES,
+    NORMALISATIONS,
     PREFERENCES,
     Parameters,
     correction_choice,
@@ -27,8 +29,9 @@ class Kl(Section):
     place: Literal["loss", "reward"] = Field(
         default="loss", description="reward: take the summed k1 off each sample's reward instead (estimator is unused)"
     )
-    estimator: Literal["k1", "k2", "k3", "abs", "k1+", "k3+"] = Field(
-        default="k3", description="k1+ and k3+ have the gradient of k2; abs is of the log-ratio"
+    estimator: str = Field(
+        default="k3",
+        description=f"{', '.join(KL_ESTIMATORS)}; k1+ and k3+ have the gradient of k2, abs is of the log-ratio",
     )
     importance: Literal["none", "differentiable", "detached"] = Field(
         default="differentiable",
@@ -113,9 +116,10 @@ class Loss(Section):
     decay_positive: float | None = Field(default=None, ge=0, description="vespo: how fast it fades there; 3 if absent")
     power_negative: float | None = Field(default=None, ge=0, description="vespo: the exponent elsewhere; 3 if absent")
     decay_negative: float | None = Field(default=None, ge=0, description="vespo: the fading elsewhere; 2 if absent")
-    normalisation: Literal["token", "sequence", "prompt", "constant"] = Field(
+    normalisation: str = Field(
         default="token",
-        description="what a token's loss is divided by; if absent token, with gspo and geo_mean sequence",
+        description=f"what a token's loss is divided by: {', '.join(NORMALISATIONS)}; if absent token, with gspo and "
+        "geo_mean sequence",
     )
     proximal: Literal["recompute", "behaviour", "interpolate"] = Field(
         default="recompute",
@@ -143,6 +147,9 @@ class Loss(Section):
     )
     correction_limit: float | None = Field(
         default=None, gt=0, description="opsm: largest mean of g - c (.5 if absent); m2po: largest mean square (.04)"
+    )
+    correction_settings: dict[str, float] = Field(
+        default_factory=dict, description="parameters of a correction of your own (plugins)"
     )
     correction_mean_one: Literal["none", "tokens", "answers"] = Field(
         default="none",
@@ -184,12 +191,13 @@ class Loss(Section):
     @property
     def parameters(self) -> dict[str, float]:
         """What the loss of that name is made with."""
-        choice = loss_choice(self.name)
-        return _given(self, choice.parameters) if choice.parameters else self.settings
+        return _given(self, loss_choice(self.name).parameters) if self.name in LOSSES else self.settings
 
     @property
     def correction_parameters(self) -> dict[str, float]:
         """What the correction of that name is made with, likewise."""
+        if self.correction not in CORRECTIONS:
+            return self.correction_settings
         return _given(self, correction_choice(self.correction).parameters, "correction_")
 
 
@@ -216,6 +224,10 @@ class PairLoss(Section):
         default=None, gt=0, description="discopop: width of the change from one form to the other; .05 if absent"
     )
 
+    settings: dict[str, float] = Field(
+        default_factory=dict, description="parameters of a preference loss of your own (plugins)"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _with_its_defaults(cls, given: Any) -> Any:
@@ -227,7 +239,7 @@ class PairLoss(Section):
     @property
     def parameters(self) -> dict[str, float]:
         """What the preference loss of that name is made with."""
-        return _given(self, preference_choice(self.loss).parameters)
+        return _given(self, preference_choice(self.loss).parameters) if self.loss in PREFERENCES else self.settings
 
 
 class Preference(PairLoss):

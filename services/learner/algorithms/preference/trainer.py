@@ -63,7 +63,8 @@ class PreferenceTrainer:
         if paired(self._settings):
             losses = self._pair_losses(batch, current, reference)
         else:
-            baseline = (current - reference)[role == ELSEWHERE].mean()
+            elsewhere = (current - reference)[role == ELSEWHERE]
+            baseline = elsewhere.mean() if len(elsewhere) else current.new_zeros(())
             losses = self._single_losses(role, reference, baseline)
         return _Answers(role, current, reference, losses, counts, likelihood)
 
@@ -116,7 +117,7 @@ class PreferenceTrainer:
 
     def _metrics(self, batch: Batch, answers: "_Answers", values: Tensor) -> dict[str, float]:
         """Rewards are the implicit ones, beta · (c − r); the margin is theirs, the accuracy their order's."""
-        beta, role = self._settings.parameters["beta"], answers.role
+        beta, role = self._settings.parameters.get("beta", 1.0), answers.role
         gained = answers.current - answers.reference
         chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == REJECTED]
         nll = -answers.likelihood

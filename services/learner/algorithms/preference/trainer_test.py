@@ -252,6 +252,20 @@ def test_the_other_prompt_is_another_one_whatever_the_sizes_of_the_groups() -> N
     assert len(asked) == 22 and all(own != other for own, other in zip(asked[::2], asked[1::2], strict=True))
 
 
+def test_answers_to_one_prompt_have_no_baseline(model_dir: Path) -> None:
+    """KTO's baseline takes mismatched prompts only: the same answer to its own prompt says nothing of it."""
+    groups = [CompleteGroup(f"g{i}", (answer(i, float(i == 0)),)) for i in range(2)]
+    samples = maker(KTO).samples(groups)
+    assert [s.signal for s in samples] == [1.0, -1.0]
+    metrics = run_ranks(1, _one_prompt, model_dir, samples)[0]
+    assert metrics["loss"] == pytest.approx(0.5, abs=1e-6), "1 − σ(0), as everything is like the reference"
+
+
+def _one_prompt(model_dir: Path, samples: list[TrainingSample]) -> Any:
+    trainer = make_trainer(recipe_of("dpo", algorithm={"preference": KTO}), _policy(model_dir, Parallel()))
+    return trainer.step(Batch.from_samples(samples, "role")).metrics
+
+
 def test_a_single_answer_is_also_put_to_another_prompt() -> None:
     groups = [CompleteGroup(f"g{i}", (answer(i, float(i == 0), prompt=5 + 2 * i),)) for i in range(2)]
     samples = maker(KTO).samples(groups)
