@@ -25,6 +25,7 @@ from penstock.objectives import (
     preference_losses,
     preferences,
     rejection,
+    router,
 )
 from penstock.objectives.preferences import ranking
 from penstock.objectives.registry import REQUIRED
@@ -53,6 +54,8 @@ def _section(name: str) -> str:
         return "\n".join(
             [_entry("gae", critics.gae, settings), _entry("value_loss", critics.value_loss, {"clip": 0.2})]
         )
+    if name == "router":
+        return _entry("algorithm.router_coefficient", router.balance, {})
     if name == "selection":
         entries = [
             _entry("loss.correction_mean_one", corrections.mean_one.mean_one, {}),

@@ -233,7 +233,7 @@ def _backend(given: Given, made: Made) -> None:
     given.take(f"{prefix}._v2")
     _lora(given.take_below(f"{prefix}.lora_cfg") or given.take_below(f"{prefix}.peft"), made)
     if given.take(f"{prefix}.moe_router_load_balancing_type", "none") not in ("none",):
-        made.left(f"{prefix}.moe_router_load_balancing_type", "see model.router_aux_coefficient")
+        made.left(f"{prefix}.moe_router_load_balancing_type", "see algorithm.router_coefficient")
     made.set("learner.optimizer.learning_rate", real(given.take(f"{prefix}.optimizer.lr")))
     for ours, theirs in (("beta1", "adam_beta1"), ("beta2", "adam_beta2"), ("epsilon", "adam_eps")):
         made.set(f"learner.optimizer.{ours}", real(given.take(f"{prefix}.optimizer.{theirs}")))

@@ -59,5 +59,10 @@ TABLE: Mapping[str, Row] = {
     "neftune_noise_alpha": nowhere("no noise on embeddings here"),
     "label_names": nowhere("labels are made of the rows"),
     "average_tokens_across_devices": nowhere("always over the whole batch", True),
-    "router_aux_loss_coef": to("model.router_aux_coefficient", float),
+    "router_aux_loss_coef": nowhere(
+        "see algorithm.router_coefficient, of backend megatron; the same pull is this number times the experts "
+        "of a token",
+        0.0,
+        0.001,
+    ),
 }

@@ -7,6 +7,7 @@
     critics.py      advantages from a critic's values, and the loss of the values
     kl.py           the pull towards a reference
     rejection.py    tokens and answers that are not trained at all
+    router.py       even use of a mixture's experts
     entropies.py    tokens that are trained for being undecided
 
 One file per choice; its docstring carries formula, source and defaults. Nothing here knows about services, models or
@@ -26,6 +27,7 @@ from penstock.objectives import (
     preferences,
     proximal,
     rejection,
+    router,
     shaping,
 )
 from penstock.objectives.inputs import LossInputs, TokenLoss
@@ -70,5 +72,6 @@ __all__ = [
     "proximal",
     "ranking",
     "rejection",
+    "router",
     "shaping",
 ]

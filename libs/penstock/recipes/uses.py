@@ -150,6 +150,7 @@ _ONE_STEP = Use(
     ),
 )
 USES: Mapping[str, Use] = {
+    "algorithm.router_coefficient": _ALWAYS,
     **_rows("algorithm", _ALWAYS, "name", "steps", "groups_per_step", "group_size", "min_group_fraction"),
     "algorithm.advantage": Use(lambda r: r.algorithm.name == "grpo"),
     "algorithm.advantage_settings": Use(

@@ -121,6 +121,12 @@ def test_every_key_of_these_sections_says_who_reads_it() -> None:
             ["algorithm.loss.kl.coefficient=0.1", "algorithm.reference.sync_every=2", "learner.lora={}"],
             "reference is the model without adapters, which cannot follow",
         ),
+        (["algorithm.router_coefficient=0.001", "learner.backend=transformers"], "use learner.backend=megatron"),
+        (["algorithm.router_coefficient=0.001", "learner.lora={}"], "with learner.lora the routers are frozen"),
+        (
+            ["algorithm.router_coefficient=0.001", "learner.ranks=2", "learner.parallel.context=2"],
+            "whole sequences on a rank; use learner.parallel.context=1 (it is 2)",
+        ),
         (["learner.optimizer.momentum=0.9"], "momentum: adamw does not use it; muon does"),
         (["learner.optimizer.decay_steps=1"], "decay_steps: schedule constant does not use it; wsd does"),
         (["learner.optimizer.final_ratio=0.1"], "final_ratio: schedule constant does not use it"),

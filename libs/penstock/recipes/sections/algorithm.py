@@ -89,6 +89,11 @@ class Algorithm(Section):
         default=1.0, description="factor of the reward, where positive, of an answer that was cut off (stop properly)"
     )
     advantage_clip: float | None = Field(default=None, gt=0, description="largest absolute advantage; off if absent")
+    router_coefficient: float = Field(
+        default=0.0,
+        ge=0,
+        description="mixtures: weight of a loss that makes the experts' use even within a sequence; 1e-3 is usual",
+    )
     loss: Loss = Field(default_factory=Loss)
     preference: Preference = Field(default_factory=Preference)
     reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
