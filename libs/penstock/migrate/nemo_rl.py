@@ -138,10 +138,13 @@ def _kl(given: Given, made: Made) -> None:
     kind = given.take("loss_fn.reference_policy_kl_type", "k3")
     in_reward = given.take("loss_fn.use_kl_in_reward", False)
     weighed = given.take("loss_fn.use_on_policy_kl_approximation", False)
-    clamps = {"kl_input_clamp_value": 20.0, "kl_output_clamp_value": 10.0}
-    for key, ours in clamps.items():
-        if (value := given.take(f"loss_fn.{key}", ours)) != ours and penalty:
-            made.left(f"loss_fn.{key}", f"is {ours:g} here, not {value}")
+    clamps = {"kl_input_clamp_value": ("log_ratio_limit", 20.0), "kl_output_clamp_value": ("value_limit", 10.0)}
+    for key, (ours, most) in clamps.items():
+        value = real(given.take(f"loss_fn.{key}", most))
+        if value > most and penalty:
+            made.left(f"loss_fn.{key}", f"is {most:g} at most, not {value:g}")
+        elif value < most and penalty and not in_reward:
+            made.set(f"algorithm.loss.kl.{ours}", value)
     if not penalty:
         return
     made.set("algorithm.loss.kl.coefficient", penalty)

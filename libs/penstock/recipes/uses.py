@@ -215,6 +215,8 @@ USES: Mapping[str, Use] = {
         ),
         "estimator",
         "importance",
+        "log_ratio_limit",
+        "value_limit",
     ),
     **_rows("algorithm.preference", Use(_of("preference")), "source", "loss", "nll_coefficient"),
     **_parameters("algorithm.preference", "", PREFERENCES, _preference, _of("preference")),

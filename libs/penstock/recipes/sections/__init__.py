@@ -6,9 +6,10 @@ from penstock.recipes.sections.data import Curriculum, Data
 from penstock.recipes.sections.environment import Credentials, Environment, Reward, ServedModel
 from penstock.recipes.sections.generation import Generation, Sampling, Teacher
 from penstock.recipes.sections.learner import Checkpoints, Learner, Lora, Optimizer, Parallel
-from penstock.recipes.sections.losses import Kl, Loss, PairLoss, Preference, Rejection, RewardModelLoss
+from penstock.recipes.sections.losses import Kl, Loss, Rejection
 from penstock.recipes.sections.mixture import Source
 from penstock.recipes.sections.model import Model
+from penstock.recipes.sections.preferences import PairLoss, Preference, RewardModelLoss
 from penstock.recipes.sections.run import ALERTS, Alert, Evaluation, Limits, Rollout, Staleness, Telemetry, WeightSync
 
 __all__ = [

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from penstock.recipes.choices import ADVANTAGES
 from penstock.recipes.sections.base import Fraction, Positive, Section
-from penstock.recipes.sections.losses import Loss, Preference, RewardModelLoss
+from penstock.recipes.sections.losses import Loss
+from penstock.recipes.sections.preferences import Preference, RewardModelLoss
 
 
 class Critic(Section):

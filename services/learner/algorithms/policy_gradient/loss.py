@@ -114,7 +114,13 @@ class PolicyGradientLoss:
         penalty = torch.zeros_like(current)
         if objectives.kl_in_loss:
             pull = objectives.loss.kl
-            penalty = kl.kl_loss(inputs, pull.estimator, pull.importance)
+            penalty = kl.kl_loss(
+                inputs,
+                pull.estimator,
+                pull.importance,
+                log_ratio_limit=pull.log_ratio_limit,
+                value_limit=pull.value_limit,
+            )
             token_loss = token_loss + pull.coefficient * penalty
         if objectives.loss.entropy_coefficient:
             token_loss = token_loss - objectives.loss.entropy_coefficient * scored.entropy
