@@ -13,6 +13,7 @@ LIBRARIES = {
     "datasets": "light",
     "ledger": "light",
     "memory_plan": "light",
+    "migrate": "light",
     "names": "light",
     "objectives": "learner",
     "packing": "learner",

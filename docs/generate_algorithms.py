@@ -16,12 +16,16 @@ from typing import Any
 from penstock.objectives import (
     Registry,
     advantage_estimators,
+    corrections,
     critics,
+    entropies,
     kl_estimators,
     off_policy_corrections,
     policy_losses,
     preference_losses,
     preferences,
+    rejection,
+    router,
 )
 from penstock.objectives.preferences import ranking
 from penstock.objectives.registry import REQUIRED
@@ -50,6 +54,15 @@ def _section(name: str) -> str:
         return "\n".join(
             [_entry("gae", critics.gae, settings), _entry("value_loss", critics.value_loss, {"clip": 0.2})]
         )
+    if name == "router":
+        return _entry("algorithm.router_coefficient", router.balance, {})
+    if name == "selection":
+        entries = [
+            _entry("loss.correction_mean_one", corrections.mean_one.mean_one, {}),
+            _entry("loss.rejection", rejection.kept, {"low": "1 / high for k1", "high": REQUIRED}),
+            _entry("loss.top_entropy", entropies.undecided, {}),
+        ]
+        return "\n".join(entries)
     registry = REGISTRIES[name]
     entries = [_entry(n, registry.get(n), registry.settings_of(n)) for n in registry.names()]
     if name == "preferences":

@@ -150,6 +150,8 @@ class Life:
         began = time.monotonic()
         with computing(f"step {step}", usual=usual, deadline=limit):
             result = self.trainer.step(broadcast(prepared.batch if prepared else None, self.device))
+            if self.recipe.algorithm.reference.due(step):
+                self.policy.follow(self.recipe.algorithm.reference.mix)
             ended = time.monotonic()
             held_out = self.validation.measure(step, self.leader)
         self.took.append(ended - began)

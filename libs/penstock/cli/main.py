@@ -13,6 +13,7 @@ from penstock.cli.commands.conformance import conformance
 from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
 from penstock.cli.commands.listing import ls
+from penstock.cli.commands.migrate import migrate
 from penstock.cli.commands.replay import replay
 from penstock.cli.commands.serve import serve
 from penstock.cli.commands.train import train
@@ -38,6 +39,7 @@ app.command()(quarantine)
 app.command()(export)
 app.command()(config)
 app.command()(conformance)
+app.command()(migrate)
 app.command()(train)
 app.command(name="eval")(evaluate)
 app.command()(replay)

@@ -6,6 +6,9 @@
     preferences/    losses over whole answers: dpo, simpo, kto, …, and a reward model's
     critics.py      advantages from a critic's values, and the loss of the values
     kl.py           the pull towards a reference
+    rejection.py    tokens and answers that are not trained at all
+    router.py       even use of a mixture's experts
+    entropies.py    tokens that are trained for being undecided
 
 One file per choice; its docstring carries formula, source and defaults. Nothing here knows about services, models or
 parallelism: see `inputs` for what a loss is given and `normalisation` for how its values are added up. Importing this
@@ -17,11 +20,14 @@ from penstock.objectives import (
     corrections,
     critics,
     diagnostics,
+    entropies,
     kl,
     losses,
     normalisation,
     preferences,
     proximal,
+    rejection,
+    router,
     shaping,
 )
 from penstock.objectives.inputs import LossInputs, TokenLoss
@@ -51,6 +57,7 @@ __all__ = [
     "critics",
     "diagnostics",
     "distillation",
+    "entropies",
     "group_filters",
     "kl",
     "kl_estimators",
@@ -64,5 +71,7 @@ __all__ = [
     "preferences",
     "proximal",
     "ranking",
+    "rejection",
+    "router",
     "shaping",
 ]

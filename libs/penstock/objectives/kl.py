@@ -83,15 +83,26 @@ def kl_in_reward(
     return -coefficient * (sums - means[group])
 
 
-def kl_loss(inputs: LossInputs, estimator: str, importance: Importance) -> Tensor:
+def kl_loss(
+    inputs: LossInputs,
+    estimator: str,
+    importance: Importance,
+    *,
+    log_ratio_limit: float = LOG_RATIO_LIMIT,
+    value_limit: float = VALUE_LIMIT,
+) -> Tensor:
     """[T] KL penalty before its coefficient. Needs `inputs.reference`; raises ValueError without it.
 
     importance: `none` (samples are on-policy), `differentiable` (exp(c−g) with its gradient; use with k3) or
-    `detached` (sg(exp(c−g)); use with k2).
+    `detached` (sg(exp(c−g)); use with k2). Log-ratios Δ are clamped to ± log_ratio_limit before the estimator, and its
+    values to ± value_limit after it; what is clamped has no gradient.
     """
     if inputs.reference is None:
         raise ValueError("a KL term needs reference log-probabilities")
-    value: Tensor = kl_estimators.get(estimator)(inputs.current, inputs.reference)
+    apart = inputs.reference - inputs.current
+    near = inputs.current + apart.clamp(-log_ratio_limit, log_ratio_limit)
+    reference = torch.where(apart.abs() > log_ratio_limit, near, inputs.reference)
+    value: Tensor = kl_estimators.get(estimator)(inputs.current, reference).clamp(-value_limit, value_limit)
     if importance == "none":
         return value
     log_weight = (inputs.current - inputs.behaviour).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)

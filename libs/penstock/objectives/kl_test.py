@@ -133,3 +133,18 @@ def test_the_interpolated_proximal_policy_is_exact_where_log_probs_move_evenly()
     assert not p.requires_grad
     fresh = proximal.interpolated(current, g, torch.zeros(3))
     torch.testing.assert_close(fresh, g, msg="a fresh token's own policy is its proximal one")
+
+
+def test_what_is_clamped_has_no_gradient() -> None:
+    """Δ = 1, 3, −3 with limits 2 and 1.5: k2 is ½, 1.5 (2 without the second), 1.5; only the first has a gradient."""
+    current = torch.tensor([-1.0, -4.0, -1.0], requires_grad=True)
+    zeros = torch.zeros(3)
+    reference = torch.tensor([0.0, -1.0, -4.0])
+    inputs = LossInputs(current, zeros, zeros, zeros, torch.ones(3), zeros.long(), 1, reference)
+    assert kl.kl_loss(inputs, "k2", "none").tolist() == [0.5, 4.5, 4.5]
+    assert kl.kl_loss(inputs, "k2", "none", log_ratio_limit=2.0).tolist() == [0.5, 2.0, 2.0]
+    value = kl.kl_loss(inputs, "k2", "none", log_ratio_limit=2.0, value_limit=1.5)
+    assert value.tolist() == [0.5, 1.5, 1.5]
+    for given in (value, kl.kl_loss(inputs, "k2", "none", log_ratio_limit=2.0)):
+        (gradient,) = torch.autograd.grad(given.sum(), current)
+        assert gradient.tolist() == [-1.0, 0.0, 0.0]

@@ -35,11 +35,14 @@ class LossChoice:
 class CorrectionChoice:
     """An off-policy correction. Its parameters are the keys algorithm.loss.correction_<parameter>.
 
-    whole_batch: it sees every sample before the step.
+    whole_batch: it sees every sample before the step. weighs: it is no mask, so that its weights have a mean. current:
+    it looks at the policy being trained, which nothing before the step can.
     """
 
     parameters: Parameters = field(default_factory=dict)
     whole_batch: bool = False
+    weighs: bool = True
+    current: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,31 +82,35 @@ LOSSES: Mapping[str, LossChoice] = {
     "ppo_clip": LossChoice({"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}, trust_region=True),
     "cispo": LossChoice({"cap": 5.0, "floor": 0.0}),
     "gspo": LossChoice({"clip_low": 3e-4, "clip_high": 4e-4}, trust_region=True, normalisation="sequence"),
+    "geo_mean": LossChoice({"clip_low": 0.4, "clip_high": 0.4}, trust_region=True, normalisation="sequence"),
     "reinforce": LossChoice(),
     "sapo": LossChoice({"tau_positive": 1.0, "tau_negative": 1.05}, trust_region=True),
     "dppo": LossChoice({"delta": 0.2, "tau": 1e-3}, behaviour=True),
     "dro": LossChoice({"beta": None}, required=("beta",), behaviour=True),
+    "vespo": LossChoice(
+        {"power_positive": 2.0, "decay_positive": 3.0, "power_negative": 3.0, "decay_negative": 2.0}, behaviour=True
+    ),
 }
 
 CORRECTIONS: Mapping[str, CorrectionChoice] = {
-    "none": CorrectionChoice(),
+    "none": CorrectionChoice(weighs=False),
     "tis": CorrectionChoice({"cap": 2.0}),
     "tis_sequence": CorrectionChoice({"low": 0.0, "cap": 2.0}),
     "icepop": CorrectionChoice({"low": 0.5, "high": 5.0}),
     "icepop_sequence": CorrectionChoice({"low": 0.0, "high": 3.0}),
-    "mis_token": CorrectionChoice({"low": 0.5, "high": 2.0}),
-    "mis_sequence": CorrectionChoice({"low": 0.5, "high": 2.0}),
+    "mis_token": CorrectionChoice({"low": 0.5, "high": 2.0}, weighs=False),
+    "mis_sequence": CorrectionChoice({"low": 0.5, "high": 2.0}, weighs=False),
     "seq_mask_tis": CorrectionChoice({"cap": 2.0, "low": 0.5, "high": 2.0}),
-    "opsm": CorrectionChoice({"limit": 0.5}),
-    "m2po": CorrectionChoice({"limit": 0.04}, whole_batch=True),
+    "opsm": CorrectionChoice({"limit": 0.5}, weighs=False, current=True),
+    "m2po": CorrectionChoice({"limit": 0.04}, whole_batch=True, weighs=False),
 }
 
 ADVANTAGES: Mapping[str, AdvantageChoice] = {
     "grpo": AdvantageChoice(EPSILON),
     "dr_grpo": AdvantageChoice(),
     "rloo": AdvantageChoice({"normalise": 0.0, **EPSILON}),
-    "reinforce_pp": AdvantageChoice(EPSILON),
-    "batch_norm": AdvantageChoice(EPSILON),
+    "reinforce_pp": AdvantageChoice({"baseline": 1.0, "over_tokens": 0.0, **EPSILON}, by_length=True),
+    "batch_norm": AdvantageChoice({"raw": 0.0, **EPSILON}),
     "maxrl": AdvantageChoice(EPSILON),
     "opo": AdvantageChoice(by_length=True),
     "gdpo": AdvantageChoice(EPSILON, by_parts=True),
@@ -132,6 +139,12 @@ PREFERENCES: Mapping[str, PreferenceChoice] = {
 }
 
 
+KL_ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k3+")
+"""Of algorithm.loss.kl.estimator."""
+NORMALISATIONS = ("token", "sequence", "prompt", "constant")
+"""Of algorithm.loss.normalisation."""
+
+
 def loss_choice(name: str) -> LossChoice:
     """A loss's row, or a plugin's."""
     return LOSSES.get(name, LossChoice())
@@ -149,4 +162,4 @@ def advantage_choice(name: str) -> AdvantageChoice:
 
 def preference_choice(name: str) -> PreferenceChoice:
     """A preference loss's row, or a plugin's."""
-    return PREFERENCES.get(name, PreferenceChoice())
+    return PREFERENCES.get(name, PreferenceChoice({}))

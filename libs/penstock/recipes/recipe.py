@@ -19,7 +19,7 @@ class Recipe(s.Section):
     )
     plugins: tuple[str, ...] = Field(
         default=(),
-        description="Python files or modules that register losses, advantages, corrections or filters of your own",
+        description="Python files or modules that register losses, advantages, corrections and the like of your own",
     )
     model: s.Model
     data: s.Data

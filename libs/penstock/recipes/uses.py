@@ -116,6 +116,18 @@ def _pulls(r: Recipe) -> bool:
     return _gradient(r) and r.algorithm.loss.kl.coefficient > 0
 
 
+def _weighs(r: Recipe) -> bool:
+    return _gradient(r) and correction_choice(r.algorithm.loss.correction).weighs
+
+
+def _apart(r: Recipe) -> bool:
+    return _gradient(r) and r.algorithm.loss.proximal != "behaviour"
+
+
+def _rejects(r: Recipe) -> bool:
+    return _apart(r) and r.algorithm.loss.rejection.by != "none"
+
+
 def _muon(r: Recipe) -> bool:
     return r.learner.optimizer.name == "muon"
 
@@ -138,6 +150,7 @@ _ONE_STEP = Use(
     ),
 )
 USES: Mapping[str, Use] = {
+    "algorithm.router_coefficient": _ALWAYS,
     **_rows("algorithm", _ALWAYS, "name", "steps", "groups_per_step", "group_size", "min_group_fraction"),
     "algorithm.advantage": Use(lambda r: r.algorithm.name == "grpo"),
     "algorithm.advantage_settings": Use(
@@ -169,7 +182,29 @@ USES: Mapping[str, Use] = {
         lambda r: f"{_loss(r)[0]} is none of your own; it uses {listed(_loss(r)[1])}" if _gradient(r) else "",
     ),
     **_parameters("algorithm.loss", "", LOSSES, _loss, _gradient),
+    "algorithm.loss.correction_settings": Use(
+        lambda r: _gradient(r) and r.algorithm.loss.correction not in CORRECTIONS,
+        lambda r: (
+            f"{_correction(r)[0]} is none of your own; it uses {listed('correction_' + k for k in _correction(r)[1])}"
+            if _gradient(r)
+            else ""
+        ),
+    ),
     **_parameters("algorithm.loss", "correction_", CORRECTIONS, _correction, _gradient),
+    "algorithm.loss.correction_mean_one": Use(
+        _weighs,
+        lambda r: f"{r.algorithm.loss.correction} has no weights but 0 and 1; leave it out" if _gradient(r) else "",
+    ),
+    "algorithm.loss.top_entropy": Use(_gradient),
+    "algorithm.loss.rejection.by": Use(
+        _apart,
+        lambda r: "with proximal behaviour engine and learner are one: nothing is rejected" if _gradient(r) else "",
+    ),
+    "algorithm.loss.rejection.high": Use(_rejects, lambda r: "nothing is rejected; set by" if _gradient(r) else ""),
+    "algorithm.loss.rejection.low": Use(
+        lambda r: _rejects(r) and r.algorithm.loss.rejection.by.endswith("k1"),
+        lambda r: f"{r.algorithm.loss.rejection.by} does not use it; forms of k1 do" if _gradient(r) else "",
+    ),
     "algorithm.loss.kl.coefficient": Use(_gradient),
     "algorithm.loss.kl.place": Use(_pulls, lambda r: "coefficient is 0: there is no KL term" if _gradient(r) else ""),
     **_rows(
@@ -180,11 +215,26 @@ USES: Mapping[str, Use] = {
         ),
         "estimator",
         "importance",
+        "log_ratio_limit",
+        "value_limit",
     ),
     **_rows("algorithm.preference", Use(_of("preference")), "source", "loss", "nll_coefficient"),
     **_parameters("algorithm.preference", "", PREFERENCES, _preference, _of("preference")),
+    "algorithm.preference.settings": Use(
+        lambda r: r.method.name == "preference" and r.algorithm.preference.loss not in PREFERENCES,
+        lambda r: (
+            f"{_preference(r)[0]} is none of your own; it uses {listed(_preference(r)[1])}"
+            if r.method.name == "preference"
+            else ""
+        ),
+    ),
     **_rows("algorithm.preference", Use(_paired), "pairs_per_group", "min_margin", "weight", "more"),
     "algorithm.preference.divergence": Use(_measures),
+    "algorithm.preference.length_share": Use(_paired),
+    "algorithm.preference.nll_normalisation": Use(
+        lambda r: r.method.name == "preference" and r.algorithm.preference.nll_coefficient > 0,
+        lambda r: "there is no likelihood term; set nll_coefficient" if r.method.name == "preference" else "",
+    ),
     "algorithm.preference.divergence_order": Use(
         lambda r: _measures(r) and r.algorithm.preference.divergence == "alpha",
         lambda r: "is the order of divergence alpha",
@@ -195,6 +245,13 @@ USES: Mapping[str, Use] = {
             "weighs pairs that the policy drew at sampling.temperature 1; leave it out for kto and aot, for a "
             "dataset and at other temperatures"
         ),
+    ),
+    "algorithm.reference.sync_every": Use(
+        lambda r: r.compares_with_reference, lambda r: "nothing is compared with a reference; leave it out"
+    ),
+    "algorithm.reference.mix": Use(
+        lambda r: r.compares_with_reference and r.algorithm.reference.sync_every is not None,
+        lambda r: "the reference does not move; set sync_every",
     ),
     **_rows("algorithm.reward_model", Use(_of("reward_model")), "margin", "centring", "min_margin"),
     **_rows("algorithm.critic", Use(_of("critic")), "path", "learning_rate", "discount", "decay", "clip"),

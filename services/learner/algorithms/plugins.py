@@ -1,4 +1,5 @@
-"""Losses, advantages, corrections and filters of users' own: files or modules that register them when imported.
+"""What users add themselves (losses of tokens and of pairs, advantages, corrections, KL estimators, normalisations,
+filters): files or modules that register it when imported.
 
 Every rank imports them before settings are resolved, so their names are as good as the built-in ones.
 """

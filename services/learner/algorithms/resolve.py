@@ -13,10 +13,12 @@ from penstock.objectives import (
     LossInputs,
     TokenLoss,
     advantage_estimators,
+    corrections,
     normalisations,
     off_policy_corrections,
     policy_losses,
     preference_losses,
+    rejection,
 )
 from penstock.objectives.preferences import Pairs, divergences
 from penstock.recipes import Recipe
@@ -46,15 +48,25 @@ def policy_loss(loss: Loss) -> Callable[[LossInputs], TokenLoss]:
 
 
 def correction(loss: Loss) -> Callable[[LossInputs], Tensor]:
-    """The off-policy weight per token."""
-    return off_policy_corrections.make(loss.correction, **loss.correction_parameters)
+    """The off-policy weight per token, 0 where it is rejected."""
+    weigh, reject = off_policy_corrections.make(loss.correction, **loss.correction_parameters), loss.rejection
+
+    def weighed(inputs: LossInputs) -> Tensor:
+        weight: Tensor = weigh(inputs)
+        if loss.correction_mean_one != "none":
+            weight = corrections.mean_one.mean_one(weight, inputs, loss.correction_mean_one)
+        if reject.by == "none" or reject.high is None:
+            return weight
+        return weight * rejection.kept(inputs, reject.by, low=reject.low or 0.0, high=reject.high)
+
+    return weighed
 
 
 def weights(recipe: Recipe) -> Callable[[Batch], Tensor]:
     """fp32 [T] of a batch: what each token's loss is multiplied by so that the batch's loss is a plain sum."""
     name = recipe.algorithm.loss.normalisation
-    constant = {"max_tokens": recipe.sampling.max_tokens} if name == "constant" else {}
-    normalise = normalisations.make(name, **constant)
+    bound = {"max_tokens": recipe.sampling.max_tokens} if "max_tokens" in normalisations.settings_of(name) else {}
+    normalise = normalisations.make(name, **bound)
 
     def of(batch: Batch) -> Tensor:
         sequence = batch.sequence_of_token

@@ -1,7 +1,8 @@
 """Every choice that a recipe accepts makes a learner, and what it says arrives."""
 
+import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,15 +12,18 @@ from penstock.objectives import (
     Registry,
     advantage_estimators,
     kl_estimators,
+    normalisations,
     off_policy_corrections,
     policy_losses,
     preference_losses,
+    rejection,
 )
 from penstock.objectives.corrections import WHOLE_BATCH
 from penstock.objectives.preferences import Pairs, divergences
 from penstock.objectives.registry import REQUIRED
 from penstock.recipes import resolve
-from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, LOSSES, PREFERENCES
+from penstock.recipes.choices import ADVANTAGES, CORRECTIONS, KL_ESTIMATORS, LOSSES, NORMALISATIONS, PREFERENCES
+from penstock.recipes.sections import Rejection
 from services.learner.algorithms import resolve as resolving
 from services.learner.algorithms.policy_gradient.loss import Objectives
 from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
@@ -51,7 +55,8 @@ def test_the_recipe_knows_exactly_what_is_registered() -> None:
     assert set(CORRECTIONS) == built_in(off_policy_corrections)
     assert set(ADVANTAGES) == built_in(advantage_estimators) | {"opd", "gae"}  # of a teacher, of a critic
     assert set(PREFERENCES) == built_in(preference_losses) | {"kto"}
-    assert built_in(kl_estimators) == {"k1", "k2", "k3", "abs", "k1+", "k3+"}
+    assert get_args(Rejection.model_fields["by"].annotation) == ("none", *rejection.REJECTIONS)
+    assert built_in(kl_estimators) == set(KL_ESTIMATORS) and built_in(normalisations) == set(NORMALISATIONS)
 
 
 TABLES: list[tuple[Any, Registry[Any]]] = [
@@ -78,7 +83,8 @@ def given_to(registry: Registry[Any]) -> tuple[Any, ...]:
         return torch.randn(size, generator=drawn, dtype=torch.float64) * scale
 
     if registry is advantage_estimators:
-        return torch.tensor([1.0, 0.0, 0.5, 0.0]), torch.tensor([0, 0, 1, 1]), torch.ones(4, dtype=torch.bool)
+        lengths = torch.tensor([1, 2, 3, 4])
+        return torch.tensor([1.0, 0.0, 0.5, 0.0]), torch.tensor([0, 0, 1, 1]), torch.ones(4, dtype=torch.bool), lengths
     if registry is preference_losses:
         one, two, three, four = (-2 + numbers(8, 0.5) for _ in range(4))
         return (Pairs(one, two, three, four, torch.full((8,), 2.0), torch.full((8,), 3.0)),)
@@ -97,13 +103,14 @@ def test_every_parameter_is_read(table: Any, registry: Registry[Any]) -> None:
             continue
         more = {"weights": (1.0, 0.5)} if name == "gdpo" else {}
         given = (torch.stack([data[0], data[0].flip(0)], 1), *data[1:]) if name == "gdpo" else data
+        given = given[:3] if registry is advantage_estimators and not table[name].by_length else given
         # What has no default, is off, or is needed to see another.
         shown = {"beta": 0.1, "dual_clip": 3.0, "normalise": 1.0, "floor": 0.5, "low": 0.5, "label_smoothing": 0.1}
-        shown["limit"] = 0.5
+        shown |= {"limit": 0.5, "raw": 1.0, "over_tokens": 1.0}
         usual = {k: v if v and k != "limit" else shown[k] for k, v in table[name].parameters.items()}
         before = registry.make(name, **more, **usual)(*given)
         for key, value in usual.items():
-            other = 0.0 if key == "normalise" else value * 1.3
+            other = 0.0 if key in ("normalise", "raw", "over_tokens", "baseline") else value * 1.3
             changed = registry.make(name, **more, **{**usual, key: other})(*given)
             first, second = (x[0] if isinstance(x, tuple) else x for x in (before, changed))
             assert not torch.equal(first, second), (name, key)
@@ -113,6 +120,12 @@ def test_the_recipe_knows_who_needs_what() -> None:
     for name, choice in LOSSES.items():
         assert set(choice.required) == {k for k, v in policy_losses.settings_of(name).items() if v is REQUIRED}, name
     assert {name for name, choice in CORRECTIONS.items() if choice.whole_batch} == set(WHOLE_BATCH)
+    (given,) = given_to(off_policy_corrections)
+    for name, each in CORRECTIONS.items():
+        weight = off_policy_corrections.make(name)(given)
+        moved = off_policy_corrections.make(name)(dataclasses.replace(given, current=given.current + 1))
+        assert each.weighs != bool(((weight == 0) | (weight == 1)).all()), name
+        assert each.current != torch.equal(weight, moved), name
 
 
 def test_the_recipe_knows_which_preference_losses_look_at_the_reference() -> None:
@@ -167,6 +180,19 @@ def test_several_preference_losses_are_added_up_by_their_weights(raw: dict[str, 
     assert torch.allclose(found, 0.8 * parts[0] + 0.2 * parts[1] + parts[2])
     alone = resolve(raw, ["algorithm.name=dpo", "algorithm.preference={loss: simpo, more: [{loss: orpo}]}"])
     assert not alone.compares_with_reference
+
+
+def test_weights_of_a_mean_of_one_and_rejections_arrive(raw: dict[str, Any]) -> None:
+    """Weights are divided by the mean over all tokens, rejected ones too: 1 / 2, 2 / 2, and 3 is rejected."""
+    ratios = torch.tensor([1.0, 2.0, 3.0])
+    inputs = LossInputs(
+        torch.zeros(3), ratios.log(), torch.zeros(3), torch.ones(3), torch.ones(3), torch.tensor([0, 1, 2]), 3
+    )
+    said = "algorithm.loss={correction_cap: 9, correction_mean_one: tokens, rejection: {by: token_k1, high: 2.5}}"
+    objectives = Objectives.of(resolve(raw, [said]))
+    assert objectives.corrects_whole_batches
+    assert objectives.correction(inputs).tolist() == pytest.approx([0.5, 1.0, 0.0])
+    assert resolve(raw, [said]).algorithm.loss.rejection.low == 0.4
 
 
 def test_the_divergence_arrives(raw: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The examples of docs/write-your-own.md, as a user would have them: in a file that the recipe names."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -8,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from penstock.objectives import LossInputs, UnknownChoice, off_policy_corrections
+from penstock.objectives import LossInputs, UnknownChoice, kl, off_policy_corrections
+from penstock.objectives.preferences import Pairs
 from penstock.recipes import RecipeError, resolve
 from services.learner.algorithms import resolve as resolving
 from services.learner.algorithms.plugins import PluginError, load_plugins
 from services.learner.algorithms.policy_gradient.loss import Objectives
 from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
+from services.learner.interface.batch import Batch, TrainingSample
 
 PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "write-your-own.md"
 
@@ -80,8 +83,47 @@ def test_an_advantage_and_a_filter_of_ones_own(tmp_path: pathlib.Path, plugin: p
     assert maker.filter_reason(torch.tensor([1.0, 1.0, 0.0])) == "too_easy"
 
 
-def test_a_correction_of_ones_own(plugin: pathlib.Path) -> None:
+def test_a_correction_of_ones_own_with_its_settings(tmp_path: pathlib.Path, plugin: pathlib.Path) -> None:
     assert off_policy_corrections.make("square_root_tis")(inputs()).tolist() == [1.0, 2.0]
+    said = {"correction": "square_root_tis", "correction_settings": {"cap": 1.5}}
+    own = Objectives.of(recipe(tmp_path, plugin, loss=said))
+    assert own.correction(inputs()).tolist() == [1.0, 1.5]
+    with pytest.raises(UnknownChoice, match="no setting 'cup'.*did you mean 'cap'"):
+        Objectives.of(recipe(tmp_path, plugin, loss={**said, "correction_settings": {"cup": 1.5}}))
+    with pytest.raises(RecipeError, match="correction_settings: tis is none of your own; it uses correction_cap"):
+        recipe(tmp_path, plugin, loss={"correction_settings": {"cap": 1.5}})
+
+
+def test_a_kl_estimator_of_ones_own(tmp_path: pathlib.Path, plugin: pathlib.Path) -> None:
+    """Log-ratios .5 and 2: .125 and 1.5."""
+    own = recipe(tmp_path, plugin, loss={"kl": {"coefficient": 0.1, "estimator": "huber", "importance": "none"}})
+    assert Objectives.of(own).kl_in_loss
+    compared = dataclasses.replace(inputs(), reference=torch.tensor([-1.5, -4.0]))
+    assert kl.kl_loss(compared, "huber", "none").tolist() == [0.125, 1.5]
+
+
+def test_a_normalisation_of_ones_own(tmp_path: pathlib.Path, plugin: pathlib.Path) -> None:
+    """Answers of one and of four tokens count one and two."""
+    samples = [TrainingSample([1] * (n + 1), [0] + [1] * n, [0.0] * (n + 1), 1.0, 0) for n in (1, 4)]
+    weights = resolving.weights(recipe(tmp_path, plugin, loss={"normalisation": "by_root"}))
+    found = weights(Batch.from_samples(samples, "advantage"))
+    assert found.tolist() == pytest.approx([0, 1 / 3, 0, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
+    with pytest.raises(UnknownChoice, match="unknown normalisation 'by_rot'"):
+        resolving.weights(recipe(tmp_path, plugin, loss={"normalisation": "by_rot"}))
+
+
+def test_a_preference_loss_of_ones_own(tmp_path: pathlib.Path, plugin: pathlib.Path) -> None:
+    """Margin 2, beta .25: half of it is missed, .125; a second one among more."""
+    given = [torch.tensor([x]) for x in (-1.0, -3.0, -2.0, -2.0, 4.0, 4.0)]
+    said = {"loss": "cubic", "settings": {"beta": 0.25}}
+    for preference, expected in ((said, 0.125), ({**said, "more": [{**said, "weight": 2.0}]}, 0.375)):
+        own = recipe(tmp_path, plugin, name="dpo", preference=preference)
+        assert resolving.preference_loss(own.algorithm.preference)(Pairs(*given)).tolist() == pytest.approx([expected])
+    with pytest.raises(UnknownChoice, match="no setting 'bta'"):
+        wrong = recipe(tmp_path, plugin, name="dpo", preference={"loss": "cubic", "settings": {"bta": 1.0}})
+        resolving.preference_loss(wrong.algorithm.preference)
+    with pytest.raises(RecipeError, match="preference.beta: cubic does not use it"):
+        recipe(tmp_path, plugin, name="dpo", preference={"loss": "cubic", "beta": 0.2})
 
 
 def test_a_name_that_nobody_registers_is_refused_by_the_learner(tmp_path: pathlib.Path, plugin: pathlib.Path) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -247,10 +246,10 @@ def _hosted(model_dir: str, transformers: bool, precision: str) -> tuple[int, in
     policy.train_step(random_batch(1), SupervisedLoss(torch.ones_like(random_batch(1).mask)))
     policy.reference_logprobs(random_batch(1))
     pieces = policy.optimizer.state()["pieces"].values()
-    in_place: Any = policy._as_reference
-    reference = in_place.__self__
+    reference = policy._reference
+    assert reference is not None
     kept = [t for piece in pieces for t in piece.values() if isinstance(t, torch.Tensor)]
-    return sum(t.nbytes for t in kept), sum(t.nbytes for t in (*reference._initial, *reference._aside))
+    return sum(t.nbytes for t in kept), sum(t.nbytes for t in (*reference.values.values(), *reference._aside.values()))
 
 
 @pytest.mark.parametrize(("transformers", "precision"), [(False, "float32"), (False, "bfloat16"), (True, "bfloat16")])

@@ -32,8 +32,8 @@ from services.learner.interface.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 _FORMAT = 2
-CRITIC = "critic"
-"""The part of a checkpoint that is a critic."""
+CRITIC, REFERENCE = "critic", "reference"
+"""The parts of a checkpoint that are a critic, and a reference that follows the policy."""
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -63,7 +63,7 @@ class Manifest:
         if part:
             found: Mapping[str, Any] = self.model.get(part, {})
             return found
-        return {name: value for name, value in self.model.items() if name != CRITIC}
+        return {name: value for name, value in self.model.items() if name not in (CRITIC, REFERENCE)}
 
 
 def _digest(path: Path) -> str:

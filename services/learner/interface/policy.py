@@ -116,13 +116,28 @@ class Policy(Protocol):
         """
         ...
 
+    def logprobs_and_entropies(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """`logprobs`, and fp32 [T]: the entropy in nats of what every trained token was drawn from, 0 elsewhere; one
+        forward pass."""
+        ...
+
     def scores(self, batch: Batch) -> Tensor:
         """fp32 [T]: the score of what stands before every trained token, 0 elsewhere; on every rank."""
         ...
 
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError if it was told to keep
-        none."""
+        """As `logprobs`, under the weights the policy was created with, or those that follow it. Raises RuntimeError if
+        it was told to keep none."""
+        ...
+
+    def follow(self, share: float) -> None:
+        """Moves the reference to share · policy + (1 − share) · reference. Raises RuntimeError without a reference of
+        its own (adapters' is the model without them)."""
+        ...
+
+    @property
+    def reference_moves(self) -> int:
+        """How often the reference has become another: what was computed with it before is of no use then."""
         ...
 
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:

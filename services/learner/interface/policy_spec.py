@@ -24,6 +24,8 @@ class PolicySpec:
     scores: a model that scores (see Policy); the score of a directory without one starts at zero.
     keep_reference: keep the initial weights for `reference_logprobs`: once more the model's memory, but with adapters,
       whose base they are.
+    follows: the reference follows the policy, so it is saved and restored with it.
+    router_coefficient: weight of a mixture's balance loss.
     head_chunk: tokens whose logits exist at once; None: as many as have HEAD_BYTES of fp32 logits on one rank.
     shard_optimizer: share Megatron's AdamW out over data × context ranks (ZeRO-1). Without it every rank has whole
       gradients, which tests compare.
@@ -36,6 +38,8 @@ class PolicySpec:
     updates: int = 1
     scores: bool = False
     keep_reference: bool = False
+    follows: bool = False
+    router_coefficient: float = 0.0
     head_chunk: int | None = None
     shard_optimizer: bool = True
 
@@ -50,6 +54,8 @@ class PolicySpec:
             min(recipe.algorithm.loss.mini_batches, recipe.algorithm.groups_per_step),
             scores=recipe.trains_reward_model,
             keep_reference=recipe.compares_with_reference,
+            router_coefficient=recipe.algorithm.router_coefficient,
+            follows=recipe.algorithm.reference.sync_every is not None,
         )
 
     @staticmethod

@@ -22,7 +22,7 @@ def estimate(
     **settings: Any,
 ) -> list[float]:
     n = len(rewards)
-    told = [torch.tensor(lengths or range(1, n + 1))] if name == "opo" else []
+    told = [torch.tensor(lengths or range(1, n + 1))] if name in ("opo", "reinforce_pp") else []
     return advantage_estimators.make(name, **settings)(
         torch.tensor(rewards),
         torch.tensor(group or [0] * n, dtype=torch.int64),
@@ -63,6 +63,26 @@ def test_reinforce_pp() -> None:
     std = (2.5 / 3) ** 0.5
     got = estimate("reinforce_pp", [0.0, 1.0, 0.0, 2.0], [0, 0, 1, 1])
     assert got == pytest.approx([-0.5 / std, 0.5 / std, -1 / std, 1 / std], abs=1e-5)
+
+
+def test_batch_norm_by_the_rewards_themselves() -> None:
+    """Rewards 0, 1, 5, 5: mean 2.75, squares 7.5625 + 3.0625 + 2 · 5.0625 = 20.75, over three."""
+    std = (20.75 / 3) ** 0.5
+    got = estimate("batch_norm", [0.0, 1.0, 5.0, 5.0], [3, 3, 9, 9], raw=True)
+    assert got == pytest.approx([-0.5 / std, 0.5 / std, 0.0, 0.0], abs=1e-5)
+
+
+def test_reinforce_pp_over_tokens() -> None:
+    """Lengths 1, 2, 3, 4: without a baseline, rewards 1, 0, 1, 0 have mean .4 over ten tokens and variance 2.4 / 9."""
+    got = estimate("reinforce_pp", [1.0, 0.0, 1.0, 0.0], [0, 0, 1, 1], baseline=False, over_tokens=True)
+    std = (2.4 / 9) ** 0.5
+    assert got == pytest.approx([0.6 / std, -0.4 / std, 0.6 / std, -0.4 / std], abs=1e-5)
+    weighted = sum(length * advantage for length, advantage in zip((1, 2, 3, 4), got, strict=True))
+    assert weighted == pytest.approx(0.0, abs=1e-6), "the mean over tokens is 0"
+    got = estimate("reinforce_pp", [1.0, 0.0, 1.0, 0.0], [0, 0, 1, 1], over_tokens=True)
+    mean, square = -0.5 * 2 / 10, 10 * 0.25
+    std = ((square - 10 * mean**2) / 9) ** 0.5
+    assert got == pytest.approx([(x - mean) / std for x in (0.5, -0.5, 0.5, -0.5)], abs=1e-5)
 
 
 def test_maxrl() -> None:

@@ -56,6 +56,15 @@ def centred(g: Groups) -> Tensor:
     return torch.where(g.live, g.reward - g.mean, 0.0)
 
 
+def over_tokens(values: Tensor, valid: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """As batch_std with the mean, where each sample stands there once for each of its tokens."""
+    weight = torch.where(valid, lengths, 0).to(torch.float64)
+    count = weight.sum()
+    mean = (weight * values).sum() / count.clamp(min=1)
+    square = (weight * (values - mean).square()).sum()
+    return mean, (square / (count - 1).clamp(min=1)).sqrt()
+
+
 def batch_std(values: Tensor, valid: Tensor, centre: bool) -> tuple[Tensor, Tensor]:
     """(mean, unbiased standard deviation) over valid samples; mean 0 where not asked for."""
     votes = values[valid]

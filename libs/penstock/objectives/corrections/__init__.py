@@ -6,9 +6,9 @@ whole sequence is judged, the *geometric mean* of the ratio is used: a plain pro
 length and would reject every long sequence.
 """
 
-from penstock.objectives.corrections import icepop, m2po, mis, none, opsm, seq_mask_tis, tis
+from penstock.objectives.corrections import icepop, m2po, mean_one, mis, none, opsm, seq_mask_tis, tis
 
 WHOLE_BATCH = ("m2po",)
 """Corrections that compare tokens of the whole batch; on a part of it they would depend on how it was cut."""
 
-__all__ = ["WHOLE_BATCH", "icepop", "m2po", "mis", "none", "opsm", "seq_mask_tis", "tis"]
+__all__ = ["WHOLE_BATCH", "icepop", "m2po", "mean_one", "mis", "none", "opsm", "seq_mask_tis", "tis"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from penstock.objectives import LossInputs, off_policy_corrections
+from penstock.objectives import LossInputs, corrections, off_policy_corrections
 
 
 def weights(
@@ -98,6 +98,31 @@ def test_tis_sequence_weighs_answers_by_the_product_of_their_ratios() -> None:
 def test_icepop_sequence_keeps_or_drops_whole_answers() -> None:
     assert weights("icepop_sequence", [1.5, 1.2, 0.1, 0.5, 3.1], [0, 0, 1, 1, 2]) == [1.8, 1.8, 0.05, 0.05, 0.0]
     assert weights("icepop_sequence", [0.1, 0.5, 3.1], [0, 0, 1], low=0.1, high=4.0) == [0.0, 0.0, 3.1]
+
+
+def test_weights_of_a_mean_of_one() -> None:
+    """(1, 3) in one answer and (2) in another, an untrained token beside them: over tokens the mean is 2, over answers
+    too; (1, 3) and (5): 3 and 3.5."""
+    mean_one = corrections.mean_one.mean_one
+
+    def of(values: list[float], over: str) -> Any:
+        n = len(values) - 1
+        untouched = torch.zeros(n + 1)
+        x = LossInputs(
+            current=untouched,
+            proximal=untouched,
+            behaviour=untouched,
+            advantage=untouched,
+            mask=torch.tensor([1.0] * n + [0.0]),
+            sequence=torch.tensor([0, 0, 1, 1]),
+            sequences=3,
+        )
+        return pytest.approx((mean_one(torch.tensor(values), x, over)[:n] * 10).tolist())
+
+    assert of([1.0, 3.0, 2.0, 99.0], "tokens") == [5.0, 15.0, 10.0]
+    assert of([1.0, 3.0, 5.0, 99.0], "tokens") == [10 / 3, 10.0, 50 / 3]
+    assert of([1.0, 3.0, 5.0, 99.0], "answers") == [10 / 3.5, 30 / 3.5, 50 / 3.5]
+    assert of([0.0, 0.0, 0.0, 9.0], "answers") == [0.0, 0.0, 0.0]
 
 
 def test_m2po_drops_the_fewest_tokens_that_carry_the_second_moment() -> None:

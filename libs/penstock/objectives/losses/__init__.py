@@ -3,6 +3,30 @@
 Importing this package fills the registry. A file takes its loss's name.
 """
 
-from penstock.objectives.losses import cispo, distillation, dppo, dro, gspo, ppo_clip, reinforce, sapo, supervised
+from penstock.objectives.losses import (
+    cispo,
+    distillation,
+    dppo,
+    dro,
+    geo_mean,
+    gspo,
+    ppo_clip,
+    reinforce,
+    sapo,
+    supervised,
+    vespo,
+)
 
-__all__ = ["cispo", "distillation", "dppo", "dro", "gspo", "ppo_clip", "reinforce", "sapo", "supervised"]
+__all__ = [
+    "cispo",
+    "distillation",
+    "dppo",
+    "dro",
+    "geo_mean",
+    "gspo",
+    "ppo_clip",
+    "reinforce",
+    "sapo",
+    "supervised",
+    "vespo",
+]

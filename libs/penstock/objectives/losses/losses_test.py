@@ -118,6 +118,40 @@ def test_gspo_clips_whole_sequences() -> None:
     assert gradient(loss, x)[:2] == [0.0, 0.0]
 
 
+def test_vespo_reshapes_the_ratio_of_the_whole_answer() -> None:
+    """c − g = (.1, .2): W = e^.3, φ = W²e^(3(1 − W)) with A > 0 and W³e^(2(1 − W)) with A < 0; the gradient is −φA.
+    What the policy was before the step has no say."""
+    wide = math.exp(0.3)
+    for advantage, power, decay in ((2.0, 2, 3), (-2.0, 3, 2)):
+        x = inputs([-0.9, -0.8], [-7.0, -7.0], [advantage] * 2, behaviour=[-1.0, -1.0])
+        loss = policy_losses.make("vespo")(x)
+        phi = wide**power * math.exp(decay * (1 - wide))
+        assert loss.values.tolist() == pytest.approx([phi * advantage * 0.9, phi * advantage * 0.8])
+        assert gradient(loss, x) == pytest.approx([-phi * advantage] * 2)
+    same = inputs([-1.0], [-1.0], [1.0])
+    assert gradient(policy_losses.make("vespo")(same), same) == [-1.0]
+    gone = inputs([-9.0], [-1.0], [-1.0])
+    loss = policy_losses.make("vespo")(gone)
+    assert gradient(loss, gone) == pytest.approx([math.exp(-24 + 2 * (1 - math.exp(-8.0)))], rel=1e-4)
+    assert loss.clipped.tolist() == [True]
+
+
+def test_geo_mean_clips_tokens_before_the_mean() -> None:
+    """Log-ratios (.2, .9) with A = 1 and bound .4: s = e^.3; the clipped token has no gradient, the other its own. With
+    A = −1 nothing is clipped above: s = e^.55."""
+    x = inputs([-0.8, -0.1], [-1.0, -1.0], [1.0, 1.0])
+    loss = policy_losses.make("geo_mean")(x)
+    assert loss.values.tolist() == pytest.approx([-math.exp(0.3)] * 2)
+    assert gradient(loss, x) == pytest.approx([-math.exp(0.3), 0.0])
+    assert loss.clipped.tolist() == [False, True]
+    x = inputs([-0.8, -0.1], [-1.0, -1.0], [-1.0, -1.0])
+    loss = policy_losses.make("geo_mean")(x)
+    assert loss.values.tolist() == pytest.approx([math.exp(0.55)] * 2)
+    assert gradient(loss, x) == pytest.approx([math.exp(0.55)] * 2)
+    x = inputs([-1.2, -1.9], [-1.0, -1.0], [-1.0, -1.0])
+    assert policy_losses.make("geo_mean")(x).values.tolist() == pytest.approx([math.exp(-0.3)] * 2)
+
+
 def test_gspo_ratio_ignores_masked_tokens() -> None:
     x = inputs([-0.8, -50.0], [-1.0, -1.0], [1.0, 1.0], mask=[1.0, 0.0])
     assert policy_losses.make("gspo", clip_high=9.0)(x).values[0].item() == pytest.approx(-math.exp(0.2))

@@ -8,7 +8,9 @@ from penstock.recipes.checks.rewards import served_problems
 from penstock.recipes.choices import (
     ADVANTAGES,
     CORRECTIONS,
+    KL_ESTIMATORS,
     LOSSES,
+    NORMALISATIONS,
     PREFERENCES,
     advantage_choice,
     correction_choice,
@@ -24,6 +26,8 @@ from penstock.recipes.uses import listed
 def check_algorithm(recipe: Recipe) -> list[str]:
     """Choices of the algorithm, and of what its method asks of data and sampling, that contradict each other."""
     a, problems = recipe.algorithm, CHECKS[recipe.method.name](recipe)
+    if not recipe.plugins:
+        problems += unknown_name("algorithm.loss.normalisation", a.loss.normalisation, NORMALISATIONS)
     if not recipe.rolls_out and recipe.data.curriculum != Curriculum():
         problems.append(
             f"data.curriculum: chooses rows by how the policy was rewarded on them; algorithm.name {a.name} draws no "
@@ -62,6 +66,7 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
         ("algorithm.loss.name", a.loss.name, LOSSES),
         ("algorithm.loss.correction", a.loss.correction, CORRECTIONS),
         ("algorithm.advantage", a.advantage, ADVANTAGES),
+        ("algorithm.loss.kl.estimator", a.loss.kl.estimator, KL_ESTIMATORS),
     ):
         problems += [] if recipe.plugins else unknown_name(key, value, known)  # the learner knows what plugins register
     if loss.behaviour and a.loss.correction != "none":
@@ -92,11 +97,17 @@ def _policy_gradient(recipe: Recipe) -> list[str]:
             "algorithm.loss.proximal: interpolate saves a forward pass only where algorithm.loss.mini_batches > 1; "
             "with 1 'recompute' is exact and costs none"
         )
-    if a.loss.proximal == "interpolate" and correction_choice(a.loss.correction).whole_batch:
+    whole = correction_choice(a.loss.correction).whole_batch or a.loss.correction_mean_one != "none"
+    if a.loss.proximal == "interpolate" and whole:
         problems.append(
             f"algorithm.loss.proximal: {a.loss.correction} sees the whole batch before the step; use 'recompute'"
         )
-    if a.group_size < 2 and not recipe.has_critic:
+    reject = a.loss.rejection
+    if reject.by != "none" and reject.high is None:
+        problems.append(f"algorithm.loss.rejection.high: is required for {reject.by}, which has no usual value")
+    elif reject.low is not None and reject.high is not None and reject.low >= reject.high:
+        problems.append(f"algorithm.loss.rejection.low: {reject.low:g} must be below high {reject.high:g}")
+    if a.group_size < 2 and not advantage.needs:
         problems.append("algorithm.group_size: 1 gives no baseline; grpo needs at least 2")
     if (advantage.needs == "teacher") != (recipe.teacher is not None):
         problems.append("teacher: is required for algorithm.advantage opd, and is used by nothing else")
@@ -135,10 +146,10 @@ def _critic(recipe: Recipe) -> list[str]:
 
 def _preference(recipe: Recipe) -> list[str]:
     a, p = recipe.algorithm, recipe.algorithm.preference
-    problems = unknown_name("algorithm.preference.loss", p.loss, PREFERENCES)
+    problems = [] if recipe.plugins else unknown_name("algorithm.preference.loss", p.loss, PREFERENCES)
     choice = preference_choice(p.loss)
     for i, each in enumerate(p.more):
-        problems += _further_loss(f"algorithm.preference.more.{i}", each)
+        problems += _further_loss(f"algorithm.preference.more.{i}", each, bool(recipe.plugins))
     if p.more and not choice.paired:
         problems.append(
             f"algorithm.preference.more: {p.loss} takes single answers and is no term of a sum; leave it out"
@@ -160,10 +171,12 @@ def _preference(recipe: Recipe) -> list[str]:
     return problems
 
 
-def _further_loss(key: str, loss: PairLoss) -> list[str]:
-    choice = preference_choice(loss.loss)
-    problems = unknown_name(f"{key}.loss", loss.loss, [name for name, c in PREFERENCES.items() if c.paired])
-    unread = [name for name, _ in said_of(loss) if name not in ("loss", "weight", *choice.parameters)]
+def _further_loss(key: str, loss: PairLoss, plugins: bool) -> list[str]:
+    choice, own = preference_choice(loss.loss), loss.loss not in PREFERENCES
+    known = [name for name, c in PREFERENCES.items() if c.paired]
+    problems = [] if own and plugins else unknown_name(f"{key}.loss", loss.loss, known)
+    read = ("loss", "weight", *choice.parameters, *(["settings"] if own else []))
+    unread = [name for name, _ in said_of(loss) if name not in read]
     return problems or [f"{key}.{n}: {loss.loss} does not use it; it uses {listed(choice.parameters)}" for n in unread]
 
 

@@ -8,7 +8,7 @@ from penstock.recipes.sections import Parallel
 
 def check_layout(recipe: Recipe) -> list[str]:
     """What the learner cannot be laid out as; the layout itself first."""
-    return [*_optimizer(recipe), *_parallel(recipe), *_adapters(recipe), *_offload(recipe)]
+    return [*_optimizer(recipe), *_parallel(recipe), *_adapters(recipe), *_offload(recipe), *_router(recipe)]
 
 
 def _optimizer(recipe: Recipe) -> list[str]:
@@ -142,9 +142,35 @@ def _on_transformers(recipe: Recipe) -> list[str]:
 
 def _adapters(recipe: Recipe) -> list[str]:
     lora = recipe.learner.lora
+    if lora is not None and recipe.algorithm.reference.sync_every is not None:
+        return [
+            "algorithm.reference.sync_every: with learner.lora the reference is the model without adapters, "
+            "which cannot "
+            "follow them; leave it out"
+        ]
     if lora is None or lora.publish == "merged" or not recipe.trains_reward_model:
         return []
     return ["learner.lora.publish: a reward model's score is trained whole beside its adapters; use merged"]
+
+
+def _router(recipe: Recipe) -> list[str]:
+    """A router's balance is judged over sequences that a rank has whole."""
+    if not recipe.algorithm.router_coefficient:
+        return []
+    key, p, shapes = "algorithm.router_coefficient", recipe.learner.parallel, read_shapes(recipe.model.path)
+    problems = []
+    if recipe.learner.backend == "transformers":
+        problems.append(f"{key}: backend transformers does not know a model's routers; use learner.backend=megatron")
+    if shapes is not None and not shapes.experts:
+        problems.append(f"{key}: {recipe.model.path} is no mixture of experts; leave it out")
+    if recipe.learner.lora is not None:
+        problems.append(f"{key}: with learner.lora the routers are frozen; leave it out")
+    for name, size in (("tensor", p.tensor), ("context", p.context)):
+        if size > 1:
+            problems.append(f"{key}: needs whole sequences on a rank; use learner.parallel.{name}=1 (it is {size})")
+    if p.pipeline > 1 and recipe.learner.recompute == "full":
+        problems.append(f"{key}: with learner.parallel.pipeline > 1 use learner.recompute=selective or none")
+    return problems
 
 
 def _offload(recipe: Recipe) -> list[str]:

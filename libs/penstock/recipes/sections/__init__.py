@@ -1,14 +1,15 @@
 """The sections of a recipe: typed, strict, with their defaults and units. Unknown keys are refused everywhere."""
 
-from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters
+from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters, Reference
 from penstock.recipes.sections.base import Section
 from penstock.recipes.sections.data import Curriculum, Data
 from penstock.recipes.sections.environment import Credentials, Environment, Judge, Reward, ServedModel
 from penstock.recipes.sections.generation import Generation, Sampling, Teacher
 from penstock.recipes.sections.learner import Checkpoints, Learner, Lora, Optimizer, Parallel
-from penstock.recipes.sections.losses import Kl, Loss, PairLoss, Preference, RewardModelLoss
+from penstock.recipes.sections.losses import Kl, Loss, Rejection
 from penstock.recipes.sections.mixture import Source
 from penstock.recipes.sections.model import Model
+from penstock.recipes.sections.preferences import PairLoss, Preference, RewardModelLoss
 from penstock.recipes.sections.run import ALERTS, Alert, Evaluation, Limits, Rollout, Staleness, Telemetry, WeightSync
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "PairLoss",
     "Parallel",
     "Preference",
+    "Reference",
+    "Rejection",
     "Reward",
     "RewardModelLoss",
     "Rollout",

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from penstock.recipes.choices import ADVANTAGES
 from penstock.recipes.sections.base import Fraction, Positive, Section
-from penstock.recipes.sections.losses import Loss, Preference, RewardModelLoss
+from penstock.recipes.sections.losses import Loss
+from penstock.recipes.sections.preferences import Preference, RewardModelLoss
 
 
 class Critic(Section):
@@ -26,6 +27,21 @@ class Critic(Section):
     whiten: bool = Field(
         default=True, description="make the batch's advantages of mean 0 and deviation 1; else they are as estimated"
     )
+
+
+class Reference(Section):
+    """The model that a method compares with (`dpo`, `loss.kl`): the one the run started from, or one that follows."""
+
+    sync_every: Positive | None = Field(
+        default=None, description="steps after which the reference moves towards the policy (TR-DPO); never if absent"
+    )
+    mix: float = Field(
+        default=0.6, gt=0, le=1, description="the policy's share in the reference then; 1 makes it the policy"
+    )
+
+    def due(self, step: int) -> bool:
+        """Whether it moves after this step of the run."""
+        return self.sync_every is not None and step % self.sync_every == 0
 
 
 class Filters(Section):
@@ -74,8 +90,14 @@ class Algorithm(Section):
         default=1.0, description="factor of the reward, where positive, of an answer that was cut off (stop properly)"
     )
     advantage_clip: float | None = Field(default=None, gt=0, description="largest absolute advantage; off if absent")
+    router_coefficient: float = Field(
+        default=0.0,
+        ge=0,
+        description="mixtures: weight of a loss that makes the experts' use even within a sequence; 1e-3 is usual",
+    )
     loss: Loss = Field(default_factory=Loss)
     preference: Preference = Field(default_factory=Preference)
     reward_model: RewardModelLoss = Field(default_factory=RewardModelLoss)
     critic: Critic = Field(default_factory=Critic)
+    reference: Reference = Field(default_factory=Reference)
     filters: Filters = Field(default_factory=Filters)

@@ -1,23 +1,22 @@
-"""`algorithm.loss`, `.preference`, `.reward_model`: what is minimised, by the name of the loss and with its parameters.
+"""`algorithm.loss`: what a policy gradient minimises, by the name of the loss and with its parameters.
 
 What the recipe leaves out is filled in when a section is made: every choice brings its own defaults (`choices.py`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from penstock.recipes.choices import (
     CORRECTIONS,
+    KL_ESTIMATORS,
     LOSSES,
-    PREFERENCES,
-    Parameters,
+    NORMALISATIONS,
     correction_choice,
     loss_choice,
-    preference_choice,
 )
-from penstock.recipes.sections.base import Positive, Section
+from penstock.recipes.sections.base import Positive, Section, filled, stated
 
 
 class Kl(Section):
@@ -27,13 +26,57 @@ class Kl(Section):
     place: Literal["loss", "reward"] = Field(
         default="loss", description="reward: take the summed k1 off each sample's reward instead (estimator is unused)"
     )
-    estimator: Literal["k1", "k2", "k3", "abs", "k1+", "k3+"] = Field(
-        default="k3", description="k1+ and k3+ have the gradient of k2; abs is of the log-ratio"
+    estimator: str = Field(
+        default="k3",
+        description=f"{', '.join(KL_ESTIMATORS)}; k1+ and k3+ have the gradient of k2, abs is of the log-ratio",
+    )
+    log_ratio_limit: float = Field(
+        default=20.0, gt=0, le=20, description="log-ratios beyond count as this, and have no gradient"
+    )
+    value_limit: float = Field(
+        default=10.0, gt=0, le=10, description="penalties of a token beyond count as this, likewise"
     )
     importance: Literal["none", "differentiable", "detached"] = Field(
         default="differentiable",
         description="how samples of older versions are weighted; differentiable k3 and detached k2 are unbiased",
     )
+
+
+class Rejection(Section):
+    """What is not trained because engine and learner are too far apart, whatever the correction weighs the rest by."""
+
+    choosers: ClassVar[tuple[str, ...]] = ("by", "high")
+
+    by: Literal[
+        "none",
+        "token_k1",
+        "token_k2",
+        "token_k3",
+        "sum_k1",
+        "sum_k2",
+        "sum_k3",
+        "mean_k1",
+        "mean_k2",
+        "mean_k3",
+        "max_k2",
+        "max_k3",
+    ] = Field(
+        default="none",
+        description="a token's distance, or the sum, mean or maximum over an answer's tokens, of k1 (the log-ratio), "
+        "k2 (half its square) or k3",
+    )
+    high: float | None = Field(
+        default=None, gt=0, description="largest that is kept: a ratio for k1, a distance for k2 and k3; required"
+    )
+    low: float | None = Field(default=None, ge=0, description="k1: least ratio that is kept; 1 / high if absent")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_its_default(cls, given: Any) -> Any:
+        """k1's bounds are symmetric where the recipe says one."""
+        if not isinstance(given, Mapping) or not str(given.get("by")).endswith("k1") or not given.get("high"):
+            return given
+        return {**given, "low": 1 / given["high"]} if given.get("low") is None else given
 
 
 class Loss(Section):
@@ -43,10 +86,14 @@ class Loss(Section):
 
     name: str = Field(default="ppo_clip", description=", ".join(LOSSES))
     clip_low: float | None = Field(
-        default=None, ge=0, description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent"
+        default=None,
+        ge=0,
+        description="ratio clip below 1; ppo_clip .2, gspo 3e-4 if absent; of the log-ratio: geo_mean .4",
     )
     clip_high: float | None = Field(
-        default=None, ge=0, description="ratio clip above 1 (DAPO's clip-higher); ppo_clip .28, gspo 4e-4 if absent"
+        default=None,
+        ge=0,
+        description="ratio clip above 1 (DAPO's clip-higher); ppo_clip .28, gspo 4e-4, geo_mean .4 if absent",
     )
     dual_clip: float | None = Field(
         default=None, gt=1, description="bound on the ratio for negative advantages; off if absent"
@@ -66,8 +113,16 @@ class Loss(Section):
     )
     tau: float | None = Field(default=None, ge=0, description="dppo: weight of the squared log-ratio; 1e-3 if absent")
     beta: float | None = Field(default=None, gt=0, description="dro: pull towards the behaviour policy; required there")
-    normalisation: Literal["token", "sequence", "prompt", "constant"] = Field(
-        default="token", description="what a token's loss is divided by; if absent token, with gspo sequence"
+    power_positive: float | None = Field(
+        default=None, ge=0, description="vespo: exponent of the answer's ratio where the advantage is >= 0; 2 if absent"
+    )
+    decay_positive: float | None = Field(default=None, ge=0, description="vespo: how fast it fades there; 3 if absent")
+    power_negative: float | None = Field(default=None, ge=0, description="vespo: the exponent elsewhere; 3 if absent")
+    decay_negative: float | None = Field(default=None, ge=0, description="vespo: the fading elsewhere; 2 if absent")
+    normalisation: str = Field(
+        default="token",
+        description=f"what a token's loss is divided by: {', '.join(NORMALISATIONS)}; if absent token, with gspo and "
+        "geo_mean sequence",
     )
     proximal: Literal["recompute", "behaviour", "interpolate"] = Field(
         default="recompute",
@@ -77,7 +132,7 @@ class Loss(Section):
     correction: str = Field(
         default="tis",
         description=f"off-policy correction: {', '.join(CORRECTIONS)}; if absent none where the loss is taken against "
-        "the behaviour policy itself (proximal behaviour, dppo, dro)",
+        "the behaviour policy itself (proximal behaviour, dppo, dro, vespo)",
     )
     correction_cap: float | None = Field(
         default=None, gt=0, description="tis, tis_sequence, seq_mask_tis: cap of the importance weight; 2 if absent"
@@ -95,6 +150,22 @@ class Loss(Section):
     )
     correction_limit: float | None = Field(
         default=None, gt=0, description="opsm: largest mean of g - c (.5 if absent); m2po: largest mean square (.04)"
+    )
+    correction_settings: dict[str, float] = Field(
+        default_factory=dict, description="parameters of a correction of your own (plugins)"
+    )
+    correction_mean_one: Literal["none", "tokens", "answers"] = Field(
+        default="none",
+        description="divide the weights by their mean over the batch's trained tokens, or over its answers; costs a "
+        "forward pass",
+    )
+    rejection: Rejection = Field(default_factory=Rejection)
+    top_entropy: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="train this share of the batch's tokens alone, those of the largest entropy (.2 is usual); costs a "
+        "forward pass; all if absent",
     )
     mismatch_limit: float | None = Field(
         default=None,
@@ -117,111 +188,17 @@ class Loss(Section):
         uncorrected = loss.behaviour or given.get("proximal") == "behaviour"
         correction = given.get("correction") or ("none" if uncorrected else "tis")
         normalisation = given.get("normalisation") or loss.normalisation
-        filled = _filled(given, loss.parameters) | {"correction": correction, "normalisation": normalisation}
-        return _filled(filled, correction_choice(str(correction)).parameters, "correction_")
+        chosen = filled(given, loss.parameters) | {"correction": correction, "normalisation": normalisation}
+        return filled(chosen, correction_choice(str(correction)).parameters, "correction_")
 
     @property
     def parameters(self) -> dict[str, float]:
         """What the loss of that name is made with."""
-        choice = loss_choice(self.name)
-        return _given(self, choice.parameters) if choice.parameters else self.settings
+        return stated(self, loss_choice(self.name).parameters) if self.name in LOSSES else self.settings
 
     @property
     def correction_parameters(self) -> dict[str, float]:
         """What the correction of that name is made with, likewise."""
-        return _given(self, correction_choice(self.correction).parameters, "correction_")
-
-
-class PairLoss(Section):
-    """One preference loss: its name, weight and parameters."""
-
-    choosers: ClassVar[tuple[str, ...]] = ("loss",)
-
-    loss: str = Field(default="sigmoid", description=", ".join(PREFERENCES))
-    weight: float = Field(default=1.0, gt=0, description="of this loss in their sum")
-    beta: float | None = Field(
-        default=None,
-        gt=0,
-        description="strength of the pull towards the reference; .1 if absent, simpo 2, length_normalised 5",
-    )
-    label_smoothing: float | None = Field(
-        default=None,
-        ge=0,
-        lt=0.5,
-        description="share of labels that are wrong: sigmoid (then cDPO), robust, aot, exo; 0 if absent, exo 1e-3",
-    )
-    margin: float | None = Field(default=None, ge=0, description="simpo: target margin; .5 if absent")
-    tau: float | None = Field(
-        default=None, gt=0, description="discopop: width of the change from one form to the other; .05 if absent"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_its_defaults(cls, given: Any) -> Any:
-        """What the recipe leaves out is what the chosen loss means by that."""
-        if not isinstance(given, Mapping):
-            return given
-        return _filled(given, preference_choice(str(given.get("loss", "sigmoid"))).parameters)
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        """What the preference loss of that name is made with."""
-        return _given(self, preference_choice(self.loss).parameters)
-
-
-class Preference(PairLoss):
-    """The preference loss of dpo, and how pairs are made of a group's scored answers."""
-
-    more: tuple[PairLoss, ...] = Field(
-        default=(), description="further losses, added to the first one by their weights (MPO: sigmoid and bco, say)"
-    )
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = Field(
-        default="reverse_kl",
-        description="from the reference (f-DPO); others than reverse_kl with "
-        + ", ".join(name for name, choice in PREFERENCES.items() if choice.divergence),
-    )
-    divergence_order: float | None = Field(default=None, gt=0, description="divergence alpha: its order; .5 is usual")
-    source: Literal["rollouts", "dataset"] = Field(
-        default="rollouts",
-        description="rollouts: online, from the policy's own scored samples; dataset: offline, from ranked answers",
-    )
-    nll_coefficient: float = Field(default=0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
-    pairs_per_group: Positive = Field(default=1, description="pairs of a group: best with worst, second with ...")
-    min_margin: float = Field(
-        default=0.0, ge=0, description="a pair's rewards must differ by more; groups without a pair are filtered"
-    )
-    importance_cap: float | None = Field(
-        default=None,
-        gt=0,
-        description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at "
-        "most this; unweighted if absent",
-    )
-
-    @property
-    def losses(self) -> tuple[PairLoss, ...]:
-        """All of them."""
-        return (self, *self.more)
-
-
-class RewardModelLoss(Section):
-    """The loss of reward_model: Bradley-Terry over a row's ranked answers."""
-
-    margin: float = Field(default=0.0, ge=0, description="by how much the better answer's score should be larger")
-    centring: float = Field(
-        default=0.0, ge=0, description="pull of the mean score towards 0, which changes no order; .01 is usual"
-    )
-    min_margin: float = Field(
-        default=0.0, ge=0, description="two answers are a pair if the data's scores differ by more than this"
-    )
-
-
-def _filled(given: Mapping[str, Any], parameters: Parameters, prefix: str = "") -> dict[str, Any]:
-    """The mapping, with the defaults of parameters that it leaves out."""
-    missing = {prefix + k: default for k, default in parameters.items() if given.get(prefix + k) is None}
-    return {**given, **missing}
-
-
-def _given(section: Section, parameters: Iterable[str], prefix: str = "") -> dict[str, float]:
-    """Those that the section states."""
-    values = {name: getattr(section, prefix + name) for name in parameters}
-    return {name: value for name, value in values.items() if value is not None}
+        if self.correction not in CORRECTIONS:
+            return self.correction_settings
+        return stated(self, correction_choice(self.correction).parameters, "correction_")

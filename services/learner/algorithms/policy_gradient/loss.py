@@ -38,7 +38,7 @@ class Objectives:
         made = Objectives(loss, resolve.policy_loss(loss), resolve.correction(loss), resolve.weights(recipe))
         if made.kl_in_loss:
             kl_estimators.get(loss.kl.estimator)
-        if loss.proximal == "interpolate" and loss.correction in corrections.WHOLE_BATCH:
+        if loss.proximal == "interpolate" and made.corrects_whole_batches:
             raise ValueError(f"loss.proximal interpolate: {loss.correction} needs the whole batch; use recompute")
         if recipe.sampling.temperature <= 0:
             raise ValueError(f"sampling.temperature must be positive, got {recipe.sampling.temperature}")
@@ -57,7 +57,7 @@ class Objectives:
     @property
     def corrects_whole_batches(self) -> bool:
         """Whether the correction must see all tokens of the batch at once (and so needs `proximal` before)."""
-        return self.loss.correction in corrections.WHOLE_BATCH
+        return self.loss.correction in corrections.WHOLE_BATCH or self.loss.correction_mean_one != "none"
 
     def whole_correction(self, batch: Batch, proximal: Tensor) -> Tensor:
         """fp32 [T]: the correction over the whole batch, given all proximal log-probs."""
@@ -74,6 +74,7 @@ class PolicyGradientLoss:
     trained *are* those (the first optimizer step on a batch), so the detached current log-probs are the same numbers;
     or they are interpolated.
     correction [T]: weights that were taken over the whole batch, or None to take them here.
+    counts [T]: 1 for tokens whose policy loss counts, or None for all.
     """
 
     names = (*_ADDITIVE, "entropy", "kl")
@@ -86,9 +87,11 @@ class PolicyGradientLoss:
         proximal_logprobs: Tensor | None,
         reference: Tensor | None,
         correction: Tensor | None = None,
+        counts: Tensor | None = None,
     ) -> None:
         self._objectives, self._batch, self._weights = objectives, batch, weights
         self._proximal, self._reference, self._correction = proximal_logprobs, reference, correction
+        self._counts = counts
 
     def __call__(self, scored: TokenScores) -> tuple[Tensor, Tensor]:
         objectives, at = self._objectives, scored.index
@@ -105,11 +108,19 @@ class PolicyGradientLoss:
         )
         values, clipped = objectives.policy_loss(inputs)
         correction = objectives.correction(inputs) if self._correction is None else self._correction[at]
+        if self._counts is not None:
+            correction = correction * self._counts[at]
         token_loss = correction * values
         penalty = torch.zeros_like(current)
         if objectives.kl_in_loss:
             pull = objectives.loss.kl
-            penalty = kl.kl_loss(inputs, pull.estimator, pull.importance)
+            penalty = kl.kl_loss(
+                inputs,
+                pull.estimator,
+                pull.importance,
+                log_ratio_limit=pull.log_ratio_limit,
+                value_limit=pull.value_limit,
+            )
             token_loss = token_loss + pull.coefficient * penalty
         if objectives.loss.entropy_coefficient:
             token_loss = token_loss - objectives.loss.entropy_coefficient * scored.entropy

@@ -9,7 +9,7 @@ import dataclasses
 
 from torch import Tensor
 
-from penstock.objectives import diagnostics, kl
+from penstock.objectives import diagnostics, entropies, kl
 from penstock.recipes import Recipe
 from services.learner.algorithms.mini_batches import Taken, in_mini_batches, steps_of
 from services.learner.algorithms.policy_gradient.loss import Objectives, PolicyGradientLoss
@@ -35,13 +35,15 @@ class PolicyGradientTrainer:
         reference = self._reference(batch)
         if reference is not None and self._objectives.kl_in_reward:
             batch = self._penalised(batch, reference)
-        before = self._before(batch)
+        before, entropy = self._before(batch)
         whole, batch = batch, self._agreed(batch, before)
+        counts = self._counts(batch, entropy)
         proximal = self._proximal(batch, before)
         correction = self._correction(batch, proximal)
 
         def loss_of(part: Batch, where: Tensor, weights: Tensor) -> PolicyGradientLoss:
-            known = (None if values is None else values[where] for values in (proximal, reference, correction))
+            given = (proximal, reference, correction, counts)
+            known = (None if values is None else values[where] for values in given)
             return PolicyGradientLoss(self._objectives, part, weights, *known)
 
         cut, weights = self._loss.mini_batches, self._objectives.weights
@@ -53,12 +55,21 @@ class PolicyGradientTrainer:
             metrics["mismatched_share"] = 1.0 - float(batch.mask.sum() / whole.mask.sum().clamp(min=1))
         return StepResult(metrics)
 
-    def _before(self, batch: Batch) -> Tensor | None:
-        """The learner's log-probs before the step, where they must be known before the loss; a forward pass."""
+    def _before(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """The learner's log-probs and entropies before the step, where they must be known before the loss; one forward
+        pass."""
+        if self._loss.top_entropy is not None:
+            return self._policy.logprobs_and_entropies(batch, self._temperature)
         several = steps_of(batch, self._loss.mini_batches) > 1 or self._objectives.corrects_whole_batches
         if self._loss.mismatch_limit is None and not (several and self._loss.proximal == "recompute"):
+            return None, None
+        return self._policy.logprobs(batch, self._temperature), None
+
+    def _counts(self, batch: Batch, entropy: Tensor | None) -> Tensor | None:
+        """[T]: which tokens' policy loss counts, where not all do."""
+        if self._loss.top_entropy is None or entropy is None:
             return None
-        return self._policy.logprobs(batch, self._temperature)
+        return entropies.undecided(entropy, batch.mask, self._loss.top_entropy)
 
     def _agreed(self, batch: Batch, before: Tensor | None) -> Batch:
         """The batch without the samples that engine and learner disagree on by more than the limit; they stay in their

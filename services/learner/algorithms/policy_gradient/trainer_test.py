@@ -42,9 +42,9 @@ def _learn(model_dir: Path, settings: Recipe, precision: str) -> Any:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("loss", ["ppo_clip", "cispo", "gspo", "reinforce", "sapo", "dppo"])
+@pytest.mark.parametrize("loss", ["ppo_clip", "cispo", "gspo", "geo_mean", "reinforce", "sapo", "dppo", "vespo"])
 def test_the_better_answer_becomes_likelier_and_the_worse_rarer(loss: str, precision: str, model_dir: Path) -> None:
-    settings = recipe_of(loss=loss, correction="none" if loss == "dppo" else "tis")
+    settings = recipe_of(loss=loss, correction="none" if loss in ("dppo", "vespo") else "tis")
     (good, bad), history = run_ranks(1, _learn, model_dir, settings, precision)[0]
     assert good > 0.5 and bad < -0.5
     assert all(isinstance(value, float) for value in history[0].values())
@@ -138,3 +138,23 @@ def test_a_sample_beyond_the_mismatch_limit_is_as_if_it_were_not_there(proximal:
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-5, msg=name)
     trained, _ = run_ranks(1, _with_a_stranger, model_dir, recipe_of(proximal=proximal), True)[0]
     assert trained["tokens"] == 9.0 and "mismatched_share" not in trained
+
+
+def _undecided(model_dir: Path, share: float | None) -> Any:
+    policy = MegatronPolicy.create(spec_of(model_dir, Parallel(), Optimizer(learning_rate=3e-3), seed=0))
+    given = batch()
+    _, entropy = policy.logprobs_and_entropies(given)
+    result = make_trainer(recipe_of(top_entropy=share), policy).step(given).metrics
+    return entropy, result, dict(policy.export())
+
+
+def test_only_undecided_tokens_are_trained(model_dir: Path) -> None:
+    """Of six trained tokens the three of the largest entropy count; the normalisation is still by all six."""
+    entropy, metrics, weights = run_ranks(1, _undecided, model_dir, 0.5)[0]
+    trained = entropy[batch().mask > 0]
+    assert len(trained) == 6 and bool((trained > 0).all()) and float(entropy[batch().mask == 0].sum()) == 0
+    assert metrics["masked_share"] == pytest.approx(0.5) and metrics["entropy"] == pytest.approx(float(trained.mean()))
+    _, all_of_them, everything = run_ranks(1, _undecided, model_dir, 1.0)[0]
+    _, plain, usual = run_ranks(1, _undecided, model_dir, None)[0]
+    assert all_of_them == plain and all(torch.equal(usual[n], everything[n]) for n in usual)
+    assert any(not torch.equal(weights[n], usual[n]) for n in usual)

@@ -2,7 +2,8 @@
 
 The role of a sequence travels as its signal: CHOSEN (+1) or REJECTED (−1); a chosen answer stands right before the
 rejected one of its pair. For `kto` there are no pairs: answers are liked (+1) or not (−1), and each is followed by a
-sequence that puts it to another prompt of the batch (0), from which the baseline is estimated.
+sequence that puts it to another prompt of the batch (0), from which the baseline is estimated; where there is no other
+prompt there is no such sequence, and the baseline is 0.
 """
 
 import logging
@@ -66,7 +67,12 @@ class PreferencePairs:
         made = []
         for at, (group, t) in enumerate(answers):
             made.append(sample(t, group, CHOSEN if t.reward >= LIKED_FROM else REJECTED))
-            made.append(_elsewhere(answers[_other(prompts, at)][1], t, group))
+            if (other := _other(prompts, at)) is not None:
+                made.append(_elsewhere(answers[other][1], t, group))
+        if answers and len(made) == len(answers):
+            logger.warning(
+                "kto: all answers of a batch have one prompt, so nothing says what its baseline is; 0 is taken"
+            )
         return made
 
 
@@ -75,13 +81,13 @@ def _prompt(t: pb.Trajectory) -> bytes:
     return from_int32s(t.tokens)[: t.loss_mask.find(1)].tobytes()
 
 
-def _other(prompts: Sequence[bytes], at: int) -> int:
-    """The place of the nearest answer before `at` (the last is before the first) that has another prompt."""
+def _other(prompts: Sequence[bytes], at: int) -> int | None:
+    """The place of the nearest answer before `at` (the last is before the first) that has another prompt; None if all
+    have the same."""
     for back in range(1, len(prompts)):
         if prompts[at - back] != prompts[at]:
             return (at - back) % len(prompts)
-    logger.warning("kto: all answers of a batch have one prompt, so its baseline is that of their own prompt")
-    return at - 1
+    return None
 
 
 def _elsewhere(prompt: pb.Trajectory, answer: pb.Trajectory, group: int) -> TrainingSample:

@@ -7,8 +7,8 @@ The loss depends on an answer only through the sum of its log-probs, so its grad
 a forward pass before the step. That is the exact gradient, and answers are packed over micro-batches and ranks like
 any others: the two of a pair need not meet. It costs one forward pass more than a loss that sees both at once.
 
-The reference does not change, so its sums are kept by the digest of the sequence and computed once, over all passes
-through the data.
+A reference that does not follow the policy never changes, so its sums are kept by the digest of the sequence and
+computed once, over all passes through the data; with one that follows, until it moves.
 """
 
 import hashlib
@@ -41,9 +41,8 @@ class PreferenceTrainer:
         """Trains on a batch of PreferencePairs (the same on every rank); a collective."""
         answers = self._answers(batch)
         values, weights = answer_weights(answers.losses, answers.current)
-        chosen_tokens = batch.mask * (answers.role == CHOSEN)[batch.sequence_of_token]
-        likelihood = self._settings.nll_coefficient * chosen_tokens / chosen_tokens.sum().clamp(min=1)
-        token_weights = weights.to(torch.float32)[batch.sequence_of_token] - likelihood
+        counted = weights.to(torch.float32)[batch.sequence_of_token] * answers.counts
+        token_weights = counted - self._settings.nll_coefficient * self._likelihood(batch, answers.role)
         own = torch.nonzero(answers.role != ELSEWHERE)[:, 0]
         part, where = batch.select(own)
         outcome = self._policy.train_step(part, LinearLoss(token_weights[where]))
@@ -56,15 +55,42 @@ class PreferenceTrainer:
 
     def _answers(self, batch: Batch) -> "_Answers":
         batch.expect("role")
-        role = _roles(batch)
-        current = sequence_sums(batch, self._policy.logprobs(batch))
-        reference = torch.zeros_like(current) if self._references is None else self._references.of(batch)
+        role, counts = _roles(batch), self._counts(batch)
+        logprobs = self._policy.logprobs(batch)
+        current = sequence_sums(batch, logprobs * counts)
+        likelihood = float((self._likelihood(batch, role) * logprobs).sum(dtype=torch.float64))
+        reference = torch.zeros_like(current) if self._references is None else self._references.of(batch, counts)
         if paired(self._settings):
             losses = self._pair_losses(batch, current, reference)
         else:
-            baseline = (current - reference)[role == ELSEWHERE].mean()
+            elsewhere = (current - reference)[role == ELSEWHERE]
+            baseline = elsewhere.mean() if len(elsewhere) else current.new_zeros(())
             losses = self._single_losses(role, reference, baseline)
-        return _Answers(role, current, reference, losses)
+        return _Answers(role, current, reference, losses, counts, likelihood)
+
+    def _counts(self, batch: Batch) -> Tensor:
+        """[T]: what a token counts in its answer's sum: 1, and behind the length of the pair's shorter answer the
+        recipe's share."""
+        share = self._settings.length_share
+        if share is None:
+            return torch.ones_like(batch.mask)
+        lengths = sequence_sums(batch, batch.mask).view(-1, 2)
+        shorter = lengths.min(1, keepdim=True).values.expand_as(lengths).reshape(-1)
+        before = torch.cumsum(batch.mask, 0) - batch.mask
+        first = before[(torch.cumsum(batch.lengths, 0) - batch.lengths).to(torch.int64)]
+        place = before - first[batch.sequence_of_token]
+        return torch.where(place < shorter[batch.sequence_of_token], 1.0, share).to(batch.mask.dtype)
+
+    def _likelihood(self, batch: Batch, role: Tensor) -> Tensor:
+        """[T]: what a chosen answer's token weighs in the likelihood term, 0 elsewhere."""
+        chosen = batch.mask * (role == CHOSEN)[batch.sequence_of_token]
+        over = self._settings.nll_normalisation
+        if over == "token":
+            return chosen / chosen.sum().clamp(min=1)
+        answers = chosen / (role == CHOSEN).sum().clamp(min=1)
+        if over == "sum":
+            return answers
+        return answers / sequence_sums(batch, chosen).clamp(min=1).to(chosen.dtype)[batch.sequence_of_token]
 
     def _pair_losses(self, batch: Batch, current: Tensor, reference: Tensor) -> Callable[[Tensor], Tensor]:
         length, cap = sequence_sums(batch, batch.mask).clamp(min=1), self._settings.importance_cap
@@ -91,11 +117,10 @@ class PreferenceTrainer:
 
     def _metrics(self, batch: Batch, answers: "_Answers", values: Tensor) -> dict[str, float]:
         """Rewards are the implicit ones, beta · (c − r); the margin is theirs, the accuracy their order's."""
-        beta, role = self._settings.parameters["beta"], answers.role
+        beta, role = self._settings.parameters.get("beta", 1.0), answers.role
         gained = answers.current - answers.reference
         chosen, rejected = beta * gained[role == CHOSEN], beta * gained[role == REJECTED]
-        chosen_tokens = float((batch.mask * (role == CHOSEN)[batch.sequence_of_token]).sum())
-        nll = -float(answers.current[role == CHOSEN].sum()) / max(chosen_tokens, 1.0)
+        nll = -answers.likelihood
         metrics = {
             "loss": float(values.mean()) + self._settings.nll_coefficient * nll,
             "reward_chosen": _mean(chosen),
@@ -110,12 +135,14 @@ class PreferenceTrainer:
 
 class _Answers(NamedTuple):
     """Of a batch's answers, before a step: roles, summed log-probs under policy and reference [N], and the losses as a
-    function of the policy's."""
+    function of the policy's; what their tokens count [T], and the chosen ones' mean log-prob."""
 
     role: Tensor
     current: Tensor
     reference: Tensor
     losses: Callable[[Tensor], Tensor]
+    counts: Tensor
+    likelihood: float
 
 
 class LinearLoss:
@@ -133,19 +160,23 @@ class LinearLoss:
 
 
 class ReferenceSums:
-    """Summed reference log-probs by sequence, each computed once. Every rank keeps the same ones."""
+    """Summed reference log-probs by sequence, each computed once for as long as the reference stays what it is. Every
+    rank keeps the same ones."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self._policy, self._moves = policy, policy.reference_moves
         self._known: dict[bytes, float] = {}
 
-    def of(self, batch: Batch) -> Tensor:
-        """float64 [N]; a collective unless all are known, which all ranks agree on."""
-        digests = _digests(batch)
+    def of(self, batch: Batch, counts: Tensor | None = None) -> Tensor:
+        """float64 [N]; a collective unless all are known, which all ranks agree on. counts [T]: what tokens count."""
+        if self._policy.reference_moves != self._moves:
+            self._known, self._moves = {}, self._policy.reference_moves
+        counts = torch.ones_like(batch.mask) if counts is None else counts
+        digests = _digests(batch, counts)
         missing = [i for i, d in enumerate(digests) if d not in self._known]
         if missing:
-            part, _ = batch.select(torch.tensor(missing, device=batch.lengths.device))
-            sums = sequence_sums(part, self._policy.reference_logprobs(part)).tolist()
+            part, where = batch.select(torch.tensor(missing, device=batch.lengths.device))
+            sums = sequence_sums(part, self._policy.reference_logprobs(part) * counts[where]).tolist()
             self._known.update(zip((digests[i] for i in missing), sums, strict=True))
         return torch.tensor([self._known[d] for d in digests], dtype=torch.float64, device=batch.tokens.device)
 
@@ -161,8 +192,9 @@ def _roles(batch: Batch) -> Tensor:
     return torch.sign(sequence_sums(batch, batch.signal))
 
 
-def _digests(batch: Batch) -> list[bytes]:
-    tokens, mask = batch.tokens.cpu(), batch.mask.cpu().to(torch.int32)
+def _digests(batch: Batch, counts: Tensor) -> list[bytes]:
+    """Of tokens and of what each counts, whose bits stand for it."""
+    tokens, mask = batch.tokens.cpu().to(torch.int32), (batch.mask * counts).to(torch.float32).cpu().view(torch.int32)
     both = torch.stack([tokens, mask], 1).contiguous().numpy()
     ends = torch.cumsum(batch.lengths.to(torch.int64), 0).tolist()
     return [

@@ -29,6 +29,9 @@ OPTIMIZER = dict(learning_rate=1e-2, weight_decay=0.1, beta2=0.95, epsilon=1e-5,
 DPO = Preference(loss="sigmoid", beta=0.3, nll_coefficient=0.2)
 ORPO = Preference(loss="orpo", beta=0.3)
 KTO = Preference(loss="kto", beta=0.3)
+SHORT = Preference(loss="sigmoid", beta=0.3, length_share=0.25, nll_coefficient=0.2, nll_normalisation="sum")
+MEANS = Preference(loss="sigmoid", beta=0.3, nll_coefficient=0.2, nll_normalisation="sequence")
+SETTINGS = {"dpo": DPO, "orpo": ORPO, "kto": KTO, "short": SHORT, "means": MEANS}
 LAYOUTS = {
     "one": (1, Parallel()),
     "tp2": (2, Parallel(tensor=2)),
@@ -65,23 +68,29 @@ def batch_of(settings: Preference, seed: int) -> Batch:
     return Batch.from_samples(preference_samples(seed) if paired(settings) else kto_samples(seed), "role")
 
 
-def _sums(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed log-probs and numbers of trained tokens, one sequence at a time."""
-    sums, counts = [], []
+def _sums(model: Any, batch: Batch, share: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed log-probs and numbers of trained tokens, one sequence at a time. share: what tokens behind the length of
+    the pair's shorter answer count."""
+    sums: list[torch.Tensor] = []
+    counts: list[torch.Tensor] = []
+    trained = [int(mask.sum()) for mask in batch.mask.split(batch.lengths.tolist())]
     sizes = batch.lengths.tolist()
     for tokens, mask in zip(batch.tokens.long().split(sizes), batch.mask.split(sizes), strict=True):
         logp = torch.log_softmax(model(tokens[None, :-1]).logits[0].float(), -1)
-        sums.append((logp.gather(1, tokens[1:, None])[:, 0] * mask[1:]).sum())
+        own = logp.gather(1, tokens[1:, None])[:, 0][mask[1:] > 0]
+        beside = len(sums) + 1 - 2 * (len(sums) % 2)
+        cut = len(own) if share is None else min(len(own), trained[beside])
+        sums.append(own[:cut].sum() + (share or 0.0) * own[cut:].sum())
         counts.append(mask.sum())
     return torch.stack(sums), torch.stack(counts)
 
 
 def _written_out(model: Any, initial: Any, batch: Batch, settings: Preference) -> torch.Tensor:
     """From algorithms.md and the papers, not from penstock.objectives."""
-    beta = settings.beta
-    current, counts = _sums(model, batch)
+    beta, share = settings.beta, settings.length_share
+    current, counts = _sums(model, batch, share)
     with torch.no_grad():
-        reference, _ = _sums(initial, batch)
+        reference, _ = _sums(initial, batch, share)
     gained = current - reference
     if settings.loss == "kto":
         baseline = gained[1::2].mean().clamp(min=0).detach()
@@ -92,7 +101,10 @@ def _written_out(model: Any, initial: Any, batch: Batch, settings: Preference) -
         odds = mean - torch.log1p(-mean.exp())
         return (-mean[0::2] - beta * logsigmoid(odds[0::2] - odds[1::2])).mean()
     loss = -logsigmoid(beta * (gained[0::2] - gained[1::2])).mean()
-    return loss - settings.nll_coefficient * current[0::2].sum() / counts[0::2].sum()
+    whole = _sums(model, batch)[0][0::2]
+    likelihood = {"sum": whole.mean(), "sequence": (whole / counts[0::2]).mean()}
+    likelihood["token"] = whole.sum() / counts[0::2].sum()
+    return loss - settings.nll_coefficient * likelihood[settings.nll_normalisation]
 
 
 def _reference(settings: Preference) -> list[tuple[float, dict[str, torch.Tensor]]]:
@@ -109,7 +121,7 @@ def _reference(settings: Preference) -> list[tuple[float, dict[str, torch.Tensor
     return steps
 
 
-reference = functools.cache(lambda name: _reference({"dpo": DPO, "orpo": ORPO, "kto": KTO}[name]))
+reference = functools.cache(lambda name: _reference(SETTINGS[name]))
 
 
 def _policy(model_dir: Path, parallel: Parallel, **optimizer: Any) -> MegatronPolicy:
@@ -137,10 +149,13 @@ def _train(model_dir: Path, parallel: Parallel, settings: Preference) -> Any:
     return steps
 
 
-@pytest.mark.parametrize(("loss", "layout"), [("dpo", n) for n in LAYOUTS] + [("orpo", "one"), ("kto", "dp2")])
+@pytest.mark.parametrize(
+    ("loss", "layout"),
+    [("dpo", n) for n in LAYOUTS] + [("orpo", "one"), ("kto", "dp2"), ("short", "dp2"), ("means", "one")],
+)
 def test_every_layout_takes_the_step_of_the_loss_over_whole_pairs(loss: str, layout: str, model_dir: Path) -> None:
     world, parallel = LAYOUTS[layout]
-    settings = {"dpo": DPO, "orpo": ORPO, "kto": KTO}[loss]
+    settings = SETTINGS[loss]
     ours = run_ranks(world, _train, model_dir, parallel, settings)[0]
     for (metrics, weights), (value, expected) in zip(ours, reference(loss), strict=True):
         assert metrics["loss"] == pytest.approx(value, abs=2e-5)
@@ -235,6 +250,20 @@ def test_the_other_prompt_is_another_one_whatever_the_sizes_of_the_groups() -> N
     samples = maker(KTO).samples(groups)
     asked = [_ids(s.tokens)[0] for s in samples]
     assert len(asked) == 22 and all(own != other for own, other in zip(asked[::2], asked[1::2], strict=True))
+
+
+def test_answers_to_one_prompt_have_no_baseline(model_dir: Path) -> None:
+    """KTO's baseline takes mismatched prompts only: the same answer to its own prompt says nothing of it."""
+    groups = [CompleteGroup(f"g{i}", (answer(i, float(i == 0)),)) for i in range(2)]
+    samples = maker(KTO).samples(groups)
+    assert [s.signal for s in samples] == [1.0, -1.0]
+    metrics = run_ranks(1, _one_prompt, model_dir, samples)[0]
+    assert metrics["loss"] == pytest.approx(0.5, abs=1e-6), "1 − σ(0), as everything is like the reference"
+
+
+def _one_prompt(model_dir: Path, samples: list[TrainingSample]) -> Any:
+    trainer = make_trainer(recipe_of("dpo", algorithm={"preference": KTO}), _policy(model_dir, Parallel()))
+    return trainer.step(Batch.from_samples(samples, "role")).metrics
 
 
 def test_a_single_answer_is_also_put_to_another_prompt() -> None:

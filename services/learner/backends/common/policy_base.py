@@ -4,7 +4,7 @@ A backend gives one forward and backward pass over planned micro-batches (`_run`
 """
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from services.learner.backends.common.allocator import give_back
-from services.learner.backends.common.reference import InitialWeights
+from services.learner.backends.common.reference import ReferenceWeights
 from services.learner.backends.common.steps import ScoreOnly, SteppingOptimizer, stepped
 from services.learner.backends.packing import micro_batches
 from services.learner.backends.packing.micro_batches import Cut, MicroBatch, Planned
+from services.learner.checkpoints.directory import REFERENCE
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Loss, StepOutcome, Takes
 from services.learner.interface.policy_spec import PolicySpec
@@ -29,6 +30,14 @@ class State(Protocol):
     def snapshot(self) -> Snapshot: ...
 
     def load(self, path: str | Path) -> dict[str, Any]: ...
+
+    def snapshot_of(self, weights: Mapping[str, Tensor], part: str) -> Snapshot:
+        """Of weights beside the model's own, by the parameters' names; without an optimizer."""
+        ...
+
+    def load_weights(self, path: str | Path, part: str) -> None:
+        """Into the model's parameters; a collective. Raises as `Policy.load`."""
+        ...
 
 
 class PolicyBase(abc.ABC):
@@ -47,7 +56,7 @@ class PolicyBase(abc.ABC):
         that its adapters change; None where it has none."""
         self.spec, self.optimizer, self.state = spec, optimizer, state
         self._cut, self._knows, self._without_adapters = cut, knows, without_adapters
-        self._as_reference = without_adapters
+        self._reference: ReferenceWeights | None = None
         self._planned: tuple[Batch, Planned] | None = None
 
     @property
@@ -59,25 +68,44 @@ class PolicyBase(abc.ABC):
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
+        return self.logprobs_and_entropies(batch, temperature)[0]
+
+    def logprobs_and_entropies(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """`logprobs`, and fp32 [T]: the entropy of what every trained token was drawn from; one forward pass."""
         if self.spec.scores:
             raise TypeError("this model scores: it has no log-probabilities")
-        return self._said(batch, temperature)
+        logprobs, entropies = self._said(batch, temperature)
+        return logprobs, entropies
 
     def scores(self, batch: Batch) -> Tensor:
         """fp32 [T]: of a model that scores, its word on what stands before every trained token; 0 elsewhere."""
         if not self.spec.scores:
             raise TypeError("this model writes: it has no scores")
-        return self._said(batch, 1.0)
+        return self._said(batch, 1.0)[0]
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
-        """As `logprobs`, under the weights the policy was created with. Raises RuntimeError without keep_reference
-        (or adapters)."""
-        if self._as_reference is None:
+        """As `logprobs`, under the weights the policy was created with, or those that follow it. Raises RuntimeError
+        without keep_reference (or adapters)."""
+        as_reference = self._without_adapters or (self._reference.in_place if self._reference is not None else None)
+        if as_reference is None:
             raise RuntimeError("the policy was created without keep_reference")
         self._settle()
-        with self._as_reference():
+        with as_reference():
             return self.logprobs(batch, temperature)
+
+    def follow(self, share: float) -> None:
+        """Moves the reference to share · policy + (1 − share) · reference. Raises RuntimeError without a reference of
+        its own."""
+        if self._reference is None:
+            raise RuntimeError("the policy was created without keep_reference, or with adapters")
+        self._settle()
+        self._reference.follow(share)
+
+    @property
+    def reference_moves(self) -> int:
+        """How often the reference has become another."""
+        return 0 if self._reference is None else self._reference.moves
 
     def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
         """Forward and backward over the batch, then one guarded optimizer step.
@@ -87,8 +115,8 @@ class PolicyBase(abc.ABC):
         """
         planned = self._plan(batch)
         self._zero_grad()
-        scored = self._run(batch, planned.parts, loss, temperature, training=True)
-        outcome = stepped(self.optimizer, loss, scored, len(planned.parts), planned.described)
+        said, sums = self._run(batch, planned.parts, loss, temperature, training=True)
+        outcome = stepped(self.optimizer, loss, (said[0], sums), len(planned.parts), planned.described)
         give_back()
         return outcome
 
@@ -101,12 +129,19 @@ class PolicyBase(abc.ABC):
     def snapshot(self) -> Snapshot:
         """What this rank writes into a checkpoint; refers to live memory."""
         self._settle()
-        return self.state.snapshot()
+        taken = self.state.snapshot()
+        if not self.spec.follows or self._reference is None:
+            return taken
+        return taken.beside(REFERENCE, self.state.snapshot_of(self._reference.values, REFERENCE))
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint of any layout; returns its `extra`. Raises as `Policy.load`."""
         self._settle()
-        return self.state.load(path)
+        extra = self.state.load(path)
+        if self.spec.follows and self._reference is not None:
+            with self._reference.filled():
+                self.state.load_weights(path, REFERENCE)
+        return extra
 
     @property
     @abc.abstractmethod
@@ -118,10 +153,10 @@ class PolicyBase(abc.ABC):
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
 
-    def _keep_reference(self, weights: Sequence[Tensor]) -> None:
+    def _keep_reference(self, weights: Mapping[str, Tensor]) -> None:
         """Remembers the initial weights where the spec wants them and they are not there anyway."""
         if self.spec.keep_reference and self._without_adapters is None:
-            self._as_reference = InitialWeights(weights, self.spec.hosts_reference).in_place
+            self._reference = ReferenceWeights(weights, self.spec.hosts_reference)
 
     def _said(self, batch: Batch, temperature: float) -> Tensor:
         with torch.no_grad():
@@ -150,5 +185,5 @@ class PolicyBase(abc.ABC):
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs (or scores) of trained tokens [T], and [loss, *statistics] summed over the batch, both equal on
-        every rank; gradients are accumulated in training."""
+        """Log-probs (or scores) and entropies of trained tokens [2, T], and [loss, *statistics] summed over the batch,
+        both equal on every rank; gradients are accumulated in training."""

@@ -17,10 +17,12 @@ from megatron.core.distributed import DistributedDataParallel, finalize_model_gr
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
 
 from services.learner.backends.common.adapters import peft_names
 from services.learner.backends.common.policy_base import PolicyBase
+from services.learner.backends.common.router_balance import RouterBalance
 from services.learner.backends.megatron_core import conversion, model, overlap, recompute
 from services.learner.backends.megatron_core import cpu as megatron_cpu
 from services.learner.backends.megatron_core.attention import PackedSequences
@@ -69,6 +71,7 @@ class MegatronPolicy(PolicyBase):
             MegatronState(config, layout, self._models, optimizer, spec, part),
             adapters.off if adapters is not None else None,
         )
+        self._balance: RouterBalance | None = None
         self._schedule = get_forward_backward_func(
             pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
         )
@@ -108,7 +111,12 @@ class MegatronPolicy(PolicyBase):
             megatron.grad_scale_func = lambda loss: loss * guarded.scale
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(spec, config, layout, chunks, guarded, adapters, part)
-        policy._keep_reference([p for shard in shards for p in shard.parameters()])
+        if spec.router_coefficient and config.experts is not None:
+            routers = [module for shard in shards for module in shard.modules() if isinstance(module, TopKRouter)]
+            policy._balance = RouterBalance(
+                routers, config.experts.per_token, config.num_layers, spec.router_coefficient, lambda: guarded.scale
+            )
+        policy._keep_reference({p.name: p.parameter for p in policy.state.mapped()})
         return policy
 
     @property
@@ -141,7 +149,9 @@ class MegatronPolicy(PolicyBase):
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
-        logprobs = torch.zeros_like(batch.behaviour)
+        said = torch.stack([torch.zeros_like(batch.behaviour)] * 2)
+        if self._balance is not None:
+            self._balance.batch(batch)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         overlap.tell_schedule(self._chunks[0].config, self._chunks, not training)
         settings: dict[str, Any] = {"pg_collection": self.layout.groups}
@@ -150,7 +160,7 @@ class MegatronPolicy(PolicyBase):
                 pp_group=self.layout.groups.pp, config=self._chunks[0].config
             )
         self._schedule(
-            forward_step_func=partial(self._forward, loss=loss, temperature=temperature, logprobs=logprobs, sums=sums),
+            forward_step_func=partial(self._forward, loss=loss, temperature=temperature, said=said, sums=sums),
             data_iterator=[iter(parts) for _ in self._chunks] if len(self._chunks) > 1 else iter(parts),
             model=self._chunks if len(self._chunks) > 1 else self._chunks[0],
             num_microbatches=len(parts),
@@ -160,12 +170,12 @@ class MegatronPolicy(PolicyBase):
             **settings,
         )
         if not self.layout.reports:
-            logprobs.zero_()
+            said.zero_()
             sums.zero_()
         if dist.get_world_size() > 1:
-            dist.all_reduce(logprobs)
+            dist.all_reduce(said)
             dist.all_reduce(sums)
-        return logprobs, sums
+        return said, sums
 
     def _forward(
         self,
@@ -174,16 +184,18 @@ class MegatronPolicy(PolicyBase):
         *,
         loss: Loss,
         temperature: float,
-        logprobs: Tensor,
+        said: Tensor,
         sums: Tensor,
     ) -> tuple[Tensor, Any]:
         """Megatron's forward step: hidden states now, the loss when it calls back on the last stage."""
         part = next(parts)
+        if self._balance is not None:
+            self._balance.micro_batch(part)
 
         def finish(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             scored = self._scored(part, hidden, temperature)
             value, stats = loss(scored)
-            logprobs[scored.index] = scored.current.detach()
+            said[:, scored.index] = torch.stack([scored.current.detach(), scored.entropy.detach()])
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
             # The loss is globally normalised already, so no token count: _finalize does not divide.
             return value, torch.zeros((), dtype=torch.int, device=value.device), {}

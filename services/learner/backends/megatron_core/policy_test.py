@@ -345,7 +345,7 @@ def _refusals(model_dir: Path) -> None:
         trainer.step(Batch.from_samples([TrainingSample([*longest, 1], [0, *[1] * takes.longest])], "advantage"))
     with pytest.raises(RuntimeError, match="keep_reference"):
         policy.reference_logprobs(random_batch(1))
-    with pytest.raises(ValueError, match="valid: cispo, dppo, dro, gspo, ppo_clip, reinforce, sapo"):
+    with pytest.raises(ValueError, match="valid: cispo, dppo, dro, geo_mean, gspo, ppo_clip"):
         make_trainer(recipe_of(loss="ppo"), policy)
 
 

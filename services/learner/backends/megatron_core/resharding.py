@@ -41,13 +41,16 @@ def rank_file(pipeline: int, tensor: int, replica: int, part: str = "") -> str:
 class Reassembly:
     """The whole tensors of a checkpoint. `layout`: the sizes it was written under, of its manifest.
 
-    Everything is one of WEIGHT or a key of the optimizer's pieces ("main", "exp_avg", "exp_avg_sq").
+    Everything is one of WEIGHT or a key of the optimizer's pieces ("main", "exp_avg", "exp_avg_sq"). optimizer: whether
+    the part has one.
     """
 
     WEIGHT = "weight"
 
-    def __init__(self, path: Path, layout: Mapping[str, Any], config: ModelConfig, part: str = "") -> None:
-        self._path, self._config, self._part = path, config, part
+    def __init__(
+        self, path: Path, layout: Mapping[str, Any], config: ModelConfig, part: str = "", *, optimizer: bool = True
+    ) -> None:
+        self._path, self._config, self._part, self._has_optimizer = path, config, part, optimizer
         self._tensor, self._replicas = layout["tensor"], layout["data"] * layout["context"]
         self._open = functools.cache(_mapped)
         self._name_and_place: dict[
@@ -111,7 +114,7 @@ class Reassembly:
 
     def _pieces(self, name: str, stage: int, tensor: int) -> list[Mapping[str, Any]]:
         """Those of a parameter that one tensor rank's replicas have."""
-        replicas = range(self._replicas)
+        replicas = range(self._replicas if self._has_optimizer else 0)
         files = (self._open(self._path / rank_file(stage, tensor, replica, self._part)) for replica in replicas)
         return [pieces[name] for file in files if name in (pieces := file["optimizer"]["pieces"])]
 

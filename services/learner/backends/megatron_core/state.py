@@ -9,7 +9,7 @@ The layout that wrote a checkpoint reads its own files back, exactly. Another on
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,17 +60,34 @@ class MegatronState:
 
     def snapshot(self) -> Snapshot:
         """Refers to live memory."""
+        weights = self.snapshot_of({p.name: p.parameter.detach() for p in self.mapped()}, self._part)
+        shards = {self.rank_file(): self._rank_state(), **weights.shards}
+        return Snapshot(shards, self._model_identity, self._layout_identity)
+
+    def snapshot_of(self, weights: Mapping[str, Tensor], part: str) -> Snapshot:
+        """Weights alone, by the names of this rank's parameters, as files of another part."""
         groups = self._layout.groups
-        states: dict[str, Any] = {self.rank_file(): self._rank_state()}
+        states: dict[str, Any] = {}
         if groups.dp_cp.rank() == 0:
-            states[model_file(groups.pp.rank(), groups.tp.rank(), self._part)] = {
-                p.name: p.parameter.detach() for p in self.mapped() if not p.is_expert
+            states[model_file(groups.pp.rank(), groups.tp.rank(), part)] = {
+                p.name: weights[p.name] for p in self.mapped() if not p.is_expert
             }
         if self._config.experts is not None and groups.expt_dp.rank() == 0:
-            states[experts_file(groups.pp.rank(), groups.ep.rank(), self._part)] = {
-                p.name: p.parameter.detach() for p in self.mapped() if p.is_expert
+            states[experts_file(groups.pp.rank(), groups.ep.rank(), part)] = {
+                p.name: weights[p.name] for p in self.mapped() if p.is_expert
             }
         return Snapshot(states, self._model_identity, self._layout_identity)
+
+    def load_weights(self, path: str | Path, part: str) -> None:
+        """What `snapshot_of` gave, into the parameters; a collective. Raises as `Policy.load`."""
+        manifest = checkpoints.manifest_of(path)
+        checkpoints.check_model(path, manifest, self._model_identity, part)
+        if manifest.layout == self._layout_identity:
+            self._copy_weights(checkpoints.read(path, manifest, self._weight_files(part)))
+        else:
+            whole = Reassembly(Path(path), manifest.layout, self._config, part, optimizer=False)
+            with torch.no_grad():
+                conversion.load(self._models, whole.weight, self._config, self._layout)
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint and returns its `extra`; a collective. Raises as `Policy.load`."""
@@ -94,14 +111,8 @@ class MegatronState:
         return rank_file(groups.pp.rank(), groups.tp.rank(), groups.dp_cp.rank(), self._part)
 
     def _load_same_layout(self, path: str | Path, manifest: checkpoints.Manifest) -> None:
-        groups = self._layout.groups
-        names = [self.rank_file(), model_file(groups.pp.rank(), groups.tp.rank(), self._part)]
-        if self._config.experts is not None:
-            names.append(experts_file(groups.pp.rank(), groups.ep.rank(), self._part))
-        state, *files = checkpoints.read(path, manifest, names)
-        weights = {name: tensor for file in files for name, tensor in file.items()}
-        for p in self.mapped():
-            p.parameter.data.copy_(weights[p.name])
+        state, *files = checkpoints.read(path, manifest, [self.rank_file(), *self._weight_files(self._part)])
+        self._copy_weights(files)
         optimizer = state["optimizer"]
         own = {p.parameter: optimizer["pieces"].get(p.name) for p in self.mapped()}
         self._optimizer.load_state(optimizer, lambda parameter, start, end, key: own[parameter][key])
@@ -109,6 +120,19 @@ class MegatronState:
         get_cuda_rng_tracker().set_states(state["tracker"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda_rng"])
+
+    def _weight_files(self, part: str) -> list[str]:
+        """Those that hold this rank's weights."""
+        groups = self._layout.groups
+        names = [model_file(groups.pp.rank(), groups.tp.rank(), part)]
+        if self._config.experts is not None:
+            names.append(experts_file(groups.pp.rank(), groups.ep.rank(), part))
+        return names
+
+    def _copy_weights(self, files: Sequence[Mapping[str, Tensor]]) -> None:
+        weights = {name: tensor for file in files for name, tensor in file.items()}
+        for p in self.mapped():
+            p.parameter.data.copy_(weights[p.name])
 
     def _load_resharded(self, whole: Reassembly) -> None:
         conversion.load(self._models, whole.weight, self._config, self._layout)

@@ -130,7 +130,7 @@ class TransformersPolicy(PolicyBase):
         policy = TransformersPolicy(spec, network, optimizer, state, device, adapters, ranks, plan)
         if expected is not None:
             trial.check_cut(model, expected.to(device), policy.scores if spec.scores else policy.logprobs)
-        policy._keep_reference([fully_sharded.slice_of(p) for p in parameters.values()])
+        policy._keep_reference({name: fully_sharded.slice_of(p) for name, p in parameters.items()})
         return policy
 
     @property
@@ -171,19 +171,19 @@ class TransformersPolicy(PolicyBase):
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
-        logprobs = torch.zeros_like(batch.behaviour)
+        said = torch.stack([torch.zeros_like(batch.behaviour)] * 2)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         for part in parts:
-            said, entropy = self._network(part, temperature)
-            scored = TokenScores.of(said, entropy, part.index, part.sequence, part.sequences)
+            logprobs, entropy = self._network(part, temperature)
+            scored = TokenScores.of(logprobs, entropy, part.index, part.sequence, part.sequences)
             value, stats = loss(scored)
             if training:
                 (value * self.optimizer.scale).backward()
-            logprobs[part.index] = scored.current.detach()
+            said[:, part.index] = torch.stack([scored.current.detach(), entropy.detach()])
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
         if training:
             self._tensor_plan.add_up(dict(self._network.model.named_parameters()))
         if self._ranks.data > 1:
-            dist.all_reduce(logprobs, group=self._ranks.data_mesh.get_group())
+            dist.all_reduce(said, group=self._ranks.data_mesh.get_group())
             dist.all_reduce(sums, group=self._ranks.data_mesh.get_group())
-        return logprobs, sums
+        return said, sums

@@ -9,7 +9,7 @@ checkpoint holds. Files are mapped, not read: a rank touches the pages of the te
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class TransformersState:
     ) -> None:
         self._parameters, self._optimizer = dict(parameters), optimizer
         self._ranks, self._plan, self._part = ranks, plan, part
-        self._file = _file(dist.get_rank(), dist.get_world_size(), part)
+        self._file = self._name(part)
         shapes = {name: list(p.shape) for name, p in parameters.items()}
         lora = adapters.identity(spec.learner.lora)
         named = {key: config.get(key) for key in ("architectures", "rope_parameters", "sliding_window")}
@@ -67,6 +67,23 @@ class TransformersState:
         if torch.cuda.is_available():
             state["cuda_rng"] = torch.cuda.get_rng_state()
         return Snapshot({self._file: state}, self._model_identity, self._layout_identity)
+
+    def snapshot_of(self, weights: Mapping[str, Tensor], part: str) -> Snapshot:
+        """Weights alone, this rank's slices by name, as the file of another part."""
+        return Snapshot({self._name(part): {"weights": dict(weights)}}, self._model_identity, self._layout_identity)
+
+    def load_weights(self, path: str | Path, part: str) -> None:
+        """What `snapshot_of` gave, into the parameters; a collective. Raises as `Policy.load`."""
+        manifest = checkpoints.manifest_of(path)
+        checkpoints.check_model(path, manifest, self._model_identity, part)
+        data, tensor = manifest.layout["data"], manifest.layout.get("tensor", 1)
+        if (data, tensor) == (self._ranks.data, self._ranks.tensor):
+            (state,) = checkpoints.read(path, manifest, [self._name(part)])
+            self._copy_weights(state["weights"].__getitem__)
+        else:
+            shapes = {name: p.shape for name, p in self._parameters.items()}
+            whole = _Whole(Path(path), data, tensor, part, shapes)
+            self._copy_weights(lambda name: self._own(name, whole.weight(name)))
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Restores a checkpoint and returns its `extra`; a collective. Raises as `Policy.load`."""
@@ -94,11 +111,17 @@ class TransformersState:
             )
         return manifest.extra
 
-    @torch.no_grad()
     def _restore(self, counters: Mapping[str, Any], weight: Any, moment: Any) -> None:
+        self._copy_weights(weight)
+        self._optimizer.load_state(counters, moment)
+
+    @torch.no_grad()
+    def _copy_weights(self, weight: Callable[[str], Tensor]) -> None:
         for name, parameter in self._parameters.items():
             slice_of(parameter).copy_(weight(name))
-        self._optimizer.load_state(counters, moment)
+
+    def _name(self, part: str) -> str:
+        return _file(dist.get_rank(), dist.get_world_size(), part)
 
     def _own(self, name: str, whole: Tensor) -> Tensor:
         return rows(self._plan.own(name, whole), self._ranks.data_rank, self._ranks.data)
