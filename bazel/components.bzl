@@ -6,6 +6,7 @@ file of the tree is in none of them.
 
 # libs/penstock/<name>
 LIBRARIES = {
+    "access": "light",
     "audit": "light",
     "bus": "light",
     "chat": "light",

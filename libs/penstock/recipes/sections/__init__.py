@@ -10,6 +10,7 @@ from penstock.recipes.sections.losses import Kl, Loss, PairLoss, Preference, Rew
 from penstock.recipes.sections.mixture import Source
 from penstock.recipes.sections.model import Model
 from penstock.recipes.sections.run import ALERTS, Alert, Evaluation, Limits, Rollout, Staleness, Telemetry, WeightSync
+from penstock.recipes.sections.security import Security
 
 __all__ = [
     "ALERTS",
@@ -39,6 +40,7 @@ __all__ = [
     "Rollout",
     "Sampling",
     "Section",
+    "Security",
     "ServedModel",
     "Source",
     "Staleness",
