@@ -84,7 +84,7 @@ METHODS: Mapping[str, Rule] = {
     f"{_WEIGHTS}ReleaseHold": _rule("coordinator"),
 }
 
-QUOTAS: Mapping[Kind, Quota] = {
+QUOTAS: Mapping[str, Quota] = {
     "coordinator": Quota(64, 100),
     "rollout": Quota(4000, 4000),
     "generation": Quota(512, 1000),

@@ -52,5 +52,5 @@ def tls_section(files: Files | None) -> str:
     if files is None:
         return ""
     paths = {"cert_file": files.certificate, "key_file": files.key, "ca_file": files.authority}
-    said = " ".join(f"{key}: {json.dumps(str(path.absolute()), ensure_ascii=False)}" for key, path in paths.items())
-    return f"tls {{ {said} verify: true timeout: 5 }}\n"
+    said = "".join(f"{key}: {json.dumps(str(path.absolute()), ensure_ascii=False)}, " for key, path in paths.items())
+    return f"tls {{ {said}verify: true, timeout: 5 }}\n"

@@ -37,13 +37,14 @@ from penstock.testing.certificates import issue
 from penstock.testing.nats.fixtures import SMALL
 
 NAMES = RunNames("r1")
-USERS = {kind: User(Login(kind, f"secret of {kind}"), subjects) for kind, subjects in subjects_of(NAMES).items()}
+TABLE = subjects_of(NAMES)
+USERS: dict[str, User] = {kind: User(Login(kind, f"secret of {kind}"), TABLE[kind]) for kind in TABLE}
 SHORT = 0.7
 
 
 @asynccontextmanager
 async def as_kind(server: EmbeddedServer, kind: str) -> AsyncIterator[Bus]:
-    login, monitor = USERS[kind].login, server.monitor_url  # type: ignore[index]
+    login, monitor = USERS[kind].login, server.monitor_url
     async with connect(server.url, name=kind, login=login, monitor_url=monitor, attempt_seconds=0.5) as bus:
         yield bus
 
@@ -149,7 +150,6 @@ async def test_nobody_hears_anothers_answers(server: EmbeddedServer) -> None:
 
 
 async def test_with_certificates_a_password_alone_opens_nothing(tmp_path: Path) -> None:
-    """And a renewed certificate is shown after SIGHUP, with no connection lost."""
     for name, issuer in (("ca", ""), ("nats", "ca"), ("learner", "ca")):
         issue(tmp_path, name, issuer)
     pair = {"certificate": tmp_path / "learner.crt", "key": tmp_path / "learner.key"}

@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from penstock.access import LARGEST, rule_of
+from penstock.access import LARGEST, QUOTAS, rule_of
 from penstock.rpc import validation
 from penstock.rpc.errors import Abort, deadline_exceeded, invalid_argument, resource_exhausted
 from penstock.rpc.quotas import Quotas
@@ -46,7 +46,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def __init__(self, security: Security, unary_seconds: float, stream_seconds: float) -> None:
         self._security = security
-        self._quotas = Quotas()
+        self._quotas = Quotas(QUOTAS)
         self._unary_seconds = unary_seconds
         self._stream_seconds = stream_seconds
 

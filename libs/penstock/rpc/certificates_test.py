@@ -119,8 +119,8 @@ def test_what_is_no_certificate_has_no_end(tmp_path: Path) -> None:
 def test_metrics_are_shown_to_holders_of_a_certificate_alone(tmp_path: Path) -> None:
     for name, issuer in (("ca", ""), ("server", "ca"), ("client", "ca")):
         issue(tmp_path, name, issuer)
-    paths = {"certificate": tmp_path / "server.crt", "key": tmp_path / "server.key", "authority": tmp_path / "ca.crt"}
-    port = metrics.serve(0, **paths)
+    certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
+    port = metrics.serve(0, certificate=certificate, key=key, authority=tmp_path / "ca.crt")
     url = f"https://127.0.0.1:{port}/metrics"
     context = held(tmp_path, "client").certificates
     assert context is not None

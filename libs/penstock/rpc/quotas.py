@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from penstock.access import QUOTAS, Quota
+from penstock.access import Quota
 from penstock.rpc.errors import resource_exhausted
 
 BURST_SECONDS = 5.0
@@ -20,8 +20,8 @@ BURST_SECONDS = 5.0
 class Quotas:
     """The places of one server. clock: seconds."""
 
-    def __init__(self, quotas: Mapping[str, Quota] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._quotas: Mapping[str, Quota] = {**QUOTAS} if quotas is None else quotas
+    def __init__(self, quotas: Mapping[str, Quota], clock: Callable[[], float] = time.monotonic) -> None:
+        self._quotas: Mapping[str, Quota] = quotas
         self._clock = clock
         self._running: Counter[str] = Counter()
         self._begun: dict[str, tuple[float, float]] = {}  # since when, how many seconds' worth of calls are used up
