@@ -88,6 +88,7 @@ OTHERS = {
     "tests/e2e": "light",
     "tests/e2e/testing": "light",
     "tests/families": "light",
+    "tests/fuzz": "learner",
     "tests/sinks": "sinks",
     "tests/static": "light",
 }

@@ -43,8 +43,8 @@ def tls(path: pathlib.Path, folder: pathlib.Path) -> None:
 async def pushed(run: pathlib.Path, folder: pathlib.Path, kind: str, token: str) -> tuple[grpc.StatusCode, str]:
     """What becomes of a version that is begun with the certificate of one kind and the secret of another."""
     address = json.loads((run / "addresses.json").read_text())["weight_sync"]
-    pair = {"certificate": folder / f"{kind}.crt", "key": folder / f"{kind}.key"}
-    held = Security.of_files(authority=folder / "ca.crt", **pair)
+    certificate, key = folder / f"{kind}.crt", folder / f"{kind}.key"
+    held = Security.of_files(authority=folder / "ca.crt", certificate=certificate, key=key)
     identity = Identity.parsed((run / f"secrets/{token}.token").read_text())
     async with rpc.channel(address, security=Security(None, held.certificates, identity)) as channel:
         try:

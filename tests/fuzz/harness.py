@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import math
 import pathlib
 import random
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -51,18 +52,28 @@ class Amount:
     entries: int
 
 
+@dataclass(frozen=True)
+class Seeds:
+    """Real entries of the run, and numbers for those that are made."""
+
+    samples: list[pb.Trajectory]
+    tasks: list[pb.GroupTask]
+    events: list[pb.LedgerEvent]
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+
 async def fuzz(system: System, seed: int, amount: Amount) -> list[str]:
     """Attacks everything; a sentence for each thing that did not withstand."""
     maker = Maker(random.Random(seed))
-    await _first_samples(system)
+    seeds = await _seeds(system)
     async with _targets(system, maker) as targets:
         methods = [(target, method) for target, services in targets for s in services for method in s.methods]
         assert len(methods) > 30, "the servers say less than they serve"
         await _calls(methods, maker, amount.calls // 10)
-        await _entries(system, maker, amount.entries // 10)
+        await _entries(system, maker, seeds, amount.entries // 10)
         before = system.resident()
         await _calls(methods, maker, amount.calls * 8 // 10)
-        await _entries(system, maker, amount.entries * 9 // 10)
+        await _entries(system, maker, seeds, amount.entries * 9 // 10)
         await _calls(methods, maker, amount.calls // 10, last=True)
         for target, services in targets:
             for service in services:
@@ -71,11 +82,16 @@ async def fuzz(system: System, seed: int, amount: Amount) -> list[str]:
     return [*found, *await _after(system), *_grown(before, system.resident())]
 
 
-async def _first_samples(system: System) -> None:
-    """Waits until the run has made something that can be changed."""
+async def _seeds(system: System) -> Seeds:
+    """What the run has made by itself, as soon as there is some of each."""
+    bus = system.bus
     async with asyncio.timeout(60):
-        async for _ in read(system.bus, NAMES.log):
-            return
+        async with aclosing(read(bus, NAMES.log)) as log:
+            await anext(log)
+    samples = [decode(e.payload[1:]) async for e in read(bus, NAMES.log, live=False)]
+    tasks = [pb.GroupTask.FromString(e.payload) async for e in read(bus, NAMES.tasks, live=False)]
+    events = [pb.LedgerEvent.FromString(e.payload) async for e in read(bus, NAMES.ledger, live=False)]
+    return Seeds(samples, tasks, events)
 
 
 @asynccontextmanager
@@ -135,31 +151,22 @@ async def _calls(
             tasks.create_task(work())
 
 
-async def _entries(system: System, maker: Maker, count: int) -> None:
+async def _entries(system: System, maker: Maker, seeds: Seeds, count: int) -> None:
     """So many entries in every stream that somebody reads, made from real ones."""
     bus, chance = system.bus, maker.chance
-    samples = [decode(e.payload[1:]) async for e in read(bus, NAMES.log, live=False) if _is_sample(e.payload)]
-    found = [parsed(pb.GroupTask.DESCRIPTOR, e.payload) async for e in read(bus, NAMES.tasks, live=False)]
-    tasks = [each for each in found if isinstance(each, pb.GroupTask)][:50]
-    events = [e async for e in read(bus, NAMES.ledger, live=False)][:50]
-    for number in range(count):
+    for _ in range(count):
+        number = next(seeds.numbers)
         match chance.randrange(4):
             case 0 | 1:
-                await _sample(bus, maker, chance.choice(samples[:50]), number)
+                await _sample(bus, maker, chance.choice(seeds.samples), number)
             case 2:
-                task = chance.choice(tasks)
+                task = pb.GroupTask()
+                task.CopyFrom(chance.choice(seeds.tasks))
                 task.group = chance.choice((task.group, f"g9{number:07d}"))
                 subject = NAMES.task_subject(chance.choice(("train", "eval")), f"g9{number:07d}")
                 await publish_once(bus, subject, maker.payload(task))
             case _:
-                await _decision(bus, maker, chance.choice(events).payload, number)
-
-
-def _is_sample(envelope: bytes) -> bool:
-    try:
-        return envelope[:1] == b"\0" and decode(envelope[1:]) is not None
-    except ValueError:
-        return False
+                await _decision(bus, maker, chance.choice(seeds.events), number)
 
 
 async def _sample(bus: Bus, maker: Maker, good: pb.Trajectory, number: int) -> None:
@@ -177,7 +184,7 @@ async def _sample(bus: Bus, maker: Maker, good: pb.Trajectory, number: int) -> N
     await publish_once(bus, subject, envelope)
 
 
-async def _decision(bus: Bus, maker: Maker, good: bytes, number: int) -> None:
+async def _decision(bus: Bus, maker: Maker, good: pb.LedgerEvent, number: int) -> None:
     """An entry of the ledger that says something else than its subject, or nothing."""
     chance = maker.chance
     kinds: tuple[type[Message], ...] = (pb.LedgerEvent, pb.BatchRecord, pb.StepReport, pb.EvaluationReport)
@@ -192,8 +199,7 @@ async def _decision(bus: Bus, maker: Maker, good: bytes, number: int) -> None:
             NAMES.ledger_eval_subject(number),
         )
     )
-    event = parsed(pb.LedgerEvent.DESCRIPTOR, good)
-    whole = maker.payload(event) if event is not None and chance.random() < 0.3 else made
+    whole = maker.payload(good) if chance.random() < 0.3 else made
     await append(bus, subject, whole, expected_last_sequence=None)
 
 

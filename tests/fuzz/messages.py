@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -42,8 +42,8 @@ class Maker:
                 if isinstance(each, Message):
                     self.remember(each)
 
-    def message(self, kind: Descriptor, depth: int = 0) -> Message:
-        """A message of a kind, with most of its fields set."""
+    def message(self, kind: Any, depth: int = 0) -> Message:
+        """A message of a kind (its descriptor), with most of its fields set."""
         made: Any = GetMessageClass(kind)()
         for field in kind.fields:
             if self.chance.random() < 0.2 or (depth >= DEEPEST and field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE):
@@ -107,7 +107,7 @@ class Maker:
         else:
             entries[entry.key] = entry.value
 
-    def _value(self, field: FieldDescriptor, depth: int) -> Any:
+    def _value(self, field: Any, depth: int) -> Any:
         known = self._seen.get((field.name, field.cpp_type))
         if known and self.chance.random() < 0.6:
             return self.chance.choice(known)
@@ -129,10 +129,11 @@ class Maker:
         return STRINGS if self.chance.random() < 0.02 else SHORT
 
 
-def parsed(kind: Descriptor, payload: bytes) -> Message | None:
-    """The message that bytes are, if they are one."""
+def parsed(kind: Any, payload: bytes) -> Message | None:
+    """The message of a kind (its descriptor) that bytes are, if they are one."""
     try:
-        return GetMessageClass(kind).FromString(payload)
+        message: Message = GetMessageClass(kind).FromString(payload)
+        return message
     except DecodeError:
         return None
 
