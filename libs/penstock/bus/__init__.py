@@ -28,7 +28,7 @@ from penstock.bus.publishing import Published, append, publish_once
 from penstock.bus.reading import Entry, last_entry, read
 from penstock.bus.streams import RunLimits, StreamState, ensure_run, stream_state, trim
 from penstock.bus.tasks import Backlog, Task, TaskConsumer
-from penstock.bus.users import Files, User
+from penstock.bus.users import Files, User, users_section
 from penstock.names import RunNames, TaskKind
 
 __all__ = [
@@ -74,5 +74,6 @@ __all__ = [
     "store_problem",
     "stream_state",
     "trim",
+    "users_section",
     "write_config",
 ]

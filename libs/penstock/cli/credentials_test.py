@@ -3,8 +3,11 @@
 import pathlib
 import stat
 
+from typer.testing import CliRunner
+
 from penstock.access import KINDS
 from penstock.cli.credentials import login_of, make_secrets, page_key_of, security_of, users_of
+from penstock.cli.main import app
 from penstock.recipes import dump, resolve
 from penstock.supervisor import plan
 from penstock.supervisor.plan import instances
@@ -43,3 +46,14 @@ def test_secrets_are_in_files_of_their_owner_and_nowhere_else(tmp_path: pathlib.
     make_secrets(tmp_path, "r1")
     assert page_key_of(tmp_path) == before, "they are made once"
     assert secrets == {path.read_text().strip().rpartition(":")[2] for path in files if path.suffix != ".json"}
+
+
+def test_identities_are_made_without_a_run_for_services_that_are_started_by_hand(tmp_path: pathlib.Path) -> None:
+    said = CliRunner().invoke(app, ["secrets", "r1", "--runs", str(tmp_path)])
+    assert said.exit_code == 0
+    users = tmp_path / "r1/secrets/nats-users.conf"
+    assert stat.S_IMODE(users.stat().st_mode) == 0o600
+    password = (tmp_path / "r1/secrets/rollout.nats").read_text().strip().partition(":")[2]
+    assert password in users.read_text() and password not in said.output
+    for bad in ("a.b", "", "../x"):
+        assert CliRunner().invoke(app, ["secrets", bad, "--runs", str(tmp_path)]).exit_code == 2
