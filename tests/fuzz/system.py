@@ -59,9 +59,11 @@ class System:
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
 
     def resident(self) -> dict[str, int]:
-        """Bytes of memory that each process holds."""
-        found = {}
+        """Bytes of memory that each process holds; 0 for one that has ended."""
+        found = {name: 0 for name in self.processes}
         for name, process in self.processes.items():
+            if process.returncode is not None:
+                continue
             pages = int(pathlib.Path(f"/proc/{process.pid}/statm").read_text().split()[1])
             found[name] = pages * os.sysconf("SC_PAGE_SIZE")
         return found

@@ -182,7 +182,8 @@ def _wrong(error: RpcError | None, attack: Attack, compression: grpc.Compression
     if len(text) > LONGEST_TEXT:
         return f"its refusal is {len(text)} characters long"
     for found in _LEAK.finditer(text):
-        if found.group().encode() not in attack.payload:
+        echoed = found.group().encode() in attack.payload or found.group() in repr(attack.payload)
+        if not echoed:  # as it was sent, or with its control characters shown by number
             return f"its refusal shows {found.group()!r}: {text[:300]}"
     return ""
 
