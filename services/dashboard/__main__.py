@@ -21,7 +21,7 @@ CONNECTIONS = 256
 
 async def serve(args: argparse.Namespace) -> None:
     host, _, port = args.listen.rpartition(":")
-    held = security(args)
+    held = security(args, listens=False)
     pair = held.certificates if held.certificates is not None and held.certificates.certificate is not None else None
     async with rpc.channel(args.coordinator, security=held) as channel:
         key = args.key_file.read_text().strip() if args.key_file is not None else ""

@@ -110,8 +110,11 @@ def nats_login(args: argparse.Namespace, held: Security) -> Login:
     return Login.parsed(text, held.certificates.context() if held.certificates is not None else None)
 
 
-def security(args: argparse.Namespace) -> Security:
-    """The credentials that the flags name. Raises OSError, or ValueError for half of a pair and what is no PEM."""
+def security(args: argparse.Namespace, *, listens: bool = True) -> Security:
+    """The credentials that the flags name. listens: whether a gRPC server shows them, and not a caller alone.
+
+    Raises OSError, or ValueError for half of a pair, what is no PEM, and what no server may listen with.
+    """
     found = Security.of_files(
         token_file=args.token_file,
         callers_file=args.callers_file,
@@ -123,6 +126,8 @@ def security(args: argparse.Namespace) -> Security:
     if args.token_file is None and (text := os.environ.get("PENSTOCK_TOKEN")):
         identity = Identity.parsed(text)
         found = dataclasses.replace(found, identity=identity, token=None if identity else text)
+    if listens:
+        found.check_listening(args.listen)
     if not (args.insecure or found.token or found.callers or found.tls or is_local(args.listen)):
         raise ValueError(
             f"--listen {args.listen}: everybody who reaches it could call; give --token-file with TLS, or --insecure"

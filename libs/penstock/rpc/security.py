@@ -138,9 +138,7 @@ class Security:
     def check_listening(self, address: str) -> None:
         """Raises ValueError where a server would show a kind's secret and ask nobody for one, or as `check_address`."""
         if self.identity is not None and not self.asks:
-            raise ValueError(
-                f"{address}: a server that shows itself as {self.identity.kind} must know its callers, too"
-            )
+            raise ValueError(f"{address}: a server that shows itself as the {self.identity.kind} must know its callers")
         self.check_address(address)
 
 
