@@ -12,7 +12,7 @@ import yaml
 
 from penstock.recipes import Recipe, dump
 
-# How the learner computes, not what: a checkpoint goes on under any of these.
+# How the learner computes and how services know each other, not what is computed: a checkpoint goes on under any.
 MAY_CHANGE = (
     "learner.ranks",
     "learner.parallel.",
@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "learner.hung_seconds",
     "learner.collective_minutes",
     "learner.checkpoints.",
+    "security",
 )
 TARGETS = ("evaluation.target_reward", "evaluation.target_loss")
 """What ends a run before its last step; it says nothing of how the steps were made."""
