@@ -85,10 +85,12 @@ OTHERS = {
     "bazel": "tools",
     "docs": "learner",
     "tests/bench": "learner",
+    "tests/chaos": "light",
     "tests/e2e": "light",
     "tests/e2e/testing": "light",
     "tests/families": "light",
     "tests/fuzz": "learner",
+    "tests/real": "learner",
     "tests/sinks": "sinks",
     "tests/static": "light",
 }

@@ -24,6 +24,7 @@ _REWARDS = {
     "exact": f"{_BUILT_IN}.short_answers:exact",
     "length": f"{_BUILT_IN}.length:length",
     "ifeval": f"{_BUILT_IN}.ifeval:ifeval",
+    "json_schema": f"{_BUILT_IN}.json_schema:json_schema",
     "python_tests": f"{_BUILT_IN}.python_tests:python_tests",
 }
 _ENVIRONMENTS = {

@@ -1,17 +1,18 @@
 """penstock serve generation: one vLLM replica."""
 
 import argparse
+import functools
 import sys
 
 from penstock import rpc
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, flags, run
-from services.generation.engine import EngineSettings
-from services.generation.engine_host import EngineHost
+from services.generation.engine import Engine, EngineSettings
+from services.generation.engine_host import EngineHost, StartEngine
 from services.generation.server import Generation, vocabulary_of
 
 
-async def serve(process: Process, args: argparse.Namespace) -> None:
+async def serve(process: Process, args: argparse.Namespace, start: StartEngine) -> None:
     settings = EngineSettings(
         model=args.model,
         dtype=args.dtype,
@@ -25,7 +26,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
         threads=args.threads,
         keep_kv_on_update=args.kv_on_update == "keep",
     )
-    host = EngineHost(settings, receiver=process.name)
+    host = EngineHost(settings, receiver=process.name, start=start)
     process.server.add(
         generation_pb2_grpc.add_GenerationServiceServicer_to_server, Generation(host, vocabulary_of(args.model))
     )
@@ -36,7 +37,8 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
         await process.serving(host.run(channel))
 
 
-def main() -> int:
+def main(start: StartEngine = Engine.start) -> int:
+    """The program. start: what starts the engine; chaos tests give a fake."""
     parser = flags("generation", "Serves the policy with vLLM.")
     parser.add_argument("--model", required=True, help="Hugging Face model directory (version 0)")
     parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync; a model without one never changes (a teacher)")
@@ -55,7 +57,7 @@ def main() -> int:
         vocabulary_of(args.model)
     except ValueError as error:
         parser.error(f"--model: {error}")
-    return run(args, serve)
+    return run(args, functools.partial(serve, start=start))
 
 
 if __name__ == "__main__":

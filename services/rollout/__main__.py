@@ -17,7 +17,10 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     recipe = load(args.recipe)
     names = RunNames(recipe.run)
     rewards = dict(each.split("=", 1) for each in args.reward if "=" in each)
-    addresses = Addresses(args.generation, args.environment, args.teacher, rewards)
+    judges: dict[str, list[str]] = {}
+    for name, address in (each.split("=", 1) for each in args.judge if "=" in each):
+        judges.setdefault(name, []).append(address)
+    addresses = Addresses(args.generation, args.environment, args.teacher, rewards, judges)
     data = recipe.data
     chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, data.thinking, data.control_tokens)
     async with (
@@ -47,6 +50,9 @@ def main() -> int:
     parser.add_argument("--environment", action="append", default=[], help="HOST:PORT of our environment service")
     parser.add_argument("--teacher", action="append", default=[], help="HOST:PORT of a teacher; repeat for more")
     parser.add_argument("--reward", action="append", default=[], help="NAME=HOST:PORT of a reward model")
+    parser.add_argument(
+        "--judge", action="append", default=[], help="NAME=HOST:PORT of a judge's engine; repeat for more"
+    )
     args = parser.parse_args()
     try:
         recipe = load(args.recipe)
@@ -61,6 +67,9 @@ def main() -> int:
     missing = set(recipe.reward_models) - {each.partition("=")[0] for each in args.reward if "=" in each}
     if recipe.generates and missing:
         parser.error(f"--reward: the recipe's reward models need NAME=HOST:PORT; missing: {', '.join(sorted(missing))}")
+    silent = set(recipe.judges) - {each.partition("=")[0] for each in args.judge if "=" in each}
+    if recipe.generates and silent:
+        parser.error(f"--judge: the recipe's judges need NAME=HOST:PORT; missing: {', '.join(sorted(silent))}")
     return run(args, serve, recipe.run)
 
 

@@ -31,7 +31,8 @@ from penstock.trajectories import TrajectoryBuilder, TrajectoryError, check_traj
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed
-from services.rollout.scoring import RewardFailed, Scoring, total
+from services.rollout.failures import RewardFailed
+from services.rollout.scoring import Scoring, total
 from services.rollout.teacher import Teacher
 
 logger = logging.getLogger(__name__)

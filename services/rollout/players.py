@@ -23,12 +23,14 @@ from services.rollout.teacher import Teacher, teacher
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the other services are, as HOST:PORT; `rewards`: those of reward models, by their reward's name."""
+    """Where the other services are, as HOST:PORT; `rewards`, `judges`: those of models that score, by their reward's
+    name."""
 
     generation: Sequence[str] = ()
     environment: Sequence[str] = ()
     teacher: Sequence[str] = ()
     rewards: Mapping[str, str] = field(default_factory=dict)
+    judges: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Player:
@@ -78,7 +80,7 @@ async def _tools(
     """What drives the episodes of one source of tasks."""
     assert recipe.environment is not None, "a recipe that generates has an environment"
     rewards = await stack.enter_async_context(
-        scoring(recipe.rewards(), addresses.environment, security, addresses.rewards)
+        scoring(recipe.rewards(), addresses.environment, security, addresses.rewards, addresses.judges)
     )
     places = await _places(stack, recipe.environment, addresses, security) if recipe.environment.multi_turn else ()
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))

@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
 
 import grpc
 
@@ -31,6 +32,8 @@ from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Invalid, Scored, checked_results
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
+from services.rollout.failures import RewardFailed
+from services.rollout.judge import judge
 
 MAX_ITEMS = 256
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
@@ -38,10 +41,6 @@ UNANSWERED = 3  # calls; the last of them has the item alone, when nothing else 
 # What says that a method is missing; a server made of gRPC's generated class raises, which is no clearer.
 _NO_STREAM = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 _TOO_MUCH = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
-
-
-class RewardFailed(Exception):
-    """The item has no score; the text says which reward and why."""
 
 
 def beyond(reward: Reward, score: Scored) -> str:
@@ -74,6 +73,26 @@ class Pace:
             self.most = max(1, min(answered, asked // 2))
         elif seconds < self._limit / 2:
             self.most = min(MAX_ITEMS, 2 * self.most)
+
+
+class Client(Protocol):
+    """One reward of whoever gives it."""
+
+    @property
+    def reward(self) -> Reward: ...
+
+    @property
+    def waiting(self) -> int:
+        """Items that have no answer yet."""
+        ...
+
+    def score(self, item: pb.ScoreItem) -> asyncio.Future[Scored]:
+        """The item's score, or RewardFailed."""
+        ...
+
+    async def run(self) -> None:
+        """Answers for ever."""
+        ...
 
 
 class RewardClient:
@@ -192,7 +211,7 @@ class Verdict:
 class Scoring:
     """All parts of the reward. replicas: by part, those who score it; the one with fewest items gets the next."""
 
-    def __init__(self, replicas: Sequence[Sequence[RewardClient]]) -> None:
+    def __init__(self, replicas: Sequence[Sequence[Client]]) -> None:
         self._replicas = list(replicas)
 
     async def score(self, item: pb.ScoreItem) -> Verdict:
@@ -219,19 +238,27 @@ def total(components: Sequence[RewardComponent]) -> float:
 
 @asynccontextmanager
 async def scoring(
-    rewards: Sequence[Reward], own: Sequence[str], security: rpc.Security, models: Mapping[str, str] | None = None
+    rewards: Sequence[Reward],
+    own: Sequence[str],
+    security: rpc.Security,
+    models: Mapping[str, str] | None = None,
+    judges: Mapping[str, Sequence[str]] | None = None,
 ) -> AsyncIterator[Scoring]:
-    """Scoring over open channels. `models`: addresses of reward models by their reward's name; rewards that have none
-    of these and no address are our environment service's (`own`). Foreign ones see their own credentials alone."""
-    models = models or {}
+    """Scoring over open channels. `models`, `judges`: addresses of models that score by their reward's name; rewards
+    that have none of these and no address are our environment service's (`own`). Foreign ones see their own credentials
+    alone."""
+    models, judges = models or {}, judges or {}
     async with AsyncExitStack() as stack:
-        replicas = []
+        replicas: list[list[Client]] = []
         for reward in rewards:
+            if reward.judge is not None:
+                replicas.append([await stack.enter_async_context(judge(reward, judges[reward.name], security))])
+                continue
             one = reward.address or models.get(reward.name)
             shown, transport = security, None
             if reward.address:
                 shown, transport = rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN
-            clients = []
+            clients: list[Client] = []
             for address in [one] if one else own:
                 channel = await stack.enter_async_context(rpc.channel(address, security=shown, transport=transport))
                 clients.append(RewardClient(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))

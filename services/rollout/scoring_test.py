@@ -14,7 +14,8 @@ from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Sample, Scored, reward
 from penstock.sdk.hosting.reward_service import RewardService
-from services.rollout.scoring import MAX_ITEMS, Pace, RewardFailed, Scoring, beyond, scoring, total
+from services.rollout.failures import RewardFailed
+from services.rollout.scoring import MAX_ITEMS, Pace, Scoring, beyond, scoring, total
 
 Answer = Callable[[pb.ScoreItem], Sequence[pb.ScoreResult]]
 

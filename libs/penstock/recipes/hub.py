@@ -60,8 +60,9 @@ def _models(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     for prefix, source in _sources(raw):
         rewards = (_at(source, ["environment"]) or {}).get("rewards")
         for i, reward in enumerate(rewards if isinstance(rewards, (list, tuple)) else []):
-            if isinstance(reward, dict) and isinstance(reward.get("model"), dict):
-                yield f"{prefix}environment.rewards[{i}].model.path", reward["model"], "path"
+            for kind in ("model", "judge"):
+                if isinstance(reward, dict) and isinstance(reward.get(kind), dict):
+                    yield f"{prefix}environment.rewards[{i}].{kind}.path", reward[kind], "path"
 
 
 def _sets(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:

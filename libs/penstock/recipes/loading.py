@@ -14,6 +14,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from penstock.recipes import fitting
 from penstock.recipes.checks import check_recipe
 from penstock.recipes.hints import meant
 from penstock.recipes.hub import HubError, fetched
@@ -93,10 +94,15 @@ def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str =
         raw = fetched(raw)
     except HubError as error:
         raise RecipeError(source, [str(error)]) from error
+    fits = fitting.asks(raw)
+    if fits:
+        raw = fitting.without(raw)
     try:
         recipe = Recipe.model_validate(_tuples(raw))
     except pydantic.ValidationError as error:
         raise RecipeError(source, [_sentence(raw, e) for e in error.errors()]) from error
+    if fits:
+        recipe = fitting.fitted(recipe)
     problems = check_recipe(recipe)
     if problems:
         raise RecipeError(source, problems)

@@ -3,8 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
-from penstock.memory_plan import PlannedLayout, Shapes, Stage, read_shapes, stages
+from penstock.memory_plan import GIB, PlannedLayout, Shapes, Stage, read_shapes, stages
 from penstock.recipes.recipe import Recipe
+from penstock.recipes.sections import Judge, Teacher
 
 
 def planned_layout(recipe: Recipe) -> PlannedLayout:
@@ -55,6 +56,29 @@ class Needs:
             critic = dataclasses.replace(layout, scores=True, lora_rank=0, lora_targets=(), keeps_reference=False)
             needed = [a.beside(b) for a, b in zip(needed, stages(other, critic), strict=True)]
         return Needs(shapes, layout, needed)
+
+    @staticmethod
+    def of_host(recipe: Recipe) -> dict[str, int]:
+        """Bytes by kind of process, where all of a run computes on the CPUs of one host (no learner.device_gib): those
+        of models, what trains them, and caches, without the programs themselves. Empty where it is not known."""
+        needs = Needs.of(recipe)
+        if needs is None or recipe.learner.device_gib is not None:
+            return {}
+        learner, g = recipe.learner, recipe.generation
+        ranks = learner.ranks // len(needs.stages)
+        held = {}
+        if recipe.mode != "evaluate":
+            held["learner"] = ranks * sum(stage.total for stage in needs.stages) + needs.version
+        if recipe.generates:
+            held["generation"] = g.replicas * int(needs.version + g.memory_gib * GIB)
+        others: list[tuple[str, Teacher | Judge]] = [("judge", judge) for judge in recipe.judges.values()]
+        if recipe.teacher is not None and recipe.mode == "train":
+            others.append(("teacher", recipe.teacher))
+        for kind, served in others:
+            shapes = read_shapes(served.path)
+            size = 0 if shapes is None else shapes.parameters * (4 if served.dtype == "float32" else 2)
+            held[kind] = held.get(kind, 0) + served.replicas * int(size + served.memory_gib * GIB)
+        return held
 
     @property
     def worst(self) -> int:

@@ -61,3 +61,15 @@ def test_sizes_that_do_not_divide_the_model_are_refused(tmp_path: pathlib.Path) 
     assert recipe(tmp_path, "qwen3-0.6b", "learner.ranks=4", "learner.parallel.context=4", ulysses)
     with pytest.raises(RecipeError, match="tensor: 3 does not divide the model's num_attention_heads, 16"):
         recipe(tmp_path, "qwen3-0.6b", "learner.ranks=3", "learner.parallel.tensor=3")
+
+
+def test_what_a_host_needs_counts_learner_engines_and_judges(tmp_path: pathlib.Path) -> None:
+    here = recipe(tmp_path, "qwen3-0.6b", "generation.replicas=2", "generation.memory_gib=2")
+    needs = Needs.of(here)
+    assert needs is not None
+    held = Needs.of_host(here)
+    assert held["learner"] == needs.stages[0].total + needs.version
+    assert held["generation"] == 2 * (needs.version + 2 * GIB)
+    judged = f"environment.rewards=[{{name: a, judge: {{path: {MODELS / 'qwen3-0.6b'}, dtype: bfloat16}}}}]"
+    assert Needs.of_host(recipe(tmp_path, "qwen3-0.6b", judged))["judge"] == needs.version + GIB
+    assert Needs.of_host(recipe(tmp_path, "qwen3-0.6b", "learner.device_gib=80")) == {}

@@ -138,13 +138,19 @@ class Recipe(s.Section):
     def _needs_our_environment(self) -> bool:
         if self.environment is None or self.environment.multi_turn:
             return self.environment is None or self.environment.address is None
-        return any(reward.address is None and reward.model is None for reward in self.rewards())
+        return any(not reward.is_served for reward in self.rewards())
 
     @property
     def reward_models(self) -> dict[str, s.ServedModel]:
         """The trained models that score, by the name of their reward: those of all sources."""
         rewards = [reward for r in self.sources.values() for reward in r.rewards()]
         return {reward.name: reward.model for reward in rewards if reward.model is not None}
+
+    @property
+    def judges(self) -> dict[str, s.Judge]:
+        """The chat models that score, as `reward_models`."""
+        rewards = [reward for r in self.sources.values() for reward in r.rewards()]
+        return {reward.name: reward.judge for reward in rewards if reward.judge is not None}
 
     @property
     def groups_budget(self) -> int:

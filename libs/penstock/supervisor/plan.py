@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from penstock.recipes import Recipe
+from penstock.recipes.sections import Judge
 
 SECRETS = pathlib.PurePath("secrets")
 CALLERS, PAGE_KEY = SECRETS / "callers.json", SECRETS / "page.key"
@@ -16,6 +17,7 @@ LESS_MEMORY = {
     "learner": "learner.micro_batch_tokens, or set learner.recompute=full",
     "generation": "generation.memory_gib or generation.max_running",
     "teacher": "teacher.memory_gib",
+    "judge": "memory_gib of the reward's judge",
     "reward_model": "batch_tokens of the reward's model",
     "environment": "environment.workers",
 }
@@ -65,6 +67,7 @@ def instances(recipe: Recipe) -> list[str]:
         if not recipe.only_foreign_environments:
             names += [f"environment-{i}" for i in range(max(e.replicas for e in recipe.environments))]
         names += [f"reward_model-{i}" for i in range(len(recipe.reward_models))]
+        names += [f"judge-{i}" for i in range(len(_judges(recipe)))]
     if recipe.mode != "evaluate":
         names.append("learner")
     if recipe.mode == "train" and recipe.teacher is not None:
@@ -81,7 +84,7 @@ def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str
         ends = kind == "learner"
         arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder, nats, addresses))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
-        runs = "generation" if kind == "teacher" else kind
+        runs = "generation" if kind in ("teacher", "judge") else kind
         shown = (str(each) for each in _credentials(runs, recipe, folder))
         yield Service(name, addresses[name], (*launcher(runs), *common, *shown, *arguments), ends)
 
@@ -117,6 +120,11 @@ def _arguments(
             yield from ("--model", t.path, "--dtype", t.dtype, "--max-context", g.max_context + 1)
             yield from ("--memory-gib", t.memory_gib, "--gpu-memory-fraction", t.gpu_memory_fraction)
             yield from ("--max-running", g.max_running, "--tensor-parallel", t.tensor, "--threads", t.threads)
+        case "judge":
+            _, j = _judges(recipe)[int(name.rpartition("-")[2])]
+            yield from ("--model", j.path, "--dtype", j.dtype, "--max-context", j.max_context)
+            yield from ("--memory-gib", j.memory_gib, "--gpu-memory-fraction", j.gpu_memory_fraction)
+            yield from ("--max-running", j.max_running, "--tensor-parallel", j.tensor, "--threads", j.threads)
         case "environment":
             yield from ("--workers", max(e.workers for e in recipe.environments))
         case "reward_model":
@@ -133,6 +141,8 @@ def _arguments(
                     yield from (f"--{flag}", addresses[peer])
             for reward, peer in zip(recipe.reward_models, _named("reward_model", addresses), strict=False):
                 yield from ("--reward", f"{reward}={addresses[peer]}")
+            for (reward, _), peer in zip(_judges(recipe), _named("judge", addresses), strict=False):
+                yield from ("--judge", f"{reward}={addresses[peer]}")
         case "coordinator":
             yield from ("--recipe", resolved, "--run-directory", folder, *bus, *fraction)
             for peer, address in addresses.items():
@@ -140,6 +150,11 @@ def _arguments(
                     yield from ("--peer", f"{peer}={address}")
         case "dashboard":
             yield from ("--coordinator", addresses["coordinator"], "--key-file", folder / PAGE_KEY)
+
+
+def _judges(recipe: Recipe) -> list[tuple[str, Judge]]:
+    """The reward and the model of each replica of each judge."""
+    return [(reward, judge) for reward, judge in recipe.judges.items() for _ in range(judge.replicas)]
 
 
 def _named(kind: str, addresses: Mapping[str, str]) -> list[str]:

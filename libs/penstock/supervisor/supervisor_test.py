@@ -111,6 +111,7 @@ def test_the_plan_names_every_service_and_its_peers(tmp_path: pathlib.Path) -> N
                 "rewards": [
                     {"name": "sort_characters"},
                     {"name": "helpful", "model": {"path": str(tmp_path), "dtype": "bfloat16"}},
+                    {"name": "kind", "judge": {"path": str(tmp_path), "replicas": 2}},
                 ],
             },
             "algorithm": {"steps": 1},
@@ -129,4 +130,9 @@ def test_the_plan_names_every_service_and_its_peers(tmp_path: pathlib.Path) -> N
     model = " ".join(services["reward_model-0"].command)
     assert f"--reward helpful --model {tmp_path} --dtype bfloat16" in model
     assert rollout[rollout.index("--reward") + 1] == f"helpful={addresses['reward_model-0']}"
+    assert [rollout[i + 1] for i, word in enumerate(rollout) if word == "--judge"] == [
+        f"kind={addresses['judge-0']}",
+        f"kind={addresses['judge-1']}",
+    ]
+    assert f"--model {tmp_path}" in " ".join(services["judge-1"].command)
     assert services["learner"].ends and not services["rollout-0"].ends

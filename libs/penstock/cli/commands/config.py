@@ -15,6 +15,8 @@ from penstock.cli.words import console, failed, table_of
 from penstock.memory_plan import GIB
 from penstock.recipes import RecipeError, dump, load
 from penstock.recipes.needs import Needs
+from penstock.supervisor.plan import LESS_MEMORY
+from penstock.system.host_memory import host_memory
 
 
 def config(
@@ -50,6 +52,19 @@ def config(
         errors.print(f"memory: the shapes of {resolved.model.path} cannot be read", markup=False, highlight=False)
     else:
         errors.print(_memory(needs, learner.device_gib))
+    errors.print(_host(Needs.of_host(resolved), host_memory()), markup=False, highlight=False, soft_wrap=True, end="")
+
+
+def _host(held: dict[str, int], has: int | None) -> str:
+    """What the run's models need of this machine together, and whether that is more than there is; a line, or none."""
+    if not held or has is None:
+        return ""
+    parts = " + ".join(f"{kind} {_size(size)}" for kind, size in held.items())
+    line = f"on CPUs of one host: {parts} = {_size(sum(held.values()))} of this machine's {_size(has)}"
+    if sum(held.values()) <= has:
+        return f"{line}\n"
+    keys = "; ".join(LESS_MEMORY[kind] for kind in held if kind in LESS_MEMORY)
+    return f"{line}: more than it has, so the kernel would end one of them; lower {keys}\n"
 
 
 def _memory(needs: Needs, device_gib: float | None) -> Table:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from penstock.recipes.checks.names import unknown_name
 from penstock.recipes.checks.paths import model_problems, vocabulary
+from penstock.recipes.checks.rewards import served_problems
 from penstock.recipes.choices import (
     ADVANTAGES,
     CORRECTIONS,
@@ -186,13 +187,7 @@ def _sampling(recipe: Recipe) -> list[str]:
             "biases ratio and correction; use top_p 1.0 and top_k 0"
         )
     names = [reward.name for reward in recipe.rewards()]
-    for reward in recipe.rewards():
-        if reward.address is not None and reward.model is not None:
-            problems.append(f"environment.rewards {reward.name}: has both address and model; leave one out")
-        if reward.model is not None:
-            problems += model_problems(f"environment.rewards {reward.name}: model.path", reward.model.path)
-            if recipe.reward_models[reward.name] != reward.model:
-                problems.append(f"environment.rewards {reward.name}: names two models; give each a name of its own")
+    problems += served_problems(recipe)
     if recipe.evaluation.reward is not None:
         problems += unknown_name("evaluation.reward", recipe.evaluation.reward, tuple(names))
     if recipe.environment is not None and recipe.environment.multi_turn and recipe.environment.rewards:

@@ -87,6 +87,26 @@ def test_a_reward_is_served_by_a_model_or_at_an_address_not_both(raw: dict[str, 
     assert recipe.only_foreign_environments and recipe.reward_models["helpful"].path == model
 
 
+def test_a_judge_can_be_asked_and_read(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    judge: dict[str, Any] = {"path": str(tmp_path / "model")}
+    raw["environment"]["rewards"] = [{"name": "good", "judge": judge}]
+    recipe = resolve(raw)
+    assert recipe.only_foreign_environments and recipe.judges["good"].marks == (0, 10)
+    judge.update(prompt="Good?", read="Score", marks=[5, 5], max_tokens=64, max_context=64)
+    raw["environment"]["rewards"][0]["address"] = "h:1"
+    text = problems(raw)
+    for words in (
+        "good: has both address and judge",
+        "judge.prompt: has no {completion}",
+        "judge.read: 'Score' has no group",
+        "judge.marks: 5 is not below 5",
+        "judge.max_tokens: 64 leaves no room in max_context 64",
+    ):
+        assert f"environment.rewards {words}" in text or f"environment.rewards good: {words}" in text
+    judge.update(read="(", path="nowhere")
+    assert "judge.read: '(' is no regular expression" in problems(raw) and "judge.path: no directory" in problems(raw)
+
+
 def test_two_models_need_two_names(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
     model = {"path": str(tmp_path / "model")}
     raw["environment"]["rewards"] = [

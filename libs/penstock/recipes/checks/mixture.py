@@ -20,8 +20,9 @@ def check_mixture(recipe: Recipe) -> list[str]:
         )
     if any(advantage_choice(r.algorithm.advantage).needs == "teacher" for r in recipe.sources.values()):
         problems.append("mixture: a teacher judges all sources or none; opd is not mixed with other advantages")
-    models = [(w.name, w.model) for r in recipe.sources.values() for w in r.rewards() if w.model is not None]
-    for name in sorted({name for name, model in models if (name, model) != (name, recipe.reward_models[name])}):
+    served = {**recipe.reward_models, **recipe.judges}
+    models = [(w.name, w.model or w.judge) for r in recipe.sources.values() for w in r.rewards()]
+    for name in sorted({name for name, model in models if model is not None and model != served[name]}):
         problems.append(f"mixture: the reward {name!r} names two models; give each a name of its own")
     if any(r.has_critic != recipe.has_critic for r in recipe.sources.values()):
         problems.append("mixture: a critic values all sources or none; gae is not mixed with other advantages")

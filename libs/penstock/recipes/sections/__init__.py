@@ -3,7 +3,7 @@
 from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters
 from penstock.recipes.sections.base import Section
 from penstock.recipes.sections.data import Curriculum, Data
-from penstock.recipes.sections.environment import Credentials, Environment, Reward, ServedModel
+from penstock.recipes.sections.environment import Credentials, Environment, Judge, Reward, ServedModel
 from penstock.recipes.sections.generation import Generation, Sampling, Teacher
 from penstock.recipes.sections.learner import Checkpoints, Learner, Lora, Optimizer, Parallel
 from penstock.recipes.sections.losses import Kl, Loss, PairLoss, Preference, RewardModelLoss
@@ -25,6 +25,7 @@ __all__ = [
     "Evaluation",
     "Filters",
     "Generation",
+    "Judge",
     "Kl",
     "Learner",
     "Limits",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from penstock.recipes.sections.base import Positive, Section
+from penstock.recipes.sections.base import Fraction, Positive, Section
 
 
 class ServedModel(Section):
@@ -18,6 +18,41 @@ class ServedModel(Section):
     threads: Positive = Field(default=1, description="CPU threads")
 
 
+class Judge(Section):
+    """A chat model that is asked what a completion is worth, served by an engine of its own."""
+
+    path: str = Field(description="Hugging Face model directory, with a chat template; of any vocabulary")
+    prompt: str = Field(
+        default="Question:\n{prompt}\n\nAnswer:\n{completion}\n\n"
+        "How good is the answer? Explain in one sentence, then end with 'Score: N', N from 0 (wrong) to 10 (perfect).",
+        min_length=1,
+        description="what it is asked: {prompt} is the conversation, {completion} the model's text, {row.NAME} what "
+        "the row has under that name",
+    )
+    system: str | None = Field(default=None, description="its system message")
+    read: str = Field(
+        default=r"[Ss]core:\**\s*(-?\d+(?:\.\d+)?)",
+        description="regular expression; group 1 of its last match in what the judge says is the mark",
+    )
+    marks: tuple[float, float] = Field(
+        default=(0.0, 10.0), description="least and greatest mark: values 0 and 1; a mark outside is not read"
+    )
+    unread: float | None = Field(
+        default=None,
+        description="the value where no mark can be read, after a second try; FAILED{reward} if absent",
+    )
+    max_tokens: Positive = Field(default=256, description="most tokens that it may say")
+    temperature: float = Field(default=0.0, ge=0, le=10, description="0 takes its likeliest words")
+    max_context: Positive = Field(default=4096, description="most tokens of question and verdict together")
+    max_running: Positive = Field(default=64, description="most verdicts in one engine batch")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    replicas: Positive = 1
+    memory_gib: float = Field(default=1.0, gt=0, description="KV cache on CPU, in GiB")
+    gpu_memory_fraction: Fraction = 0.9
+    tensor: Positive = Field(default=1, description="tensor parallel size of one replica")
+    threads: Positive = Field(default=1, description="CPU threads of the engine")
+
+
 class Credentials(Section):
     """What another team's service is shown, and whom it is believed. The run's own secrets never leave its services."""
 
@@ -28,7 +63,7 @@ class Credentials(Section):
 
 
 class Reward(Section):
-    """One part of the reward: one that the environment service hosts, a trained model, or another team's service."""
+    """One part of the reward: one that the environment service hosts, a model, or another team's service."""
 
     name: str = Field(description="the reward's registered name; for a model any name")
     weight: float = Field(default=1.0, description="the total is the sum of weight x value")
@@ -37,12 +72,20 @@ class Reward(Section):
     )
     credentials: Credentials = Field(default_factory=Credentials)
     model: ServedModel | None = Field(default=None, description="score with this reward model instead")
-    timeout_seconds: float = Field(default=30.0, gt=0, description="deadline of one Score call")
+    judge: Judge | None = Field(default=None, description="score with what this chat model says instead")
+    timeout_seconds: float = Field(
+        default=30.0, gt=0, description="deadline of one Score call; of a judge, from question to verdict"
+    )
     least: float | None = Field(default=None, description="a lower value makes the sample FAILED{reward}")
     greatest: float | None = Field(default=None, description="a higher value does, too")
     components: tuple[str, ...] | None = Field(
         default=None, description="names that the reward's own parts may have; any if absent"
     )
+
+    @property
+    def is_served(self) -> bool:
+        """Whether somebody else than our environment service gives it."""
+        return any(each is not None for each in (self.address, self.model, self.judge))
 
 
 class Environment(Section):

@@ -110,7 +110,9 @@ class Learner(Section):
     optimizer: Optimizer = Field(default_factory=Optimizer)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     lora: Lora | None = Field(default=None, description="train adapters only; every weight is trained if absent")
-    micro_batch_tokens: Positive = Field(default=8192, description="token budget of one packed micro-batch")
+    micro_batch_tokens: Positive = Field(
+        default=8192, description="token budget of one packed micro-batch; auto: as much as fits, see parallelism.md"
+    )
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",
         description="selective runs what is cheap (norms, activation functions) again in the backward pass; full keeps "

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from services.learner.backends.common.allocator import give_back
 from services.learner.backends.common.reference import InitialWeights
 from services.learner.backends.common.steps import ScoreOnly, SteppingOptimizer, stepped
 from services.learner.backends.packing import micro_batches
@@ -87,7 +88,9 @@ class PolicyBase(abc.ABC):
         planned = self._plan(batch)
         self._zero_grad()
         scored = self._run(batch, planned.parts, loss, temperature, training=True)
-        return stepped(self.optimizer, loss, scored, len(planned.parts), planned.described)
+        outcome = stepped(self.optimizer, loss, scored, len(planned.parts), planned.described)
+        give_back()
+        return outcome
 
     def adapters(self) -> Iterator[tuple[str, Tensor]]:
         """As `export`, the adapters alone, under PEFT's names. Raises RuntimeError if there are none."""

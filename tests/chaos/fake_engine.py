@@ -1,0 +1,69 @@
+"""A generation service whose engine is a fake, for chaos runs: everything else of it is real (versions, gate, gRPC).
+
+The fake draws ordinary tokens one by one and ends a completion with probability END at each, so the length of a
+completion has a known distribution whatever interrupts it: one that goes on elsewhere goes on as if nothing had been.
+"""
+
+import asyncio
+import pathlib
+import random
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
+from penstock.weights.v1.weights_pb2 import Manifest
+from services.generation.__main__ import main
+from services.generation.engine import Chunk, EngineSettings, Judgement, label
+
+END = 0.1
+TOKEN = 7
+SECONDS_A_TOKEN = 0.004
+
+
+class FakeEngine:
+    """What EngineHost needs of an Engine."""
+
+    alive = True
+
+    def __init__(self, version: PolicyVersion) -> None:
+        self.version, self._running = version, 0
+
+    @classmethod
+    async def start(cls, settings: EngineSettings, version: PolicyVersion) -> Any:  # a fake, for an Engine
+        return cls(version)
+
+    async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
+        """Draws TOKEN until chance or the limit ends it."""
+        self._running += 1
+        try:
+            for left in reversed(range(sampling.max_tokens)):
+                await asyncio.sleep(SECONDS_A_TOKEN)
+                ends = random.random() < END
+                token = sampling.stop_token_ids[0] if ends else TOKEN
+                finish = "stop" if ends else "length" if left == 0 else None
+                yield Chunk([token], [-0.5], [(0, label(self.version))], finish, 0)
+                if ends:
+                    return
+        finally:
+            self._running -= 1
+
+    async def score(self, request_id: str, tokens: Sequence[int], first: int, top: int) -> Judgement:
+        """Finds every token alike."""
+        count = len(tokens) - first
+        return Judgement([-0.5] * count, [[TOKEN] * top] * count, [[-0.5] * top] * count)
+
+    async def update(self, manifest: Manifest, path: pathlib.Path) -> float:
+        """Takes a version's name; its bytes were checked on the way here."""
+        self.version = manifest.version
+        return 0.0
+
+    def running(self) -> int:
+        return self._running
+
+    def stop(self) -> None:
+        """Has nothing to end."""
+
+
+if __name__ == "__main__":
+    sys.exit(main(FakeEngine.start))

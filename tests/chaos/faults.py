@@ -1,0 +1,109 @@
+"""What is done to a run: kills, pauses, a network that is gone, a disk that is full.
+
+kill   SIGKILL of one process of a role, of NATS, or of the launcher above them all
+pause  SIGSTOP, and SIGCONT a while later: a peer that accepts and never answers
+cut    the loopback of the run's own network namespace goes down and comes back: nobody reaches anybody
+fill   the run's file system is filled to its last byte for a while
+"""
+
+import contextlib
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+LONGEST = 3.0
+"""Seconds of a pause, a cut, a full disk."""
+LAUNCHER = "penstock"
+PACE = 5.0
+"""A role is not killed again within so many seconds: five deaths in a row end a run, as they should."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """kind and role; `seconds` where it lasts."""
+
+    kind: str
+    role: str = ""
+    seconds: float = 0.0
+
+
+def chosen(rng: random.Random, roles: Sequence[str], isolated: bool, resting: Callable[[str], bool]) -> Fault:
+    """The next fault. isolated: whether network and file system are the run's own. resting: whether a role has just
+    been killed."""
+    kinds = ["kill", "pause", *(["cut", "fill"] if isolated else [])]
+    kind = rng.choices(kinds, [6, 4, 1, 1][: len(kinds)])[0]
+    seconds = rng.uniform(0.05, LONGEST)
+    if kind in ("cut", "fill"):
+        return Fault(kind, "", seconds)
+    role = rng.choice([*roles, LAUNCHER])
+    if kind == "kill" and not resting(role):
+        return Fault("kill", role)
+    return Fault("pause", role, seconds)
+
+
+class Host:
+    """Where a run is disturbed. processes: of a role, whatever it is now."""
+
+    def __init__(self, disk: pathlib.Path, processes: Callable[[str], list[int]]) -> None:
+        self._disk, self._processes = disk, processes
+
+    def inflict(self, fault: Fault, rng: random.Random) -> bool:
+        """Does it, and undoes it where it lasts; whether there was anybody to do it to."""
+        match fault.kind:
+            case "kill":
+                return self._signal(fault.role, signal.SIGKILL, rng) is not None
+            case "pause":
+                return self._pause(fault, rng)
+            case "cut":
+                with _undone(lambda: _link("up")):
+                    _link("down")
+                    time.sleep(fault.seconds)
+                return True
+            case _:
+                full = self._disk / "chaos-fills-the-disk"
+                with _undone(lambda: full.unlink(missing_ok=True)):
+                    _fill(full)
+                    time.sleep(fault.seconds)
+                return True
+
+    def _pause(self, fault: Fault, rng: random.Random) -> bool:
+        pid = self._signal(fault.role, signal.SIGSTOP, rng)
+        if pid is None:
+            return False
+        time.sleep(fault.seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+        return True
+
+    def _signal(self, role: str, number: signal.Signals, rng: random.Random) -> int | None:
+        """The process that got it, of those of the role; None if there is none."""
+        found = self._processes(role)
+        rng.shuffle(found)
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+                return pid
+        return None
+
+
+@contextlib.contextmanager
+def _undone(undo: Callable[[], object]):  # type: ignore[no-untyped-def]
+    try:
+        yield
+    finally:
+        undo()
+
+
+def _link(state: str) -> None:
+    subprocess.run(["ip", "link", "set", "lo", state], check=True)
+
+
+def _fill(path: pathlib.Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):  # until it is full
+        while file.write(bytes(1 << 20)):
+            pass
