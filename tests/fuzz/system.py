@@ -10,7 +10,6 @@ import asyncio
 import os
 import pathlib
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.generation.v1 import generation_pb2, generation_pb2_grpc
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.recipes import resolve
+from penstock.supervisor.plan import launcher
 from penstock.system.parent_death import mortal
 from penstock.tiny_model import make_model
 from services.generation.engine import EngineSettings
@@ -139,10 +139,10 @@ async def _serve_learner(stack: AsyncExitStack, following: Following) -> str:
 
 async def _start(found: System, name: str, *flags: object) -> None:
     told = found.folder / f"{name}.address"
-    common = ("-m", f"services.{name}", "--reflection", "--announce", str(told), *map(str, flags))
+    command = [*launcher(name), "--reflection", "--announce", str(told), *map(str, flags)]
     with (found.folder / f"{name}.log").open("wb") as log:
         found.processes[name] = await asyncio.create_subprocess_exec(
-            *mortal([sys.executable, *common], os.getpid()), stdout=log, stderr=log, start_new_session=True
+            *mortal(command, os.getpid()), stdout=log, stderr=log, start_new_session=True
         )
     async with asyncio.timeout(START_SECONDS):
         while not told.exists():

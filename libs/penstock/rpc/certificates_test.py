@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,19 @@ def test_a_certificate_that_ends_soon_is_told_of(tmp_path: Path, caplog: pytest.
     renew(tmp_path, "a", "ca", days=90)
     assert found.refresh() and not found.refresh()
     assert "ends in" not in caplog.text and gauge._value.get() == ends_at(certificate.read_bytes())
+
+
+def test_one_that_has_ended_is_told_of_once_a_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = issue(tmp_path, "a", days=3)
+    found = Certificates.of_files(certificate=certificate, key=key)
+    now = time.time()
+    for days in (10, 10.5, 11.1):
+        monkeypatch.setattr(time, "time", lambda late=now + days * 86400: late)
+        assert not found.refresh()
+    told = [record.message for record in caplog.records if "ago" in record.message]
+    assert [message.rpartition(" ended ")[2].partition(";")[0] for message in told] == ["7.0 days ago", "8.1 days ago"]
 
 
 def test_what_is_no_certificate_has_no_end(tmp_path: Path) -> None:
