@@ -6,6 +6,7 @@ file of the tree is in none of them.
 
 # libs/penstock/<name>
 LIBRARIES = {
+    "access": "light",
     "audit": "light",
     "bus": "light",
     "chat": "light",
@@ -89,6 +90,7 @@ OTHERS = {
     "tests/e2e": "light",
     "tests/e2e/testing": "light",
     "tests/families": "light",
+    "tests/fuzz": "learner",
     "tests/real": "learner",
     "tests/sinks": "sinks",
     "tests/static": "light",

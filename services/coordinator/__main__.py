@@ -9,7 +9,7 @@ from penstock.bus import RunNames, connect
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.datasets import DatasetError
-from penstock.process import Process, flags, nats_flags, nats_token, run
+from penstock.process import Process, flags, nats_flags, nats_login, run
 from penstock.recipes import RecipeError, load
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.reporting.sinks import sinks
@@ -22,7 +22,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     names = RunNames(recipe.run)
     addresses = dict(peer.split("=", 1) for peer in args.peer)
     async with (
-        connect(args.nats, name=process.name, token=nats_token(args), within=60) as bus,
+        connect(args.nats, name=process.name, login=nats_login(args, process.security), within=60) as bus,
         peers(addresses, process.security) as others,
     ):
         chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, recipe.data.thinking)

@@ -21,7 +21,9 @@ CONNECTIONS = 256
 
 async def serve(args: argparse.Namespace) -> None:
     host, _, port = args.listen.rpartition(":")
-    async with rpc.channel(args.coordinator, security=security(args)) as channel:
+    held = security(args, listens=False)
+    pair = held.certificates if held.certificates is not None and held.certificates.certificate is not None else None
+    async with rpc.channel(args.coordinator, security=held) as channel:
         key = args.key_file.read_text().strip() if args.key_file is not None else ""
         page = app(coordinator_pb2_grpc.CoordinatorServiceStub(channel), [*args.host, host.strip("[]")], key)
         config = uvicorn.Config(
@@ -32,6 +34,8 @@ async def serve(args: argparse.Namespace) -> None:
             timeout_graceful_shutdown=1,
             limit_concurrency=CONNECTIONS,
             access_log=False,  # a line would hold the key
+            ssl_certfile=pair.certificate if pair is not None else None,
+            ssl_keyfile=pair.key if pair is not None else None,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())

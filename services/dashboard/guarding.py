@@ -46,7 +46,7 @@ class Guard:
         cookie = f"penstock-{request.url.port or 80}"
         if _equal(request.query_params.get("key", ""), self._key):
             answer = RedirectResponse(URL(scope=request.scope).remove_query_params("key").path, status_code=303)
-            answer.set_cookie(cookie, self._key, httponly=True, samesite="strict")
+            answer.set_cookie(cookie, self._key, httponly=True, samesite="strict", secure=request.url.scheme == "https")
             return answer
         if _equal(request.cookies.get(cookie, ""), self._key):
             return None

@@ -7,10 +7,9 @@ import asyncio
 import logging
 import sys
 
-from penstock.process import flags, observed, security
+from penstock.process import flags, observed, security, serve_metrics
 from penstock.rpc import AddressInUse, Security
 from penstock.system import exits
-from penstock.telemetry import metrics
 from services.environment.server import Settings, running
 
 logger = logging.getLogger("services.environment")
@@ -45,8 +44,9 @@ def main() -> int:
     args = _arguments()
     with observed(args, args.name):
         try:
-            metrics.serve(args.metrics_port)
-            asyncio.run(_main(args, security(args)))
+            held = security(args)
+            serve_metrics(args.metrics_port, held)
+            asyncio.run(_main(args, held))
         except (AddressInUse, OSError, ValueError) as error:
             logger.error("cannot start: %s", error)
             return exits.BAD_INPUT

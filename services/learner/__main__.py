@@ -8,11 +8,12 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from penstock.process import flags, nats_flags, nats_token, observed, security
+from penstock.process import flags, nats_flags, nats_login, observed, security, serve_metrics
 from penstock.recipes import Recipe, RecipeError, load
+from penstock.rpc import Security
 from penstock.system import exits
 from penstock.system.parent_death import die_with_parent
-from penstock.telemetry import logs, metrics
+from penstock.telemetry import logs
 
 if TYPE_CHECKING:
     from services.learner.ranks.watching import Watch
@@ -27,12 +28,17 @@ def main() -> int:
     except RecipeError as error:
         sys.stderr.write(f"{error}\n")
         return exits.BAD_INPUT
+    try:
+        held = security(args)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"cannot start: {error}\n")
+        return exits.BAD_INPUT
     if "RANK" not in os.environ and recipe.learner.ranks > 1:
         return _group(args, recipe)
-    return _rank(args, recipe)
+    return _rank(args, recipe, held)
 
 
-def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
+def _rank(args: argparse.Namespace, recipe: Recipe, held: Security) -> int:
     """One rank's life."""
     die_with_parent()  # no rank outlives its launcher
     os.environ.setdefault("OMP_NUM_THREADS", str(recipe.learner.threads))
@@ -41,8 +47,8 @@ def _rank(args: argparse.Namespace, recipe: Recipe) -> int:
         _join(recipe, rank, world)
         watch = _watch(recipe) if world > 1 else None
         if rank == 0:
-            metrics.serve(args.metrics_port)
-        code = _work(args, recipe, watch)
+            serve_metrics(args.metrics_port, held)
+        code = _work(args, recipe, held, watch)
     if code != exits.DONE:
         return code
     import torch.distributed as dist
@@ -74,7 +80,7 @@ def _join(recipe: Recipe, rank: int, world: int) -> None:
     )
 
 
-def _work(args: argparse.Namespace, recipe: Recipe, watch: "Watch | None") -> int:
+def _work(args: argparse.Namespace, recipe: Recipe, held: Security, watch: "Watch | None") -> int:
     """Trains, or exports; the exit code. An end that would come again is told to torchrun's agent in one line."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -97,9 +103,9 @@ def _work(args: argparse.Namespace, recipe: Recipe, watch: "Watch | None") -> in
                 args.listen,
                 args.announce,
                 args.name,
-                security(args),
+                held,
                 args.reflection,
-                nats_token(args),
+                nats_login(args, held),
             )
             learn(recipe, args.run_directory, addresses, watch.at if watch is not None else lambda what: None)
     except (

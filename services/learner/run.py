@@ -31,6 +31,7 @@ from services.learner.checkpoints.resume import Resume, load_newest
 from services.learner.huggingface import export as hf_export
 from services.learner.interface.batch import broadcast
 from services.learner.interface.policy import Policy
+from services.learner.interface.telling import told
 from services.learner.leader.leader import Addresses, Command, Idle, Leader, leading
 from services.learner.leader.preparation import Prepared
 from services.learner.leader.publishing import weights_of
@@ -136,10 +137,9 @@ class Life:
     def _next(self, step: int) -> tuple[Command, Prepared | None]:
         """What every rank does next, and on rank 0 the batch where that is to train."""
         command, prepared = self.leader.next(step, TICK_SECONDS, self.keeper.busy)
-        told = [command]
         if dist.get_world_size() > 1:
-            dist.broadcast_object_list(told, src=0)
-        return told[0], prepared
+            command = Command(told(command.value))
+        return command, prepared
 
     def _train(self, step: int, prepared: Prepared | None) -> None:
         """One step: train, measure where it is due, report, publish."""

@@ -7,12 +7,10 @@ import sys
 
 from penstock.bus import RunNames, TaskConsumer, TaskKind, connect
 from penstock.chat import ChatTokenizer
-from penstock.process import Process, flags, nats_flags, nats_token, run
+from penstock.process import Process, flags, nats_flags, nats_login, run
 from penstock.recipes import RecipeError, load
 from services.rollout.players import Addresses, player
 from services.rollout.worker import Worker
-
-ACK_SECONDS = 10.0
 
 
 async def serve(process: Process, args: argparse.Namespace) -> None:
@@ -26,7 +24,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     data = recipe.data
     chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, data.thinking, data.control_tokens)
     async with (
-        connect(args.nats, name=process.name, token=nats_token(args), within=60) as bus,
+        connect(args.nats, name=process.name, login=nats_login(args, process.security), within=60) as bus,
         player(recipe, chat, addresses, process.security) as plays,
     ):
         worker = Worker(bus, names, recipe.model.path, plays.play, recipe.sources)
@@ -36,7 +34,6 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
                 bus,
                 names,
                 kind,
-                ack_wait=ACK_SECONDS,
                 max_deliver=recipe.rollout.deliveries,
                 max_in_flight=at_once,
             )

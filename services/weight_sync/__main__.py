@@ -13,7 +13,7 @@ from services.weight_sync.store import VersionStore
 async def serve(process: Process, args: argparse.Namespace) -> None:
     process.server.add(
         weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
-        WeightSync(VersionStore(args.directory, args.keep)),
+        WeightSync(VersionStore(args.directory, args.keep, int(args.staged_gib * (1 << 30)))),
         raw_requests=["PushTensors"],
         raw_responses=["FetchTensors"],
     )
@@ -24,6 +24,7 @@ def main() -> int:
     parser = flags("weight_sync", "Stores and serves policy versions.")
     parser.add_argument("--directory", type=pathlib.Path, required=True, help="where versions are kept (disk or tmpfs)")
     parser.add_argument("--keep", type=int, default=4, help="READY versions kept; older ones are retired")
+    parser.add_argument("--staged-gib", type=float, default=512, help="most disk that versions being pushed may take")
     return run(parser.parse_args(), serve)
 
 

@@ -6,7 +6,8 @@ A version is two files: <step>-<epoch>.bin, the tensors' bytes in the manifest's
 renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible.
 
 Invariants (test names): a half-pushed version is never visible; the newest READY step never goes down; an older
-learner's incarnation is refused; no version is so new that none could come after it.
+learner's incarnation is refused; no version is so new that none could come after it; what is being pushed stays within
+the quota.
 """
 
 import dataclasses
@@ -22,6 +23,11 @@ from penstock.tensors import ManifestError, Output, Receiver, check_manifest, ch
 from penstock.weights.v1 import weights_pb2 as pb
 
 logger = logging.getLogger(__name__)
+
+
+STAGED = 2
+"""Versions that are pushed at once. A learner pushes one after the other; the second is that of one started again."""
+QUOTA = 512 << 30
 
 
 class StoreError(Exception):
@@ -67,11 +73,14 @@ class Stored:
 
 
 class VersionStore:
-    """The versions below `directory`, `keep` READY ones at most. Not safe for concurrent pushes of one version."""
+    """The versions below `directory`, `keep` READY ones at most. Not safe for concurrent pushes of one version.
 
-    def __init__(self, directory: pathlib.Path, keep: int) -> None:
+    quota: bytes that versions being pushed may take together.
+    """
+
+    def __init__(self, directory: pathlib.Path, keep: int, quota: int = QUOTA) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._keep = directory, keep
+        self._directory, self._keep, self._quota = directory, keep, quota
         self._staged: dict[tuple[int, int], Staged] = {}
         self._retired: list[pb.VersionInfo] = []
         self._stored: dict[int, Stored] = {}
@@ -102,6 +111,7 @@ class VersionStore:
                 raise AlreadyStored(f"step {version.step} is READY with this digest")
         self._check_is_next(version)
         self.abort(version)
+        self._make_room(manifest)
         path = self._path(version).with_suffix(".staging")
         try:
             output = Output(path, manifest.total_size)
@@ -190,6 +200,18 @@ class VersionStore:
             raise Refused(f"epoch {version.epoch} is fenced: a learner of epoch {newest.epoch} has published since")
         if version.step <= newest.step:
             raise Refused(f"step {version.step} is not after step {newest.step}, which is READY")
+
+    def _make_room(self, manifest: pb.Manifest) -> None:
+        """Forgets the oldest version being pushed where there are too many. Raises NoRoom beyond the quota."""
+        while len(self._staged) >= STAGED:
+            epoch, step = min(self._staged)
+            self.abort(PolicyVersion(epoch=epoch, step=step))
+        held = sum(staged.manifest.total_size for staged in self._staged.values())
+        if held + manifest.total_size > self._quota:
+            raise NoRoom(
+                f"step {manifest.version.step} needs {manifest.total_size} bytes, and {held} of the {self._quota} for "
+                "versions being pushed are taken (--staged-gib)"
+            )
 
     def _retire(self, held: int | None) -> None:
         in_use = self.newest_up_to(held) if held is not None else None

@@ -9,7 +9,7 @@ import pytest
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.tensors import ChecksumError, ManifestError, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync.store import AlreadyStored, Incomplete, NoRoom, NotStaged, Refused, VersionStore
+from services.weight_sync.store import STAGED, AlreadyStored, Incomplete, NoRoom, NotStaged, Refused, VersionStore
 
 
 def whole(step: int) -> bytes:
@@ -168,3 +168,17 @@ def test_a_version_of_empty_tensors_can_be_stored(tmp_path: pathlib.Path) -> Non
     store.feed(m.version, memoryview(b""))
     store.commit(m.version)
     assert VersionStore(tmp_path, keep=2).newest == m.version
+
+
+def test_what_is_being_pushed_stays_within_the_quota(tmp_path: pathlib.Path) -> None:
+    size = manifest(1).total_size
+    store = VersionStore(tmp_path, keep=2, quota=2 * size)
+    for step in range(1, 20):
+        store.begin(manifest(step))
+        assert len(list(tmp_path.glob("*.staging"))) <= STAGED
+    with pytest.raises(NotStaged):
+        store.feed(manifest(1).version, memoryview(b""))
+    small = VersionStore(tmp_path / "small", keep=2, quota=size - 1)
+    with pytest.raises(NoRoom, match=r"--staged-gib"):
+        small.begin(manifest(1))
+    assert not list((tmp_path / "small").iterdir())

@@ -28,6 +28,7 @@ from penstock.bus.publishing import Published, append, publish_once
 from penstock.bus.reading import Entry, last_entry, read
 from penstock.bus.streams import RunLimits, StreamState, ensure_run, stream_state, trim
 from penstock.bus.tasks import Backlog, Task, TaskConsumer
+from penstock.bus.users import Files, User, users_section
 from penstock.names import RunNames, TaskKind
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "EmbeddedServer",
     "Entry",
     "Fenced",
+    "Files",
     "KeyConflict",
     "KeyValue",
     "NotFound",
@@ -57,6 +59,7 @@ __all__ = [
     "TaskConsumer",
     "TaskKind",
     "UnsafeServer",
+    "User",
     "append",
     "connect",
     "ensure_run",
@@ -71,5 +74,6 @@ __all__ = [
     "store_problem",
     "stream_state",
     "trim",
+    "users_section",
     "write_config",
 ]

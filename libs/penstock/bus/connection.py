@@ -23,6 +23,7 @@ import nats.js
 import nats.js.errors
 from nats.aio.client import Client
 
+from penstock.access import Login
 from penstock.bus.errors import BusClosed, BusRefused, BusTimeout, NotFound
 from penstock.bus.guarding import store_problem
 from penstock.names import family
@@ -60,11 +61,21 @@ def _is_transient(error: BaseException) -> bool:
 class Bus:
     """A connection, made by `connect`. The other modules of this package are functions over it."""
 
-    def __init__(self, client: Client, name: str, monitor_url: str | None, attempt_seconds: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        monitor_url: str | None,
+        attempt_seconds: float,
+        tls: ssl.SSLContext | None = None,
+        denials: list[str] | None = None,
+    ) -> None:
         self.client = client
         self.name = name
         self.monitor_url = monitor_url
         self.attempt_seconds = attempt_seconds
+        self.tls = tls
+        self._denials: list[str] = [] if denials is None else denials  # what the server has said no to, newest last
         self.js: nats.js.JetStreamContext = client.jetstream(timeout=attempt_seconds)
         self._streams: dict[str, str] = {}
 
@@ -91,7 +102,7 @@ class Bus:
             NotFound, BusRefused: the server's answer is no.
         """
         end = time.monotonic() + within
-        pause, last = _FIRST_PAUSE, ""
+        pause, last, denied = _FIRST_PAUSE, "", len(self._denials)
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
         with waiting(what, on="nats", deadline=within):
@@ -115,6 +126,8 @@ class Bus:
                             raise BusRefused(what, error.err_code or 0, error.description or str(error)) from error
                         raise
                     last = f"{type(error).__name__}: {error}".rstrip(": ")
+                    if len(self._denials) > denied:  # a denied request is not answered; it may be another call's
+                        last = f"{last}; the server says: {self._denials[-1]}"
                 await asyncio.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, end - time.monotonic())))
                 pause = min(2 * pause, _LONGEST_PAUSE)
         raise BusTimeout(what, within, await self._store_problem() or last)
@@ -123,7 +136,7 @@ class Bus:
         """What NATS says of its own disk: to a publisher it says nothing when it cannot write."""
         if self.monitor_url is None:
             return ""
-        return await asyncio.to_thread(store_problem, self.monitor_url)
+        return await asyncio.to_thread(store_problem, self.monitor_url, self.tls)
 
     async def stream_of(self, subject: str) -> str:
         """Name of the stream that stores `subject`, remembered by the subject's first three tokens."""
@@ -140,8 +153,7 @@ async def connect(
     url: str,
     *,
     name: str,
-    token: str | None = None,
-    tls: ssl.SSLContext | None = None,
+    login: Login | None = None,
     monitor_url: str | None = None,
     within: float = CALL_SECONDS,
     attempt_seconds: float = ATTEMPT_SECONDS,
@@ -151,17 +163,20 @@ async def connect(
     Args:
         url: `nats://host:port`, several separated by commas.
         name: shown by the server's monitoring, and in errors.
+        login: who this is to the server; nobody in particular if absent.
         monitor_url: the server's `http://host:8222`; `ensure_run` needs it to verify durability.
         within: seconds for the first connection.
         attempt_seconds: how long one attempt of a call may take before it is repeated.
 
     Raises:
         BusTimeout: no server within `within`.
-        BusRefused: the server does not accept the token or certificate.
+        BusRefused: the server does not accept the login.
     """
-    client = Client()
+    client, login, denials = Client(), login or Login(), list[str]()
 
     async def on_error(error: Exception) -> None:
+        if "permissions violation" in str(error).lower():
+            denials.append(str(error))
         logger.info("connection to NATS: %s", error or type(error).__name__, extra={"connection": name})
 
     async def on_disconnect() -> None:
@@ -175,8 +190,7 @@ async def connect(
         await client.connect(
             [part.strip() for part in url.split(",")],
             name=name,
-            token=token,
-            tls=tls,
+            **login.options(),
             connect_timeout=2,
             reconnect_time_wait=0.2,  # type: ignore[arg-type]
             max_reconnect_attempts=-1,
@@ -199,7 +213,7 @@ async def connect(
         await _close(client)
         raise BusRefused(f"connect to {url}", 0, str(error)) from error
     try:
-        yield Bus(client, name, monitor_url, attempt_seconds)
+        yield Bus(client, name, monitor_url, attempt_seconds, login.tls, denials)
     finally:
         await _close(client)
 

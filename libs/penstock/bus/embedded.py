@@ -15,13 +15,16 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import sys
 import sysconfig
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from penstock.bus.users import Files, User, tls_section, users_section
 from penstock.system.parent_death import mortal
 from penstock.telemetry.waits import waiting
 
@@ -33,12 +36,12 @@ _STEP_SECONDS = 0.01
 _CONFIG = """\
 server_name: penstock-{port}
 listen: "{host}:{port}"
-http: "{host}:{http_port}"
+{monitor}: "{host}:{http_port}"
 max_payload: {max_payload}
 max_pending: 268435456
 ping_interval: "5s"
 ping_max: 2
-{auth}jetstream {{
+{users}{tls}jetstream {{
   store_dir: {store_dir}
   max_memory_store: 268435456
   max_file_store: {max_store}
@@ -72,7 +75,8 @@ def write_config(
     host: str = "127.0.0.1",
     max_payload: int = 8 * MIB,
     max_store: int = 64 << 30,
-    token: str | None = None,
+    users: Mapping[str, User] | None = None,
+    tls: Files | None = None,
 ) -> Path:
     """Writes `nats.conf` into `directory` and returns its path.
 
@@ -80,23 +84,25 @@ def write_config(
         port, http_port: -1 lets the server choose; it then tells by `--ports_file_dir`.
         max_payload: bytes of the largest message, at most 64 MiB.
         max_store: bytes that all streams together may use on disk.
-        token: bearer token that clients must show.
+        users: whom it lets in, by name; everybody if none.
+        tls: certificates; plain text if absent. The monitoring page has the server's then, and asks for none.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "nats.conf"
-    path.write_text(
-        _CONFIG.format(
-            host=host,
-            port=port,
-            http_port=http_port,
-            max_payload=max_payload,
-            max_store=max_store,
-            store_dir=json.dumps(str(store_dir.absolute()), ensure_ascii=False),  # NATS knows no \u
-            auth=f"authorization {{ token: {json.dumps(token)} }}\n" if token else "",
-        ),
-        encoding="utf-8",
+    text = _CONFIG.format(
+        host=host,
+        port=port,
+        http_port=http_port,
+        monitor="http" if tls is None else "https",
+        max_payload=max_payload,
+        max_store=max_store,
+        store_dir=json.dumps(str(store_dir.absolute()), ensure_ascii=False),  # NATS knows no \u
+        users=users_section(users or {}),
+        tls=tls_section(tls),
     )
-    path.chmod(0o600)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        path.chmod(0o600)  # it may have been there, and before it has a password
+        file.write(text)
     return path
 
 
@@ -133,7 +139,8 @@ class EmbeddedServer:
         log_path: the server's own log, appended to.
         port: client port; None takes a free one. It stays the same over `kill` and `start`.
         max_payload: bytes of the largest message.
-        token: bearer token that clients must show.
+        users: whom it lets in, by name; everybody if none.
+        tls: certificates; plain text if absent. client_tls: with which its own page is looked at then.
     """
 
     def __init__(
@@ -143,7 +150,9 @@ class EmbeddedServer:
         *,
         port: int | None = None,
         max_payload: int = 8 * MIB,
-        token: str | None = None,
+        users: Mapping[str, User] | None = None,
+        tls: Files | None = None,
+        client_tls: ssl.SSLContext | None = None,
     ) -> None:
         self.process: asyncio.subprocess.Process | None = None
         self._store = Path(store_dir)
@@ -151,7 +160,7 @@ class EmbeddedServer:
         self._port = port or -1
         self._http_port = -1
         self._max_payload = max_payload
-        self._token = token
+        self._users, self._tls, self._client_tls = users, tls, client_tls
 
     @property
     def url(self) -> str:
@@ -161,7 +170,7 @@ class EmbeddedServer:
     @property
     def monitor_url(self) -> str:
         """Address of the monitoring endpoint (`/varz`, `/jsz`)."""
-        return f"http://127.0.0.1:{self._http_port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._http_port}"
 
     async def start(self) -> None:
         """Starts the server and returns when it serves JetStream.
@@ -179,7 +188,8 @@ class EmbeddedServer:
             self._port,
             self._http_port,
             max_payload=self._max_payload,
-            token=self._token,
+            users=self._users,
+            tls=self._tls,
         )
         for stale in self._store.glob("*.ports"):
             stale.unlink()
@@ -221,7 +231,7 @@ class EmbeddedServer:
 
     def _healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.monitor_url}/healthz", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.monitor_url}/healthz", timeout=2, context=self._client_tls) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.bus import BusRefused, BusTimeout, EmbeddedServer, connect
+from penstock.access import EVERYTHING, Login
+from penstock.bus import BusRefused, BusTimeout, EmbeddedServer, User, connect
 
 PARENT = """
 import asyncio, sys
@@ -60,13 +61,15 @@ async def test_a_taken_port_is_a_clear_error(server: EmbeddedServer, tmp_path: P
         await second.start()
 
 
-async def test_a_wrong_token_is_refused_and_no_server_times_out(tmp_path: Path) -> None:
-    async with EmbeddedServer(tmp_path / "s", tmp_path / "log", token="secret") as server:
-        async with connect(server.url, name="right", token="secret") as bus:
+async def test_a_wrong_password_is_refused_and_no_server_times_out(tmp_path: Path) -> None:
+    user = User(Login("a", "secret"), EVERYTHING)
+    async with EmbeddedServer(tmp_path / "s", tmp_path / "log", users={"a": user}) as server:
+        async with connect(server.url, name="right", login=user.login) as bus:
             assert bus.connected
-        with pytest.raises((BusRefused, BusTimeout)):
-            async with connect(server.url, name="wrong", token="guess", within=1):
-                pass
+        for wrong in (Login("a", "guess"), Login("b", "secret"), Login(None, "secret"), Login()):
+            with pytest.raises((BusRefused, BusTimeout)):
+                async with connect(server.url, name="wrong", login=wrong, within=0.5):
+                    pass
     with pytest.raises((BusRefused, BusTimeout)):
         async with connect(server.url, name="nobody", within=0.5):
             pass

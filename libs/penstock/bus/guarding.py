@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import shutil
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -24,10 +25,11 @@ ANSWER_SECONDS = 0.5  # asked after a call's time is over, so it must not add mu
 ROOM_BYTES = 64 << 20
 
 
-def store_problem(monitor_url: str) -> str:
+def store_problem(monitor_url: str, tls: ssl.SSLContext | None = None) -> str:
     """Why the server cannot write ("disk full: …"), in its own words; empty if it can, or does not answer."""
     try:
-        with urllib.request.urlopen(f"{monitor_url.rstrip('/')}/healthz", timeout=ANSWER_SECONDS):
+        url = f"{monitor_url.rstrip('/')}/healthz"
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS, context=tls):
             return ""
     except urllib.error.HTTPError as error:
         try:
@@ -41,11 +43,16 @@ def store_problem(monitor_url: str) -> str:
 
 
 async def guard_store(
-    monitor_url: str, store: Path, restart: Callable[[], Awaitable[None]], *, room: int = ROOM_BYTES
+    monitor_url: str,
+    store: Path,
+    restart: Callable[[], Awaitable[None]],
+    *,
+    room: int = ROOM_BYTES,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Restarts the server whenever its store has stopped at a full disk and `room` bytes are free again; for ever."""
     while True:
-        problem = await asyncio.to_thread(store_problem, monitor_url)
+        problem = await asyncio.to_thread(store_problem, monitor_url, tls)
         if problem:
             logger.error("%s; it is restarted once %d bytes are free in %s", problem, room, store)
             with waiting(f"room on the disk of {store}: {problem}", on="disk", deadline=None):

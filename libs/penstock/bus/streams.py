@@ -141,7 +141,7 @@ async def require_synced_writes(bus: Bus) -> None:
     url = f"{bus.monitor_url.rstrip('/')}/varz"
 
     def fetch() -> bytes:
-        with urllib.request.urlopen(url, timeout=bus.attempt_seconds) as answer:
+        with urllib.request.urlopen(url, timeout=bus.attempt_seconds, context=bus.tls) as answer:
             return bytes(answer.read())
 
     try:

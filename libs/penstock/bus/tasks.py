@@ -29,6 +29,7 @@ from penstock.bus.pulling import ConsumerLost, Puller, puller
 from penstock.names import RunNames, TaskKind
 
 logger = logging.getLogger(__name__)
+ACK_SECONDS = 10.0
 _HEARTBEATS_PER_WAIT = 3
 
 
@@ -138,7 +139,7 @@ class TaskConsumer:
         names: RunNames,
         kind: TaskKind,
         *,
-        ack_wait: float = 30.0,
+        ack_wait: float = ACK_SECONDS,
         max_deliver: int = 4,
         max_in_flight: int = 1,
         retry_delay: float = 1.0,
@@ -157,7 +158,10 @@ class TaskConsumer:
         self._places.release()
 
     async def ensure(self) -> None:
-        """Makes the durable consumer. Idempotent; iteration does it by itself."""
+        """Makes the durable consumer where there is none like it. Idempotent; iteration does it by itself.
+
+        A user that may make none (a rollout, by the table of penstock.access) finds what the run's launcher made.
+        """
         config = api.ConsumerConfig(
             durable_name=self._durable,
             ack_policy=api.AckPolicy.EXPLICIT,
@@ -166,7 +170,14 @@ class TaskConsumer:
             max_ack_pending=65536,
             filter_subject=self._filter,
         )
-        await self.bus.ask(f"consumer {self._durable}", lambda: self.bus.js.add_consumer(self._stream, config))
+        what = f"consumer {self._durable}"
+        try:
+            found = await self.bus.ask(what, lambda: self.bus.js.consumer_info(self._stream, self._durable))
+            if found.config.ack_wait == self.ack_wait:
+                return
+        except NotFound:
+            logger.info("making consumer %s", self._durable)
+        await self.bus.ask(what, lambda: self.bus.js.add_consumer(self._stream, config))
 
     def __aiter__(self) -> AsyncGenerator[Task, None]:
         return self._tasks()

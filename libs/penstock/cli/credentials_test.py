@@ -3,7 +3,11 @@
 import pathlib
 import stat
 
-from penstock.cli.credentials import make_secrets, nats_token_of, page_key_of, security_of
+from typer.testing import CliRunner
+
+from penstock.access import KINDS
+from penstock.cli.credentials import login_of, make_secrets, page_key_of, security_of, users_of
+from penstock.cli.main import app
 from penstock.recipes import dump, resolve
 from penstock.supervisor import plan
 from penstock.supervisor.plan import instances
@@ -21,13 +25,35 @@ def test_secrets_are_in_files_of_their_owner_and_nowhere_else(tmp_path: pathlib.
         "algorithm": {"steps": 1},
     }
     recipe = resolve(raw)
-    make_secrets(tmp_path)
-    secrets = {nats_token_of(tmp_path), page_key_of(tmp_path), str(security_of(tmp_path).token)}
-    assert len(secrets) == 3
-    files = [p for p in (tmp_path / "secrets").iterdir()]
-    assert len(files) == 3 and all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in files)
+    make_secrets(tmp_path, "r1")
+    files = list((tmp_path / "secrets").iterdir())
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
+    named = {path.name for path in files}
+    assert named >= {f"{kind}.token" for kind in KINDS} and {"callers.json", "page.key", "learner.nats"} <= named
+    secrets = {path.read_text().strip().rpartition(":")[2] for path in files if path.suffix != ".json"}
+    assert len(secrets) == len(files) - 1, "each is known by its own"
     addresses = {name: f"127.0.0.1:{7000 + i}" for i, name in enumerate(instances(recipe))}
     services = list(plan(recipe, tmp_path, "nats://127.0.0.1:4222", addresses))
     told = " ".join(word for service in services for word in service.command) + dump(recipe)
-    assert not any(secret in told or secret in repr(security_of(tmp_path)) for secret in secrets)
-    assert all(str(tmp_path / "secrets/services.token") in service.command for service in services)
+    told += (tmp_path / "secrets/callers.json").read_text()
+    told += repr((security_of(tmp_path), login_of(tmp_path), users_of(tmp_path, "r1")))
+    assert not any(secret in told for secret in secrets)
+    for service in services:
+        kind = service.name.rpartition("-")[0] or service.name
+        own = [word for word in service.command if "/secrets/" in word and word.endswith((".token", ".nats"))]
+        assert own and {pathlib.Path(word).stem for word in own} == {kind}, "no service is told of another's secret"
+    before = page_key_of(tmp_path)
+    make_secrets(tmp_path, "r1")
+    assert page_key_of(tmp_path) == before, "they are made once"
+    assert secrets == {path.read_text().strip().rpartition(":")[2] for path in files if path.suffix != ".json"}
+
+
+def test_identities_are_made_without_a_run_for_services_that_are_started_by_hand(tmp_path: pathlib.Path) -> None:
+    said = CliRunner().invoke(app, ["secrets", "r1", "--runs", str(tmp_path)])
+    assert said.exit_code == 0
+    users = tmp_path / "r1/secrets/nats-users.conf"
+    assert stat.S_IMODE(users.stat().st_mode) == 0o600
+    password = (tmp_path / "r1/secrets/rollout.nats").read_text().strip().partition(":")[2]
+    assert password in users.read_text() and password not in said.output
+    for bad in ("a.b", "", "../x"):
+        assert CliRunner().invoke(app, ["secrets", bad, "--runs", str(tmp_path)]).exit_code == 2

@@ -15,6 +15,7 @@ from penstock.cli.commands.export import export
 from penstock.cli.commands.listing import ls
 from penstock.cli.commands.migrate import migrate
 from penstock.cli.commands.replay import replay
+from penstock.cli.commands.secrets import secrets
 from penstock.cli.commands.serve import serve
 from penstock.cli.commands.train import train
 
@@ -37,6 +38,7 @@ app.command()(inspect.lineage)
 app.command()(verify)
 app.command()(quarantine)
 app.command()(export)
+app.command()(secrets)
 app.command()(config)
 app.command()(conformance)
 app.command()(migrate)

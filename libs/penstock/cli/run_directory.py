@@ -12,7 +12,8 @@ import yaml
 
 from penstock.recipes import Recipe, dump
 
-# How and where a run computes and what is watched of it, not what is trained: a run goes on under any of these.
+# How and where a run computes, how services know each other and what is watched, not what is trained: a run goes on
+# under any of these.
 MAY_CHANGE = (
     "learner.ranks",
     "learner.parallel.",
@@ -42,6 +43,7 @@ MAY_CHANGE = (
     "limits.stall_seconds",
     "telemetry.",
     "weight_sync.",
+    "security",
 )
 TARGETS = ("evaluation.target_reward", "evaluation.target_loss")
 """What ends a run before its last step; it says nothing of how the steps were made."""

@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from penstock.bus import Bus, EmbeddedServer, connect
-from penstock.cli.credentials import nats_token_of
+from penstock.access import EVERYTHING
+from penstock.bus import Bus, EmbeddedServer, User, connect
+from penstock.cli.credentials import OPERATOR, login_of, nats_files_of
 from penstock.cli.run_directory import RunRefused, locked
 
 NATS = "nats"  # in addresses.json
@@ -18,7 +19,7 @@ async def streams_of(folder: pathlib.Path) -> AsyncIterator[Bus]:
 
     Raises RunRefused if the run is under way and says not where; BusTimeout, BusRefused.
     """
-    token = nats_token_of(folder)
+    login = login_of(folder)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
@@ -28,6 +29,17 @@ async def streams_of(folder: pathlib.Path) -> AsyncIterator[Bus]:
             if url is None:
                 raise
         else:
-            server = EmbeddedServer(folder / "nats", folder / "logs" / "nats-read.log", token=token)
+            server = run_server(folder, "nats-read.log")
             url = (await stack.enter_async_context(server)).url
-        yield await stack.enter_async_context(connect(url, name="penstock", token=token))
+        yield await stack.enter_async_context(connect(url, name="penstock", login=login))
+
+
+def run_server(folder: pathlib.Path, log: str) -> EmbeddedServer:
+    """A server on the streams of the run in `folder`, to be used by `login_of` it. Raises OSError."""
+    return EmbeddedServer(
+        folder / "nats",
+        folder / "logs" / log,
+        users={OPERATOR: User(login_of(folder), EVERYTHING)},
+        tls=nats_files_of(folder),
+        client_tls=login_of(folder).tls,
+    )

@@ -5,22 +5,37 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import pathlib
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import get_args
 
 from penstock import rpc
-from penstock.bus import RunLimits, RunNames, connect, ensure_run, guard_store, server_command, write_config
+from penstock.bus import (
+    RunLimits,
+    RunNames,
+    TaskConsumer,
+    TaskKind,
+    connect,
+    ensure_run,
+    guard_store,
+    server_command,
+    write_config,
+)
 from penstock.bus.embedded import STORE, free_ports
-from penstock.cli.credentials import make_secrets, nats_token_of, page_key_of, security_of
+from penstock.cli.credentials import login_of, make_secrets, nats_files_of, page_key_of, security_of, users_of
 from penstock.cli.streams import NATS
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.recipes import Recipe
+from penstock.rpc import Certificates
 from penstock.supervisor import Service, Supervisor, plan
 from penstock.supervisor.plan import instances
 
 START_SECONDS = 60.0
+RENEW_SECONDS = 5.0
 
 
 @dataclasses.dataclass
@@ -31,11 +46,12 @@ class Training:
     addresses: dict[str, str]
     supervisor: Supervisor
     stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub
+    scheme: str = "http"
 
     @property
     def page(self) -> str:
         """The address of the live page."""
-        return f"http://{self.addresses['dashboard']}/?key={page_key_of(self.folder)}"
+        return f"{self.scheme}://{self.addresses['dashboard']}/?key={page_key_of(self.folder)}"
 
     async def watch(self) -> AsyncIterator[pb.Run]:
         """The run whenever it changes, over restarts of the coordinator, until it is over."""
@@ -66,26 +82,42 @@ async def training(
     names = instances(recipe)
     nats_port, http_port, *ports = free_ports(2 + len(names))
     addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
-    url, monitor = f"nats://127.0.0.1:{nats_port}", f"http://127.0.0.1:{http_port}"
     (folder / "nats").mkdir(exist_ok=True)
-    make_secrets(folder)  # before anybody is started who reads them
-    token = nats_token_of(folder)
-    config = write_config(folder / "nats", folder / "nats" / STORE, nats_port, http_port, token=token)
+    make_secrets(folder, recipe.run)  # before anybody is started who reads them
+    security, login, files = security_of(folder), login_of(folder), nats_files_of(folder)
+    http = "http" if files is None else "https"
+    url, monitor = f"nats://127.0.0.1:{nats_port}", f"{http}://127.0.0.1:{http_port}"
+    users = users_of(folder, recipe.run)
+    config = write_config(folder / "nats", folder / "nats" / STORE, nats_port, http_port, users=users, tls=files)
     supervisor = Supervisor(folder / "logs", on_restart)
     server = Service("nats", f"127.0.0.1:{nats_port}", tuple(server_command(config)))
     services = list(plan(recipe, folder, url, addresses))
     async with AsyncExitStack() as stack:
         keeping = asyncio.create_task(supervisor.keep([server, *services]))
         stack.push_async_callback(_end, supervisor, keeping)
-        guarding = asyncio.create_task(guard_store(monitor, folder / "nats", lambda: supervisor.restart("nats")))
-        stack.push_async_callback(_cancel, guarding)
-        async with connect(url, name="penstock", token=token, monitor_url=monitor, within=START_SECONDS) as bus:
-            limits = RunLimits(log_bytes=recipe.limits.log_bytes)
-            await ensure_run(bus, RunNames(recipe.run), limits)
+        guard = guard_store(monitor, folder / "nats", lambda: supervisor.restart("nats"), tls=login.tls)
+        stack.push_async_callback(_cancel, asyncio.create_task(guard))
+        if files is not None:
+            renewal = renew(Certificates.of_files(**dataclasses.asdict(files)), lambda: supervisor.pid("nats"))
+            stack.push_async_callback(_cancel, asyncio.create_task(renewal))
+        async with connect(url, name="penstock", login=login, monitor_url=monitor, within=START_SECONDS) as bus:
+            limits, run = RunLimits(log_bytes=recipe.limits.log_bytes), RunNames(recipe.run)
+            await ensure_run(bus, run, limits)
+            for kind in get_args(TaskKind):
+                await TaskConsumer(bus, run, kind).ensure()  # a rollout may make none
         (folder / "addresses.json").write_text(json.dumps({**addresses, NATS: url}, indent=2) + "\n")
-        channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security_of(folder)))
+        channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security))
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
-        yield Training(folder, addresses, supervisor, stub), keeping
+        yield Training(folder, addresses, supervisor, stub, http), keeping
+
+
+async def renew(certificates: Certificates, pid: Callable[[], int | None]) -> None:
+    """Has NATS read its certificates again whenever they change; for ever."""
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)  # nobody announces a file
+        process = pid()
+        if certificates.refresh() and process is not None:
+            os.kill(process, signal.SIGHUP)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -9,7 +9,7 @@
         process.server.add(...)
         await process.serving()          # until SIGTERM
 
-Secrets never stand on a command line: the token comes from a file or from PENSTOCK_TOKEN.
+Secrets never stand on a command line: tokens come from files, or from PENSTOCK_TOKEN.
 """
 
 import argparse
@@ -18,13 +18,13 @@ import dataclasses
 import logging
 import os
 import pathlib
-import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvloop
 
+from penstock.access import Identity, Login
 from penstock.rpc import AddressInUse, Security, Server, is_local
 from penstock.system import exits
 from penstock.system.disk import DiskFull
@@ -83,7 +83,8 @@ def flags(service: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--trace-fraction", type=float, default=1.0, help="share of traces that are recorded")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.add_argument("--reflection", action="store_true", help="let tools list the RPCs (not in production)")
-    parser.add_argument("--token-file", type=pathlib.Path, help="file with the bearer token calls must carry")
+    parser.add_argument("--token-file", type=pathlib.Path, help="file with KIND:SECRET, or with one token for all")
+    parser.add_argument("--callers-file", type=pathlib.Path, help="file that says whom to know by their kind's token")
     parser.add_argument("--insecure", action="store_true", help="listen beyond loopback with neither token nor TLS")
     parser.add_argument("--tls-ca", type=pathlib.Path, help="PEM of the authority that signs peers")
     parser.add_argument("--tls-certificate", type=pathlib.Path, help="PEM certificate of this service")
@@ -92,47 +93,54 @@ def flags(service: str, description: str) -> argparse.ArgumentParser:
 
 
 def nats_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Adds the flags of a service that follows a run's streams; `nats_token` reads what they name."""
+    """Adds the flags of a service that follows a run's streams; `nats_login` reads what they name."""
     parser.add_argument("--nats", required=required, help="nats://HOST:PORT")
-    parser.add_argument("--nats-token-file", type=pathlib.Path, help="file with the token that NATS wants")
-
-
-def nats_token(args: argparse.Namespace) -> str | None:
-    """What to show NATS: from --nats-token-file or PENSTOCK_NATS_TOKEN. Raises OSError."""
-    path: pathlib.Path | None = args.nats_token_file
-    return path.read_text().strip() if path is not None else os.environ.get("PENSTOCK_NATS_TOKEN") or None
-
-
-def security(args: argparse.Namespace) -> Security:
-    """The credentials that the flags name. Raises OSError, or ValueError for half of a pair."""
-    if (args.tls_certificate is None) != (args.tls_key is None):
-        raise ValueError("--tls-certificate and --tls-key belong together")
-    found = Security.of_files(
-        token_file=args.token_file, authority=args.tls_ca, certificate=args.tls_certificate, key=args.tls_key
+    parser.add_argument(
+        "--nats-token-file", type=pathlib.Path, help="file with what NATS wants: USER:PASSWORD, or a token"
     )
-    if args.token_file is None:
-        found = dataclasses.replace(found, token=os.environ.get("PENSTOCK_TOKEN") or None)
-    _check_pem(args.tls_certificate, args.tls_key, args.tls_ca)
-    if not (args.insecure or found.token or found.tls or is_local(args.listen)):
+
+
+def nats_login(args: argparse.Namespace, held: Security) -> Login:
+    """How to show oneself to NATS: by --nats-token-file or PENSTOCK_NATS_TOKEN, with the certificates of `held`.
+
+    Raises OSError.
+    """
+    path: pathlib.Path | None = args.nats_token_file
+    text = path.read_text() if path is not None else os.environ.get("PENSTOCK_NATS_TOKEN", "")
+    return Login.parsed(text, held.certificates.context() if held.certificates is not None else None)
+
+
+def security(args: argparse.Namespace, *, listens: bool = True) -> Security:
+    """The credentials that the flags name. listens: whether a gRPC server shows them, and not a caller alone.
+
+    Raises OSError, or ValueError for half of a pair, what is no PEM, and what no server may listen with.
+    """
+    found = Security.of_files(
+        token_file=args.token_file,
+        callers_file=args.callers_file,
+        authority=args.tls_ca,
+        certificate=args.tls_certificate,
+        key=args.tls_key,
+        named=True,
+    )
+    if args.token_file is None and (text := os.environ.get("PENSTOCK_TOKEN")):
+        identity = Identity.parsed(text)
+        found = dataclasses.replace(found, identity=identity, token=None if identity else text)
+    if listens:
+        found.check_listening(args.listen)
+    if not (args.insecure or found.token or found.callers or found.tls or is_local(args.listen)):
         raise ValueError(
             f"--listen {args.listen}: everybody who reaches it could call; give --token-file with TLS, or --insecure"
         )
     return found
 
 
-def _check_pem(certificate: pathlib.Path | None, key: pathlib.Path | None, authority: pathlib.Path | None) -> None:
-    """Raises ValueError with the file's name: gRPC itself says of a wrong file that the address is taken."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        if certificate is not None:
-            context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        raise ValueError(f"{certificate} and {key} are no certificate and its key in PEM: {error.reason}") from error
-    try:
-        if authority is not None:
-            context.load_verify_locations(authority)
-    except ssl.SSLError as error:
-        raise ValueError(f"{authority} is no certificate in PEM: {error.reason}") from error
+def serve_metrics(port: int, held: Security) -> int:
+    """Serves Prometheus, to holders of a certificate alone where these settings are mutual TLS. Raises OSError."""
+    if held.certificates is None or held.certificates.certificate is None:
+        return metrics.serve(port)
+    c = held.certificates
+    return metrics.serve(port, certificate=c.certificate, key=c.key, authority=c.authority)
 
 
 @contextmanager
@@ -156,7 +164,7 @@ def run(args: argparse.Namespace, body: Body, run_name: str = "") -> int:
 def _served(args: argparse.Namespace, body: Body) -> int:
     try:
         credentials = security(args)
-        metrics.serve(args.metrics_port)
+        serve_metrics(args.metrics_port, credentials)
     except (OSError, ValueError) as error:
         logger.error("cannot start: %s", error)
         return exits.BAD_INPUT

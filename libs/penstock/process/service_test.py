@@ -26,6 +26,8 @@ def test_half_a_pair_and_wrong_files_are_named(tmp_path: pathlib.Path) -> None:
     certificate, key = issue(tmp_path, "a")
     empty = tmp_path / "empty"
     empty.write_text("")
+    identity = tmp_path / "learner.token"
+    identity.write_text("learner:secret")
     assert security(parsed("--tls-certificate", certificate, "--tls-key", key, "--tls-ca", certificate)).tls
     for words, named in (
         (("--tls-certificate", certificate), "belong together"),
@@ -34,6 +36,9 @@ def test_half_a_pair_and_wrong_files_are_named(tmp_path: pathlib.Path) -> None:
         (("--tls-ca", empty), f"{empty} is no certificate"),
         (("--tls-ca", key), f"{key} is no certificate"),
         (("--token-file", empty), "the token is empty"),
+        (("--tls-key", key), f"{key}: certificate and key belong together"),
+        (("--callers-file", key), f"{key}: "),
+        (("--token-file", identity), "the learner must know its callers"),
     ):
         with pytest.raises(ValueError, match=named):
             security(parsed(*words))

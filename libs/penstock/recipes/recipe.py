@@ -38,6 +38,7 @@ class Recipe(s.Section):
     weight_sync: s.WeightSync = Field(default_factory=s.WeightSync)
     limits: s.Limits = Field(default_factory=s.Limits)
     telemetry: s.Telemetry = Field(default_factory=s.Telemetry)
+    security: s.Security = Field(default_factory=s.Security)
 
     @property
     def steps(self) -> int:

@@ -1,5 +1,6 @@
 """How every server and channel of Penstock is built, and the errors that cross them."""
 
+from penstock.rpc.certificates import Certificates
 from penstock.rpc.channel import channel, ready
 from penstock.rpc.errors import (
     Abort,
@@ -27,6 +28,7 @@ __all__ = [
     "FOREIGN",
     "Abort",
     "AddressInUse",
+    "Certificates",
     "Refusals",
     "Retry",
     "RpcError",

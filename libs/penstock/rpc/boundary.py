@@ -1,8 +1,10 @@
 """The one interceptor of every server: between the wire and a handler.
 
-In order: the caller is authorised, the bytes are decoded (malformed ones are INVALID_ARGUMENT, where grpc.aio itself
-says UNKNOWN), each message is validated, a call without a deadline gets the server's and is counted, an `Abort` becomes
-its status, and any other exception becomes INTERNAL with an incident id: its text stays in the log, never on the wire.
+In order: the caller is authorised (before anything of its request is read, where a token says who it is), it gets a
+place within its kind's quota, a call without a deadline gets the server's and is counted, the size of each message is
+compared with the method's, its bytes are decoded (malformed ones are INVALID_ARGUMENT, where grpc.aio itself says
+UNKNOWN) and validated, an `Abort` becomes its status, and any other exception becomes INTERNAL with an incident id: its
+text stays in the log, never on the wire.
 
 Handlers are coroutines or asynchronous generators. A unary handler that is a plain function runs in a thread, so that
 blocking code cannot stop the event loop.
@@ -14,14 +16,17 @@ import asyncio
 import inspect
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from penstock.access import LARGEST, QUOTAS, rule_of
 from penstock.rpc import validation
-from penstock.rpc.errors import Abort, deadline_exceeded, invalid_argument
+from penstock.rpc.errors import Abort, deadline_exceeded, invalid_argument, resource_exhausted
+from penstock.rpc.quotas import Quotas
 from penstock.rpc.security import Security
 from penstock.telemetry import metrics
 
@@ -30,7 +35,9 @@ HEALTH = "/grpc.health.v1.Health/"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _no_deadline = metrics.counter(metrics.CALLS_WITHOUT_DEADLINE, "Calls that came without a deadline.", ["method"])
-_refused = metrics.counter(metrics.CALLS_REFUSED, "Calls that showed no token or a wrong one.", ["method"])
+_calls_refused = metrics.counter(
+    metrics.CALLS_REFUSED, "Calls of strangers, and of those who may not make them.", ["method"]
+)
 _incidents = metrics.counter(metrics.INCIDENTS, "Calls that failed by an unexpected exception.", ["method"])
 
 
@@ -39,6 +46,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def __init__(self, security: Security, unary_seconds: float, stream_seconds: float) -> None:
         self._security = security
+        self._quotas = Quotas(QUOTAS)
         self._unary_seconds = unary_seconds
         self._stream_seconds = stream_seconds
 
@@ -52,12 +60,26 @@ class Boundary(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(HEALTH):
             return handler
         authorization = dict(handler_call_details.invocation_metadata or ()).get("authorization")
-        allowed = self._security.allows(method, authorization)
-        if not allowed:
-            _refused.labels(method).inc()
-            shown = "no token" if authorization is None else "a wrong token"
-            logger.warning("a call was refused: it shows %s", shown, extra={"method": method})
-        return _Guarded(self, method, handler, allowed).handler()
+        try:
+            caller = self._security.by_token(method, authorization)
+        except Abort as refusal:
+            return _refused(self._told(method, refusal))
+        return _Guarded(self, method, handler, caller).handler()
+
+    @contextmanager
+    def place(self, method: str, caller: str, context: Context) -> Iterator[None]:
+        """The call is authorised, and has a place in its kind's quota for the block. Raises an Abort."""
+        try:
+            caller = self._security.by_certificate(method, caller, context.auth_context())
+        except Abort as refusal:
+            raise self._told(method, refusal) from None
+        with self._quotas.place(caller):
+            yield
+
+    def _told(self, method: str, refusal: Abort) -> Abort:
+        _calls_refused.labels(method).inc()
+        logger.warning("a call was refused: %s", refusal.message, extra={"method": method})
+        return refusal
 
     def seconds(self, context: Context, method: str, streaming: bool) -> float | None:
         """The deadline to enforce here; None where the caller set one."""
@@ -71,11 +93,13 @@ class Boundary(grpc.aio.ServerInterceptor):
 class _Guarded:
     """One method's handler, wrapped. Decodes by itself, so that malformed bytes can be told from failures."""
 
-    def __init__(self, boundary: Boundary, method: str, inner: Any, allowed: bool) -> None:
+    def __init__(self, boundary: Boundary, method: str, inner: Any, caller: str) -> None:
         self._boundary = boundary
         self._method = method
         self._inner = inner
-        self._allowed = allowed
+        self._caller = caller
+        rule = rule_of(method)
+        self._most = rule.bytes if rule is not None else LARGEST
         behaviours = (inner.unary_unary, inner.unary_stream, inner.stream_unary, inner.stream_stream)
         self._behaviour: Callable[..., Any] = next(each for each in behaviours if each is not None)
 
@@ -91,9 +115,10 @@ class _Guarded:
 
     async def _unary(self, request: Any, context: Context) -> Any:
         try:
-            seconds = self._boundary.seconds(context, self._method, False)
-            async with asyncio.timeout(seconds) as limit:
-                return await self._answer(self._admit(request), context)
+            with self._boundary.place(self._method, self._caller, context):
+                seconds = self._boundary.seconds(context, self._method, False)
+                async with asyncio.timeout(seconds) as limit:
+                    return await self._answer(self._admit(request), context)
         except TimeoutError as error:
             if not limit.expired():
                 await self._fail(error, context)
@@ -107,6 +132,15 @@ class _Guarded:
         return await self._behaviour(request, context)
 
     async def _stream(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            with self._boundary.place(self._method, self._caller, context):
+                async with aclosing(self._responses(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+        except Exception as error:
+            await self._fail(error, context)
+
+    async def _responses(self, request: Any, context: Context) -> AsyncGenerator[Any, None]:
         responses: Any = None
         try:
             seconds = self._boundary.seconds(context, self._method, True)
@@ -125,16 +159,12 @@ class _Guarded:
                         raise deadline_exceeded(f"the stream did not end within {seconds} s") from None
                     raise
                 yield response
-        except Exception as error:
-            await self._fail(error, context)
         finally:
             if hasattr(responses, "aclose"):
                 await responses.aclose()
 
     def _admit(self, request: Any) -> Any:
-        """Authorises and decodes: a message, or the iterator over them."""
-        if not self._allowed:
-            raise Abort(grpc.StatusCode.UNAUTHENTICATED, "missing or wrong bearer token")
+        """Decodes: a message, or the iterator over them."""
         return self._decode_all(request) if self._inner.request_streaming else self._decode(request)
 
     async def _decode_all(self, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
@@ -142,6 +172,9 @@ class _Guarded:
             yield self._decode(request)
 
     def _decode(self, request: bytes) -> Any:
+        if len(request) > self._most:
+            told = f"the request has {len(request)} bytes, and {self._method} takes {self._most}"
+            raise resource_exhausted(told)
         deserialize = self._inner.request_deserializer
         if deserialize is None:
             return request
@@ -165,6 +198,15 @@ class _Guarded:
             "unexpected exception in a handler", exc_info=error, extra={"method": self._method, "incident": incident}
         )
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
+
+
+def _refused(refusal: Abort) -> Any:
+    """A handler that ends a call before anything of it is read. On the wire all kinds of methods are alike."""
+
+    async def refuse(requests: object, context: Context) -> None:
+        await context.abort_with_status(refusal.status())
+
+    return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 def _is_asynchronous(function: Callable[..., Any]) -> bool:

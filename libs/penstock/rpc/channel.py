@@ -21,6 +21,7 @@ import grpc
 from opentelemetry.instrumentation.grpc import aio_client_interceptors, filters
 
 from penstock.rpc.errors import DeadlineExceeded
+from penstock.rpc.renewing import Renewing
 from penstock.rpc.security import Security
 from penstock.rpc.settings import Transport
 from penstock.telemetry.waits import waiting
@@ -56,16 +57,22 @@ async def channel(
         ("grpc.service_config", json.dumps(_service_config(idempotent))),
         ("grpc.enable_retries", 1),
     ]
-    token = security.token
     interceptors: list[Any] = [
         *aio_client_interceptors(filter_=filters.negate(filters.health_check())),  # type: ignore[no-untyped-call]
-        *(kind(default_seconds, stream_seconds, token) for kind in _COMPLETIONS),
+        *(kind(default_seconds, stream_seconds, security) for kind in _COMPLETIONS),
     ]
-    credentials = security.channel_credentials()
-    if credentials is None:
-        opened = grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+
+    held = security.certificates
+
+    def secured() -> grpc.aio.Channel:
+        assert held is not None
+        credentials = held.channel_credentials()
+        return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
+
+    if held is None:
+        opened: Any = grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
     else:
-        opened = grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
+        opened = Renewing(secured, held)
     try:
         yield opened
     finally:
@@ -109,16 +116,18 @@ def _service_config(idempotent: Collection[str]) -> dict[str, Any]:
 class _Completion:
     """Adds the deadline and the token to a call that lacks them."""
 
-    def __init__(self, unary_seconds: float, stream_seconds: float, token: str | None) -> None:
+    def __init__(self, unary_seconds: float, stream_seconds: float, security: Security) -> None:
         self._unary_seconds = unary_seconds
         self._stream_seconds = stream_seconds
-        self._token = token
+        self._security = security
 
     def complete(self, details: grpc.aio.ClientCallDetails, streaming: bool) -> grpc.aio.ClientCallDetails:
         seconds = self._stream_seconds if streaming else self._unary_seconds
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        if self._token is not None and metadata.get("authorization") is None:
-            metadata.add("authorization", f"Bearer {self._token}")
+        method = details.method.decode() if isinstance(details.method, bytes) else details.method
+        shown = self._security.shown_to(method)
+        if shown is not None and metadata.get("authorization") is None:
+            metadata.add("authorization", f"Bearer {shown}")
         timeout = details.timeout if details.timeout is not None else seconds
         return grpc.aio.ClientCallDetails(
             details.method, timeout, metadata, details.credentials, details.wait_for_ready

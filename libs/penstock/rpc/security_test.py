@@ -7,6 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from penstock.access import Identity
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.rpc import Security, Server, call, channel
 from penstock.rpc.conftest import Misbehaving, request
@@ -15,28 +16,25 @@ from penstock.telemetry import metrics
 from penstock.testing.certificates import issue
 
 
-def _issue(directory: Path, name: str, issuer: str = "") -> tuple[bytes, bytes]:
-    """The contents of a certificate and its key."""
-    certificate, key = issue(directory, name, issuer)
-    return certificate.read_bytes(), key.read_bytes()
-
-
 async def _score(address: str, security: Security) -> None:
     async with channel(address, security=security) as opened:
         await call(reward_pb2_grpc.RewardServiceStub(opened).Score(request("x"), timeout=3))
 
 
 async def test_mutual_tls_admits_only_certificates_of_the_authority(servicer: Misbehaving, tmp_path: Path) -> None:
-    ca, _ = _issue(tmp_path, "ca")
-    _issue(tmp_path, "stranger")
-    server_side = Security(None, *_issue(tmp_path, "server", "ca"), ca)
-    learner = Security(None, *_issue(tmp_path, "learner", "ca"), ca)
-    imposter = Security(None, *_issue(tmp_path, "imposter", "stranger"), ca)
+    ca, _ = issue(tmp_path, "ca")
+    issue(tmp_path, "stranger")
+
+    def held(name: str, issuer: str) -> Security:
+        certificate, key = issue(tmp_path, name, issuer)
+        return Security.of_files(authority=ca, certificate=certificate, key=key)
+
+    server_side, learner, imposter = held("server", "ca"), held("learner", "ca"), held("imposter", "stranger")
     async with Server("test", security=server_side) as server:
         server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
         await server.start()
         await _score(server.address, learner)
-        for wrong in (imposter, Security(authority=ca), Security()):
+        for wrong in (imposter, Security.of_files(authority=ca), Security()):
             with pytest.raises(Unavailable):
                 await _score(server.address, wrong)
     assert servicer.calls == 1
@@ -61,8 +59,12 @@ async def test_a_token_is_demanded_except_for_health(servicer: Misbehaving) -> N
 
 
 def test_settings_that_contradict_are_refused() -> None:
-    with pytest.raises(ValueError, match="belong together"):
-        Security(certificate=b"x")
+    with pytest.raises(ValueError, match="x: certificate and key belong together"):
+        Security.of_files(certificate="x")
+    with pytest.raises(ValueError, match="must know its callers"):
+        Security(identity=Identity("learner", "s")).check_listening("127.0.0.1:0")
+    with pytest.raises(ValueError, match="needs TLS"):
+        Security(identity=Identity("learner", "s")).check_address("10.0.0.7:80")
     with pytest.raises(ValueError, match="empty"):
         Security(token=" ")
     with pytest.raises(ValueError, match="needs TLS"):

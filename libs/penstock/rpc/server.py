@@ -125,7 +125,7 @@ class Server:
         Raises:
             AddressInUse: see there.
         """
-        self._security.check_address(self._listen)
+        self._security.check_listening(self._listen)
         credentials = self._security.server_credentials()
         if self._reflection:
             names = [*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME]

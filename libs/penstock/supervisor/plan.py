@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from penstock.recipes import Recipe
 from penstock.recipes.sections import Judge
 
-SERVICES_TOKEN, NATS_TOKEN, PAGE_KEY = "secrets/services.token", "secrets/nats.token", "secrets/page.key"
-"""Where a run's directory has the secrets that its services are started with."""
+SECRETS = pathlib.PurePath("secrets")
+CALLERS, PAGE_KEY = SECRETS / "callers.json", SECRETS / "page.key"
+"""Where a run's directory has what its services are started with: whom they know, and what opens the page."""
 
 LESS_MEMORY = {
     "learner": "learner.micro_batch_tokens, or set learner.recompute=full",
@@ -21,6 +22,16 @@ LESS_MEMORY = {
     "environment": "environment.workers",
 }
 """By kind of service, the keys of a recipe that most of its memory hangs on."""
+
+
+def token_of(kind: str) -> pathlib.PurePath:
+    """Where a run's directory has what a kind shows to services."""
+    return SECRETS / f"{kind}.token"
+
+
+def nats_of(kind: str) -> pathlib.PurePath:
+    """Where a run's directory has what a kind shows to NATS."""
+    return SECRETS / f"{kind}.nats"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +84,24 @@ def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str
         ends = kind == "learner"
         arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder, nats, addresses))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
-        secret = ("--token-file", str(folder / SERVICES_TOKEN))
-        program = launcher("generation" if kind in ("teacher", "judge") else kind)
-        yield Service(name, addresses[name], (*program, *common, *secret, *arguments), ends)
+        runs = "generation" if kind in ("teacher", "judge") else kind
+        shown = (str(each) for each in _credentials(runs, recipe, folder))
+        yield Service(name, addresses[name], (*launcher(runs), *common, *shown, *arguments), ends)
+
+
+def _credentials(kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[object]:
+    """What a service shows to others, and whom it knows."""
+    yield from ("--token-file", folder / token_of(kind), "--callers-file", folder / CALLERS)
+    if recipe.security.authority is not None:
+        certificate, key = recipe.security.pair(kind)
+        yield from ("--tls-ca", recipe.security.authority, "--tls-certificate", certificate, "--tls-key", key)
 
 
 def _arguments(
     name: str, kind: str, recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]
 ) -> Iterator[object]:
     resolved = folder / "recipe.yaml"
-    bus = ("--nats", nats, "--nats-token-file", folder / NATS_TOKEN)
+    bus = ("--nats", nats, "--nats-token-file", folder / nats_of(kind))
     fraction = ("--trace-fraction", recipe.telemetry.trace_fraction)
     match kind:
         case "weight_sync":

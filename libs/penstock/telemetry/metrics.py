@@ -7,11 +7,15 @@ same name gives the same metric.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.metrics import MetricWrapperBase
+
+from penstock.telemetry.renewing import renew_with_files
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 
@@ -31,6 +35,7 @@ CHECKPOINT_FAILURES = "rl.learner.checkpoint_failures"
 VERSIONS_PUBLISHED = "rl.weights.versions"
 WEIGHT_BYTES = "rl.weights.bytes"
 PAUSE_SECONDS = "rl.weights.pause"
+CERTIFICATE_ENDS = "rpc.certificate.ends_at"
 CALLS_REFUSED = "rpc.server.calls_refused"
 CALLS_WITHOUT_DEADLINE = "rpc.server.calls_without_deadline"
 ENTRIES_QUARANTINED = "rl.entries.quarantined"
@@ -66,11 +71,28 @@ def _once(kind: type[_Metric], name: str, make: Callable[[str], _Metric]) -> _Me
     return metric
 
 
-def serve(port: int, *, host: str = "127.0.0.1") -> int:
+def serve(
+    port: int,
+    *,
+    host: str = "127.0.0.1",
+    certificate: Path | None = None,
+    key: Path | None = None,
+    authority: Path | None = None,
+) -> int:
     """Serves `/metrics` from a daemon thread for the life of the process; returns the port (0 takes a free one).
+
+    With a certificate and its key it is HTTPS, and with an authority for holders of a certificate of it alone. They
+    are read again when they change.
 
     Raises:
         OSError: the port is taken.
     """
-    server, _ = start_http_server(port, addr=host, registry=REGISTRY)
+    said: dict[str, str | bool] = {}
+    if certificate is not None and key is not None:
+        said |= {"certfile": str(certificate), "keyfile": str(key)}
+    if said and authority is not None:
+        said |= {"client_cafile": str(authority), "client_auth_required": True}
+    server, _ = start_http_server(port, addr=host, registry=REGISTRY, **said)  # type: ignore[arg-type]
+    if certificate is not None and key is not None and isinstance(server.socket, ssl.SSLSocket):
+        renew_with_files(server.socket, certificate, key, authority)
     return int(server.server_port)

@@ -28,6 +28,7 @@ import torch.distributed as dist
 
 from penstock.system.disk import writing
 from services.learner.interface.snapshot import Snapshot
+from services.learner.interface.telling import told_by_all
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +82,7 @@ def _sync(path: Path) -> None:
 
 def _gather_failures(failure: str | None, group: dist.ProcessGroup | None = None) -> list[str]:
     """Every rank's failure, on every rank, so that none waits for one that gave up."""
-    answers: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(answers, failure, group=group)
+    answers = told_by_all(failure, group)
     return [f"rank {rank}: {answer}" for rank, answer in enumerate(answers) if answer is not None]
 
 
@@ -117,8 +117,7 @@ def write(
     except OSError as error:
         failure = str(error)
     _raise_together(failure, path, temporary, group)
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, files, group=group)
+    gathered = told_by_all(files, group)
 
     if dist.get_rank() == 0:
         try:

@@ -17,6 +17,7 @@ import grpc
 from torch import Tensor
 
 from penstock import rpc
+from penstock.access import Login
 from penstock.bus import Bucket, Bus, RunNames, connect, trim
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.recipes import Recipe
@@ -63,7 +64,7 @@ class Addresses:
     name: str
     security: Security
     reflection: bool = False
-    nats_token: str | None = dataclasses.field(default=None, repr=False)
+    login: Login | None = None
 
 
 class Leader(Protocol):
@@ -219,9 +220,7 @@ async def _open(
 ) -> _Opened:
     """Connects, takes a new epoch, follows the streams, serves. Runs on the loop."""
     stack, names, algorithm = link.stack, RunNames(recipe.run), recipe.algorithm
-    bus = await stack.enter_async_context(
-        connect(addresses.nats, name="learner", token=addresses.nats_token, within=60)
-    )
+    bus = await stack.enter_async_context(connect(addresses.nats, name="learner", login=addresses.login, within=60))
     channel = await stack.enter_async_context(rpc.channel(addresses.weight_sync, security=addresses.security))
     held = await newest(channel)
     epoch = await take_epoch(Bucket(bus, names), above=held.epoch if held is not None else 0)

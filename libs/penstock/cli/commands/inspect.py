@@ -147,6 +147,8 @@ def _ask(
         address, security = json.loads(path.read_text())["coordinator"], security_of(runs / run)
     except OSError as error:
         raise failed(f"run {run!r} is another user's: {error}") from error
+    except ValueError as error:
+        raise failed(f"run {run!r}: {error}") from error
 
     async def ask() -> T:
         async with rpc.channel(address, security=security) as channel:

@@ -23,7 +23,6 @@ from rich.console import Console
 from penstock.bus import (
     Bus,
     BusError,
-    EmbeddedServer,
     Entry,
     RunLimits,
     RunNames,
@@ -35,9 +34,10 @@ from penstock.bus import (
     read,
     store_payload,
 )
-from penstock.cli.credentials import nats_token_of
+from penstock.cli.credentials import login_of
 from penstock.cli.run_directory import RunRefused, locked
 from penstock.cli.screen import train
+from penstock.cli.streams import run_server
 from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
 from penstock.ledger import Fate, Ledger
 from penstock.names import ledger_key
@@ -113,13 +113,13 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str) -> int
     (target / "nats").mkdir(parents=True)
     before = yaml.safe_load((source / "recipe.yaml").read_text())
     old, limits = RunNames(str(before["run"])), RunLimits(log_bytes=int(before["limits"]["log_bytes"]))
-    theirs, ours = nats_token_of(source), nats_token_of(target)
+    theirs, ours = login_of(source), login_of(target)
     with locked(source):
         async with (
-            EmbeddedServer(source / "nats", source / "logs" / "nats-replay.log", token=theirs) as there,
-            EmbeddedServer(target / "nats", target / "logs" / "nats-copy.log", token=ours) as here,
-            connect(there.url, name="replay", token=theirs, monitor_url=there.monitor_url) as from_bus,
-            connect(here.url, name="replay", token=ours, monitor_url=here.monitor_url) as to_bus,
+            run_server(source, "nats-replay.log") as there,
+            run_server(target, "nats-copy.log") as here,
+            connect(there.url, name="replay", login=theirs, monitor_url=there.monitor_url) as from_bus,
+            connect(here.url, name="replay", login=ours, monitor_url=here.monitor_url) as to_bus,
         ):
             new = RunNames(name)
             await ensure_run(to_bus, new, limits)

@@ -11,6 +11,7 @@ from penstock.recipes.sections.mixture import Source
 from penstock.recipes.sections.model import Model
 from penstock.recipes.sections.preferences import PairLoss, Preference, RewardModelLoss
 from penstock.recipes.sections.run import ALERTS, Alert, Evaluation, Limits, Rollout, Staleness, Telemetry, WeightSync
+from penstock.recipes.sections.security import Security
 
 __all__ = [
     "ALERTS",
@@ -43,6 +44,7 @@ __all__ = [
     "Rollout",
     "Sampling",
     "Section",
+    "Security",
     "ServedModel",
     "Source",
     "Staleness",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 
-def issue(directory: Path, name: str, issuer: str = "") -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 and its key in PEM, valid for a day, signed by `issuer` (made before in the same
-    directory) or by itself. Skips the test where there is no openssl."""
+def issue(directory: Path, name: str, issuer: str = "", *, uri: str = "", days: int = 1) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 (and `uri`) and its key in PEM, valid for some days, signed by `issuer` (made before
+    in the same directory) or by itself. Skips the test where there is no openssl."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make certificates with")
     certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
@@ -23,11 +23,20 @@ def issue(directory: Path, name: str, issuer: str = "") -> tuple[Path, Path]:
         "ec_paramgen_curve:P-256",
         "-nodes",
         "-days",
-        "1",
+        str(days),
     ]
     command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
     if issuer:
         command += ["-CA", str(directory / f"{issuer}.crt"), "-CAkey", str(directory / f"{issuer}.key")]
-        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+        names = f"IP:127.0.0.1,URI:{uri}" if uri else "IP:127.0.0.1"
+        command += ["-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE"]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
+
+
+def issue_kinds(directory: Path, *kinds: str) -> Path:
+    """An authority, and for each kind a certificate of it whose URI names the kind; gives the authority's."""
+    authority, _ = issue(directory, "ca")
+    for kind in kinds:
+        issue(directory, kind, "ca", uri=f"spiffe://penstock/{kind}")
+    return authority

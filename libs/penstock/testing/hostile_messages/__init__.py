@@ -6,7 +6,7 @@
 The attacks are derived from the service's descriptor, so that a new method or field is attacked without a new test.
 """
 
-from penstock.testing.hostile_messages.payloads import Attack, attacks
-from penstock.testing.hostile_messages.sending import assault
+from penstock.testing.hostile_messages.payloads import Attack, attacks, unacceptable
+from penstock.testing.hostile_messages.sending import Target, assault, check_health, judge
 
-__all__ = ["Attack", "assault", "attacks"]
+__all__ = ["Attack", "Target", "assault", "attacks", "check_health", "judge", "unacceptable"]

@@ -94,7 +94,7 @@ def attacks(good: Message, seed: int = 0) -> Iterator[Attack]:
     chance = random.Random(seed)
     for n in range(FLIPS):
         payload = _damaged(whole, chance)
-        yield Attack(f"damage {n}", payload, _unacceptable(kind, payload))
+        yield Attack(f"damage {n}", payload, unacceptable(kind, payload))
 
 
 def mutations(good: Message) -> Iterator[tuple[str, Message]]:
@@ -202,7 +202,8 @@ def _no_message(kind: type[Message], payload: bytes) -> bool:
     return False
 
 
-def _unacceptable(kind: type[Message], payload: bytes) -> bool:
+def unacceptable(kind: type[Message], payload: bytes) -> bool:
+    """Whether bytes are no message of a kind, or one that its contract forbids."""
     return _no_message(kind, payload) or _broken(kind.FromString(payload))
 
 

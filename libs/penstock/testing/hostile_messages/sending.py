@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ from penstock.testing.hostile_messages.payloads import UNKNOWN_FIELD, Attack, at
 
 MIB = 1 << 20
 LONGEST_TEXT = 4096
+CUT_OFF = "Internal error from Core"
+"""What grpc.aio's client says, rarely, of a call that its server ended while it still wrote: not the server's word."""
 CODES = grpc.StatusCode
 # A stream that was not refused may stay open for as long as its deadline (watchers do): it is left after this time.
 PATIENCE = 0.4
@@ -35,11 +37,18 @@ _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 
 
 @dataclass
-class _Target:
+class Target:
+    """A server under attack.
+
+    opened: a channel to it. limit: bytes of its largest message. seconds: in which every call must end. heard: is told
+    what methods answer.
+    """
+
     opened: grpc.aio.Channel
     limit: int
     seconds: float
     findings: list[str] = field(default_factory=list)
+    heard: Callable[[MethodDescriptor, bytes], None] = lambda method, answer: None
 
 
 async def assault(
@@ -61,11 +70,11 @@ async def assault(
         KeyError: a method has no seed.
     """
     async with channel(address, transport=Transport(max_message_bytes=4 * limit)) as opened:
-        target = _Target(opened, limit, seconds)
+        target = Target(opened, limit, seconds)
         for method in service.methods:
             for good in _seeds(method, seeds):
                 await _attack(target, method, good)
-        await _check_health(target, service.full_name)
+        await check_health(target, service.full_name)
     return target.findings
 
 
@@ -76,14 +85,14 @@ def _seeds(method: MethodDescriptor, seeds: Mapping[str, Message | Sequence[Mess
     return (found,) if isinstance(found, Message) else found
 
 
-async def _attack(target: _Target, method: MethodDescriptor, good: Message) -> None:
+async def _attack(target: Target, method: MethodDescriptor, good: Message) -> None:
     for attack in _every(good, target.limit):
         for name, stream in _requests(method, good, attack):
-            await _judge(target, method, Attack(name, attack.payload, attack.must_refuse), stream)
+            await judge(target, method, Attack(name, attack.payload, attack.must_refuse), stream)
     if method.client_streaming:
-        await _judge(target, method, Attack("a stream without a message", b"", False), [])
+        await judge(target, method, Attack("a stream without a message", b"", False), [])
     bomb = Attack("a compressed message above the limit", _padded(good, target.limit + MIB), True)
-    await _judge(target, method, bomb, [bomb.payload], grpc.Compression.Gzip)
+    await judge(target, method, bomb, [bomb.payload], grpc.Compression.Gzip)
 
 
 def _every(good: Message, limit: int) -> Iterator[Attack]:
@@ -104,21 +113,24 @@ def _requests(method: MethodDescriptor, good: Message, attack: Attack) -> Iterat
         yield f"{attack.name}, second in the stream", [good.SerializeToString(), attack.payload]
 
 
-async def _judge(
-    target: _Target,
+async def judge(
+    target: Target,
     method: MethodDescriptor,
     attack: Attack,
     requests: list[bytes],
     compression: grpc.Compression | None = None,
 ) -> None:
+    """Sends one request, or a stream of them, and notes where it does not end as it must."""
     error = await _send(target, method, attack.must_refuse, requests, compression)
+    while method.client_streaming and error is not None and error.message == CUT_OFF:
+        error = await _send(target, method, attack.must_refuse, requests, compression)
     wrong = _wrong(error, attack, compression)
     if wrong:
         target.findings.append(f"{method.name}: {attack.name}: {wrong}")
 
 
 async def _send(
-    target: _Target,
+    target: Target,
     method: MethodDescriptor,
     must_refuse: bool,
     requests: list[bytes],
@@ -139,10 +151,11 @@ async def _send(
     try:
         with translated():
             if not method.server_streaming:
-                await call
+                target.heard(method, await call)
                 return None
             async with asyncio.timeout(None if must_refuse else PATIENCE):
-                async for _ in call:
+                async for answer in call:
+                    target.heard(method, answer)
                     if must_refuse:
                         return None
     except RpcError as error:
@@ -169,12 +182,14 @@ def _wrong(error: RpcError | None, attack: Attack, compression: grpc.Compression
     if len(text) > LONGEST_TEXT:
         return f"its refusal is {len(text)} characters long"
     for found in _LEAK.finditer(text):
-        if found.group().encode() not in attack.payload:
+        echoed = found.group().encode() in attack.payload or found.group() in repr(attack.payload)
+        if not echoed:  # as it was sent, or with its control characters shown by number
             return f"its refusal shows {found.group()!r}: {text[:300]}"
     return ""
 
 
-async def _check_health(target: _Target, service: str) -> None:
+async def check_health(target: Target, service: str) -> None:
+    """Notes where health says anything but SERVING, of the server and of a service."""
     check: Any = target.opened.unary_unary("/grpc.health.v1.Health/Check")
     for name in ("", service):
         request = b"\x0a" + bytes([len(name)]) + name.encode() if name else b""

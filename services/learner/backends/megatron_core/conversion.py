@@ -17,6 +17,7 @@ from torch import Tensor
 from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.huggingface.config import ModelConfig
 from services.learner.interface.errors import UnsupportedModel
+from services.learner.interface.telling import told_by_all
 
 Kind = Literal["same", "vocab", "qkv", "row", "gate_up"]
 
@@ -247,16 +248,15 @@ def _named(p: MappedParameter, parts: list[Tensor], config: ModelConfig) -> Iter
 def _later_stages(
     stage: list[MappedParameter], config: ModelConfig, layout: RankGroups, value: Value
 ) -> Iterator[tuple[str, Tensor]]:
-    """Stages 1, 2, … send to stage 0, in turn; shapes go ahead in one message, worked out on meta tensors."""
+    """Stages 1, 2, … send to stage 0, in turn; shapes go ahead, worked out on meta tensors."""
     tp, pp, ep = layout.groups.tp, layout.groups.pp, layout.groups.ep
     shapes: list[tuple[str, torch.Size, torch.dtype]] = []
     for p in stage:
         meta = [torch.empty_like(value(p.parameter), device="meta")] * (ep if p.is_expert else tp).size()
         shapes += [(name, t.shape, t.dtype) for name, t in _named(p, meta, config)]
     first = dist.get_global_rank(pp, 0)
-    announced: list[Any] | None = [None] * pp.size() if pp.rank() == 0 else None
-    dist.gather_object(shapes, announced, dst=first, group=pp)
-    if announced is not None:
+    announced = told_by_all(shapes, pp)
+    if pp.rank() == 0:
         for s in range(1, pp.size()):
             for name, shape, dtype in announced[s]:
                 tensor = torch.empty(shape, dtype=dtype, device=layout.device)

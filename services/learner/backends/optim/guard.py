@@ -6,12 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.distributed as dist
-
 from services.learner.backends.optim import schedules
 from services.learner.backends.optim.loss_scale import LossScale
 from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy_spec import PolicySpec
+from services.learner.interface.telling import told_by_all
 
 log = logging.getLogger(__name__)
 NAMED = 3
@@ -82,9 +81,7 @@ class Guard:
             log.warning("optimizer step %d overflowed in float16: the loss scale is now %g", self.steps, self.scale)
             return
         self.skipped_in_a_row += 1
-        gathered: list[list[str]] = [list(own)] * dist.get_world_size()
-        dist.all_gather_object(gathered, list(own))
-        culprits = list(dict.fromkeys(name for part in gathered for name in part))
+        culprits = list(dict.fromkeys(name for part in told_by_all(list(own)) for name in part))
         more = f" and of {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
         which = f"the gradient of {', '.join(culprits[:NAMED])}{more} is not finite"
         if not culprits:

@@ -33,6 +33,7 @@ from services.learner.huggingface.safetensors_directory import SafetensorsDirect
 from services.learner.huggingface.tied import check_tied
 from services.learner.interface.batch import Batch, TrainingSample
 from services.learner.interface.errors import UnsupportedModel
+from services.learner.interface.telling import told
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +135,8 @@ def said_of_sequences(model: Any | None) -> Tensor:
                 said_of_all = said_of_all.log_softmax(-1).gather(-1, tokens[0, 1:, None])
             parts += [said.new_zeros(1), said_of_all[:, 0]]
         said = torch.cat(parts)
-    told = [said]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    everywhere: Tensor = told(said)
+    return everywhere
 
 
 def check_cut(model: Any, expected: Tensor, said: Callable[[Batch], Tensor]) -> None:
@@ -178,14 +178,13 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def together(work: Any) -> Any:
     """Rank 0's result of `work`; a failure of rank 0 (UnsupportedModel) is raised on every rank."""
-    told: list[Any] = [None, None]
-    result = None
+    result = known = refused = None
     if dist.get_rank() == 0:
         try:
-            result, told[0] = work()
+            result, known = work()
         except UnsupportedModel as error:
-            told[1] = str(error)
-    dist.broadcast_object_list(told, src=0)
-    if told[1] is not None:
-        raise UnsupportedModel(told[1])
-    return result, told[0]
+            refused = str(error)
+    known, refused = told((known, refused))
+    if refused is not None:
+        raise UnsupportedModel(refused)
+    return result, known

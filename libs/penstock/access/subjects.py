@@ -1,0 +1,83 @@
+"""The table of NATS: what each kind may publish and hear in a run. A kind that is not in it has no user there.
+
+Nobody but the operator makes, changes or removes streams. A rollout makes no consumer either: one could be told to
+deliver what the rollout has published into the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import get_args
+
+from penstock.access.kinds import Kind
+from penstock.names import RunNames, TaskKind
+
+API = "$JS.API"
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What one user may publish and subscribe to, as NATS writes it."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+EVERYTHING = Subjects((">",), (">",))
+
+
+def inbox_of(kind: str) -> str:
+    """Where a kind's answers come: no other kind hears them."""
+    return f"_INBOX_{kind}"
+
+
+def subjects_of(names: RunNames) -> dict[Kind, Subjects]:
+    """The table for one run."""
+    n = names
+    ledger = f"penstock.{n.run}.ledger"
+    samples = (n.subjects("log"), n.subjects("blob"))
+    return {
+        "operator": EVERYTHING,
+        "coordinator": _user(
+            "coordinator",
+            (n.subjects("task"), *samples, f"{ledger}.group.*", f"{ledger}.eval.*", n.key_subject("paused")),
+            looks=(n.tasks, n.log, n.ledger, n.blobs, n.bucket_stream),
+            reads=(n.log, n.ledger),
+            more=[f"{API}.CONSUMER.INFO.{n.tasks}.{n.consumer(kind)}" for kind in get_args(TaskKind)],
+        ),
+        "learner": _user(
+            "learner",
+            (*(f"{ledger}.{what}.*" for what in ("group", "batch", "step", "eval")), n.key_subject("learner_epoch")),
+            looks=(n.log, n.ledger, n.blobs, n.bucket_stream),
+            reads=(n.log, n.ledger),
+            more=[f"{API}.STREAM.PURGE.{n.log}"],
+        ),
+        "rollout": _user(
+            "rollout",
+            samples,
+            looks=(n.log, n.blobs),
+            reads=(),
+            more=[
+                f"$JS.ACK.{n.tasks}.>",
+                *(
+                    f"{API}.CONSUMER.{what}.{n.tasks}.{n.consumer(kind)}"
+                    for what in ("INFO", "MSG.NEXT")
+                    for kind in get_args(TaskKind)
+                ),
+            ],
+        ),
+    }
+
+
+def _user(
+    kind: Kind, writes: Iterable[str], *, looks: Iterable[str], reads: Iterable[str], more: list[str]
+) -> Subjects:
+    """writes: subjects; looks: streams whose state and single messages it asks for; reads: streams it follows."""
+    looking = [f"{API}.{what}.{stream}" for stream in looks for what in ("STREAM.INFO", "STREAM.MSG.GET")]
+    following = [
+        f"{API}.CONSUMER.{what}"
+        for stream in reads
+        for what in (f"CREATE.{stream}", f"CREATE.{stream}.>", f"MSG.NEXT.{stream}.*")
+    ]
+    return Subjects((*writes, f"{API}.STREAM.NAMES", *looking, *following, *more), (f"{inbox_of(kind)}.>",))
