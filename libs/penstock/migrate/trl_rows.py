@@ -46,8 +46,7 @@ def dpo(given: Given, made: Made) -> None:
     made.set("algorithm.preference.nll_coefficient", None if alpha is None else real(alpha))
     _divergence(given, made)
     made.set("algorithm.preference.length_share", given.take("ld_alpha"))
-    if given.take("use_weighting", False):
-        made.left("use_weighting", "WPO's weights are not here; importance_cap weighs stale pairs of rollouts")
+    made.set("algorithm.preference.wpo", given.take("use_weighting", False) or None)
     if given.take("reference_free", False):
         made.left("reference_free", "use a loss without a reference: simpo, orpo")
     reference(given, made, True)

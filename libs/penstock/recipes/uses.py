@@ -133,9 +133,11 @@ def _muon(r: Recipe) -> bool:
 
 
 def _weighs_pairs(r: Recipe) -> bool:
-    p = r.algorithm.preference
-    by_pair = all(preference_choice(each.loss).by_pair for each in p.losses)
-    return _paired(r) and by_pair and p.source == "rollouts" and r.sampling.temperature == 1
+    return _by_pair(r) and r.algorithm.preference.source == "rollouts" and r.sampling.temperature == 1
+
+
+def _by_pair(r: Recipe) -> bool:
+    return _paired(r) and all(preference_choice(each.loss).by_pair for each in r.algorithm.preference.losses)
 
 
 def _measures(r: Recipe) -> bool:
@@ -231,6 +233,9 @@ USES: Mapping[str, Use] = {
     **_rows("algorithm.preference", Use(_paired), "pairs_per_group", "min_margin", "weight", "more"),
     "algorithm.preference.divergence": Use(_measures),
     "algorithm.preference.length_share": Use(_paired),
+    "algorithm.preference.wpo": Use(
+        _by_pair, lambda r: "weighs pairs; leave it out for kto and aot" if r.method.name == "preference" else ""
+    ),
     "algorithm.preference.nll_normalisation": Use(
         lambda r: r.method.name == "preference" and r.algorithm.preference.nll_coefficient > 0,
         lambda r: "there is no likelihood term; set nll_coefficient" if r.method.name == "preference" else "",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from services.learner.interface.batch import Batch
@@ -23,6 +24,7 @@ class TokenScores:
 
     Attributes:
       current, entropy: fp32 [k] with gradient.
+      collision: fp32 [k], log Σ p² of what the token was drawn from, without gradient.
       alternatives: fp32 [k, K] with gradient, log-probs of the batch's alternatives to each token.
       index: int64 [k], their positions in the batch's flat arrays.
       sequence: int64 [k], 0 … sequences−1. sequences: how many the micro-batch has.
@@ -30,15 +32,22 @@ class TokenScores:
 
     current: Tensor
     entropy: Tensor
+    collision: Tensor
     index: Tensor
     sequence: Tensor
     sequences: int
     alternatives: Tensor
 
     @staticmethod
-    def of(logprobs: Tensor, entropy: Tensor, index: Tensor, sequence: Tensor, sequences: int) -> "TokenScores":
+    def of(
+        logprobs: Tensor, entropy: Tensor, collision: Tensor, index: Tensor, sequence: Tensor, sequences: int
+    ) -> "TokenScores":
         """logprobs: [k, 1 + K], of each token and its alternatives."""
-        return TokenScores(logprobs[:, 0], entropy, index, sequence, sequences, logprobs[:, 1:])
+        return TokenScores(logprobs[:, 0], entropy, collision, index, sequence, sequences, logprobs[:, 1:])
+
+    def said(self) -> Tensor:
+        """[3, k]: log-probs, entropies and collisions as they are told to trainers, without gradient."""
+        return torch.stack([self.current.detach(), self.entropy.detach(), self.collision])
 
 
 class Loss(Protocol):
@@ -119,6 +128,10 @@ class Policy(Protocol):
     def logprobs_and_entropies(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """`logprobs`, and fp32 [T]: the entropy in nats of what every trained token was drawn from, 0 elsewhere; one
         forward pass."""
+        ...
+
+    def logprobs_and_collisions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`logprobs`, and fp32 [T]: log Σ p² of what every trained token was drawn from, 0 elsewhere; one pass."""
         ...
 
     def scores(self, batch: Batch) -> Tensor:

@@ -26,7 +26,7 @@ from penstock.objectives.preferences import (
     simpo,
     sppo,
 )
-from penstock.objectives.preferences.pairs import Pairs, answer_weights, pair_importance, rank_pairs
+from penstock.objectives.preferences.pairs import Pairs, answer_weights, pair_confidence, pair_importance, rank_pairs
 from penstock.objectives.preferences.unpaired import kto
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "length_normalised",
     "nca",
     "orpo",
+    "pair_confidence",
     "pair_importance",
     "rank_pairs",
     "ranking",

@@ -69,6 +69,18 @@ def pair_importance(current: Tensor, behaviour: Tensor, length: Tensor, cap: flo
     return drift.detach().clamp(max=LOG_RATIO_LIMIT).exp().clamp(max=cap)
 
 
+def pair_confidence(current: Tensor, collision: Tensor, length: Tensor) -> Tensor:
+    """[P]: WPO's weight of a pair, at most 1: how near its answers are to what the policy would say.
+
+    The product over both answers of exp(Σ (c − log Σ p²) / tokens), without gradient: the mean log-prob of an answer's
+    tokens against that of tokens the policy draws itself. current, collision (summed over tokens), length: [2P], chosen
+    before rejected. Source: "WPO: Enhancing RLHF with Weighted Preference Optimization" (Zhou et al. 2024), eq. 4 with
+    sampled alignment.
+    """
+    near = (current - collision) / length.clamp(min=1)
+    return near.view(-1, 2).sum(-1).detach().clamp(max=0).exp()
+
+
 def answer_weights(losses: Callable[[Tensor], Tensor], current: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of a batch's preference loss with respect to its answers' log-probs.
 

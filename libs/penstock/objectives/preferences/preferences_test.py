@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from penstock.objectives import preference_losses
-from penstock.objectives.preferences import Pairs, answer_weights, kto, pair_importance, rank_pairs
+from penstock.objectives.preferences import Pairs, answer_weights, kto, pair_confidence, pair_importance, rank_pairs
 
 LENGTHS = ([4.0, 2.0], [2.0, 8.0])
 
@@ -131,3 +131,10 @@ def test_pairs_are_best_with_worst_and_equal_rewards_make_none() -> None:
     assert rank_pairs(rewards, 2, 0.75) == [(1, 2)]
     assert rank_pairs([1.0, 1.0, 0.0, 0.0], 2, 0.0) == [(0, 3), (1, 2)]
     assert rank_pairs([0.3] * 4, 2, 0.0) == [] and rank_pairs([1.0], 1, 0.0) == []
+
+
+def test_wpo_weighs_a_pair_by_how_near_its_answers_are_and_never_above_one() -> None:
+    current = torch.tensor([-2.0, -4.0, -1.0, -1.0], dtype=torch.float64)
+    collision = torch.tensor([-1.0, -2.0, -3.0, -3.0], dtype=torch.float64)
+    weight = pair_confidence(current, collision, torch.tensor([2.0, 4.0, 2.0, 2.0]))
+    torch.testing.assert_close(weight, torch.tensor([math.exp(-1 / 2 - 2 / 4), 1.0], dtype=torch.float64))

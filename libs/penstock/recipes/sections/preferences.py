@@ -93,6 +93,10 @@ class Preference(PairLoss):
         description="rollouts: weigh a pair by how much likelier its answers are now than when they were drawn, at "
         "most this; unweighted if absent",
     )
+    wpo: bool = Field(
+        default=False,
+        description="weigh a pair by how near its answers are to what the policy would say itself, at most 1 (WPO)",
+    )
 
     @property
     def losses(self) -> tuple[PairLoss, ...]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from penstock.objectives import preferences
-from penstock.objectives.preferences import Pairs, answer_weights, pair_importance
+from penstock.objectives.preferences import Pairs, answer_weights, pair_confidence, pair_importance
 from penstock.recipes import Recipe
 from services.learner.algorithms import resolve
 from services.learner.algorithms.preference.pairs import CHOSEN, ELSEWHERE, REJECTED, paired
@@ -56,12 +56,15 @@ class PreferenceTrainer:
     def _answers(self, batch: Batch) -> "_Answers":
         batch.expect("role")
         role, counts = _roles(batch), self._counts(batch)
-        logprobs = self._policy.logprobs(batch)
+        if self._settings.wpo:
+            logprobs, collisions = self._policy.logprobs_and_collisions(batch)
+        else:
+            logprobs, collisions = self._policy.logprobs(batch), None
         current = sequence_sums(batch, logprobs * counts)
         likelihood = float((self._likelihood(batch, role) * logprobs).sum(dtype=torch.float64))
         reference = torch.zeros_like(current) if self._references is None else self._references.of(batch, counts)
         if paired(self._settings):
-            losses = self._pair_losses(batch, current, reference)
+            losses = self._pair_losses(batch, current, reference, collisions)
         else:
             elsewhere = (current - reference)[role == ELSEWHERE]
             baseline = elsewhere.mean() if len(elsewhere) else current.new_zeros(())
@@ -92,11 +95,15 @@ class PreferenceTrainer:
             return answers
         return answers / sequence_sums(batch, chosen).clamp(min=1).to(chosen.dtype)[batch.sequence_of_token]
 
-    def _pair_losses(self, batch: Batch, current: Tensor, reference: Tensor) -> Callable[[Tensor], Tensor]:
+    def _pair_losses(
+        self, batch: Batch, current: Tensor, reference: Tensor, collisions: Tensor | None
+    ) -> Callable[[Tensor], Tensor]:
         length, cap = sequence_sums(batch, batch.mask).clamp(min=1), self._settings.importance_cap
         weight: Tensor | float = 1.0
         if cap is not None:
             weight = pair_importance(current, sequence_sums(batch, batch.behaviour), length, cap)
+        if collisions is not None:
+            weight = weight * pair_confidence(current, sequence_sums(batch, collisions), length)
 
         def losses(answers: Tensor) -> Tensor:
             pairs: Tensor = self._loss(

@@ -16,7 +16,7 @@ from penstock.recipes.sections import Optimizer, Parallel, Preference
 from penstock.trajectories import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.preference.pairs import PreferencePairs, paired
-from services.learner.algorithms.preference.trainer import ReferenceSums
+from services.learner.algorithms.preference.trainer import ReferenceSums, sequence_sums
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.interface.batch import Batch, TrainingSample, broadcast
@@ -189,6 +189,21 @@ def _weighted_loss(model_dir: Path, cap: float | None) -> Any:
 def test_stale_pairs_are_weighed_where_the_recipe_wants_it(model_dir: Path) -> None:
     assert run_ranks(1, _weighted_loss, model_dir, None)[0] == pytest.approx(math.log(2), abs=1e-6)
     assert run_ranks(1, _weighted_loss, model_dir, 5.0)[0] == pytest.approx(math.exp(-0.1) * math.log(2), abs=1e-5)
+
+
+def _wpo_loss(model_dir: Path) -> Any:
+    """The loss, and what it is by the weights written out, where every pair costs log 2 (a policy at its reference)."""
+    policy, batch = _policy(model_dir, Parallel()), batch_of(DPO, 1)
+    logprobs, collisions = policy.logprobs_and_collisions(batch)
+    settings = recipe_of("dpo", algorithm={"preference": Preference(wpo=True)})
+    near = sequence_sums(batch, logprobs - collisions) / sequence_sums(batch, batch.mask)
+    weights = near.view(-1, 2).sum(1).clamp(max=0).exp()
+    return make_trainer(settings, policy).step(batch).metrics["loss"], float((weights * math.log(2)).mean())
+
+
+def test_wpo_weighs_pairs_by_the_policys_own_distribution(model_dir: Path) -> None:
+    loss, expected = run_ranks(1, _wpo_loss, model_dir)[0]
+    assert loss == pytest.approx(expected, rel=1e-5) and 0 < loss < math.log(2)
 
 
 def _count_reference_passes(model_dir: Path) -> Any:

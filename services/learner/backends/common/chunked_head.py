@@ -1,4 +1,4 @@
-"""Log-probability and entropy of tokens from an output layer, in bounded memory.
+"""Log-probability of tokens, and entropy and collision of what they are drawn from, in bounded memory.
 
 [tokens, vocabulary] is never held: logits exist for one chunk of tokens at a time, in forward and again in backward.
 The output layer may be one rank's rows of a larger one; the vocabulary is never gathered then. The layer is
@@ -37,11 +37,11 @@ class _TokenLogprobs(torch.autograd.Function):
         vocab: int,
         temperature: float,
         chunk: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         head = weight.float()
         start = 0 if group is None else group.rank() * weight.shape[0]
         scale = 1.0 / temperature
-        logprobs, normalisers, entropies = [], [], []
+        logprobs, normalisers, entropies, collisions = [], [], [], []
         for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True):
             z, index, ours = _chunk_logits(h.to(head.dtype), head, t, start, vocab, scale)
             top = z.max(-1).values
@@ -50,21 +50,25 @@ class _TokenLogprobs(torch.autograd.Function):
             e = (z - top[:, None]).exp_()
             zt = z.gather(1, index).masked_fill(~ours, 0.0)
             ez = (e * z.masked_fill(z == float("-inf"), 0.0)).sum(-1)
-            stats = torch.cat([e.sum(-1)[:, None], ez[:, None], zt], 1)
+            ee = torch.einsum("cv,cv->c", e, e)
+            stats = torch.cat([e.sum(-1)[:, None], ez[:, None], ee[:, None], zt], 1)
             if group is not None:
                 dist.all_reduce(stats, group=group)
             normaliser = stats[:, 0].log() + top
-            logprobs.append(stats[:, 2:] - normaliser[:, None])
+            logprobs.append(stats[:, 3:] - normaliser[:, None])
             normalisers.append(normaliser)
             entropies.append(normaliser - stats[:, 1] / stats[:, 0])
+            collisions.append(stats[:, 2].log() - 2 * stats[:, 0].log())
         logprob, normaliser, entropy = torch.cat(logprobs), torch.cat(normalisers), torch.cat(entropies)
+        collision = torch.cat(collisions)
+        ctx.mark_non_differentiable(collision)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, target, normaliser, entropy)
         ctx.args = (start, vocab, scale, chunk)
-        return logprob, entropy
+        return logprob, entropy, collision
 
     @staticmethod
-    def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None, _: Tensor | None) -> Any:
         hidden, weight, target, normaliser, entropy = ctx.saved_tensors
         start, vocab, scale, chunk = ctx.args
         head = weight.float()
@@ -99,13 +103,16 @@ def chunked_logprobs(
     temperature: float,
     chunk: int | None,
     group: dist.ProcessGroup | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `target` [n, m] from the final hidden states [n, h] before it, and entropies; fp32.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of `target` [n, m] from the final hidden states [n, h] before it, entropies [n], and the
+    log-probabilities [n] that two draws are the same, log Σ p², which have no gradient; fp32.
 
     weight: the output layer [vocab, h]; with `group`, this rank's equal part of [padded vocab, h], `vocab` being the
     true size. The gradients of `hidden` are then partial sums. chunk: tokens whose logits exist at once; None: as many
     as fit into HEAD_BYTES. n may be 0.
     """
     chunk = chunk or max(1, HEAD_BYTES // (4 * len(weight)))
-    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(hidden, weight, target, group, vocab, temperature, chunk)
+    result: tuple[Tensor, Tensor, Tensor] = _TokenLogprobs.apply(
+        hidden, weight, target, group, vocab, temperature, chunk
+    )
     return result

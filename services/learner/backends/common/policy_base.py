@@ -74,8 +74,15 @@ class PolicyBase(abc.ABC):
         """`logprobs`, and fp32 [T]: the entropy of what every trained token was drawn from; one forward pass."""
         if self.spec.scores:
             raise TypeError("this model scores: it has no log-probabilities")
-        logprobs, entropies = self._said(batch, temperature)
+        logprobs, entropies, _ = self._said(batch, temperature)
         return logprobs, entropies
+
+    def logprobs_and_collisions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`logprobs`, and fp32 [T]: log Σ p² of what every trained token was drawn from; one forward pass."""
+        if self.spec.scores:
+            raise TypeError("this model scores: it has no log-probabilities")
+        logprobs, _, collisions = self._said(batch, 1.0)
+        return logprobs, collisions
 
     def scores(self, batch: Batch) -> Tensor:
         """fp32 [T]: of a model that scores, its word on what stands before every trained token; 0 elsewhere."""
@@ -185,5 +192,5 @@ class PolicyBase(abc.ABC):
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs (or scores) and entropies of trained tokens [2, T], and [loss, *statistics] summed over the batch,
-        both equal on every rank; gradients are accumulated in training."""
+        """Log-probs (or scores), entropies and collisions of trained tokens [3, T], and [loss, *statistics] summed over
+        the batch, both equal on every rank; gradients are accumulated in training."""

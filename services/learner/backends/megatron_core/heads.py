@@ -27,8 +27,9 @@ def token_logprobs(
     sequence_parallel: bool,
     temperature: float,
     chunk: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `target` [n, m] and entropies at the positions `rows` [n] of the final hidden states.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of `target` [n, m], entropies and collisions (see `chunked_logprobs`) at the positions `rows`
+    [n] of the final hidden states.
 
     Args:
       hidden: [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
@@ -36,7 +37,7 @@ def token_logprobs(
       rows: int64 [n], positions (0 … t−1) whose next token is wanted; equal on all tensor ranks. May be empty.
       group: the tensor-parallel group. vocab: true vocabulary size.
       chunk: tokens whose logits exist at once; None: as many as fit into HEAD_BYTES.
-    Returns fp32 [n, m] and [n], equal on every tensor rank.
+    Returns fp32 [n, m], [n] and [n], equal on every tensor rank.
     """
     if sequence_parallel:
         hidden = gather_from_sequence_parallel_region(hidden, True, group)

@@ -29,7 +29,7 @@ def expected() -> list[torch.Tensor]:
     logp = torch.log_softmax(hidden[rows, 0] @ weight.t() / TEMPERATURE, -1)
     picked, entropy = logp.gather(1, target), -(logp.exp() * logp).sum(-1)
     gradients = torch.autograd.grad((picked * picked).sum() + 0.3 * entropy.sum(), (hidden, weight))
-    return [picked.detach(), entropy.detach(), *gradients]
+    return [picked.detach(), entropy.detach(), *gradients, logp.exp().square().sum(-1).log().detach()]
 
 
 def sharded(chunk: int) -> Any:
@@ -40,24 +40,25 @@ def sharded(chunk: int) -> Any:
     hidden.requires_grad_()
     options: dict[str, Any] = dict(sequence_parallel=False, temperature=TEMPERATURE, chunk=chunk)
     group = torch.distributed.group.WORLD
-    picked, entropy = token_logprobs(hidden, local, rows, target, group, VOCAB, **options)
+    picked, entropy, collision = token_logprobs(hidden, local, rows, target, group, VOCAB, **options)
     gradients = torch.autograd.grad((picked * picked).sum() + 0.3 * entropy.sum(), (hidden, local))
     nobody = token_logprobs(hidden, local, rows[:0], target[:0], group, VOCAB, **options)
-    return [picked.detach(), entropy.detach(), *gradients], [len(x) for x in nobody]
+    return [picked.detach(), entropy.detach(), *gradients, collision], [len(x) for x in nobody]
 
 
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("chunk", [4, 1000])
 def test_values_and_gradients(world: int, chunk: int) -> None:
     results = run_ranks(world, sharded, chunk)
-    picked, entropy, grad_hidden, grad_weight = expected()
+    picked, entropy, grad_hidden, grad_weight, collision = expected()
     whole_weight = torch.cat([r[0][3] for r in results])[:VOCAB]
     torch.testing.assert_close(whole_weight, grad_weight)
-    for (ours_picked, ours_entropy, ours_hidden, _), empty in results:
+    for (ours_picked, ours_entropy, ours_hidden, _, ours_collision), empty in results:
+        torch.testing.assert_close(ours_collision, collision)
         torch.testing.assert_close(ours_picked, picked)
         torch.testing.assert_close(ours_entropy, entropy)
         torch.testing.assert_close(ours_hidden, grad_hidden)
-        assert empty == [0, 0], "a micro-batch may have nothing to train"
+        assert empty == [0, 0, 0], "a micro-batch may have nothing to train"
 
 
 def in_bf16() -> torch.Tensor:

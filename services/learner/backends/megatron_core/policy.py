@@ -149,7 +149,7 @@ class MegatronPolicy(PolicyBase):
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
-        said = torch.stack([torch.zeros_like(batch.behaviour)] * 2)
+        said = torch.stack([torch.zeros_like(batch.behaviour)] * 3)
         if self._balance is not None:
             self._balance.batch(batch)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
@@ -195,7 +195,7 @@ class MegatronPolicy(PolicyBase):
         def finish(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             scored = self._scored(part, hidden, temperature)
             value, stats = loss(scored)
-            said[:, scored.index] = torch.stack([scored.current.detach(), scored.entropy.detach()])
+            said[:, scored.index] = scored.said()
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
             # The loss is globally normalised already, so no token count: _finalize does not divide.
             return value, torch.zeros((), dtype=torch.int, device=value.device), {}
@@ -208,9 +208,9 @@ class MegatronPolicy(PolicyBase):
         head, tp, sequence = self._head_weight(), self.layout.groups.tp, self.layout.parallel.sequence_parallel
         if self.config.scores:
             logprobs = token_scores(hidden, head, part.rows, tp, sequence_parallel=sequence)[:, None]
-            entropy = torch.zeros_like(logprobs[:, 0])
+            entropy = collision = torch.zeros_like(logprobs[:, 0])
         else:
-            logprobs, entropy = token_logprobs(
+            logprobs, entropy, collision = token_logprobs(
                 hidden,
                 head,
                 part.rows,
@@ -222,13 +222,13 @@ class MegatronPolicy(PolicyBase):
                 chunk=self.spec.head_chunk,
             )
         if part.join is not None:
-            both = torch.cat([logprobs, entropy[:, None]], 1)
-            local = both.new_zeros(part.tokens.shape[1], both.shape[1]).index_copy(0, part.rows, both)
+            found = torch.cat([logprobs, entropy[:, None], collision[:, None]], 1)
+            local = found.new_zeros(part.tokens.shape[1], found.shape[1]).index_copy(0, part.rows, found)
             # Every context rank computes the same loss of the whole, so each keeps its own slice of the gradient.
             whole = gather_from_sequence_parallel_region(local, False, self.layout.groups.cp)
-            logprobs, entropy = whole.index_select(0, part.join).split([both.shape[1] - 1, 1], 1)
-            entropy = entropy[:, 0]
-        return TokenScores.of(logprobs, entropy, part.index, part.sequence, part.sequences)
+            logprobs, ends = whole.index_select(0, part.join).split([found.shape[1] - 2, 2], 1)
+            entropy, collision = ends[:, 0], ends[:, 1].detach()
+        return TokenScores.of(logprobs, entropy, collision, part.index, part.sequence, part.sequences)
 
     def _head_weight(self) -> Tensor:
         """Of the output layer, which is not called as a module."""

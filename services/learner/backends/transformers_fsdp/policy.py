@@ -45,14 +45,14 @@ class WithHead(torch.nn.Module):
         super().__init__()
         self.model, self._head_chunk = model, head_chunk
 
-    def forward(self, part: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the trained tokens and their alternatives, fp32 [n, 1 + K], and entropies, fp32 [n]; or
-        scores [n, 1] and zeros."""
+    def forward(self, part: MicroBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the trained tokens and their alternatives, fp32 [n, 1 + K], entropies, collisions, fp32
+        [n] (see `chunked_logprobs`); or scores [n, 1] and zeros."""
         hidden = transformers_model.forward(self.model, part.tokens, part.positions, part.pack)[0]
         head = transformers_model.head_of(self.model).weight
         if self.model.get_output_embeddings() is None:
             scores = F.linear(hidden.index_select(0, part.rows).float(), head.float())
-            return scores, torch.zeros_like(scores[:, 0])
+            return scores, torch.zeros_like(scores[:, 0]), torch.zeros_like(scores[:, 0])
         return chunked_logprobs(
             hidden.index_select(0, part.rows),
             head,
@@ -171,15 +171,15 @@ class TransformersPolicy(PolicyBase):
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
-        said = torch.stack([torch.zeros_like(batch.behaviour)] * 2)
+        said = torch.stack([torch.zeros_like(batch.behaviour)] * 3)
         sums = torch.zeros(1 + len(loss.names), dtype=torch.float64, device=batch.tokens.device)
         for part in parts:
-            logprobs, entropy = self._network(part, temperature)
-            scored = TokenScores.of(logprobs, entropy, part.index, part.sequence, part.sequences)
+            logprobs, entropy, collision = self._network(part, temperature)
+            scored = TokenScores.of(logprobs, entropy, collision, part.index, part.sequence, part.sequences)
             value, stats = loss(scored)
             if training:
                 (value * self.optimizer.scale).backward()
-            said[:, part.index] = torch.stack([scored.current.detach(), entropy.detach()])
+            said[:, part.index] = scored.said()
             sums.add_(torch.cat([value.detach().to(torch.float64).view(1), stats]))
         if training:
             self._tensor_plan.add_up(dict(self._network.model.named_parameters()))
