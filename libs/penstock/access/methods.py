@@ -79,7 +79,7 @@ METHODS: Mapping[str, Rule] = {
     f"{_WEIGHTS}GetManifest": _rule("generation", "operator"),
     f"{_WEIGHTS}FetchTensors": _rule("generation", "operator"),
     f"{_WEIGHTS}ReportApplied": _rule("generation"),
-    f"{_WEIGHTS}ListVersions": _rule("learner", "generation", "operator"),
+    f"{_WEIGHTS}ListVersions": _rule("coordinator", "learner", "operator"),
     f"{_WEIGHTS}HoldVersions": _rule("coordinator"),
     f"{_WEIGHTS}ReleaseHold": _rule("coordinator"),
 }
