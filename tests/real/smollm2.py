@@ -73,14 +73,15 @@ def recipes() -> dict[str, dict[str, Any]]:
             "data": _data("tool"),
             "environment": {"name": "calculator", "multi_turn": True, "max_turns": 4},
             "algorithm": {"name": "grpo", "steps": 2, "groups_per_step": 4, "group_size": 4},
-            "generation": {"max_context": 1024, "max_running": 64},
-            "sampling": {"max_tokens": 192, "stop": ["</tool_call>"]},
+            "evaluation": {"tasks": 8},
+            "generation": {"max_context": 768, "max_running": 64},
+            "sampling": {"max_tokens": 128, "stop": ["</tool_call>"]},
         },
         "judge": {
             **grpo,
             "environment": {"name": "good", "rewards": [{"name": "good", "timeout_seconds": 300, "judge": judge}]},
             "algorithm": {"name": "grpo", "steps": 2, "groups_per_step": 4, "group_size": 4},
-            "evaluation": {},
+            "evaluation": {"tasks": 8},
         },
     }
 
