@@ -102,7 +102,8 @@ class Coordinator:
 
     def _moved(self) -> None:
         """The ledger is longer than before."""
-        self.alerts.see(self.ledger.reports)
+        for alert in self.alerts.see(self.ledger.reports):
+            logger.warning("alert: %s", alert, extra={"step": alert.step})
         self.recorder.write(self.ledger.reports)
         self._ending.give_up_if_all_failed()
 
