@@ -52,6 +52,7 @@ ROOMS = {
         "admission",
         "evaluation",
         "reporting",
+        "reporting/trackers",
         "state",
         "testing",
     ],

@@ -1,8 +1,8 @@
 """Marks a run whose numbers say that training is going wrong. Pure: a fold over the step reports.
 
 An alert is raised when a metric stays beyond its limit for several steps in a row (one step is noise), and taken back
-when it does not any more; that it was raised stays in the summary. Steps that lack the metric are passed over, but where the register says what
-its absence means. An alert on a family watches each member by itself.
+when it does not any more; that it was raised stays in the summary. Steps that lack the metric are passed
+over, but where the register says what its absence means. An alert on a family watches each member by itself.
 
 Example, above 0.1 for 3 steps, values .2 .2 .05 .2 .2 .2 .3: raised at the sixth, still raised at the seventh.
 """
@@ -17,7 +17,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 @dataclasses.dataclass(frozen=True)
 class Raised:
-    """An alert that was raised at `step` for `metric`; `until` is the step that took it back, or None while it stands."""
+    """An alert that was raised for `metric` at `step`; `until` is the step that took it back; None while it stands."""
 
     alert: Alert
     metric: str

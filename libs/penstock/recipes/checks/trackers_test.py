@@ -18,7 +18,8 @@ def test_a_tracker_that_is_not_installed_is_named_with_what_to_do(
     (problem,) = check_trackers(resolve(raw, ASKED))
     assert problem == (
         "telemetry.wandb_project: the package 'wandb' is not installed where the coordinator runs; add it to "
-        "bazel/venvs/light.in and renew the lock (CONTRIBUTING.md), or set the key to null: metrics.jsonl has every step"
+        "bazel/venvs/light.in and renew the lock (CONTRIBUTING.md), or set the key to null: metrics.jsonl has every "
+        "step"
     )
 
 
