@@ -17,10 +17,9 @@ from typing import Any
 
 import pytest
 
-from penstock.recipes import Recipe
+from penstock.recipes import Recipe, resolve
 from services.coordinator.reporting.sinks import Tracked, close, sinks
 from services.coordinator.reporting.trackers.tracker import Text
-from services.coordinator.testing.run import make_recipe
 
 METRICS = {"rl.reward.mean": 0.25, "rl.loss": -1.5}
 NAMES = {"rl.reward.mean": "reward/mean", "rl.loss": "train/loss"}
@@ -31,7 +30,7 @@ TEXTS = [Text("t1", "Sort cab.", "abc", 1.0), Text("t2", "Sort | ba.", "", None)
 def coordinate(folder: str, recipe: str, first: int, last: int, state: str) -> None:
     """What a coordinator does with its sinks: offers steps `first` to `last`, the step being added to every value, and
     two evaluations, the second of an older version; then the run is in `state`, or nothing is said."""
-    made = sinks(pathlib.Path(folder), Recipe.model_validate_json(recipe))
+    made = sinks(pathlib.Path(folder), resolve(json.loads(recipe)))
     for step in range(first, last + 1):
         for sink in made:
             sink.step(step, {name: value + step for name, value in METRICS.items()})
@@ -58,6 +57,23 @@ def run_coordinator(folder: pathlib.Path, recipe: Recipe, first: int, last: int,
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def recipe_of(folder: pathlib.Path, **overrides: str | int | bool) -> Recipe:
+    """A recipe that can be resolved; `overrides` are its keys with __ for the dot. The environment of this test has no
+    tokenizer, and the sinks need none."""
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "train.jsonl").write_text('{"prompt": "a"}\n')
+    raw = {
+        "run": "r1",
+        "model": {"path": str(folder / "model")},
+        "data": {"train": str(folder / "train.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": 5},
+        "telemetry": {"tensorboard": False},
+    }
+    return resolve(raw, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
 
 
 @pytest.fixture
@@ -115,7 +131,7 @@ def wandb_config(records: list[Any]) -> dict[str, Any]:
 def test_weights_and_biases_has_every_step_and_evaluation_once_in_one_run_also_after_a_restart(
     tmp_path: pathlib.Path, models: pathlib.Path
 ) -> None:
-    recipe = make_recipe(models, telemetry__wandb_project="penstock")
+    recipe = recipe_of(models, telemetry__wandb_project="penstock")
     offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
     run_coordinator(tmp_path, recipe, 1, 3, "", **offline)
     run_coordinator(tmp_path, recipe, 1, 5, "failed", **offline)
@@ -149,9 +165,9 @@ def test_mlflow_has_every_step_and_evaluation_once_in_one_run_also_after_a_resta
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
     experiment = client.create_experiment("penstock", artifact_location=(tmp_path / "artifacts").as_uri())
-    recipe = make_recipe(models, telemetry__mlflow_experiment="penstock")
+    recipe = recipe_of(models, telemetry__mlflow_experiment="penstock")
     run_coordinator(tmp_path, recipe, 1, 3, "", MLFLOW_TRACKING_URI=uri)
-    changed = make_recipe(models, telemetry__mlflow_experiment="penstock", algorithm__steps=9)
+    changed = recipe_of(models, telemetry__mlflow_experiment="penstock", algorithm__steps=9)
     run_coordinator(tmp_path, changed, 1, 5, state, MLFLOW_TRACKING_URI=uri)
     (run,) = client.search_runs([experiment])
     assert (run.info.run_name, run.info.status) == ("r1", status)
@@ -173,7 +189,7 @@ def test_a_tracker_that_cannot_be_opened_costs_the_tracking_alone(
     tmp_path: pathlib.Path, models: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
-    made = sinks(tmp_path, make_recipe(models, telemetry__mlflow_experiment="penstock"))
+    made = sinks(tmp_path, recipe_of(models, telemetry__mlflow_experiment="penstock"))
     for sink in made:
         sink.step(1, METRICS)
     close(made, within=60)
@@ -186,7 +202,7 @@ def test_tensorboard_has_every_step_and_evaluation_once_also_after_a_restart(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recipe = make_recipe(models, telemetry__tensorboard=True)
+    recipe = recipe_of(models, telemetry__tensorboard=True)
     run_coordinator(tmp_path, recipe, 1, 2, "")
     run_coordinator(tmp_path, recipe, 1, 3, "stopped")
     found = EventAccumulator(str(tmp_path / "tensorboard"))
