@@ -24,7 +24,7 @@ class Prepared:
 
 
 def prepare(groups: Sequence[CompleteGroup], sources: Sources, version: int, failed: Sequence[Group] = ()) -> Prepared:
-    """The batch of `groups`, to be trained on weights of `version`; `failed`: groups that failed since the one before."""
+    """The batch of `groups`, to be trained on weights of `version`; `failed`: groups that failed since the last."""
     kept = [sources.kept(g) for g in groups]
     trained = [m.trajectory for g in kept for m in g.usable]
     metrics = _metrics(groups, trained, version) | failure_metrics(groups, failed)

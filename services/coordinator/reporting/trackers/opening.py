@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 
 from penstock.recipes import Recipe
+from services.coordinator.reporting.trackers.event_files import TensorBoard
 from services.coordinator.reporting.trackers.identity import Notes
 from services.coordinator.reporting.trackers.mlflow_run import Mlflow
-from services.coordinator.reporting.trackers.event_files import TensorBoard
 from services.coordinator.reporting.trackers.tracker import INTERRUPTED, About
 from services.coordinator.reporting.trackers.tracking import Tracking
 from services.coordinator.reporting.trackers.wandb_run import Wandb
