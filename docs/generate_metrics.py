@@ -25,17 +25,17 @@ as the method has them. An alert (`telemetry.alerts`) may be set on every metric
 TensorBoard, Weights & Biases and MLflow have all of this under the names of the last column, which are the same in all
 of them, over the step (in W&B the axis is `train/step`), and beside it:
 
-- every evaluation at the version it measured (last table), with up to 16 of its samples as a table: `eval/sample_texts`,
-  in MLflow the artifact `eval/sample_texts-<step>.json`;
+- every evaluation at the version it measured (last table), with up to 16 of its samples as a table:
+  `eval/sample_texts`, in MLflow the artifact `eval/sample_texts-<step>.json`;
 - the resolved recipe: W&B's config, MLflow's params (what a resumed run has changed: tags `changed.<key>`), in
   TensorBoard a text; tags with algorithm, model and mode; the paths of run directory, checkpoints and export;
-- how the run ended. Failed is failed everywhere. Stopped is `KILLED` in MLflow; W&B knows no such state, so its summary's
-  `state` has the word. A process that ends before the run does leaves `interrupted`.
+- how the run ended. Failed is failed everywhere. Stopped is `KILLED` in MLflow; W&B knows no such state, so its
+  summary's `state` has the word. A process that ends before the run does leaves `interrupted`.
 
 A run's id there is made of its name, user, host and the time of its first start, and kept in `trackers.json` of its
 directory: a resumed run goes on in the same one, and nothing is said twice. Trackers work in threads of their own. One
-that hangs or fails costs the tracking alone, and the end of a run waits 5 seconds for all of them: the coordinator's log
-says once what a tracker did not take and at the end how much, and `metrics.jsonl` and `evaluations.jsonl` have all of
+that hangs or fails costs the tracking alone, and the end of a run waits 5 seconds for all of them: the coordinator's
+log says once what a tracker did not take and at the end how much, and `metrics.jsonl` and `evaluations.jsonl` have all of
 it. A recipe that names a tracker whose package is not installed is refused by `penstock config` and `train`.
 """
 

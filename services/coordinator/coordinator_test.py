@@ -168,7 +168,7 @@ async def test_kill_9_of_the_process_changes_nothing(
             process.kill()
             await process.wait()
 
-    async with running(play_worker(bus, names, "train"), play_learner(bus, names, STEPS)):
+    async with running(play_worker(bus, names, "train"), play_learner(bus, names, STEPS), within=360):
         async with life():
             await until(bus, names, lambda ledger: ledger.step >= 2, within=180)
         async with life():

@@ -16,7 +16,9 @@ EVALUATIONS = (
     StepMetric("cons@", "share", "tasks whose most frequent answer of n samples solves them", each="n"),
     StepMetric("reward.", "reward", "mean reward of one source of a mixture", each="source"),
     StepMetric("component.", "reward", "mean of one part of the reward", each="name"),
-    StepMetric("loss", "loss", "loss of held-out rows that the learner measures, and with it the others of `rl.validation`"),
+    StepMetric(
+        "loss", "loss", "loss of held-out rows that the learner measures, and with it the others of `rl.validation`"
+    ),
 )
 
 
