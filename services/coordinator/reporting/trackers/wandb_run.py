@@ -4,6 +4,7 @@ An evaluation may be told after newer steps; W&B's own step never goes back, so 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from services.coordinator.reporting.trackers.tracker import FAILED, About, Text
 
@@ -17,9 +18,9 @@ class Wandb:
     def __init__(self, project: str, about: About) -> None:
         import wandb
 
-        self._table = wandb.Table
+        self._table: Any = wandb.Table
         tags = [tag[:_LONGEST_TAG] for tag in about.tags]
-        self._run = wandb.init(project=project, name=about.name, id=about.id, resume="allow", tags=tags)
+        self._run: Any = wandb.init(project=project, name=about.name, id=about.id, resume="allow", tags=tags)
         self._run.config.update({**about.recipe, "links": dict(about.links)}, allow_val_change=True)
         self._run.define_metric("*", step_metric=AXIS)
 
