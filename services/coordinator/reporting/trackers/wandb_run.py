@@ -3,6 +3,7 @@
 An evaluation may be told after newer steps; W&B's own step never goes back, so the axis is a number of ours.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ class Wandb:
     """The run whose id is the run's own; a resumed run goes on in it."""
 
     def __init__(self, project: str, about: About) -> None:
-        import wandb
+        wandb = importlib.import_module("wandb")  # typed or not, by who looks at it
 
         self._table: Any = wandb.Table
         tags = [tag[:_LONGEST_TAG] for tag in about.tags]
