@@ -54,6 +54,7 @@ ROOMS = {
         "admission",
         "evaluation",
         "reporting",
+        "reporting/trackers",
         "state",
         "testing",
     ],

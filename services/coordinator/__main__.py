@@ -12,7 +12,7 @@ from penstock.datasets import DatasetError
 from penstock.process import Process, flags, nats_flags, nats_login, run
 from penstock.recipes import RecipeError, load
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.reporting.sinks import sinks
+from services.coordinator.reporting.sinks import close, sinks
 from services.coordinator.server import CoordinatorServicer
 from services.coordinator.state.peers import peers
 
@@ -26,12 +26,15 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
         peers(addresses, process.security) as others,
     ):
         chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, recipe.data.thinking)
-        written = sinks(args.run_directory, recipe.run, recipe.telemetry)
+        written = sinks(args.run_directory, recipe)
         coordinator = Coordinator(bus, names, recipe, args.run_directory, others, written, chat)
         process.server.add(
             coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server, CoordinatorServicer(coordinator)
         )
-        await process.serving(coordinator.run())
+        try:
+            await process.serving(coordinator.run())
+        finally:
+            await asyncio.to_thread(close, written)
 
 
 def main() -> int:

@@ -25,6 +25,8 @@ from services.coordinator.reporting.alerts import Alerts
 from services.coordinator.reporting.recording import Recorder
 from services.coordinator.reporting.sinks import Sink
 from services.coordinator.reporting.summary import summarise
+from services.coordinator.reporting.trackers.texts import TEXTS, text_of
+from services.coordinator.reporting.trackers.tracker import Text
 from services.coordinator.reporting.watching import Watch
 from services.coordinator.state.following import Following
 from services.coordinator.state.peers import Peers
@@ -53,7 +55,7 @@ class Coordinator:
         self.alerts = Alerts(recipe.telemetry.alerts)
         self.tasks = TaskMaker(recipe)
         self.watch = Watch(bus, names, recipe.limits.stall_seconds, self.state, self.following, peers)
-        self.recorder = Recorder(folder, sinks, self._around, self.summary)
+        self.recorder = Recorder(folder, sinks, self._around, self.summary, self._texts)
         self._deadlines = Deadlines(bus, names, recipe.model.path, self.following)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
@@ -102,8 +104,9 @@ class Coordinator:
 
     def _moved(self) -> None:
         """The ledger is longer than before."""
-        self.alerts.see(self.ledger.reports)
-        self.recorder.write(self.ledger.reports)
+        for alert in self.alerts.see(self.ledger.reports):
+            logger.warning("alert: %s", alert, extra={"step": alert.step})
+        self.recorder.write(self.ledger)
         self._ending.give_up_if_all_failed()
 
     def _around(self) -> dict[str, float]:
@@ -113,6 +116,10 @@ class Coordinator:
             steps.TASKS_PENDING: float(self.watch.services.tasks_pending),
             steps.GROUPS_IN_FLIGHT: float(len(self.ledger.in_flight)),
         }
+
+    def _texts(self, step: int) -> list[Text]:
+        """Samples of the evaluation of a version, where this process has seen them."""
+        return [text_of(t, self.chat) for t in self._evaluator.newest.get(step, ())[:TEXTS]]
 
     def summary(self) -> dict[str, Any]:
         """What summary.json says now."""

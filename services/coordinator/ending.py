@@ -60,8 +60,7 @@ class Ending:
     def give_up(self, why: str) -> None:
         """The run has failed, and its files say so."""
         self._state.fail(why)
-        self._recorder.hold_up()
-        self._recorder.write(self._following.ledger.reports)
+        self._recorder.over(self._state.word, self._following.ledger)
 
     async def run(self, evaluator: Evaluator) -> None:
         """Runs the planned evaluations; ends the run after its last step, or when it was stopped."""
@@ -77,7 +76,7 @@ class Ending:
             state.fail("no sample was scored; the log of the rollout service says why")
         await self._everything_written()
         state.end()
-        self._recorder.summarise()
+        self._recorder.over(state.word, ledger)
         await self._following.notify()
 
     async def _everything_written(self) -> None:
@@ -85,7 +84,7 @@ class Ending:
         with waiting("room on the disk", on=str(self._folder), deadline=None):
             self._recorder.hold_up()
             while True:
-                self._recorder.write(self._following.ledger.reports)
+                self._recorder.write(self._following.ledger)
                 if not self._recorder.problem:
                     return
                 await asyncio.sleep(TICK_SECONDS)  # nobody announces room on a disk

@@ -8,11 +8,10 @@ import pytest
 from penstock.bus import EmbeddedServer, RunNames, connect, ensure_run
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from penstock.recipes.sections import Telemetry
 from penstock.system.disk import DiskFull
 from penstock.testing.nats.fixtures import SMALL
 from penstock.testing.small_disk import fill, run_on_small_disk
-from services.coordinator.reporting.sinks import Guarded, sinks, write_summary
+from services.coordinator.reporting.sinks import Tracked, close, sinks, write_summary
 from services.coordinator.testing.run import (
     make_coordinator,
     make_recipe,
@@ -27,29 +26,32 @@ STEPS = 3
 
 
 def files_of_a_full_disk(folder: pathlib.Path) -> None:
-    made = sinks(folder, "r", Telemetry(tensorboard=True))
+    beside = folder.parent / "models"
+    beside.mkdir()
+    made = sinks(folder, make_recipe(beside, telemetry__tensorboard=True))
     path, summary = folder / "metrics.jsonl", folder / "summary.json"
     for sink in made:
-        sink.write(1, {"a": 1.0})
+        sink.step(1, {"a": 1.0})
     write_summary(summary, {"steps": 1})
     before, ballast = path.read_bytes(), fill(folder, leave=100)
     many = 500 if ballast.stat().st_size > DISK // 2 else 20_000  # where files are limited instead
     wide = {f"rl.a.name.that.takes.room.{n}": 1.0 for n in range(many)}
     for _ in range(3):  # a retry of a torn line must not tear it further
         with pytest.raises(DiskFull, match=r"disk full: .*metrics\.jsonl cannot be written"):
-            made[0].write(2, wide)
+            made[0].step(2, wide)
         assert path.read_bytes() == before
     with pytest.raises(DiskFull, match=r"disk full: .*summary\.json cannot be written"):
         write_summary(summary, wide)
     assert json.loads(summary.read_text()) == {"steps": 1}
     assert not list(folder.glob("*.tmp"))
-    assert isinstance(made[1], Guarded)
+    assert isinstance(made[1], Tracked)
     for step in range(2, 12):
-        made[1].write(step, wide)  # TensorBoard's thread dies of it; nobody waits for it
+        made[1].step(step, wide)  # TensorBoard's thread dies of it; nobody waits for it
     ballast.unlink()
-    made[0].write(2, {"a": 2.0})
-    made[1].write(30, {"a": 3.0})
+    made[0].step(2, {"a": 2.0})
+    made[1].step(30, {"a": 3.0})
     write_summary(summary, {"steps": 2})
+    close(made)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 

@@ -123,7 +123,8 @@ class Disturbed:
         end = time.monotonic() + 30
         while any(self.processes(role) for role in self.roles):
             if time.monotonic() > end:
-                raise Broken("processes outlive their killed launcher")
+                left = {role: found for role in self.roles if (found := self.processes(role))}
+                raise Broken(f"processes outlive their killed launcher: {left}")
             time.sleep(0.1)
 
     def until_step(self, step: int) -> None:

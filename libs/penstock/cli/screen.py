@@ -21,6 +21,7 @@ from penstock.cli.training import Training, training
 from penstock.cli.words import plain
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.recipes import Recipe, RecipeError, load
+from penstock.recipes.checks.trackers import check_trackers
 from penstock.supervisor import ServiceFailed
 from penstock.system import exits
 
@@ -52,7 +53,7 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
     errors = Console(stderr=True)
     try:
         await asyncio.to_thread(chat_of, recipe)
-        if away := await unreachable(recipe):
+        if away := check_trackers(recipe) or await unreachable(recipe):
             errors.print("Cannot start:", *away, sep="\n  ", markup=False, highlight=False)
             return exits.BAD_INPUT
         with held(runs, recipe) as folder:

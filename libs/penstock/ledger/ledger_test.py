@@ -43,11 +43,14 @@ def test_samples_always_add_up(decisions: list[str], trained: int) -> None:
         elif decision == "expire":
             event.expired.age = 3
         else:
-            event.failed.failures["FAILURE_TIMEOUT"] = SIZE
+            event.failed.failures["FAILURE_TIMEOUT"] = SIZE - 1
         ledger.apply_event(event, ledger.sequence + 1)
     counts = ledger.samples
     assert counts.in_flight == SIZE * len(ledger.in_flight)
     assert counts.admitted == counts.trained + counts.filtered + counts.expired + counts.failed + counts.in_flight
+    whole = [group for groups in ledger.failed.values() for group in groups]
+    assert sum(ledger.failures.values()) == SIZE * len(whole)
+    assert len(whole) == sum(group.fate is Fate.FAILED for group in ledger.groups.values())
 
 
 def test_a_group_is_released_exactly_once() -> None:

@@ -18,6 +18,9 @@ from penstock.names import training_group
 from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
+# The kind of samples that ended well, in a group too many of whose samples did not.
+OF_FAILED_GROUPS = "OTHERS_OF_FAILED_GROUPS"
+
 
 class LedgerError(BadEntry):
     """The entry contradicts those before it."""
@@ -44,6 +47,7 @@ class Group:
     fate: Fate = Fate.IN_FLIGHT
     step: int | None = None
     detail: str = ""
+    failures: dict[str, int] = dataclasses.field(default_factory=dict)  # of a FAILED group: members by kind
     reward: float | None = None  # mean over its scored members, once it is released
 
 
@@ -76,7 +80,8 @@ class Ledger:
         self.next_number = 0  # of the next group to be admitted
         self.quarantine = Quarantine()
         self._refused: dict[str, int] = {}  # by subject: the newest entry that was set aside
-        self.failures: dict[str, int] = {}
+        self.failures: dict[str, int] = {}  # samples of FAILED groups by kind; they add up
+        self.failed: dict[int, list[Group]] = {}  # by step: FAILED groups between its batch and the one before
         self.draws: dict[str, int] = {}  # by source of tasks: where its next draw begins
         self.rewards: dict[tuple[str, int], list[float]] = {}  # by source and row: mean rewards of its groups, in order
 
@@ -105,7 +110,10 @@ class Ledger:
                 group = self._release(event.group, Fate.FAILED)
                 group.detail = event.failed.detail
                 self.samples.failed += group.admitted.group_size
-                for name, count in event.failed.failures.items():
+                group.failures = dict(event.failed.failures)
+                self.failed.setdefault(self.step + 1, []).append(group)
+                rest = group.admitted.group_size - sum(group.failures.values())
+                for name, count in {**group.failures, **({OF_FAILED_GROUPS: rest} if rest > 0 else {})}.items():
                     self.failures[name] = self.failures.get(name, 0) + count
             case None:
                 raise LedgerError(f"ledger entry {sequence} for {event.group!r} says nothing")

@@ -22,6 +22,7 @@ class StepMetric:
     """One metric, or with `each` a family of them: `name` is what they begin with, `each` what follows the dot.
 
     reported: whether it is in the learner's step report, which alerts look at; the coordinator adds the others.
+    absent: what a report without the member says of it; None where it says nothing.
     """
 
     name: str
@@ -29,6 +30,7 @@ class StepMetric:
     meaning: str
     each: str = ""
     reported: bool = True
+    absent: float | None = None
 
 
 _METRICS: dict[str, StepMetric] = {}
@@ -40,13 +42,24 @@ def _step(name: str, unit: str, meaning: str, *, reported: bool = True) -> str:
     return name
 
 
-def _each(name: str, each: str, unit: str, meaning: str) -> str:
-    _METRICS[name] = StepMetric(name, unit, meaning, each)
+def _each(name: str, each: str, unit: str, meaning: str, *, absent: float | None = None) -> str:
+    _METRICS[name] = StepMetric(name, unit, meaning, each, absent=absent)
     return name
 
 
 SAMPLES_TRAINED = _step("rl.samples.trained", "samples", "samples in the batch")
 SAMPLES_MASKED = _step("rl.samples.masked", "samples", "usable samples of the batch's groups that are not trained on")
+SAMPLES_FAILED = _each(
+    "rl.samples.failed", "kind", "samples", "failed samples of the batch's groups, by kind of failure", absent=0.0
+)
+FAILED = _each(
+    "rl.failed",
+    "cause",
+    "share",
+    "share of failed samples by cause, also of whole groups that failed since the step before: a reward and its gRPC "
+    "status, or that it gave no score (`math.UNAVAILABLE`, `math.invalid`); else the kind of failure",
+    absent=0.0,
+)
 TOKENS_TRAINED = _step("rl.tokens.trained", "tokens", "tokens of the trained samples, prompts included")
 TOKENS_GENERATED = _step("rl.tokens.generated", "tokens", "tokens that engines drew for the batch's groups")
 LENGTH_MEAN = _step("rl.completion.length.mean", "tokens", "mean length of the trained completions")
@@ -145,6 +158,14 @@ def find(name: str) -> StepMetric | None:
     return next(
         (m for m in _METRICS.values() if m.each and name.startswith(m.name + ".") and name != m.name + "."), None
     )
+
+
+def members(name: str, report: Mapping[str, float]) -> dict[str, float]:
+    """What a step report has of a metric, or of the members of a family; empty if nothing."""
+    family = _METRICS.get(name)
+    if family is None or not family.each:
+        return {name: report[name]} if name in report else {}
+    return {each: value for each, value in report.items() if each.startswith(name + ".")}
 
 
 def unknown(names: Iterable[str]) -> list[str]:

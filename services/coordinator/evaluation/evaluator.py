@@ -15,6 +15,7 @@ from penstock import rpc
 from penstock.bus import Fenced, append, publish_once
 from penstock.recipes import Recipe
 from penstock.telemetry.waits import waiting
+from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission import deadlines
 from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.evaluation import plan as evaluation_plan
@@ -26,13 +27,14 @@ HOLD_SECONDS = 30.0
 
 
 class Evaluator:
-    """The evaluations of one run at the steps of `planned`."""
+    """The evaluations of one run at the steps of `planned`. `newest`: the samples of the newest, by its step."""
 
     def __init__(
         self, recipe: Recipe, following: Following, tasks: TaskMaker, peers: Peers, planned: list[int]
     ) -> None:
         self.given_up: set[int] = set()
         self.reached = ""
+        self.newest: dict[int, list[pb.Trajectory]] = {}
         self._recipe, self._following, self._tasks, self._peers = recipe, following, tasks, peers
         self._planned = planned
 
@@ -101,6 +103,7 @@ class Evaluator:
             logger.error("%s", error)
             self.given_up.add(step)
             return
+        self.newest = {step: samples}
         subject = following.names.ledger_eval_subject(step)
         try:
             last = following.ledger.last(subject)

@@ -7,6 +7,7 @@ import pytest
 
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Evaluation
+from penstock.telemetry.evaluations import known
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.evaluation.plan import next_due, pass_at_k, report, target_reached
 
@@ -74,7 +75,7 @@ def test_votes_count_answers_and_tasks_count_once() -> None:
     for t in second:
         t.source = "f"
     metrics = report(0, [*first, *second]).metrics
-    assert metrics["cons@3"] == 0.5
+    assert metrics["cons@3"] == 0.5 and all(map(known, metrics))
     assert metrics["pass@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert metrics["pass@2"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["reward.e"] == pytest.approx(2 / 3) and metrics["reward.f"] == pytest.approx(1 / 3)
@@ -90,6 +91,7 @@ def test_one_part_of_the_reward_can_be_measured_whatever_its_weight() -> None:
         t.components.add(name="checker", value=right, weight=0.0)
     metrics = report(0, samples, reward="checker").metrics
     assert metrics["reward"] == metrics["pass@1"] == 0.5 and metrics["failed"] == 1.0
+    assert all(map(known, metrics)) and not known("rewards")
     assert metrics["component.model"] == 3.25 and metrics["component.checker"] == 0.5
     assert report(0, samples).metrics["reward"] == 3.25
     with pytest.raises(ValueError, match="have no part 'chekcer'; they have model, checker"):

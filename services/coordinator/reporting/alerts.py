@@ -1,7 +1,8 @@
 """Marks a run whose numbers say that training is going wrong. Pure: a fold over the step reports.
 
 An alert is raised when a metric stays beyond its limit for several steps in a row (one step is noise), and taken back
-when it does not any more; that it was raised stays in the summary. Steps that lack the metric are passed over.
+when it does not any more; that it was raised stays in the summary. Steps that lack the metric are passed
+over, but where the register says what its absence means. An alert on a family watches each member by itself.
 
 Example, above 0.1 for 3 steps, values .2 .2 .05 .2 .2 .2 .3: raised at the sixth, still raised at the seventh.
 """
@@ -10,21 +11,23 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from penstock.recipes.sections import Alert
+from penstock.telemetry import steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
 @dataclasses.dataclass(frozen=True)
 class Raised:
-    """An alert that was raised at `step`; `until` is the step that took it back, or None while it stands."""
+    """An alert that was raised for `metric` at `step`; `until` is the step that took it back; None while it stands."""
 
     alert: Alert
+    metric: str
     step: int
     value: float
     until: int | None = None
 
     def __str__(self) -> str:
         limit = f"above {self.alert.above:g}" if self.alert.above is not None else f"below {self.alert.below:g}"
-        return f"{self.alert.metric} is {self.value:.4g}, {limit} for {self.alert.steps} steps (step {self.step})"
+        return f"{self.metric} is {self.value:.4g}, {limit} for {self.alert.steps} steps (step {self.step})"
 
 
 class Alerts:
@@ -32,30 +35,37 @@ class Alerts:
 
     def __init__(self, alerts: Sequence[Alert]) -> None:
         self.raised: list[Raised] = []
-        self._watches = [_Watch(alert) for alert in alerts]
+        self._alerts = list(alerts)
+        self._watches: list[dict[str, _Watch]] = [{} for _ in alerts]
         self._seen = 0
 
-    def see(self, reports: Mapping[int, pb.StepReport]) -> None:
-        """Takes the reports that are new."""
+    def see(self, reports: Mapping[int, pb.StepReport]) -> list[Raised]:
+        """Takes the reports that are new, and gives what they raised and did not take back."""
+        before = len(self.raised)
         for step in sorted(s for s in reports if s > self._seen):
-            for watch in self._watches:
-                self._apply(watch, step, reports[step].metrics)
+            for alert, watches in zip(self._alerts, self._watches, strict=True):
+                self._apply(alert, watches, step, reports[step].metrics)
             self._seen = step
+        return [r for r in self.raised[before:] if r.until is None]
 
     @property
     def standing(self) -> list[Raised]:
         """Those that were not taken back."""
         return [r for r in self.raised if r.until is None]
 
-    def _apply(self, watch: "_Watch", step: int, metrics: Mapping[str, float]) -> None:
-        alert = watch.alert
-        if alert.metric not in metrics:
-            return
-        value = metrics[alert.metric]
+    def _apply(self, alert: Alert, watches: "dict[str, _Watch]", step: int, metrics: Mapping[str, float]) -> None:
+        values = steps.members(alert.metric, metrics)
+        known = steps.register().get(alert.metric)
+        if known is not None and known.absent is not None:
+            values = dict.fromkeys(watches, known.absent) | values
+        for name, value in values.items():
+            self._count(alert, name, watches.setdefault(name, _Watch()), step, value)
+
+    def _count(self, alert: Alert, metric: str, watch: "_Watch", step: int, value: float) -> None:
         watch.beyond = watch.beyond + 1 if _beyond(alert, value) else 0
         if watch.beyond >= alert.steps and watch.at is None:
             watch.at = len(self.raised)
-            self.raised.append(Raised(alert, step, value))
+            self.raised.append(Raised(alert, metric, step, value))
         elif not watch.beyond and watch.at is not None:
             self.raised[watch.at] = dataclasses.replace(self.raised[watch.at], until=step)
             watch.at = None
@@ -63,9 +73,8 @@ class Alerts:
 
 @dataclasses.dataclass
 class _Watch:
-    """How many steps in a row an alert's metric was beyond its limit, and where it stands in `raised`, if it does."""
+    """How many steps in a row a metric was beyond its alert's limit, and where it stands in `raised`, if it does."""
 
-    alert: Alert
     beyond: int = 0
     at: int | None = None
 

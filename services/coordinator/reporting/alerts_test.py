@@ -5,6 +5,7 @@ import math
 import pytest
 
 from penstock.recipes.sections import Alert
+from penstock.recipes.sections.run import ALERTS
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.reporting.alerts import Alerts, Raised
 
@@ -52,3 +53,18 @@ def test_reports_are_taken_once_however_often_they_are_shown() -> None:
 def test_noise_and_missing_metrics_raise_nothing(values: tuple[float | None, ...]) -> None:
     assert raised([KL], reports(*values)) == []
     assert [r.step for r in raised([KL], reports(0.2, 0.2, None, 0.2))] == [4]
+
+
+def failing(*shares: dict[str, float]) -> dict[int, pb.StepReport]:
+    return {step: pb.StepReport(step=step, metrics=each) for step, each in enumerate(shares, 1)}
+
+
+def test_by_default_a_reward_that_fails_in_part_is_named_with_its_status() -> None:
+    some = {"rl.failed.math.UNAVAILABLE": 0.06, "rl.failed.style.invalid": 0.04}
+    fold = Alerts(ALERTS)
+    fold.see(failing(some, some))
+    assert not fold.raised
+    (only,) = fold.see(failing(some, some, some))
+    assert str(only) == "rl.failed.math.UNAVAILABLE is 0.06, above 0.05 for 3 steps (step 3)"
+    assert fold.see(failing(some, some, some, {})) == fold.standing == []  # a share that is not told is 0
+    assert [(r.metric, r.until) for r in fold.raised] == [("rl.failed.math.UNAVAILABLE", 4)]

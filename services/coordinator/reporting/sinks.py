@@ -1,45 +1,54 @@
-"""Where a run's numbers go: metrics.jsonl, summary.json, TensorBoard; Weights & Biases and MLflow when asked for."""
+"""Where a run's numbers go: its own files, and the trackers that the recipe asks for.
+
+Files are written at once, and raise DiskFull; trackers are told and nobody waits for them.
+"""
 
 import errno
-import functools
 import json
-import logging
 import math
 import pathlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from penstock.recipes.sections import Telemetry
+from penstock.recipes import Recipe
 from penstock.system.disk import writing
-
-logger = logging.getLogger(__name__)
-# How an MLflow run is found again, and how far it is.
-_RUN_TAG, _STEP_TAG = "penstock.run", "penstock.step"
+from penstock.telemetry.tracked import tracked, tracked_evaluation
+from services.coordinator.reporting.trackers import opening
+from services.coordinator.reporting.trackers.tracker import Text
+from services.coordinator.reporting.trackers.tracking import Tracking
 
 
 class Sink(Protocol):
-    """Takes the metrics of one step."""
+    """Takes a run's numbers; what it has already it may be given again."""
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Those of an optimizer step, by their names of the register."""
+        ...
+
+    def evaluation(self, step: int, numbers: Mapping[str, float], texts: Sequence[Text]) -> None:
+        """Those of an evaluation of version `step`, and some of its samples."""
+        ...
+
+    def end(self, state: str) -> None:
+        """The run is over: done, stopped or failed."""
+        ...
 
 
 class JsonLines:
-    """metrics.jsonl: one object per step. Steps that are in the file already are not written again."""
+    """One object per step. Steps that are in the file already are not written again."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
-        self._last = 0
+        self._have = set[int]()
         if path.exists():
             whole, _, torn = path.read_text().rpartition("\n")
             if torn:  # the process was killed in mid-write
                 path.write_text(whole + "\n" if whole else "")
-            for line in whole.splitlines():
-                self._last = max(self._last, int(json.loads(line)["step"]))
+            self._have = {int(json.loads(line)["step"]) for line in whole.splitlines()}
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends the step's whole line, or nothing. Raises DiskFull."""
-        if step <= self._last:
+        if step in self._have:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
         line = (json.dumps({"step": step, **finite}) + "\n").encode()
@@ -48,106 +57,49 @@ class JsonLines:
             if file.write(line) != len(line):  # the last bytes of the disk
                 file.truncate(before)
                 raise OSError(errno.ENOSPC, "a part of the line was written")
-        self._last = step
+        self._have.add(step)
 
 
-class TensorBoard:
-    """Event files that `tensorboard --logdir` shows."""
+class Files:
+    """metrics.jsonl and evaluations.jsonl."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        self._steps, self._evaluations = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "evaluations.jsonl")
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._make: Callable[[], Any] = functools.partial(EventFileWriter, str(folder))
-        self._writer: Any = self._make()
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        self._steps.write(step, numbers)
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
+    def evaluation(self, step: int, numbers: Mapping[str, float], texts: Sequence[Text]) -> None:
+        self._evaluations.write(step, numbers)
 
-        values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in metrics.items()]
-        summary = summary_pb2.Summary(value=values)
-        self._writer = self._writer or self._make()
-        try:
-            self._writer.add_event(event_pb2.Event(step=step, wall_time=time.time(), summary=summary))
-            self._writer.flush()
-        except OSError:
-            self._writer = None  # its thread is dead: the next step gets a file of its own
-            raise
+    def end(self, state: str) -> None:
+        pass  # every line is on the disk
 
 
-class Wandb:
-    """A Weights & Biases run."""
+class Tracked:
+    """A tracker, told of numbers by the names that trackers have for them."""
 
-    def __init__(self, project: str, run: str) -> None:
-        import wandb
+    def __init__(self, tracking: Tracking) -> None:
+        self.tracking = tracking
 
-        self._run = wandb.init(project=project, name=run, id=run, resume="allow")
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.tracking.step(step, {tracked(name): value for name, value in numbers.items()})
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=step)
+    def evaluation(self, step: int, numbers: Mapping[str, float], texts: Sequence[Text]) -> None:
+        self.tracking.evaluation(step, {tracked_evaluation(name): value for name, value in numbers.items()}, texts)
 
-
-class Mlflow:
-    """An MLflow run, the same one over restarts of the coordinator; it has every step once."""
-
-    def __init__(self, experiment: str, run: str) -> None:
-        import mlflow
-
-        entity = mlflow.set_experiment(experiment)
-        found = mlflow.MlflowClient().search_runs([entity.experiment_id], f"tags.`{_RUN_TAG}` = '{run}'")
-        if found:  # of this coordinator's earlier life
-            mlflow.start_run(run_id=found[0].info.run_id)
-        else:
-            mlflow.start_run(run_name=run, tags={_RUN_TAG: run})
-        self._last = int(found[0].data.tags.get(_STEP_TAG, "0")) if found else 0
-        self._mlflow = mlflow
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        if step <= self._last:
-            return
-        self._mlflow.log_metrics(dict(metrics), step=step)
-        self._mlflow.set_tag(_STEP_TAG, str(step))
-        self._last = step
+    def end(self, state: str) -> None:
+        self.tracking.end(state)
 
 
-class Guarded:
-    """A sink of somebody else's library: its failure loses that step there, is logged once, and stops nothing.
-
-    metrics.jsonl has every step, so nothing is lost.
-    """
-
-    def __init__(self, inner: Sink) -> None:
-        self._inner, self._name, self._failing = inner, type(inner).__name__, False
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        try:
-            self._inner.write(step, metrics)
-        except Exception as error:  # a boundary: these libraries raise what they like
-            if not self._failing:
-                logger.warning("%s does not take step %d and maybe later ones: %s", self._name, step, error)
-            self._failing = True
-            return
-        self._failing = False
+def sinks(folder: pathlib.Path, recipe: Recipe) -> list[Sink]:
+    """The sinks of a run; to be closed."""
+    return [Files(folder), *(Tracked(each) for each in opening.trackings(folder, recipe))]
 
 
-def sinks(folder: pathlib.Path, run: str, telemetry: Telemetry) -> list[Sink]:
-    """The sinks of a run. One that is not installed or cannot be opened is reported and left out; the run goes on."""
-    made: list[Sink] = [JsonLines(folder / "metrics.jsonl")]
-    wanted: list[Any] = []
-    if telemetry.tensorboard:
-        wanted.append(lambda: TensorBoard(folder / "tensorboard"))
-    if telemetry.wandb_project:
-        wanted.append(lambda: Wandb(telemetry.wandb_project or "", run))
-    if telemetry.mlflow_experiment:
-        wanted.append(lambda: Mlflow(telemetry.mlflow_experiment or "", run))
-    for make in wanted:
-        try:
-            made.append(Guarded(make()))
-        except ImportError as error:
-            logger.warning("a metrics sink is asked for but not installed: %s", error)
-        except Exception as error:  # a boundary: these libraries raise what they like
-            logger.warning("a metrics sink is asked for but cannot be opened: %s: %s", type(error).__name__, error)
-    return made
+def close(made: Sequence[Sink], within: float = opening.CLOSE_SECONDS) -> None:
+    """Lets the trackers finish what they were told, `within` seconds at most."""
+    opening.close([sink.tracking for sink in made if isinstance(sink, Tracked)], within)
 
 
 def write_summary(path: pathlib.Path, summary: Mapping[str, Any]) -> None:

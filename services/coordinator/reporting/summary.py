@@ -1,5 +1,6 @@
 """summary.json as a function of the ledger and the last look at the other services. Pure."""
 
+import collections
 import dataclasses
 import statistics
 from typing import Any
@@ -42,7 +43,7 @@ def summarise(ledger: Ledger, services: Services, now: float) -> dict[str, Any]:
             name: getattr(ledger.samples, name)
             for name in ("admitted", "trained", "filtered", "expired", "failed", "in_flight")
         },
-        "failures": ledger.failures,
+        "failures": failures(ledger),
         "tokens": {"generated": int(generated), "trained": int(trained)},
         "staleness": {
             "mean": statistics.fmean([r.get(steps.STALENESS_MEAN, 0.0) for r in reports] or [0.0]),
@@ -62,6 +63,17 @@ def summarise(ledger: Ledger, services: Services, now: float) -> dict[str, Any]:
             "train": trained / max(wall, 1e-9),
         },
     }
+
+
+def failures(ledger: Ledger) -> dict[str, int]:
+    """The failed samples by kind; they add up to all that failed. Those of a batch are known with its step's report;
+    until then they are NOT_REPORTED_YET."""
+    found = collections.Counter(ledger.failures)
+    for report in ledger.reports.values():
+        for name, count in steps.members(steps.SAMPLES_FAILED, report.metrics).items():
+            found["FAILURE_" + name.removeprefix(steps.member(steps.SAMPLES_FAILED, "")).upper()] += int(count)
+    found["NOT_REPORTED_YET"] = ledger.samples.failed - found.total()
+    return {kind: count for kind, count in found.items() if count > 0}
 
 
 def newest_version(versions: weights_pb2.ListVersionsResponse | None) -> int | None:

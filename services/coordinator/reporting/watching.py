@@ -38,7 +38,7 @@ class Watch:
         while True:
             await self.look()
             await self._check_stall()
-            recorder.write(self._following.ledger.reports)
+            recorder.write(self._following.ledger)
             await self._following.notify()
             await asyncio.sleep(TICK_SECONDS)  # these services announce no changes; a look a second is cheap
 

@@ -55,7 +55,7 @@ def make_coordinator(
     bus: Bus, names: RunNames, recipe: Recipe, folder: pathlib.Path, chat: ChatTokenizer
 ) -> Coordinator:
     """A coordinator as __main__ makes it, without peers."""
-    return Coordinator(bus, names, recipe, folder, Peers({}, {}), sinks(folder, recipe.run, recipe.telemetry), chat)
+    return Coordinator(bus, names, recipe, folder, Peers({}, {}), sinks(folder, recipe), chat)
 
 
 @contextlib.asynccontextmanager

@@ -141,7 +141,9 @@ class RunLeader:
             return Command.SAVE, None
         status.state = State.STATE_WAITING
         groups = self._link.do(self._batches.batch(step, within), within + 300)
-        return (Command.WAIT, None) if groups is None else (Command.TRAIN, prepare(groups, self._sources, step - 1))
+        if groups is None:
+            return Command.WAIT, None
+        return Command.TRAIN, prepare(groups, self._sources, step - 1, self._batches.failed(step))
 
     def stepped(self, trained: Trained, tensors: Sequence[tuple[str, Tensor]]) -> Mapping[str, float]:
         assert trained.prepared is not None, "rank 0 has the batch"

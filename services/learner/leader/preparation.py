@@ -5,11 +5,13 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
+from penstock.ledger import Group
 from penstock.telemetry import steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.sources import Sources
 from services.learner.interface.batch import Batch
 from services.learner.interface.group import CompleteGroup
+from services.learner.leader.failures import failure_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +23,12 @@ class Prepared:
     metrics: dict[str, float]
 
 
-def prepare(groups: Sequence[CompleteGroup], sources: Sources, version: int) -> Prepared:
-    """The batch of `groups`, to be trained on weights of `version`."""
+def prepare(groups: Sequence[CompleteGroup], sources: Sources, version: int, failed: Sequence[Group] = ()) -> Prepared:
+    """The batch of `groups`, to be trained on weights of `version`; `failed`: groups that failed since the last."""
     kept = [sources.kept(g) for g in groups]
     trained = [m.trajectory for g in kept for m in g.usable]
-    return Prepared(sources.batch(kept, version), trained, _metrics(groups, trained, version))
+    metrics = _metrics(groups, trained, version) | failure_metrics(groups, failed)
+    return Prepared(sources.batch(kept, version), trained, metrics)
 
 
 def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], version: int) -> dict[str, float]:

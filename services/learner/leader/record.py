@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from penstock.bus import Bus, Fenced, RunNames, append
+from penstock.ledger import Group
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.checkpoints.resume import Position
@@ -45,6 +46,10 @@ class Batches:
                 return _trainable(step, groups)
             if not await self._expired(step, groups):
                 await self._record(step, groups)
+
+    def failed(self, step: int) -> Sequence[Group]:
+        """The groups that failed between the batch of `step`, which is recorded, and the one before."""
+        return tuple(self._following.ledger.failed.get(step, ()))
 
     async def report(self, report: pb.StepReport) -> None:
         """Appends a step's report; a replayed step's changes nothing. Raises AnotherLearner."""

@@ -14,6 +14,7 @@ from penstock.cli.foreign import unreachable
 from penstock.cli.words import console, failed, table_of
 from penstock.memory_plan import GIB
 from penstock.recipes import RecipeError, dump, load
+from penstock.recipes.checks.trackers import check_trackers
 from penstock.recipes.needs import Needs
 from penstock.supervisor.plan import LESS_MEMORY
 from penstock.system.host_memory import host_memory
@@ -29,6 +30,8 @@ def config(
         resolved = load(recipe, overrides or [])
     except RecipeError as error:
         raise failed(str(error)) from error
+    if missing := check_trackers(resolved):
+        raise failed("\n  ".join([f"{recipe}:", *missing]))
     if check and (away := asyncio.run(unreachable(resolved))):
         raise failed("\n  ".join([f"{recipe}:", *away]))
     a, learner = resolved.algorithm, resolved.learner

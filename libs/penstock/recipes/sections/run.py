@@ -75,7 +75,7 @@ class WeightSync(Section):
 class Alert(Section):
     """Marks the run when a metric of metrics.jsonl stays beyond a limit."""
 
-    metric: str = Field(description="name as in metrics.jsonl")
+    metric: str = Field(description="name as in metrics.jsonl; a family watches each of its members")
     above: float | None = Field(default=None, description="raised where the metric is greater")
     below: float | None = Field(default=None, description="raised where the metric is less")
     steps: Positive = Field(default=3, description="steps in a row that it must be beyond the limit")
@@ -87,6 +87,7 @@ ALERTS = (
     Alert(metric="rl.policy.masked_share", above=0.5),
     Alert(metric="rl.policy.clip_share", above=0.5),
     Alert(metric="rl.policy.entropy", below=1e-3, steps=10),
+    Alert(metric="rl.failed", above=0.05),
     Alert(metric="rl.completion.truncated", above=0.5, steps=10),
 )
 
