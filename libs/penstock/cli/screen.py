@@ -26,6 +26,7 @@ from penstock.supervisor import ServiceFailed
 from penstock.system import exits
 
 LEARNER_END_SECONDS = 120.0
+AGAIN_SECONDS = 2.0
 PLAIN_EVERY = 10  # without a terminal: a line every so many steps
 
 
@@ -99,7 +100,7 @@ async def _until_over(run: Training, keeping: "asyncio.Task[None]", screen: "Scr
             return
         interrupts.set()
         screen.note("stopping after this step, with a checkpoint (Ctrl-C again: at once)")
-        asking.add(asyncio.ensure_future(_ask_to_stop(run, screen)))
+        asking.add(asyncio.ensure_future(ask_to_stop(run, screen.note)))
 
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
@@ -108,7 +109,7 @@ async def _until_over(run: Training, keeping: "asyncio.Task[None]", screen: "Scr
         watching = asyncio.create_task(_watch(run, screen))
         ending = asyncio.create_task(at_once.wait())
         done, _ = await asyncio.wait({watching, ending, keeping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (watching, ending):
+        for task in (watching, ending, *asking):
             task.cancel()
         await asyncio.gather(watching, ending, *asking, return_exceptions=True)
         if keeping in done:
@@ -119,11 +120,15 @@ async def _until_over(run: Training, keeping: "asyncio.Task[None]", screen: "Scr
             loop.remove_signal_handler(each)
 
 
-async def _ask_to_stop(run: Training, screen: "Screen") -> None:
-    try:
-        await run.stop()
-    except rpc.RpcError as error:
-        screen.note(f"cannot ask the run to stop yet ({error.message}); press Ctrl-C again to end it at once")
+async def ask_to_stop(run: Training, note: Callable[[str], None]) -> None:
+    """Asks for ever, for asking twice changes nothing: a coordinator that was away hears it once it is back, and one
+    that was killed after it heard it hears it again."""
+    while True:
+        try:
+            await run.stop()
+        except rpc.RpcError as error:
+            note(f"asking the run to stop, which does not answer ({error.message}); Ctrl-C again ends it at once")
+        await asyncio.sleep(AGAIN_SECONDS)  # for as long as it is being started again
 
 
 async def _watch(run: Training, screen: "Screen") -> None:
