@@ -171,7 +171,8 @@ class ReferenceSums:
     rank keeps the same ones."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self._moves = policy, policy.reference_moves
+        self._policy = policy
+        self._moves: int | None = None  # of the reference that the sums are of
         self._known: dict[bytes, float] = {}
 
     def of(self, batch: Batch, counts: Tensor | None = None) -> Tensor:
