@@ -24,7 +24,7 @@ def test_kill_9_of_the_command_leaves_nothing_behind_and_the_run_resumes(tmp_pat
         assert run.end(within=120) == 0, run.report("Ctrl-C did not end the run well")
         assert run.summary()["status"] == "stopped"
         assert gone(run.run, within=20)
-    with training(tmp_path, path, "rollout.workers=2", "evaluation.every=4", "weight_sync.keep_versions=2") as run:
+    with training(tmp_path, path, "rollout.workers=2", "weight_sync.keep_versions=2") as run:
         assert run.end(within=400) == 0, run.report("the resumed run failed")
         summary = run.summary()
         assert (run.run / "logs" / "rollout-1.log").is_file(), "it goes on with another worker"

@@ -37,8 +37,6 @@ MAY_CHANGE = (
     "rollout.workers",
     "rollout.attempts",
     "rollout.generation_timeout_seconds",
-    "evaluation.every",
-    "evaluation.tasks",
     "limits.group_deadline_seconds",
     "limits.stall_seconds",
     "telemetry.",

@@ -98,7 +98,6 @@ def test_a_run_goes_on_with_other_workers_replicas_and_watchers(raw: dict[str, A
         "rollout.workers=3",
         "generation.replicas=2",
         "environment.workers=2",
-        "evaluation.every=5",
         "limits.stall_seconds=30",
         "telemetry.tensorboard=false",
         "weight_sync.keep_versions=9",
