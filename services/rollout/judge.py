@@ -103,7 +103,7 @@ class JudgeClient:
     async def _answer(self, asked: _Asked) -> None:
         try:
             score = await self._score(asked.item)
-        except (RewardFailed, GenerationFailed, TemplateError) as error:
+        except (RewardFailed, GenerationFailed, TemplateError, UnicodeError) as error:  # a half surrogate is no text
             if not asked.answer.done():
                 asked.answer.set_exception(RewardFailed(f"{self.reward.name}: {error}"))
         else:

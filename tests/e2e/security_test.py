@@ -11,30 +11,19 @@ import grpc
 import pytest
 
 from penstock import rpc
-from penstock.access import Identity
+from penstock.access import KINDS, Identity
 from penstock.rpc import Security
 from penstock.testing.certificates import issue, issue_kinds
 from penstock.weights.v1 import weights_pb2, weights_pb2_grpc
 from tests.e2e.testing.runs import Running, adds_up, gone, penstock, recipe, training
 
-KINDS = (
-    "coordinator",
-    "rollout",
-    "generation",
-    "environment",
-    "reward_model",
-    "learner",
-    "weight_sync",
-    "dashboard",
-    "operator",
-    "nats",
-)
+CERTIFIED = (*KINDS, "nats")
 
 
 def tls(path: pathlib.Path, folder: pathlib.Path) -> None:
     """Has a recipe demand certificates, and makes them in `folder`."""
     folder.mkdir()
-    authority = issue_kinds(folder, *KINDS)
+    authority = issue_kinds(folder, *CERTIFIED)
     settings = json.loads(path.read_text())
     settings["security"] = {"authority": str(authority), "certificates": str(folder)}
     path.write_text(json.dumps(settings))
@@ -87,7 +76,7 @@ def renew(folder: pathlib.Path) -> None:
     beside.mkdir()
     for suffix in ("crt", "key"):
         (beside / f"ca.{suffix}").write_bytes((folder / f"ca.{suffix}").read_bytes())
-    for kind in KINDS:
+    for kind in CERTIFIED:
         for path in issue(beside, kind, "ca", uri=f"spiffe://penstock/{kind}"):
             os.replace(path, folder / path.name)
 

@@ -6,18 +6,10 @@ from typing import Annotated
 
 import typer
 
+from penstock.access import KINDS
 from penstock.system import exits
 
-SERVICES = (
-    "coordinator",
-    "rollout",
-    "generation",
-    "environment",
-    "reward_model",
-    "learner",
-    "weight_sync",
-    "dashboard",
-)
+SERVICES = tuple(kind for kind in KINDS if kind != "operator")
 
 
 def serve(
