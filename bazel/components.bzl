@@ -23,6 +23,7 @@ LIBRARIES = {
     "rpc": "light",
     "rules": "light",
     "sdk": "light",
+    "snapshots": "light",
     "supervisor": "light",
     "system": "light",
     "telemetry": "light",

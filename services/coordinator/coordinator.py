@@ -14,6 +14,7 @@ from typing import Any
 
 from penstock.bus import Bucket, Bus, RunNames
 from penstock.chat import ChatTokenizer
+from penstock.ledger import Fold
 from penstock.recipes import Recipe
 from penstock.telemetry import steps
 from services.coordinator.admission.admitting import Admission
@@ -25,12 +26,15 @@ from services.coordinator.reporting.alerts import Alerts
 from services.coordinator.reporting.recording import Recorder
 from services.coordinator.reporting.sinks import Sink
 from services.coordinator.reporting.summary import summarise
+from services.coordinator.reporting.totals import Totals
 from services.coordinator.reporting.trackers.texts import TEXTS, text_of
 from services.coordinator.reporting.trackers.tracker import Text
 from services.coordinator.reporting.watching import Watch
 from services.coordinator.state.following import Following
+from services.coordinator.state.history import History
 from services.coordinator.state.peers import Peers
 from services.coordinator.state.run_state import RunState
+from services.coordinator.state.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +56,13 @@ class Coordinator:
         self.state = RunState()
         self.following = Following(bus, names)
         self.ledger, self.log = self.following.ledger, self.following.log
-        self.alerts = Alerts(recipe.telemetry.alerts)
+        self.alerts, self.totals = Alerts(recipe.telemetry.alerts), Totals()
+        self.history = History(bus, names, self.ledger)
         self.tasks = TaskMaker(recipe)
         self.watch = Watch(bus, names, recipe.limits.stall_seconds, self.state, self.following, peers)
         self.recorder = Recorder(folder, sinks, self._around, self.summary, self._texts)
+        self._folds: dict[str, Fold] = {"alerts": self.alerts, "totals": self.totals}
+        self._snapshots = Snapshots(bus, names, self.following, peers, self._folds, lambda: self.recorder.written)
         self._deadlines = Deadlines(bus, names, recipe.model.path, self.following)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
@@ -71,10 +78,11 @@ class Coordinator:
             tasks.create_task(self.watch.run(self.recorder))
             tasks.create_task(self._ending.run(self._evaluator))
             tasks.create_task(self._deadlines.run())
+            tasks.create_task(self._snapshots.run())
 
     async def restore(self) -> None:
         """Takes up the run where its streams are."""
-        await self.following.restore()
+        await self.following.restore(self._folds)
         paused = await Bucket(self.bus, self.names).get("paused")
         self.state.begin(paused=paused is not None and paused.value == b"1")
         for group in list(self.ledger.in_flight.values()):
@@ -104,6 +112,7 @@ class Coordinator:
 
     def _moved(self) -> None:
         """The ledger is longer than before."""
+        self.totals.see(self.ledger.reports)
         for alert in self.alerts.see(self.ledger.reports):
             logger.warning("alert: %s", alert, extra={"step": alert.step})
         self.recorder.write(self.ledger)
@@ -131,4 +140,4 @@ class Coordinator:
             "alerts": told,
             "rows": {"left_out": len(left_out), "first": left_out[:SHOWN]},
         }
-        return head | summarise(self.ledger, self.watch.services, time.time()) | rest
+        return head | summarise(self.ledger, self.totals, self.watch.services, time.time()) | rest

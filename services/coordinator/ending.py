@@ -9,7 +9,7 @@ import logging
 import pathlib
 
 from penstock import rpc
-from penstock.ledger import Fate, Ledger
+from penstock.ledger import Fate, Group, Ledger
 from penstock.recipes import Recipe
 from penstock.telemetry.waits import waiting
 from services.coordinator.evaluation.evaluator import Evaluator
@@ -27,12 +27,16 @@ CHECKPOINT_SECONDS = 120
 
 def all_failed(ledger: Ledger, limit: int) -> str:
     """Why a run whose newest `limit` released groups all failed is given up; empty if one of them did not."""
-    if len(ledger.groups) < limit:
-        return ""
-    released = [g for g in reversed(ledger.groups.values()) if g.fate is not Fate.IN_FLIGHT][:limit]
-    if len(released) < limit or any(g.fate is not Fate.FAILED for g in released):
-        return ""
-    return f"the last {limit} groups all failed; the newest: {released[0].detail}"
+    failed = list[Group]()
+    for group in reversed(ledger.groups.values()):
+        if group.fate is Fate.IN_FLIGHT:
+            continue
+        if group.fate is not Fate.FAILED:
+            return ""
+        failed.append(group)
+        if len(failed) == limit:
+            return f"the last {limit} groups all failed; the newest: {failed[0].detail}"
+    return ""
 
 
 class Ending:
@@ -66,9 +70,9 @@ class Ending:
         """Runs the planned evaluations; ends the run after its last step, or when it was stopped."""
         state, ledger, steps = self._state, self._following.ledger, self._recipe.steps
         await evaluator.run(lambda: state.ending)
-        if evaluator.reached and steps not in ledger.reports:
+        if evaluator.reached and not ledger.reported(steps):
             await self._finish_early(evaluator.reached)
-        await self._following.until(lambda: state.ending or not steps or steps in ledger.reports)
+        await self._following.until(lambda: state.ending or not steps or ledger.reported(steps))
         if state.ending:
             await self._until_learner_ended()
         await self._watch.look()

@@ -39,10 +39,9 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
             seen = await self._c.following.changed(seen, HEARTBEAT_SECONDS)
 
     async def ListSteps(self, request: pb.ListStepsRequest, context: Any) -> pb.ListStepsResponse:
-        reports = self._c.ledger.reports
-        steps = sorted(s for s in reports if s > request.after)
-        page = steps[: request.page_size or STEPS_PER_PAGE]
-        return pb.ListStepsResponse(steps=[reports[s] for s in page], more=len(page) < len(steps))
+        size = request.page_size or STEPS_PER_PAGE
+        found = await self._c.history.reports(request.after, size + 1)
+        return pb.ListStepsResponse(steps=found[:size], more=len(found) > size)
 
     async def PauseRun(self, request: pb.PauseRunRequest, context: Any) -> pb.PauseRunResponse:
         await self._c.pause(True)
@@ -83,25 +82,24 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
         return pb.ExplainStallResponse(explanation=explain(services), services=services)
 
     async def GetLineage(self, request: pb.GetLineageRequest, context: Any) -> pb.GetLineageResponse:
-        ledger = self._c.ledger
+        ledger, history = self._c.ledger, self._c.history
         if request.WhichOneof("of") == "step":
-            record = ledger.batches.get(request.step)
+            record = await history.batch(request.step)
             if record is None:
                 raise rpc.not_found(f"step {request.step} has no batch; the newest is {ledger.step}", reason="NO_STEP")
             return pb.GetLineageResponse(step=request.step, fate="TRAINED", samples=_entries(record))
         group_name, _, index = request.sample.partition("/")
-        group = ledger.groups.get(group_name)
+        group = await history.group(group_name)
         if group is None or not re.fullmatch("[0-9]{1,10}", index) or int(index) >= group.admitted.group_size:
             raise rpc.not_found(
                 f"sample {request.sample!r} was never admitted; ids are group/index", reason="NO_SAMPLE"
             )
         response = pb.GetLineageResponse(fate=group.fate.value, detail=group.detail)
-        if group.fate is Fate.TRAINED and group.step is not None:
-            entries = [
-                e for e in _entries(ledger.batches[group.step]) if e.group == group_name and e.index == int(index)
-            ]
+        record = await history.batch(group.step) if group.fate is Fate.TRAINED and group.step else None
+        if record is not None:
+            entries = [e for e in _entries(record) if e.group == group_name and e.index == int(index)]
             if entries:
-                response.step = group.step
+                response.step = record.step
                 response.samples.extend(entries)
             else:
                 response.fate, response.detail = "FAILED", f"its group was trained in step {group.step} without it"

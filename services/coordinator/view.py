@@ -44,9 +44,8 @@ def run(c: Coordinator) -> pb.Run:
         for key, value in newest.metrics.items():
             run.metrics[key] = value
     run.serving_version.step = services.serving_step
-    first = next(iter(ledger.groups.values()), None)
-    if first is not None:
-        run.started_at.FromDatetime(first.admitted_at)
+    if ledger.began is not None:
+        run.started_at.FromDatetime(ledger.began)
     run.metrics[metrics.ENTRIES_QUARANTINED] = c.quarantined
     run.metrics[steps.GENERATED_PER_SECOND] = c.log.tokens_per_second()
     run.updated_at.FromDatetime(datetime.datetime.now(datetime.UTC))

@@ -37,11 +37,12 @@ def subjects_of(names: RunNames) -> dict[Kind, Subjects]:
     n = names
     ledger = f"penstock.{n.run}.ledger"
     samples = (n.subjects("log"), n.subjects("blob"))
+    keys = (n.key_subject("paused"), n.key_subject(n.snapshot_key))
     return {
         "operator": EVERYTHING,
         "coordinator": _user(
             "coordinator",
-            (n.subjects("task"), *samples, f"{ledger}.group.*", f"{ledger}.eval.*", n.key_subject("paused")),
+            (n.subjects("task"), *samples, f"{ledger}.group.*", f"{ledger}.eval.*", *keys),
             looks=(n.tasks, n.log, n.ledger, n.blobs, n.bucket_stream),
             reads=(n.log, n.ledger),
             more=[f"{API}.CONSUMER.INFO.{n.tasks}.{n.consumer(kind)}" for kind in get_args(TaskKind)],

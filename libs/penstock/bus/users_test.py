@@ -87,6 +87,9 @@ async def test_every_kind_does_its_work(server: EmbeddedServer) -> None:
             assert [await load_payload(bus, NAMES, e.payload) for e in entries] == [b"sample" * 100]
             assert [e.payload async for e in read(bus, NAMES.ledger, live=False)][:1] == [b"admitted"]
         await Bucket(coordinator, NAMES).put("paused", b"0")
+        await Bucket(coordinator, NAMES).put(NAMES.snapshot_key, b"ledger")
+        held = await Bucket(learner, NAMES).get(NAMES.snapshot_key)
+        assert held is not None and held.value == b"ledger"
         await Bucket(learner, NAMES).create("learner_epoch", b"1")
         for subject in (NAMES.ledger_batch_subject(1), NAMES.ledger_step_subject(1), NAMES.ledger_eval_subject(1)):
             await append(learner, subject, b"x", expected_last_sequence=0)
@@ -102,6 +105,7 @@ async def test_a_rollout_writes_samples_and_nothing_else(server: EmbeddedServer)
             NAMES.task_subject("train", "g1"),
             NAMES.key_subject("learner_epoch"),
             NAMES.key_subject("paused"),
+            NAMES.key_subject(NAMES.snapshot_key),
             "penstock.r2.log.g1.0",
         ):
             await denied(bus, subject)
@@ -122,7 +126,15 @@ async def test_a_rollout_writes_samples_and_nothing_else(server: EmbeddedServer)
             "coordinator",
             (NAMES.ledger_batch_subject(1), NAMES.ledger_step_subject(1), NAMES.key_subject("learner_epoch")),
         ),
-        ("learner", (NAMES.task_subject("train", "g"), NAMES.log_subject("g", 0), NAMES.key_subject("paused"))),
+        (
+            "learner",
+            (
+                NAMES.task_subject("train", "g"),
+                NAMES.log_subject("g", 0),
+                NAMES.key_subject("paused"),
+                NAMES.key_subject(NAMES.snapshot_key),
+            ),
+        ),
     ],
 )
 async def test_coordinator_and_learner_write_no_entry_of_each_other(

@@ -9,12 +9,15 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 def explained(t: pb.Trajectory, ledger: Ledger) -> bool:
     """Whether the ledger, as far as it is folded, has the admission of the sample's group and the batches that made its
     versions. A sample comes after both: where the ledger's end does not explain it, nothing will."""
-    return t.group in ledger.groups and (newest_step(t) or 0) <= ledger.step
+    return ledger.knows(t.group) and (newest_step(t) or 0) <= ledger.step
 
 
 def check_against_admission(t: pb.Trajectory, ledger: Ledger) -> None:
-    """Raises BadEntry unless the sample is of its group as it was admitted, and of versions that were made."""
+    """Raises BadEntry unless the sample is of its group as it was admitted, and of versions that were made. Of a group
+    that the ledger has forgotten no sample is used, whatever it says."""
     group = ledger.groups.get(t.group)
+    if group is None and ledger.knows(t.group):
+        return
     if group is None:
         raise BadEntry(f"{t.group} was never admitted")
     admitted = group.admitted

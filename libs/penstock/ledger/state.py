@@ -6,6 +6,9 @@ Invariants (test names): every group is admitted once and released exactly once;
 admitted = trained + filtered + expired + failed + in flight; an entry that would break one, or is no decision at all,
 is quarantined and changes nothing. The first word stands: entries cannot be removed, and every reader folds the same.
 
+A ledger grows as long as its run lasts; what is behind every checkpoint can be forgotten. Then the counts, and that its
+groups were released, are known for ever, and the stream has the rest.
+
 Example, group_size 4: a batch that trained members 0, 1 and 3 of g00000007 adds 3 to `trained` and 1 to `failed`.
 """
 
@@ -14,7 +17,8 @@ import datetime
 import enum
 
 from penstock.ledger.entries import read_decision
-from penstock.names import training_group
+from penstock.names import group_number, training_group
+from penstock.rules import bounds
 from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
@@ -38,7 +42,13 @@ class Fate(enum.Enum):
 
 @dataclasses.dataclass(slots=True)
 class Group:
-    """One admitted group. `sequence` is the ledger sequence of its admission: the order of batches."""
+    """One admitted group.
+
+    Attributes:
+        sequence: ledger sequence of its admission: the order of batches.
+        step: once it is released, that of the batch which trained it, or of the first behind its end.
+        failures: of a FAILED group: members by kind. reward: mean over its scored members, once it is released.
+    """
 
     name: str
     sequence: int
@@ -47,8 +57,8 @@ class Group:
     fate: Fate = Fate.IN_FLIGHT
     step: int | None = None
     detail: str = ""
-    failures: dict[str, int] = dataclasses.field(default_factory=dict)  # of a FAILED group: members by kind
-    reward: float | None = None  # mean over its scored members, once it is released
+    failures: dict[str, int] = dataclasses.field(default_factory=dict)
+    reward: float | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -67,7 +77,17 @@ class SampleCounts:
 
 
 class Ledger:
-    """The state after the entries applied so far. `quarantine`: those that were set aside."""
+    """The state after the entries applied so far.
+
+    Attributes:
+        groups, batches, reports: those behind the step `forgotten`, and all groups in flight.
+        step: the newest whose batch is recorded: the version that is made or being made.
+        next_number: of the next group to be admitted. began: when the first was.
+        quarantine: entries that were set aside. refused: by subject, the newest of them.
+        failures: samples of FAILED groups by kind; they add up. failed: FAILED groups, by `step` of the group.
+        draws: by source of tasks, where its next draw begins.
+        rewards: by source and row, mean rewards of its groups, in order, the newest of them.
+    """
 
     def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
@@ -76,19 +96,44 @@ class Ledger:
         self.reports: dict[int, pb.StepReport] = {}
         self.evaluations: dict[int, pb.EvaluationReport] = {}
         self.samples = SampleCounts()
-        self.sequence = 0
-        self.next_number = 0  # of the next group to be admitted
+        self.sequence = self.step = self.forgotten = self.next_number = 0
+        self.began: datetime.datetime | None = None
         self.quarantine = Quarantine()
-        self._refused: dict[str, int] = {}  # by subject: the newest entry that was set aside
-        self.failures: dict[str, int] = {}  # samples of FAILED groups by kind; they add up
-        self.failed: dict[int, list[Group]] = {}  # by step: FAILED groups between its batch and the one before
-        self.draws: dict[str, int] = {}  # by source of tasks: where its next draw begins
-        self.rewards: dict[tuple[str, int], list[float]] = {}  # by source and row: mean rewards of its groups, in order
+        self.refused: dict[str, int] = {}
+        self.failures: dict[str, int] = {}
+        self.failed: dict[int, list[Group]] = {}
+        self.draws: dict[str, int] = {}
+        self.rewards: dict[tuple[str, int], list[float]] = {}
 
-    @property
-    def step(self) -> int:
-        """The newest step whose batch is recorded: the version that is made or being made."""
-        return len(self.batches)
+    def knows(self, name: str) -> bool:
+        """Whether a group was admitted, be it forgotten since."""
+        if name in self.groups:
+            return True
+        try:
+            return group_number(name) < self.next_number
+        except ValueError:
+            return False
+
+    def reported(self, step: int) -> bool:
+        """Whether a step's report was there, be it forgotten since."""
+        return 0 < step <= self.forgotten or step in self.reports
+
+    def become(self, other: "Ledger") -> None:
+        """Takes over the state of another, which is not to be used any more."""
+        self.__dict__.update(other.__dict__)
+
+    def forget(self, step: int) -> None:
+        """Frees batches, reports and released groups up to `step`, or the newest; no one begins before it then."""
+        step = min(step, self.step)
+        if step <= self.forgotten:
+            return
+        self.forgotten = step
+        for held in (self.batches, self.reports, self.failed):
+            for old in [s for s in held if s <= step]:
+                del held[old]
+        before = training_group(self.next_number)
+        for group in [g for g in self.groups.values() if g.step is not None and g.step <= step and g.name < before]:
+            del self.groups[group.name]
 
     def apply_event(self, event: pb.LedgerEvent, sequence: int) -> None:
         """Applies an entry of ledger.group.<group>."""
@@ -130,17 +175,18 @@ class Ledger:
         for part in record.groups:
             group = self._release(part.group, Fate.TRAINED)
             self._scored(group, part)
-            group.step = record.step
             self.samples.trained += len(part.indices)
             self.samples.failed += group.admitted.group_size - len(part.indices)
         self.batches[record.step] = record
+        self.step = record.step
 
     def apply_report(self, report: pb.StepReport, sequence: int) -> None:
         """Applies an entry of ledger.step.<step>."""
         if not 0 < report.step <= self.step:
             raise LedgerError(f"ledger entry {sequence}: report of step {report.step}, which has no batch")
         self.sequence = sequence
-        self.reports.setdefault(report.step, report)
+        if report.step > self.forgotten:
+            self.reports.setdefault(report.step, report)
 
     def apply_evaluation(self, report: pb.EvaluationReport, sequence: int) -> None:
         """Applies an entry of ledger.eval.<step>."""
@@ -161,17 +207,18 @@ class Ledger:
                     self.apply_evaluation(evaluation, sequence)
         except BadEntry as bad:
             self.quarantine.add("ledger", subject, sequence, bad)
-            self._refused[subject] = self.sequence = sequence
+            self.refused[subject] = self.sequence = sequence
 
     def last(self, subject: str, known: int = 0) -> int:
         """The sequence of a subject's last entry, as whoever appends to it must expect it: `known`, or that of an entry
         which was set aside behind it and must not be in the way for ever."""
-        return max(known, self._refused.get(subject, 0))
+        return max(known, self.refused.get(subject, 0))
 
     def _admit(self, event: pb.LedgerEvent, sequence: int) -> None:
-        if event.group in self.groups:
+        if self.knows(event.group):
             raise LedgerError(f"ledger entry {sequence} admits {event.group} a second time")
         group = Group(event.group, sequence, event.admitted, event.at.ToDatetime(datetime.UTC))
+        self.began = self.began or group.admitted_at
         self.groups[event.group] = self.in_flight[event.group] = group
         while training_group(self.next_number) in self.groups:
             self.next_number += 1
@@ -181,11 +228,13 @@ class Ledger:
     def _scored(self, group: Group, said: pb.BatchGroup | pb.Filtered) -> None:
         if said.HasField("reward"):
             group.reward = said.reward
-            self.rewards.setdefault((group.admitted.source, group.admitted.row), []).append(said.reward)
+            rewards = self.rewards.setdefault((group.admitted.source, group.admitted.row), [])
+            rewards.append(said.reward)
+            del rewards[: -bounds.ROW_REWARDS]
 
     def _release(self, name: str, fate: Fate) -> Group:
         group = self._held(name, fate)
-        group.fate = fate
+        group.fate, group.step = fate, self.step + 1
         del self.in_flight[name]
         return group
 
@@ -193,7 +242,8 @@ class Ledger:
         """The group in flight that is to be released."""
         group = self.groups.get(name)
         if group is None:
-            raise LedgerError(f"{name} is {fate.value} but was never admitted")
+            known = "was released long before" if self.knows(name) else "was never admitted"
+            raise LedgerError(f"{name} is {fate.value} but {known}")
         if group.fate is not Fate.IN_FLIGHT:
             raise LedgerError(f"{name} is {fate.value} but was {group.fate.value} before")
         return group

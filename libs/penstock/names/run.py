@@ -102,8 +102,13 @@ class RunNames:
 
     @property
     def bucket(self) -> str:
-        """Key-value bucket: whether the run is paused, which incarnation of the learner is the newest."""
+        """Key-value bucket: whether the run is paused, the newest incarnation of the learner, the ledger's snapshot."""
         return f"RUN_{self.run}"
+
+    @property
+    def snapshot_key(self) -> str:
+        """Key of the bucket: the ledger as it was folded a while ago."""
+        return "ledger"
 
     @property
     def bucket_stream(self) -> str:

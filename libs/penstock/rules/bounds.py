@@ -16,6 +16,8 @@ MOST_GROUP = 65536
 """Samples of a group."""
 LARGEST_REWARD = 1e9
 """Of a reward, its parts and their weights: means and variances must not overflow, nor one drown the others."""
+ROW_REWARDS = 100
+"""Mean rewards of one row that are remembered, the newest."""
 MOST_COMPONENTS = 64
 """Parts of one reward."""
 LONGEST_NAME = 128

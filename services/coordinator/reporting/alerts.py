@@ -9,6 +9,7 @@ Example, above 0.1 for 3 steps, values .2 .2 .05 .2 .2 .2 .3: raised at the sixt
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from penstock.recipes.sections import Alert
 from penstock.telemetry import steps
@@ -47,6 +48,22 @@ class Alerts:
                 self._apply(alert, watches, step, reports[step].metrics)
             self._seen = step
         return [r for r in self.raised[before:] if r.until is None]
+
+    def state(self) -> Any:
+        """For a snapshot of the ledger."""
+        raised = [[self._alerts.index(r.alert), r.metric, r.step, r.value, r.until] for r in self.raised]
+        watches = [{name: [w.beyond, w.at] for name, w in each.items()} for each in self._watches]
+        return {"of": self._said(), "seen": self._seen, "raised": raised, "watches": watches}
+
+    def restore(self, state: Any) -> None:
+        """Takes up `state`; of other alerts (the recipe may change them) only which reports were seen."""
+        self._seen = state["seen"]
+        if state["of"] == self._said():
+            self.raised = [Raised(self._alerts[i], *rest) for i, *rest in state["raised"]]
+            self._watches = [{name: _Watch(*w) for name, w in each.items()} for each in state["watches"]]
+
+    def _said(self) -> list[str]:
+        return [alert.model_dump_json() for alert in self._alerts]
 
     @property
     def standing(self) -> list[Raised]:

@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """`problem` says why nothing can be written at the moment; empty where nothing is in the way.
+    """`problem` says why nothing can be written at the moment; empty where nothing is in the way. `written`: the newest
+    step that is.
 
     Args:
         around: numbers that belong to a step beside its report's. summary: what summary.json says now.
@@ -37,18 +38,18 @@ class Recorder:
         self.problem = ""
         self._path, self._sinks, self._around, self._summary = folder / "summary.json", sinks, around, summary
         self._texts, self._over = texts, ""
-        self._written, self._evaluated = 0, set[int]()
+        self.written, self._evaluated = 0, set[int]()
 
     def write(self, ledger: Ledger) -> None:
         """Writes the steps and evaluations that are not written yet, and what was held up before."""
-        new = [step for step in sorted(ledger.reports) if step > self._written]
+        new = [step for step in sorted(ledger.reports) if step > self.written]
         evaluated = [step for step in sorted(ledger.evaluations) if step not in self._evaluated]
         if not new and not evaluated and not self.problem:
             return
         try:
             for step in new:
                 self._write_step(ledger.reports[step])
-                self._written = step
+                self.written = step
             for step in evaluated:
                 self._write_evaluation(ledger.evaluations[step])
                 self._evaluated.add(step)
@@ -56,7 +57,7 @@ class Recorder:
             self.problem = ""
         except DiskFull as error:
             if not self.problem:
-                logger.error("%s", error, extra={"step": self._written + 1})
+                logger.error("%s", error, extra={"step": self.written + 1})
             self.problem = str(error)
         else:
             self._tell_end()

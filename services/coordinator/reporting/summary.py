@@ -1,4 +1,4 @@
-"""summary.json as a function of the ledger and the last look at the other services. Pure."""
+"""summary.json as a function of the ledger, the totals of its reports and the last look at the other services. Pure."""
 
 import collections
 import dataclasses
@@ -6,8 +6,8 @@ import statistics
 from typing import Any
 
 from penstock.ledger import Ledger
-from penstock.telemetry import steps
 from penstock.weights.v1 import weights_pb2
+from services.coordinator.reporting.totals import Totals
 
 
 @dataclasses.dataclass
@@ -24,31 +24,24 @@ class Services:
     looks: int = 0
 
 
-def summarise(ledger: Ledger, services: Services, now: float) -> dict[str, Any]:
+def summarise(ledger: Ledger, totals: Totals, services: Services, now: float) -> dict[str, Any]:
     """The numbers of a run; the counts add up: admitted = trained + filtered + expired + failed + in_flight."""
     versions = services.versions
-    reports = [ledger.reports[s].metrics for s in sorted(ledger.reports)]
-    ends = [r.at.ToNanoseconds() / 1e9 for r in ledger.reports.values()] or [now]
-    wall = sum(r.get(steps.STEP_SECONDS, 0.0) for r in reports)
-    trained = sum(r.get(steps.TOKENS_TRAINED, 0.0) for r in reports)
-    generated = sum(r.get(steps.TOKENS_GENERATED, 0.0) for r in reports)
-    rewards = [r[steps.REWARD_MEAN] for r in reports if steps.REWARD_MEAN in r]
+    wall = totals.seconds
+    passed = (totals.ended or now) - (totals.began or now)
     return {
-        "steps": len(ledger.reports),
+        "steps": totals.steps,
         "wall_seconds": round(wall, 3),
-        "reward_first": statistics.fmean(rewards[:5]) if rewards else None,
-        "reward_last": statistics.fmean(rewards[-5:]) if rewards else None,
+        "reward_first": statistics.fmean(totals.first) if totals.first else None,
+        "reward_last": statistics.fmean(totals.last) if totals.last else None,
         "eval": [{"step": e.step, "version": e.step, **e.metrics} for _, e in sorted(ledger.evaluations.items())],
         "samples": {
             name: getattr(ledger.samples, name)
             for name in ("admitted", "trained", "filtered", "expired", "failed", "in_flight")
         },
-        "failures": failures(ledger),
-        "tokens": {"generated": int(generated), "trained": int(trained)},
-        "staleness": {
-            "mean": statistics.fmean([r.get(steps.STALENESS_MEAN, 0.0) for r in reports] or [0.0]),
-            "max": max([r.get(steps.STALENESS_MAX, 0.0) for r in reports] or [0.0]),
-        },
+        "failures": failures(ledger, totals),
+        "tokens": {"generated": int(totals.generated), "trained": int(totals.trained)},
+        "staleness": {"mean": totals.staleness / max(1, totals.steps), "max": totals.stalest},
         "versions_published": newest_version(versions),
         "weight_sync": {
             "full_bytes": versions.full_bytes if versions else 0,
@@ -57,21 +50,18 @@ def summarise(ledger: Ledger, services: Services, now: float) -> dict[str, Any]:
             "pause_seconds_p50": versions.pause_median.ToNanoseconds() / 1e9 if versions else None,
         },
         "generator_utilisation": services.busy_looks / max(1, services.looks),
-        "learner_utilisation": sum(r.get(steps.TRAIN_SECONDS, 0.0) for r in reports) / max(wall, 1e-9),
+        "learner_utilisation": totals.training / max(wall, 1e-9),
         "tokens_per_second": {
-            "generate": generated / max(max(ends) - min(ends), 1e-9),
-            "train": trained / max(wall, 1e-9),
+            "generate": totals.generated / max(passed, 1e-9),
+            "train": totals.trained / max(wall, 1e-9),
         },
     }
 
 
-def failures(ledger: Ledger) -> dict[str, int]:
+def failures(ledger: Ledger, totals: Totals) -> dict[str, int]:
     """The failed samples by kind; they add up to all that failed. Those of a batch are known with its step's report;
     until then they are NOT_REPORTED_YET."""
-    found = collections.Counter(ledger.failures)
-    for report in ledger.reports.values():
-        for name, count in steps.members(steps.SAMPLES_FAILED, report.metrics).items():
-            found["FAILURE_" + name.removeprefix(steps.member(steps.SAMPLES_FAILED, "")).upper()] += int(count)
+    found = collections.Counter(ledger.failures) + totals.failed
     found["NOT_REPORTED_YET"] = ledger.samples.failed - found.total()
     return {kind: count for kind, count in found.items() if count > 0}
 

@@ -5,6 +5,7 @@ import datetime
 from penstock.ledger import Ledger
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.reporting.summary import Services, summarise
+from services.coordinator.reporting.totals import Totals
 
 SIZE = 4
 
@@ -23,10 +24,12 @@ def test_failures_by_kind_add_up() -> None:
     record = pb.BatchRecord(step=1)
     record.groups.add(group=admitted(ledger, 1), indices=[0, 2], log_sequences=[5, 6])
     ledger.apply_batch(record, 4)
-    told = summarise(ledger, Services(), 0.0)
+    totals = Totals()
+    told = summarise(ledger, totals, Services(), 0.0)
     assert told["failures"] == {"FAILURE_REWARD": 3, "OTHERS_OF_FAILED_GROUPS": 1, "NOT_REPORTED_YET": 2}
     metrics = {"rl.samples.failed.reward": 1.0, "rl.samples.failed.timeout": 1.0}
     ledger.apply_report(pb.StepReport(step=1, metrics=metrics), 5)
-    told = summarise(ledger, Services(), 0.0)
+    totals.see(ledger.reports)
+    told = summarise(ledger, totals, Services(), 0.0)
     assert told["failures"] == {"FAILURE_REWARD": 4, "OTHERS_OF_FAILED_GROUPS": 1, "FAILURE_TIMEOUT": 1}
     assert sum(told["failures"].values()) == told["samples"]["failed"] == 6

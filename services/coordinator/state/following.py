@@ -5,12 +5,13 @@ them decides on a prefix of the ledger: who decides waits for `current` first.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 
 from penstock.bus import Bus, Entry, RunNames, last_entry, load_payload, read, stream_state
-from penstock.ledger import Ledger
+from penstock.ledger import Fold, Ledger
 from penstock.rules.quarantine import BadEntry, Quarantine
+from penstock.snapshots import newest
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import read_sample, refused, sample_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
@@ -38,13 +39,23 @@ class Following:
         self.changes = 0
         self._changed = asyncio.Condition()
 
-    async def restore(self) -> None:
-        """Folds the ledger up to its present end, before anything else is done."""
+    async def restore(self, folds: Mapping[str, Fold]) -> None:
+        """Folds the ledger up to its present end, from the newest snapshot on, before anything else is done.
+
+        folds: who takes up the rest of the snapshot.
+        """
         last = await self._end()
-        if not last:
+        snapshot = await newest(self.bus, self.names, last, folds=folds)
+        if snapshot is not None:
+            self.ledger.become(snapshot)
+        after = self.ledger.sequence
+        if after == last:
             return
         with waiting(f"ledger up to {last}", on="nats", deadline=FOLD_SECONDS):
-            async with asyncio.timeout(FOLD_SECONDS), aclosing(read(self.bus, self.names.ledger)) as entries:
+            async with (
+                asyncio.timeout(FOLD_SECONDS),
+                aclosing(read(self.bus, self.names.ledger, after=after)) as entries,
+            ):
                 async for entry in entries:
                     self.ledger.apply(entry.subject, entry.payload, entry.sequence)
                     if entry.sequence >= last:

@@ -102,8 +102,10 @@ class Assembly:
 
     def _wanted(self, name: str) -> bool:
         group = self._ledger.groups.get(name)
-        if group is None or group.fate is Fate.IN_FLIGHT:
-            return True  # not in the ledger yet: the two streams are read independently
+        if group is None:  # not in the ledger yet (the two streams are read independently), or forgotten
+            return not self._ledger.knows(name)
+        if group.fate is Fate.IN_FLIGHT:
+            return True
         return group.fate is Fate.TRAINED and group.step is not None and group.step > self._trained_step
 
     def _is_complete(self, name: str) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from penstock.bus import Bus, Entry, RunNames, load_payload, read, stream_state
 from penstock.ledger import Ledger, check_against_admission, explained
 from penstock.rules.quarantine import BadEntry, Quarantine
+from penstock.snapshots import newest
 from penstock.telemetry.waits import waiting
 from penstock.trajectories import read_sample, refused, sample_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
@@ -37,7 +38,7 @@ class Following:
         checkpoint). takes: what the weights can be trained on."""
         self._bus, self._names, self.log_sequence = bus, names, log_cursor
         self.ledger, self.quarantine = Ledger(), Quarantine()
-        self._takes = takes
+        self._takes, self._trained_step = takes, trained_step
         self.assembly = Assembly(self.ledger, groups_per_step, trained_step)
         self._changed = asyncio.Condition()
 
@@ -81,7 +82,12 @@ class Following:
         return self.assembly.cursor(self.log_sequence)
 
     async def _follow_ledger(self) -> None:
-        async for entry in read(self._bus, self._names.ledger):
+        last = (await stream_state(self._bus, self._names.ledger)).last_sequence
+        snapshot = await newest(self._bus, self._names, last, step=self._trained_step)
+        if snapshot is not None:
+            self.ledger.become(snapshot)
+            await self.decided()
+        async for entry in read(self._bus, self._names.ledger, after=self.ledger.sequence):
             self.ledger.apply(entry.subject, entry.payload, entry.sequence)
             await self.decided()
 
@@ -114,7 +120,7 @@ class Following:
             group, index = sample_key(self._names, entry.subject)
         except BadEntry:
             return
-        if group not in self.ledger.groups:
+        if not self.ledger.knows(group):
             await self.current()
         if group in self.ledger.groups:
             self.assembly.add(refused(self._names, group, index, bad), entry.sequence, quarantined=True)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from penstock.bus import Bucket, Entry, Fenced, StreamState
-from penstock.ledger import Ledger
+from penstock.ledger import Ledger, dump, load
 from penstock.trajectories import encode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.policy_gradient.samples import AdvantageSamples
@@ -40,7 +40,7 @@ class Streams:
 
     def __init__(self) -> None:
         self.entries: dict[str, list[Entry]] = {NAMES.ledger: [], NAMES.log: []}
-        self.pull, self.left, self.stored = 1, 10**9, False
+        self.pull, self.left, self.stored, self.behind = 1, 10**9, False, -1
         self._grown = asyncio.Condition()
 
     def put(self, stream: str, subject: str, payload: bytes) -> int:
@@ -76,12 +76,25 @@ class Streams:
             for _ in range(50):  # the next piece takes longer than anybody who would decide on this one
                 await asyncio.sleep(0)
 
+    async def snapshot(self, bus: object, names: object, last: int, *, step: int) -> Ledger | None:
+        """What a coordinator kept `behind` entries before the end; none for a negative number."""
+        return snapshot_of(self, max(0, last - self.behind), step) if self.behind >= 0 else None
+
     async def stream_state(self, bus: object, stream: str) -> StreamState:
         return StreamState(len(self.entries[stream]), 0, 1, len(self.entries[stream]))
 
 
 async def load_payload(bus: object, names: object, payload: bytes) -> bytes:
     return payload
+
+
+def snapshot_of(streams: Streams, entries: int, step: int) -> Ledger:
+    """The ledger as a coordinator has kept it, after so many entries, for a learner whose checkpoint is of `step`."""
+    ledger = Ledger()
+    for entry in streams.entries[NAMES.ledger][:entries]:
+        ledger.apply(entry.subject, entry.payload, entry.sequence)
+    ledger.forget(step)
+    return load(dump(ledger, {}))
 
 
 class Alone(Bucket):
@@ -98,6 +111,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Streams]:
         monkeypatch.setattr(follow, "read", new.read)
         monkeypatch.setattr(follow, "stream_state", new.stream_state)
         monkeypatch.setattr(follow, "load_payload", load_payload)
+        monkeypatch.setattr(follow, "newest", new.snapshot)
         monkeypatch.setattr(judge, "append", new.append)
         monkeypatch.setattr(record, "append", new.append)
         return new
@@ -156,16 +170,17 @@ KILLS = [*itertools.product(range(WRITES), (False, True)), (10**9, False)]
 """(write that a life does not survive, whether the stream has it all the same)."""
 
 
-@pytest.mark.parametrize("pull", [1, 2, 3, 5])
 @pytest.mark.parametrize("always", [True, False])
+@pytest.mark.parametrize(("pull", "behind"), [(1, -1), (2, -1), (3, -1), (5, -1), (1, 0), (2, 2), (5, 1)])
 async def test_the_batches_are_the_same_wherever_two_lives_are_killed(
-    streams: Callable[[], Streams], pull: int, always: bool
+    streams: Callable[[], Streams], pull: int, always: bool, behind: int
 ) -> None:
-    """always: whether all lives filter; else the first does not, and the others must not judge what it trained."""
+    """behind: how many entries the snapshot that a life begins with is behind, -1 for none. always: whether all lives
+    filter; else the first does not, and the others must not judge what it trained."""
     for first, second in itertools.product(KILLS, KILLS):
         run, trained, lives = streams(), 0, list[tuple[int, list[list[str]]]]()
         fill(run)
-        run.pull = pull
+        run.pull, run.behind = pull, behind
         for epoch, (left, stored) in enumerate((first, second, KILLS[-1]), 1):
             run.left, run.stored = left, stored
             lives.append((trained, given := list[list[str]]()))

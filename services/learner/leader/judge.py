@@ -6,7 +6,6 @@ A group is judged the moment it is complete, not when its turn comes: one withou
 import logging
 
 from penstock.bus import Bus, Fenced, RunNames, append
-from penstock.ledger import Fate
 from penstock.telemetry import metrics
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.sources import Sources
@@ -79,8 +78,8 @@ class Judge:
         event.writer, event.writer_epoch = "learner", self._epoch.number
         self._following.assembly.drop(group)
         ledger, subject = self._following.ledger, self._names.ledger_group_subject(group.name)
-        while ledger.groups[group.name].fate is Fate.IN_FLIGHT:
-            last = ledger.last(subject, ledger.groups[group.name].sequence)
+        while (held := ledger.in_flight.get(group.name)) is not None:
+            last = ledger.last(subject, held.sequence)
             try:
                 await append(self._bus, subject, event.SerializeToString(), expected_last_sequence=last, within=120)
                 break

@@ -20,6 +20,7 @@ from services.learner.leader.follow import Following
 from services.learner.leader.judge import RELEASED, Judge
 
 logger = logging.getLogger(__name__)
+KEPT = 100  # steps of the ledger that stay in memory
 
 
 class Batches:
@@ -54,7 +55,7 @@ class Batches:
     async def report(self, report: pb.StepReport) -> None:
         """Appends a step's report; a replayed step's changes nothing. Raises AnotherLearner."""
         await self._epoch.check()
-        if report.step not in self._following.ledger.reports:
+        if not self._following.ledger.reported(report.step):
             await self._once(self._names.ledger_step_subject(report.step), report.SerializeToString())
 
     async def evaluated(self, report: pb.EvaluationReport) -> None:
@@ -63,8 +64,9 @@ class Batches:
             await self._once(self._names.ledger_eval_subject(report.step), report.SerializeToString())
 
     async def trained(self, step: int) -> None:
-        """The weights are now at `step`."""
+        """The weights are now at `step`: of what is long behind it only the counts stay in memory."""
         self._following.assembly.trained(step)
+        self._following.ledger.forget(step - KEPT)
 
     async def position(self) -> Position:
         """What of the streams belongs to the current weights."""

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from penstock.recipes.sections.base import Fraction, Positive, Section
+from penstock.rules import bounds
 
 
 class Curriculum(Section):
@@ -12,7 +13,10 @@ class Curriculum(Section):
 
     retire_at: float = Field(default=1.0, description="a row is solved when its group's mean reward is at least this")
     retire_after: int = Field(
-        default=0, ge=0, description="a row solved in so many groups in a row is drawn no more; 0 retires none"
+        default=0,
+        ge=0,
+        le=bounds.ROW_REWARDS,
+        description="a row solved in so many groups in a row is drawn no more; 0 retires none",
     )
     focus: Fraction = Field(
         default=0.0,

@@ -1,0 +1,48 @@
+"""Where snapshots of a run's ledger are kept: in its bucket, written by the coordinator, read by whoever folds it.
+
+A snapshot is a shortcut and nothing rests on it: one that is missing, damaged, of another release, ahead of the stream
+or too new for the reader means that the ledger is folded from its first entry.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from penstock.bus import Bucket, Bus, PayloadTooLarge, RunNames
+from penstock.ledger import BadSnapshot, Fold, Ledger, dump, load
+
+__all__ = ["newest", "store"]
+logger = logging.getLogger(__name__)
+
+
+async def store(bus: Bus, names: RunNames, ledger: Ledger, folds: Mapping[str, Fold]) -> bool:
+    """Keeps the present state in place of the one before; False, and a warning, where it is too large for a message."""
+    raw = dump(ledger, folds)
+    try:
+        await Bucket(bus, names).put(names.snapshot_key, raw)
+    except PayloadTooLarge as error:
+        logger.warning("no snapshot of the ledger: %s", error)
+        return False
+    logger.info("snapshot of the ledger", extra={"sequence": ledger.sequence, "bytes": len(raw)})
+    return True
+
+
+async def newest(
+    bus: Bus, names: RunNames, last: int, *, folds: Mapping[str, Fold] | None = None, step: int | None = None
+) -> Ledger | None:
+    """The ledger of the newest snapshot; None where there is none to go on from.
+
+    last: of the ledger's stream, its last sequence. folds: who takes up the rest of it. step: what is behind it must
+    not be forgotten, where given.
+    """
+    held = await Bucket(bus, names).get(names.snapshot_key)
+    if held is None:
+        return None
+    try:
+        ledger = load(held.value)
+        if ledger.sequence > last or (step is not None and ledger.forgotten > step):
+            logger.info("the snapshot of the ledger is too new", extra={"sequence": ledger.sequence, "of": last})
+            return None
+        return load(held.value, folds) if folds else ledger
+    except BadSnapshot as bad:
+        logger.warning("the snapshot of the ledger is not used: %s", bad)
+        return None
