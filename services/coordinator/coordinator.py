@@ -59,13 +59,13 @@ class Coordinator:
         self.alerts, self.totals = Alerts(recipe.telemetry.alerts), Totals()
         self.history = History(bus, names, self.ledger)
         self.tasks = TaskMaker(recipe)
-        self.watch = Watch(bus, names, recipe.limits.stall_seconds, self.state, self.following, peers)
+        self.watch = Watch(bus, names, recipe.limits, self.state, self.following, peers)
         self.recorder = Recorder(folder, sinks, self._around, self.summary, self._texts)
         self._folds: dict[str, Fold] = {"alerts": self.alerts, "totals": self.totals}
         self._snapshots = Snapshots(bus, names, self.following, peers, self._folds, lambda: self.recorder.written)
-        self._deadlines = Deadlines(bus, names, recipe.model.path, self.following)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
+        self._deadlines = Deadlines(bus, names, recipe, self.following, self._ending.give_up)
         self.admission = Admission(bus, names, recipe, self.following, self.tasks, self.state, self._ending.give_up)
 
     async def run(self) -> None:

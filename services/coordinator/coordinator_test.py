@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import itertools
 import json
 import pathlib
 import random
@@ -11,11 +13,22 @@ from functools import partial
 
 import pytest
 
-from penstock.bus import Bus, EmbeddedServer, RunNames, append, read, stream_state
+from penstock.bus import (
+    Bus,
+    EmbeddedServer,
+    RunNames,
+    StreamFull,
+    append,
+    ensure_run,
+    publish_once,
+    read,
+    stream_state,
+)
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Fate, Ledger
 from penstock.names import group_number
+from penstock.testing.nats.fixtures import SMALL
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.admission import deadlines
 from services.coordinator.admission.draws import Draw
@@ -364,6 +377,30 @@ async def test_a_stop_while_evaluating_waits_for_the_evaluation_and_stops(
             await settled(coordinator, lambda: coordinator.state.over)
     assert (coordinator.state.value, coordinator.state.reason) == (pb.RUN_STATE_STOPPED, "enough")
     assert sorted((await fold(bus, names)).evaluations) == [0]
+
+
+async def test_a_run_whose_log_is_full_says_so_and_goes_on_once_there_is_room(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    recipe = make_recipe(
+        folder, limits__log_bytes=SMALL.log_bytes, limits__group_deadline_seconds=0.1, limits__stall_seconds=1
+    )
+    with pytest.raises(StreamFull):
+        for number in itertools.count():
+            await publish_once(bus, names.log_subject(f"x{number}", 0), bytes(1 << 20), on_full="raise")
+    left = SMALL.log_bytes - (await stream_state(bus, names.log)).bytes
+    await publish_once(bus, names.log_subject("y", 0), bytes(left - 200), on_full="raise")
+    coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
+    async with running(coordinator.run(), within=60):
+        await settled(coordinator, lambda: bool(coordinator.watch.scarce))
+        await settled(coordinator, lambda: coordinator.state.over, within=50)
+    assert coordinator.state.value == pb.RUN_STATE_FAILED
+    assert "the log of samples has no room: limits.log_bytes is" in coordinator.state.reason
+    await ensure_run(bus, names, dataclasses.replace(SMALL, log_bytes=2 * SMALL.log_bytes))
+    again = make_coordinator(bus, names, recipe, tmp_path, chat)
+    async with running(again.run()):
+        await settled(again, lambda: again.log.count >= SIZE)
+    assert not again.state.over
 
 
 async def test_a_run_that_stands_still_says_so_and_takes_it_back(

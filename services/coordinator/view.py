@@ -36,7 +36,7 @@ def run(c: Coordinator) -> pb.Run:
         groups_budget=c.recipe.groups_budget,
         tasks_pending=services.tasks_pending,
         stall=c.watch.stall,
-        alerts=[str(a) for a in c.alerts.standing],
+        alerts=[*([c.watch.scarce] if c.watch.scarce else []), *(str(a) for a in c.alerts.standing)],
         evaluations=[e for _, e in sorted(ledger.evaluations.items())],
     )
     if newest:

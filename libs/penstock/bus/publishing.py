@@ -83,7 +83,7 @@ async def publish_once(
             return Published(stored.seq, first=(stored.headers or {}).get(WRITER_HEADER) == writer)
         if "per subject" in reason:
             continue  # it was trimmed between the refusal and the look
-        if on_full == "raise" or time.monotonic() + _FULL_PAUSE_SECONDS >= end:
+        if on_full == "raise" or time.monotonic() + _FULL_PAUSE_SECONDS + bus.attempt_seconds >= end:
             raise StreamFull(f"{subject}: {reason}")
         with waiting(f"room for {subject}", on="whoever trims the stream", deadline=end - time.monotonic()):
             await asyncio.sleep(_FULL_PAUSE_SECONDS)  # the server announces no room

@@ -59,16 +59,23 @@ class RunLimits:
 
 @dataclass(frozen=True)
 class StreamState:
-    """What a stream holds. `first_sequence` is that of the next message where the stream is empty."""
+    """What a stream holds. `first_sequence` is that of the next message where the stream is empty; `max_bytes` is its
+    room, −1 for as much as there is."""
 
     messages: int
     bytes: int
     first_sequence: int
     last_sequence: int
+    max_bytes: int = -1
+
+    @property
+    def fill(self) -> float:
+        """The share of its room that is used."""
+        return self.bytes / self.max_bytes if self.max_bytes > 0 else 0.0
 
 
 async def ensure_run(bus: Bus, names: RunNames, limits: RunLimits | None = None) -> None:
-    """Makes the streams, bucket and blob store of a run, or verifies those that exist. Idempotent.
+    """Makes the streams, bucket and blob store of a run, or verifies those that exist; they may grow. Idempotent.
 
     Raises:
         UnsafeServer: see `RunLimits.durability`.
@@ -123,6 +130,10 @@ async def _ensure(bus: Bus, config: api.StreamConfig) -> None:
         found = (await bus.ask(f"look up stream {name}", lambda: bus.js.stream_info(name))).config
     except NotFound:
         found = (await bus.ask(f"create stream {name}", lambda: bus.js.add_stream(config))).config
+    room, had = int(config.max_bytes or -1), int(found.max_bytes or -1)
+    if 0 < had < room:
+        grown = found.evolve(max_bytes=room)
+        found = (await bus.ask(f"give {name} more room", lambda: bus.js.update_stream(grown))).config
     differences = {
         key: (getattr(found, key), getattr(config, key))
         for key in _COMPARED
@@ -164,7 +175,7 @@ async def stream_state(bus: Bus, stream: str) -> StreamState:
     """
     info = await bus.ask(f"state of {stream}", lambda: bus.js.stream_info(stream))
     state = info.state
-    return StreamState(state.messages, state.bytes, state.first_seq, state.last_seq)
+    return StreamState(state.messages, state.bytes, state.first_seq, state.last_seq, int(info.config.max_bytes or -1))
 
 
 async def trim(bus: Bus, stream: str, *, before: int) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from penstock.bus import (
     EmbeddedServer,
     RunLimits,
     RunNames,
+    StreamFull,
     StreamMismatch,
     UnsafeServer,
     connect,
@@ -33,6 +35,20 @@ async def test_another_configuration_is_named(bus: Bus, names: RunNames, small: 
     with pytest.raises(StreamMismatch, match="max_bytes") as caught:
         await ensure_run(bus, names, RunLimits(log_bytes=1 << 20, tasks_bytes=small.tasks_bytes))
     assert caught.value.differences == {"max_bytes": (small.log_bytes, 1 << 20)}
+
+
+async def test_a_full_stream_takes_more_once_it_has_more_room(bus: Bus, names: RunNames, small: RunLimits) -> None:
+    assert (await stream_state(bus, names.log)).fill == 0
+    number = 0
+    with pytest.raises(StreamFull):
+        while True:
+            await publish_once(bus, names.log_subject(number, 0), bytes(1 << 20), on_full="raise")
+            number += 1
+    assert (await stream_state(bus, names.log)).fill > 0.9
+    await ensure_run(bus, names, dataclasses.replace(small, log_bytes=2 * small.log_bytes))
+    await publish_once(bus, names.log_subject(number, 0), bytes(1 << 20), on_full="raise")
+    state = await stream_state(bus, names.log)
+    assert state.max_bytes == 2 * small.log_bytes and state.fill < 0.6 and state.messages == number + 1
 
 
 async def test_a_server_that_may_lose_acknowledged_messages_is_refused(tmp_path: Path, small: RunLimits) -> None:

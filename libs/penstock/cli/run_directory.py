@@ -39,6 +39,8 @@ MAY_CHANGE = (
     "rollout.generation_timeout_seconds",
     "limits.group_deadline_seconds",
     "limits.stall_seconds",
+    "limits.log_bytes",
+    "limits.keep_log",
     "telemetry.",
     "weight_sync.",
     "security",

@@ -8,13 +8,16 @@ came first is the sample's one end.
 import asyncio
 import datetime
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
-from penstock.bus import Bus, RunNames, publish_once, store_payload
+from penstock.bus import Bus, RunNames, StreamFull, publish_once, store_payload
 from penstock.ledger import Group
+from penstock.recipes import Recipe
 from penstock.trajectories import encode, failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.state.following import TICK_SECONDS, Following
+from services.coordinator.state.room import full_log
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +27,16 @@ GRACE = datetime.timedelta(seconds=5)
 
 
 class Deadlines:
-    """Ends the overdue groups of one run, each once."""
+    """Ends the overdue groups of one run, each once. give_up: called with the reason when the log has had no room for
+    their ends for limits.stall_seconds."""
 
-    def __init__(self, bus: Bus, names: RunNames, model: str, following: Following) -> None:
-        self._bus, self._names, self._model, self._following = bus, names, model, following
+    def __init__(
+        self, bus: Bus, names: RunNames, recipe: Recipe, following: Following, give_up: Callable[[str], None]
+    ) -> None:
+        self._bus, self._names, self._following, self._give_up = bus, names, following, give_up
+        self._model, self._limits = recipe.model.path, recipe.limits
         self._closed: set[str] = set()
+        self._full_since: float | None = None  # seconds of the monotonic clock
 
     async def run(self) -> None:
         """Looks whenever something changed, and once a second; never ends."""
@@ -39,8 +47,21 @@ class Deadlines:
                 if group.name in self._closed:
                     continue  # ended in the log; the learner releases it when its turn comes
                 task = header_of(self._names, group)
-                await close(self._bus, self._names, task, self._model, pb.Outcome.FAILURE_TIMEOUT, OVER)
+                try:
+                    await close(self._bus, self._names, task, self._model, pb.Outcome.FAILURE_TIMEOUT, OVER)
+                except StreamFull:
+                    await self._no_room(group)
+                    break
                 self._closed.add(group.name)
+                self._full_since = None
+
+    async def _no_room(self, group: Group) -> None:
+        """Somebody may be about to trim the log, a learner that is starting for one; but nobody waits for ever."""
+        now = time.monotonic()
+        self._full_since = self._full_since or now
+        if now - self._full_since >= self._limits.stall_seconds:
+            self._give_up(f"{group.name} is overdue, and {full_log(self._limits)}")
+            await self._following.notify()
 
 
 def overdue(groups: Iterable[Group], now: datetime.datetime) -> list[Group]:

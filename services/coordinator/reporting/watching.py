@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 
-from penstock.bus import Bus, BusError, RunNames, TaskConsumer
+from penstock.bus import Bus, BusError, RunNames, TaskConsumer, stream_state
+from penstock.recipes.sections import Limits
 from penstock.telemetry import metrics
 from services.coordinator.reporting.explaining import computes, explain
 from services.coordinator.reporting.recording import Recorder
@@ -12,6 +13,7 @@ from services.coordinator.reporting.stalls import StallWatch
 from services.coordinator.reporting.summary import Services
 from services.coordinator.state.following import TICK_SECONDS, Following
 from services.coordinator.state.peers import Peers
+from services.coordinator.state.room import scarce_log
 from services.coordinator.state.run_state import RunState
 
 logger = logging.getLogger(__name__)
@@ -23,15 +25,17 @@ class Watch:
 
     Attributes:
         services: the look at the other services. stall: why nothing has moved for long; empty while the run moves.
+        scarce: that the log has little room; empty while there is enough.
     """
 
     def __init__(
-        self, bus: Bus, names: RunNames, limit: float, state: RunState, following: Following, peers: Peers
+        self, bus: Bus, names: RunNames, limits: Limits, state: RunState, following: Following, peers: Peers
     ) -> None:
         self.services = Services()
-        self.stall = ""
+        self.stall = self.scarce = ""
+        self._limits = limits
         self._bus, self._names, self._state, self._following, self._peers = bus, names, state, following, peers
-        self._stalls = StallWatch(limit)
+        self._stalls = StallWatch(limits.stall_seconds)
 
     async def run(self, recorder: Recorder) -> None:
         """Looks, and lets the recorder try again what a full disk delayed; never ends."""
@@ -43,19 +47,30 @@ class Watch:
             await asyncio.sleep(TICK_SECONDS)  # these services announce no changes; a look a second is cheap
 
     async def look(self) -> None:
-        """Looks at queue, engines and versions."""
+        """Looks at queue, log, engines and versions."""
         s = self.services
         try:
             backlog = await TaskConsumer(self._bus, self._names, "train").backlog()
             s.tasks_pending = backlog.pending
         except BusError as error:
             logger.debug("no backlog yet: %s", error)
+        await self._look_at_log()
         found = await self._peers.engines()
         if found:
             s.serving_step = min(e.version.step for e in found)
             s.looks += 1
             s.busy_looks += any(e.running for e in found)
         s.versions = await self._peers.versions() or s.versions
+
+    async def _look_at_log(self) -> None:
+        try:
+            scarce = scarce_log(self._limits, (await stream_state(self._bus, self._names.log)).fill)
+        except BusError as error:
+            logger.debug("the log does not answer: %s", error)
+            return
+        if scarce and not self.scarce:
+            logger.warning("%s", scarce)
+        self.scarce = scarce
 
     async def _check_stall(self) -> None:
         """Says once, in the log and in the run's status, why nothing has moved for limits.stall_seconds; nothing while

@@ -52,6 +52,8 @@ class Keeper:
         self._write = BackgroundWrite(root, settings.background)
         self._begun = self._saved = resume.step or None
         self._measured = measured
+        if dist.get_rank() == 0:
+            self._trim()  # the recipe may have kept the log until now
 
     @property
     def busy(self) -> bool:
@@ -83,9 +85,13 @@ class Keeper:
         logger.info("saved", extra={"step": step, "path": str(checkpoints.path_of(self._root, step))})
         if dist.get_rank() == 0:
             retention.prune(self._root, self._settings)
-            if not self._keep_log:
-                oldest = checkpoints.present(self._root)[: self._settings.keep][-1]
-                self._positions.trim(resume_of(oldest).position.log_cursor)
+            self._trim()
+
+    def _trim(self) -> None:
+        """Gives the log room behind the oldest checkpoint that the run could go on from."""
+        kept = checkpoints.present(self._root)[: self._settings.keep]
+        if kept and not self._keep_log:
+            self._positions.trim(resume_of(kept[-1]).position.log_cursor)
 
     def finish(self, step: int) -> None:
         """Saves the last state and waits for it; a collective."""

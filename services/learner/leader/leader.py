@@ -18,7 +18,7 @@ from torch import Tensor
 
 from penstock import rpc
 from penstock.access import Login
-from penstock.bus import Bucket, Bus, RunNames, connect, trim
+from penstock.bus import Bucket, Bus, RunNames, connect, stream_state, trim
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
@@ -41,6 +41,7 @@ from services.learner.leader.trained import Trained, report_of
 
 logger = logging.getLogger(__name__)
 PUBLISH_SECONDS = 300.0
+CROWDED = 0.9
 
 
 class Command(enum.Enum):
@@ -125,11 +126,17 @@ class RunLeader:
     """Rank 0's. Made by `leading`."""
 
     def __init__(
-        self, link: Link, opened: "_Opened", sources: Sources, adapters: Adapters | None, status: Status
+        self,
+        link: Link,
+        opened: "_Opened",
+        sources: Sources,
+        adapters: Adapters | None,
+        status: Status,
+        trims: bool,
     ) -> None:
-        """adapters: said of what is published, where that is these alone."""
+        """adapters: said of what is published, where that is these alone. trims: whether checkpoints give room."""
         self._link, self._opened, self._batches = link, opened, opened.batches
-        self._sources, self._adapters, self._status = sources, adapters, status
+        self._sources, self._adapters, self._status, self._trims = sources, adapters, status, trims
         self._publishing: concurrent.futures.Future[bool] | None = None
 
     def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
@@ -139,11 +146,18 @@ class RunLeader:
         if status.save_wanted.is_set() and not saving:
             status.save_wanted.clear()
             return Command.SAVE, None
+        if self._trims and not saving and step - 1 > (status.checkpoint_step or 0) and self._crowded():
+            logger.info("the log is nearly full: a checkpoint gives it room", extra={"step": step - 1})
+            return Command.SAVE, None
         status.state = State.STATE_WAITING
         groups = self._link.do(self._batches.batch(step, within), within + 300)
         if groups is None:
             return Command.WAIT, None
         return Command.TRAIN, prepare(groups, self._sources, step - 1, self._batches.failed(step))
+
+    def _crowded(self) -> bool:
+        """Whether the log has so little room left that waiting for the next planned checkpoint might stop everybody."""
+        return self._link.do(stream_state(self._opened.bus, self._opened.names.log), 60).fill > CROWDED
 
     def stepped(self, trained: Trained, tensors: Sequence[tuple[str, Tensor]]) -> Mapping[str, float]:
         assert trained.prepared is not None, "rank 0 has the batch"
@@ -207,7 +221,7 @@ def leading(
     """
     with linked() as link:
         opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), 120)
-        yield RunLeader(link, opened, sources, adapters_of(recipe), status)
+        yield RunLeader(link, opened, sources, adapters_of(recipe), status, not recipe.limits.keep_log)
 
 
 async def _open(

@@ -53,10 +53,12 @@ class Limits(Section):
     """Bounds that keep a run from filling a machine."""
 
     log_bytes: Positive = Field(
-        default=4 * 2**30, description="size of the trajectory log; a full log pauses generation"
+        default=4 * 2**30,
+        description="size of the trajectory log; a full log pauses generation, and ends a run that nobody trims",
     )
     keep_log: bool = Field(
-        default=True, description="keep the whole log for replay instead of trimming behind checkpoints"
+        default=True,
+        description="keep the whole log for replay; false trims it behind checkpoints, and makes one when it is full",
     )
     group_deadline_seconds: float = Field(
         default=600.0, gt=0, description="age at which a group is closed with what it has"
