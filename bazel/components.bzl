@@ -27,6 +27,7 @@ LIBRARIES = {
     "system": "light",
     "telemetry": "light",
     "tensors": "light",
+    "terminal": "light",
     "testing/certificates": "light",
     "testing/chat_templates": "light",
     "testing/hostile_messages": "light",

@@ -9,7 +9,6 @@ from penstock.cli.commands import inspect
 from penstock.cli.commands.audit import quarantine, verify
 from penstock.cli.commands.compare import compare, plot
 from penstock.cli.commands.config import config
-from penstock.cli.commands.conformance import conformance
 from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
 from penstock.cli.commands.listing import ls
@@ -18,6 +17,7 @@ from penstock.cli.commands.replay import replay
 from penstock.cli.commands.secrets import secrets
 from penstock.cli.commands.serve import serve
 from penstock.cli.commands.train import train
+from penstock.sdk.conformance.command import conformance
 
 app = typer.Typer(
     help="Post-train language models by asynchronous reinforcement learning, as services.",

@@ -18,12 +18,12 @@ from penstock.cli.chats import chat_of
 from penstock.cli.foreign import unreachable
 from penstock.cli.run_directory import RunRefused, held
 from penstock.cli.training import Training, training
-from penstock.cli.words import plain
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.recipes.checks.trackers import check_trackers
 from penstock.supervisor import ServiceFailed
 from penstock.system import exits
+from penstock.terminal import plain
 
 LEARNER_END_SECONDS = 120.0
 AGAIN_SECONDS = 2.0

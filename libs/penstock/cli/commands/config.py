@@ -11,13 +11,13 @@ from rich.table import Table
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of, ends
 from penstock.cli.foreign import unreachable
-from penstock.cli.words import console, failed, table_of
 from penstock.memory_plan import GIB
 from penstock.recipes import RecipeError, dump, load
 from penstock.recipes.checks.trackers import check_trackers
 from penstock.recipes.needs import Needs
 from penstock.supervisor.plan import LESS_MEMORY
 from penstock.system.host_memory import host_memory
+from penstock.terminal import console, failed, table_of
 
 
 def config(

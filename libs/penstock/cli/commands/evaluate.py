@@ -10,9 +10,10 @@ from rich.console import Console
 from penstock.cli.commands.export import ExportFailed, is_checkpoint, write_model
 from penstock.cli.run_directory import RunRefused
 from penstock.cli.screen import train
-from penstock.cli.words import DEFAULT_RUNS, Overrides, Runs, failed
+from penstock.cli.words import DEFAULT_RUNS, Overrides, Runs
 from penstock.recipes import RecipeError, load
 from penstock.system import exits
+from penstock.terminal import failed
 
 
 def evaluate(

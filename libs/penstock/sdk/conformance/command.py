@@ -1,4 +1,4 @@
-"""`penstock conformance`: somebody else's service held against its contract."""
+"""`penstock-conformance`, and `penstock conformance` which is the same: a service held against its contract."""
 
 import asyncio
 import json
@@ -8,9 +8,9 @@ import typer
 from rich.text import Text
 
 from penstock import rpc
-from penstock.cli.words import console, failed, plain
 from penstock.sdk.conformance import check_environment, check_reward
 from penstock.system import exits
+from penstock.terminal import console, failed, plain
 
 
 def conformance(
@@ -39,3 +39,8 @@ def conformance(
         console.print(Text.from_markup(mark) + said)
     console.print("passed" if report.passed else "failed")
     raise typer.Exit(exits.DONE if report.passed else exits.FAILED)
+
+
+def main() -> None:
+    """The console entry point of `penstock-conformance`."""
+    typer.run(conformance)
