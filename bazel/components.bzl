@@ -30,6 +30,7 @@ LIBRARIES = {
     "terminal": "light",
     "testing/certificates": "light",
     "testing/chat_templates": "light",
+    "testing/clean_environment": "light",
     "testing/hostile_messages": "light",
     "testing/nats": "light",
     "testing/small_disk": "light",
@@ -86,6 +87,7 @@ ROOMS = {
 OTHERS = {
     ".ci": "light",
     "bazel": "tools",
+    "bazel/wheels": "light",
     "docs": "learner",
     "tests/bench": "learner",
     "tests/chaos": "light",

@@ -3,6 +3,8 @@
 A new command is a function below commands/ and a line here.
 """
 
+from typing import Annotated
+
 import typer
 
 from penstock.cli.commands import inspect
@@ -18,12 +20,32 @@ from penstock.cli.commands.secrets import secrets
 from penstock.cli.commands.serve import serve
 from penstock.cli.commands.train import train
 from penstock.sdk.conformance.command import conformance
+from penstock.system.version import VERSION
+from penstock.terminal import console
 
 app = typer.Typer(
     help="Post-train language models by asynchronous reinforcement learning, as services.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        console.print(f"penstock {VERSION}", highlight=False)
+        raise typer.Exit()
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="say the version, and end")
+]
+
+
+@app.callback()
+def penstock(version: Version = False) -> None:
+    """What stands before the command."""
+
+
 app.command()(ls)
 app.command()(plot)
 app.command()(compare)
