@@ -87,6 +87,7 @@ ROOMS = {
 OTHERS = {
     ".ci": "light",
     "bazel": "tools",
+    "bazel/proto_folder": "light",
     "bazel/wheels": "light",
     "docs": "learner",
     "tests/bench": "learner",
