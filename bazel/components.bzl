@@ -90,6 +90,7 @@ OTHERS = {
     "bazel/proto_folder": "light",
     "bazel/wheels": "light",
     "docs": "learner",
+    "examples/node_reward": "light",
     "tests/bench": "learner",
     "tests/chaos": "light",
     "tests/e2e": "light",

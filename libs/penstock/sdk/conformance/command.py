@@ -35,7 +35,8 @@ def conformance(
         raise failed(f"{address} does not answer: {error}", exits.FAILED) from error
     for each in report.checks:
         mark = "[green]kept[/green]  " if each.passed else "[red]broken[/red]"
-        said = plain(f" {each.name}" + (f": {each.detail}" if each.detail else ""))
+        mark, detail = (mark, each.detail) if each.offered else ("[dim]absent[/dim]", "not offered, and need not be")
+        said = plain(f" {each.name}" + (f": {detail}" if detail else ""))
         console.print(Text.from_markup(mark) + said)
     console.print("passed" if report.passed else "failed")
     raise typer.Exit(exits.DONE if report.passed else exits.FAILED)
