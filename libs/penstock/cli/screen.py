@@ -247,9 +247,11 @@ def headline(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {metrics[name]:.3f}" for name in (shown[:1] if "reward" in shown else shown))
 
 
-def evaluations_table(evaluations: Sequence[Mapping[str, float]], title: str) -> Table:
-    """What evaluations measured, a column a version."""
-    table = Table("", *(f"version {e['version']}" for e in evaluations), title=title)
+def evaluations_table(
+    evaluations: Sequence[Mapping[str, float]], title: str, columns: Sequence[str] | None = None
+) -> Table:
+    """What evaluations measured, a column each, which is a version where no other name is given."""
+    table = Table("", *(columns or [f"version {e['version']}" for e in evaluations]), title=title)
     for name in sorted({k for e in evaluations for k in e} - {"step", "version"}):
         table.add_row(name, *(f"{e[name]:.4g}" if name in e else "" for e in evaluations))
     return table
