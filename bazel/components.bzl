@@ -17,6 +17,7 @@ LIBRARIES = {
     "migrate": "light",
     "names": "light",
     "objectives": "learner",
+    "packages": "light",
     "packing": "learner",
     "process": "light",
     "recipes": "light",

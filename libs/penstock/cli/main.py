@@ -11,6 +11,7 @@ from penstock.cli.commands import inspect
 from penstock.cli.commands.audit import quarantine, verify
 from penstock.cli.commands.compare import compare, plot
 from penstock.cli.commands.config import config
+from penstock.cli.commands.env import env
 from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
 from penstock.cli.commands.listing import ls
@@ -67,6 +68,7 @@ app.command()(migrate)
 app.command()(train)
 app.command(name="eval")(evaluate)
 app.command()(replay)
+app.add_typer(env, name="env")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(serve)
 
 

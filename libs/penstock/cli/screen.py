@@ -20,7 +20,8 @@ from penstock.cli.run_directory import RunRefused, held
 from penstock.cli.training import Training, training
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.recipes import Recipe, RecipeError, load
-from penstock.recipes.checks.trackers import check_trackers
+from penstock.recipes.checks.packages import check_packages
+from penstock.recipes.pinning import pinned
 from penstock.supervisor import ServiceFailed
 from penstock.system import exits
 from penstock.terminal import plain
@@ -54,12 +55,13 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
     errors = Console(stderr=True)
     try:
         await asyncio.to_thread(chat_of, recipe)
-        if away := check_trackers(recipe) or await unreachable(recipe):
+        recipe = pinned(recipe)
+        if away := check_packages(recipe) or await unreachable(recipe):
             errors.print("Cannot start:", *away, sep="\n  ", markup=False, highlight=False)
             return exits.BAD_INPUT
         with held(runs, recipe) as folder:
             return await _train(recipe, folder, console, errors, look)
-    except (RunRefused, OSError, TemplateError) as error:
+    except (RunRefused, OSError, TemplateError, RecipeError) as error:
         errors.print(f"Cannot start: {error}", markup=False, highlight=False)
         return exits.BAD_INPUT
 

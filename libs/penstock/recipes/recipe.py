@@ -21,6 +21,7 @@ class Recipe(s.Section):
         default=(),
         description="Python files or modules that register losses, advantages, corrections and the like of your own",
     )
+    packages: s.Packages = Field(default_factory=s.Packages)
     model: s.Model
     data: s.Data
     environment: s.Environment | None = Field(default=None, description="absent for supervised training")

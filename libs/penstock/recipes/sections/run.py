@@ -66,6 +66,15 @@ class Limits(Section):
     )
 
 
+class Packages(Section):
+    """Packages of your own (rewards, environments, trackers) beside those that our locks pin."""
+
+    folder: str | None = Field(default=None, description="folder that `penstock env add` makes; none if absent")
+    sha256: str | None = Field(
+        default=None, description="what is in it: filled in when a run starts, which then goes on with nothing else"
+    )
+
+
 class WeightSync(Section):
     """The version store."""
 
