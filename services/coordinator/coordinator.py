@@ -56,7 +56,7 @@ class Coordinator:
         self.tasks = TaskMaker(recipe)
         self.watch = Watch(bus, names, recipe.limits.stall_seconds, self.state, self.following, peers)
         self.recorder = Recorder(folder, sinks, self._around, self.summary, self._texts)
-        self._deadlines = Deadlines(bus, names, recipe.model.path, self.following)
+        self._deadlines = Deadlines(bus, names, recipe.model.path, self.following, recipe.outage_seconds)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
         self.admission = Admission(bus, names, recipe, self.following, self.tasks, self.state, self._ending.give_up)

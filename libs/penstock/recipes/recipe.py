@@ -142,6 +142,13 @@ class Recipe(s.Section):
         return any(not reward.is_served for reward in self.rewards())
 
     @property
+    def outage_seconds(self) -> float:
+        """The time by which groups may outlast their deadline: `limits.outage_seconds` where anything of the run is
+        another team's, else 0."""
+        ours = (e.address is None and all(r.address is None for r in e.rewards) for e in self.environments)
+        return 0.0 if all(ours) else self.limits.outage_seconds
+
+    @property
     def reward_models(self) -> dict[str, s.ServedModel]:
         """The trained models that score, by the name of their reward: those of all sources."""
         rewards = [reward for r in self.sources.values() for reward in r.rewards()]

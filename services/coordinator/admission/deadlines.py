@@ -19,15 +19,17 @@ from services.coordinator.state.following import TICK_SECONDS, Following
 logger = logging.getLogger(__name__)
 
 OVER = "the group's deadline passed"
-# Workers end their samples at the deadline themselves; this much later the coordinator does it for dead ones.
+# Workers end their samples at the deadline themselves, or after an outage of another team's service; this much later
+# the coordinator does it for dead ones.
 GRACE = datetime.timedelta(seconds=5)
 
 
 class Deadlines:
-    """Ends the overdue groups of one run, each once."""
+    """Ends the overdue groups of one run, each once. outage: seconds by which a group may outlast its deadline."""
 
-    def __init__(self, bus: Bus, names: RunNames, model: str, following: Following) -> None:
+    def __init__(self, bus: Bus, names: RunNames, model: str, following: Following, outage: float = 0.0) -> None:
         self._bus, self._names, self._model, self._following = bus, names, model, following
+        self._outage = datetime.timedelta(seconds=outage)
         self._closed: set[str] = set()
 
     async def run(self) -> None:
@@ -35,7 +37,7 @@ class Deadlines:
         while True:
             await self._following.changed(self._following.changes, TICK_SECONDS)
             now = datetime.datetime.now(datetime.UTC)
-            for group in overdue(self._following.ledger.in_flight.values(), now):
+            for group in overdue(self._following.ledger.in_flight.values(), now, self._outage):
                 if group.name in self._closed:
                     continue  # ended in the log; the learner releases it when its turn comes
                 task = header_of(self._names, group)
@@ -43,9 +45,11 @@ class Deadlines:
                 self._closed.add(group.name)
 
 
-def overdue(groups: Iterable[Group], now: datetime.datetime) -> list[Group]:
-    """The groups in flight whose deadline and grace are over."""
-    return [g for g in groups if g.admitted.deadline.ToDatetime(datetime.UTC) + GRACE <= now]
+def overdue(
+    groups: Iterable[Group], now: datetime.datetime, outage: datetime.timedelta = datetime.timedelta()
+) -> list[Group]:
+    """The groups in flight whose deadline and grace are over, and the time of an outage that they may have had."""
+    return [g for g in groups if g.admitted.deadline.ToDatetime(datetime.UTC) + outage + GRACE <= now]
 
 
 def header_of(names: RunNames, group: Group) -> pb.GroupTask:
