@@ -36,7 +36,7 @@ def install(overlay: Overlay, wanted: Sequence[str]) -> None:
         InstallFailed: a package cannot be had, or wants what the environment has in another version.
         OSError: the folder cannot be written.
     """
-    asked = list(dict.fromkeys([*overlay.requirements, *(_absolute(each) for each in wanted)]))
+    asked = list(dict.fromkeys([*overlay.requirements, *(meant(each) for each in wanted)]))
     overlay.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=overlay.folder) as folder:
         made = pathlib.Path(folder)
@@ -51,10 +51,15 @@ def install(overlay: Overlay, wanted: Sequence[str]) -> None:
     (overlay.folder / "requirements.txt").write_text("".join(f"{each}\n" for each in asked))
 
 
-def _absolute(wanted: str) -> str:
-    """A folder or file by its absolute path, so that the list means the same from everywhere."""
+def meant(wanted: str) -> str:
+    """A project's folder, or a file, by its absolute path; anything else as it is.
+
+    pip would take a bare name for a package of the index, also where a project of that name lies beside: somebody
+    else's code would be installed. The list means the same from every folder.
+    """
     path = pathlib.Path(wanted)
-    return str(path.resolve()) if path.exists() and (os.sep in wanted or path.suffix == ".whl") else wanted
+    project = any((path / each).is_file() for each in ("pyproject.toml", "setup.py"))
+    return str(path.resolve()) if project or path.is_file() or (os.sep in wanted and path.exists()) else wanted
 
 
 def _pip(made: pathlib.Path, asked: Sequence[str]) -> None:
