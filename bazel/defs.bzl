@@ -1,9 +1,12 @@
 """The only file that BUILD files load from."""
 
-load("//bazel:proto.bzl", _py_grpc_library = "py_grpc_library")
+load("//bazel:proto.bzl", _proto_folder = "proto_folder", _py_grpc_library = "py_grpc_library")
 load("//bazel:py.bzl", "pytest_test", "venv_tool_test", _py_binary = "py_binary", _py_library = "py_library")
+load("//bazel:wheel.bzl", _py_wheel = "py_wheel")
 
+proto_folder = _proto_folder
 py_grpc_library = _py_grpc_library
+py_wheel = _py_wheel
 
 def _venv(name):
     return "@venv_%s//:venv.json" % name

@@ -18,7 +18,8 @@ if [ ! -x "$VENV/bin/python" ]; then
   exit 1
 fi
 export RUNFILES_DIR="$R" PENSTOCK_RUNFILES="$R/%WORKSPACE%" PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV"
-export PYTHONPATH="%IMPORTS%" PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+# PENSTOCK_PACKAGES: a folder of the user's own packages, for the services that the supervisor gives it to.
+export PYTHONPATH="%IMPORTS%${PENSTOCK_PACKAGES:+:$PENSTOCK_PACKAGES}" PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
 if [ -n "${TEST_TMPDIR:-}" ]; then
   # Bazel has gone to the runfiles already; a program that a test starts stays where the test puts it.
   export HOME="$TEST_TMPDIR"

@@ -1,4 +1,5 @@
-"""py_grpc_library: message, stub and typing modules from .proto files, made with grpcio-tools at build time."""
+"""py_grpc_library: message, stub and typing modules from .proto files, made with grpcio-tools at build time; and proto_folder:
+the same files as other languages' tools read them, without Bazel."""
 
 load("//bazel:py.bzl", "PySourcesInfo")
 
@@ -60,5 +61,34 @@ py_grpc_library = rule(
         "deps": attr.label_list(providers = [ProtoFilesInfo, PySourcesInfo]),
         "generate_validate": attr.bool(doc = "also generate buf.validate's Python module"),
         "_protoc": attr.label(default = "//bazel:protoc", executable = True, cfg = "exec"),
+    },
+)
+
+def _pair(file):
+    return "%s=%s" % (file.path, file.short_path)
+
+def _proto_folder_impl(ctx):
+    out = ctx.actions.declare_directory(ctx.label.name)
+    protos = depset(transitive = [d[ProtoFilesInfo].protos for d in ctx.attr.deps])
+    args = ctx.actions.args()
+    args.add("--root", ctx.label.package)
+    args.add("--out", out.path)
+    args.add_all(protos, map_each = _pair)
+    ctx.actions.run(
+        executable = ctx.executable._builder,
+        arguments = [args],
+        inputs = protos,
+        outputs = [out],
+        mnemonic = "ProtoFolder",
+        progress_message = "Laying out the contracts in %s" % ctx.label,
+    )
+    return [DefaultInfo(files = depset([out]), runfiles = ctx.runfiles(files = [out]))]
+
+proto_folder = rule(
+    doc = "A folder of .proto files and of all that they import, an import root for protoc, buf and proto-loader.",
+    implementation = _proto_folder_impl,
+    attrs = {
+        "deps": attr.label_list(providers = [ProtoFilesInfo], mandatory = True),
+        "_builder": attr.label(default = "//bazel/proto_folder:build", executable = True, cfg = "exec"),
     },
 )

@@ -36,7 +36,8 @@ A run's id there is made of its name, user, host and the time of its first start
 directory: a resumed run goes on in the same one, and nothing is said twice. Trackers work in threads of their own. One
 that hangs or fails costs the tracking alone, and the end of a run waits 5 seconds for all of them: the coordinator's
 log says once what a tracker did not take and at the end how much, and `metrics.jsonl` and `evaluations.jsonl` have
-all of it. A recipe that names a tracker whose package is not installed is refused by `penstock config` and `train`.
+all of it. A recipe that names a tracker whose package is not installed is refused by `penstock config` and `train`;
+[`penstock env add`](environments.md#your-own-packages) installs it.
 """
 
 

@@ -1,36 +1,35 @@
-"""The first example of write-a-reward.md, as it stands on the page, keeps the contract."""
+"""write-a-reward.md as its reader does it: the wheel installed, the file saved, the commands pasted into a shell."""
 
 import os
 import pathlib
 import re
-import signal
+import shutil
 import subprocess
-import sys
-import time
 
-from penstock.sdk import check_reward
+from penstock.bus.embedded import free_ports
+from penstock.testing.clean_environment import CleanEnvironment
 
 PAGE = pathlib.Path(__file__).parent / "write-a-reward.md"
 
 
-async def test_the_example_on_the_page_passes_the_contract_test_kit(tmp_path: pathlib.Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    announced = tmp_path / "address"
-    changed = code.replace('listen="127.0.0.1:7000"', f'listen="127.0.0.1:0", announce=pathlib.Path("{announced}")')
-    (tmp_path / "brevity.py").write_text("import pathlib\n" + changed)
-    process = subprocess.Popen([sys.executable, str(tmp_path / "brevity.py")], env=dict(os.environ))
-    try:
-        report = await check_reward(_address(announced, process), reward="brevity")
-        assert report.passed, [check for check in report.checks if not check.passed]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+def section(page: str, title: str) -> str:
+    """The text below a heading of the page."""
+    return page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def _address(path: pathlib.Path, process: "subprocess.Popen[bytes]") -> str:
-    """The announced address; the file is all there is to wait for."""
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    return path.read_text().strip()
+def test_the_page_works_word_for_word_in_a_clean_environment(tmp_path: pathlib.Path) -> None:
+    """But for the port, which may be taken where the test runs."""
+    environment = CleanEnvironment(tmp_path / "venv", [pathlib.Path(os.environ["PENSTOCK_SDK_WHEEL"])])
+    page = PAGE.read_text().replace("7000", str(free_ports(1)[0]))
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    (tmp_path / "brevity.py").write_text(code)
+    commands = "\n".join(re.findall(r"^    (.*)$", section(page, "Try it"), re.M))
+    assert "penstock-conformance" in commands
+    bash = shutil.which("bash")
+    assert bash is not None
+    script = f"trap 'kill %1; wait %1' EXIT\nset -e\n{commands}\n"
+    done = subprocess.run(
+        [bash, "-c", script], cwd=tmp_path, env=environment.variables, text=True, capture_output=True, timeout=100
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "passed"

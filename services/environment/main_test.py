@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,13 @@ MODULE = "services.environment"
 
 @pytest_asyncio.fixture
 async def address(tmp_path: Path) -> AsyncIterator[str]:
+    async with serving(tmp_path) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path) -> AsyncIterator[str]:
+    """The process, for the block; its address."""
     announced = tmp_path / "address"
     flags = ["--listen", "127.0.0.1:0", "--announce", str(announced), "--workers", "1", "--reflection"]
     flags += ["--trace-file", str(tmp_path / "trace.jsonl")]
@@ -35,6 +44,22 @@ async def address(tmp_path: Path) -> AsyncIterator[str]:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_a_package_of_ones_own_is_served_by_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the supervisor says that it lies."""
+    info = tmp_path / "site" / "mine-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[penstock.rewards]\nmine = mine:mine\n")
+    (tmp_path / "site" / "mine.py").write_text(
+        "from penstock.sdk import reward\n\n\n@reward\ndef mine(sample):\n    return len(sample.completion)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}:{info.parent}")
+    async with serving(tmp_path) as address:
+        assert (await check_reward(address, reward="mine")).passed
 
 
 async def test_the_service_keeps_its_contracts(address: str) -> None:

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from penstock.packages import hosted
 from penstock.rpc import Security, Server
 from penstock.sdk.environments import Host
 from penstock.sdk.hosting.isolation import load_environment, load_reward
 from penstock.sdk.hosting.worker_pool import MEMORY, Workers
 from penstock.sdk.rewards import Scorer
 from penstock.sdk.serving import add_services
-from services.environment import catalogue
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Settings:
     lease_seconds: float = 120.0
     reflection: bool = False
     security: Security = field(default_factory=Security)
-    rewards: Mapping[str, str] = field(default_factory=catalogue.rewards)
-    environments: Mapping[str, str] = field(default_factory=catalogue.environments)
+    rewards: Mapping[str, str] = field(default_factory=hosted.rewards)
+    environments: Mapping[str, str] = field(default_factory=hosted.environments)
 
 
 @asynccontextmanager

@@ -52,7 +52,8 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Tools:
-    """What an episode is driven with. trained, measured: how long a sample may be that the learner reads, or none."""
+    """What an episode is driven with. trained, measured: how long a sample may be that the learner reads, or none.
+    outage: seconds for which the environment may be away."""
 
     model: str
     chat: ChatTokenizer
@@ -63,6 +64,7 @@ class Tools:
     measured: Longest
     places: Sequence[Place] = ()
     teacher: Teacher | None = None
+    outage: float = 0.0
 
     def place(self, task: pb.GroupTask, index: int) -> Place:
         """Where a sample's episode is played: replicas share them, and a sample that comes again goes there again."""
@@ -71,6 +73,14 @@ class Tools:
     def longest(self, task: pb.GroupTask) -> Longest:
         """How long a sample of the task may be."""
         return self.trained if task.kind == pb.TASK_KIND_TRAIN else self.measured
+
+
+@dataclasses.dataclass
+class Deadline:
+    """Of a sample, as a time of time.monotonic(). It moves on by what others took whose time is not the sample's: those
+    who score, and an environment that was away."""
+
+    at: float
 
 
 class EnvironmentFailed(Exception):
@@ -82,19 +92,20 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
 
     `until` is the group's deadline as a time of time.monotonic().
     """
+    deadline = Deadline(until)
     with tracer.start_as_current_span("sample", attributes={"group": task.group, "index": index}) as span:
         try:
             drive = _many_turns if tools.environment.multi_turn else _one_turn
-            t = await drive(tools, task, index, until)
+            t = await drive(tools, task, index, deadline)
             if tools.teacher is not None and task.kind == pb.TASK_KIND_TRAIN:
-                await tools.teacher.judge(t, until)
+                await tools.teacher.judge(t, deadline.at)
             check_trajectory(t)
         except GenerationFailed as error:
-            t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_GENERATION, until), str(error))
+            t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_GENERATION, deadline.at), str(error))
         except RewardFailed as error:
             t = failed(task, index, tools.model, pb.Outcome.FAILURE_REWARD, str(error))
         except EnvironmentFailed as error:
-            t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_ENVIRONMENT, until), str(error))
+            t = failed(task, index, tools.model, _or_timeout(pb.Outcome.FAILURE_ENVIRONMENT, deadline.at), str(error))
         except (TrajectoryError, TemplateError, TooLong) as error:
             t = failed(task, index, tools.model, pb.Outcome.FAILURE_INVALID, str(error))
         t.traceparent = inject_string()
@@ -128,7 +139,7 @@ def _said(tools: Tools, builder: TrajectoryBuilder) -> str:
     return tools.chat.text(builder.completion, control_tokens=tools.environment.special_tokens)
 
 
-async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
+async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadline) -> pb.Trajectory:
     work = task.rollout
     builder = TrajectoryBuilder()
     offered = json.loads(work.task.tools_json or "[]")
@@ -136,7 +147,7 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
     sampling = _sampling(tools, work)
     sampling.max_tokens = tools.longest(task).room(len(builder.tokens), sampling.max_tokens)
     began = time.monotonic()
-    finish, engine = await tools.engines.complete(builder, task.group, work, sampling, until, tools.chat.text)
+    finish, engine = await tools.engines.complete(builder, task.group, work, sampling, deadline.at, tools.chat.text)
     generated = time.monotonic()
     verdict = await tools.scoring.score(
         ScoreItem(
@@ -147,6 +158,7 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
             row_json=work.task.row_json,
         )
     )
+    deadline.at += time.monotonic() - generated
     t = _finished(tools, task, index, builder, verdict.components, finish == pb.FINISH_REASON_LENGTH)
     if verdict.answer is not None:
         t.answer = verdict.answer
@@ -156,7 +168,7 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, until: float) 
     return t
 
 
-async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
+async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadline) -> pb.Trajectory:
     work, builder, longest = task.rollout, TrajectoryBuilder(), tools.longest(task).tokens
     generating = playing = 0.0
     engine = ""
@@ -167,7 +179,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
         row_json=work.task.row_json or json.dumps({}),
         seed=task.seed,
     )
-    opened = await _ask(tools, place, "Reset", lambda timeout: place.stub.Reset(reset, timeout=timeout), until)
+    opened = await _ask(tools, place, "Reset", lambda timeout: place.stub.Reset(reset, timeout=timeout), deadline)
     offered = json.loads(work.task.tools_json or "[]")
     builder.context("user", tools.chat.render(opened.messages, tools=offered))
     budget = work.sampling.max_tokens
@@ -179,7 +191,9 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
             sampling = _sampling(tools, work)
             sampling.max_tokens = min(budget, longest - len(builder.tokens))
             began = time.monotonic()
-            finish, engine = await tools.engines.complete(builder, task.group, work, sampling, until, tools.chat.text)
+            finish, engine = await tools.engines.complete(
+                builder, task.group, work, sampling, deadline.at, tools.chat.text
+            )
             generating += time.monotonic() - began
             budget -= len(builder.completion)
             began = time.monotonic()
@@ -193,7 +207,7 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, until: float
                 ),
                 finish_reason=finish,
             )
-            step = await _ask(tools, place, "Step", functools.partial(_step, place.stub, played), until)
+            step = await _ask(tools, place, "Step", functools.partial(_step, place.stub, played), deadline)
             playing += time.monotonic() - began
             if step.done or finish == pb.FINISH_REASON_LENGTH or budget <= 0:
                 truncated = not step.done
@@ -239,14 +253,23 @@ def _finished(
     return t
 
 
-async def _ask(tools: Tools, place: Place, method: str, call: Callable[[float], Awaitable[T]], until: float) -> T:
-    """Reset or Step; both are idempotent by request id and are repeated while the service is away or full."""
-    left = min(ENVIRONMENT_SECONDS, max(0.05, until - time.monotonic()))
+async def _ask(tools: Tools, place: Place, method: str, call: Callable[[float], Awaitable[T]], deadline: Deadline) -> T:
+    """Reset or Step; both are idempotent by request id and are repeated while the service is away or full: another
+    team's for as long as an outage may last, by which the deadline moves on."""
+    began = time.monotonic()
+    usual = min(ENVIRONMENT_SECONDS, max(0.05, deadline.at - began))
     what, on = f"{tools.environment.name}.{method}", f"environment {place.address}"
+
+    async def attempt(left: float) -> T:
+        return await rpc.call(call(min(left, usual)))
+
     try:
-        return await rpc.retried(AWAY, left, lambda timeout: rpc.call(call(timeout)), what=what, on=on)
+        answer = await rpc.retried(AWAY, max(usual, tools.outage), attempt, what=what, on=on)
     except rpc.RpcError as error:
         raise EnvironmentFailed(str(error)) from error
+    took = time.monotonic() - began
+    deadline.at += took if took > usual else 0.0
+    return answer
 
 
 def _step(

@@ -1,5 +1,6 @@
 """Whole episodes over real gRPC: real environments, a fake engine. Tokens are the engine's; ends are typed."""
 
+import asyncio
 import contextlib
 import dataclasses
 import itertools
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from penstock import rpc
+from penstock.bus.embedded import free_ports
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import Message, SamplingParams
 from penstock.datasets import tokenise
@@ -22,10 +24,12 @@ from penstock.sdk import Invalid, Sample, Turn, reward
 from penstock.sdk import Message as SdkMessage
 from penstock.sdk.environments import InProcess
 from penstock.sdk.serving import add_services
+from penstock.telemetry.waits import snapshot
 from penstock.trajectories import check_trajectory, from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.builtin.guess_number import GuessNumber
 from services.rollout import engines as engines_module
+from services.rollout import episode as episode_module
 from services.rollout.engines import engines
 from services.rollout.episode import Place, Tools, play
 from services.rollout.fake_engine_testing import FakeEngine, Step, Tokens, serving
@@ -97,6 +101,7 @@ async def tools(
     environment: str = "",
     attempts: int = 2,
     longest: Longest = ROOMY,
+    outage: float = 0.0,
 ) -> AsyncIterator[Tools]:
     """What an episode is driven with; `environment` makes it a multi-turn one."""
     settings = Environment(name=environment or "brevity", multi_turn=bool(environment), max_turns=8)
@@ -107,7 +112,7 @@ async def tools(
         rpc.channel(environment_address) as channel,
     ):
         place = Place(environment_address, environment_pb2_grpc.EnvironmentServiceStub(channel))
-        yield Tools("model", chat, pool, scorer, settings, longest, longest, [place])
+        yield Tools("model", chat, pool, scorer, settings, longest, longest, [place], None, outage)
 
 
 def task(environment: str = "brevity", *, row: str = "{}", max_tokens: int = 24) -> pb.GroupTask:
@@ -297,6 +302,26 @@ async def test_the_groups_deadline_ends_a_sample_as_timed_out(chat: ChatTokenize
     async with tools(chat, FakeEngine(away), environment_address) as with_tools:
         t = await play(with_tools, task(), 0, time.monotonic() + 0.3)
     assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_TIMEOUT)
+
+
+async def test_an_episode_waits_for_a_foreign_environment_that_is_away(
+    chat: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episode_module, "ENVIRONMENT_SECONDS", 2.0)
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    fake = FakeEngine(answer=lambda prompt: encoded(chat, "1"))
+    made = task("guess_number", row='{"low": 0, "high": 1}')
+    async with tools(chat, fake, address, environment="guess_number", outage=3600) as driven:
+        playing = asyncio.create_task(play(driven, made, 0, time.monotonic() + 120))
+        while not any(w.on == f"environment {address}" and time.time() - w.since > 2.0 for w in snapshot()):
+            await asyncio.sleep(0.02)
+        assert not playing.done(), "longer than the environment's own time"
+        async with rpc.Server("environment", address) as server:
+            episodes = add_services(server, [], [InProcess(GuessNumber, "guess_number")])
+            await server.start()
+            t = await playing
+            await episodes.close_all()
+    assert t.outcome.status in (COMPLETED, TRUNCATED), t.outcome.detail
 
 
 async def test_a_demonstration_that_cannot_be_rendered_is_invalid(chat: ChatTokenizer) -> None:

@@ -80,11 +80,19 @@ async def _tools(
     """What drives the episodes of one source of tasks."""
     assert recipe.environment is not None, "a recipe that generates has an environment"
     rewards = await stack.enter_async_context(
-        scoring(recipe.rewards(), addresses.environment, security, addresses.rewards, addresses.judges)
+        scoring(
+            recipe.rewards(),
+            addresses.environment,
+            security,
+            addresses.rewards,
+            addresses.judges,
+            recipe.limits.outage_seconds,
+        )
     )
     places = await _places(stack, recipe.environment, addresses, security) if recipe.environment.multi_turn else ()
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
-    return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, trained, measured, places, tutor)
+    outage = 0.0 if recipe.environment.address is None else recipe.limits.outage_seconds
+    return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, trained, measured, places, tutor, outage)
 
 
 async def _places(

@@ -8,6 +8,9 @@ than what was answered: a slow service makes a run slower, not wrong. An item th
 alone, when nothing else waits; only there does it fail for its slowness, so that one that hangs costs no other its
 score, and no item fails for a worker that a sibling kept busy.
 
+Another team's service that is away (nobody answers: UNAVAILABLE) is asked again for `limits.outage_seconds`, whatever
+the reward's time: its items wait, and are scored once it is back. One that answers wrongly fails them at once.
+
     8 items, 2 hang, one worker, 30 s: 5 answered; of the last 3 one is; the 2 that hang fail, alone.
 
 Invariant (test name): an item ends as a score or as a typed failure; never as 0 by default, never as another item's.
@@ -96,10 +99,12 @@ class Client(Protocol):
 
 
 class RewardClient:
-    """One reward of one service. `waiting`: items that have no answer yet."""
+    """One reward of one service. waiting: items that have no answer yet; outage: seconds for which it may be away."""
 
-    def __init__(self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceAsyncStub) -> None:
-        self.reward, self.address, self._stub = reward, address, stub
+    def __init__(
+        self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceAsyncStub, outage: float = 0.0
+    ) -> None:
+        self.reward, self.address, self._stub, self._outage = reward, address, stub, outage
         self.pace = Pace(reward.timeout_seconds)
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
         self._alone = collections.deque[_Pending]()
@@ -172,10 +177,14 @@ class RewardClient:
 
     async def _ask(self, request: pb.ScoreRequest, answers: list[pb.ScoreResult]) -> None:
         """Collects the answers, those of a call that failed too. A call is idempotent: it is repeated while the service
-        is unavailable, within the reward's time."""
+        is unavailable, within the reward's time, or that of an outage."""
         limit = self.reward.timeout_seconds
         what, on = f"{len(request.items)} scores of {self.reward.name}", f"reward {self.address}"
-        await rpc.retried(AWAY, limit, lambda left: self._attempt(request, answers, left), what=what, on=on)
+
+        async def attempt(left: float) -> None:
+            await self._attempt(request, answers, min(left, limit))
+
+        await rpc.retried(AWAY, max(limit, self._outage), attempt, what=what, on=on)
 
     async def _attempt(self, request: pb.ScoreRequest, answers: list[pb.ScoreResult], left: float) -> None:
         answers.clear()
@@ -243,10 +252,11 @@ async def scoring(
     security: rpc.Security,
     models: Mapping[str, str] | None = None,
     judges: Mapping[str, Sequence[str]] | None = None,
+    outage: float = 0.0,
 ) -> AsyncIterator[Scoring]:
     """Scoring over open channels. `models`, `judges`: addresses of models that score by their reward's name; rewards
     that have none of these and no address are our environment service's (`own`). Foreign ones see their own credentials
-    alone."""
+    alone, and may be away for `outage` seconds."""
     models, judges = models or {}, judges or {}
     async with AsyncExitStack() as stack:
         replicas: list[list[Client]] = []
@@ -261,7 +271,8 @@ async def scoring(
             clients: list[Client] = []
             for address in [one] if one else own:
                 channel = await stack.enter_async_context(rpc.channel(address, security=shown, transport=transport))
-                clients.append(RewardClient(reward, address, reward_pb2_grpc.RewardServiceStub(channel)))
+                stub = reward_pb2_grpc.RewardServiceStub(channel)
+                clients.append(RewardClient(reward, address, stub, outage if reward.address else 0.0))
             replicas.append(clients)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         running = [tasks.create_task(client.run()) for clients in replicas for client in clients]

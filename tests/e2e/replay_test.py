@@ -58,6 +58,6 @@ def test_a_replay_gives_the_same_weights_and_a_change_others(tmp_path: pathlib.P
     measured = penstock(tmp_path, "eval", str(path), "--model", str(checkpoint), within=300)
     assert measured.returncode == 0 and "pass@1" in measured.stdout, measured.stdout
     assert (runs / "r" / "export-step-000006" / "model.safetensors").read_bytes() == weights
-    result = json.loads((runs / "r-eval" / "summary.json").read_text())
+    result = json.loads((runs / "r-eval-r-step-000006" / "summary.json").read_text())
     assert [e["version"] for e in result["eval"]] == [0] and result["samples"]["admitted"] == 0
     assert all(gone(folder, within=30) for folder in runs.iterdir())

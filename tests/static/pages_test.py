@@ -47,3 +47,13 @@ def test_the_walk_goes_through_every_service_that_a_group_meets() -> None:
     walk = (TREE / "docs/ten-minutes.md").read_text()
     for service in ("coordinator", "rollout", "generation", "environment", "learner", "weight_sync"):
         assert f"services/{service}/" in walk
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda p: p.parent.name)
+def test_a_command_of_a_readme_starts_a_service_with_flags_that_it_has(page: pathlib.Path) -> None:
+    text = re.sub(r"\\\n\s*", "", page.read_text())
+    assert "python -m" not in text, "it would need a Python that has all libraries; //services/<name>:server does"
+    for service, flags in re.findall(r"^    \./bazelw run //services/(\w+):server -- (.*)$", text, re.M):
+        sources = [*(TREE / "services" / service).glob("*.py"), *(TREE / "libs/penstock/process").glob("*.py")]
+        known = {flag for p in sources for flag in re.findall(r'"(--[\w-]+)"', p.read_text())}
+        assert set(re.findall(r"--[\w-]+", flags)) <= known

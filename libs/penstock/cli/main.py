@@ -3,13 +3,15 @@
 A new command is a function below commands/ and a line here.
 """
 
+from typing import Annotated
+
 import typer
 
 from penstock.cli.commands import inspect
 from penstock.cli.commands.audit import quarantine, verify
 from penstock.cli.commands.compare import compare, plot
 from penstock.cli.commands.config import config
-from penstock.cli.commands.conformance import conformance
+from penstock.cli.commands.env import env
 from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
 from penstock.cli.commands.listing import ls
@@ -18,12 +20,33 @@ from penstock.cli.commands.replay import replay
 from penstock.cli.commands.secrets import secrets
 from penstock.cli.commands.serve import serve
 from penstock.cli.commands.train import train
+from penstock.sdk.conformance.command import conformance
+from penstock.system.version import VERSION
+from penstock.terminal import console
 
 app = typer.Typer(
     help="Post-train language models by asynchronous reinforcement learning, as services.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        console.print(f"penstock {VERSION}", highlight=False)
+        raise typer.Exit()
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="say the version, and end")
+]
+
+
+@app.callback()
+def penstock(version: Version = False) -> None:
+    """What stands before the command."""
+
+
 app.command()(ls)
 app.command()(plot)
 app.command()(compare)
@@ -45,6 +68,7 @@ app.command()(migrate)
 app.command()(train)
 app.command(name="eval")(evaluate)
 app.command()(replay)
+app.add_typer(env, name="env")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(serve)
 
 

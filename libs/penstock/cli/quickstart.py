@@ -21,11 +21,11 @@ from rich.text import Text
 from penstock import rpc
 from penstock.cli.screen import train
 from penstock.cli.training import Training
-from penstock.cli.words import plain
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.names import evaluation_group
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.system import exits
+from penstock.terminal import plain
 from penstock.tiny_model import make_assets
 
 SHOWN = 3

@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "rollout.attempts",
     "rollout.generation_timeout_seconds",
     "limits.group_deadline_seconds",
+    "limits.outage_seconds",
     "limits.stall_seconds",
     "limits.log_bytes",
     "limits.keep_log",

@@ -18,12 +18,13 @@ from penstock.cli.chats import chat_of
 from penstock.cli.foreign import unreachable
 from penstock.cli.run_directory import RunRefused, held
 from penstock.cli.training import Training, training
-from penstock.cli.words import plain
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.recipes import Recipe, RecipeError, load
-from penstock.recipes.checks.trackers import check_trackers
+from penstock.recipes.checks.packages import check_packages
+from penstock.recipes.pinning import pinned
 from penstock.supervisor import ServiceFailed
 from penstock.system import exits
+from penstock.terminal import plain
 
 LEARNER_END_SECONDS = 120.0
 AGAIN_SECONDS = 2.0
@@ -54,12 +55,13 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
     errors = Console(stderr=True)
     try:
         await asyncio.to_thread(chat_of, recipe)
-        if away := check_trackers(recipe) or await unreachable(recipe):
+        recipe = pinned(recipe)
+        if away := check_packages(recipe) or await unreachable(recipe):
             errors.print("Cannot start:", *away, sep="\n  ", markup=False, highlight=False)
             return exits.BAD_INPUT
         with held(runs, recipe) as folder:
             return await _train(recipe, folder, console, errors, look)
-    except (RunRefused, OSError, TemplateError) as error:
+    except (RunRefused, OSError, TemplateError, RecipeError) as error:
         errors.print(f"Cannot start: {error}", markup=False, highlight=False)
         return exits.BAD_INPUT
 
@@ -247,9 +249,11 @@ def headline(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {metrics[name]:.3f}" for name in (shown[:1] if "reward" in shown else shown))
 
 
-def evaluations_table(evaluations: Sequence[Mapping[str, float]], title: str) -> Table:
-    """What evaluations measured, a column a version."""
-    table = Table("", *(f"version {e['version']}" for e in evaluations), title=title)
+def evaluations_table(
+    evaluations: Sequence[Mapping[str, float]], title: str, columns: Sequence[str] | None = None
+) -> Table:
+    """What evaluations measured, a column each, which is a version where no other name is given."""
+    table = Table("", *(columns or [f"version {e['version']}" for e in evaluations]), title=title)
     for name in sorted({k for e in evaluations for k in e} - {"step", "version"}):
         table.add_row(name, *(f"{e[name]:.4g}" if name in e else "" for e in evaluations))
     return table

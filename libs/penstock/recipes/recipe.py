@@ -21,6 +21,7 @@ class Recipe(s.Section):
         default=(),
         description="Python files or modules that register losses, advantages, corrections and the like of your own",
     )
+    packages: s.Packages = Field(default_factory=s.Packages)
     model: s.Model
     data: s.Data
     environment: s.Environment | None = Field(default=None, description="absent for supervised training")
@@ -139,6 +140,13 @@ class Recipe(s.Section):
         if self.environment is None or self.environment.multi_turn:
             return self.environment is None or self.environment.address is None
         return any(not reward.is_served for reward in self.rewards())
+
+    @property
+    def outage_seconds(self) -> float:
+        """The time by which groups may outlast their deadline: `limits.outage_seconds` where anything of the run is
+        another team's, else 0."""
+        ours = (e.address is None and all(r.address is None for r in e.rewards) for e in self.environments)
+        return 0.0 if all(ours) else self.limits.outage_seconds
 
     @property
     def reward_models(self) -> dict[str, s.ServedModel]:

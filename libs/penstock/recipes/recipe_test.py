@@ -58,3 +58,17 @@ def test_rows_are_measured_by_the_learner_where_nobody_plays_them(raw: dict[str,
     assert "evaluation.target_reward: nothing is played here" in problems(
         raw, "algorithm.name=sft", held_out, "evaluation.target_reward=1.0"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ([], 0.0),
+        (["environment.rewards=[{name: format}, {name: theirs, address: 'h:1'}]"], 60.0),
+        (["environment={name: theirs, multi_turn: true, address: 'h:1'}"], 60.0),
+    ],
+)
+def test_only_a_run_with_a_foreign_service_waits_for_outages(
+    raw: dict[str, Any], changes: list[str], seconds: float
+) -> None:
+    assert resolve(raw, ["limits.outage_seconds=60", *changes]).outage_seconds == seconds

@@ -10,7 +10,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from penstock.system.parent_death import mortal
 
@@ -23,8 +23,10 @@ class Child:
         self.started_at = time.monotonic()
 
     @classmethod
-    async def start(cls, command: Sequence[str], log: pathlib.Path) -> "Child":
-        """Starts a command with its output appended to `log`. Raises OSError."""
+    async def start(
+        cls, command: Sequence[str], log: pathlib.Path, variables: Mapping[str, str] | None = None
+    ) -> "Child":
+        """Starts a command with its output appended to `log`, with `variables` beside those of here. Raises OSError."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
@@ -33,6 +35,7 @@ class Child:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env={**os.environ, **(variables or {})},
             )
         return cls(process)
 

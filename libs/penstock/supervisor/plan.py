@@ -6,6 +6,7 @@ import pathlib
 import sys
 from collections.abc import Iterator, Mapping
 
+from penstock.packages import Overlay
 from penstock.recipes import Recipe
 from penstock.recipes.sections import Judge
 
@@ -36,12 +37,13 @@ def nats_of(kind: str) -> pathlib.PurePath:
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """One process: its instance name, the address it serves, its command line."""
+    """One process: its instance name, the address it serves, its command line, and variables beside those of here."""
 
     name: str
     address: str
     command: tuple[str, ...]
     ends: bool = False  # whether exit code 0 means that its work is done
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def way_out(self) -> str:
@@ -86,7 +88,18 @@ def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
         runs = "generation" if kind in ("teacher", "judge") else kind
         shown = (str(each) for each in _credentials(runs, recipe, folder))
-        yield Service(name, addresses[name], (*launcher(runs), *common, *shown, *arguments), ends)
+        variables = _packages(recipe, os.environ) if kind in ("environment", "coordinator") else {}
+        yield Service(name, addresses[name], (*launcher(runs), *common, *shown, *arguments), ends, variables)
+
+
+def _packages(recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
+    """Where a service finds the user's own packages: Bazel's launchers make PYTHONPATH anew, with PENSTOCK_PACKAGES at
+    its end; elsewhere it is inherited."""
+    if recipe.packages.folder is None:
+        return {}
+    site = str(Overlay(pathlib.Path(recipe.packages.folder).absolute()).site)
+    before = environment.get("PYTHONPATH")
+    return {"PENSTOCK_PACKAGES": site, "PYTHONPATH": f"{before}{os.pathsep}{site}" if before else site}
 
 
 def _credentials(kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[object]:

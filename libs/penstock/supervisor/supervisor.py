@@ -90,7 +90,7 @@ class Supervisor:
         try:
             while not self._stopping:
                 kills = memory_kills()
-                child = await Child.start(service.command, self._logs / f"{service.name}.log")
+                child = await Child.start(service.command, self._logs / f"{service.name}.log", service.variables)
                 self._children[service.name] = child
                 logger.info("started", extra={"name_of_service": service.name, "pid": child.pid})
                 code = await child.ended()

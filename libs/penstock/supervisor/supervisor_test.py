@@ -27,6 +27,13 @@ async def until(condition: Callable[[], object], within: float = 20.0) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_a_child_has_the_variables_of_its_plan_beside_those_of_here(tmp_path: pathlib.Path) -> None:
+    code = "import os; print(os.environ['PENSTOCK_PACKAGES'], os.environ['PATH'], flush=True)"
+    given = Service("s", "127.0.0.1:1", (sys.executable, "-c", code), True, {"PENSTOCK_PACKAGES": "mine"})
+    await Supervisor(tmp_path).keep([given])
+    assert (tmp_path / "s.log").read_text() == f"mine {os.environ['PATH']}\n"
+
+
 async def test_a_killed_child_is_started_again(tmp_path: pathlib.Path) -> None:
     restarted: list[tuple[str, str]] = []
     supervisor = Supervisor(tmp_path, lambda name, how: restarted.append((name, how)))
@@ -116,6 +123,7 @@ def test_the_plan_names_every_service_and_its_peers(tmp_path: pathlib.Path) -> N
             },
             "algorithm": {"steps": 1},
             "generation": {"replicas": 2},
+            "packages": {"folder": str(tmp_path / "packages")},
         }
     )
     names = instances(recipe)
@@ -136,3 +144,8 @@ def test_the_plan_names_every_service_and_its_peers(tmp_path: pathlib.Path) -> N
     ]
     assert f"--model {tmp_path}" in " ".join(services["judge-1"].command)
     assert services["learner"].ends and not services["rollout-0"].ends
+    given = {name for name, each in services.items() if "PENSTOCK_PACKAGES" in each.variables}
+    assert given == {"environment-0", "coordinator"}, "nobody else imports what others wrote"
+    variables = services["coordinator"].variables
+    assert variables["PENSTOCK_PACKAGES"] == str(tmp_path / "packages" / "site")
+    assert variables["PYTHONPATH"].split(os.pathsep)[-1] == variables["PENSTOCK_PACKAGES"]

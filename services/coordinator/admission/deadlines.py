@@ -22,19 +22,21 @@ from services.coordinator.state.room import full_log
 logger = logging.getLogger(__name__)
 
 OVER = "the group's deadline passed"
-# Workers end their samples at the deadline themselves; this much later the coordinator does it for dead ones.
+# Workers end their samples at the deadline themselves, or after an outage of another team's service; this much later
+# the coordinator does it for dead ones.
 GRACE = datetime.timedelta(seconds=5)
 
 
 class Deadlines:
     """Ends the overdue groups of one run, each once. give_up: called with the reason when the log has had no room for
-    their ends for limits.stall_seconds."""
+    their ends for limits.stall_seconds. A group may outlast its deadline by the time of an outage."""
 
     def __init__(
         self, bus: Bus, names: RunNames, recipe: Recipe, following: Following, give_up: Callable[[str], None]
     ) -> None:
         self._bus, self._names, self._following, self._give_up = bus, names, following, give_up
         self._model, self._limits = recipe.model.path, recipe.limits
+        self._outage = datetime.timedelta(seconds=recipe.outage_seconds)
         self._closed: set[str] = set()
         self._full_since: float | None = None  # seconds of the monotonic clock
 
@@ -43,7 +45,7 @@ class Deadlines:
         while True:
             await self._following.changed(self._following.changes, TICK_SECONDS)
             now = datetime.datetime.now(datetime.UTC)
-            for group in overdue(self._following.ledger.in_flight.values(), now):
+            for group in overdue(self._following.ledger.in_flight.values(), now, self._outage):
                 if group.name in self._closed:
                     continue  # ended in the log; the learner releases it when its turn comes
                 task = header_of(self._names, group)
@@ -64,9 +66,11 @@ class Deadlines:
             await self._following.notify()
 
 
-def overdue(groups: Iterable[Group], now: datetime.datetime) -> list[Group]:
-    """The groups in flight whose deadline and grace are over."""
-    return [g for g in groups if g.admitted.deadline.ToDatetime(datetime.UTC) + GRACE <= now]
+def overdue(
+    groups: Iterable[Group], now: datetime.datetime, outage: datetime.timedelta = datetime.timedelta()
+) -> list[Group]:
+    """The groups in flight whose deadline and grace are over, and the time of an outage that they may have had."""
+    return [g for g in groups if g.admitted.deadline.ToDatetime(datetime.UTC) + outage + GRACE <= now]
 
 
 def header_of(names: RunNames, group: Group) -> pb.GroupTask:

@@ -39,6 +39,7 @@ async def ends(bus: Bus, names: RunNames) -> list[pb.Trajectory]:
 def test_a_group_is_overdue_after_its_deadline_and_grace() -> None:
     groups = [group("late", -6), group("in grace", -4), group("early", 1)]
     assert [g.name for g in deadlines.overdue(groups, NOW)] == ["late"]
+    assert deadlines.overdue(groups, NOW, datetime.timedelta(seconds=2)) == [], "another team's service was away"
 
 
 async def test_missing_samples_time_out_and_finished_ones_stay(bus: Bus, names: RunNames) -> None:

@@ -14,9 +14,10 @@ from penstock.audit import Audit, Verdict, read_run
 from penstock.bus import BusError, RunNames
 from penstock.cli.run_directory import RunRefused
 from penstock.cli.streams import streams_of
-from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, console, failed, unknown_run
+from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, unknown_run
 from penstock.rules.quarantine import Quarantined
 from penstock.system import exits
+from penstock.terminal import console, failed
 
 
 def verify(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:

@@ -11,7 +11,8 @@ import yaml
 from rich.table import Column, Table
 
 from penstock.cli.histories import MANY, History, different
-from penstock.cli.words import DEFAULT_RUNS, Runs, console, failed, plain, unknown_run
+from penstock.cli.words import DEFAULT_RUNS, Runs, unknown_run
+from penstock.terminal import console, failed, plain
 
 Names = Annotated[list[str], typer.Argument(help="names of runs")]
 FORMATS = (".png", ".svg", ".pdf")

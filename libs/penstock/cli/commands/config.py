@@ -11,13 +11,14 @@ from rich.table import Table
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of, ends
 from penstock.cli.foreign import unreachable
-from penstock.cli.words import console, failed, table_of
 from penstock.memory_plan import GIB
 from penstock.recipes import RecipeError, dump, load
-from penstock.recipes.checks.trackers import check_trackers
+from penstock.recipes.checks.packages import check_packages
 from penstock.recipes.needs import Needs
+from penstock.recipes.pinning import pinned
 from penstock.supervisor.plan import LESS_MEMORY
 from penstock.system.host_memory import host_memory
+from penstock.terminal import console, failed, table_of
 
 
 def config(
@@ -27,10 +28,10 @@ def config(
 ) -> None:
     """Check a recipe and print it resolved, with what it implies."""
     try:
-        resolved = load(recipe, overrides or [])
+        resolved = pinned(load(recipe, overrides or []))
     except RecipeError as error:
         raise failed(str(error)) from error
-    if missing := check_trackers(resolved):
+    if missing := check_packages(resolved):
         raise failed("\n  ".join([f"{recipe}:", *missing]))
     if check and (away := asyncio.run(unreachable(resolved))):
         raise failed("\n  ".join([f"{recipe}:", *away]))

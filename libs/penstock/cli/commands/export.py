@@ -11,11 +11,12 @@ import typer
 import yaml
 
 from penstock.cli.run_directory import RunRefused
-from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
+from penstock.cli.words import DEFAULT_RUNS, Runs, unknown_run
 from penstock.names import EXPORT_MARK
 from penstock.supervisor.plan import launcher
 from penstock.system import exits
 from penstock.system.parent_death import mortal
+from penstock.terminal import failed
 
 _STEP = re.compile(r"step-(\d{6,})")
 

@@ -16,10 +16,11 @@ from rich.table import Table
 from penstock import rpc
 from penstock.cli.credentials import security_of
 from penstock.cli.shown import chosen, together
-from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, console, failed, plain, table_of, unknown_run
+from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, unknown_run
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.system import exits
+from penstock.terminal import console, failed, plain, table_of
 
 T = TypeVar("T")
 MOST_SAMPLES = 500

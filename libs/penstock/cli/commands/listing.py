@@ -7,7 +7,8 @@ from typing import Any
 from rich.table import Table
 
 from penstock.cli.run_directory import RunRefused, locked
-from penstock.cli.words import DEFAULT_RUNS, Runs, console, plain
+from penstock.cli.words import DEFAULT_RUNS, Runs
+from penstock.terminal import console, plain
 
 
 def ls(runs: Runs = DEFAULT_RUNS) -> None:

@@ -7,8 +7,8 @@ import typer
 import yaml
 from rich.console import Console
 
-from penstock.cli.words import failed, plain
 from penstock.migrate import FRAMEWORKS, CannotRead, convert, read
+from penstock.terminal import failed, plain
 
 
 def migrate(

@@ -38,12 +38,13 @@ from penstock.cli.credentials import login_of
 from penstock.cli.run_directory import RunRefused, locked
 from penstock.cli.screen import train
 from penstock.cli.streams import run_server
-from penstock.cli.words import DEFAULT_RUNS, Runs, failed, unknown_run
+from penstock.cli.words import DEFAULT_RUNS, Runs, unknown_run
 from penstock.ledger import Fate, Ledger
 from penstock.names import ledger_key
 from penstock.recipes import Recipe, RecipeError, as_said, load, resolve
 from penstock.rules.quarantine import BadEntry
 from penstock.system import exits
+from penstock.terminal import failed
 from penstock.trajectories import encode, read_sample, sample_key
 
 MARK = "replay.json"

@@ -2,10 +2,11 @@
 
 from penstock.bus import users_section
 from penstock.cli.credentials import make_secrets, users_of
-from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, console, failed, plain
+from penstock.cli.words import DEFAULT_RUNS, RunName, Runs
 from penstock.names import RunNames
 from penstock.supervisor.plan import SECRETS
 from penstock.system.secret_files import write_secret
+from penstock.terminal import console, failed, plain
 
 NATS_USERS = SECRETS / "nats-users.conf"
 

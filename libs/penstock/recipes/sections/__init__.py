@@ -10,7 +10,17 @@ from penstock.recipes.sections.losses import Kl, Loss, Rejection
 from penstock.recipes.sections.mixture import Source
 from penstock.recipes.sections.model import Model
 from penstock.recipes.sections.preferences import PairLoss, Preference, RewardModelLoss
-from penstock.recipes.sections.run import ALERTS, Alert, Evaluation, Limits, Rollout, Staleness, Telemetry, WeightSync
+from penstock.recipes.sections.run import (
+    ALERTS,
+    Alert,
+    Evaluation,
+    Limits,
+    Packages,
+    Rollout,
+    Staleness,
+    Telemetry,
+    WeightSync,
+)
 from penstock.recipes.sections.security import Security
 
 __all__ = [
@@ -34,6 +44,7 @@ __all__ = [
     "Loss",
     "Model",
     "Optimizer",
+    "Packages",
     "PairLoss",
     "Parallel",
     "Preference",

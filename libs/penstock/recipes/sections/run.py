@@ -63,8 +63,23 @@ class Limits(Section):
     group_deadline_seconds: float = Field(
         default=600.0, gt=0, description="age at which a group is closed with what it has"
     )
+    outage_seconds: float = Field(
+        default=1800.0,
+        ge=0,
+        description="time for which another team's reward or environment may be away before samples fail; their groups "
+        "wait, and may outlast their deadline by it",
+    )
     stall_seconds: float = Field(
         default=120.0, gt=0, description="time without progress after which a stall is reported"
+    )
+
+
+class Packages(Section):
+    """Packages of your own (rewards, environments, trackers) beside those that our locks pin."""
+
+    folder: str | None = Field(default=None, description="folder that `penstock env add` makes; none if absent")
+    sha256: str | None = Field(
+        default=None, description="what is in it: filled in when a run starts, which then goes on with nothing else"
     )
 
 

@@ -6,20 +6,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from penstock.rpc import RpcError, call
+from penstock.rpc.errors import Unimplemented
 
 SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise. `detail` says what came where it is not kept."""
+    """One promise. `detail` says what came where it is not kept; what a service may leave out, and does, is not
+    `offered`, and passes."""
 
     name: str
     passed: bool
     detail: str = ""
+    offered: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Broken(Exception):
     """A promise is not kept."""
 
 
+class NotOffered(Exception):
+    """The service does not have what the promise is about, and need not."""
+
+
 def expect(condition: bool, detail: str) -> None:
     """Raises Broken, saying what came, unless the condition holds."""
     if not condition:
@@ -52,9 +60,23 @@ async def report_on(address: str, promises: Mapping[str, Callable[[], Awaitable[
         try:
             await promise()
             checks.append(Check(name, True))
+        except NotOffered:
+            checks.append(Check(name, True, offered=False))
         except (Broken, RpcError) as error:
             checks.append(Check(name, False, str(error)))
     return Report(address, tuple(checks))
+
+
+def optional(promise: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """The promise of a service that may leave out the method that it is about."""
+
+    async def if_offered() -> None:
+        try:
+            await promise()
+        except Unimplemented as error:
+            raise NotOffered from error
+
+    return if_offered
 
 
 def is_healthy_as(opened: Any, service: str) -> Callable[[], Awaitable[None]]:
@@ -68,10 +90,12 @@ def is_healthy_as(opened: Any, service: str) -> Callable[[], Awaitable[None]]:
     return is_healthy
 
 
-async def refused(answer: Awaitable[Any], expected: type[RpcError]) -> None:
-    """Raises Broken unless the call ends with that error."""
+async def refused(answer: Awaitable[Any], *expected: grpc.StatusCode) -> None:
+    """Raises Broken unless the call ends with one of these statuses."""
     try:
         await answer
-    except expected:
-        return
-    raise Broken(f"it was accepted, not refused with {expected.__name__}")
+    except RpcError as error:
+        if error.code in expected:
+            return
+        raise
+    raise Broken(f"it was accepted, not refused with {' or '.join(each.name for each in expected)}")

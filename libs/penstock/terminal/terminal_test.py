@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from penstock.cli.words import plain, table_of
+from penstock.terminal import plain, table_of
 
 
 def shown(renderable: object) -> str:

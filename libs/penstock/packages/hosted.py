@@ -1,4 +1,6 @@
-"""Which rewards and environments this service hosts: the built-in ones and those that installed packages announce.
+"""Which rewards and environments our environment service hosts: the built-in ones and those that packages announce.
+
+In a library, because whoever starts a run asks before the service is there.
 
 A package announces its own in `pyproject.toml`, and it is served without a change here:
 
@@ -8,7 +10,9 @@ A package announces its own in `pyproject.toml`, and it is served without a chan
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+import pathlib
+from collections.abc import Iterable
+from importlib import metadata
 
 REWARD_GROUP = "penstock.rewards"
 ENVIRONMENT_GROUP = "penstock.environments"
@@ -35,23 +39,24 @@ _ENVIRONMENTS = {
 }
 
 
-def rewards() -> dict[str, str]:
-    """Name -> `module:object` of every reward.
+def rewards(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
+    """Name -> `module:object` of every reward that packages here announce, and those in the folders `beside`.
 
     Raises:
         ValueError: two have one name.
     """
-    return _merged(_REWARDS, REWARD_GROUP)
+    return _merged(_REWARDS, REWARD_GROUP, beside)
 
 
-def environments() -> dict[str, str]:
+def environments(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
     """Name -> `module:class` of every environment; as `rewards`."""
-    return _merged(_ENVIRONMENTS, ENVIRONMENT_GROUP)
+    return _merged(_ENVIRONMENTS, ENVIRONMENT_GROUP, beside)
 
 
-def _merged(built_in: dict[str, str], group: str) -> dict[str, str]:
+def _merged(built_in: dict[str, str], group: str, beside: Iterable[pathlib.Path]) -> dict[str, str]:
     merged = dict(built_in)
-    for found in entry_points(group=group):
+    others = (point for d in metadata.distributions(path=[str(each) for each in beside]) for point in d.entry_points)
+    for found in (*metadata.entry_points(group=group), *(point for point in others if point.group == group)):
         if merged.get(found.name, found.value) != found.value:
             raise ValueError(f"{group}: {found.name!r} is both {merged[found.name]} and {found.value}")
         merged[found.name] = found.value

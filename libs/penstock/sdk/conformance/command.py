@@ -1,4 +1,4 @@
-"""`penstock conformance`: somebody else's service held against its contract."""
+"""`penstock-conformance`, and `penstock conformance` which is the same: a service held against its contract."""
 
 import asyncio
 import json
@@ -8,9 +8,9 @@ import typer
 from rich.text import Text
 
 from penstock import rpc
-from penstock.cli.words import console, failed, plain
 from penstock.sdk.conformance import check_environment, check_reward
 from penstock.system import exits
+from penstock.terminal import console, failed, plain
 
 
 def conformance(
@@ -35,7 +35,13 @@ def conformance(
         raise failed(f"{address} does not answer: {error}", exits.FAILED) from error
     for each in report.checks:
         mark = "[green]kept[/green]  " if each.passed else "[red]broken[/red]"
-        said = plain(f" {each.name}" + (f": {each.detail}" if each.detail else ""))
+        mark, detail = (mark, each.detail) if each.offered else ("[dim]absent[/dim]", "not offered, and need not be")
+        said = plain(f" {each.name}" + (f": {detail}" if detail else ""))
         console.print(Text.from_markup(mark) + said)
     console.print("passed" if report.passed else "failed")
     raise typer.Exit(exits.DONE if report.passed else exits.FAILED)
+
+
+def main() -> None:
+    """The console entry point of `penstock-conformance`."""
+    typer.run(conformance)

@@ -1,0 +1,74 @@
+"""Another team's service that is away pauses what waits for it, by name, and the run goes on when it is back."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+import grpc
+import pytest
+
+from penstock import rpc
+from penstock.bus.embedded import free_ports
+from penstock.recipes.sections import Reward
+from penstock.reward.v1 import reward_pb2 as pb
+from penstock.reward.v1 import reward_pb2_grpc
+from penstock.telemetry.waits import Wait, snapshot
+from services.rollout.failures import RewardFailed
+from services.rollout.scoring import scoring, total
+
+SECONDS = 1.5  # the reward's own time
+
+
+class Theirs(reward_pb2_grpc.RewardServiceServicer):
+    """Scores 1, and offers nothing beside."""
+
+    Describe: ClassVar[Any]
+    ScoreStream: ClassVar[Any]
+
+    async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
+        return pb.ScoreResponse(results=[pb.ScoreResult(id=i.id, score=pb.Score(value=1.0)) for i in request.items])
+
+
+@contextlib.asynccontextmanager
+async def there(address: str) -> AsyncIterator[None]:
+    """The service is there for the block, and gone after it, connections and all."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    reward_pb2_grpc.add_RewardServiceServicer_to_server(Theirs(), server)
+    assert server.add_insecure_port(address)
+    await server.start()
+    yield
+    await server.stop(None)
+
+
+async def away(on: str, seconds: float) -> Wait:
+    """What is waited for, once it has been for so long."""
+    while True:
+        for wait in snapshot():
+            if wait.on == on and time.time() - wait.since > seconds:
+                return wait
+        await asyncio.sleep(0.02)
+
+
+async def test_items_wait_by_name_for_a_foreign_reward_that_went_away_and_are_scored_when_it_is_back() -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    reward = Reward(name="theirs", address=address, timeout_seconds=SECONDS)
+    item = pb.ScoreItem(id="0", completion="x")
+    async with asyncio.timeout(60), scoring([reward], [], rpc.Security(), outage=3600) as scorer:
+        async with there(address):
+            assert total((await scorer.score(item)).components) == 1.0
+        waiting = asyncio.create_task(scorer.score(item))
+        wait = await away(f"reward {address}", SECONDS)
+        assert wait.what == "1 scores of theirs" and not waiting.done(), "longer than the reward's own time"
+        async with there(address):
+            assert total((await waiting).components) == 1.0
+
+
+@pytest.mark.parametrize(("foreign", "outage"), [(True, 0.2), (False, 3600.0)])
+async def test_an_outage_ends_and_our_own_service_has_none(foreign: bool, outage: float) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    reward = Reward(name="r", address=address if foreign else None, timeout_seconds=0.2)
+    async with asyncio.timeout(60), scoring([reward], [address], rpc.Security(), outage=outage) as scorer:
+        with pytest.raises(RewardFailed, match=r"r: (UNAVAILABLE|DEADLINE_EXCEEDED)"):
+            await scorer.score(pb.ScoreItem(id="0", completion="x"))
