@@ -7,8 +7,8 @@
                                 x y             –            0
 
 A model that lets each token see its ancestors and itself computes for every token what it computes for the sequence
-alone, and back-propagation adds up what all descendants say. Pure, without torch; linear in tokens: sequences are sorted
-as bytes, and each is compared with its neighbour once.
+alone, and back-propagation adds up what all descendants say. Pure, without torch; linear in tokens: sequences are
+sorted as bytes, and each is compared with its neighbour once.
 
 Invariants (test names): every path of the tree is its sequence; parents come before children, and what descends from
 a segment follows it without a gap; no shared segment is shorter than asked; folding adds no padding.

@@ -68,6 +68,8 @@ class StepOutcome:
     gradient_norm: before clipping. taken: False if the gradient was not finite and the weights were left alone.
     packing: `packing_waste`, share of the micro-batches' budgets that carried nothing; `packing_imbalance`, work of the
       busiest data rank over the mean of all.
+    given, computed: tokens that the batch puts into the model, and those of them that it computed: what samples begin
+      with alike, once.
     """
 
     loss: float
@@ -78,6 +80,8 @@ class StepOutcome:
     taken: bool
     micro_batches: int
     packing: dict[str, float]
+    given: int
+    computed: int
 
 
 class Counters(Protocol):

@@ -16,7 +16,8 @@ from services.learner.backends.common.allocator import give_back
 from services.learner.backends.common.reference import ReferenceWeights
 from services.learner.backends.common.steps import ScoreOnly, SteppingOptimizer, stepped
 from services.learner.backends.packing import micro_batches
-from services.learner.backends.packing.micro_batches import Cut, MicroBatch, Planned
+from services.learner.backends.packing.building import Cut, MicroBatch
+from services.learner.backends.packing.micro_batches import Planned
 from services.learner.checkpoints.directory import REFERENCE
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Loss, StepOutcome, Takes
@@ -123,7 +124,7 @@ class PolicyBase(abc.ABC):
         planned = self._plan(batch)
         self._zero_grad()
         said, sums = self._run(batch, planned.parts, loss, temperature, training=True)
-        outcome = stepped(self.optimizer, loss, (said[0], sums), len(planned.parts), planned.described)
+        outcome = stepped(self.optimizer, loss, (said[0], sums), planned)
         give_back()
         return outcome
 

@@ -61,8 +61,8 @@ def ulysses(q: Tensor, k: Tensor, v: Tensor, pack: Pack, group: Any, scale: floa
     whole = all_to_all(group, torch.cat(shares, 2).transpose(0, 1).contiguous())  # [rank, its tokens, own heads, d]
     own = [x.shape[2] for x in shares]
     if pack.natural is not None and pack.held is not None:
-        parts = whole.flatten(0, 1).index_select(0, pack.natural).split(own, 1)
-        out = attend_tree(*parts, pack, scale).index_select(0, pack.held)
+        queries, keys, values = whole.flatten(0, 1).index_select(0, pack.natural).split(own, 1)
+        out = attend_tree(queries, keys, values, pack, scale).index_select(0, pack.held)
     else:
         out = attend_buckets(whole.flatten(0, 1), own, pack, scale)
     back = all_to_all(group, out.view(n, tokens, -1, size))  # [rank, own tokens, its heads, d]

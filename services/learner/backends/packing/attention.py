@@ -1,5 +1,5 @@
-"""Causal attention of each sequence of a pack over itself, in plain torch; the same code on CPU and CUDA. A pack that is
-a tree goes to `tree_attention`."""
+"""Causal attention of each sequence of a pack over itself, in plain torch; the same code on CPU and CUDA. A pack that
+is a tree goes to `tree_attention`."""
 
 from collections.abc import Sequence
 
@@ -28,8 +28,8 @@ def attend_pack(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float | None
 
 
 def attend_tree(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float | None, window: int | None = None) -> Tensor:
-    """As `attend_pack`, by the pack's parts. Where context ranks cut queries q is of this rank's; k and v are of all tokens
-    in natural order, and there is no window."""
+    """As `attend_pack`, by the pack's parts. Where context ranks cut queries q is of this rank's; k and v are of all
+    tokens in natural order, and there is no window."""
     repeat = q.shape[1] // k.shape[1]
     seen = [_seen(part, pack.positions, repeat, scale, window) for part in pack.parts]
     return attend_parts(q, k, v, pack.parts, seen)

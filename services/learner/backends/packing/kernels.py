@@ -38,9 +38,7 @@ class Attending:
             )
             rest: tuple[Any, ...] = ()
         elif self._flash(q):
-            out, lse, *rest_, _ = aten._scaled_dot_product_flash_attention(
-                q, k, v, 0.0, self.causal, scale=self.scale
-            )
+            out, lse, *rest_, _ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, self.causal, scale=self.scale)
             rest = tuple(rest_)
         else:
             out, lse, *rest_ = aten._scaled_dot_product_efficient_attention(

@@ -5,8 +5,8 @@ one padded batch is wasteful for mixed lengths; so sequences of similar length s
 longest of them. Padding sits behind every real token, where causal attention cannot see it, and its outputs are
 dropped, so results and gradients are those of separate calls.
 
-A pack may be a tree: its sequences are then segments, with `parents` that others share (see `penstock.packing.folding`),
-and attention goes over its `parts`.
+A pack may be a tree: its sequences are then segments, with `parents` that others share (see
+`penstock.packing.folding`), and attention goes over its `parts`.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Which queries of a pack that is a tree see which keys, as few full or causal rectangles.
 
-A token sees its segment up to itself, and all of its ancestors. Descendants follow a segment without a gap, so what they
-see of it is one rectangle: all their queries × its keys, without a copy of any key for any descendant.
+A token sees its segment up to itself, and all of its ancestors. Descendants follow a segment without a gap, so what
+they see of it is one rectangle: all their queries × its keys, without a copy of any key for any descendant.
 
     segments      a ── b ── c         a b c d:  each with itself, causal
                └── d                  b c d × a,  c × b:  full
@@ -34,6 +34,10 @@ class Rows:
     def on(self, device: torch.device) -> "Rows":
         index = self.index if isinstance(self.index, slice) else self.index.to(device)
         return Rows(index, None if self.kept is None else self.kept.to(device))
+
+    @property
+    def length(self) -> int:
+        return self.index.stop - self.index.start if isinstance(self.index, slice) else self.index.shape[1]
 
     def take(self, x: Tensor) -> Tensor:
         """[n, length, …] of x [t, …]."""
@@ -69,8 +73,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Part:
-    """All `queries` [n, q] × all `keys` [n, k]; or, `causal` (q = k), each × those up to its own place. reach: by how many
-    positions a query is behind the farthest of its keys, at most."""
+    """All `queries` [n, q] × all `keys` [n, k]; or, `causal` (q = k), each × those up to its own place. reach: by how
+    many positions a query is behind the farthest of its keys, at most."""
 
     queries: Rows
     keys: Rows

@@ -32,25 +32,22 @@ def attend_parts(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], seen: S
 
 class _Joined(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], seen: Sequence[Attending]
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], seen: Sequence[Attending]) -> Tensor:
         repeat = q.shape[1] // k.shape[1]
         out = torch.zeros(*q.shape[:2], v.shape[2], device=q.device)
         lse = torch.full(q.shape[:2], -torch.inf, device=q.device)
         rests = []
         for part, how in zip(parts, seen, strict=True):
             keys = (_of_keys(part.keys.take(x), repeat, part.causal) for x in (k, v))
-            o, l, rest = how.forward(_of_queries(part.queries.take(q), repeat, part.causal), *keys)
-            length = _length(part, q)
-            o, l = _as_rows(o.float(), length, part.causal), _as_rows(l[..., None], length, part.causal)[..., 0]
+            found, said, rest = how.forward(_of_queries(part.queries.take(q), repeat, part.causal), *keys)
+            found, said = (_as_rows(x, part.queries.length, part.causal) for x in (found.float(), said[..., None]))
             if not part.causal:
-                before, so_far = part.queries.take(lse), part.queries.take(out)
-                both = torch.logaddexp(before, l)
-                o = so_far * (before - both).exp()[..., None] + o * (l - both).exp()[..., None]
-                l = both
-            part.queries.put(out, o)
-            part.queries.put(lse, l)
+                before = part.queries.take(lse)[..., None]
+                both = torch.logaddexp(before, said)
+                found = part.queries.take(out) * (before - both).exp() + found * (said - both).exp()
+                said = both
+            part.queries.put(out, found)
+            part.queries.put(lse, said[..., 0])
             rests.append(rest)
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse)
@@ -69,9 +66,9 @@ class _Joined(torch.autograd.Function):
                 for x in (part.queries.take_kept(grad), part.queries.take(q), part.queries.take(out))
             ]
             keys = [_of_keys(part.keys.take(x), repeat, part.causal).contiguous() for x in (k, v)]
-            l = _of_queries(part.queries.take(lse)[..., None], repeat, part.causal)[..., 0].contiguous()
-            dq, dk, dv = how.backward(queries[0], queries[1], *keys, queries[2], l, rest)
-            part.queries.add(sums[0], _as_rows(dq.float(), _length(part, q), part.causal))
+            said = _of_queries(part.queries.take(lse)[..., None], repeat, part.causal)[..., 0].contiguous()
+            dq, dk, dv = how.backward(queries[0], queries[1], *keys, queries[2], said, rest)
+            part.queries.add(sums[0], _as_rows(dq.float(), part.queries.length, part.causal))
             for total, found in zip(sums[1:], (dk, dv), strict=True):
                 part.keys.add(total, _as_keys(found.float(), repeat, part.causal))
         return *(total.to(x.dtype) for total, x in zip(sums, (q, k, v), strict=True)), None, None
@@ -110,8 +107,3 @@ def _as_keys(x: Tensor, repeat: int, causal: bool) -> Tensor:
     if causal:
         x = x.view(x.shape[0], -1, repeat, *x.shape[2:]).sum(2)
     return x.transpose(1, 2)
-
-
-def _length(part: Part, q: Tensor) -> int:
-    index = part.queries.index
-    return index.stop - index.start if isinstance(index, slice) else index.shape[1]

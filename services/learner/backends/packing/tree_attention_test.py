@@ -13,7 +13,7 @@ from torch import Tensor
 
 from services.learner.backends.packing import tree_attention, zigzag
 from services.learner.backends.packing.attention import attend_pack, attend_tree
-from services.learner.backends.packing.packs import Pack, Sharing, describe_pack
+from services.learner.backends.packing.packs import ALONE, Pack, Sharing, describe_pack
 
 CPU = torch.device("cpu")
 HEADS = [(4, 2, 8), (6, 1, 16), (4, 4, 32)]
@@ -35,7 +35,7 @@ def random_tree(seed: int, alignment: int = 1) -> tuple[list[int], list[int]]:
     return [-(-n // alignment) * alignment if i in parents else n for i, n in enumerate(lengths)], parents
 
 
-def described(lengths: list[int], parents: list[int], alignment: int = 1, sharing: Sharing = Sharing()) -> Pack:
+def described(lengths: list[int], parents: list[int], alignment: int = 1, sharing: Sharing = ALONE) -> Pack:
     return describe_pack(lengths, [-(-n // alignment) * alignment for n in lengths], CPU, sharing, parents)
 
 
