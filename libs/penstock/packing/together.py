@@ -1,10 +1,10 @@
 """Which sequences of a batch stay together, so that what they share is computed once: the items that a plan deals out.
 
     group of 8 answers  ─ folded ─►  one item: prompt + 8 answers          fits, and no rank waits for it: stays
-                                     two: prompt + 4, prompt + 4           else halved, the prompt repeated, and again
+                                     two: prompt + 4, prompt + 4           else cut, the prompt repeated
 
 An item is what a group's sequences share something in; sequences that share nothing are items of their own, as if there
-were no groups. One is halved while it exceeds the budget of a micro-batch, and while that makes ranks' work more equal.
+were no groups. One that exceeds the budget of a micro-batch is cut; one that a rank would wait for, halved.
 So a sequence is never refused because it was not shared, and a batch without common beginnings is planned as it always
 was. Pure and deterministic, as the plan.
 """
@@ -12,6 +12,7 @@ was. Pure and deterministic, as the plan.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,15 +74,8 @@ def together(
     members: dict[int, list[int]] = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
-    todo = [item for group in members.values() for item in _weighed(group, sequences, weighing)]
-    items = []
-    while todo:
-        item = todo.pop()
-        if item.tokens > budget:
-            todo += _halves(item, sequences, weighing)
-        else:
-            items.append(item)
-    items.sort(key=lambda item: item.sequences)
+    whole = [item for group in members.values() for item in _weighed(group, sequences, weighing)]
+    items = [part for item in whole for part in _fitting(item, sequences, budget, weighing)]
     return _evened(items, sequences, ranks, weighing)
 
 
@@ -105,18 +99,31 @@ def _weighed(group: list[int], sequences: Sequence[NDArray[np.integer]], weighin
     return [item for root in roots for item in _weighed(root, sequences, weighing)]
 
 
-def _halves(item: Item, sequences: Sequence[NDArray[np.integer]], weighing: Weighing) -> list[Item]:
-    """Cut where its sequences are sorted: those that share most stay together."""
-    middle = len(item.sequences) // 2
-    parts = (item.sequences[:middle], item.sequences[middle:])
-    return [each for part in parts for each in _weighed(part, sequences, weighing)]
+def _fitting(item: Item, sequences: Sequence[NDArray[np.integer]], budget: int, weighing: Weighing) -> list[Item]:
+    """The item, cut into as few parts as fit; at the worst each of its sequences alone does."""
+    parts = [item]
+    for number in range(max(2, -(-item.tokens // budget)), len(item.sequences) + 1):
+        if all(part.tokens <= budget for part in parts):
+            break
+        parts = _cut(item, number, sequences, weighing)
+    return parts
+
+
+def _cut(item: Item, number: int, sequences: Sequence[NDArray[np.integer]], weighing: Weighing) -> list[Item]:
+    """Into so many parts of equally many sequences, as these are sorted: those that share most stay together."""
+    size, larger = divmod(len(item.sequences), number)
+    bounds = [0]
+    for i in range(number):
+        bounds.append(bounds[-1] + size + (i < larger))
+    runs = [item.sequences[start:end] for start, end in pairwise(bounds)]
+    return [each for run in runs for each in _weighed(run, sequences, weighing)]
 
 
 def _evened(items: list[Item], sequences: Sequence[NDArray[np.integer]], ranks: int, weighing: Weighing) -> list[Item]:
     """Halves the largest item of the busiest rank while that evens out the ranks' work more than it adds to it."""
     loads, largest = _dealt(items, ranks)
     while max(loads) * ranks > EVEN * sum(loads) and len(items[largest].sequences) > 1:
-        tried = [*items[:largest], *_halves(items[largest], sequences, weighing), *items[largest + 1 :]]
+        tried = [*items[:largest], *_cut(items[largest], 2, sequences, weighing), *items[largest + 1 :]]
         after, next_ = _dealt(tried, ranks)
         if sum(x**4 for x in after) >= sum(x**4 for x in loads):  # nearly the largest, but falls where two are
             break

@@ -76,10 +76,12 @@ def test_sequences_that_share_nothing_are_items_of_their_own() -> None:
     assert items == alone([20] * 6, Weighing())
 
 
-def test_a_group_too_large_is_halved_and_its_prompt_repeated() -> None:
+def test_a_group_too_large_is_cut_and_its_prompt_repeated() -> None:
     sequences = [np.concatenate([np.arange(50), np.full(10, 100 + i)]) for i in range(8)]
     items = together(sequences, [0] * 8, 100, 1, Weighing())
     assert [item.tokens for item in items] == [90, 90]
+    thirds = together(sequences[:6], [0] * 6, 70, 1, Weighing())
+    assert [item.tokens for item in thirds] == [70, 70, 70], "into as few as fit"
 
 
 def test_no_rank_waits_for_a_group_that_two_could_share() -> None:

@@ -175,7 +175,7 @@ def preference_samples(seed: int, pairs: int = 5, vocabulary: int = VOCABULARY) 
     rng = np.random.default_rng(seed)
     samples = []
     for i in range(pairs):
-        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 9)))
+        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 17)))
         for role in (1.0, -1.0):
             answer = rng.integers(0, vocabulary, int(rng.integers(2, 25)))
             mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))])
@@ -189,7 +189,7 @@ def ranked_samples(seed: int, groups: int = 4, vocabulary: int = VOCABULARY) -> 
     rng = np.random.default_rng(seed)
     samples = []
     for i in range(groups):
-        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 9)))
+        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 17)))
         for rank in ((1.0, 0.0), (2.0, 1.0, 0.0), (0.0, 1.0, 1.0, 2.0))[i % 3]:
             tokens = np.concatenate([prompt, rng.integers(0, vocabulary, int(rng.integers(2, 25))), [0]])
             mask = np.zeros(len(tokens))
