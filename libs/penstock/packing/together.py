@@ -121,6 +121,8 @@ def _cut(item: Item, number: int, sequences: Sequence[NDArray[np.integer]], weig
 
 def _evened(items: list[Item], sequences: Sequence[NDArray[np.integer]], ranks: int, weighing: Weighing) -> list[Item]:
     """Halves the largest item of the busiest rank while that evens out the ranks' work more than it adds to it."""
+    if not items:
+        return items
     loads, largest = _dealt(items, ranks)
     while max(loads) * ranks > EVEN * sum(loads) and len(items[largest].sequences) > 1:
         tried = [*items[:largest], *_cut(items[largest], 2, sequences, weighing), *items[largest + 1 :]]

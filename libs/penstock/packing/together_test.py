@@ -70,6 +70,10 @@ def test_a_tree_of_one_sequence_costs_what_the_sequence_does() -> None:
     assert weighing.work(tree) == pytest.approx(2 * whole - shared)
 
 
+def test_nothing_is_in_no_item() -> None:
+    assert together([], [], 10, 2, Weighing()) == []
+
+
 def test_sequences_that_share_nothing_are_items_of_their_own() -> None:
     sequences = [np.full(20, i) for i in range(6)]
     items = together(sequences, [0] * 6, 1000, 1, Weighing())

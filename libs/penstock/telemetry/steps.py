@@ -65,6 +65,13 @@ TOKENS_GIVEN = _step("rl.tokens.given", "tokens", "tokens that the samples of th
 TOKENS_COMPUTED = _step(
     "rl.tokens.computed", "tokens", "those of them that were computed: what samples begin with alike, once"
 )
+TOKENS_DEAD = _step(
+    "rl.tokens.dead",
+    "tokens",
+    "those given by samples that cannot change the weights (all advantages 0, no term that reaches them): scored for "
+    "the other metrics, not trained",
+)
+GROUPS_DEAD = _step("rl.groups.dead", "share", "share of the trained groups that consist of such samples")
 TOKENS_GENERATED = _step("rl.tokens.generated", "tokens", "tokens that engines drew for the batch's groups")
 LENGTH_MEAN = _step("rl.completion.length.mean", "tokens", "mean length of the trained completions")
 LENGTH_MAX = _step("rl.completion.length.max", "tokens", "length of the longest trained completion")

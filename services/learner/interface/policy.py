@@ -157,8 +157,9 @@ class Policy(Protocol):
         """How often the reference has become another: what was computed with it before is of no use then."""
         ...
 
-    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
-        """Forward and backward over the batch, then one guarded optimizer step.
+    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0, live: Tensor | None = None) -> StepOutcome:
+        """Forward and backward over the batch, then one guarded optimizer step. live: bool [N], samples that the loss
+        has a gradient of; the others are scored alone, and all are if None. A step without a live one is still taken.
 
         Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
         NonFiniteGradients (too many steps skipped in a row).

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from penstock import packing
 from penstock.packing import Item, Tree, Weighing
@@ -32,15 +33,31 @@ class Planned:
     given: int
     computed: int
 
+    def beside(self, other: "Planned") -> "Planned":
+        """Both, one after the other; what is said of micro-batches as a mean over them."""
+        counts = (len(self.parts), len(other.parts))
+        described = {
+            name: (value * counts[0] + other.described[name] * counts[1]) / sum(counts)
+            for name, value in self.described.items()
+        }
+        parts = [*self.parts, *other.parts]
+        return Planned(parts, described, self.given + other.given, self.computed + other.computed)
 
-def plan(batch: Batch, cut: Cut, budget: int) -> Planned:
-    """How the batch is fed to the model; all ranks make the same plan. Raises penstock.packing.SequenceTooLong."""
+
+def plan(batch: Batch, cut: Cut, budget: int, chosen: Tensor | None = None) -> Planned:
+    """How the batch is fed to the model; all ranks make the same plan. chosen: bool [N], of which samples; all if None.
+
+    Raises penstock.packing.SequenceTooLong.
+    """
     device, host = batch.tokens.device, batch.to(torch.device("cpu"))
     flat = host.tokens.numpy()
     spans = list(zip(host.starts.tolist(), host.lengths.tolist(), strict=True))
+    groups = host.groups.tolist()
+    if chosen is not None:
+        spans, groups = ([x for x, own in zip(xs, chosen.tolist(), strict=True) if own] for xs in (spans, groups))
     inputs = [flat[start : start + length - 1] for start, length in spans]
     weighing = Weighing(cut.alignment, cut.quadratic)
-    items = _items(inputs, host.groups.tolist(), budget, cut, weighing)
+    items = _items(inputs, groups, budget, cut, weighing)
     packs = packing.pack([i.tokens for i in items], budget, ranks=cut.ranks, work=[i.work for i in items])
     chosen = [[[items[i] for i in bin_] for bin_ in rank] for rank in packs.micro_batches]
     trees = [[_tree(own, inputs, cut, weighing) for own in rank] for rank in chosen]
