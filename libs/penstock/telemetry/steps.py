@@ -63,7 +63,10 @@ FAILED = _each(
 TOKENS_TRAINED = _step("rl.tokens.trained", "tokens", "tokens of the trained samples, prompts included")
 TOKENS_GIVEN = _step("rl.tokens.given", "tokens", "tokens that the samples of the step's updates put into the model")
 TOKENS_COMPUTED = _step(
-    "rl.tokens.computed", "tokens", "those of them that were computed: what samples begin with alike, once"
+    "rl.tokens.computed",
+    "tokens",
+    "those of them that were computed: what samples begin with alike once, what stands behind their last trained token "
+    "not at all",
 )
 TOKENS_DEAD = _step(
     "rl.tokens.dead",

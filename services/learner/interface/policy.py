@@ -69,7 +69,7 @@ class StepOutcome:
     packing: `packing_waste`, share of the micro-batches' budgets that carried nothing; `packing_imbalance`, work of the
       busiest data rank over the mean of all.
     given, computed: tokens that the batch puts into the model, and those of them that it computed: what samples begin
-      with alike, once.
+      with alike once, what stands behind their last trained token not at all.
     """
 
     loss: float

@@ -65,7 +65,12 @@ class MegatronPolicy(PolicyBase):
         self.config, self.layout = config, layout
         super().__init__(
             spec,
-            replace(layout.cut, quadratic=config.attention_share, shares=spec.learner.share_prefixes),
+            replace(
+                layout.cut,
+                quadratic=config.attention_share,
+                shares=spec.learner.share_prefixes,
+                keeps_ends=spec.router_coefficient > 0,
+            ),
             (config.vocab_size, config.max_positions),
             optimizer,
             MegatronState(config, layout, self._models, optimizer, spec, part),

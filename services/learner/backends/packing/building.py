@@ -32,6 +32,8 @@ class Cut:
       round: what the number of micro-batches must be a multiple of.
       quadratic: what attention makes of a sequence's work (see `packing.pack`).
       shares: whether what sequences begin with alike is computed once.
+      keeps_ends: whether what stands behind a sequence's last trained token is computed: only where a loss looks at
+        more than trained tokens.
     """
 
     ranks: int
@@ -43,6 +45,7 @@ class Cut:
     whole: bool = False
     quadratic: float = 0.0
     shares: bool = False
+    keeps_ends: bool = False
 
 
 @dataclass(frozen=True)

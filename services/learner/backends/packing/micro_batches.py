@@ -1,7 +1,7 @@
 """A batch cut into packed micro-batches for one rank: which sequences are together, and who runs them.
 
-Inputs are tokens 0 … L−2 of each sequence (the last one predicts nothing), padded to the layout's alignment,
-concatenated, and cut zigzag over context ranks. What sequences begin with alike is computed once where the cut shares:
+Inputs are the tokens of each sequence before its last trained one (what stands behind changes nothing), padded to the
+layout's alignment, concatenated, and cut zigzag over context ranks. What sequences begin with alike is computed once where the cut shares:
 a micro-batch is a tree then (see `penstock.packing.folding`), and its items are groups.
 """
 
@@ -24,8 +24,8 @@ class Planned:
     parts: this rank's micro-batches, equally many on every rank.
     described: `packing_waste`, share of the budgeted tokens of all micro-batches that carry nothing, padding included;
       `packing_imbalance`, work of the busiest data rank over the mean of all, 1 where it is equal.
-    given, computed: tokens of the batch, and what is left of them when what is equal stands once, on all data ranks
-      together and without padding.
+    given, computed: input tokens of the samples, and what is left of them when what is equal stands once and what no
+      trained token sees is left out; of all data ranks together, without padding.
     """
 
     parts: list[MicroBatch]
@@ -50,32 +50,42 @@ def plan(batch: Batch, cut: Cut, budget: int, chosen: Tensor | None = None) -> P
     Raises penstock.packing.SequenceTooLong.
     """
     device, host = batch.tokens.device, batch.to(torch.device("cpu"))
-    flat = host.tokens.numpy()
-    spans = list(zip(host.starts.tolist(), host.lengths.tolist(), strict=True))
-    groups = host.groups.tolist()
-    if chosen is not None:
-        spans, groups = ([x for x, own in zip(xs, chosen.tolist(), strict=True) if own] for xs in (spans, groups))
-    inputs = [flat[start : start + length - 1] for start, length in spans]
     weighing = Weighing(cut.alignment, cut.quadratic)
-    items = _items(inputs, groups, budget, cut, weighing)
+    ends = _ends(host, cut)
+    packing.check_fits([weighing.padded(max(end - 1, 1)) for end in ends], budget)
+    own = range(host.sequences) if chosen is None else torch.nonzero(chosen)[:, 0].tolist()
+    kept = [i for i in own if ends[i]]
+    starts, groups, flat = host.starts.tolist(), host.groups.tolist(), host.tokens.numpy()
+    inputs = [flat[starts[i] : starts[i] + ends[i] - 1] for i in kept]
+    items = _items(inputs, [groups[i] for i in kept], budget, cut, weighing)
     packs = packing.pack([i.tokens for i in items], budget, ranks=cut.ranks, work=[i.work for i in items])
-    chosen = [[[items[i] for i in bin_] for bin_ in rank] for rank in packs.micro_batches]
-    trees = [[_tree(own, inputs, cut, weighing) for own in rank] for rank in chosen]
+    bins = [[[items[i] for i in bin_] for bin_ in rank] for rank in packs.micro_batches]
+    trees = [[_tree(bin_, inputs, cut, weighing) for bin_ in rank] for rank in bins]
     computed = sum(tree.tokens for rank in trees for tree in rank)
-    mine = [
-        Chosen([spans[i] for item in own for i in item.sequences], tree)
-        for own, tree in zip(chosen[cut.rank], trees[cut.rank], strict=True)
-    ]
+    mine = []
+    for bin_, tree in zip(bins[cut.rank], trees[cut.rank], strict=True):
+        samples = [kept[i] for item in bin_ for i in item.sequences]
+        mine.append(Chosen([(starts[i], ends[i]) for i in samples], tree))
     mine += [NOTHING] * (-len(mine) % cut.round)
     return Planned(
-        [build(own, host, cut, device) for own in mine],
+        [build(each, host, cut, device) for each in mine],
         {
             "packing_waste": 1.0 - computed / (packs.per_rank * cut.ranks * budget),
             "packing_imbalance": packs.imbalance([i.work for i in items]),
         },
-        sum(map(len, inputs)),
+        sum(int(host.lengths[i]) - 1 for i in own),
         computed,
     )
+
+
+def _ends(batch: Batch, cut: Cut) -> list[int]:
+    """How many tokens of each sample are wanted: up to the last that is trained, which none stands behind that could
+    change anything; all of them where the cut keeps whole samples. 0 of a sample without a trained token."""
+    within = np.arange(len(batch.tokens)) - np.repeat(batch.starts.numpy(), batch.lengths.numpy())
+    last = np.zeros(batch.sequences, np.int64)
+    np.maximum.at(last, batch.sequence_of_token.numpy(), np.where(batch.mask.numpy() > 0, within, 0))
+    wanted = batch.lengths.numpy() if cut.keeps_ends else last + 1
+    return [int(n) for n in np.where(last > 0, wanted, 0)]
 
 
 def _items(

@@ -74,13 +74,24 @@ def test_rows_stand_behind_their_sample_and_predict_its_token(cut: str, shares: 
 def test_all_tokens_of_all_samples_are_in_their_places(cut: str) -> None:
     batch = random_batch(3)
     seen: Counter[tuple[int, ...]] = Counter()
-    for ranks in plans(batch, replace(CUTS[cut], shares=True)):
+    for ranks in plans(batch, replace(CUTS[cut], shares=True, keeps_ends=True)):
         for parts in zip(*(planned.parts for planned in ranks), strict=True):
             tokens = whole(list(parts))[parts[0].places]
             sizes = torch.bincount(parts[0].owners, minlength=parts[0].sequences).tolist()
             seen.update(tuple(t.tolist()) for t in tokens.split(sizes) if len(t))
-    expected = Counter(tuple(t[:-1].tolist()) for t in batch.tokens.long().split(batch.lengths.tolist()))
-    assert seen == expected
+    sizes = batch.lengths.tolist()
+    samples = zip(batch.tokens.long().split(sizes), batch.mask.split(sizes), strict=True)
+    assert seen == Counter(tuple(t[:-1].tolist()) for t, mask in samples if mask.any())
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_no_trained_token_sees_is_not_computed(shares: bool) -> None:
+    masks = ([0, 1, 1, 0, 0, 0, 1, 0, 0, 0], [0, 1] + [0] * 8, [0] * 10)
+    samples = [TrainingSample([20 * i + t for t in range(10)], m, [-1.0] * 10, 1.0, i) for i, m in enumerate(masks)]
+    planned = plan(Batch.from_samples(samples, "advantage"), Cut(1, 0, shares=shares), 100)
+    (part,) = planned.parts
+    assert sorted(part.tokens[0].tolist()) == [0, 1, 2, 3, 4, 5, 20] and part.sequences == 2
+    assert (planned.given, planned.computed) == (27, 7)
 
 
 def test_what_is_equal_is_computed_once() -> None:
