@@ -1,8 +1,8 @@
 """A batch cut into packed micro-batches for one rank: which sequences are together, and who runs them.
 
 Inputs are the tokens of each sequence before its last trained one (what stands behind changes nothing), padded to the
-layout's alignment, concatenated, and cut zigzag over context ranks. What sequences begin with alike is computed once where the cut shares:
-a micro-batch is a tree then (see `penstock.packing.folding`), and its items are groups.
+layout's alignment, concatenated, and cut zigzag over context ranks. What sequences begin with alike is computed once
+where the cut shares: a micro-batch is a tree then (see `penstock.packing.folding`), and its items are groups.
 """
 
 from dataclasses import dataclass
