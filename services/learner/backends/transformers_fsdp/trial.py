@@ -184,12 +184,13 @@ BEGINNING, ENDS = 6, (3, 5)
 def _shares(model: Any) -> bool:
     tokens = _sequences(model)[:, : BEGINNING + sum(ENDS)]
     common, *ends = tokens.split([BEGINNING, *ENDS], 1)
-    lengths = [BEGINNING, *ENDS]
-    pack = describe_pack(lengths, lengths, tokens.device, parents=[-1, 0, 0])
-    folded = forward(model, tokens, pack.positions[None], pack)
     model.set_attn_implementation("eager")
     alone = [model.base_model(input_ids=torch.cat([common, end], 1), use_cache=False).last_hidden_state for end in ends]
     expected = torch.cat([alone[0][:, :BEGINNING], *(hidden[:, BEGINNING:] for hidden in alone)], 1)
+    model.set_attn_implementation(OURS)
+    lengths = [BEGINNING, *ENDS]
+    pack = describe_pack(lengths, lengths, tokens.device, parents=[-1, 0, 0])
+    folded = forward(model, tokens, pack.positions[None], pack)
     return _close(folded, expected)
 
 
