@@ -41,18 +41,18 @@ BACKENDS: dict[str, Callable[..., Policy]] = {
     "transformers": TransformersPolicy.create,
 }
 Method = Literal["grpo", "dpo"]
-BATCHES: dict[str, tuple[Method, int, int, int, int, tuple[int, int]]] = {
-    # method, groups, their size, tokens of a prompt, of these every group's, of an answer
-    "short": ("grpo", 8, 8, 46, 23, (12, 24)),
-    "long": ("grpo", 2, 8, 512, 256, (32, 64)),
-    "pairs": ("dpo", 8, 2, 256, 0, (32, 64)),
-    "nothing": ("grpo", 32, 1, 32, 0, (32, 32)),
+BATCHES: dict[str, tuple[Method, int, int, int, int, tuple[int, int], int]] = {
+    # method, groups, their size, tokens of a prompt, of these every group's, of an answer, of a micro-batch
+    "short": ("grpo", 8, 8, 46, 23, (12, 24), 1024),
+    "long": ("grpo", 2, 8, 512, 256, (32, 64), 2048),
+    "pairs": ("dpo", 8, 2, 256, 0, (32, 64), 2048),
+    "nothing": ("grpo", 32, 1, 32, 0, (32, 32), 1024),
 }
 
 
 def make_batch(name: str, vocabulary: int) -> Batch:
     """The samples of a row."""
-    method, groups, size, prompt, common, (shortest, longest) = BATCHES[name]
+    method, groups, size, prompt, common, (shortest, longest), _ = BATCHES[name]
     rng = np.random.default_rng(0)
     system, samples = rng.integers(0, vocabulary, common), []
     for group in range(groups):
@@ -110,9 +110,8 @@ def make_directory(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Pa
 def measure(report: Report, model: pathlib.Path, backend: str, name: str, args: argparse.Namespace) -> None:
     """One row: the two sides in turn."""
     batch = make_batch(name, args.vocabulary)
-    sides = {
-        label: Side(model, backend, BATCHES[name][0], args.budget, label == "shared") for label in ("shared", "not")
-    }
+    method, *_, budget = BATCHES[name]
+    sides = {label: Side(model, backend, method, budget, label == "shared") for label in ("shared", "not")}
     first = {label: side.step(batch) for label, side in sides.items()}
     losses = [metrics["loss"] for metrics in first.values()]
     if not math.isclose(*losses, rel_tol=1e-4, abs_tol=1e-6):
@@ -169,7 +168,6 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=8192, help="tokens drawn, and those of the random model")
     parser.add_argument("--model", type=pathlib.Path, help="directory of a model to use instead of a random one")
-    parser.add_argument("--budget", type=int, default=1024, help="tokens of a micro-batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--batches", nargs="+", choices=BATCHES, default=list(BATCHES))
