@@ -24,6 +24,7 @@ from penstock.recipes.checks.packages import check_packages
 from penstock.recipes.pinning import pinned
 from penstock.supervisor import ServiceFailed
 from penstock.system import exits
+from penstock.telemetry import steps
 from penstock.terminal import plain
 
 LEARNER_END_SECONDS = 120.0
@@ -227,7 +228,7 @@ class Screen:
             ("loss", f"{m.get('rl.loss', 0):.4f}"),
             ("staleness", f"mean {m.get('rl.staleness.mean', 0):.2f}  max {m.get('rl.staleness.max', 0):.0f} versions"),
             ("generation", f"{m.get('rl.tokens.generated_per_second', 0):,.0f} tokens/s"),
-            ("training", f"{_rate(m):,.0f} tokens/s"),
+            ("training", f"{_rate(m):,.0f} tokens/s{_computed(m)}"),
             (
                 "queue",
                 f"{run.tasks_pending} tasks waiting, {run.groups_in_flight}/{run.groups_budget} groups in flight",
@@ -257,6 +258,12 @@ def evaluations_table(
     for name in sorted({k for e in evaluations for k in e} - {"step", "version"}):
         table.add_row(name, *(f"{e[name]:.4g}" if name in e else "" for e in evaluations))
     return table
+
+
+def _computed(metrics: Mapping[str, float]) -> str:
+    """How much of what was given to the model was computed, where samples share what they begin with."""
+    given, computed = (metrics.get(name, 0.0) for name in (steps.TOKENS_GIVEN, steps.TOKENS_COMPUTED))
+    return f", {computed / given:.0%} of them computed" if computed < given else ""
 
 
 def _rate(metrics: Mapping[str, float]) -> float:

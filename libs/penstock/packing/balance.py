@@ -92,7 +92,21 @@ def _split_to(bins: list[list[int]], count: int) -> list[list[int]]:
     return bins
 
 
-def pack(lengths: Sequence[int], budget: int, ranks: int = 1, multiple: int = 1, quadratic: float = 0.0) -> Plan:
+def check_fits(lengths: Sequence[int], budget: int) -> None:
+    """Raises SequenceTooLong naming the first sequence that exceeds the budget."""
+    for i, length in enumerate(lengths):
+        if length > budget:
+            raise SequenceTooLong(f"sequence {i} has {length} tokens, but a micro-batch holds at most {budget}")
+
+
+def pack(
+    lengths: Sequence[int],
+    budget: int,
+    ranks: int = 1,
+    multiple: int = 1,
+    quadratic: float = 0.0,
+    work: Sequence[float] | None = None,
+) -> Plan:
     """A balanced plan for sequences of `lengths` tokens on `ranks` data-parallel ranks.
 
     Args:
@@ -101,6 +115,7 @@ def pack(lengths: Sequence[int], budget: int, ranks: int = 1, multiple: int = 1,
       ranks: number of data-parallel ranks.
       multiple: micro-batches per rank are a multiple of this (an interleaved pipeline wants its size).
       quadratic: work of attention per token and token, against that of a token alone.
+      work: of each, where it is no sequence but several that share what they begin with (see `together`).
 
     Raises SequenceTooLong naming the sequence, ValueError for non-positive arguments.
     """
@@ -109,13 +124,12 @@ def pack(lengths: Sequence[int], budget: int, ranks: int = 1, multiple: int = 1,
     for i, length in enumerate(lengths):
         if length < 1:
             raise ValueError(f"sequence {i} has length {length}")
-        if length > budget:
-            raise SequenceTooLong(f"sequence {i} has {length} tokens, but a micro-batch holds at most {budget}")
+    check_fits(lengths, budget)
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     fewest = _first_fit_decreasing(order, lengths, budget)
     step = ranks * multiple
     count = max(-(-len(fewest) // step), 1) * step
-    work = work_of(lengths, quadratic)
+    work = work_of(lengths, quadratic) if work is None else work
     bins = _even(order, lengths, work, budget, count) or _split_to(fewest, count)
     return Plan(_deal(bins, work, ranks))
 

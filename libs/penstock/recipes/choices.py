@@ -21,6 +21,7 @@ class LossChoice:
 
     required: parameters without a usual value. trust_region: it bounds the step by itself when the data is off-policy.
     behaviour: it is taken against the behaviour policy itself, so that a correction would correct twice.
+    by_advantage: it and its gradient are 0 where the advantage is.
     normalisation: the one that it is defined with, which it has where the recipe names none.
     """
 
@@ -28,6 +29,7 @@ class LossChoice:
     required: tuple[str, ...] = ()
     trust_region: bool = False
     behaviour: bool = False
+    by_advantage: bool = False
     normalisation: str = "token"
 
 
@@ -79,16 +81,24 @@ class PreferenceChoice:
 
 SMOOTHED: Parameters = {**BETA, "label_smoothing": 0.0}
 LOSSES: Mapping[str, LossChoice] = {
-    "ppo_clip": LossChoice({"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}, trust_region=True),
-    "cispo": LossChoice({"cap": 5.0, "floor": 0.0}),
-    "gspo": LossChoice({"clip_low": 3e-4, "clip_high": 4e-4}, trust_region=True, normalisation="sequence"),
-    "geo_mean": LossChoice({"clip_low": 0.4, "clip_high": 0.4}, trust_region=True, normalisation="sequence"),
-    "reinforce": LossChoice(),
-    "sapo": LossChoice({"tau_positive": 1.0, "tau_negative": 1.05}, trust_region=True),
+    "ppo_clip": LossChoice(
+        {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}, trust_region=True, by_advantage=True
+    ),
+    "cispo": LossChoice({"cap": 5.0, "floor": 0.0}, by_advantage=True),
+    "gspo": LossChoice(
+        {"clip_low": 3e-4, "clip_high": 4e-4}, trust_region=True, by_advantage=True, normalisation="sequence"
+    ),
+    "geo_mean": LossChoice(
+        {"clip_low": 0.4, "clip_high": 0.4}, trust_region=True, by_advantage=True, normalisation="sequence"
+    ),
+    "reinforce": LossChoice(by_advantage=True),
+    "sapo": LossChoice({"tau_positive": 1.0, "tau_negative": 1.05}, trust_region=True, by_advantage=True),
     "dppo": LossChoice({"delta": 0.2, "tau": 1e-3}, behaviour=True),
     "dro": LossChoice({"beta": None}, required=("beta",), behaviour=True),
     "vespo": LossChoice(
-        {"power_positive": 2.0, "decay_positive": 3.0, "power_negative": 3.0, "decay_negative": 2.0}, behaviour=True
+        {"power_positive": 2.0, "decay_positive": 3.0, "power_negative": 3.0, "decay_negative": 2.0},
+        behaviour=True,
+        by_advantage=True,
     ),
 }
 

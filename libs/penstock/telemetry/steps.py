@@ -61,6 +61,20 @@ FAILED = _each(
     absent=0.0,
 )
 TOKENS_TRAINED = _step("rl.tokens.trained", "tokens", "tokens of the trained samples, prompts included")
+TOKENS_GIVEN = _step("rl.tokens.given", "tokens", "tokens that the samples of the step's updates put into the model")
+TOKENS_COMPUTED = _step(
+    "rl.tokens.computed",
+    "tokens",
+    "those of them that were computed: what samples begin with alike once, what stands behind their last trained token "
+    "not at all",
+)
+TOKENS_DEAD = _step(
+    "rl.tokens.dead",
+    "tokens",
+    "those given by samples that cannot change the weights (all advantages 0, no term that reaches them): scored for "
+    "the other metrics, not trained",
+)
+GROUPS_DEAD = _step("rl.groups.dead", "share", "share of the trained groups that consist of such samples")
 TOKENS_GENERATED = _step("rl.tokens.generated", "tokens", "tokens that engines drew for the batch's groups")
 LENGTH_MEAN = _step("rl.completion.length.mean", "tokens", "mean length of the trained completions")
 LENGTH_MAX = _step("rl.completion.length.max", "tokens", "length of the longest trained completion")
@@ -137,6 +151,11 @@ for _name in _OF_VALIDATION:
 def register() -> Mapping[str, StepMetric]:
     """All metrics by name, families by what their members begin with."""
     return _METRICS
+
+
+def of_trainer(name: str) -> str:
+    """The metric that a trainer reports under `name`, unless that is a metric's whole name already."""
+    return name if name in _METRICS else POLICY + name
 
 
 def member(family: str, name: str | int) -> str:

@@ -48,12 +48,14 @@ function showNumbers(run) {
   const trained = run.trained_version ? `v${run.trained_version.step ?? 0}` : "v0";
   const serving = `v${run.serving_version?.step ?? 0}`;
   const perSecond = m["rl.step.seconds"] ? m["rl.tokens.trained"] / m["rl.step.seconds"] : undefined;
+  // What samples begin with alike is computed once.
+  const computed = m["rl.tokens.given"] > m["rl.tokens.computed"] ? ` · ${Math.round((100 * m["rl.tokens.computed"]) / m["rl.tokens.given"])} % computed` : "";
   const tiles = [
     ["Reward", compact(m["rl.reward.mean"]), m["rl.reward.std"] !== undefined ? `± ${compact(m["rl.reward.std"])} in the batch` : "latest step"],
     ["Evaluation", compact(evaluated?.metrics?.[measured]), evaluated ? `${measured} at v${evaluated.step ?? 0}` + (before ? ` · ${compact(before.metrics?.[measured])} at v${before.step ?? 0}` : "") : "none yet"],
     ["Staleness", compact(m["rl.staleness.mean"], 2), `versions · ${compact(m["rl.staleness.max"])} at most`],
     ["Generation", compact(m["rl.tokens.generated_per_second"]), "tokens/s"],
-    ["Training", compact(perSecond), "tokens/s"],
+    ["Training", compact(perSecond), `tokens/s${computed}`],
     ["Queue", whole(run.tasks_pending), "tasks not taken yet"],
     ["In flight", `${whole(run.groups_in_flight)}`, `groups, of ${whole(run.groups_budget)} allowed`],
     ["Versions", trained, `trained · ${serving} serving`],

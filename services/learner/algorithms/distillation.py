@@ -21,6 +21,7 @@ from penstock.recipes import Recipe
 from penstock.trajectories import from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms import resolve
+from services.learner.algorithms.live import Live
 from services.learner.algorithms.method import Trainer
 from services.learner.algorithms.mini_batches import in_mini_batches
 from services.learner.algorithms.policy_gradient.trainer import PolicyGradientTrainer
@@ -64,10 +65,10 @@ class JudgedSamples:
         return from_int32s(t.teacher_top_tokens).reshape(shape), from_float32s(t.teacher_top_logprobs).reshape(shape)
 
 
-def distillation_trainer(recipe: Recipe, policy: Policy) -> Trainer:
-    """Of the drawn tokens' advantages, or of the divergence where the teacher named tokens."""
+def distillation_trainer(recipe: Recipe, policy: Policy, live: Live) -> Trainer:
+    """Of the drawn tokens' advantages, or of the divergence where the teacher named tokens: it reaches all."""
     assert recipe.teacher is not None
-    return DivergenceTrainer(recipe, policy) if recipe.teacher.top else PolicyGradientTrainer(recipe, policy)
+    return DivergenceTrainer(recipe, policy) if recipe.teacher.top else PolicyGradientTrainer(recipe, policy, live)
 
 
 class DivergenceTrainer:

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from penstock.recipes import Recipe
+from services.learner.algorithms.live import Live, all_of_them
 from services.learner.interface.batch import Batch, Signal, TrainingSample
 from services.learner.interface.group import CompleteGroup
 from services.learner.interface.policy import Policy
@@ -59,9 +60,12 @@ class Algorithm:
     Attributes:
       signal: what the samples carry, and the only thing that the trainer takes.
       samples: the first half. Raises UnknownChoice or ValueError for settings that name nothing or contradict.
-      trainer: the second half, of recipe, policy and critic (None where the recipe has none). Raises likewise.
+      trainer: the second half, of recipe, policy, critic (None where the recipe has none) and what is live. Raises
+        likewise.
+      live: which samples of a batch can change the weights; a loss that says nothing of it is computed in full.
     """
 
     signal: Signal
     samples: Callable[[Recipe], SampleMaker]
-    trainer: Callable[[Recipe, Policy, Policy | None], Trainer]
+    trainer: Callable[[Recipe, Policy, Policy | None, Live], Trainer]
+    live: Callable[[Recipe], Live] = all_of_them

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from services.learner.algorithms.live import Live
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Loss, Policy, StepOutcome
 
@@ -39,17 +40,19 @@ def in_mini_batches(
     weights: Callable[[Batch], Tensor],
     loss_of: Callable[[Batch, Tensor, Tensor], Loss],
     temperature: float = 1.0,
+    live: Live | None = None,
 ) -> Taken:
     """Takes the steps, of equally many groups each; a collective.
 
     weights: [T] of a batch, by which a token's loss counts in it. loss_of: the loss of a part, given the part, its
-    tokens' positions in the batch (int64) and their weights in the part.
+    tokens' positions in the batch (int64) and their weights in the part. live: which samples of a part are trained; all
+    if None.
     """
     whole, outcomes, loss = weights(batch), [], 0.0
     current = torch.zeros_like(batch.behaviour)
     for part, where in _parts(batch, steps_of(batch, wanted)):
         own = weights(part)
-        outcome = policy.train_step(part, loss_of(part, where, own), temperature)
+        outcome = policy.train_step(part, loss_of(part, where, own), temperature, None if live is None else live(part))
         outcomes.append(outcome)
         current[where] = outcome.current
         loss += outcome.loss * _share(whole[where], own)

@@ -68,6 +68,8 @@ class StepOutcome:
     gradient_norm: before clipping. taken: False if the gradient was not finite and the weights were left alone.
     packing: `packing_waste`, share of the micro-batches' budgets that carried nothing; `packing_imbalance`, work of the
       busiest data rank over the mean of all.
+    given, computed: tokens that the batch puts into the model, and those of them that it computed: what samples begin
+      with alike once, what stands behind their last trained token not at all.
     """
 
     loss: float
@@ -78,6 +80,8 @@ class StepOutcome:
     taken: bool
     micro_batches: int
     packing: dict[str, float]
+    given: int
+    computed: int
 
 
 class Counters(Protocol):
@@ -153,8 +157,9 @@ class Policy(Protocol):
         """How often the reference has become another: what was computed with it before is of no use then."""
         ...
 
-    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
-        """Forward and backward over the batch, then one guarded optimizer step.
+    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0, live: Tensor | None = None) -> StepOutcome:
+        """Forward and backward over the batch, then one guarded optimizer step. live: bool [N], samples that the loss
+        has a gradient of; the others are scored alone, and all are if None. A step without a live one is still taken.
 
         Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
         NonFiniteGradients (too many steps skipped in a row).

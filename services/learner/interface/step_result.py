@@ -9,14 +9,14 @@ from services.learner.interface.policy import Policy, StepOutcome
 
 @dataclass(frozen=True)
 class StepResult:
-    """metrics: by the names that `penstock.telemetry.steps` has of a trainer; which there are depends on the method.
-    Equal on every rank. Raises ValueError for a name that the register lacks.
+    """metrics: by the names that `penstock.telemetry.steps` has of a trainer, or by whole names; which there are
+    depends on the method. Equal on every rank. Raises ValueError for a name that the register lacks.
     """
 
     metrics: dict[str, float]
 
     def __post_init__(self) -> None:
-        strange = steps.unknown(steps.POLICY + name for name in self.metrics)
+        strange = steps.unknown(map(steps.of_trainer, self.metrics))
         if strange:
             raise ValueError(f"telemetry/steps.py does not say what {', '.join(strange)} mean")
 
@@ -38,6 +38,8 @@ def described(policy: Policy, outcomes: Sequence[StepOutcome], loss: float) -> d
         "optimizer_steps": float(policy.optimizer.steps),
         "skipped_steps": float(policy.optimizer.skipped),
         "micro_batches": float(micro_batches),
+        steps.TOKENS_GIVEN: float(sum(o.given for o in outcomes)),
+        steps.TOKENS_COMPUTED: float(sum(o.computed for o in outcomes)),
         **{
             name: sum(o.packing[name] * o.micro_batches for o in outcomes) / micro_batches
             for name in outcomes[0].packing

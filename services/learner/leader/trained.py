@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from penstock.telemetry import metrics
+from penstock.telemetry import metrics, steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.interface.step_result import StepResult
 from services.learner.leader.preparation import Prepared
@@ -38,7 +38,7 @@ class Trained:
 def report_of(trained: Trained, status: Status) -> pb.StepReport:
     """The step's report, on rank 0; also counted in this process's metrics."""
     assert trained.prepared is not None
-    numbers = {**trained.prepared.metrics, **{f"rl.policy.{k}": v for k, v in trained.result.metrics.items()}}
+    numbers = {**trained.prepared.metrics, **{steps.of_trainer(k): v for k, v in trained.result.metrics.items()}}
     numbers |= {f"rl.validation.{k}": v for k, v in trained.held_out.items()}
     numbers["rl.loss"] = trained.result.metrics["loss"]
     numbers["rl.train.seconds"] = trained.seconds

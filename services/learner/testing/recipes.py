@@ -59,6 +59,7 @@ def spec_of(
     lora: Lora | None = None,
     offload: tuple[Literal["optimizer", "reference"], ...] = (),
     steps: int = 6,
+    share_prefixes: bool = True,
     **of_spec: Any,
 ) -> PolicySpec:
     """A policy of a run of `steps` steps. of_spec: further fields of PolicySpec."""
@@ -70,5 +71,6 @@ def spec_of(
         seed=seed,
         lora=lora,
         offload=offload,
+        share_prefixes=share_prefixes,
     )
     return PolicySpec(path, dtype, learner, steps, **of_spec)

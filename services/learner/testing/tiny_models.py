@@ -1,6 +1,7 @@
 """Tiny Hugging Face models and batches that exercise every branch of the learner."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,11 @@ def save_tiny_scoring_model(directory: Path, family: str, tied: bool = False) ->
 
 
 def random_samples(seed: int, count: int = 11, vocabulary: int = VOCABULARY, longest: int = 40) -> list[TrainingSample]:
-    """Lengths 2 … longest, masks with holes, one sample with nothing to train, groups of uneven size."""
+    """Lengths 2 … longest, masks with holes, one sample with nothing to train, groups of uneven size.
+
+    All begin alike, those of a group for longer, with trained tokens in what they share; one is the beginning of
+    another, and two are equal.
+    """
     rng = np.random.default_rng(seed)
     samples = []
     for i in range(count):
@@ -142,7 +147,23 @@ def random_samples(seed: int, count: int = 11, vocabulary: int = VOCABULARY, lon
                 group=int(i**0.5) * 7,
             )
         )
+    _share(samples, rng, vocabulary)
     return samples
+
+
+def _share(samples: list[TrainingSample], rng: np.random.Generator, vocabulary: int) -> None:
+    """Overwrites what samples begin with."""
+    tokens = [np.asarray(sample.tokens) for sample in samples]
+    everywhere = rng.integers(0, vocabulary, 9)
+    for i, own in enumerate(tokens):
+        own[:9] = everywhere[: len(own)]
+        if i and samples[i - 1].group == samples[i].group:
+            before = tokens[i - 1]
+            common = min(len(own), len(before))
+            shared = common if i % 5 == 0 else int(rng.integers(0, common + 1))
+            own[:shared] = before[:shared]
+    if len(samples) > 5:
+        samples[5] = replace(samples[4], signal=samples[5].signal)
 
 
 def random_batch(seed: int, kind: Signal = "advantage", **sizes: int) -> Batch:
@@ -154,7 +175,7 @@ def preference_samples(seed: int, pairs: int = 5, vocabulary: int = VOCABULARY) 
     rng = np.random.default_rng(seed)
     samples = []
     for i in range(pairs):
-        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 9)))
+        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 17)))
         for role in (1.0, -1.0):
             answer = rng.integers(0, vocabulary, int(rng.integers(2, 25)))
             mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))])
@@ -168,7 +189,7 @@ def ranked_samples(seed: int, groups: int = 4, vocabulary: int = VOCABULARY) -> 
     rng = np.random.default_rng(seed)
     samples = []
     for i in range(groups):
-        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 9)))
+        prompt = rng.integers(0, vocabulary, int(rng.integers(2, 17)))
         for rank in ((1.0, 0.0), (2.0, 1.0, 0.0), (0.0, 1.0, 1.0, 2.0))[i % 3]:
             tokens = np.concatenate([prompt, rng.integers(0, vocabulary, int(rng.integers(2, 25))), [0]])
             mask = np.zeros(len(tokens))

@@ -113,6 +113,11 @@ class Learner(Section):
     micro_batch_tokens: Positive = Field(
         default=8192, description="token budget of one packed micro-batch; auto: as much as fits, see parallelism.md"
     )
+    share_prefixes: bool = Field(
+        default=True,
+        description="what samples of a micro-batch begin with alike (the prompt of a group or a pair, a system "
+        "message) is computed once; false computes every sample alone, to compare",
+    )
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",
         description="selective runs what is cheap (norms, activation functions) again in the backward pass; full keeps "

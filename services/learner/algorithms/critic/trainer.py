@@ -17,6 +17,7 @@ from torch import Tensor
 from penstock.objectives import critics
 from penstock.recipes import Recipe
 from services.learner.algorithms import resolve
+from services.learner.algorithms.live import Live
 from services.learner.algorithms.policy_gradient.trainer import PolicyGradientTrainer
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Policy, StepOutcome, TokenScores
@@ -26,12 +27,15 @@ from services.learner.interface.step_result import StepResult
 class CriticTrainer:
     """A step of the critic, then one of the policy, which finds advantages in the batch where rewards were."""
 
-    def __init__(self, recipe: Recipe, policy: Policy, critic: Policy | None) -> None:
-        """Raises ValueError without a critic, and as PolicyGradientTrainer."""
+    def __init__(self, recipe: Recipe, policy: Policy, critic: Policy | None, live: Live) -> None:
+        """live: for the policy's step; the critic learns from every sample.
+
+        Raises ValueError without a critic, and as PolicyGradientTrainer.
+        """
         if critic is None:
             raise ValueError("algorithm.critic: there is no critic to train")
         self._settings, self._critic = recipe.algorithm.critic, critic
-        self._policy_steps, self._weights = PolicyGradientTrainer(recipe, policy), resolve.weights(recipe)
+        self._policy_steps, self._weights = PolicyGradientTrainer(recipe, policy, live), resolve.weights(recipe)
 
     def step(self, batch: Batch) -> StepResult:
         """Trains on a batch of CriticSamples (the same on every rank); a collective."""

@@ -195,7 +195,7 @@ def test_advantages_are_as_estimated_where_the_recipe_wants_them_so(dirs: tuple[
 
 
 def _warm_up(dirs: tuple[Path, Path]) -> Any:
-    policy, critic, trainer = _both(dirs, Parallel(), Critic(clip=0.0, warmup_steps=2), 1e-3)
+    policy, critic, trainer = _both(dirs, Parallel(), Critic(clip=0.0, warmup_steps=2), 3e-4)
     seen = []
     for _ in range(3):
         metrics = trainer.step(batch_of(1)).metrics

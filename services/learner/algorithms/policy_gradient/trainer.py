@@ -11,6 +11,9 @@ from torch import Tensor
 
 from penstock.objectives import diagnostics, entropies, kl
 from penstock.recipes import Recipe
+from penstock.telemetry import steps
+from services.learner.algorithms import live
+from services.learner.algorithms.live import Live
 from services.learner.algorithms.mini_batches import Taken, in_mini_batches, steps_of
 from services.learner.algorithms.policy_gradient.loss import Objectives, PolicyGradientLoss
 from services.learner.interface.batch import Batch
@@ -21,7 +24,9 @@ from services.learner.interface.step_result import StepResult, described
 class PolicyGradientTrainer:
     """Raises UnknownChoice or ValueError for a recipe whose loss names nothing."""
 
-    def __init__(self, recipe: Recipe, policy: Policy) -> None:
+    def __init__(self, recipe: Recipe, policy: Policy, live: Live) -> None:
+        """live: which samples of a batch with advantages can change the weights; the others are only scored."""
+        self._live = live
         self._objectives = Objectives.of(recipe)
         self._loss, self._temperature, self._policy = recipe.algorithm.loss, recipe.sampling.temperature, policy
 
@@ -47,10 +52,11 @@ class PolicyGradientTrainer:
             return PolicyGradientLoss(self._objectives, part, weights, *known)
 
         cut, weights = self._loss.mini_batches, self._objectives.weights
-        taken = in_mini_batches(self._policy, batch, cut, weights, loss_of, self._temperature)
+        taken = in_mini_batches(self._policy, batch, cut, weights, loss_of, self._temperature, self._live)
         # Of the whole batch at one time, where that is known: later mini-batches were scored after updates.
         current = taken.current if before is None else before
         metrics = self._metrics(whole, current, reference, taken)
+        metrics[steps.TOKENS_DEAD], metrics[steps.GROUPS_DEAD] = live.said(batch, self._live(batch))
         if self._loss.mismatch_limit is not None:
             metrics["mismatched_share"] = 1.0 - float(batch.mask.sum() / whole.mask.sum().clamp(min=1))
         return StepResult(metrics)

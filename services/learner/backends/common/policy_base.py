@@ -16,7 +16,8 @@ from services.learner.backends.common.allocator import give_back
 from services.learner.backends.common.reference import ReferenceWeights
 from services.learner.backends.common.steps import ScoreOnly, SteppingOptimizer, stepped
 from services.learner.backends.packing import micro_batches
-from services.learner.backends.packing.micro_batches import Cut, MicroBatch, Planned
+from services.learner.backends.packing.building import Cut, MicroBatch
+from services.learner.backends.packing.micro_batches import Planned
 from services.learner.checkpoints.directory import REFERENCE
 from services.learner.interface.batch import Batch
 from services.learner.interface.policy import Loss, StepOutcome, Takes
@@ -114,16 +115,23 @@ class PolicyBase(abc.ABC):
         """How often the reference has become another."""
         return 0 if self._reference is None else self._reference.moves
 
-    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0) -> StepOutcome:
-        """Forward and backward over the batch, then one guarded optimizer step.
+    def train_step(self, batch: Batch, loss: Loss, temperature: float = 1.0, live: Tensor | None = None) -> StepOutcome:
+        """Forward and backward over the batch's `live` samples, forward over the others, then one guarded optimizer
+        step.
 
         Raises InvalidBatch (a token the model does not know, a sequence beyond its positions), SequenceTooLong,
         NonFiniteGradients (too many steps skipped in a row).
         """
-        planned = self._plan(batch)
+        planned, before = self._plan(batch, live), None
+        if live is not None and not bool(live.all()):
+            scored = self._plan(batch, ~live)
+            with torch.no_grad():
+                before = self._run(batch, scored.parts, loss, temperature, training=False)
         self._zero_grad()
         said, sums = self._run(batch, planned.parts, loss, temperature, training=True)
-        outcome = stepped(self.optimizer, loss, (said[0], sums), len(planned.parts), planned.described)
+        if before is not None:
+            said, sums, planned = said + before[0], sums + before[1], planned.beside(scored)
+        outcome = stepped(self.optimizer, loss, (said[0], sums), planned)
         give_back()
         return outcome
 
@@ -170,8 +178,12 @@ class PolicyBase(abc.ABC):
             said, _ = self._run(batch, self._plan(batch).parts, ScoreOnly(), temperature, training=False)
         return said
 
-    def _plan(self, batch: Batch) -> Planned:
-        """The batch's micro-batches: made once, however often the very same batch is scored before it is trained on."""
+    def _plan(self, batch: Batch, chosen: Tensor | None = None) -> Planned:
+        """The batch's micro-batches: made once, however often the very same batch is scored before it is trained on.
+        chosen: bool [N], of which samples, where not all are."""
+        if chosen is not None and not bool(chosen.all()):
+            batch.check(*self._knows)
+            return micro_batches.plan(batch, self._cut, self.spec.learner.micro_batch_tokens, chosen)
         if self._planned is None or self._planned[0] is not batch:
             batch.check(*self._knows)
             budget = self.spec.learner.micro_batch_tokens

@@ -4,7 +4,7 @@
 
 The value is in no sum: what trains is the gradient. A micro-batch has whole sequences of one rank's (no tensor or
 context parallelism), and each counts 1 / (sequences of the batch with a trained token), so that the batch may be cut
-in any way.
+in any way. A token that sequences share counts once for each of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from penstock.objectives.router import balance
-from services.learner.backends.packing.micro_batches import MicroBatch
+from services.learner.backends.packing.building import MicroBatch
 from services.learner.interface.batch import Batch
 
 
@@ -46,13 +46,12 @@ class RouterBalance:
         if self._part is None or not torch.is_grad_enabled():
             return None
         hidden, *others = given
-        starts = torch.tensor(self._part.pack.real, device=hidden.device)
-        sizes = starts.diff()
-        sequence = torch.repeat_interleave(torch.arange(len(sizes), device=hidden.device), sizes)
+        part = self._part
         logits = torch.nn.functional.linear(hidden.reshape(-1, hidden.shape[-1]).float(), router.weight.float())
-        trained = torch.zeros(len(sizes), device=hidden.device)
-        trained[self._part.sequence.unique()] = self._weight / max(self._sequences, 1)
-        loss = (balance(logits[: len(sequence)], self._top, sequence, len(sizes)) * trained).sum()
+        trained = torch.zeros(part.sequences, device=hidden.device)
+        trained[part.sequence.unique()] = self._weight / max(self._sequences, 1)
+        each = balance(logits.index_select(0, part.places), self._top, part.owners, part.sequences)
+        loss = (each * trained).sum()
         return (_Joined.apply(hidden, loss, self._scale()), *others)
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from services.learner.backends.packing.micro_batches import Planned
 from services.learner.interface.policy import Loss, StepOutcome, TokenScores
 
 
@@ -40,10 +41,10 @@ def stepped(
     optimizer: SteppingOptimizer,
     loss: Loss,
     scored: tuple[Tensor, Tensor],
-    micro_batches: int,
-    packing: dict[str, float],
+    planned: Planned,
 ) -> StepOutcome:
-    """Takes the step that follows a backward pass, which gave (log-probs [T], [loss, *statistics])."""
+    """Takes the step that follows a backward pass over what was planned, which gave (log-probs [T], [loss,
+    *statistics])."""
     current, sums = scored
     rate = optimizer.learning_rate
     taken, norm = optimizer.step()
@@ -55,6 +56,8 @@ def stepped(
         gradient_norm=norm,
         learning_rate=rate,
         taken=taken,
-        micro_batches=micro_batches,
-        packing=packing,
+        micro_batches=len(planned.parts),
+        packing=planned.described,
+        given=planned.given,
+        computed=planned.computed,
     )

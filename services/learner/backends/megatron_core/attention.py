@@ -5,7 +5,6 @@ Upstream's local attention refuses packing and its context parallelism needs Tra
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,13 +24,13 @@ CONTEXT = {"all_gather": context_attention.gather, "a2a": context_attention.ulys
 class PackedSequences(PackedSeqParams):
     """Megatron's packing parameters (`thd`), and the pack that they describe."""
 
-    pack: Pack = field(default_factory=lambda: Pack([0], [0]))
+    pack: Pack = field(default_factory=lambda: Pack([0], [0], torch.zeros(0, dtype=torch.int64)))
 
     @staticmethod
     def of(pack: Pack, device: torch.device) -> "PackedSequences":
         real = torch.tensor(pack.real, dtype=torch.int32, device=device)
         padded = torch.tensor(pack.boundaries, dtype=torch.int32, device=device)
-        longest = max(end - start for start, end in pairwise(pack.boundaries))
+        longest = int(pack.positions.max()) + 1
         return PackedSequences(
             qkv_format="thd",
             cu_seqlens_q=real,

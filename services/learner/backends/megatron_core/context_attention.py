@@ -19,19 +19,22 @@ import torch
 from megatron.core.tensor_parallel import all_to_all, gather_from_sequence_parallel_region
 from torch import Tensor
 
-from services.learner.backends.packing.attention import attend, attend_buckets
+from services.learner.backends.packing.attention import attend, attend_buckets, attend_tree
 from services.learner.backends.packing.packs import Pack
 
 
 def gather(q: Tensor, k: Tensor, v: Tensor, pack: Pack, group: Any, scale: float | None) -> Tensor:
     """q [t, heads, d], k and v [t, kv heads, d], t the tokens of this rank of the context `group` -> [t, heads, d].
 
-    pack: of sequences that are cut (see describe_pack).
+    pack: of sequences that are cut (see packs.Sharing).
     """
-    assert pack.restore is not None
     n, rank = group.size(), group.rank()
     kv = torch.cat([k, v], -1).contiguous()  # gloo ignores strides
     kv = gather_from_sequence_parallel_region(kv, True, group)  # backward: reduce-scatter
+    if pack.natural is not None:
+        keys, values = kv.index_select(0, pack.natural).split([k.shape[-1], v.shape[-1]], -1)
+        return attend_tree(q, keys, values, pack, scale)
+    assert pack.restore is not None
     outs = []
     for bucket in pack.buckets:
         assert bucket.rows is not None
@@ -49,13 +52,18 @@ def gather(q: Tensor, k: Tensor, v: Tensor, pack: Pack, group: Any, scale: float
 
 
 def ulysses(q: Tensor, k: Tensor, v: Tensor, pack: Pack, group: Any, scale: float | None) -> Tensor:
-    """As `gather`; the size of `group` divides the query heads. pack: of whole sequences."""
+    """As `gather`; the size of `group` divides the query heads. pack: of whole sequences (see packs.Sharing)."""
     n, (tokens, _, size) = group.size(), q.shape
     repeat = n // math.gcd(n, k.shape[1])
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
     shares = [x.reshape(tokens, n, -1, size) for x in (q, k, v)]
     whole = all_to_all(group, torch.cat(shares, 2).transpose(0, 1).contiguous())  # [rank, its tokens, own heads, d]
-    out = attend_buckets(whole.flatten(0, 1), [x.shape[2] for x in shares], pack, scale)
+    own = [x.shape[2] for x in shares]
+    if pack.natural is not None and pack.held is not None:
+        queries, keys, values = whole.flatten(0, 1).index_select(0, pack.natural).split(own, 1)
+        out = attend_tree(queries, keys, values, pack, scale).index_select(0, pack.held)
+    else:
+        out = attend_buckets(whole.flatten(0, 1), own, pack, scale)
     back = all_to_all(group, out.view(n, tokens, -1, size))  # [rank, own tokens, its heads, d]
     return back.transpose(0, 1).reshape(q.shape)

@@ -11,7 +11,7 @@ from torch import Tensor
 from services.learner.backends.megatron_core import cpu as megatron_cpu
 from services.learner.backends.megatron_core.context_attention import gather, ulysses
 from services.learner.backends.packing import zigzag
-from services.learner.backends.packing.packs import describe_pack
+from services.learner.backends.packing.packs import Sharing, describe_pack
 from services.learner.testing.forked_ranks import run_ranks
 
 megatron_cpu.install()
@@ -46,7 +46,7 @@ def _alone(lengths: list[int], heads: int, kv_heads: int) -> list[Tensor]:
 def _shared(form: str, lengths: list[int], heads: int, kv_heads: int) -> list[Tensor]:
     group = dist.group.WORLD
     n, rank = dist.get_world_size(), dist.get_rank()
-    pack = describe_pack(lengths, lengths, torch.device("cpu"), n, whole=form == "ulysses")
+    pack = describe_pack(lengths, lengths, torch.device("cpu"), Sharing(n, rank, form == "ulysses"))
     own = zigzag.local_index(pack.boundaries, n, rank)
     q, k, v, weight = (x[own] for x in _given(lengths, heads, kv_heads))
     leaves = [x.requires_grad_() for x in (q, k, v)]

@@ -13,7 +13,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from penstock.recipes.sections import Learner, Parallel
-from services.learner.backends.packing.micro_batches import Cut
+from services.learner.backends.packing.building import Cut
 from services.learner.huggingface.config import ModelConfig
 from services.learner.interface.errors import LayoutError
 

@@ -46,6 +46,13 @@ class RMSNorm(torch.nn.RMSNorm):
 class PolicyModel(GPTModel):
     """GPTModel whose last stage returns the final hidden states [tokens(/tp), 1, hidden]."""
 
+    def _preprocess(self, *args: Any, packed_seq_params: Any = None, **kwargs: Any) -> Any:
+        """Rotary embeddings by the position of each token in its own sequence, wherever it lies in the pack: one row of
+        frequencies for each token of the whole pack, of which Megatron takes those of a context rank."""
+        found = super()._preprocess(*args, packed_seq_params=packed_seq_params, **kwargs)
+        decoder_input, rotary, *others = found
+        return decoder_input, rotary.index_select(0, packed_seq_params.pack.positions), *others
+
     def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return hidden_states
 

@@ -32,7 +32,7 @@ from services.learner.backends.megatron_core.lora import Adapters
 from services.learner.backends.megatron_core.optimizer import GuardedOptimizer
 from services.learner.backends.megatron_core.state import MegatronState
 from services.learner.backends.optim.muon import check_muon
-from services.learner.backends.packing.micro_batches import MicroBatch
+from services.learner.backends.packing.building import MicroBatch
 from services.learner.checkpoints import directory as checkpoints
 from services.learner.huggingface.config import ModelConfig, read_config
 from services.learner.huggingface.safetensors_directory import SafetensorsDirectory
@@ -65,7 +65,12 @@ class MegatronPolicy(PolicyBase):
         self.config, self.layout = config, layout
         super().__init__(
             spec,
-            replace(layout.cut, quadratic=config.attention_share),
+            replace(
+                layout.cut,
+                quadratic=config.attention_share,
+                shares=spec.learner.share_prefixes,
+                keeps_ends=spec.router_coefficient > 0,
+            ),
             (config.vocab_size, config.max_positions),
             optimizer,
             MegatronState(config, layout, self._models, optimizer, spec, part),
@@ -223,7 +228,7 @@ class MegatronPolicy(PolicyBase):
             )
         if part.join is not None:
             found = torch.cat([logprobs, entropy[:, None], collision[:, None]], 1)
-            local = found.new_zeros(part.tokens.shape[1], found.shape[1]).index_copy(0, part.rows, found)
+            local = torch.cat([found, found.new_zeros(part.room - len(found), found.shape[1])])
             # Every context rank computes the same loss of the whole, so each keeps its own slice of the gradient.
             whole = gather_from_sequence_parallel_region(local, False, self.layout.groups.cp)
             logprobs, ends = whole.index_select(0, part.join).split([found.shape[1] - 2, 2], 1)

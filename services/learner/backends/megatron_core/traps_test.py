@@ -39,7 +39,7 @@ def _step(model_dir: Path, parallel: Parallel, sabotage: Any) -> list[float]:
     """[loss, gradient norm, size of the gradient of each norm of layer 0] of one step."""
     if sabotage is not None:
         sabotage()
-    trained = MegatronPolicy.create(spec_of(model_dir, parallel, Optimizer(), micro_batch_tokens=80, seed=0))
+    trained = MegatronPolicy.create(spec_of(model_dir, parallel, Optimizer(), micro_batch_tokens=44, seed=0))
     metrics = make_trainer(recipe_of(), trained).step(random_batch(1)).metrics
     gradients = gradients_of(trained) if parallel.context == 1 else {}
     norms = [float(g.abs().sum()) for name, g in sorted(gradients.items()) if "layers.0." in name and g.dim() == 1]

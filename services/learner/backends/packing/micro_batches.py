@@ -1,66 +1,21 @@
-"""A batch cut into packed micro-batches for one rank: what the model is fed, and where its outputs belong.
+"""A batch cut into packed micro-batches for one rank: which sequences are together, and who runs them.
 
-Inputs are tokens 0 … L−2 of each sequence (the last one predicts nothing), padded to the layout's alignment,
-concatenated, and cut zigzag over context ranks. Targets are shifted *before* the cut. Only trained tokens are scored.
+Inputs are the tokens of each sequence before its last trained one (what stands behind changes nothing), padded to the
+layout's alignment, concatenated, and cut zigzag over context ranks. What sequences begin with alike is computed once
+where the cut shares: a micro-batch is a tree then (see `penstock.packing.folding`), and its items are groups.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from penstock import packing
-from services.learner.backends.packing import zigzag
-from services.learner.backends.packing.packs import Pack, describe_pack
+from penstock.packing import Item, Tree, Weighing
+from services.learner.backends.packing.building import NOTHING, Chosen, Cut, MicroBatch, build
 from services.learner.interface.batch import Batch
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a batch is shared out, and this rank's share.
-
-    Attributes:
-      ranks, rank: data-parallel ranks, each with micro-batches of its own, and which one this is.
-      context, context_rank: ranks that share every sequence. whole: for attention they share heads instead.
-      alignment: tokens a packed sequence is padded to a multiple of.
-      round: what the number of micro-batches must be a multiple of.
-      quadratic: what attention makes of a sequence's work (see `packing.pack`).
-    """
-
-    ranks: int
-    rank: int
-    context: int = 1
-    context_rank: int = 0
-    alignment: int = 1
-    round: int = 1
-    whole: bool = False
-    quadratic: float = 0.0
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """One forward pass on one rank. t local (padded) tokens, n local and k pack-wide trained tokens, S sequences.
-
-    Attributes:
-      tokens, positions: int64 [1, t].
-      pack: where its sequences lie, for attention and RoPE.
-      rows: int64 [n], local positions that predict a trained token.
-      targets: int64 [n, 1 + K], that token and its K alternatives.
-      index: int64 [k], positions of the pack's trained tokens in the batch's flat arrays, in natural order.
-      sequence: int64 [k], 0 … sequences−1. sequences: S.
-      join: int64 [k] or None; under context parallelism, where each trained token lies in the concatenation of all
-        context ranks' [t] positions.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    pack: Pack
-    rows: Tensor
-    targets: Tensor
-    index: Tensor
-    sequence: Tensor
-    sequences: int
-    join: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -69,70 +24,80 @@ class Planned:
     parts: this rank's micro-batches, equally many on every rank.
     described: `packing_waste`, share of the budgeted tokens of all micro-batches that carry nothing, padding included;
       `packing_imbalance`, work of the busiest data rank over the mean of all, 1 where it is equal.
+    given, computed: input tokens of the samples, and what is left of them when what is equal stands once and what no
+      trained token sees is left out; of all data ranks together, without padding.
     """
 
     parts: list[MicroBatch]
     described: dict[str, float]
+    given: int
+    computed: int
+
+    def beside(self, other: "Planned") -> "Planned":
+        """Both, one after the other; what is said of micro-batches as a mean over them."""
+        counts = (len(self.parts), len(other.parts))
+        described = {
+            name: (value * counts[0] + other.described[name] * counts[1]) / sum(counts)
+            for name, value in self.described.items()
+        }
+        parts = [*self.parts, *other.parts]
+        return Planned(parts, described, self.given + other.given, self.computed + other.computed)
 
 
-def plan(batch: Batch, cut: Cut, budget: int) -> Planned:
-    """How the batch is fed to the model; all ranks make the same plan. Raises penstock.packing.SequenceTooLong."""
-    starts, lengths, padded = batch.starts.tolist(), batch.lengths.tolist(), _padded(batch, cut)
-    packs = packing.pack(padded, budget, ranks=cut.ranks, quadratic=cut.quadratic)
-    mine = packs.micro_batches[cut.rank]
-    mine = [*mine, *[[] for _ in range(-len(mine) % cut.round)]]
+def plan(batch: Batch, cut: Cut, budget: int, chosen: Tensor | None = None) -> Planned:
+    """How the batch is fed to the model; all ranks make the same plan. chosen: bool [N], of which samples; all if None.
+
+    Raises penstock.packing.SequenceTooLong.
+    """
+    device, host = batch.tokens.device, batch.to(torch.device("cpu"))
+    weighing = Weighing(cut.alignment, cut.quadratic)
+    ends = _ends(host, cut)
+    packing.check_fits([weighing.padded(max(end - 1, 1)) for end in ends], budget)
+    own = range(host.sequences) if chosen is None else torch.nonzero(chosen)[:, 0].tolist()
+    kept = [i for i in own if ends[i]]
+    starts, groups, flat = host.starts.tolist(), host.groups.tolist(), host.tokens.numpy()
+    inputs = [flat[starts[i] : starts[i] + ends[i] - 1] for i in kept]
+    items = _items(inputs, [groups[i] for i in kept], budget, cut, weighing)
+    packs = packing.pack([i.tokens for i in items], budget, ranks=cut.ranks, work=[i.work for i in items])
+    bins = [[[items[i] for i in bin_] for bin_ in rank] for rank in packs.micro_batches]
+    trees = [[_tree(bin_, inputs, cut, weighing) for bin_ in rank] for rank in bins]
+    computed = sum(tree.tokens for rank in trees for tree in rank)
+    mine = []
+    for bin_, tree in zip(bins[cut.rank], trees[cut.rank], strict=True):
+        samples = [kept[i] for item in bin_ for i in item.sequences]
+        mine.append(Chosen([(starts[i], ends[i]) for i in samples], tree))
+    mine += [NOTHING] * (-len(mine) % cut.round)
     return Planned(
-        [_pack([(starts[i], lengths[i]) for i in sequences], batch, cut) for sequences in mine],
+        [build(each, host, cut, device) for each in mine],
         {
-            "packing_waste": 1.0 - float((batch.lengths - 1).sum()) / (packs.per_rank * cut.ranks * budget),
-            "packing_imbalance": packs.imbalance(packing.work_of(padded, cut.quadratic)),
+            "packing_waste": 1.0 - computed / (packs.per_rank * cut.ranks * budget),
+            "packing_imbalance": packs.imbalance([i.work for i in items]),
         },
+        sum(int(host.lengths[i]) - 1 for i in own),
+        computed,
     )
 
 
-def _padded(batch: Batch, cut: Cut) -> list[int]:
-    return [-(-(n - 1) // cut.alignment) * cut.alignment for n in batch.lengths.tolist()]
+def _ends(batch: Batch, cut: Cut) -> list[int]:
+    """How many tokens of each sample are wanted: up to the last that is trained, which none stands behind that could
+    change anything; all of them where the cut keeps whole samples. 0 of a sample without a trained token."""
+    within = np.arange(len(batch.tokens)) - np.repeat(batch.starts.numpy(), batch.lengths.numpy())
+    last = np.zeros(batch.sequences, np.int64)
+    np.maximum.at(last, batch.sequence_of_token.numpy(), np.where(batch.mask.numpy() > 0, within, 0))
+    wanted = batch.lengths.numpy() if cut.keeps_ends else last + 1
+    return [int(n) for n in np.where(last > 0, wanted, 0)]
 
 
-def _pack(spans: list[tuple[int, int]], batch: Batch, cut: Cut) -> MicroBatch:
-    """spans: (start, tokens) of each sequence in the flat arrays; none for a rank that must wait with the others, which
-    runs one untrained stretch of token 0."""
-    align, device = cut.alignment, batch.tokens.device
-    context, rank = cut.context, cut.context_rank
-    inputs = [length - 1 for _, length in spans] or [1]
-    padded = [-(-n // align) * align for n in inputs]
-    pack = describe_pack(inputs, padded, device, context, cut.whole or context == 1)
+def _items(
+    inputs: list[NDArray[np.integer]], groups: list[int], budget: int, cut: Cut, weighing: Weighing
+) -> list[Item]:
+    if cut.shares:
+        return packing.together(inputs, groups, budget, cut.ranks, weighing)
+    return packing.alone([len(tokens) for tokens in inputs], weighing)
 
-    size = torch.tensor(inputs)
-    room = torch.tensor(padded)
-    begin = torch.tensor(pack.boundaries[:-1])
-    sequence = torch.repeat_interleave(torch.arange(len(padded)), room)
-    position = torch.arange(pack.boundaries[-1]) - begin[sequence]
-    real = position < size[sequence]
-    if not spans:
-        real = torch.zeros_like(real)
-    start = torch.tensor([s for s, _ in spans] or [0])
-    source = torch.where(real, start[sequence] + position, 0).to(device)
-    sequence, position, real = sequence.to(device), position.to(device), real.to(device)
 
-    tokens = torch.where(real, batch.tokens[source].to(torch.int64), 0)
-    target_at = torch.where(real, source + 1, 0)
-    trained = real & (batch.mask[target_at] > 0)
-    targets = torch.cat([batch.tokens[target_at][:, None], batch.alternatives[target_at]], 1).to(torch.int64)
-    local = zigzag.local_index(pack.boundaries, context, rank).to(device)
-    rows = torch.nonzero(trained[local])[:, 0]
-    whole = torch.nonzero(trained)[:, 0]
-    join = None
-    if context > 1:
-        join = zigzag.join_index(pack.boundaries, context).to(device)[whole]
-    return MicroBatch(
-        tokens=tokens[local][None],
-        positions=position[local][None],
-        pack=pack,
-        rows=rows,
-        targets=targets[local][rows],
-        index=target_at[whole],
-        sequence=sequence[whole],
-        sequences=len(padded),
-        join=join,
-    )
+def _tree(items: list[Item], inputs: list[NDArray[np.integer]], cut: Cut, weighing: Weighing) -> Tree:
+    if cut.shares:
+        return packing.tree_of(items, inputs, weighing)
+    sequences = [inputs[i] for item in items for i in item.sequences]
+    return weighing.fold(sequences, range(len(sequences)))

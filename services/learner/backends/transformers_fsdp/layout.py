@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from penstock.recipes.sections import Learner, Parallel
-from services.learner.backends.packing.micro_batches import Cut
+from services.learner.backends.packing.building import Cut
 from services.learner.interface.errors import LayoutError
 
 

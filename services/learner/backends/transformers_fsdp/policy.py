@@ -7,6 +7,7 @@ optimizer state over data ranks (FSDP2), and matrices over tensor ranks where th
 method is a collective.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from services.learner.backends.common.adapters import peft_names
 from services.learner.backends.common.chunked_head import chunked_logprobs
 from services.learner.backends.common.policy_base import PolicyBase
 from services.learner.backends.optim.muon import check_muon
-from services.learner.backends.packing.micro_batches import MicroBatch
+from services.learner.backends.packing.building import Cut, MicroBatch
 from services.learner.backends.transformers_fsdp import fully_sharded, recompute, trial
 from services.learner.backends.transformers_fsdp import model as transformers_model
 from services.learner.backends.transformers_fsdp.layout import Ranks
@@ -33,6 +34,8 @@ from services.learner.interface.batch import Batch
 from services.learner.interface.errors import LayoutError
 from services.learner.interface.policy import Loss, TokenScores
 from services.learner.interface.policy_spec import PolicySpec
+
+log = logging.getLogger(__name__)
 
 UNLIMITED = 2**31
 
@@ -78,13 +81,14 @@ class TransformersPolicy(PolicyBase):
         device: torch.device,
         adapters: Adapters | None,
         ranks: Ranks,
+        cut: Cut,
         plan: TensorPlan,
     ) -> None:
         config = network.model.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
         super().__init__(
             spec,
-            replace(ranks.cut, quadratic=transformers_model.attention_share(network.model)),
+            replace(cut, quadratic=transformers_model.attention_share(network.model)),
             (transformers_model.vocabulary_of(network.model), positions),
             optimizer,
             state,
@@ -111,8 +115,10 @@ class TransformersPolicy(PolicyBase):
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         ranks = Ranks.of(learner, device) if beside is None else beside._ranks
         config = transformers_model.read_config(spec.path, spec.scores)
-        whole, way = trial.together(lambda: trial.load_and_try(spec.path, config, spec.scores))
+        whole, (way, shares) = trial.together(lambda: trial.load_and_try(spec.path, config, spec.scores))
         model = transformers_model.skeleton(config, way, spec.scores)
+        if learner.share_prefixes and not shares:
+            log.warning("what samples begin with alike is computed for each: %s cannot share it", type(model).__name__)
         layers = transformers_model.layers_of(model)
         plan = TensorPlan(model, layers, ranks)
         expected = trial.said_of_sequences(whole) if tensor > 1 else None
@@ -127,7 +133,8 @@ class TransformersPolicy(PolicyBase):
         optimizer = ShardedOptimizer(spec, trained, transformers_model.hidden_matrices(model), copies)
         part = "" if beside is None else checkpoints.CRITIC
         state = TransformersState(parameters, optimizer, config.to_dict(), spec, ranks, plan, part)
-        policy = TransformersPolicy(spec, network, optimizer, state, device, adapters, ranks, plan)
+        cut = replace(ranks.cut, shares=learner.share_prefixes and shares)
+        policy = TransformersPolicy(spec, network, optimizer, state, device, adapters, ranks, cut, plan)
         if expected is not None:
             trial.check_cut(model, expected.to(device), policy.scores if spec.scores else policy.logprobs)
         policy._keep_reference({name: fully_sharded.slice_of(p) for name, p in parameters.items()})

@@ -2,11 +2,12 @@
 compares with each sequence alone:
 
     hidden states of the pack   = those of the sequences alone      else the next way of attending is tried
+    … of a pack that is a tree  = those of the sequences alone      else no two samples share what they begin with
     logits                      = output layer × hidden states      else refused: the head is computed in chunks
     log-probs, matrices cut     = those of the whole model          else refused: the plan is not all that is to it
 
 Ways of attending, in order: our own bucketed attention over the pack (costs what the sequences cost), then those of
-transformers with a mask that it makes from positions (cost the square of the pack).
+transformers with a mask that it makes from positions (cost the square of the pack, and take no tree).
 """
 
 import copy
@@ -44,7 +45,11 @@ CUT_CLOSE = 0.1
 """Largest difference of log-probs that bf16 weights may make; a model cut wrongly is off by whole numbers."""
 
 
-def load_and_try(model_dir: str | Path, config: Any, scores: bool = False) -> tuple[Any, str]:
+Way = tuple[str, bool]
+"""How a model attends: a name of WAYS, and whether what sequences begin with alike can be computed once."""
+
+
+def load_and_try(model_dir: str | Path, config: Any, scores: bool = False) -> tuple[Any, Way]:
     """The whole model in fp32 on this process's CPU, and the first of WAYS that packs right. A score that the directory
     lacks is zero: every answer starts equal.
 
@@ -152,7 +157,7 @@ def check_cut(model: Any, expected: Tensor, said: Callable[[Batch], Tensor]) -> 
 
 
 @torch.no_grad()
-def _choose(model: Any) -> str:
+def _choose(model: Any) -> Way:
     lengths, tokens = LENGTHS, _sequences(model)
     model.set_attn_implementation("eager")
     alone = [model.base_model(input_ids=part, use_cache=False).last_hidden_state for part in tokens.split(lengths, 1)]
@@ -167,9 +172,26 @@ def _choose(model: Any) -> str:
             continue
         if _close(packed, expected):
             log.info("%s attends with %s", type(model).__name__, way, extra={"others": "; ".join(reasons)})
-            return way
+            return way, way == OURS and _shares(model)
         reasons.append(f"{way}: its sequences see each other")
     raise UnsupportedModel(f"{type(model).__name__} cannot be trained on packed sequences ({'; '.join(reasons)})")
+
+
+BEGINNING, ENDS = 6, (3, 5)
+"""Tokens that two sequences have in common, and that each has for itself, to try whether they can share."""
+
+
+def _shares(model: Any) -> bool:
+    tokens = _sequences(model)[:, : BEGINNING + sum(ENDS)]
+    common, *ends = tokens.split([BEGINNING, *ENDS], 1)
+    model.set_attn_implementation("eager")
+    alone = [model.base_model(input_ids=torch.cat([common, end], 1), use_cache=False).last_hidden_state for end in ends]
+    expected = torch.cat([alone[0][:, :BEGINNING], *(hidden[:, BEGINNING:] for hidden in alone)], 1)
+    model.set_attn_implementation(OURS)
+    lengths = [BEGINNING, *ENDS]
+    pack = describe_pack(lengths, lengths, tokens.device, parents=[-1, 0, 0])
+    folded = forward(model, tokens, pack.positions[None], pack)
+    return _close(folded, expected)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
