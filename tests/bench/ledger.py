@@ -82,7 +82,7 @@ async def live(url: str, run: str, life: str) -> dict[str, float]:
                 for each in work:
                     each.cancel()
         else:
-            await following.restore({})
+            await following.restore({}, end)
         assert following.ledger.sequence == end, (following.ledger.sequence, end)
         return {"seconds": time.perf_counter() - began, "mib": resident() - before}
 

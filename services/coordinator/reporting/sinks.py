@@ -4,6 +4,7 @@ Files are written at once, and raise DiskFull; trackers are told and nobody wait
 """
 
 import errno
+import itertools
 import json
 import math
 import pathlib
@@ -59,12 +60,22 @@ class JsonLines:
                 raise OSError(errno.ENOSPC, "a part of the line was written")
         self._have.add(step)
 
+    @property
+    def through(self) -> int:
+        """The step up to which all are in the file."""
+        return next(step for step in itertools.count() if step + 1 not in self._have)
+
 
 class Files:
     """metrics.jsonl and evaluations.jsonl."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._steps, self._evaluations = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "evaluations.jsonl")
+
+    @property
+    def through(self) -> int:
+        """The step up to which the metrics of all are there."""
+        return self._steps.through
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         self._steps.write(step, numbers)

@@ -39,13 +39,14 @@ class Following:
         self.changes = 0
         self._changed = asyncio.Condition()
 
-    async def restore(self, folds: Mapping[str, Fold]) -> None:
+    async def restore(self, folds: Mapping[str, Fold], step: int) -> None:
         """Folds the ledger up to its present end, from the newest snapshot on, before anything else is done.
 
-        folds: who takes up the rest of the snapshot.
+        folds: who takes up the rest of the snapshot. step: reports behind it must not be forgotten: they are not in the
+        run's files.
         """
         last = await self._end()
-        snapshot = await newest(self.bus, self.names, last, folds=folds)
+        snapshot = await newest(self.bus, self.names, last, folds=folds, step=step)
         if snapshot is not None:
             self.ledger.become(snapshot)
         after = self.ledger.sequence

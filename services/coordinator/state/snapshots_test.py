@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import pathlib
 import random
 
@@ -80,12 +81,16 @@ async def test_killed_at_any_moment_it_goes_on_from_a_snapshot_and_nothing_is_di
     assert (last.ledger.samples, last.ledger.step) == (whole.samples, whole.step)
     assert list(last.ledger.in_flight) == list(whole.in_flight)
     kept, total = last.summary(), whole.samples
-    await Bucket(bus, names).put(names.snapshot_key, b"damaged")
-    (tmp_path / "other").mkdir()
-    other = a_life(bus, names, folder, tmp_path / "other", chat)
-    await other.restore()
-    assert other.ledger.forgotten == 0 and other.ledger.samples == total
-    assert kept == other.summary()
+    for why in ("files that lack what it has forgotten", "damaged"):
+        if why == "damaged":
+            await Bucket(bus, names).put(names.snapshot_key, why.encode())
+        (tmp_path / why).mkdir()
+        other = a_life(bus, names, folder, tmp_path / why, chat)
+        await other.restore()
+        assert other.ledger.forgotten == 0 and other.ledger.samples == total, why
+        assert kept == other.summary()
+        lines = (tmp_path / why / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
 async def test_what_is_forgotten_is_read_from_the_stream(
