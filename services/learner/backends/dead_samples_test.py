@@ -55,7 +55,7 @@ def _steps(model_dir: Path, backend: str, parallel: Parallel, method: str, spare
     recipe, trained = RECIPES[method], list[int]()
     policy = BACKENDS[backend].create(
         spec_of(
-            model_dir, parallel, Optimizer(learning_rate=1e-2, weight_decay=0.1, epsilon=1e-5), micro_batch_tokens=80
+            model_dir, parallel, Optimizer(learning_rate=3e-3, weight_decay=0.1, epsilon=1e-5), micro_batch_tokens=80
         )
     )
     run = policy._run
