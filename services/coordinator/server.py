@@ -15,7 +15,7 @@ from penstock.trajectories import read_sample
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator import view
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.reporting.explaining import explain
+from services.coordinator.reporting.explaining import dead_groups, explain
 
 WATCH_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0
@@ -79,7 +79,8 @@ class CoordinatorServicer(coordinator_pb2_grpc.CoordinatorServiceServicer):
 
     async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:
         services = await self._c.peers.waits()
-        return pb.ExplainStallResponse(explanation=explain(services), services=services)
+        said = [explain(services), dead_groups(self._c.ledger.reports)]
+        return pb.ExplainStallResponse(explanation="; ".join(filter(None, said)), services=services)
 
     async def GetLineage(self, request: pb.GetLineageRequest, context: Any) -> pb.GetLineageResponse:
         ledger, history = self._c.ledger, self._c.history

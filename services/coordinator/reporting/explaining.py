@@ -5,13 +5,18 @@ generation waits for (or that it is unreachable) is the reason. Whether a wait i
 for what may come, is said by who waits (`idle`).
 """
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.diagnostics.v1 import diagnostics_pb2
+from penstock.telemetry import steps
 from penstock.telemetry.waits import ITSELF
+from penstock.trajectory.v1 import trajectory_pb2 as pb_trajectory
 
+STEPS = 10
+"""By which it is judged whether groups teach something."""
 ORDER = ("learner", "rollout", "generation", "environment", "reward", "weight_sync", "nats")
 
 
@@ -28,6 +33,18 @@ def explain(services: Sequence[pb.ServiceWaits], now: float | None = None) -> st
             else:
                 parts.append(f"{service.service} waits for {longest.what} (on {longest.on}, {seconds:.0f} s)")
     return "; ".join(parts) if parts else "nothing waits: every service is working"
+
+
+def dead_groups(reports: Mapping[int, pb_trajectory.StepReport]) -> str:
+    """What is to be said where most groups of the newest STEPS steps taught nothing; empty where most did."""
+    shares = [r.metrics[steps.GROUPS_DEAD] for _, r in sorted(reports.items()) if steps.GROUPS_DEAD in r.metrics]
+    share = statistics.fmean(shares[-STEPS:]) if shares else 0.0
+    if share <= 0.5:
+        return ""
+    return (
+        f"the tasks are too easy or too hard: {share:.0%} of the groups of the last {len(shares[-STEPS:])} steps had equal "
+        f"rewards and taught nothing"
+    )
 
 
 def computes(services: Sequence[pb.ServiceWaits], now: float | None = None) -> bool:

@@ -2,7 +2,8 @@
 
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.telemetry.waits import ITSELF
-from services.coordinator.reporting.explaining import computes, explain
+from penstock.trajectory.v1 import trajectory_pb2
+from services.coordinator.reporting.explaining import computes, dead_groups, explain
 
 NOW = 1_000.0
 
@@ -46,3 +47,17 @@ def test_who_computes_is_said_and_is_no_stall_within_its_time() -> None:
     said = explain(waits, NOW)
     assert said == "learner computes step 2 (usually 41 s) since 26 s; rollout-0 waits for tokens (on nats, 9 s)"
     assert computes(waits, NOW) and not computes(waits, NOW + 401) and not computes(waits[:1], NOW)
+
+
+def test_groups_that_teach_nothing_are_told_when_they_are_most() -> None:
+    def reports(*shares: float) -> dict[int, trajectory_pb2.StepReport]:
+        return {
+            step: trajectory_pb2.StepReport(step=step, metrics={"rl.groups.dead": share})
+            for step, share in enumerate(shares, 1)
+        }
+
+    assert dead_groups({}) == dead_groups(reports(0.5, 0.5)) == dead_groups(reports(*[1.0] * 9, *[0.4] * 10)) == ""
+    assert dead_groups(reports(0.0, *[0.8] * 9, 0.9)) == (
+        "the tasks are too easy or too hard: 81% of the groups of the last 10 steps had equal rewards and taught nothing"
+    )
+    assert dead_groups({1: trajectory_pb2.StepReport(step=1, metrics={"rl.loss": 1.0})}) == ""

@@ -50,8 +50,10 @@ function showNumbers(run) {
   const perSecond = m["rl.step.seconds"] ? m["rl.tokens.trained"] / m["rl.step.seconds"] : undefined;
   // What samples begin with alike is computed once.
   const computed = m["rl.tokens.given"] > m["rl.tokens.computed"] ? ` · ${Math.round((100 * m["rl.tokens.computed"]) / m["rl.tokens.given"])} % computed` : "";
+  const spread = m["rl.reward.std"] !== undefined ? `± ${compact(m["rl.reward.std"])} in the batch` : "latest step";
+  const dead = m["rl.groups.dead"] > 0 ? ` · ${Math.round(100 * m["rl.groups.dead"])} % of groups taught nothing` : "";
   const tiles = [
-    ["Reward", compact(m["rl.reward.mean"]), m["rl.reward.std"] !== undefined ? `± ${compact(m["rl.reward.std"])} in the batch` : "latest step"],
+    ["Reward", compact(m["rl.reward.mean"]), spread + dead],
     ["Evaluation", compact(evaluated?.metrics?.[measured]), evaluated ? `${measured} at v${evaluated.step ?? 0}` + (before ? ` · ${compact(before.metrics?.[measured])} at v${before.step ?? 0}` : "") : "none yet"],
     ["Staleness", compact(m["rl.staleness.mean"], 2), `versions · ${compact(m["rl.staleness.max"])} at most`],
     ["Generation", compact(m["rl.tokens.generated_per_second"]), "tokens/s"],
