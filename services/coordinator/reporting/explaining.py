@@ -41,10 +41,8 @@ def dead_groups(reports: Mapping[int, pb_trajectory.StepReport]) -> str:
     share = statistics.fmean(shares[-STEPS:]) if shares else 0.0
     if share <= 0.5:
         return ""
-    return (
-        f"the tasks are too easy or too hard: {share:.0%} of the groups of the last {len(shares[-STEPS:])} steps had equal "
-        f"rewards and taught nothing"
-    )
+    over = len(shares[-STEPS:])
+    return f"the tasks are too easy or too hard: {share:.0%} of the groups of the last {over} steps taught nothing"
 
 
 def computes(services: Sequence[pb.ServiceWaits], now: float | None = None) -> bool:

@@ -58,6 +58,6 @@ def test_groups_that_teach_nothing_are_told_when_they_are_most() -> None:
 
     assert dead_groups({}) == dead_groups(reports(0.5, 0.5)) == dead_groups(reports(*[1.0] * 9, *[0.4] * 10)) == ""
     assert dead_groups(reports(0.0, *[0.8] * 9, 0.9)) == (
-        "the tasks are too easy or too hard: 81% of the groups of the last 10 steps had equal rewards and taught nothing"
+        "the tasks are too easy or too hard: 81% of the groups of the last 10 steps taught nothing"
     )
     assert dead_groups({1: trajectory_pb2.StepReport(step=1, metrics={"rl.loss": 1.0})}) == ""
