@@ -17,8 +17,8 @@ const { RewardService } = grpc.loadPackageDefinition(definition).penstock.reward
 function score(item) {
   const { answer } = JSON.parse(item.row_json || "{}");
   if (typeof answer !== "string" || answer === "") throw new Error("the row has no `answer`");
-  const right = [...answer].filter((letter, place) => item.completion[place] === letter).length;
-  return right / Math.max(answer.length, item.completion.length);
+  const want = [...answer], got = [...item.completion];
+  return want.filter((letter, place) => got[place] === letter).length / Math.max(want.length, got.length);
 }
 
 // What cannot be scored is invalid, with the reason; it is never a score of 0, and spoils no other item.

@@ -24,7 +24,7 @@ from services.coordinator.ending import Ending
 from services.coordinator.evaluation.evaluator import Evaluator
 from services.coordinator.reporting.alerts import Alerts
 from services.coordinator.reporting.recording import Recorder
-from services.coordinator.reporting.sinks import Files, Sink
+from services.coordinator.reporting.sinks import Sink
 from services.coordinator.reporting.summary import summarise
 from services.coordinator.reporting.totals import Totals
 from services.coordinator.reporting.trackers.texts import TEXTS, text_of
@@ -82,8 +82,8 @@ class Coordinator:
 
     async def restore(self) -> None:
         """Takes up the run where its streams are."""
-        through = [sink.through for sink in self._sinks if isinstance(sink, Files)]
-        await self.following.restore(self._folds, min(through, default=0))
+        have = min((sink.through for sink in self._sinks), default=0)
+        await self.following.restore(self._folds, have)
         paused = await Bucket(self.bus, self.names).get("paused")
         self.state.begin(paused=paused is not None and paused.value == b"1")
         for group in list(self.ledger.in_flight.values()):

@@ -62,7 +62,9 @@ class Ending:
             self.give_up(why)
 
     def give_up(self, why: str) -> None:
-        """The run has failed, and its files say so."""
+        """The run has failed, and its files say so; nothing changes for one that is over."""
+        if self._state.over:
+            return
         self._state.fail(why)
         self._recorder.over(self._state.word, self._following.ledger)
 

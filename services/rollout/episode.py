@@ -267,8 +267,9 @@ async def _ask(tools: Tools, place: Place, method: str, call: Callable[[float], 
         answer = await rpc.retried(AWAY, max(usual, tools.outage), attempt, what=what, on=on)
     except rpc.RpcError as error:
         raise EnvironmentFailed(str(error)) from error
-    took = time.monotonic() - began
-    deadline.at += took if took > usual else 0.0
+    finally:
+        took = time.monotonic() - began
+        deadline.at += took if took > usual else 0.0
     return answer
 
 

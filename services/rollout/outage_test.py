@@ -18,7 +18,7 @@ from penstock.telemetry.waits import Wait, snapshot
 from services.rollout.failures import RewardFailed
 from services.rollout.scoring import scoring, total
 
-SECONDS = 1.5  # the reward's own time
+SECONDS = 5.0  # the reward's own time
 
 
 class Theirs(reward_pb2_grpc.RewardServiceServicer):

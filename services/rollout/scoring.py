@@ -61,6 +61,7 @@ class _Pending:
     item: pb.ScoreItem
     answer: asyncio.Future[Scored]
     unanswered: int = 0
+    since: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Pace:
@@ -146,7 +147,7 @@ class RewardClient:
         answers: list[pb.ScoreResult] = []
         started = time.monotonic()
         try:
-            await self._ask(request, answers)
+            await self._ask(request, answers, min(p.since for p in batch) + self._outage - started)
         except rpc.RpcError as error:
             told = {answer.id for answer in answers}
             left = [pending for key, pending in waiting_for.items() if key not in told]
@@ -175,7 +176,7 @@ class RewardClient:
             else:
                 self._queue.put_nowait(pending)
 
-    async def _ask(self, request: pb.ScoreRequest, answers: list[pb.ScoreResult]) -> None:
+    async def _ask(self, request: pb.ScoreRequest, answers: list[pb.ScoreResult], outage: float) -> None:
         """Collects the answers, those of a call that failed too. A call is idempotent: it is repeated while the service
         is unavailable, within the reward's time, or that of an outage."""
         limit = self.reward.timeout_seconds
@@ -184,7 +185,7 @@ class RewardClient:
         async def attempt(left: float) -> None:
             await self._attempt(request, answers, min(left, limit))
 
-        await rpc.retried(AWAY, max(limit, self._outage), attempt, what=what, on=on)
+        await rpc.retried(AWAY, max(limit, outage), attempt, what=what, on=on)
 
     async def _attempt(self, request: pb.ScoreRequest, answers: list[pb.ScoreResult], left: float) -> None:
         answers.clear()

@@ -6,11 +6,11 @@ import os
 import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from penstock.recipes import Recipe, dump
+from penstock.recipes import Recipe, RecipeError, dump, resolve
 
 # How and where a run computes, how services know each other and what is watched, not what is trained: a run goes on
 # under any of these.
@@ -85,7 +85,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 def _check(folder: pathlib.Path, recipe: Recipe) -> None:
     path = folder / "recipe.yaml"
-    before = yaml.safe_load(path.read_text()) if path.is_file() else None
+    before = _as_read_today(path) if path.is_file() else None
     different = [] if before is None else list(_differences(before, yaml.safe_load(dump(recipe))))
     more = before is not None and recipe.mode == "train" and recipe.steps > before["algorithm"]["steps"]
     goes_on = more or any(key in TARGETS for key in different)
@@ -94,6 +94,9 @@ def _check(folder: pathlib.Path, recipe: Recipe) -> None:
             f"{folder} holds a finished run; a larger algorithm.steps goes on with it, or choose another run=NAME or "
             "remove the directory"
         )
+    room = None if before is None else before["limits"]["log_bytes"]
+    if room is not None and recipe.limits.log_bytes < room:
+        raise RunRefused(f"limits.log_bytes: the log of {folder} has {room} bytes of room, and cannot get less")
     may = (*MAY_CHANGE, *TARGETS, *(["algorithm.steps"] if more else []))
     changed = sorted(key for key in different if not key.startswith(may))
     if changed:
@@ -101,6 +104,15 @@ def _check(folder: pathlib.Path, recipe: Recipe) -> None:
             f"{folder} was started with another recipe (different: {', '.join(changed[:8])}); resume it with the "
             f"recipe it has, {path}, or choose another run=NAME"
         )
+
+
+def _as_read_today(path: pathlib.Path) -> dict[str, Any]:
+    """The resolved recipe of a run, with the defaults of keys that came later; or as it is, if refused now."""
+    raw: dict[str, Any] = yaml.safe_load(path.read_text())
+    try:
+        return cast(dict[str, Any], yaml.safe_load(dump(resolve(raw))))
+    except RecipeError:
+        return raw
 
 
 def _finished(folder: pathlib.Path) -> dict[str, Any] | None:

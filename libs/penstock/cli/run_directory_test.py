@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import pytest
+import yaml
 
 from penstock.cli.run_directory import RunRefused, held
 from penstock.recipes import resolve
@@ -121,4 +122,27 @@ def test_a_run_may_be_made_longer_on_its_way_and_not_shorter(raw: dict[str, Any]
     ):
         pass
     with held(runs, resolve(raw, ["algorithm.steps=4"])):
+        pass
+
+
+def test_a_run_begun_before_keys_were_added_goes_on(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    with held(tmp_path / "runs", resolve(raw)) as folder:
+        pass
+    old = yaml.safe_load((folder / "recipe.yaml").read_text())
+    del old["packages"], old["learner"]["share_prefixes"], old["limits"]["outage_seconds"]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(old))
+    with held(tmp_path / "runs", resolve(raw)):
+        pass
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(old))
+    other = resolve(raw, ["learner.share_prefixes=false"])
+    with pytest.raises(RunRefused, match=r"different: learner.share_prefixes\)"), held(tmp_path / "runs", other):
+        pass
+
+
+def test_the_log_may_get_more_room_and_not_less(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    for room in (2**30, 2**31):
+        with held(tmp_path / "runs", resolve(raw, [f"limits.log_bytes={room}"])):
+            pass
+    less = resolve(raw, [f"limits.log_bytes={2**30}"])
+    with pytest.raises(RunRefused, match="limits.log_bytes: .* 2147483648 bytes"), held(tmp_path / "runs", less):
         pass

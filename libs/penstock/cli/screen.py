@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock import rpc
+from penstock.bus import BusError
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of
 from penstock.cli.foreign import unreachable
@@ -62,7 +63,7 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
             return exits.BAD_INPUT
         with held(runs, recipe) as folder:
             return await _train(recipe, folder, console, errors, look)
-    except (RunRefused, OSError, TemplateError, RecipeError) as error:
+    except (RunRefused, OSError, TemplateError, RecipeError, BusError) as error:
         errors.print(f"Cannot start: {error}", markup=False, highlight=False)
         return exits.BAD_INPUT
 

@@ -92,6 +92,8 @@ def _said(raw: bytes) -> dict[str, Any]:
         said = json.loads(text) if not unpacking.unconsumed_tail else None
     except (zlib.error, ValueError) as error:
         raise BadSnapshot(f"it cannot be read: {error}") from error
+    if unpacking.unconsumed_tail:
+        raise BadSnapshot(f"it is larger than {LARGEST} bytes")
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise BadSnapshot(f"it is not of format {FORMAT}")
     return said
@@ -100,6 +102,8 @@ def _said(raw: bytes) -> dict[str, Any]:
 def _ledger(said: dict[str, Any]) -> Ledger:
     ledger = Ledger()
     for name in _PLAIN:
+        if type(said[name]) is not type(getattr(ledger, name)):
+            raise TypeError(f"{name} is {said[name]!r:.80}")
         setattr(ledger, name, said[name])
     ledger.began = datetime.datetime.fromisoformat(said["began"]) if said["began"] else None
     ledger.samples = SampleCounts(**said["samples"])

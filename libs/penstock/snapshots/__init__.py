@@ -7,7 +7,7 @@ or too new for the reader means that the ledger is folded from its first entry.
 import logging
 from collections.abc import Mapping
 
-from penstock.bus import Bucket, Bus, PayloadTooLarge, RunNames
+from penstock.bus import Bucket, Bus, BusError, RunNames
 from penstock.ledger import BadSnapshot, Fold, Ledger, dump, load
 
 __all__ = ["newest", "store"]
@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 async def store(bus: Bus, names: RunNames, ledger: Ledger, folds: Mapping[str, Fold]) -> bool:
-    """Keeps the present state in place of the one before; False, and a warning, where it is too large for a message."""
+    """Keeps the present state in place of the one before; False, and a warning, where that cannot be."""
     raw = dump(ledger, folds)
     try:
         await Bucket(bus, names).put(names.snapshot_key, raw)
-    except PayloadTooLarge as error:
+    except BusError as error:
         logger.warning("no snapshot of the ledger: %s", error)
         return False
     logger.info("snapshot of the ledger", extra={"sequence": ledger.sequence, "bytes": len(raw)})

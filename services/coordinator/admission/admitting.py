@@ -6,13 +6,14 @@ harm: both admit the same groups under the same names, and tasks in flight are p
     room in the ledger -> Slot -> Draw -> ledger entry -> task
 """
 
+import logging
 import time
 from collections.abc import Callable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
 
-from penstock.bus import Bus, Fenced, RunNames, append, last_entry, publish_once
+from penstock.bus import Bus, Fenced, RunNames, StreamFull, append, last_entry, publish_once
 from penstock.datasets import DatasetError
 from penstock.ledger import Group
 from penstock.recipes import Recipe
@@ -28,6 +29,7 @@ from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.state.following import TICK_SECONDS, Following
 from services.coordinator.state.run_state import RunState
 
+logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 _admitted = metrics.counter(metrics.SAMPLES_ADMITTED, "samples admitted")
 
@@ -126,4 +128,8 @@ class Admission:
             await self._end(task, str(bad))
 
     async def _end(self, task: trajectory_pb2.GroupTask, why: str) -> None:
-        await close(self._bus, self._names, task, self._model, trajectory_pb2.Outcome.FAILURE_INVALID, why)
+        """Ends a group that cannot be played. Where the log has no room, its deadline does so later."""
+        try:
+            await close(self._bus, self._names, task, self._model, trajectory_pb2.Outcome.FAILURE_INVALID, why)
+        except StreamFull as full:
+            logger.warning("%s is not ended yet: %s", task.group, full)

@@ -45,9 +45,11 @@ class Deadlines:
         while True:
             await self._following.changed(self._following.changes, TICK_SECONDS)
             now = datetime.datetime.now(datetime.UTC)
-            for group in overdue(self._following.ledger.in_flight.values(), now, self._outage):
-                if group.name in self._closed:
-                    continue  # ended in the log; the learner releases it when its turn comes
+            late = overdue(self._following.ledger.in_flight.values(), now, self._outage)
+            left = [group for group in late if group.name not in self._closed]  # the learner releases those in its turn
+            if not left:
+                self._full_since = None
+            for group in left:
                 task = header_of(self._names, group)
                 try:
                     await close(self._bus, self._names, task, self._model, pb.Outcome.FAILURE_TIMEOUT, OVER)

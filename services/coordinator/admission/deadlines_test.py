@@ -2,12 +2,18 @@
 
 import asyncio
 import datetime
+import types
+from typing import Any
 
-from penstock.bus import Bus, RunNames, last_entry, load_payload, stream_state
+import pytest
+
+from penstock.bus import Bus, RunNames, StreamFull, last_entry, load_payload, stream_state
 from penstock.ledger import Group
+from penstock.recipes.sections import Limits
 from penstock.trajectories import check_trajectory, decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission import deadlines
+from services.coordinator.state.following import Following
 from services.coordinator.testing.run import drawn, publish
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -61,3 +67,43 @@ async def test_a_late_worker_and_the_closer_leave_one_end_per_sample(bus: Bus, n
     statuses = [t.outcome.status for t in await ends(bus, names)]
     assert statuses.count(pb.Outcome.STATUS_FAILED) == ended
     assert (await stream_state(bus, names.log)).messages == 4
+
+
+async def test_a_full_log_is_given_up_only_after_it_was_full_all_the_time(
+    bus: Bus, names: RunNames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was full once, the group ended otherwise, and much later it is full again."""
+    recipe = types.SimpleNamespace(
+        model=types.SimpleNamespace(path="m"), limits=Limits(stall_seconds=2.0), outage_seconds=0.0
+    )
+    following, reasons, full = Following(bus, names), list[str](), [True]
+
+    async def close(*_: object) -> int:
+        if full[0]:
+            raise StreamFull("no room")
+        return 0
+
+    monkeypatch.setattr(deadlines, "close", close)
+    running: Any = recipe
+    watch = deadlines.Deadlines(bus, names, running, following, reasons.append)
+    working = asyncio.create_task(watch.run())
+    try:
+        for number in range(2):
+            late = Group(f"g{number:08d}", number + 1, pb.Admitted(group_size=4), NOW)
+            late.admitted.deadline.FromSeconds(1)
+            following.ledger.in_flight[late.name] = late
+            while watch._full_since is None:
+                await asyncio.sleep(0.01)
+            assert not reasons
+            del following.ledger.in_flight[late.name]
+            await following.notify()
+            while watch._full_since is not None:
+                await asyncio.sleep(0.01)
+        following.ledger.in_flight[late.name] = late
+        async with asyncio.timeout(30):
+            while not reasons:
+                await asyncio.sleep(0.01)
+        assert "is overdue, and the log of samples has no room" in reasons[0]
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)

@@ -56,9 +56,10 @@ class Alerts:
         return {"of": self._said(), "seen": self._seen, "raised": raised, "watches": watches}
 
     def restore(self, state: Any) -> None:
-        """Takes up `state`; of other alerts (the recipe may change them) only which reports were seen."""
-        self._seen = state["seen"]
+        """Takes up `state`, unless it is of other alerts: the recipe may change them, and then they see what the ledger
+        still has."""
         if state["of"] == self._said():
+            self._seen = state["seen"]
             self.raised = [Raised(self._alerts[i], *rest) for i, *rest in state["raised"]]
             self._watches = [{name: _Watch(*w) for name, w in each.items()} for each in state["watches"]]
 

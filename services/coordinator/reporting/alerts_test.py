@@ -1,5 +1,6 @@
 """An alert needs its limit to be passed several steps in a row, and is taken back."""
 
+import json
 import math
 
 import pytest
@@ -68,3 +69,14 @@ def test_by_default_a_reward_that_fails_in_part_is_named_with_its_status() -> No
     assert str(only) == "rl.failed.math.UNAVAILABLE is 0.06, above 0.05 for 3 steps (step 3)"
     assert fold.see(failing(some, some, some, {})) == fold.standing == []  # a share that is not told is 0
     assert [(r.metric, r.until) for r in fold.raised] == [("rl.failed.math.UNAVAILABLE", 4)]
+
+
+def test_a_restart_changes_nothing_and_other_alerts_see_what_there_is() -> None:
+    shown = reports(0.2, 0.2, 0.2, 0.0, 0.2, 0.2)
+    first, again, other = Alerts([KL]), Alerts([KL]), Alerts([Alert(metric="kl", above=0.1, steps=2)])
+    first.see({step: r for step, r in shown.items() if step < 6})
+    for each in (again, other):
+        each.restore(json.loads(json.dumps(first.state())))
+        each.see(shown)
+    assert again.raised == raised([KL], shown)
+    assert other.raised == raised([Alert(metric="kl", above=0.1, steps=2)], shown)

@@ -22,6 +22,11 @@ from services.coordinator.reporting.trackers.tracking import Tracking
 class Sink(Protocol):
     """Takes a run's numbers; what it has already it may be given again."""
 
+    @property
+    def through(self) -> int:
+        """The step up to which it has the numbers of all."""
+        ...
+
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         """Those of an optimizer step, by their names of the register."""
         ...
@@ -74,7 +79,6 @@ class Files:
 
     @property
     def through(self) -> int:
-        """The step up to which the metrics of all are there."""
         return self._steps.through
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -92,6 +96,10 @@ class Tracked:
 
     def __init__(self, tracking: Tracking) -> None:
         self.tracking = tracking
+
+    @property
+    def through(self) -> int:
+        return self.tracking.through
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         self.tracking.step(step, {tracked(name): value for name, value in numbers.items()})

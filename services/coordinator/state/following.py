@@ -27,6 +27,7 @@ class Following:
     Attributes:
         ledger: every decision so far. log: the newest samples.
         quarantine: what of the other streams was set aside (the ledger has its own).
+        snapshot: the entry of the ledger that it began behind, 0 for none.
         evaluated: samples of evaluations by (group, index), as the log brought them.
     """
 
@@ -36,7 +37,7 @@ class Following:
         self.quarantine = Quarantine()
         self.log = LogTail()
         self.evaluated: dict[tuple[str, int], pb.Trajectory] = {}
-        self.changes = 0
+        self.changes = self.snapshot = 0
         self._changed = asyncio.Condition()
 
     async def restore(self, folds: Mapping[str, Fold], step: int) -> None:
@@ -49,6 +50,7 @@ class Following:
         snapshot = await newest(self.bus, self.names, last, folds=folds, step=step)
         if snapshot is not None:
             self.ledger.become(snapshot)
+            self.snapshot = snapshot.sequence
         after = self.ledger.sequence
         if after == last:
             return

@@ -24,10 +24,8 @@ class History:
         """The batch of a step; None where there is none."""
         if step > self._ledger.forgotten:
             return self._ledger.batches.get(step)
-        async for decision in self._said(self._names.ledger_batch_subject(step)):
-            if isinstance(decision, pb.BatchRecord):
-                return decision
-        return None
+        found = await self._batch(step)
+        return None if found is None else found[1]
 
     async def reports(self, after: int, count: int) -> list[pb.StepReport]:
         """The first `count` reports of steps behind `after`, in order."""
@@ -37,7 +35,7 @@ class History:
             start = entry.sequence if entry is not None else 0
             subjects = self._names.subjects("ledger").replace(">", "step.*")
             async with aclosing(self._said(subjects, start)) as decisions:
-                async for decision in decisions:
+                async for _, decision in decisions:
                     if isinstance(decision, pb.StepReport) and decision.step > after:
                         found.setdefault(decision.step, decision)
                     if len(found) >= count:
@@ -49,35 +47,43 @@ class History:
         """A group that was admitted; None if it was not."""
         if not self._ledger.knows(name) or name in self._ledger.groups:
             return self._ledger.groups.get(name)
-        alone, sequence = Ledger(), 0
-        async for decision in self._said(self._names.ledger_group_subject(name)):
-            if isinstance(decision, pb.LedgerEvent) and (sequence == 0) == decision.HasField("admitted"):
-                alone.apply_event(decision, sequence := sequence + 1)
-            if sequence == 2:
+        alone, trained = Ledger(), await self._trained(name)
+        async for sequence, decision in self._said(self._names.ledger_group_subject(name)):
+            if trained is not None and sequence > trained[0]:
                 break
+            if isinstance(decision, pb.LedgerEvent) and (name in alone.groups) != decision.HasField("admitted"):
+                alone.apply_event(decision, sequence)
+            if name in alone.groups and name not in alone.in_flight:
+                return alone.groups[name]
         group = alone.groups.get(name)
-        if group is not None and group.fate is Fate.IN_FLIGHT:
-            group.step = await self._trained(name)
-            group.fate = Fate.TRAINED
+        if group is not None and trained is not None:
+            group.fate, group.step = Fate.TRAINED, trained[1].step
         return group
 
-    async def _trained(self, name: str) -> int | None:
-        """The step whose batch has the group."""
+    async def _batch(self, step: int) -> tuple[int, pb.BatchRecord] | None:
+        """A batch and its sequence: the first behind what was set aside before it, else the first."""
+        subject = self._names.ledger_batch_subject(step)
+        said = [(at, each) async for at, each in self._said(subject) if isinstance(each, pb.BatchRecord)]
+        behind = [each for each in said if each[0] > self._ledger.refused.get(subject, 0)]
+        return next(iter(behind or said), None)
+
+    async def _trained(self, name: str) -> tuple[int, pb.BatchRecord] | None:
+        """The batch that has the group, and its sequence."""
         low, high = 1, self._ledger.forgotten
         while low <= high:
             step = (low + high) // 2
-            record = await self.batch(step)
-            names = [part.group for part in record.groups] if record is not None else []
+            found = await self._batch(step)
+            names = [part.group for part in found[1].groups] if found is not None else []
             if name in names:
-                return step
+                return found
             low, high = (step + 1, high) if not names or max(names) < name else (low, step - 1)
         return None
 
-    async def _said(self, subjects: str, after: int = 0) -> AsyncGenerator[Decision, None]:
-        """The decisions under these subjects, without those that are none."""
+    async def _said(self, subjects: str, after: int = 0) -> AsyncGenerator[tuple[int, Decision], None]:
+        """The decisions under these subjects and their sequences, without those that are none."""
         async with aclosing(read(self._bus, self._names.ledger, after=after, subjects=subjects, live=False)) as entries:
             async for entry in entries:
                 try:
-                    yield read_decision(entry.subject, entry.payload)
+                    yield entry.sequence, read_decision(entry.subject, entry.payload)
                 except BadEntry:
                     continue

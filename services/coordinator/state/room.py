@@ -8,13 +8,10 @@ SCARCE = 0.8
 
 def full_log(limits: Limits) -> str:
     """Why a run cannot go on whose log has no room, and what helps."""
-    kept = (
-        ", all of which limits.keep_log keeps: set it to false" if limits.keep_log else " since the oldest checkpoint"
-    )
-    return (
-        f"the log of samples has no room: limits.log_bytes is {limits.log_bytes} bytes{kept}"
-        f"{', or' if limits.keep_log else ':'} raise limits.log_bytes, and the same command goes on"
-    )
+    held = f"the log of samples has no room: limits.log_bytes is {limits.log_bytes} bytes, "
+    if limits.keep_log:
+        return f"{held}all of which limits.keep_log keeps; set it to false or raise limits.log_bytes, and go on"
+    return f"{held}which the samples since the oldest checkpoint fill; raise limits.log_bytes, and go on"
 
 
 def scarce_log(limits: Limits, fill: float) -> str:

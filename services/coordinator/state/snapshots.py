@@ -40,7 +40,7 @@ class Snapshots:
 
     async def run(self) -> None:
         """Never ends."""
-        self._last = self._following.ledger.sequence
+        self._last = self._following.snapshot
         while True:
             await self._following.until(lambda: self._following.ledger.sequence >= self._last + self._every)
             await self.take()

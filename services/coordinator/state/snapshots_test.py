@@ -9,12 +9,13 @@ import random
 import pytest
 
 from penstock import rpc
-from penstock.bus import Bucket, Bus, RunNames
+from penstock.bus import Bucket, Bus, RunNames, append
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.learner.v1 import learner_pb2
 from penstock.ledger import Fate
+from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.server import CoordinatorServicer
 from services.coordinator.state import snapshots
@@ -24,6 +25,7 @@ from services.coordinator.testing.run import (
     make_recipe,
     play_learner,
     play_worker,
+    release,
     running,
     served,
     until,
@@ -64,7 +66,7 @@ async def test_killed_at_any_moment_it_goes_on_from_a_snapshot_and_nothing_is_di
             await asyncio.wait({working}, timeout=rng.uniform(0.02, 0.1))  # killed early in its life, or later
             moves, seen = life.ledger.sequence + rng.randint(0, 12), -1
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(10):
                     while life.ledger.sequence < moves:
                         seen = await life.following.changed(seen, 0.1)
             forgotten = max(forgotten, life.ledger.forgotten)
@@ -100,6 +102,12 @@ async def test_what_is_forgotten_is_read_from_the_stream(
     async with running(c.run(), play_worker(bus, names, "train"), within=60):
         await play_learner(bus, names, STEPS, fate=lambda n: FATES.get(n, "trained"))
         await c.following.until(lambda: c.state.over)
+        # What others say later, of groups and steps that are decided, is quarantined and stays so.
+        await release(bus, names, "g00000000", "filtered")
+        later = trajectory_pb2.BatchRecord(step=1)
+        later.groups.add(group="g00000003", indices=[0], log_sequences=[1])
+        await append(bus, names.ledger_batch_subject(1), later.SerializeToString(), expected_last_sequence=None)
+        await c.following.current()
         await c._snapshots.take()
     assert c.ledger.forgotten == STEPS - 1
     whole = await fold(bus, names)

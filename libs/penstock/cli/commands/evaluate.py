@@ -58,6 +58,8 @@ def evaluate(
     overrides = [each for each in found if "=" in each or not models]
     if models and (model is not None or not 0 < len(named) <= MANY):
         raise failed(f"--models: takes 1 to {MANY} models, as in --models A B C, and no --model beside it")
+    if (models or model is not None) and any(each.startswith("model.path=") for each in overrides):
+        raise failed("model.path: is what --model and --models say; give it in one way")
     try:
         wanted = measurements(recipe, named or [model], overrides)
         recipes = _resolved(recipe, wanted, overrides)

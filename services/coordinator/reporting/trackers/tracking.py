@@ -41,6 +41,11 @@ class Tracking:
         self._thread = threading.Thread(target=self._run, name=f"tracker-{name}", daemon=True)
         self._thread.start()
 
+    @property
+    def through(self) -> int:
+        """The newest step that the tracker has."""
+        return self._notes.step(self.name)
+
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         """The numbers of a step, unless the tracker has them; never waits."""
         if step > self._notes.step(self.name):

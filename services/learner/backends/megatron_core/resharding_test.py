@@ -21,6 +21,7 @@ from services.learner.testing.tiny_models import random_batch, save_tiny_model
 WEIGHTS, LOSS = 1e-5, 1e-6
 """Largest differences after two more steps of rate 1e-2, fp32: what another order of summation makes."""
 WEIGHTS_BF16 = 2e-2
+RARE = 1e-3  # share of bfloat16 weights whose gradient is so near 0 that Adam goes either way
 
 LAYOUTS: dict[str, tuple[int, Parallel, bool]] = {
     "one": (1, Parallel(), True),
@@ -93,8 +94,10 @@ def _compare(expected: Any, got: Any, tolerance: float) -> None:
         if tolerance == WEIGHTS:
             assert ours["loss"] == pytest.approx(theirs["loss"], abs=LOSS)
         assert (ours["optimizer_steps"], ours["learning_rate"]) == (theirs["optimizer_steps"], theirs["learning_rate"])
+    rare = 0.0 if tolerance == WEIGHTS else RARE
     for name, tensor in expected[1].items():
-        torch.testing.assert_close(got[1][name], tensor, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        difference = (got[1][name] - tensor).abs()
+        assert (difference > tolerance).float().mean() <= rare, f"{name}: differs by {difference.max():g}"
 
 
 @pytest.mark.parametrize(
