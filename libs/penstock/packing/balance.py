@@ -33,9 +33,9 @@ class Plan:
 
     def imbalance(self, work: Sequence[float]) -> float:
         """Work of the busiest rank over the mean of the ranks, ≥ 1: how much longer a step takes than it could. work:
-        of each sequence (see `work_of`), or its length."""
+        of each sequence (see `work_of`), or its length. 1 where there is none."""
         loads = [sum(work[i] for bin_ in rank for i in bin_) for rank in self.micro_batches]
-        return max(loads) * len(loads) / max(sum(loads), 1)
+        return max(loads) * len(loads) / sum(loads) if sum(loads) else 1.0
 
 
 def _first_fit_decreasing(order: list[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -51,6 +51,11 @@ def _first_fit_decreasing(order: list[int], lengths: Sequence[int], budget: int)
             bins.append([i])
             room.append(budget - lengths[i])
     return bins
+
+
+def fewest(lengths: Sequence[int], budget: int) -> int:
+    """How many micro-batches hold them."""
+    return len(_first_fit_decreasing(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)), lengths, budget))
 
 
 def work_of(lengths: Sequence[int], quadratic: float) -> list[float]:

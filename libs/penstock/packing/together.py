@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.packing.balance import check_fits
+from penstock.packing.balance import check_fits, fewest
 from penstock.packing.folding import LEAST, Tree, fold
 
 EVEN = 1.05
@@ -76,7 +76,7 @@ def together(
         members.setdefault(group, []).append(i)
     whole = [item for group in members.values() for item in _weighed(group, sequences, weighing)]
     items = [part for item in whole for part in _fitting(item, sequences, budget, weighing)]
-    return _evened(items, sequences, ranks, weighing)
+    return _evened(_gapless(items, sequences, budget, ranks, weighing), sequences, ranks, weighing)
 
 
 def tree_of(items: Sequence[Item], sequences: Sequence[NDArray[np.integer]], weighing: Weighing) -> Tree:
@@ -117,6 +117,20 @@ def _cut(item: Item, number: int, sequences: Sequence[NDArray[np.integer]], weig
         bounds.append(bounds[-1] + size + (i < larger))
     runs = [item.sequences[start:end] for start, end in pairwise(bounds)]
     return [each for run in runs for each in _weighed(run, sequences, weighing)]
+
+
+def _gapless(
+    items: list[Item], sequences: Sequence[NDArray[np.integer]], budget: int, ranks: int, weighing: Weighing
+) -> list[Item]:
+    """Halves all items while fewer micro-batches hold the halves: large ones leave gaps."""
+    rounds = -(-fewest([i.tokens for i in items], budget) // ranks)
+    while any(len(i.sequences) > 1 for i in items):
+        halves = [h for i in items for h in (_cut(i, 2, sequences, weighing) if len(i.sequences) > 1 else [i])]
+        after = -(-fewest([i.tokens for i in halves], budget) // ranks)
+        if after >= rounds:
+            break
+        items, rounds = halves, after
+    return items
 
 
 def _evened(items: list[Item], sequences: Sequence[NDArray[np.integer]], ranks: int, weighing: Weighing) -> list[Item]:

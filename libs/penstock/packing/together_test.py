@@ -105,3 +105,24 @@ def test_a_prompt_too_long_to_be_worth_repeating_is_not() -> None:
 def test_a_sequence_over_the_budget_is_named() -> None:
     with pytest.raises(SequenceTooLong, match="sequence 1 has 11 tokens, but a micro-batch holds at most 10"):
         together([np.arange(3), np.arange(11)], [0, 0], 10, 1, Weighing())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "budget", "ranks"),
+    [(16, (200, 400), 4096, 1), (100, (200, 400), 4096, 1), (100, (500, 600), 8192, 1), (16, (200, 400), 4096, 4)],
+)
+def test_large_groups_leave_no_gaps_that_cost_micro_batches(
+    prompt: int, answers: tuple[int, int], budget: int, ranks: int
+) -> None:
+    rng = np.random.default_rng(0)
+    sequences, ids = list[NDArray[np.int32]](), list[int]()
+    for group in range(32):
+        begin = rng.integers(0, 1000, prompt)
+        for _ in range(8):
+            answer = rng.integers(0, 1000, int(rng.integers(*answers)))
+            sequences.append(np.concatenate([begin, answer]).astype(np.int32))
+            ids.append(group)
+    weighing = Weighing(1, 0.0)
+    shared = together(sequences, ids, budget, ranks, weighing)
+    apart = pack([len(s) for s in sequences], budget, ranks)
+    assert pack([i.tokens for i in shared], budget, ranks).per_rank <= apart.per_rank

@@ -90,8 +90,12 @@ class Keeper:
     def _trim(self) -> None:
         """Gives the log room behind the oldest checkpoint that the run could go on from."""
         kept = checkpoints.present(self._root)[: self._settings.keep]
-        if kept and not self._keep_log:
+        if not kept or self._keep_log:
+            return
+        try:
             self._positions.trim(resume_of(kept[-1]).position.log_cursor)
+        except checkpoints.DamagedCheckpoint as error:
+            logger.error("the log is not trimmed: %s", error)
 
     def finish(self, step: int) -> None:
         """Saves the last state and waits for it; a collective."""

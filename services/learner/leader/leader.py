@@ -138,6 +138,7 @@ class RunLeader:
         self._link, self._opened, self._batches = link, opened, opened.batches
         self._sources, self._adapters, self._status, self._trims = sources, adapters, status, trims
         self._publishing: concurrent.futures.Future[bool] | None = None
+        self._crowded_at = 0  # the step before which a full log was answered: once, be the save good or not
 
     def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
         status = self._status
@@ -146,7 +147,9 @@ class RunLeader:
         if status.save_wanted.is_set() and not saving:
             status.save_wanted.clear()
             return Command.SAVE, None
-        if self._trims and not saving and step - 1 > (status.checkpoint_step or 0) and self._crowded():
+        unsaved = step - 1 > max(status.checkpoint_step or 0, self._crowded_at)
+        if self._trims and not saving and unsaved and self._crowded():
+            self._crowded_at = step - 1
             logger.info("the log is nearly full: a checkpoint gives it room", extra={"step": step - 1})
             return Command.SAVE, None
         status.state = State.STATE_WAITING

@@ -40,9 +40,13 @@ class Learner(learner_pb2_grpc.LearnerServiceServicer):
         return pb.DrainResponse()
 
     async def GetBatchRecord(self, request: pb.GetBatchRecordRequest, context: Any) -> pb.GetBatchRecordResponse:
-        record = self._following.ledger.batches.get(request.step)
-        if record is None:
+        ledger = self._following.ledger
+        record = ledger.batches.get(request.step)
+        if record is None and 0 < request.step <= ledger.forgotten:
             raise rpc.not_found(
-                f"step {request.step} has no batch; the newest is {self._following.ledger.step}", reason="NO_STEP"
+                f"step {request.step} is not in the learner's memory any more; GetLineage of the coordinator has it",
+                reason="NO_STEP",
             )
+        if record is None:
+            raise rpc.not_found(f"step {request.step} has no batch; the newest is {ledger.step}", reason="NO_STEP")
         return pb.GetBatchRecordResponse(record=record)

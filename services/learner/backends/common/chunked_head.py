@@ -31,6 +31,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
+        rows: Tensor,
         weight: Tensor,
         target: Tensor,
         group: dist.ProcessGroup | None,
@@ -42,8 +43,9 @@ class _TokenLogprobs(torch.autograd.Function):
         start = 0 if group is None else group.rank() * weight.shape[0]
         scale = 1.0 / temperature
         logprobs, normalisers, entropies, collisions = [], [], [], []
-        for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True):
-            z, index, ours = _chunk_logits(h.to(head.dtype), head, t, start, vocab, scale)
+        for r, t in zip(rows.split(chunk), target.split(chunk), strict=True):
+            h = hidden.index_select(0, r).to(head.dtype)
+            z, index, ours = _chunk_logits(h, head, t, start, vocab, scale)
             top = z.max(-1).values
             if group is not None:
                 dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
@@ -63,22 +65,22 @@ class _TokenLogprobs(torch.autograd.Function):
         collision = torch.cat(collisions)
         ctx.mark_non_differentiable(collision)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(hidden, weight, target, normaliser, entropy)
+        ctx.save_for_backward(hidden, rows, weight, target, normaliser, entropy)
         ctx.args = (start, vocab, scale, chunk)
         return logprob, entropy, collision
 
     @staticmethod
     def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None, _: Tensor | None) -> Any:
-        hidden, weight, target, normaliser, entropy = ctx.saved_tensors
+        hidden, rows, weight, target, normaliser, entropy = ctx.saved_tensors
         start, vocab, scale, chunk = ctx.args
         head = weight.float()
         grad_logprob = torch.zeros(target.shape, device=target.device) if grad_logprob is None else grad_logprob
-        grad_hidden = torch.empty_like(hidden)
-        wanted = ctx.needs_input_grad[1]  # not where the base is frozen
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32)  # rows may repeat: they add up
+        wanted = ctx.needs_input_grad[2]  # not where the base is frozen
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
         for first in range(0, len(target), chunk):
             part = slice(first, first + chunk)
-            h = hidden[part].to(head.dtype)
+            h = hidden.index_select(0, rows[part]).to(head.dtype)
             z, index, ours = _chunk_logits(h, head, target[part], start, vocab, scale)
             logp = z.sub_(normaliser[part, None])
             p = logp.exp()
@@ -87,11 +89,11 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_entropy is not None:  # dH/dz = −p (log p + H)
                 grad -= p * (logp.masked_fill(p == 0, 0.0) + entropy[part, None]) * grad_entropy[part, None]
             grad = grad.mul_(scale).to(head.dtype)
-            grad_hidden[part] = (grad @ head).to(hidden.dtype)
+            grad_hidden.index_add_(0, rows[part], (grad @ head).float())
             if grad_weight is not None:
                 grad_weight.addmm_(grad.t(), h)  # no second [vocabulary, hidden]
         weight_gradient = None if grad_weight is None else grad_weight.to(weight.dtype)
-        return grad_hidden, weight_gradient, None, None, None, None, None
+        return grad_hidden.to(hidden.dtype), None, weight_gradient, None, None, None, None, None
 
 
 def chunked_logprobs(
@@ -103,16 +105,19 @@ def chunked_logprobs(
     temperature: float,
     chunk: int | None,
     group: dist.ProcessGroup | None = None,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of `target` [n, m] from the final hidden states [n, h] before it, entropies [n], and the
-    log-probabilities [n] that two draws are the same, log Σ p², which have no gradient; fp32.
+    """Log-probabilities of `target` [n, m] from the final hidden states [t, h] before it, entropies [n], and the
+    log-probabilities [n] that two draws are the same, log Σ p², which have no gradient; fp32. rows: int64 [n], which of
+    the hidden states is before each target, as often as it is (0 … n−1 if None).
 
     weight: the output layer [vocab, h]; with `group`, this rank's equal part of [padded vocab, h], `vocab` being the
     true size. The gradients of `hidden` are then partial sums. chunk: tokens whose logits exist at once; None: as many
     as fit into HEAD_BYTES. n may be 0.
     """
     chunk = chunk or max(1, HEAD_BYTES // (4 * len(weight)))
+    rows = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
     result: tuple[Tensor, Tensor, Tensor] = _TokenLogprobs.apply(
-        hidden, weight, target, group, vocab, temperature, chunk
+        hidden, rows, weight, target, group, vocab, temperature, chunk
     )
     return result

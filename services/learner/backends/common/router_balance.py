@@ -50,7 +50,7 @@ class RouterBalance:
         logits = torch.nn.functional.linear(hidden.reshape(-1, hidden.shape[-1]).float(), router.weight.float())
         trained = torch.zeros(part.sequences, device=hidden.device)
         trained[part.sequence.unique()] = self._weight / max(self._sequences, 1)
-        each = balance(logits.index_select(0, part.places), self._top, part.owners, part.sequences)
+        each = balance(logits, self._top, part.owners, part.sequences, part.places)
         loss = (each * trained).sum()
         return (_Joined.apply(hidden, loss, self._scale()), *others)
 

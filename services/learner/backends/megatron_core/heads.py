@@ -43,8 +43,9 @@ def token_logprobs(
         hidden = gather_from_sequence_parallel_region(hidden, True, group)
     else:
         hidden = copy_to_tensor_model_parallel_region(hidden, group)
-    picked = hidden[:, 0].index_select(0, rows)
-    return chunked_logprobs(picked, weight, target, vocab, temperature=temperature, chunk=chunk, group=group)
+    return chunked_logprobs(
+        hidden[:, 0], weight, target, vocab, temperature=temperature, chunk=chunk, group=group, rows=rows
+    )
 
 
 def token_scores(
@@ -58,4 +59,4 @@ def token_scores(
     """
     if sequence_parallel:
         hidden = gather_from_sequence_parallel_region(hidden, False, group)
-    return F.linear(hidden[:, 0].index_select(0, rows).float(), weight.float())[:, 0]
+    return F.linear(hidden[:, 0].float(), weight.float())[:, 0].index_select(0, rows)

@@ -54,15 +54,16 @@ class WithHead(torch.nn.Module):
         hidden = transformers_model.forward(self.model, part.tokens, part.positions, part.pack)[0]
         head = transformers_model.head_of(self.model).weight
         if self.model.get_output_embeddings() is None:
-            scores = F.linear(hidden.index_select(0, part.rows).float(), head.float())
+            scores = F.linear(hidden.float(), head.float()).index_select(0, part.rows)
             return scores, torch.zeros_like(scores[:, 0]), torch.zeros_like(scores[:, 0])
         return chunked_logprobs(
-            hidden.index_select(0, part.rows),
+            hidden,
             head,
             part.targets,
             head.shape[0],
             temperature=temperature,
             chunk=self._head_chunk,
+            rows=part.rows,
         )
 
 
