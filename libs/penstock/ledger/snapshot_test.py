@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.ledger import BadSnapshot, Fate, Ledger, dump, load
-from penstock.ledger.quarantine_test import NAMES, Entry, admit, batch, check, event, failed, filtered, report
+from penstock.ledger.decisions_testing import NAMES, Entry, admit, batch, check, event, failed, filtered, report
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 

@@ -7,6 +7,7 @@ has is a constraint: a package that wants another one is refused, and nothing of
 from __future__ import annotations
 
 import ensurepip
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 
+from penstock.packages import hosted
 from penstock.packages.overlay import Overlay
 
 LAST_WORDS = 20
@@ -42,6 +44,7 @@ def install(overlay: Overlay, wanted: Sequence[str]) -> None:
         made = pathlib.Path(folder)
         _pip(made, asked)
         found = [*made.rglob("site-packages"), *made.rglob("dist-packages")]  # none where all is there already
+        check(found)
         if overlay.site.exists():
             overlay.site.rename(made / "before")
         if found:
@@ -49,6 +52,25 @@ def install(overlay: Overlay, wanted: Sequence[str]) -> None:
         else:
             overlay.site.mkdir()
     (overlay.folder / "requirements.txt").write_text("".join(f"{each}\n" for each in asked))
+
+
+def check(made: Sequence[pathlib.Path]) -> None:
+    """An overlay is found before the environment. Raises InstallFailed where that would change what others import, or
+    where a name of a reward or environment is taken."""
+    files = [path for folder in made for path in folder.iterdir() if path.suffix != ".dist-info"]
+    brought = {path.name.partition(".")[0] for path in files}
+    taken = sorted(name for name in brought if name in sys.stdlib_module_names or name == "penstock" or _is_here(name))
+    if taken:
+        raise InstallFailed(f"it brings modules that are here already: {', '.join(taken)}")
+    try:
+        hosted.rewards(made), hosted.environments(made)
+    except ValueError as error:
+        raise InstallFailed(f"a name is taken: {error}") from error
+
+
+def _is_here(name: str) -> bool:
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    return found is not None and found.origin is not None
 
 
 def meant(wanted: str) -> str:

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from penstock.packages.installing import bundled_pip, meant
+from penstock.packages.installing import InstallFailed, bundled_pip, check, meant
 
 
 def test_a_project_here_is_taken_before_one_of_that_name_elsewhere(
@@ -24,3 +24,23 @@ def test_a_project_here_is_taken_before_one_of_that_name_elsewhere(
 
 def test_this_python_brings_a_pip() -> None:
     assert bundled_pip().suffix == ".whl"
+
+
+@pytest.mark.parametrize("module", ["graphlib.py", "yaml/__init__.py", "penstock/own.py"])
+def test_what_is_imported_here_is_never_replaced(tmp_path: pathlib.Path, module: str) -> None:
+    (tmp_path / "mine-1.dist-info").mkdir()
+    (tmp_path / "mine.py").write_text("")
+    check([tmp_path])
+    (tmp_path / module).parent.mkdir(exist_ok=True)
+    (tmp_path / module).write_text("")
+    with pytest.raises(InstallFailed, match=f"here already: {pathlib.Path(module).parts[0].removesuffix('.py')}"):
+        check([tmp_path])
+
+
+def test_a_name_that_ships_is_not_taken_by_a_package(tmp_path: pathlib.Path) -> None:
+    info = tmp_path / "mine-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[penstock.rewards]\nmath = mine:math\n")
+    with pytest.raises(InstallFailed, match="'math' is both"):
+        check([tmp_path])
