@@ -8,7 +8,7 @@ import json
 import pathlib
 import random
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
@@ -44,18 +44,11 @@ from services.coordinator.testing.run import (
     play_worker,
     release,
     running,
+    settled,
     until,
 )
 
 STEPS = 5
-
-
-async def settled(coordinator: Coordinator, condition: Callable[[], bool], within: float = 30.0) -> None:
-    """Waits until the coordinator's own state says so."""
-    async with asyncio.timeout(within):
-        seen = -1
-        while not condition():
-            seen = await coordinator.following.changed(seen, 0.1)
 
 
 def _has_moved(coordinator: Coordinator, sequence: int) -> bool:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from penstock.bus import Bucket, Bus, BusError, RunNames
 from penstock.ledger import BadSnapshot, Fold, Ledger, dump, load
 
-__all__ = ["newest", "store"]
+__all__ = ["KEPT", "newest", "store"]
 logger = logging.getLogger(__name__)
+KEPT = 100
+"""Steps of a ledger that stay in the memory of whoever forgets."""
 
 
 async def store(bus: Bus, names: RunNames, ledger: Ledger, folds: Mapping[str, Fold]) -> bool:

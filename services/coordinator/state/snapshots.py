@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping
 
 from penstock.bus import Bus, RunNames
 from penstock.ledger import Fold
-from penstock.snapshots import store
+from penstock.snapshots import KEPT, store
 from services.coordinator.state.following import Following
 from services.coordinator.state.peers import Peers
 
 EVERY = 5000
 """Entries of the ledger between two snapshots."""
-KEPT = 100
-"""Steps that stay in memory."""
 
 
 class Snapshots:

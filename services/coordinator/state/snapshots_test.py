@@ -5,6 +5,7 @@ import contextlib
 import json
 import pathlib
 import random
+from functools import partial
 
 import pytest
 
@@ -28,6 +29,7 @@ from services.coordinator.testing.run import (
     release,
     running,
     served,
+    settled,
     until,
 )
 
@@ -52,6 +54,10 @@ def a_life(bus: Bus, names: RunNames, folder: pathlib.Path, files: pathlib.Path,
     return c
 
 
+def _has_moved(coordinator: Coordinator, sequence: int) -> bool:
+    return coordinator.ledger.sequence >= sequence
+
+
 async def test_killed_at_any_moment_it_goes_on_from_a_snapshot_and_nothing_is_different(
     bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
 ) -> None:
@@ -64,11 +70,9 @@ async def test_killed_at_any_moment_it_goes_on_from_a_snapshot_and_nothing_is_di
             life = a_life(bus, names, folder, tmp_path, chat)
             working = asyncio.create_task(life.run())
             await asyncio.wait({working}, timeout=rng.uniform(0.02, 0.1))  # killed early in its life, or later
-            moves, seen = life.ledger.sequence + rng.randint(0, 12), -1
+            moves = life.ledger.sequence + rng.randint(0, 12)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(10):
-                    while life.ledger.sequence < moves:
-                        seen = await life.following.changed(seen, 0.1)
+                await settled(life, partial(_has_moved, life, moves), within=10)
             forgotten = max(forgotten, life.ledger.forgotten)
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)

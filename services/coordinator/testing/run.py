@@ -90,6 +90,14 @@ async def until(bus: Bus, names: RunNames, condition: Callable[[Ledger], bool], 
     raise AssertionError("the ledger ended")
 
 
+async def settled(coordinator: Coordinator, condition: Callable[[], bool], within: float = 30.0) -> None:
+    """Waits until the coordinator's own state says so."""
+    async with asyncio.timeout(within):
+        seen = -1
+        while not condition():
+            seen = await coordinator.following.changed(seen, 0.1)
+
+
 def drawn(task: pb.GroupTask, index: int, reward: float = 1.0, step: int = 0) -> pb.Trajectory:
     """A completed sample of a task."""
     builder = TrajectoryBuilder()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from penstock.bus import Bus, Fenced, RunNames, append
 from penstock.ledger import Group
+from penstock.snapshots import KEPT
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.checkpoints.resume import Position
@@ -20,7 +21,6 @@ from services.learner.leader.follow import Following
 from services.learner.leader.judge import RELEASED, Judge
 
 logger = logging.getLogger(__name__)
-KEPT = 100  # steps of the ledger that stay in memory
 
 
 class Batches:
