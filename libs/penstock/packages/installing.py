@@ -25,7 +25,7 @@ LAST_WORDS = 20
 
 
 class InstallFailed(RuntimeError):
-    """pip could not do it; the text is what it said."""
+    """It cannot be done; the text is what pip said, or why what it made is not taken."""
 
 
 def install(overlay: Overlay, wanted: Sequence[str]) -> None:
@@ -35,7 +35,8 @@ def install(overlay: Overlay, wanted: Sequence[str]) -> None:
         wanted: what pip takes: names, versions, folders with a pyproject.toml, wheels.
 
     Raises:
-        InstallFailed: a package cannot be had, or wants what the environment has in another version.
+        InstallFailed: a package cannot be had, wants what the environment has in another version, or brings a module or
+            a name that is here already.
         OSError: the folder cannot be written.
     """
     asked = list(dict.fromkeys([*overlay.requirements, *(meant(each) for each in wanted)]))

@@ -42,7 +42,7 @@ def add(
     try:
         install(overlay, packages)
     except InstallFailed as error:
-        raise failed(f"pip could not install {' '.join(packages)}:\n{error}", exits.FAILED) from error
+        raise failed(f"cannot install {' '.join(packages)}:\n{error}", exits.FAILED) from error
     except OSError as error:
         raise failed(f"--to: {to} cannot be written: {error.strerror}") from error
     for kind, here, beside in (
