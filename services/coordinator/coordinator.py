@@ -31,7 +31,6 @@ from services.coordinator.reporting.trackers.texts import TEXTS, text_of
 from services.coordinator.reporting.trackers.tracker import Text
 from services.coordinator.reporting.watching import Watch
 from services.coordinator.state.following import Following
-from services.coordinator.state.history import History
 from services.coordinator.state.peers import Peers
 from services.coordinator.state.run_state import RunState
 from services.coordinator.state.snapshots import Snapshots
@@ -57,7 +56,6 @@ class Coordinator:
         self.following = Following(bus, names)
         self.ledger, self.log = self.following.ledger, self.following.log
         self.alerts, self.totals = Alerts(recipe.telemetry.alerts), Totals()
-        self.history = History(bus, names, self.ledger)
         self.tasks = TaskMaker(recipe)
         self.watch = Watch(bus, names, recipe.limits, self.state, self.following, peers)
         self.recorder = Recorder(folder, sinks, self._around, self.summary, self._texts)

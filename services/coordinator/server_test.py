@@ -1,5 +1,6 @@
 """CoordinatorService over real gRPC: what it shows is what the streams hold, and bad ids get the right status."""
 
+import json
 import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +14,7 @@ from penstock.bus import Bus, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.showing.over import RunOver
 from penstock.trajectories import failed
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.server import CoordinatorServicer
@@ -122,3 +124,28 @@ async def test_pause_and_resume_change_nothing_in_a_run_that_is_over(stub: Any, 
     assert (await rpc.call(stub.GetRun(pb.GetRunRequest()))).run.state == pb.RUN_STATE_DONE
     answer = await rpc.call(stub.ExplainStall(pb.ExplainStallRequest()))
     assert answer.explanation == "nothing waits: every service is working"
+
+
+async def test_what_a_run_that_is_over_shows_is_what_its_coordinator_showed_last(
+    stub: Any, bus: Bus, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    recipe, summary = make_recipe(folder, algorithm__steps=STEPS), json.loads((tmp_path / "summary.json").read_text())
+    adder = coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server
+    async with served(adder, await RunOver.of(bus, recipe, summary, chat)) as channel:
+        over = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
+        was, now = [(await rpc.call(s.GetRun(pb.GetRunRequest()))).run for s in (stub, over)]
+        for name in ("state", "reason", "step", "max_steps", "samples", "evaluations", "alerts", "started_at"):
+            assert getattr(was, name) == getattr(now, name), name
+        assert {name: was.metrics[name] for name in now.metrics} == dict(now.metrics)
+        steps, kinds = pb.ListStepsRequest(), pb.ListSamplesRequest(page_size=500)
+        assert await rpc.call(over.ListSteps(steps)) == await rpc.call(stub.ListSteps(steps))
+        samples = await rpc.call(over.ListSamples(kinds))
+        assert samples == await rpc.call(stub.ListSamples(kinds)) and samples.samples
+        for sample in samples.samples:
+            assert "".join(turn.text for turn in sample.turns) == sample.prompt + sample.completion
+            asked = pb.GetLineageRequest(sample=f"{sample.group}/{sample.index}")
+            if not sample.group.startswith("e"):
+                assert await rpc.call(over.GetLineage(asked)) == await rpc.call(stub.GetLineage(asked))
+        assert "done at step 3 of 3" in (await rpc.call(over.ExplainStall(pb.ExplainStallRequest()))).explanation
+        for change in (over.PauseRun(pb.PauseRunRequest()), over.StopRun(pb.StopRunRequest())):
+            assert await refused(change) == CODES.FAILED_PRECONDITION

@@ -1,10 +1,11 @@
-"""penstock serve dashboard: the live page of a run."""
+"""penstock serve dashboard: the page of a run, and of a folder of runs."""
 
 import argparse
 import asyncio
 import logging
 import pathlib
 import sys
+from contextlib import AsyncExitStack
 
 import uvicorn
 
@@ -23,9 +24,13 @@ async def serve(args: argparse.Namespace) -> None:
     host, _, port = args.listen.rpartition(":")
     held = security(args, listens=False)
     pair = held.certificates if held.certificates is not None and held.certificates.certificate is not None else None
-    async with rpc.channel(args.coordinator, security=held) as channel:
+    async with AsyncExitStack() as stack:
+        stub = None
+        if args.coordinator is not None:
+            channel = await stack.enter_async_context(rpc.channel(args.coordinator, security=held))
+            stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
         key = args.key_file.read_text().strip() if args.key_file is not None else ""
-        page = app(coordinator_pb2_grpc.CoordinatorServiceStub(channel), [*args.host, host.strip("[]")], key)
+        page = app(stub, [*args.host, host.strip("[]")], key, args.runs)
         config = uvicorn.Config(
             page,
             host=host,
@@ -54,11 +59,14 @@ def _announce(path: pathlib.Path, address: str) -> None:
 
 
 def main() -> int:
-    parser = flags("dashboard", "Serves the live page of a run over HTTP.")
-    parser.add_argument("--coordinator", required=True, help="HOST:PORT of the run's coordinator")
+    parser = flags("dashboard", "Serves the page of a run, and of a folder of runs, over HTTP.")
+    parser.add_argument("--coordinator", help="HOST:PORT of the run's coordinator")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder of run directories, to be shown beside each other")
     parser.add_argument("--key-file", type=pathlib.Path, help="file with the key that a browser must show once")
     parser.add_argument("--host", action="append", default=[], help="a name by which the page may be called")
     args = parser.parse_args()
+    if args.coordinator is None and args.runs is None:
+        parser.error("there is nothing to show: give --coordinator, --runs, or both")
     logs.configure(args.name, level=args.log_level)
     try:
         asyncio.run(serve(args))

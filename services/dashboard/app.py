@@ -1,7 +1,7 @@
 """The live page: static files, the run as server-sent events, history, samples and stalls as JSON.
 
-It owns nothing and keeps nothing: every answer is the coordinator's. While the coordinator is away the page is told so
-and goes on showing what it knows.
+It owns nothing and keeps nothing: every answer is the coordinator's, or a file's of the folder of runs (see runs.py).
+While the coordinator is away the page is told so and goes on showing what it knows.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
@@ -25,8 +25,8 @@ from penstock import rpc
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from services.dashboard.guarding import Guard
+from services.dashboard.runs import STATIC, of_folder
 
-STATIC = pathlib.Path(__file__).parent / "static"
 RECONNECT_SECONDS = 1.0
 SAMPLES = 24
 STEPS_PER_PAGE = 500
@@ -43,9 +43,27 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def app(
-    stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub", names: Collection[str] = (), key: str = ""
+    stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub | None",
+    names: Collection[str] = (),
+    key: str = "",
+    runs: pathlib.Path | None = None,
 ) -> Starlette:
-    """The page of one run. names, key: who may see it (see guarding)."""
+    """The page of one run, the page of a folder of runs, or both. names, key: who may see it (see guarding)."""
+    routes = [*(() if stub is None else _of_run(stub)), *(() if runs is None else of_folder(runs))]
+    if stub is None:
+        routes.append(Route("/", _redirected))
+    return Starlette(
+        routes=[*routes, Mount("/static", StaticFiles(directory=STATIC, follow_symlink=True))],
+        middleware=[Middleware(_Headers), Middleware(Guard, names=names, key=key)],
+    )
+
+
+async def _redirected(request: Request) -> Response:
+    return RedirectResponse("/runs")
+
+
+def _of_run(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> list[BaseRoute]:
+    """The routes of one run's page."""
     watching = asyncio.Semaphore(STREAMS)
 
     async def events(request: Request) -> Response:
@@ -67,6 +85,16 @@ def app(
         answer = await rpc.call(stub.ListSamples(pb.ListSamplesRequest(page_size=SAMPLES), timeout=5))
         return JSONResponse([_plain(s) for s in answer.samples])
 
+    async def sample(request: Request) -> Response:
+        group, index = request.path_params["group"], request.path_params["index"]
+        if not index.isdigit() or len(index) > len("4294967295") or int(index) >= 1 << 32:
+            return JSONResponse({"error": "a sample is GROUP/INDEX"}, status_code=400)
+        found, went = await asyncio.gather(
+            rpc.call(stub.GetSample(pb.GetSampleRequest(group=group, index=int(index)), timeout=10)),
+            rpc.call(stub.GetLineage(pb.GetLineageRequest(sample=f"{group}/{index}"), timeout=10)),
+        )
+        return JSONResponse({"sample": _plain(found.sample), "lineage": _plain(went)})
+
     async def explain(request: Request) -> Response:
         answer = await rpc.call(stub.ExplainStall(pb.ExplainStallRequest(), timeout=10))
         return JSONResponse(_plain(answer))
@@ -74,17 +102,14 @@ def app(
     async def index(request: Request) -> Response:
         return FileResponse(STATIC / "index.html")
 
-    return Starlette(
-        routes=[
-            Route("/", index),
-            Route("/events", events),
-            Route("/history", _answered(history)),
-            Route("/samples", _answered(samples)),
-            Route("/explain", _answered(explain)),
-            Mount("/static", StaticFiles(directory=STATIC, follow_symlink=True)),
-        ],
-        middleware=[Middleware(_Headers), Middleware(Guard, names=names, key=key)],
-    )
+    return [
+        Route("/", index),
+        Route("/events", events),
+        Route("/history", _answered(history)),
+        Route("/samples", _answered(samples)),
+        Route("/samples/{group}/{index}", _answered(sample)),
+        Route("/explain", _answered(explain)),
+    ]
 
 
 async def _counted(room: asyncio.Semaphore, events: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -115,6 +140,8 @@ def _answered(endpoint: Endpoint) -> Endpoint:
     async def answered(request: Request) -> Response:
         try:
             return await endpoint(request)
+        except (rpc.errors.NotFound, rpc.errors.InvalidArgument) as error:
+            return JSONResponse({"error": str(error)}, status_code=404)
         except rpc.RpcError as error:
             return JSONResponse({"error": str(error)}, status_code=503)
 

@@ -5,8 +5,9 @@ import pathlib
 
 import pytest
 
-from penstock.cli.commands.listing import _state, _summary, ls
+from penstock.cli.commands.listing import _state, ls
 from penstock.cli.run_directory import locked
+from penstock.histories.history import summary_of
 
 
 def run(runs: pathlib.Path, name: str, summary: object = None) -> pathlib.Path:
@@ -26,7 +27,7 @@ def test_every_state_is_told(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
     run(tmp_path, "d", "{torn")
     run(tmp_path, "e", "[1]")
     with locked(run(tmp_path, "f")):
-        states = {f.name: _state(f, _summary(f)) for f in tmp_path.iterdir()}
+        states = {f.name: _state(f, summary_of(f)) for f in tmp_path.iterdir()}
     assert states == {
         "a": "done",
         "b": "failed",

@@ -16,6 +16,7 @@ from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
 from penstock.cli.commands.listing import ls
 from penstock.cli.commands.migrate import migrate
+from penstock.cli.commands.page import page
 from penstock.cli.commands.replay import replay
 from penstock.cli.commands.secrets import secrets
 from penstock.cli.commands.serve import serve
@@ -58,6 +59,7 @@ app.command()(inspect.resume)
 app.command()(inspect.explain)
 app.command()(inspect.samples)
 app.command()(inspect.lineage)
+app.command()(page)
 app.command()(verify)
 app.command()(quarantine)
 app.command()(export)

@@ -17,6 +17,7 @@ from penstock.bus import BusError
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of
 from penstock.cli.foreign import unreachable
+from penstock.cli.ports import port_problem
 from penstock.cli.run_directory import RunRefused, held
 from penstock.cli.training import Training, training
 from penstock.coordinator.v1 import coordinator_pb2 as pb
@@ -33,7 +34,9 @@ AGAIN_SECONDS = 2.0
 PLAIN_EVERY = 10  # without a terminal: a line every so many steps
 
 
-async def train_on_screen(path: pathlib.Path, overrides: Sequence[str], runs: pathlib.Path) -> int:
+async def train_on_screen(
+    path: pathlib.Path, overrides: Sequence[str], runs: pathlib.Path, page_port: int | None = None
+) -> int:
     """Loads, checks, trains; the exit code."""
     console = Console()
     try:
@@ -46,15 +49,20 @@ async def train_on_screen(path: pathlib.Path, overrides: Sequence[str], runs: pa
         words = f"{path}:\n  mode: {recipe.mode!r} is for `penstock {command}`; train takes 'train'"
         Console(stderr=True).print(words, markup=False, highlight=False)
         return exits.BAD_INPUT
-    return await train(recipe, runs, console)
+    return await train(recipe, runs, console, page_port=page_port)
 
 
 Look = Callable[[Training], Awaitable[None]]
 
 
-async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look | None = None) -> int:
+async def train(
+    recipe: Recipe, runs: pathlib.Path, console: Console, look: Look | None = None, page_port: int | None = None
+) -> int:
     """Trains a checked recipe; the exit code. `look` is called when it is done, while the services still answer."""
     errors = Console(stderr=True)
+    if problem := port_problem(page_port):
+        errors.print(f"Cannot start: {problem}", markup=False, highlight=False)
+        return exits.BAD_INPUT
     try:
         await asyncio.to_thread(chat_of, recipe)
         recipe = pinned(recipe)
@@ -62,18 +70,20 @@ async def train(recipe: Recipe, runs: pathlib.Path, console: Console, look: Look
             errors.print("Cannot start:", *away, sep="\n  ", markup=False, highlight=False)
             return exits.BAD_INPUT
         with held(runs, recipe) as folder:
-            return await _train(recipe, folder, console, errors, look)
+            return await _train(recipe, folder, console, errors, look, page_port)
     except (RunRefused, OSError, TemplateError, RecipeError, BusError) as error:
         errors.print(f"Cannot start: {error}", markup=False, highlight=False)
         return exits.BAD_INPUT
 
 
-async def _train(recipe: Recipe, folder: pathlib.Path, console: Console, errors: Console, look: Look | None) -> int:
+async def _train(
+    recipe: Recipe, folder: pathlib.Path, console: Console, errors: Console, look: Look | None, page_port: int | None
+) -> int:
     screen = Screen(recipe, console)
     last: pb.Run | None = None
     failures: list[BaseException] = []
     try:
-        async with training(recipe, folder, screen.restarted) as (run, keeping):
+        async with training(recipe, folder, screen.restarted, page_port) as (run, keeping):
             screen.began(run)
             with screen.live():
                 last = await _until_over(run, keeping, screen)

@@ -72,7 +72,7 @@ class Training:
 
 @asynccontextmanager
 async def training(
-    recipe: Recipe, folder: pathlib.Path, on_restart: Callable[[str, str], None]
+    recipe: Recipe, folder: pathlib.Path, on_restart: Callable[[str, str], None], page_port: int | None = None
 ) -> AsyncIterator[tuple[Training, asyncio.Task[None]]]:
     """Starts everything of a run; gives it and the task that keeps it alive.
 
@@ -82,6 +82,8 @@ async def training(
     names = instances(recipe)
     nats_port, http_port, *ports = free_ports(2 + len(names))
     addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+    if page_port is not None:
+        addresses["dashboard"] = f"127.0.0.1:{page_port}"
     (folder / "nats").mkdir(exist_ok=True)
     make_secrets(folder, recipe.run)  # before anybody is started who reads them
     security, login, files = security_of(folder), login_of(folder), nats_files_of(folder)

@@ -7,6 +7,9 @@ import typer
 
 RunName = Annotated[str, typer.Argument(help="the run's name")]
 Runs = Annotated[pathlib.Path, typer.Option("--runs", help="folder of run directories")]
+PagePort = Annotated[
+    int | None, typer.Option("--page-port", min=1, max=65535, help="port of the page; else a free one")
+]
 DEFAULT_RUNS = pathlib.Path("runs")
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, on top of the recipe")]
 

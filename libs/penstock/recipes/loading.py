@@ -54,6 +54,15 @@ def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Recipe:
     return resolve(_read(pathlib.Path(path), ()), overrides, source=str(path))
 
 
+def recorded(path: pathlib.Path) -> Recipe:
+    """A run's resolved recipe as it was: what it names need not be there any more. Raises RecipeError."""
+    raw = _read(path, ())
+    try:
+        return Recipe.model_validate(_tuples(raw))
+    except pydantic.ValidationError as error:
+        raise RecipeError(str(path), [_sentence(raw, e) for e in error.errors()]) from error
+
+
 def _read(file: pathlib.Path, above: tuple[pathlib.Path, ...]) -> dict[str, Any]:
     """The mapping in a file, on top of those it begins with. `above`: the files that led here."""
     try:

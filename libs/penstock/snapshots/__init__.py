@@ -6,11 +6,12 @@ or too new for the reader means that the ledger is folded from its first entry.
 
 import logging
 from collections.abc import Mapping
+from contextlib import aclosing
 
-from penstock.bus import Bucket, Bus, BusError, RunNames
+from penstock.bus import Bucket, Bus, BusError, RunNames, read, stream_state
 from penstock.ledger import BadSnapshot, Fold, Ledger, dump, load
 
-__all__ = ["KEPT", "newest", "store"]
+__all__ = ["KEPT", "fold_up_to", "folded", "newest", "store"]
 logger = logging.getLogger(__name__)
 KEPT = 100
 """Steps of a ledger that stay in the memory of whoever forgets."""
@@ -48,3 +49,22 @@ async def newest(
     except BadSnapshot as bad:
         logger.warning("the snapshot of the ledger is not used: %s", bad)
         return None
+
+
+async def fold_up_to(bus: Bus, names: RunNames, ledger: Ledger, last: int) -> None:
+    """Folds what the stream has behind the ledger's position, up to the sequence `last`."""
+    if ledger.sequence >= last:
+        return
+    async with aclosing(read(bus, names.ledger, after=ledger.sequence)) as entries:
+        async for entry in entries:
+            ledger.apply(entry.subject, entry.payload, entry.sequence)
+            if entry.sequence >= last:
+                return
+
+
+async def folded(bus: Bus, names: RunNames) -> Ledger:
+    """The ledger of a run as its stream is now. Raises NotFound (there is no such run), BusTimeout."""
+    last = (await stream_state(bus, names.ledger)).last_sequence
+    ledger = await newest(bus, names, last) or Ledger()
+    await fold_up_to(bus, names, ledger, last)
+    return ledger

@@ -162,7 +162,14 @@ def _arguments(
                 if peer not in ("coordinator", "dashboard"):
                     yield from ("--peer", f"{peer}={address}")
         case "dashboard":
-            yield from ("--coordinator", addresses["coordinator"], "--key-file", folder / PAGE_KEY)
+            yield from (
+                "--coordinator",
+                addresses["coordinator"],
+                "--runs",
+                folder.parent,
+                "--key-file",
+                folder / PAGE_KEY,
+            )
 
 
 def _judges(recipe: Recipe) -> list[tuple[str, Judge]]:

@@ -6,12 +6,11 @@ them decides on a prefix of the ledger: who decides waits for `current` first.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
 
 from penstock.bus import Bus, Entry, RunNames, last_entry, load_payload, read, stream_state
 from penstock.ledger import Fold, Ledger
 from penstock.rules.quarantine import BadEntry, Quarantine
-from penstock.snapshots import newest
+from penstock.snapshots import fold_up_to, newest
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import read_sample, refused, sample_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
@@ -51,18 +50,9 @@ class Following:
         if snapshot is not None:
             self.ledger.become(snapshot)
             self.snapshot = snapshot.sequence
-        after = self.ledger.sequence
-        if after == last:
-            return
         with waiting(f"ledger up to {last}", on="nats", deadline=FOLD_SECONDS):
-            async with (
-                asyncio.timeout(FOLD_SECONDS),
-                aclosing(read(self.bus, self.names.ledger, after=after)) as entries,
-            ):
-                async for entry in entries:
-                    self.ledger.apply(entry.subject, entry.payload, entry.sequence)
-                    if entry.sequence >= last:
-                        return
+            async with asyncio.timeout(FOLD_SECONDS):
+                await fold_up_to(self.bus, self.names, self.ledger, last)
 
     async def current(self) -> None:
         """Waits until the ledger is folded up to what was its end when this was called."""

@@ -16,6 +16,7 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.learner.v1 import learner_pb2
 from penstock.ledger import Fate
+from penstock.showing.history import History
 from penstock.trajectory.v1 import trajectory_pb2
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.server import CoordinatorServicer
@@ -114,18 +115,18 @@ async def test_what_is_forgotten_is_read_from_the_stream(
         await c.following.current()
         await c._snapshots.take()
     assert c.ledger.forgotten == STEPS - 1
-    whole = await fold(bus, names)
-    assert {name: (await c.history.group(name)) for name in whole.groups} | whole.groups == whole.groups
+    whole, history = await fold(bus, names), History(bus, names, c.ledger)
+    assert {name: (await history.group(name)) for name in whole.groups} | whole.groups == whole.groups
     for name, group in whole.groups.items():
-        found = await c.history.group(name)
+        found = await history.group(name)
         assert found is not None and (found.fate, found.detail) == (group.fate, group.detail), name
         assert group.fate is not Fate.TRAINED or found.step == group.step, name
-    assert await c.history.group("g99999999") is None and await c.history.group("e00000001-0") is None
+    assert await history.group("g99999999") is None and await history.group("e00000001-0") is None
     for step in range(STEPS + 2):
-        assert await c.history.batch(step) == whole.batches.get(step)
+        assert await history.batch(step) == whole.batches.get(step)
     for after in range(STEPS + 1):
         for count in (1, 3, 100):
-            said = await c.history.reports(after, count)
+            said = await history.reports(after, count)
             assert [r.step for r in said] == list(range(after + 1, STEPS + 1))[:count]
     adder = coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server
     async with served(adder, CoordinatorServicer(c)) as channel:

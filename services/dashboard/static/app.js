@@ -3,6 +3,7 @@
 import { Charts } from "./charts.js";
 import { showRun } from "./panels.js";
 import { showSamples } from "./samples.js";
+import { showRecipe } from "./recipe.js";
 import { Why } from "./why.js";
 import { byId, elapsed } from "./format.js";
 
@@ -74,6 +75,7 @@ events.onmessage = (message) => {
   showPresent();
   run = JSON.parse(message.data);
   showRun(run);
+  showRecipe(run.name);
   charts.show(steps, run.evaluations ?? []);
   if (Number(run.step ?? 0) > Math.max(0, ...steps.keys())) fetchHistory();
   samplesSoon();

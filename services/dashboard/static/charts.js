@@ -1,5 +1,5 @@
 // The curves of a run, one small chart each, with one cursor over all of them. Drawn anew when the colour scheme changes.
-import { compact, element } from "./format.js";
+import { COLOURS, compact, element } from "./format.js";
 
 const CHARTS = [
   {
@@ -56,6 +56,28 @@ const CHARTS = [
   },
 ];
 
+// Shown where a run has such numbers.
+const MORE = [
+  { title: "Entropy", unit: "nats", zero: true, metrics: { policy: "rl.policy.entropy" } },
+  { title: "KL", unit: "nats", metrics: { reference: "rl.policy.kl", mismatch: "rl.policy.mismatch_kl" } },
+  { title: "Ratio", metrics: { "1 %": "rl.policy.ratio_p01", median: "rl.policy.ratio_p50", "99 %": "rl.policy.ratio_p99" } },
+  { title: "Shares", zero: true, metrics: { clipped: "rl.policy.clip_share", masked: "rl.policy.masked_share", truncated: "rl.completion.truncated", "dead groups": "rl.groups.dead" } },
+  { title: "Gradient norm", zero: true, metrics: { policy: "rl.policy.grad_norm", critic: "rl.policy.value_grad_norm" } },
+  { title: "Learning rate", zero: true, metrics: { policy: "rl.policy.learning_rate", critic: "rl.policy.value_learning_rate" } },
+  { title: "Accuracy and margin", metrics: { accuracy: "rl.policy.accuracy", margin: "rl.policy.margin" } },
+  { title: "Reward by part", family: "rl.reward.component." },
+  { title: "Reward by source", family: "rl.reward.source." },
+  { title: "Failed samples", unit: "share", zero: true, family: "rl.failed." },
+];
+
+// The series of a chart of MORE, for what the steps have; none if they have nothing of it.
+function found(definition, names) {
+  const metrics = definition.family
+    ? Object.fromEntries([...names].filter((n) => n.startsWith(definition.family)).sort().map((n) => [n.slice(definition.family.length), n]))
+    : Object.fromEntries(Object.entries(definition.metrics).filter(([, name]) => names.has(name)));
+  return Object.entries(metrics).slice(0, COLOURS).map(([name, metric], i) => ({ name, value: (m) => m[metric], colour: `--curve-${i + 1}` }));
+}
+
 function perSecond(m, name) {
   return m[name] !== undefined && m["rl.step.seconds"] ? m[name] / m["rl.step.seconds"] : undefined;
 }
@@ -65,7 +87,10 @@ export class Charts {
     this.root = root;
     this.drawn = "";
     this.cards = CHARTS.map((definition) => new Chart(root, definition));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.cards.forEach((c) => c.rebuild()));
+    this.more = new Map(); // title -> {key, card}
+    this.names = new Set();
+    this.looked = 0;
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#all().forEach((c) => c.rebuild()));
   }
 
   // steps: step -> report; evaluations: reports with step and metrics. Drawn only if one of them grew.
@@ -76,7 +101,26 @@ export class Charts {
     this.drawn = key;
     const evaluated = new Map(evaluations.map((e) => [Number(e.step ?? 0), e.metrics ?? {}]));
     const xs = [...new Set([...steps.keys(), ...evaluated.keys()])].sort((a, b) => a - b);
-    for (const card of this.cards) card.show(xs, steps, evaluated);
+    this.#look(steps);
+    for (const card of this.#all()) card.show(xs, steps, evaluated);
+  }
+
+  #all() {
+    return [...this.cards, ...[...this.more.values()].map((m) => m.card)];
+  }
+
+  // Makes the charts of MORE for which the steps have numbers, anew where there are more series than before.
+  #look(steps) {
+    for (const report of [...steps.values()].slice(this.looked)) Object.keys(report.metrics ?? {}).forEach((n) => this.names.add(n));
+    this.looked = steps.size;
+    for (const definition of MORE) {
+      const series = found(definition, this.names);
+      const key = series.map((s) => s.name).join("/");
+      const before = this.more.get(definition.title);
+      if (!series.length || before?.key === key) continue;
+      before?.card.remove();
+      this.more.set(definition.title, { key, card: new Chart(this.root, { ...definition, series }) });
+    }
   }
 }
 
@@ -84,7 +128,7 @@ class Chart {
   constructor(root, definition) {
     this.definition = definition;
     this.data = [[], ...definition.series.map(() => [])];
-    const card = element("div", "card chart");
+    const card = (this.card = element("div", "card chart"));
     card.dataset.title = definition.title;
     const head = element("div", "card-head");
     const title = element("h2", "", definition.title);
@@ -104,7 +148,14 @@ class Chart {
     card.append(head, this.plotRoot);
     root.append(card);
     this.rebuild();
-    new ResizeObserver(() => this.plot.setSize(this.size())).observe(this.plotRoot);
+    this.observer = new ResizeObserver(() => this.plot.setSize(this.size()));
+    this.observer.observe(this.plotRoot);
+  }
+
+  remove() {
+    this.observer.disconnect();
+    this.plot.destroy();
+    this.card.remove();
   }
 
   size() {

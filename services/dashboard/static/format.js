@@ -1,5 +1,8 @@
 // Numbers and small elements. Text always goes through textContent: what a model wrote is never markup.
 
+// Of versions, and of curves in one chart.
+export const COLOURS = 8;
+
 export const byId = (id) => document.getElementById(id);
 
 export function element(name, className = "", text = null) {

@@ -14,6 +14,24 @@ export function showRun(run) {
   showHeader(run);
   showNumbers(run);
   showAccounting(run.samples ?? {});
+  showEvaluations(run.evaluations ?? []);
+}
+
+const SHOWN_EVALUATIONS = 12; // the newest
+
+function showEvaluations(evaluations) {
+  const shown = evaluations.slice(-SHOWN_EVALUATIONS);
+  byId("evaluations-card").hidden = !shown.length;
+  const names = [...new Set(shown.flatMap((e) => Object.keys(e.metrics ?? {})))].sort();
+  const head = ["", ...shown.map((e) => `version ${e.step ?? 0}`)].map((text) => element("th", "", text));
+  byId("evaluations").tHead.rows[0].replaceChildren(...head);
+  byId("evaluations").tBodies[0].replaceChildren(
+    ...names.map((name) => {
+      const row = element("tr");
+      row.append(element("th", "", name), ...shown.map((e) => element("td", "", compact(e.metrics?.[name]))));
+      return row;
+    }),
+  );
 }
 
 function showHeader(run) {

@@ -1,7 +1,6 @@
 // The table of latest samples. A completion is shown in the pieces its versions drew, each in its version's colour.
-import { byId, compact, element, enumName } from "./format.js";
-
-const COLOURS = 8;
+import { byId, COLOURS, compact, element, enumName } from "./format.js";
+import { openSample } from "./sample.js";
 
 export function showSamples(samples) {
   byId("no-samples").hidden = samples.length > 0;
@@ -22,7 +21,10 @@ function row(sample) {
 
 function identity(sample) {
   const cell = element("td", "identity");
-  cell.append(element("code", "", `${sample.group}/${sample.index ?? 0}`));
+  const opens = element("button", "link", `${sample.group}/${sample.index ?? 0}`);
+  opens.type = "button";
+  opens.addEventListener("click", () => openSample(sample.group, sample.index ?? 0));
+  cell.append(opens);
   if (sample.kind === "TASK_KIND_EVAL") cell.append(element("span", "tag", "evaluation"));
   return cell;
 }

@@ -10,8 +10,8 @@ import typer
 import yaml
 from rich.table import Column, Table
 
-from penstock.cli.histories import MANY, History, different
 from penstock.cli.words import DEFAULT_RUNS, Runs, unknown_run
+from penstock.histories.history import MANY, History, different, finals
 from penstock.terminal import console, failed, plain
 
 Names = Annotated[list[str], typer.Argument(help="names of runs")]
@@ -51,8 +51,7 @@ def compare(
 ) -> None:
     """Compare runs: the settings on which they differ, and what they came to."""
     histories = _histories(names, runs)
-    settings, finals = different(histories), [history.final for history in histories]
-    numbers = {name: [final.get(name) for final in finals] for name in dict.fromkeys(n for f in finals for n in f)}
+    settings, numbers = different(histories), finals(histories)
     if as_json:
         typer.echo(json.dumps({"runs": [h.name for h in histories], "settings": settings, "numbers": numbers}))
         return

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from penstock.cli.commands.export import ExportFailed, is_checkpoint, write_model
-from penstock.cli.histories import MANY, History
 from penstock.cli.run_directory import RunRefused
 from penstock.cli.screen import evaluations_table, train
 from penstock.cli.words import DEFAULT_RUNS, Runs
+from penstock.histories.history import MANY, History
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.system import exits
 from penstock.terminal import console, failed

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
-import json
-import pathlib
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from google.protobuf.json_format import MessageToDict
 from rich.table import Table
 
-from penstock import rpc
-from penstock.cli.credentials import security_of
+from penstock.cli.asking import Stub, ask
 from penstock.cli.shown import chosen, together
-from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, unknown_run
+from penstock.cli.words import DEFAULT_RUNS, RunName, Runs
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from penstock.coordinator.v1 import coordinator_pb2_grpc
-from penstock.system import exits
+from penstock.histories.history import summary_of
 from penstock.terminal import console, failed, plain, table_of
 
-T = TypeVar("T")
 MOST_SAMPLES = 500
 
 
 def status(run: RunName, runs: Runs = DEFAULT_RUNS, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Show a run's state: step, reward, staleness, samples."""
-    path = runs / run / "summary.json"
-    if path.is_file() and json.loads(path.read_text())["status"] in ("done", "stopped", "failed"):
-        summary = json.loads(path.read_text())
+    summary = summary_of(runs / run)
+    if summary.get("status") in ("done", "stopped", "failed"):
         console.print_json(data=summary) if as_json else console.print(table_of(summary, run))
         return
-    state = _ask(run, runs, lambda stub: stub.GetRun(pb.GetRunRequest(), timeout=5)).run
+    state = ask(run, runs, lambda stub: stub.GetRun(pb.GetRunRequest(), timeout=5)).run
     plain = MessageToDict(state, preserving_proto_field_name=True)
     console.print_json(data=plain) if as_json else console.print(table_of(plain, run))
 
@@ -41,7 +33,7 @@ def status(run: RunName, runs: Runs = DEFAULT_RUNS, as_json: Annotated[bool, typ
 def watch(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """Follow a run, one line a change, until it is over."""
 
-    async def follow(stub: coordinator_pb2_grpc.CoordinatorServiceAsyncStub) -> None:
+    async def follow(stub: Stub) -> None:
         said = ""
         async for answer in stub.WatchRun(pb.WatchRunRequest()):
             r = answer.run
@@ -55,28 +47,28 @@ def watch(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
             if r.state in (pb.RUN_STATE_DONE, pb.RUN_STATE_STOPPED, pb.RUN_STATE_FAILED):
                 return
 
-    _ask(run, runs, follow)
+    ask(run, runs, follow)
 
 
 def stop(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """End a run after the step in progress, with a checkpoint; the same train command resumes it."""
-    _ask(run, runs, lambda stub: stub.StopRun(pb.StopRunRequest(reason="penstock stop"), timeout=10))
+    ask(run, runs, lambda stub: stub.StopRun(pb.StopRunRequest(reason="penstock stop"), timeout=10))
     console.print("asked to stop")
 
 
 def pause(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """Admit nothing new; what is admitted is finished."""
-    _ask(run, runs, lambda stub: stub.PauseRun(pb.PauseRunRequest(), timeout=10))
+    ask(run, runs, lambda stub: stub.PauseRun(pb.PauseRunRequest(), timeout=10))
 
 
 def resume(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """End a pause."""
-    _ask(run, runs, lambda stub: stub.ResumeRun(pb.ResumeRunRequest(), timeout=10))
+    ask(run, runs, lambda stub: stub.ResumeRun(pb.ResumeRunRequest(), timeout=10))
 
 
 def explain(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     """Say in one sentence what the run waits for, and list every service's waits."""
-    answer = _ask(run, runs, lambda stub: stub.ExplainStall(pb.ExplainStallRequest(), timeout=15))
+    answer = ask(run, runs, lambda stub: stub.ExplainStall(pb.ExplainStallRequest(), timeout=15))
     console.print(plain(answer.explanation))
     table = Table("service", "waits for", "on", "times", "since", "deadline in")
     now = datetime.datetime.now(datetime.UTC)
@@ -100,7 +92,7 @@ def samples(
 ) -> None:
     """Show the latest samples: prompt, completion, reward, versions."""
     asked = pb.ListSamplesRequest(page_size=count if where is None else MOST_SAMPLES)
-    answer = _ask(run, runs, lambda stub: stub.ListSamples(asked, timeout=10))
+    answer = ask(run, runs, lambda stub: stub.ListSamples(asked, timeout=10))
     try:
         found = list(answer.samples if where is None else chosen(answer.samples, where))[:count]
     except ValueError as error:
@@ -134,32 +126,4 @@ def lineage(
     if (sample is None) == (step is None):
         raise failed("give exactly one of --sample GROUP/INDEX and --step K")
     request = pb.GetLineageRequest(sample=sample) if sample is not None else pb.GetLineageRequest(step=step or 0)
-    console.print_json(data=MessageToDict(_ask(run, runs, lambda stub: stub.GetLineage(request, timeout=10))))
-
-
-def _ask(
-    run: str, runs: pathlib.Path, call: Callable[[coordinator_pb2_grpc.CoordinatorServiceAsyncStub], Awaitable[T]]
-) -> T:
-    """Asks the run's coordinator; ends the command with a clear line if it cannot be asked."""
-    path = runs / run / "addresses.json"
-    if not path.is_file():
-        raise failed(unknown_run(run, runs))
-    try:
-        address, security = json.loads(path.read_text())["coordinator"], security_of(runs / run)
-    except OSError as error:
-        raise failed(f"run {run!r} is another user's: {error}") from error
-    except ValueError as error:
-        raise failed(f"run {run!r}: {error}") from error
-
-    async def ask() -> T:
-        async with rpc.channel(address, security=security) as channel:
-            return await rpc.call(call(coordinator_pb2_grpc.CoordinatorServiceStub(channel)))
-
-    try:
-        return asyncio.run(ask())
-    except rpc.errors.Unavailable as error:
-        raise failed(
-            f"the coordinator of {run!r} ({address}) does not answer; is the run under way?", exits.FAILED
-        ) from error
-    except rpc.RpcError as error:
-        raise failed(str(error), exits.FAILED) from error
+    console.print_json(data=MessageToDict(ask(run, runs, lambda stub: stub.GetLineage(request, timeout=10))))

@@ -1,6 +1,5 @@
 """`penstock ls`: the runs of a folder, from their files."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,6 +7,7 @@ from rich.table import Table
 
 from penstock.cli.run_directory import RunRefused, locked
 from penstock.cli.words import DEFAULT_RUNS, Runs
+from penstock.histories.history import summary_of
 from penstock.terminal import console, plain
 
 
@@ -15,20 +15,11 @@ def ls(runs: Runs = DEFAULT_RUNS) -> None:
     """List the runs of a folder: state, steps, reward at first and at last, and why a run ended."""
     table = Table("run", "state", "steps", "reward", "why")
     for path in sorted(runs.glob("*/recipe.yaml"), key=lambda p: p.stat().st_mtime):
-        told = _summary(path.parent)
+        told = summary_of(path.parent)
         reward = " → ".join(f"{told[key]:.3f}" for key in ("reward_first", "reward_last") if told.get(key) is not None)
         steps, why = str(told.get("steps", "")), str(told.get("reason", ""))
         table.add_row(plain(path.parent.name), _state(path.parent, told), steps, reward, plain(why))
     console.print(table)
-
-
-def _summary(folder: pathlib.Path) -> dict[str, Any]:
-    """What summary.json says; nothing where there is none that can be read."""
-    try:
-        told = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _state(folder: pathlib.Path, told: dict[str, Any]) -> str:

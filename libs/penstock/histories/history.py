@@ -25,7 +25,7 @@ class History:
     def of(folder: pathlib.Path) -> "History":
         """Of a run's directory. Raises OSError, yaml.YAMLError where its recipe cannot be read."""
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-        return History(folder.name, recipe, list(_rows(folder / "metrics.jsonl")), _told(folder / "summary.json"))
+        return History(folder.name, recipe, list(_rows(folder / "metrics.jsonl")), summary_of(folder))
 
     def curve(self, metric: str) -> tuple[list[float], list[float]]:
         """Steps and values of a metric, where a step has it."""
@@ -57,6 +57,12 @@ def different(histories: Sequence[History]) -> dict[str, list[Any]]:
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
 
 
+def finals(histories: Sequence[History]) -> dict[str, list[float | None]]:
+    """The numbers that the runs came to, by name, with each one's value."""
+    found = [history.final for history in histories]
+    return {name: [final.get(name) for final in found] for name in dict.fromkeys(n for f in found for n in f)}
+
+
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
@@ -77,9 +83,10 @@ def _rows(path: pathlib.Path) -> Iterator[dict[str, float]]:
             yield row
 
 
-def _told(path: pathlib.Path) -> dict[str, Any]:
+def summary_of(folder: pathlib.Path) -> dict[str, Any]:
+    """What a run's summary.json says; nothing where there is none that can be read."""
     try:
-        told = json.loads(path.read_text())
+        told = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}

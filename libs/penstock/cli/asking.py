@@ -1,0 +1,103 @@
+"""Whom commands ask about a run: its coordinator, or its files where nothing of it runs any more."""
+
+import asyncio
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeAlias, TypeVar
+
+from penstock import rpc
+from penstock.bus import BusError, connect
+from penstock.chat import ChatTokenizer, TemplateError
+from penstock.cli.credentials import login_of, security_of
+from penstock.cli.run_directory import RunRefused, locked
+from penstock.cli.streams import NATS, run_server
+from penstock.cli.words import unknown_run
+from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.histories.history import summary_of
+from penstock.recipes import Recipe, RecipeError, recorded
+from penstock.showing.over import RunOver
+from penstock.system import exits
+from penstock.terminal import failed
+
+Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
+T = TypeVar("T")
+ADDRESSES, COORDINATOR = "addresses.json", "coordinator"
+
+
+def ask(run: str, runs: pathlib.Path, call: Callable[[Stub], Awaitable[T]]) -> T:
+    """What `call` says of the run below `runs`; ends the command with a clear line if nobody can be asked."""
+    folder = runs / run
+    if not (folder / "recipe.yaml").is_file():
+        raise failed(unknown_run(run, runs))
+
+    async def asked() -> T:
+        async with AsyncExitStack() as stack:
+            address = await stack.enter_async_context(coordinator_of(folder))
+            channel = await stack.enter_async_context(rpc.channel(address, security=shown_to(folder, address)))
+            return await rpc.call(call(coordinator_pb2_grpc.CoordinatorServiceStub(channel)))
+
+    try:
+        return asyncio.run(asked())
+    except rpc.errors.Unavailable as error:
+        raise failed(f"the coordinator of {run!r} does not answer: {error}", exits.FAILED) from error
+    except (rpc.RpcError, BusError) as error:
+        raise failed(str(error), exits.FAILED) from error
+    except OSError as error:
+        raise failed(f"run {run!r} is another user's, or not whole: {error}") from error
+    except (RunRefused, RecipeError, TemplateError, ValueError) as error:
+        raise failed(f"run {run!r}: {error}") from error
+
+
+@asynccontextmanager
+async def coordinator_of(folder: pathlib.Path) -> AsyncIterator[str]:
+    """Where a run's coordinator answers; for one that is not under way, the like of it, while the block lasts.
+
+    What answers then is written where commands look, so that others may ask meanwhile.
+    Raises RunRefused, RecipeError, TemplateError, OSError, BusError.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except RunRefused:
+            told = folder / ADDRESSES
+            address = json.loads(told.read_text()).get(COORDINATOR) if told.is_file() else None
+            if address is None:
+                raise RunRefused("it is being started; ask again") from None
+            yield address
+            return
+        if not (folder / "nats").is_dir():
+            raise RunRefused(f"its streams are not there any more ({folder / 'nats'}); metrics.jsonl has its numbers")
+        nats = await stack.enter_async_context(run_server(folder, "nats-read.log"))
+        bus = await stack.enter_async_context(connect(nats.url, name="penstock", login=login_of(folder)))
+        recipe = recorded(folder / "recipe.yaml")
+        chat = await asyncio.to_thread(_chat, recipe, folder)
+        over = await RunOver.of(bus, recipe, summary_of(folder), chat)
+        socket = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-"))) / "coordinator"
+        server = await stack.enter_async_context(rpc.Server(COORDINATOR, f"unix:{socket}"))
+        server.add(coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server, over)
+        await server.start()
+        _tell(folder, server.address, nats.url)
+        yield server.address
+
+
+def shown_to(folder: pathlib.Path, address: str) -> rpc.Security:
+    """What a command shows at an address: nothing to a socket that this user alone can reach. Raises OSError."""
+    return rpc.Security() if address.startswith("unix:") else security_of(folder)
+
+
+def _chat(recipe: Recipe, folder: pathlib.Path) -> ChatTokenizer:
+    """The tokenizer that the run had: its model's, or what it exported. Raises TemplateError, RunRefused."""
+    for path in (recipe.model.path, folder / "export"):
+        if (pathlib.Path(path) / "tokenizer_config.json").is_file():
+            return ChatTokenizer(str(path), recipe.data.thinking, recipe.data.control_tokens)
+    raise RunRefused(f"its tokenizer is neither in {recipe.model.path} (model.path) nor in {folder / 'export'}")
+
+
+def _tell(folder: pathlib.Path, coordinator: str, nats: str) -> None:
+    beside = folder / f".{ADDRESSES}"
+    beside.write_text(json.dumps({COORDINATOR: coordinator, NATS: nats}, indent=2) + "\n")
+    os.replace(beside, folder / ADDRESSES)
