@@ -1,4 +1,4 @@
-"""A run that is over is looked at from its folder: by commands, by its page, and beside the other runs of the folder."""
+"""A run that is over is looked at from its folder: by commands, by its page, and beside other runs."""
 
 import asyncio
 import contextlib
@@ -124,9 +124,10 @@ async def test_the_page_of_a_run_that_is_over_has_its_steps_its_samples_and_its_
         assert [int(s["step"]) for s in steps] == list(range(501, run_testing.STEPS + 1))
         samples = await client.json(f"{base}/samples")
         one = next(s for s in samples if s.get("reward") is not None)
-        whole = await client.get(f"{base}/samples/{one['group']}/{one.get('index', 0)}")
-        # The log of this run has samples of groups that its ledger does not know.
-        assert whole[0] == 404 and "never admitted" in whole[1]
+        whole = await client.json(f"{base}/samples/{one['group']}/{one.get('index', 0)}")
+        assert whole["sample"] == one and whole["lineage"]["fate"] == "TRAINED"
+        status, said = await client.get(f"{base}/samples/g99999999/0")
+        assert status == 404 and "not in the log" in said
         assert (await client.get(f"{base}/samples/nobody/x"))[0] == 400
         assert "sort_characters" in (await client.get(f"{base}/runs/{RUN}/recipe"))[1]
         # While the page is open others may look too.

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -63,7 +64,8 @@ async def announced(path: pathlib.Path, process: asyncio.subprocess.Process) -> 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages]:
-    folder = tmp_path_factory.mktemp("run")
+    folder = tmp_path_factory.mktemp("runs") / "sort-characters-grpo"
+    folder.mkdir()
     recipe = run_testing.write_recipe(folder)
     names = RunNames("sort-characters-grpo")
     async with EmbeddedServer(folder / "nats", folder / "nats.log") as nats, rpc.Server("generation-0") as replica:
@@ -85,6 +87,8 @@ async def pages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages
                 address,
                 "--announce",
                 str(folder / "dashboard"),
+                "--runs",
+                str(folder.parent),
             ]
             async with child("-m", "services.dashboard", *dashboard_flags) as dashboard:
                 yield Pages(f"http://{await announced(folder / 'dashboard', dashboard)}", command, coordinator)
@@ -118,7 +122,11 @@ async def test_a_page_opened_late_shows_the_whole_run(page: Page, tmp_path: path
     await expect(page.locator("#charts")).to_have_attribute("data-steps", str(STEPS))
     await expect(page.locator("#state")).to_have_text("RUNNING")
     await expect(page.locator("#step-text")).to_have_text(f"step {STEPS} of {MAX_STEPS}")
-    assert await page.locator(".chart .plot canvas").count() == 6
+    titles = await page.locator(".chart").evaluate_all("charts => charts.map(c => c.dataset.title)")
+    more = ["Entropy", "KL", "Gradient norm", "Reward by part"]  # what the steps have numbers for
+    assert titles == ["Reward", "Loss", "Staleness", "Throughput", "Completion length", "Step time", *more]
+    await expect(page.locator('[data-title="Reward by part"] .reading').nth(1)).to_contain_text("sorted0.99")
+    await expect(page.locator("#evaluations thead th").nth(6)).to_have_text("version 500")
     await expect(page.locator('[data-title="Reward"] .reading').nth(2)).to_contain_text("eval0.924")
     await expect(page.locator('[data-title="Loss"] .reading').nth(2)).to_be_hidden()  # rows are played here
     await expect(page.locator('[data-name="Evaluation"]')).to_contain_text("reward at v")
@@ -147,7 +155,7 @@ async def test_text_of_a_model_is_never_markup(page: Page) -> None:
 
 
 async def test_pieces_are_coloured_by_version_and_failures_are_typed(page: Page) -> None:
-    row = page.locator("#samples tbody tr", has_text="g00002002/7")
+    row = page.locator("#samples tbody tr", has_text=f"g{run_testing.LOGGED + 2:08d}/7")
     await expect(row.locator(".piece")).to_have_count(3)
     colours = await row.locator(".piece").evaluate_all("pieces => pieces.map(p => getComputedStyle(p).backgroundColor)")
     assert len(set(colours)) == 3
@@ -156,6 +164,25 @@ async def test_pieces_are_coloured_by_version_and_failures_are_typed(page: Page)
     await expect(page.locator("#samples")).to_contain_text("FAILED · reward")
     failed = page.locator("#samples tr.failed .reward")
     assert await failed.all_inner_texts() == ["none", "none"]  # a failure has no reward, not 0
+
+
+async def test_a_sample_is_opened_whole(page: Page) -> None:
+    await page.click("#samples tbody tr:nth-child(1) button.link")
+    await expect(page.locator("#sample")).to_be_visible()
+    await expect(page.locator("#sample-facts")).to_contain_text("TRAINED in step")
+    assert await page.locator("#sample-turns .turn.drawn").count() >= 1
+    await page.click("#sample-close")
+    await expect(page.locator("#sample")).to_be_hidden()
+
+
+async def test_a_metric_of_the_folder_s_runs_is_drawn(page: Page, pages: Pages) -> None:
+    await page.goto(f"{pages.url}/runs")
+    await expect(page.locator("#runs tbody tr")).to_contain_text("sort-characters-grpo")
+    await expect(page.locator("#plot")).to_have_attribute("data-curves", "1")
+    await page.select_option("#metric", "rl.policy.entropy")
+    await expect(page.locator("#legend b")).to_have_text(re.compile(r"0\.\d+"))
+    await page.uncheck("#runs input")
+    await expect(page.locator("#runs input")).to_be_checked()  # none chosen: the newest are
 
 
 async def test_why_names_the_service_that_does_not_answer(page: Page) -> None:

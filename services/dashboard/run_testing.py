@@ -20,6 +20,8 @@ from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 STEPS, MAX_STEPS, GROUPS, SIZE = 520, 640, 2, 8
+LOGGED = 1044
+"""The first of three groups that the log has, all trained."""
 SMALL = RunLimits(log_bytes=64 << 20, tasks_bytes=16 << 20, ledger_bytes=64 << 20, blob_bytes=64 << 20)
 
 
@@ -99,7 +101,7 @@ async def write_log(bus: Bus, names: RunNames, model: pathlib.Path, hostile: str
     chat = await asyncio.to_thread(ChatTokenizer, model)
     rng = random.Random(1)
     for i in range(24):
-        task, right = _task(f"g{2000 + i // SIZE:08d}", rng), i % 3 != 0
+        task, right = _task(f"g{LOGGED + i // SIZE:08d}", rng), i % 3 != 0
         text = "".join(sorted(task.rollout.task.messages[0].content))
         pieces = [(text if right else text[::-1], STEPS - 1)]
         if i % 2:
@@ -190,6 +192,11 @@ def _report(step: int, rng: random.Random) -> pb.StepReport:
             "rl.completion.length.max": length * 2.6,
             "rl.step.seconds": 2.9 + rng.gauss(0, 0.15),
             "rl.train.seconds": 2.2 + rng.gauss(0, 0.05),
+            "rl.policy.entropy": 1.4 - learnt,
+            "rl.policy.grad_norm": 0.6 + rng.random() / 5,
+            "rl.policy.mismatch_kl": 1e-4 * rng.random(),
+            "rl.reward.component.sorted": learnt,
+            "rl.reward.component.format": 0.9,
         }
     )
     return report
