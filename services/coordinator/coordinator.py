@@ -12,7 +12,7 @@ import pathlib
 import time
 from typing import Any
 
-from penstock.bus import Bucket, Bus, RunNames
+from penstock.bus import Bus, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.ledger import Fold
 from penstock.recipes import Recipe
@@ -30,6 +30,7 @@ from services.coordinator.reporting.totals import Totals
 from services.coordinator.reporting.trackers.texts import TEXTS, text_of
 from services.coordinator.reporting.trackers.tracker import Text
 from services.coordinator.reporting.watching import Watch
+from services.coordinator.state.asked import Asked
 from services.coordinator.state.following import Following
 from services.coordinator.state.peers import Peers
 from services.coordinator.state.run_state import RunState
@@ -82,8 +83,10 @@ class Coordinator:
         """Takes up the run where its streams are."""
         have = min((sink.through for sink in self._sinks), default=0)
         await self.following.restore(self._folds, have)
-        paused = await Bucket(self.bus, self.names).get("paused")
-        self.state.begin(paused=paused is not None and paused.value == b"1")
+        asked = Asked(self.bus, self.names)
+        self.state.begin(paused=await asked.paused())
+        if reason := await asked.to_stop():
+            self.state.stop(reason)
         for group in list(self.ledger.in_flight.values()):
             await self.admission.publish_again(group)
         logger.info("restored", extra={"step": self.ledger.step, "in_flight": len(self.ledger.in_flight)})
@@ -97,16 +100,17 @@ class Coordinator:
     async def pause(self, paused: bool) -> None:
         """Stops or resumes admission, also over restarts of this process."""
         self.state.pause(paused)
-        await Bucket(self.bus, self.names).put("paused", b"1" if paused else b"0")
+        await Asked(self.bus, self.names).pause(paused)
         await self.following.notify()
 
     async def stop(self, reason: str) -> None:
-        """Ends the run after the step in progress; the first reason stands.
+        """Ends the run after the step in progress, also over restarts of this process; the first reason stands.
 
-        Raises rpc.RpcError if the learner cannot be asked.
+        Raises rpc.RpcError if the learner cannot be asked, BusError if it cannot be remembered.
         """
         self.state.stop(reason)
         await self.following.notify()
+        await Asked(self.bus, self.names).stop(reason)
         await self.peers.drain_learner()
 
     def _moved(self) -> None:

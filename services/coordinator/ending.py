@@ -5,6 +5,7 @@ learner's checkpoint.
 """
 
 import asyncio
+import contextlib
 import logging
 import pathlib
 
@@ -109,9 +110,15 @@ class Ending:
                     await asyncio.sleep(TICK_SECONDS)  # it is being started again
 
     async def _until_learner_ended(self) -> None:
-        """The learner writes its checkpoint before it ends; it is gone or done within its own bounds."""
+        """The learner writes its checkpoint before it ends; it is gone or done within its own bounds.
+
+        It is asked again while it answers: it may be another one than that which heard it.
+        """
         with waiting("the learner's checkpoint", on="learner", deadline=CHECKPOINT_SECONDS):
             for _ in range(CHECKPOINT_SECONDS):
                 if await self._peers.learner() is None:
                     return
+                if self._state.asked:
+                    with contextlib.suppress(rpc.RpcError):  # then it is asked in a second
+                        await self._peers.drain_learner()
                 await asyncio.sleep(TICK_SECONDS)

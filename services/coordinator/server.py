@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from penstock import rpc
+from penstock.bus import BusError
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.showing.reader import Reader
 from services.coordinator import view
@@ -45,6 +46,8 @@ class CoordinatorServicer(Reader):
             await self._c.stop(request.reason or "stopped by a user")
         except rpc.RpcError as error:
             raise rpc.unavailable(f"the learner cannot be asked to end: {error}", reason="LEARNER") from error
+        except BusError as error:
+            raise rpc.unavailable(f"a restart would not know of it: {error}", reason="NATS") from error
         return pb.StopRunResponse()
 
     async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:

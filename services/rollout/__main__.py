@@ -27,7 +27,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
         connect(args.nats, name=process.name, login=nats_login(args, process.security), within=60) as bus,
         player(recipe, chat, addresses, process.security) as plays,
     ):
-        worker = Worker(bus, names, recipe.model.path, plays.play, recipe.sources)
+        worker = Worker(bus, names, recipe.model.path, plays.play, recipe.sources, recipe.limits.group_deadline_seconds)
 
         def consumer(kind: TaskKind, at_once: int) -> TaskConsumer:
             return TaskConsumer(

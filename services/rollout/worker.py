@@ -12,12 +12,14 @@ Invariant (test name): when a task is acknowledged, every sample of its group is
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 
 from opentelemetry import context as otel_context
 
 from penstock.bus import Bus, BusError, RunNames, Task, TaskConsumer, last_entry, publish_once, store_payload
+from penstock.rules.allowance import allowance, over_by_clock
 from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.telemetry import metrics
 from penstock.telemetry.tracing import extract, inject
@@ -38,10 +40,17 @@ class Worker:
     """Runs tasks with `play`, which gives the terminal trajectory of one sample and does not raise for failures."""
 
     def __init__(
-        self, bus: Bus, names: RunNames, model: str, play: Play, sources: Collection[str] | None = None
+        self,
+        bus: Bus,
+        names: RunNames,
+        model: str,
+        play: Play,
+        sources: Collection[str] | None = None,
+        group_seconds: float = math.inf,
     ) -> None:
-        """sources: of tasks, that `play` knows; None where it knows any."""
+        """sources: of tasks, that `play` knows; None where it knows any. group_seconds: the most a group may take."""
         self._bus, self._names, self._model, self._play, self._sources = bus, names, model, play, sources
+        self._group_seconds = group_seconds
         self.quarantine = Quarantine()
 
     async def run(self, consumer: TaskConsumer) -> None:
@@ -67,11 +76,12 @@ class Worker:
             self.quarantine.add("task", delivery.subject, delivery.sequence, bad)
             return
         missing = list(range(task.group_size))
-        if delivery.deliveries > 1:
+        now = time.time()
+        if delivery.deliveries > 1 or over_by_clock(task.deadline, now):  # then it may have been ended already
             found = await asyncio.gather(*(self._in_log(task.group, i) for i in missing))
             missing = [i for i, there in zip(missing, found, strict=True) if not there]
-            logger.info("task came again", extra={"group": task.group, "missing": len(missing)})
-        until = time.monotonic() + max(0.0, task.deadline.seconds + task.deadline.nanos / 1e9 - time.time())
+            logger.info("task came again, or late", extra={"group": task.group, "missing": len(missing)})
+        until = time.monotonic() + allowance(task.deadline, self._group_seconds, now)
         token = otel_context.attach(extract(delivery.headers))
         try:
             async with asyncio.TaskGroup() as samples:

@@ -4,9 +4,11 @@ kill   SIGKILL of one process of a role, of NATS, or of the launcher above them 
 pause  SIGSTOP, and SIGCONT a while later: a peer that accepts and never answers
 cut    the loopback of the run's own network namespace goes down and comes back: nobody reaches anybody
 fill   the run's file system is filled to its last byte for a while
+clock  the clock of all processes but NATS jumps, by up to a day, and stays so
 """
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import random
@@ -19,13 +21,15 @@ from dataclasses import dataclass
 LONGEST = 2.0
 """Seconds of a pause, a cut, a full disk."""
 LAUNCHER = "penstock"
+JUMP = 86400
+"""Seconds by which the clock is wrong at most."""
 PACE = 5.0
 """A role is not killed again within so many seconds: five deaths in a row end a run, as they should."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """kind and role; `seconds` where it lasts."""
+    """kind and role; `seconds` where it lasts, or by which a clock is wrong."""
 
     kind: str
     role: str = ""
@@ -35,9 +39,11 @@ class Fault:
 def chosen(rng: random.Random, roles: Sequence[str], isolated: bool, resting: Callable[[str], bool]) -> Fault:
     """The next fault. isolated: whether network and file system are the run's own. resting: whether a role has just
     been killed."""
-    kinds = ["kill", "pause", *(["cut", "fill"] if isolated else [])]
-    kind = rng.choices(kinds, [6, 4, 1, 1][: len(kinds)])[0]
+    kinds = ["kill", "pause", "clock", *(["cut", "fill"] if isolated else [])]
+    kind = rng.choices(kinds, [6, 4, 1, 1, 1][: len(kinds)])[0]
     seconds = rng.uniform(0.05, LONGEST)
+    if kind == "clock":
+        return Fault(kind, "", float(rng.choice([0, rng.randint(-JUMP, JUMP)])))
     if kind in ("cut", "fill"):
         return Fault(kind, "", seconds)
     role = rng.choice([*roles, LAUNCHER])
@@ -47,10 +53,10 @@ def chosen(rng: random.Random, roles: Sequence[str], isolated: bool, resting: Ca
 
 
 class Host:
-    """Where a run is disturbed. processes: of a role, whatever it is now."""
+    """Where a run is disturbed. processes: of a role, whatever it is now; clock: the file of `wrong_clock`."""
 
-    def __init__(self, disk: pathlib.Path, processes: Callable[[str], list[int]]) -> None:
-        self._disk, self._processes = disk, processes
+    def __init__(self, disk: pathlib.Path, processes: Callable[[str], list[int]], clock: pathlib.Path) -> None:
+        self._disk, self._processes, self._clock = disk, processes, clock
 
     def inflict(self, fault: Fault, rng: random.Random) -> bool:
         """Does it, and undoes it where it lasts; whether there was anybody to do it to."""
@@ -59,6 +65,9 @@ class Host:
                 return self._signal(fault.role, signal.SIGKILL, rng) is not None
             case "pause":
                 return self._pause(fault, rng)
+            case "clock":
+                set_clock(self._clock, fault.seconds)
+                return True
             case "cut":
                 with _undone(lambda: _link("up")):
                     _link("down")
@@ -89,6 +98,28 @@ class Host:
                 os.kill(pid, number)
                 return pid
         return None
+
+
+def wrong_clock(file: pathlib.Path) -> dict[str, str]:
+    """The environment of processes whose clock on the wall is what `set_clock` says; the monotonic one is right."""
+    package = importlib.util.find_spec("libfaketime")
+    assert package is not None and package.origin is not None
+    library = pathlib.Path(package.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+    set_clock(file, 0.0)
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+
+
+def set_clock(file: pathlib.Path, seconds: float) -> None:
+    """Makes the clock wrong by so much, within a second."""
+    beside = file.with_suffix(".new")
+    beside.write_text(f"{seconds:+.0f}\n")
+    os.replace(beside, file)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from penstock.supervisor.plan import instances
 from penstock.system import exits
 from penstock.system.parent_death import die_with_parent
 from penstock.trajectories import decode
-from tests.chaos.faults import LAUNCHER, PACE, Fault, Host, chosen
+from tests.chaos.faults import LAUNCHER, PACE, Fault, Host, chosen, wrong_clock
 from tests.chaos.shapes import ENDLESS, assets, shape
 
 DISK, DISK_BYTES = "disk", 512 << 20
@@ -62,6 +62,8 @@ class Disturbed:
         self.file.write_text(json.dumps(recipe))
         self.roles = [*instances(load(self.file)), "nats"]
         self.starts, self._killed = 0, dict[str, float]()
+        self.clock = folder / "clock"
+        self._environment = {**os.environ, **wrong_clock(self.clock)}
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -72,6 +74,7 @@ class Disturbed:
                 stdout=out,
                 stderr=out,
                 cwd=self.folder,
+                env=self._environment,
                 preexec_fn=die_with_parent,
             )
 
@@ -202,7 +205,7 @@ def play(folder: pathlib.Path, seed: int, faults: int, fake: bool) -> dict[str, 
     isolated = isolate(folder / DISK)
     recipe = shape(rng, assets(folder / "assets"), fake)
     done, problem, run = Counter[str](), "", Disturbed(folder, recipe)
-    host, lengths, findings, trained = Host(folder / DISK, run.processes), list[int](), list[str](), 0
+    host, lengths, findings, trained = Host(folder / DISK, run.processes, run.clock), list[int](), list[str](), 0
     again = 0
     try:
         run.until_step(1)

@@ -37,7 +37,7 @@ def subjects_of(names: RunNames) -> dict[Kind, Subjects]:
     n = names
     ledger = f"penstock.{n.run}.ledger"
     samples = (n.subjects("log"), n.subjects("blob"))
-    keys = (n.key_subject("paused"), n.key_subject(n.snapshot_key))
+    keys = tuple(n.key_subject(key) for key in (n.paused_key, n.stopping_key, n.snapshot_key))
     return {
         "operator": EVERYTHING,
         "coordinator": _user(

@@ -14,6 +14,7 @@ from typing import get_args
 
 from penstock import rpc
 from penstock.bus import (
+    Bucket,
     RunLimits,
     RunNames,
     TaskConsumer,
@@ -105,6 +106,7 @@ async def training(
         async with connect(url, name="penstock", login=login, monitor_url=monitor, within=START_SECONDS) as bus:
             limits, run = RunLimits(log_bytes=recipe.limits.log_bytes), RunNames(recipe.run)
             await ensure_run(bus, run, limits)
+            await Bucket(bus, run).put(run.stopping_key, b"")  # who trains again wants it to go on
             for kind in get_args(TaskKind):
                 await TaskConsumer(bus, run, kind).ensure()  # a rollout may make none
         (folder / "addresses.json").write_text(json.dumps({**addresses, NATS: url}, indent=2) + "\n")

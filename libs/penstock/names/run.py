@@ -102,8 +102,19 @@ class RunNames:
 
     @property
     def bucket(self) -> str:
-        """Key-value bucket: whether the run is paused, the newest incarnation of the learner, the ledger's snapshot."""
+        """Key-value bucket: whether the run is paused or to end, the newest incarnation of the learner, the ledger's
+        snapshot."""
         return f"RUN_{self.run}"
+
+    @property
+    def paused_key(self) -> str:
+        """Key of the bucket: b"1" while the run is paused."""
+        return "paused"
+
+    @property
+    def stopping_key(self) -> str:
+        """Key of the bucket: why the run is to end, as UTF-8; empty or absent if it is not."""
+        return "stopping"
 
     @property
     def snapshot_key(self) -> str:

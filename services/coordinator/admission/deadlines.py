@@ -1,19 +1,22 @@
 """Ends groups whose time is over: every missing sample becomes FAILED{timeout}, published like any other sample. A
 group whose task cannot be played is ended likewise, with the reason.
 
+Time is counted by this process, from when it first saw the group (see penstock.rules.allowance): a clock that jumps,
+and a night in which nothing of the run is there, end no group.
+
 The log takes the first message of a sample's subject, so a late worker and this closer cannot both be right; whichever
 came first is the sample's one end.
 """
 
 import asyncio
-import datetime
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from penstock.bus import Bus, RunNames, StreamFull, publish_once, store_payload
 from penstock.ledger import Group
 from penstock.recipes import Recipe
+from penstock.rules.allowance import allowance
 from penstock.trajectories import encode, failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.state.following import TICK_SECONDS, Following
@@ -24,7 +27,7 @@ logger = logging.getLogger(__name__)
 OVER = "the group's deadline passed"
 # Workers end their samples at the deadline themselves, or after an outage of another team's service; this much later
 # the coordinator does it for dead ones.
-GRACE = datetime.timedelta(seconds=5)
+GRACE_SECONDS = 5.0
 
 
 class Deadlines:
@@ -36,7 +39,8 @@ class Deadlines:
     ) -> None:
         self._bus, self._names, self._following, self._give_up = bus, names, following, give_up
         self._model, self._limits = recipe.model.path, recipe.limits
-        self._outage = datetime.timedelta(seconds=recipe.outage_seconds)
+        self._extra = recipe.outage_seconds + GRACE_SECONDS
+        self._due = dict[str, float]()  # when a group in flight is overdue, in seconds of the monotonic clock
         self._closed: set[str] = set()
         self._full_since: float | None = None  # seconds of the monotonic clock
 
@@ -44,8 +48,7 @@ class Deadlines:
         """Looks whenever something changed, and once a second; never ends."""
         while True:
             await self._following.changed(self._following.changes, TICK_SECONDS)
-            now = datetime.datetime.now(datetime.UTC)
-            late = overdue(self._following.ledger.in_flight.values(), now, self._outage)
+            late = self._overdue()
             left = [group for group in late if group.name not in self._closed]  # the learner releases those in its turn
             if not left:
                 self._full_since = None
@@ -59,6 +62,17 @@ class Deadlines:
                 self._closed.add(group.name)
                 self._full_since = None
 
+    def _overdue(self) -> list[Group]:
+        """The groups in flight whose time and grace are over, and the time of an outage that they may have had."""
+        in_flight, now, clock = self._following.ledger.in_flight, time.monotonic(), time.time()
+        full = self._limits.group_deadline_seconds
+        seen = {
+            name: self._due.get(name) or now + allowance(group.admitted.deadline, full, clock) + self._extra
+            for name, group in in_flight.items()
+        }
+        self._due = seen
+        return [group for name, group in in_flight.items() if seen[name] <= now]
+
     async def _no_room(self, group: Group) -> None:
         """Somebody may be about to trim the log, a learner that is starting for one; but nobody waits for ever."""
         now = time.monotonic()
@@ -66,13 +80,6 @@ class Deadlines:
         if now - self._full_since >= self._limits.stall_seconds:
             self._give_up(f"{group.name} is overdue, and {full_log(self._limits)}")
             await self._following.notify()
-
-
-def overdue(
-    groups: Iterable[Group], now: datetime.datetime, outage: datetime.timedelta = datetime.timedelta()
-) -> list[Group]:
-    """The groups in flight whose deadline and grace are over, and the time of an outage that they may have had."""
-    return [g for g in groups if g.admitted.deadline.ToDatetime(datetime.UTC) + outage + GRACE <= now]
 
 
 def header_of(names: RunNames, group: Group) -> pb.GroupTask:

@@ -1,6 +1,7 @@
 """A group whose time is over ends: what is missing becomes FAILED{timeout}, what is there stays."""
 
 import asyncio
+import dataclasses
 import datetime
 import types
 from typing import Any
@@ -42,10 +43,58 @@ async def ends(bus: Bus, names: RunNames) -> list[pb.Trajectory]:
     return found
 
 
-def test_a_group_is_overdue_after_its_deadline_and_grace() -> None:
-    groups = [group("late", -6), group("in grace", -4), group("early", 1)]
-    assert [g.name for g in deadlines.overdue(groups, NOW)] == ["late"]
-    assert deadlines.overdue(groups, NOW, datetime.timedelta(seconds=2)) == [], "another team's service was away"
+@dataclasses.dataclass
+class Clock:
+    """In place of the module `time`. off: by how much the clock on the wall is wrong."""
+
+    at: float = 0.0
+    off: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def time(self) -> float:
+        return NOW.timestamp() + self.at + self.off
+
+
+def watched(
+    following: Any, seconds: float = 60.0, outage: float = 0.0, reasons: list[str] | None = None
+) -> deadlines.Deadlines:
+    limits = Limits(stall_seconds=2.0, group_deadline_seconds=seconds)
+    recipe: Any = types.SimpleNamespace(model=types.SimpleNamespace(path="m"), limits=limits, outage_seconds=outage)
+    told = [] if reasons is None else reasons
+    return deadlines.Deadlines(following.bus, following.names, recipe, following, told.append)
+
+
+def test_a_group_is_overdue_after_its_time_the_grace_and_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(at=100.0)
+    monkeypatch.setattr(deadlines, "time", clock)
+    following: Any = types.SimpleNamespace(bus=None, names=None, ledger=types.SimpleNamespace(in_flight={}))
+    watch, late = watched(following), watched(following, outage=30.0)
+    following.ledger.in_flight["g"] = group("g", 110)  # ten seconds are left of it
+    for at, overdue in ((100.0, 0), (114.0, 0), (115.5, 1)):
+        clock.at = at
+        assert len(watch._overdue()) == overdue and not late._overdue(), at
+    clock.at = 146.0
+    assert len(late._overdue()) == 1
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0, 86400.0 * 400])
+def test_a_clock_that_jumps_ends_no_group(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    """Neither while this process watches, nor where it finds the group after it: then that has its whole time again."""
+    clock = Clock()
+    monkeypatch.setattr(deadlines, "time", clock)
+    following: Any = types.SimpleNamespace(bus=None, names=None, ledger=types.SimpleNamespace(in_flight={}))
+    following.ledger.in_flight["g"] = group("g", 60)
+    watch = watched(following)
+    assert not watch._overdue()
+    clock.at, clock.off = 1.0, jump
+    again = watched(following)
+    assert not watch._overdue() and not again._overdue()
+    clock.at = 65.5
+    assert watch._overdue() and not again._overdue()
+    clock.at = 66.5
+    assert again._overdue()
 
 
 async def test_missing_samples_time_out_and_finished_ones_stay(bus: Bus, names: RunNames) -> None:
@@ -73,9 +122,6 @@ async def test_a_full_log_is_given_up_only_after_it_was_full_all_the_time(
     bus: Bus, names: RunNames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was full once, the group ended otherwise, and much later it is full again."""
-    recipe = types.SimpleNamespace(
-        model=types.SimpleNamespace(path="m"), limits=Limits(stall_seconds=2.0), outage_seconds=0.0
-    )
     following, reasons, full = Following(bus, names), list[str](), [True]
 
     async def close(*_: object) -> int:
@@ -84,8 +130,8 @@ async def test_a_full_log_is_given_up_only_after_it_was_full_all_the_time(
         return 0
 
     monkeypatch.setattr(deadlines, "close", close)
-    running: Any = recipe
-    watch = deadlines.Deadlines(bus, names, running, following, reasons.append)
+    watch = watched(following, seconds=0.1, reasons=reasons)
+    monkeypatch.setattr(watch, "_extra", 0.0)
     working = asyncio.create_task(watch.run())
     try:
         for number in range(2):

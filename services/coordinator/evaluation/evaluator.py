@@ -86,7 +86,7 @@ class Evaluator:
             subject = following.names.task_subject("eval", task.group)
             await publish_once(following.bus, subject, task.SerializeToString())
         await asyncio.gather(*(following.find_evaluated(group, index) for group, index in wanted))
-        limit = seconds + deadlines.GRACE.total_seconds() + self._recipe.outage_seconds
+        limit = seconds + deadlines.GRACE_SECONDS + self._recipe.outage_seconds
         with waiting(f"evaluation of version {step}", on="rollout", deadline=limit):
             try:
                 async with asyncio.timeout(limit):

@@ -1,6 +1,5 @@
 """An evaluation says what the log holds when it ends, whatever of it has been followed."""
 
-import datetime
 import pathlib
 
 import pytest
@@ -17,7 +16,7 @@ from services.coordinator.testing.run import fold, make_recipe, play_worker, run
 async def test_what_ended_in_time_is_measured_though_the_log_was_not_followed_up_to_it(
     bus: Bus, names: RunNames, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadlines, "GRACE", datetime.timedelta(seconds=1))
+    monkeypatch.setattr(deadlines, "GRACE_SECONDS", 1.0)
     make_recipe(tmp_path)
     recipe = make_recipe(tmp_path, data__eval=str(tmp_path / "eval.jsonl"), limits__group_deadline_seconds=1)
     following = Following(bus, names)

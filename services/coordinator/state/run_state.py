@@ -48,6 +48,11 @@ class RunState:
         return self._ending
 
     @property
+    def asked(self) -> bool:
+        """Whether it was a user who told the run to end."""
+        return self._asked
+
+    @property
     def admitting(self) -> bool:
         """Whether groups may be admitted."""
         return self.value == pb.RUN_STATE_RUNNING

@@ -52,10 +52,15 @@ def make_recipe(folder: pathlib.Path, **overrides: Any) -> Recipe:
 
 
 def make_coordinator(
-    bus: Bus, names: RunNames, recipe: Recipe, folder: pathlib.Path, chat: ChatTokenizer
+    bus: Bus,
+    names: RunNames,
+    recipe: Recipe,
+    folder: pathlib.Path,
+    chat: ChatTokenizer,
+    peers: Peers | None = None,
 ) -> Coordinator:
-    """A coordinator as __main__ makes it, without peers."""
-    return Coordinator(bus, names, recipe, folder, Peers({}, {}), sinks(folder, recipe), chat)
+    """A coordinator as __main__ makes it, without peers unless some are given."""
+    return Coordinator(bus, names, recipe, folder, peers or Peers({}, {}), sinks(folder, recipe), chat)
 
 
 @contextlib.asynccontextmanager
