@@ -1,7 +1,8 @@
 """Everything of a run that starts without an engine or a gradient, as real servers on a real NATS.
 
-Coordinator, rollout, environment and weight_sync are processes; generation has the named fake engine behind it, and the
-learner's eyes (what follows the streams, judges groups and answers calls) are here without its gradient.
+Coordinator, rollout, environment, reward_model and weight_sync are processes; generation has the named fake engine
+behind it, and the learner's eyes (what follows the streams, judges groups and answers calls) are here without its
+gradient.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
 from services.learner.leader.server import Learner
 from services.learner.leader.status import Status
+from services.reward_model.models_testing import make_reward_model
 
 NAMES = RunNames("fuzz")
 TAKES = Takes(vocabulary=64, longest=96)
@@ -92,11 +94,18 @@ async def system(folder: pathlib.Path) -> AsyncIterator[System]:
         stack.push_async_callback(_end, found)
         await _start(found, "weight_sync", "--directory", folder / "versions", "--staged-gib", "0.01")
         await _start(found, "environment", "--workers", "1")
+        model = await asyncio.to_thread(make_reward_model, _folder(folder / "reward_model"))
+        await _start(found, "reward_model", "--model", model)
         streams = ("--recipe", recipe, "--nats", nats.url)
         others = ("--generation", found.addresses["generation"], "--environment", found.addresses["environment"])
         await _start(found, "rollout", *streams, *others)
         await _start(found, "coordinator", *streams, "--run-directory", folder)
         yield found
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    path.mkdir()
+    return path
 
 
 def _recipe(folder: pathlib.Path) -> pathlib.Path:
