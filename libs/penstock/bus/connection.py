@@ -13,8 +13,8 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import nats
@@ -103,19 +103,14 @@ class Bus:
         """
         end = time.monotonic() + within
         pause, last, denied = _FIRST_PAUSE, "", len(self._denials)
-        task = asyncio.current_task()
-        cancellations = task.cancelling() if task is not None else 0
         with waiting(what, on="nats", deadline=within):
             while (left := end - time.monotonic()) > 0:
                 if self.client.is_closed:
                     raise BusClosed(f"the connection {self.name!r} is closed; cannot {what}")
                 try:
-                    async with asyncio.timeout(min(self.attempt_seconds, left)):
-                        answer = await call()
-                    if task is not None and task.cancelling() > cancellations:
-                        # Python 3.11's wait_for, which the client uses, loses one that comes with the answer.
-                        raise asyncio.CancelledError
-                    return answer
+                    with _cancellation_kept():
+                        async with asyncio.timeout(min(self.attempt_seconds, left)):
+                            return await call()
                 except nats.errors.ConnectionClosedError as error:
                     raise BusClosed(f"the connection {self.name!r} is closed; cannot {what}") from error
                 except nats.js.errors.NotFoundError as error:
@@ -216,6 +211,19 @@ async def connect(
         yield Bus(client, name, monitor_url, attempt_seconds, login.tls, denials)
     finally:
         await _close(client)
+
+
+@contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """Python 3.11's wait_for, which the client uses, loses a cancellation that comes together with the answer, be it a
+    yes or a no. Raises CancelledError for one that was lost in the block."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 async def _close(client: Client) -> None:
