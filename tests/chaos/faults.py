@@ -3,6 +3,7 @@
 kill   SIGKILL of one process of a role, of NATS, or of the launcher above them all
 pause  SIGSTOP, and SIGCONT a while later: a peer that accepts and never answers
 cut    the loopback of the run's own network namespace goes down and comes back: nobody reaches anybody
+part   nobody reaches one service, or NATS, and it reaches nobody who calls it; the others reach each other
 fill   the run's file system is filled to its last byte for a while
 clock  the clock of all processes but NATS jumps, by up to a day, and stays so
 """
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 LONGEST = 2.0
 """Seconds of a pause, a cut, a full disk."""
 LAUNCHER = "penstock"
+PARTED = 8.0
+"""Seconds of a partition at most: longer than anybody waits for a ping."""
 JUMP = 86400
 """Seconds by which the clock is wrong at most."""
 PACE = 5.0
@@ -39,13 +42,15 @@ class Fault:
 def chosen(rng: random.Random, roles: Sequence[str], isolated: bool, resting: Callable[[str], bool]) -> Fault:
     """The next fault. isolated: whether network and file system are the run's own. resting: whether a role has just
     been killed."""
-    kinds = ["kill", "pause", "clock", *(["cut", "fill"] if isolated else [])]
-    kind = rng.choices(kinds, [6, 4, 1, 1, 1][: len(kinds)])[0]
+    kinds = ["kill", "pause", "clock", *(["cut", "fill", "part"] if isolated else [])]
+    kind = rng.choices(kinds, [6, 4, 1, 1, 1, 2][: len(kinds)])[0]
     seconds = rng.uniform(0.05, LONGEST)
     if kind == "clock":
         return Fault(kind, "", float(rng.choice([0, rng.randint(-JUMP, JUMP)])))
     if kind in ("cut", "fill"):
         return Fault(kind, "", seconds)
+    if kind == "part":
+        return Fault(kind, rng.choice(roles), rng.uniform(0.05, PARTED))
     role = rng.choice([*roles, LAUNCHER])
     if kind == "kill" and not resting(role):
         return Fault("kill", role)
@@ -53,10 +58,17 @@ def chosen(rng: random.Random, roles: Sequence[str], isolated: bool, resting: Ca
 
 
 class Host:
-    """Where a run is disturbed. processes: of a role, whatever it is now; clock: the file of `wrong_clock`."""
+    """Where a run is disturbed. processes: of a role, whatever it is now; port: of a role, 0 while it has none; clock:
+    the file of `wrong_clock`."""
 
-    def __init__(self, disk: pathlib.Path, processes: Callable[[str], list[int]], clock: pathlib.Path) -> None:
-        self._disk, self._processes, self._clock = disk, processes, clock
+    def __init__(
+        self,
+        disk: pathlib.Path,
+        processes: Callable[[str], list[int]],
+        port: Callable[[str], int],
+        clock: pathlib.Path,
+    ) -> None:
+        self._disk, self._processes, self._port, self._clock = disk, processes, port, clock
 
     def inflict(self, fault: Fault, rng: random.Random) -> bool:
         """Does it, and undoes it where it lasts; whether there was anybody to do it to."""
@@ -68,6 +80,8 @@ class Host:
             case "clock":
                 set_clock(self._clock, fault.seconds)
                 return True
+            case "part":
+                return self._part(fault)
             case "cut":
                 with _undone(lambda: _link("up")):
                     _link("down")
@@ -79,6 +93,15 @@ class Host:
                     _fill(full)
                     time.sleep(fault.seconds)
                 return True
+
+    def _part(self, fault: Fault) -> bool:
+        port = self._port(fault.role)
+        if not port:
+            return False
+        with _undone(lambda: _unreachable("del", port)):
+            _unreachable("add", port)
+            time.sleep(fault.seconds)
+        return True
 
     def _pause(self, fault: Fault, rng: random.Random) -> bool:
         pid = self._signal(fault.role, signal.SIGSTOP, rng)
@@ -132,6 +155,19 @@ def _undone(undo: Callable[[], object]):  # type: ignore[no-untyped-def]
 
 def _link(state: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", state], check=True)
+
+
+def parted() -> None:
+    """Lets rules of `_unreachable` come before that which finds local addresses; in a namespace of one's own."""
+    subprocess.run(["ip", "rule", "add", "pref", "100", "lookup", "local"], check=True)
+    subprocess.run(["ip", "rule", "del", "pref", "0"], check=True)
+
+
+def _unreachable(what: str, port: int) -> None:
+    """Adds or removes that no packet comes to a port, nor from it."""
+    for side in ("dport", "sport"):
+        rule = ["pref", "50", "ipproto", "tcp", side, str(port), "unreachable"]
+        subprocess.run(["ip", "rule", what, *rule], check=True)
 
 
 def _fill(path: pathlib.Path) -> None:

@@ -29,7 +29,7 @@ from penstock.supervisor.plan import instances
 from penstock.system import exits
 from penstock.system.parent_death import die_with_parent
 from penstock.trajectories import decode
-from tests.chaos.faults import LAUNCHER, PACE, Fault, Host, chosen, wrong_clock
+from tests.chaos.faults import LAUNCHER, PACE, Fault, Host, chosen, parted, wrong_clock
 from tests.chaos.shapes import ENDLESS, assets, shape
 
 DISK, DISK_BYTES = "disk", 512 << 20
@@ -50,6 +50,7 @@ def isolate(folder: pathlib.Path) -> bool:
     if libc.mount(b"none", os.fsencode(folder), b"tmpfs", 0, b"size=%d" % DISK_BYTES):
         return False
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    parted()
     return True
 
 
@@ -97,6 +98,13 @@ class Disturbed:
                 if program and any(str(self.run) in word for word in words):
                     found.append(int(entry.name))
         return sorted(found)
+
+    def port(self, role: str) -> int:
+        """Where a role listens now; 0 while that is not known."""
+        with suppress(OSError, ValueError):
+            address = json.loads((self.run / "addresses.json").read_text()).get(role, "")
+            return int(address.rpartition(":")[2] or 0)
+        return 0
 
     @property
     def over(self) -> bool:
@@ -205,7 +213,12 @@ def play(folder: pathlib.Path, seed: int, faults: int, fake: bool) -> dict[str, 
     isolated = isolate(folder / DISK)
     recipe = shape(rng, assets(folder / "assets"), fake)
     done, problem, run = Counter[str](), "", Disturbed(folder, recipe)
-    host, lengths, findings, trained = Host(folder / DISK, run.processes, run.clock), list[int](), list[str](), 0
+    host, lengths, findings, trained = (
+        Host(folder / DISK, run.processes, run.port, run.clock),
+        list[int](),
+        list[str](),
+        0,
+    )
     again = 0
     try:
         run.until_step(1)
