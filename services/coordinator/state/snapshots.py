@@ -1,7 +1,7 @@
 """Keeps the coordinator's memory, and the time that it or a learner takes to start, from growing with the run.
 
 What is forgotten is behind the learner's checkpoint, is written to the run's files, and is KEPT steps old: those that
-ask for it read the stream (see history.py).
+ask for it read the stream (see penstock.showing.history).
 """
 
 from collections.abc import Callable, Mapping

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import os
 import pathlib
 import signal
 from contextlib import AsyncExitStack
@@ -42,6 +44,8 @@ def page(
         raise failed(unknown_run(run, runs))
     if run is None and not runs.is_dir():
         raise failed(f"--runs: {runs} is no folder")
+    if "PENSTOCK_LAUNCH_DASHBOARD" not in os.environ and importlib.util.find_spec("services") is None:
+        raise failed("the page is not part of this package; in the source tree: ./bazelw run //:penstock -- page")
     if problem := port_problem(port):
         raise failed(problem)
     try:
