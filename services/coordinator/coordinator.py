@@ -23,6 +23,7 @@ from services.coordinator.admission.tasks import SHOWN, TaskMaker
 from services.coordinator.ending import Ending
 from services.coordinator.evaluation.evaluator import Evaluator
 from services.coordinator.reporting.alerts import Alerts
+from services.coordinator.reporting.machine import Machine
 from services.coordinator.reporting.recording import Recorder
 from services.coordinator.reporting.sinks import Sink
 from services.coordinator.reporting.summary import summarise
@@ -57,6 +58,7 @@ class Coordinator:
         self.following = Following(bus, names)
         self.ledger, self.log = self.following.ledger, self.following.log
         self.alerts, self.totals = Alerts(recipe.telemetry.alerts), Totals()
+        self._machine = Machine(folder)
         self.tasks = TaskMaker(recipe)
         self.watch = Watch(bus, names, recipe.limits, self.state, self.following, peers)
         self.recorder = Recorder(folder, sinks, self._around, self.summary, self._texts)
@@ -127,6 +129,7 @@ class Coordinator:
             steps.GENERATED_PER_SECOND: self.log.tokens_per_second(),
             steps.TASKS_PENDING: float(self.watch.services.tasks_pending),
             steps.GROUPS_IN_FLIGHT: float(len(self.ledger.in_flight)),
+            **self._machine.look(),
         }
 
     def _texts(self, step: int) -> list[Text]:

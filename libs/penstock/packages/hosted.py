@@ -1,4 +1,5 @@
-"""Which rewards and environments our environment service hosts: the built-in ones and those that packages announce.
+"""Which rewards and environments our environment service hosts: the built-in ones and those that packages announce;
+and the trackers that packages bring.
 
 In a library, because whoever starts a run asks before the service is there.
 
@@ -16,6 +17,7 @@ from importlib import metadata
 
 REWARD_GROUP = "penstock.rewards"
 ENVIRONMENT_GROUP = "penstock.environments"
+TRACKER_GROUP = "penstock.trackers"
 _BUILT_IN = "services.environment.builtin"
 _REWARDS = {
     "sort_characters": f"{_BUILT_IN}.sort_characters:sort_characters",
@@ -51,6 +53,11 @@ def rewards(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
 def environments(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
     """Name -> `module:class` of every environment; as `rewards`."""
     return _merged(_ENVIRONMENTS, ENVIRONMENT_GROUP, beside)
+
+
+def trackers(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
+    """Name -> `module:function` of every tracker that packages announce; as `rewards`."""
+    return _merged({}, TRACKER_GROUP, beside)
 
 
 def _merged(built_in: dict[str, str], group: str, beside: Iterable[pathlib.Path]) -> dict[str, str]:

@@ -101,6 +101,17 @@ GROUPS_IN_FLIGHT = _step(
     "rl.groups.in_flight", "groups", "groups admitted and not released when the step ended", reported=False
 )
 
+SYSTEM_CPU = _step(
+    "rl.system.cpu",
+    "share",
+    "share of the coordinator's cores that were busy since the step before",
+    reported=False,
+)
+SYSTEM_MEMORY = _step("rl.system.memory", "share", "share of that host's memory that is in use", reported=False)
+SYSTEM_DISK = _step(
+    "rl.system.disk", "share", "share of the disk of the run's directory that is in use", reported=False
+)
+
 REWARDS = "rl.reward."
 POLICY = "rl.policy."
 VALIDATION = "rl.validation."

@@ -67,6 +67,7 @@ const MORE = [
   { title: "Accuracy and margin", metrics: { accuracy: "rl.policy.accuracy", margin: "rl.policy.margin" } },
   { title: "Reward by part", family: "rl.reward.component." },
   { title: "Reward by source", family: "rl.reward.source." },
+  { title: "Host", unit: "shares in use", zero: true, metrics: { cores: "rl.system.cpu", memory: "rl.system.memory", disk: "rl.system.disk" } },
   { title: "Failed samples", unit: "share", zero: true, family: "rl.failed." },
 ];
 

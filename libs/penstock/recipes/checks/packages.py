@@ -8,7 +8,7 @@ import difflib
 import importlib.machinery
 import importlib.util
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.packages import Overlay, hosted
 from penstock.recipes.recipe import Recipe
@@ -23,13 +23,21 @@ def check_packages(recipe: Recipe) -> list[str]:
     return [*_trackers(recipe, beside), *(_hosted(recipe, beside) if recipe.generates else ())]
 
 
-def _trackers(recipe: Recipe, beside: Iterable[pathlib.Path]) -> Iterator[str]:
+def _trackers(recipe: Recipe, beside: Sequence[pathlib.Path]) -> Iterator[str]:
     for key, package in TRACKERS.items():
         if getattr(recipe.telemetry, key) and not _is_there(package, beside):
             yield (
                 f"telemetry.{key}: the package {package!r} is not installed where the coordinator runs; `penstock env "
                 f"add coordinator {package}` makes a folder of packages for packages.folder, or set the key to "
                 f"{_OFF[key]}: metrics.jsonl has every step"
+            )
+    announced = hosted.trackers(beside) if recipe.telemetry.trackers else {}
+    for name in recipe.telemetry.trackers:
+        if name not in announced:
+            known = ", ".join(difflib.get_close_matches(name, list(announced), n=1) or sorted(announced)) or "none"
+            yield (
+                f"telemetry.trackers: no package where the coordinator runs announces {name!r} (there: {known}); "
+                "`penstock env add coordinator PACKAGE` makes a folder of packages for packages.folder"
             )
 
 

@@ -1,5 +1,7 @@
 """What concerns the run as a whole: how far it may run ahead, what it measures, how much it keeps and what it tells."""
 
+from typing import Any
+
 from pydantic import Field
 
 from penstock.recipes.sections.base import Fraction, Positive, Section
@@ -120,4 +122,7 @@ class Telemetry(Section):
     )
     mlflow_experiment: str | None = Field(
         default=None, description="MLflow experiment (needs mlflow installed and configured)"
+    )
+    trackers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="trackers of packages of yours by the name they announce, with their settings"
     )
