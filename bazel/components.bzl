@@ -13,6 +13,7 @@ LIBRARIES = {
     "cli": "light",
     "datasets": "light",
     "ledger": "light",
+    "membership": "light",
     "memory_plan": "light",
     "migrate": "light",
     "names": "light",

@@ -89,6 +89,11 @@ class Bus:
         """Whether the server answered recently."""
         return bool(self.client.is_connected)
 
+    @property
+    def reconnections(self) -> int:
+        """How often the connection was lost and made again: whoever only hears has missed what was said meanwhile."""
+        return int(self.client.stats["reconnects"])
+
     async def ask(self, what: str, call: Callable[[], Awaitable[T]], *, within: float = CALL_SECONDS) -> T:
         """Calls the server until it answers. `call` is made anew for every attempt and must be idempotent.
 
