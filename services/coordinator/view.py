@@ -37,6 +37,7 @@ def run(c: Coordinator) -> pb.Run:
         tasks_pending=services.tasks_pending,
         stall=c.watch.stall,
         alerts=[*([c.watch.scarce] if c.watch.scarce else []), *(str(a) for a in c.alerts.standing)],
+        members=c.peers.members,
         evaluations=[e for _, e in sorted(ledger.evaluations.items())],
     )
     if newest:

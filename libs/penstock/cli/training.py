@@ -10,22 +10,17 @@ import pathlib
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import get_args
 
 from penstock import rpc
 from penstock.bus import (
-    RunLimits,
-    RunNames,
-    TaskConsumer,
-    TaskKind,
     connect,
-    ensure_run,
     guard_store,
     server_command,
     write_config,
 )
 from penstock.bus.embedded import STORE, free_ports
 from penstock.cli.credentials import login_of, make_secrets, nats_files_of, page_key_of, security_of, users_of
+from penstock.cli.making import make_run
 from penstock.cli.streams import NATS
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
@@ -101,10 +96,7 @@ async def training(
             renewal = renew(Certificates.of_files(**dataclasses.asdict(files)), lambda: supervisor.pid("nats"))
             stack.push_async_callback(_cancel, asyncio.create_task(renewal))
         async with connect(url, name="penstock", login=login, monitor_url=monitor, within=START_SECONDS) as bus:
-            limits, run = RunLimits(log_bytes=recipe.limits.log_bytes), RunNames(recipe.run)
-            await ensure_run(bus, run, limits)
-            for kind in get_args(TaskKind):
-                await TaskConsumer(bus, run, kind).ensure()  # a rollout may make none
+            await make_run(bus, recipe)
         (folder / "addresses.json").write_text(json.dumps({**addresses, NATS: url}, indent=2) + "\n")
         channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security))
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)

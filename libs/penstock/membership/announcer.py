@@ -96,12 +96,16 @@ class Announcer:
         self._judge()
 
     async def _write(self) -> None:
-        value = self.member.SerializeToString(deterministic=True)
         within, ttl = max(self._refresh, 0.5), max(1, math.ceil(self._gone))
-        self._revision = await self._bucket.renew(self._key, value, self._revision, ttl=ttl, within=within)
-        if not self.member.incarnation:
+        if not self.member.incarnation:  # nobody is READY before it has its number
+            first = Member()
+            first.CopyFrom(self.member)
+            first.state = MemberState.MEMBER_STATE_STARTING
+            value = first.SerializeToString(deterministic=True)
+            self._revision = await self._bucket.renew(self._key, value, self._revision, ttl=ttl, within=within)
             self._begun, self.member.incarnation = True, self._revision
-            await self._write()
+        value = self.member.SerializeToString(deterministic=True)
+        self._revision = await self._bucket.renew(self._key, value, self._revision, ttl=ttl, within=within)
 
     async def _begin(self, fenced: Fenced) -> None:
         """Takes the name: from nobody, or from whoever had it before this process came. Raises NameTaken."""

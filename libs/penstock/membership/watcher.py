@@ -56,6 +56,12 @@ class Watcher:
             async with self._changed:
                 await self._changed.wait_for(lambda: holds(self.view))
 
+    async def until_over(self) -> None:
+        """Waits, listed and without a deadline, until the run is over."""
+        with waiting("the end of the run", on="the run", deadline=None, idle=True):
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(self.over))
+
     async def look(self) -> None:
         """Reads everything that the bucket holds. Raises BusError."""
         over = await self._bucket.get(self._names.over_key)

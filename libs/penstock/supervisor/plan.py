@@ -84,12 +84,13 @@ def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str
     for name in addresses:
         kind = name.rpartition("-")[0] or name
         ends = kind == "learner"
-        arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder, nats, addresses))
+        arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
         runs = "generation" if kind in ("teacher", "judge") else kind
+        joins = ("--nats", nats, "--nats-token-file", str(folder / nats_of(runs)), "--run", recipe.run)
         shown = (str(each) for each in _credentials(runs, recipe, folder))
         variables = _packages(recipe, os.environ) if kind in ("environment", "coordinator") else {}
-        yield Service(name, addresses[name], (*launcher(runs), *common, *shown, *arguments), ends, variables)
+        yield Service(name, addresses[name], (*launcher(runs), *common, *joins, *shown, *arguments), ends, variables)
 
 
 def _packages(recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
@@ -110,18 +111,15 @@ def _credentials(kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[ob
         yield from ("--tls-ca", recipe.security.authority, "--tls-certificate", certificate, "--tls-key", key)
 
 
-def _arguments(
-    name: str, kind: str, recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]
-) -> Iterator[object]:
+def _arguments(name: str, kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[object]:
     resolved = folder / "recipe.yaml"
-    bus = ("--nats", nats, "--nats-token-file", folder / nats_of(kind))
     fraction = ("--trace-fraction", recipe.telemetry.trace_fraction)
     match kind:
         case "weight_sync":
             yield from ("--directory", folder / "versions", "--keep", recipe.weight_sync.keep_versions)
         case "generation":
             g = recipe.generation
-            yield from ("--model", recipe.model.path, "--weight-sync", addresses["weight_sync"])
+            yield from ("--model", recipe.model.path)
             yield from ("--dtype", recipe.model.dtype, "--max-running", g.max_running, "--max-context", g.max_context)
             yield from ("--memory-gib", g.memory_gib, "--gpu-memory-fraction", g.gpu_memory_fraction)
             yield from ("--tensor-parallel", g.tensor, "--chunk-tokens", g.chunk_tokens, "--threads", g.threads)
@@ -130,45 +128,33 @@ def _arguments(
             assert recipe.teacher is not None
             t, g = recipe.teacher, recipe.generation
             # One token more than a sample may have: a scoring request also draws one.
-            yield from ("--model", t.path, "--dtype", t.dtype, "--max-context", g.max_context + 1)
+            yield from ("--part", "teacher", "--model", t.path, "--dtype", t.dtype, "--max-context", g.max_context + 1)
             yield from ("--memory-gib", t.memory_gib, "--gpu-memory-fraction", t.gpu_memory_fraction)
             yield from ("--max-running", g.max_running, "--tensor-parallel", t.tensor, "--threads", t.threads)
         case "judge":
-            _, j = _judges(recipe)[int(name.rpartition("-")[2])]
-            yield from ("--model", j.path, "--dtype", j.dtype, "--max-context", j.max_context)
+            judges = _judges(recipe)
+            reward, j = judges[int(name.rpartition("-")[2]) % len(judges)]
+            yield from ("--part", "judge", "--serves", reward, "--max-context", j.max_context)
+            yield from ("--model", j.path, "--dtype", j.dtype)
             yield from ("--memory-gib", j.memory_gib, "--gpu-memory-fraction", j.gpu_memory_fraction)
             yield from ("--max-running", j.max_running, "--tensor-parallel", j.tensor, "--threads", j.threads)
         case "environment":
             yield from ("--workers", max(e.workers for e in recipe.environments))
         case "reward_model":
-            reward, m = list(recipe.reward_models.items())[int(name.rpartition("-")[2])]
+            models = list(recipe.reward_models.items())
+            reward, m = models[int(name.rpartition("-")[2]) % len(models)]
             yield from ("--reward", reward, "--model", m.path, "--dtype", m.dtype)
             yield from ("--batch-tokens", m.batch_tokens, "--threads", m.threads)
         case "learner":
-            yield from ("--recipe", resolved, "--run-directory", folder, *bus)
-            yield from ("--weight-sync", addresses["weight_sync"])
+            yield from ("--recipe", resolved, "--run-directory", folder)
         case "rollout":
-            yield from ("--recipe", resolved, *bus, *fraction)
-            for flag in ("generation", "environment", "teacher"):
-                for peer in _named(flag, addresses):
-                    yield from (f"--{flag}", addresses[peer])
-            for reward, peer in zip(recipe.reward_models, _named("reward_model", addresses), strict=False):
-                yield from ("--reward", f"{reward}={addresses[peer]}")
-            for (reward, _), peer in zip(_judges(recipe), _named("judge", addresses), strict=False):
-                yield from ("--judge", f"{reward}={addresses[peer]}")
+            yield from ("--recipe", resolved, *fraction)
         case "coordinator":
-            yield from ("--recipe", resolved, "--run-directory", folder, *bus, *fraction)
-            for peer, address in addresses.items():
-                if peer not in ("coordinator", "dashboard"):
-                    yield from ("--peer", f"{peer}={address}")
+            yield from ("--recipe", resolved, "--run-directory", folder, *fraction)
         case "dashboard":
-            yield from ("--coordinator", addresses["coordinator"], "--key-file", folder / PAGE_KEY)
+            yield from ("--key-file", folder / PAGE_KEY)
 
 
 def _judges(recipe: Recipe) -> list[tuple[str, Judge]]:
     """The reward and the model of each replica of each judge."""
     return [(reward, judge) for reward, judge in recipe.judges.items() for _ in range(judge.replicas)]
-
-
-def _named(kind: str, addresses: Mapping[str, str]) -> list[str]:
-    return [n for n in addresses if n.rpartition("-")[0] == kind]
