@@ -1,4 +1,4 @@
-"""A run on NATS, made before any of its services can work: its streams, its consumers, and its recipe for whoever joins.
+"""A run on NATS, before any of its services can work: its streams and consumers, and its recipe for whoever joins.
 
 Needs an operator's credentials: services make none of these.
 """

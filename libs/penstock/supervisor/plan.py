@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from penstock.packages import Overlay
 from penstock.recipes import Recipe
@@ -48,8 +48,13 @@ class Service:
     @property
     def way_out(self) -> str:
         """What needs less memory, if anything of the recipe does: an addition to a sentence."""
-        keys = LESS_MEMORY.get(self.name.rpartition("-")[0] or self.name)
+        keys = LESS_MEMORY.get(kind_of(self.name))
         return f" (lower {keys})" if keys else ""
+
+
+def kind_of(name: str) -> str:
+    """The kind of an instance: "generation" of generation-0, and of generation-host-b-0."""
+    return name.partition("-")[0]
 
 
 def launcher(service: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -59,6 +64,19 @@ def launcher(service: str, environment: Mapping[str, str] = os.environ) -> tuple
     if program is None:
         return (sys.executable, "-m", f"services.{service}")
     return (os.path.join(environment.get("PENSTOCK_RUNFILES", ""), program),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Joins:
+    """How services join a run of another host. secrets: a folder with the run's `secrets`; None: it has none."""
+
+    secrets: pathlib.Path | None = None
+    flags: tuple[str, ...] = ("--ends-with-run",)
+
+
+def runs_in(command: Sequence[str]) -> int:
+    """Where the flags of a service's command begin."""
+    return next(i for i, word in enumerate(command) if word.startswith("--"))
 
 
 def instances(recipe: Recipe) -> list[str]:
@@ -79,18 +97,24 @@ def instances(recipe: Recipe) -> list[str]:
     return [*names, "coordinator", "dashboard"]
 
 
-def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]) -> Iterator[Service]:
-    """The services of a run. `addresses`: instance name -> HOST:PORT for every name of `instances`."""
+def plan(
+    recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str], joins: Joins | None = None
+) -> Iterator[Service]:
+    """The services of a run on one host. `addresses`: instance name -> HOST:PORT on which it listens.
+
+    joins: how they take part where this host did not start the run.
+    """
+    secrets = folder if joins is None else joins.secrets
     for name in addresses:
-        kind = name.rpartition("-")[0] or name
-        ends = kind == "learner"
+        kind = kind_of(name)
+        ends = kind == "learner" or joins is not None
         arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
         runs = "generation" if kind in ("teacher", "judge") else kind
-        joins = ("--nats", nats, "--nats-token-file", str(folder / nats_of(runs)), "--run", recipe.run)
-        shown = (str(each) for each in _credentials(runs, recipe, folder))
+        run = ["--nats", nats, "--run", recipe.run, *(joins.flags if joins is not None else ())]
+        shown = (str(each) for each in _credentials(runs, recipe, secrets)) if secrets is not None else ()
         variables = _packages(recipe, os.environ) if kind in ("environment", "coordinator") else {}
-        yield Service(name, addresses[name], (*launcher(runs), *common, *joins, *shown, *arguments), ends, variables)
+        yield Service(name, addresses[name], (*launcher(runs), *common, *run, *shown, *arguments), ends, variables)
 
 
 def _packages(recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
@@ -106,6 +130,7 @@ def _packages(recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
 def _credentials(kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[object]:
     """What a service shows to others, and whom it knows."""
     yield from ("--token-file", folder / token_of(kind), "--callers-file", folder / CALLERS)
+    yield from ("--nats-token-file", folder / nats_of(kind))
     if recipe.security.authority is not None:
         certificate, key = recipe.security.pair(kind)
         yield from ("--tls-ca", recipe.security.authority, "--tls-certificate", certificate, "--tls-key", key)

@@ -81,7 +81,7 @@ class Peers:
             await rpc.call(stub.Drain(learner_pb2.DrainRequest(finish=finish), timeout=ASK_SECONDS))
 
     def _named(self, service: str) -> list[str]:
-        return [n for n in self.addresses if n.rpartition("-")[0] == service or n == service]
+        return [n for n in self.addresses if n.partition("-")[0] == service]
 
 
 async def _waits(name: str, address: str, channel: grpc.aio.Channel) -> pb.ServiceWaits:
