@@ -35,6 +35,8 @@ T = TypeVar("T")
 CALL_SECONDS = 10.0
 ATTEMPT_SECONDS = 2.0
 PING_SECONDS = 2
+STILL_SECONDS = 5.0
+_FIRST = asyncio.FIRST_COMPLETED
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 _STREAM_STORE_FAILED = 10077
 
@@ -177,10 +179,11 @@ async def connect(
         BusTimeout: no server within `within`.
         LoginRefused: the server does not accept the login.
     """
-    client, login, denials = Client(), login or Login(), list[str]()
+    client, login, denials, failures = Client(), login or Login(), list[str](), list[str]()
     refused: asyncio.Future[LoginRefused] = asyncio.get_running_loop().create_future()
 
     async def on_error(error: Exception) -> None:
+        failures[:] = [str(error)]
         if (why := unwelcome(error)) and not refused.done():
             refused.set_result(LoginRefused(f"connect to {url}", 0, why))
         if "permissions violation" in str(error).lower():
@@ -214,7 +217,9 @@ async def connect(
     try:
         with waiting("connection", on=f"nats {url}", deadline=within):
             either: set[asyncio.Future[Any]] = {dialling, refused}
-            done, _ = await asyncio.wait(either, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            seconds = STILL_SECONDS if within is None else within
+            while not (done := (await asyncio.wait(either, timeout=seconds, return_when=_FIRST))[0]) and within is None:
+                logger.warning("still waiting for NATS at %s (%s)", url, failures[-1] if failures else "no answer")
         if dialling in done:
             dialling.result()
         elif refused in done:
