@@ -14,6 +14,7 @@ LIBRARIES = {
     "datasets": "light",
     "histories": "light",
     "ledger": "light",
+    "membership": "light",
     "memory_plan": "light",
     "migrate": "light",
     "names": "light",

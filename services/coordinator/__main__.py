@@ -5,11 +5,10 @@ import asyncio
 import pathlib
 import sys
 
-from penstock.bus import RunNames, connect
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.datasets import DatasetError
-from penstock.process import Process, flags, nats_flags, nats_login, run
+from penstock.process import Process, flags, run
 from penstock.recipes import RecipeError, load
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.reporting.sinks import close, sinks
@@ -18,16 +17,12 @@ from services.coordinator.state.peers import peers
 
 
 async def serve(process: Process, args: argparse.Namespace) -> None:
-    recipe = load(args.recipe)
-    names = RunNames(recipe.run)
+    recipe, part = load(args.recipe), process.joined
     addresses = dict(peer.split("=", 1) for peer in args.peer)
-    async with (
-        connect(args.nats, name=process.name, login=nats_login(args, process.security), within=60) as bus,
-        peers(addresses, process.security) as others,
-    ):
+    async with peers(addresses, process.security, part.watcher) as others:
         chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, recipe.data.thinking)
         written = sinks(args.run_directory, recipe)
-        coordinator = Coordinator(bus, names, recipe, args.run_directory, others, written, chat)
+        coordinator = Coordinator(part.bus, part.names, recipe, args.run_directory, others, written, chat)
         process.server.add(
             coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server, CoordinatorServicer(coordinator)
         )
@@ -38,14 +33,14 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = flags("coordinator", "Admits work within the staleness budget, evaluates, and tells how the run goes.")
+    description = "Admits work within the staleness budget, evaluates, and tells how the run goes."
+    parser = flags("coordinator", description, nats=True)
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
     parser.add_argument(
         "--run-directory", type=pathlib.Path, required=True, help="where metrics and summary are written"
     )
-    nats_flags(parser)
     parser.add_argument(
-        "--peer", action="append", default=[], help="NAME=HOST:PORT of another service; repeat for more"
+        "--peer", action="append", default=[], help="NAME=HOST:PORT of a service that takes no part in the run"
     )
     args = parser.parse_args()
     bad = [p for p in args.peer if "=" not in p]

@@ -12,8 +12,9 @@ import pathlib
 import time
 from typing import Any
 
-from penstock.bus import Bus, RunNames
+from penstock.bus import Bucket, Bus, RunNames
 from penstock.chat import ChatTokenizer
+from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Fold
 from penstock.recipes import Recipe
 from penstock.telemetry import steps
@@ -80,11 +81,16 @@ class Coordinator:
             tasks.create_task(self._ending.run(self._evaluator))
             tasks.create_task(self._deadlines.run())
             tasks.create_task(self._snapshots.run())
+            tasks.create_task(self._tell_over())
 
     async def restore(self) -> None:
         """Takes up the run where its streams are."""
         have = min((sink.through for sink in self._sinks), default=0)
         await self.following.restore(self._folds, have)
+        bucket = Bucket(self.bus, self.names)
+        over = await bucket.get(self.names.over_key)
+        if over is not None and over.value:
+            await bucket.put(self.names.over_key, b"")
         asked = Asked(self.bus, self.names)
         self.state.begin(paused=await asked.paused())
         if reason := await asked.to_stop():
@@ -114,6 +120,13 @@ class Coordinator:
         await self.following.notify()
         await Asked(self.bus, self.names).stop(reason)
         await self.peers.drain_learner()
+
+    async def _tell_over(self) -> None:
+        """Tells those who take part that the run is over, once the learner has published and exported what it has."""
+        await self.following.until(lambda: self.state.over)
+        if self.state.value is not pb.RUN_STATE_FAILED:
+            await self._ending.until_learner_ended()
+        await Bucket(self.bus, self.names).put(self.names.over_key, self.state.word.encode())
 
     def _moved(self) -> None:
         """The ledger is longer than before."""

@@ -77,7 +77,7 @@ class Ending:
             await self._finish_early(evaluator.reached)
         await self._following.until(lambda: state.ending or not steps or ledger.reported(steps))
         if state.ending:
-            await self._until_learner_ended()
+            await self.until_learner_ended()
         await self._watch.look()
         if not steps and not ledger.evaluations:
             state.fail("no sample was scored; the log of the rollout service says why")
@@ -109,7 +109,7 @@ class Ending:
                     logger.info("the learner cannot be asked to finish yet: %s", error)
                     await asyncio.sleep(TICK_SECONDS)  # it is being started again
 
-    async def _until_learner_ended(self) -> None:
+    async def until_learner_ended(self) -> None:
         """The learner writes its checkpoint before it ends; it is gone or done within its own bounds.
 
         It is asked again while it answers: it may be another one than that which heard it.

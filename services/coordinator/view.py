@@ -13,6 +13,7 @@ def run(c: Coordinator) -> pb.Run:
     run.state, run.reason = c.state.value, c.state.reason or c.recorder.problem
     run.tasks_pending, run.stall = services.tasks_pending, c.watch.stall
     run.alerts.extend([*([c.watch.scarce] if c.watch.scarce else []), *(str(a) for a in c.alerts.standing)])
+    run.members.extend(c.peers.members)
     run.serving_version.step = services.serving_step
     run.metrics[metrics.ENTRIES_QUARANTINED] = c.quarantined
     run.metrics[steps.GENERATED_PER_SECOND] = c.log.tokens_per_second()

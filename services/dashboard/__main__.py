@@ -10,8 +10,10 @@ from contextlib import AsyncExitStack
 import uvicorn
 
 from penstock import rpc
+from penstock.bus import LoginRefused
 from penstock.coordinator.v1 import coordinator_pb2_grpc
-from penstock.process import flags, security
+from penstock.membership import MemberState, NameTaken
+from penstock.process import Part, flags, joined, security
 from penstock.system import exits
 from penstock.telemetry import logs
 from services.dashboard.app import app
@@ -21,13 +23,21 @@ CONNECTIONS = 256
 
 
 async def serve(args: argparse.Namespace) -> None:
-    host, _, port = args.listen.rpartition(":")
     held = security(args, listens=False)
+    if args.nats is None:
+        await _page(args, held, args.coordinator, None)
+        return
+    async with joined(args, args.run, held) as part:
+        await _page(args, held, args.coordinator or await part.address_of("coordinator"), part)
+
+
+async def _page(args: argparse.Namespace, held: rpc.Security, coordinator: str | None, part: Part | None) -> None:
+    host, _, port = args.listen.rpartition(":")
     pair = held.certificates if held.certificates is not None and held.certificates.certificate is not None else None
     async with AsyncExitStack() as stack:
         stub = None
-        if args.coordinator is not None:
-            channel = await stack.enter_async_context(rpc.channel(args.coordinator, security=held))
+        if coordinator is not None:
+            channel = await stack.enter_async_context(rpc.channel(coordinator, security=held))
             stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
         key = args.key_file.read_text().strip() if args.key_file is not None else ""
         page = app(stub, [*args.host, host.strip("[]")], key, args.runs)
@@ -46,10 +56,33 @@ async def serve(args: argparse.Namespace) -> None:
         serving = asyncio.create_task(server.serve())
         while not server.started and not serving.done():
             await asyncio.sleep(0.02)  # uvicorn announces its start by a flag only
-        if server.started and args.announce is not None:
-            bound = server.servers[0].sockets[0].getsockname()[1]
-            _announce(args.announce, f"{host}:{bound}")
+        if server.started:
+            bound = f"{host}:{server.servers[0].sockets[0].getsockname()[1]}"
+            if args.announce is not None:
+                _announce(args.announce, bound)
+            if part is not None:
+                await _take_part(part, args.advertise or bound, server, args.ends_with_run)
         await serving
+
+
+async def _take_part(part: Part, address: str, server: uvicorn.Server, ends_with_run: bool) -> None:
+    """Announces the page until it is told to end, or its run is over."""
+    announcer = await part.announce(address)
+    await part.say(MemberState.MEMBER_STATE_READY)
+    async with asyncio.TaskGroup() as tasks:
+        beside = [tasks.create_task(announcer.run())]
+        if ends_with_run:
+            beside.append(tasks.create_task(_until_over(part, server)))
+        while not server.should_exit:
+            await asyncio.sleep(0.1)  # uvicorn announces its end by a flag only
+        for each in beside:
+            each.cancel()
+
+
+async def _until_over(part: Part, server: uvicorn.Server) -> None:
+    await part.watcher.until_over()
+    logger.info("the run is over (%s): the page ends", part.watcher.over)
+    server.should_exit = True
 
 
 def _announce(path: pathlib.Path, address: str) -> None:
@@ -60,17 +93,17 @@ def _announce(path: pathlib.Path, address: str) -> None:
 
 def main() -> int:
     parser = flags("dashboard", "Serves the page of a run, and of a folder of runs, over HTTP.")
-    parser.add_argument("--coordinator", help="HOST:PORT of the run's coordinator")
+    parser.add_argument("--coordinator", help="HOST:PORT of the run's coordinator, where it is not found in the run")
     parser.add_argument("--runs", type=pathlib.Path, help="folder of run directories, to be shown beside each other")
     parser.add_argument("--key-file", type=pathlib.Path, help="file with the key that a browser must show once")
     parser.add_argument("--host", action="append", default=[], help="a name by which the page may be called")
     args = parser.parse_args()
-    if args.coordinator is None and args.runs is None:
-        parser.error("there is nothing to show: give --coordinator, --runs, or both")
+    if args.coordinator is None and args.runs is None and (args.nats is None or args.run is None):
+        parser.error("there is nothing to show: give --coordinator, or --nats and --run to find it, or --runs")
     logs.configure(args.name, level=args.log_level)
     try:
         asyncio.run(serve(args))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LoginRefused, NameTaken) as error:
         logger.error("cannot start: %s", error)
         return exits.BAD_INPUT
     except SystemExit as error:  # how uvicorn says that it could not bind

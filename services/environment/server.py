@@ -48,10 +48,21 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         AddressInUse: the port is taken.
         ValueError: a reward or environment cannot be imported.
     """
+    made = Server(settings.name, settings.listen, security=settings.security, reflection=settings.reflection)
+    async with made as server, hosting(server, settings):
+        await server.start()
+        yield server
+
+
+@asynccontextmanager
+async def hosting(server: Server, settings: Settings) -> AsyncIterator[None]:
+    """The service on a server that is started in the block; its open episodes are closed at the end.
+
+    Raises ValueError as `running`.
+    """
     async with (
         Workers(settings.workers, name="reward-worker", memory=settings.memory) as for_rewards,
         Workers(settings.workers, name="environment-worker", memory=settings.memory) as for_environments,
-        Server(settings.name, settings.listen, security=settings.security, reflection=settings.reflection) as server,
     ):
         scorers: list[Scorer] = [
             await load_reward(for_rewards, target, name=name) for name, target in settings.rewards.items()
@@ -61,6 +72,5 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             for name, target in settings.environments.items()
         ]
         episodes = add_services(server, scorers, hosts, lease_seconds=settings.lease_seconds)
-        await server.start()
-        yield server
+        yield
         await episodes.close_all()

@@ -5,6 +5,7 @@ import functools
 import sys
 
 from penstock import rpc
+from penstock.access import PARTS
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, flags, run
 from services.generation.engine import Engine, EngineSettings
@@ -27,21 +28,33 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
         keep_kv_on_update=args.kv_on_update == "keep",
     )
     host = EngineHost(settings, receiver=process.name, start=start)
-    process.server.add(
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server, Generation(host, vocabulary_of(args.model))
-    )
-    if args.weight_sync is None:
-        await process.serving(host.run(None))
+    servicer = Generation(host, vocabulary_of(args.model))
+    process.server.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
+    weight_sync = args.weight_sync
+    if process.part is not None:
+        process.part.member.serves, process.part.member.capacity = args.serves, args.max_running
+        process.part.when_written_off(servicer.refuse)
+        if weight_sync is None and args.part == "generation":
+            weight_sync = await process.part.address_of("weight_sync")
+    if weight_sync is None:
+        await process.serving(host.run(None), ready=host.ready)
         return
-    async with rpc.channel(args.weight_sync, security=process.security, stream_seconds=86400) as channel:
-        await process.serving(host.run(channel))
+    async with rpc.channel(weight_sync, security=process.security, stream_seconds=86400) as channel:
+        await process.serving(host.run(channel), ready=host.ready)
 
 
 def main(start: StartEngine = Engine.start) -> int:
     """The program. start: what starts the engine; chaos tests give a fake."""
     parser = flags("generation", "Serves the policy with vLLM.")
     parser.add_argument("--model", required=True, help="Hugging Face model directory (version 0)")
-    parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync; a model without one never changes (a teacher)")
+    parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync, where it is not found in the run")
+    parser.add_argument(
+        "--part",
+        default="generation",
+        choices=PARTS["generation"],
+        help="its place in the run; a teacher never changes",
+    )
+    parser.add_argument("--serves", default="", help="the reward that a judge gives")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--max-running", type=int, default=256, help="sequences in one batch")
     parser.add_argument("--max-context", type=int, default=2048, help="tokens of prompt and completion together")

@@ -35,6 +35,8 @@ State = GetEngineResponse.State
 
 HEALTH_SECONDS = 0.5
 RETRY_SECONDS = 1.0
+START_SECONDS = 86400.0
+"""Within which a process has an engine, or is of no use; one attempt to start it has its own bound."""
 _pause = metrics.histogram(metrics.PAUSE_SECONDS, "seconds without a token during a weight update")
 _tokens = metrics.counter(metrics.TOKENS_GENERATED, "tokens drawn")
 
@@ -68,6 +70,11 @@ class EngineHost:
     def running(self) -> int:
         """Requests in the engine."""
         return self._engine.running() if self._engine is not None and self._engine.alive else 0
+
+    async def ready(self) -> None:
+        """Waits, listed, until the engine has begun to serve a version."""
+        async with self.gate.passing(0, None, START_SECONDS):
+            return
 
     async def run(self, channel: grpc.aio.Channel | None) -> None:
         """Runs until cancelled. Without a channel to weight_sync the model stays as it was loaded."""

@@ -34,7 +34,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
     def __init__(self, host: EngineHost, vocabulary: int) -> None:
         self._host, self._vocabulary = host, vocabulary
         self._admitted = 0
-        self._draining = False
+        self._draining = self._written_off = False
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         prompt = from_int32s(request.prompt_tokens)
@@ -107,6 +107,10 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         self._draining = False
         return pb.ResumeResponse()
 
+    def refuse(self, away: bool) -> None:
+        """Takes no new request while others have written this process off: they no longer count on its answers."""
+        self._written_off = away
+
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Counts a request while it is admitted."""
@@ -117,8 +121,9 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
             self._admitted -= 1
 
     def _check_tokens(self, field: str, least: int, greatest: int) -> None:
-        if self._draining:
-            raise rpc.unavailable("the replica is draining", reason="DRAINING")
+        if self._draining or self._written_off:
+            why = "is draining" if self._draining else "cannot announce itself, and takes no work"
+            raise rpc.unavailable(f"the replica {why}", reason="DRAINING")
         if least < 0 or greatest >= self._vocabulary:
             text = f"holds id {least if least < 0 else greatest}; the model's vocabulary is 0..{self._vocabulary - 1}"
             raise rpc.invalid_argument(f"{field}: {text}", rpc.Violation(field, text))

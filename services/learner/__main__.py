@@ -8,7 +8,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from penstock.process import flags, nats_flags, nats_login, observed, security, serve_metrics
+from penstock.process import flags, observed, security, serve_metrics
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.rpc import Security
 from penstock.system import exits
@@ -24,7 +24,7 @@ logger = logging.getLogger("services.learner")
 def main() -> int:
     args = _arguments()
     try:
-        recipe = load(args.recipe)
+        recipe = load(args.recipe, rows=False)
     except RecipeError as error:
         sys.stderr.write(f"{error}\n")
         return exits.BAD_INPUT
@@ -47,7 +47,7 @@ def _rank(args: argparse.Namespace, recipe: Recipe, held: Security) -> int:
         _join(recipe, rank, world)
         watch = _watch(recipe) if world > 1 else None
         if rank == 0:
-            serve_metrics(args.metrics_port, held)
+            args.metrics_port = serve_metrics(args, held)
         code = _work(args, recipe, held, watch)
     if code != exits.DONE:
         return code
@@ -97,17 +97,9 @@ def _work(args: argparse.Namespace, recipe: Recipe, held: Security, watch: "Watc
         if args.export is not None:
             export_checkpoint(recipe, args.checkpoint, args.export)
         else:
-            addresses = Addresses(
-                args.nats,
-                args.weight_sync,
-                args.listen,
-                args.announce,
-                args.name,
-                held,
-                args.reflection,
-                nats_login(args, held),
+            learn(
+                recipe, args.run_directory, Addresses(args, held), watch.at if watch is not None else lambda what: None
             )
-            learn(recipe, args.run_directory, addresses, watch.at if watch is not None else lambda what: None)
     except (
         LayoutError,
         UnsupportedModel,
@@ -149,12 +141,11 @@ def _arguments() -> argparse.Namespace:
     parser = flags("learner", "Trains the policy with Megatron-Core or transformers.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
     parser.add_argument("--run-directory", type=pathlib.Path, required=True, help="where checkpoints and export go")
-    nats_flags(parser, required=False)
-    parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync")
+    parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync, where it is not found in the run")
     parser.add_argument("--export", type=pathlib.Path, help="train nothing: write --checkpoint there as a model")
     parser.add_argument("--checkpoint", type=pathlib.Path, help="with --export: a checkpoint of the recipe's run")
     args = parser.parse_args()
-    needed = ("checkpoint",) if args.export is not None else ("nats", "weight_sync")
+    needed = ("checkpoint",) if args.export is not None else ("nats",)
     missing = ["--" + name.replace("_", "-") for name in needed if getattr(args, name) is None]
     if missing:
         parser.error(f"the following arguments are required: {', '.join(missing)}")

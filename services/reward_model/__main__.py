@@ -18,6 +18,8 @@ async def serve(process: Process, args: argparse.Namespace, model: RewardModel) 
     scorer = ModelScorer(args.reward, f"score of the reward model {args.model}", model)
     service = RewardService([scorer], at_once=AT_ONCE)
     process.server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, service)
+    if process.part is not None:
+        process.part.member.serves = args.reward
     await process.serving(scorer.run())
 
 

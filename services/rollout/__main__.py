@@ -5,47 +5,47 @@ import asyncio
 import pathlib
 import sys
 
-from penstock.bus import RunNames, TaskConsumer, TaskKind, connect
+from penstock.bus import TaskConsumer, TaskKind
 from penstock.chat import ChatTokenizer
-from penstock.process import Process, flags, nats_flags, nats_login, run
+from penstock.process import Process, flags, run
 from penstock.recipes import RecipeError, load
 from services.rollout.players import Addresses, player
 from services.rollout.worker import Worker
 
 
 async def serve(process: Process, args: argparse.Namespace) -> None:
-    recipe = load(args.recipe)
-    names = RunNames(recipe.run)
-    rewards = dict(each.split("=", 1) for each in args.reward if "=" in each)
+    recipe, part = load(args.recipe, rows=False), process.joined
+    rewards = dict(each.split("=", 1) for each in args.reward)
     judges: dict[str, list[str]] = {}
-    for name, address in (each.split("=", 1) for each in args.judge if "=" in each):
+    for name, address in (each.split("=", 1) for each in args.judge):
         judges.setdefault(name, []).append(address)
     addresses = Addresses(args.generation, args.environment, args.teacher, rewards, judges)
     data = recipe.data
     chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, data.thinking, data.control_tokens)
-    async with (
-        connect(args.nats, name=process.name, login=nats_login(args, process.security), within=60) as bus,
-        player(recipe, chat, addresses, process.security) as plays,
-    ):
-        worker = Worker(bus, names, recipe.model.path, plays.play, recipe.sources, recipe.limits.group_deadline_seconds)
+    async with player(recipe, chat, addresses, process.security, part.watcher, part.member.zone) as plays:
+        worker = Worker(
+            part.bus, part.names, recipe.model.path, plays.play, recipe.sources, recipe.limits.group_deadline_seconds
+        )
 
         def consumer(kind: TaskKind, at_once: int) -> TaskConsumer:
             return TaskConsumer(
-                bus,
-                names,
+                part.bus,
+                part.names,
                 kind,
                 max_deliver=recipe.rollout.deliveries,
                 max_in_flight=at_once,
             )
 
         at_once = recipe.rollout.groups_per_worker
-        await process.serving(worker.run(consumer("train", at_once)), worker.run(consumer("eval", 4 * at_once)))
+        part.member.capacity = at_once
+        await process.serving(
+            worker.run(consumer("train", at_once)), worker.run(consumer("eval", 4 * at_once)), gives_back=True
+        )
 
 
 def main() -> int:
-    parser = flags("rollout", "Drives episodes: prompt, tokens, environment turns, reward, trajectory.")
+    parser = flags("rollout", "Drives episodes: prompt, tokens, environment turns, reward, trajectory.", nats=True)
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
-    nats_flags(parser)
     parser.add_argument("--generation", action="append", default=[], help="HOST:PORT of a replica; repeat for more")
     parser.add_argument("--environment", action="append", default=[], help="HOST:PORT of our environment service")
     parser.add_argument("--teacher", action="append", default=[], help="HOST:PORT of a teacher; repeat for more")
@@ -55,21 +55,15 @@ def main() -> int:
     )
     args = parser.parse_args()
     try:
-        recipe = load(args.recipe)
+        recipe = load(args.recipe, rows=False)
     except RecipeError as error:
         parser.error(str(error))
-    if recipe.generates and not args.generation:
-        parser.error("--generation: at least one address is needed for this recipe")
-    if recipe.teacher is not None and recipe.mode == "train" and not args.teacher:
-        parser.error("--teacher: at least one address is needed for this recipe")
-    if recipe.generates and not args.environment and not recipe.only_foreign_environments:
-        parser.error("--environment: at least one address is needed for this recipe")
-    missing = set(recipe.reward_models) - {each.partition("=")[0] for each in args.reward if "=" in each}
-    if recipe.generates and missing:
-        parser.error(f"--reward: the recipe's reward models need NAME=HOST:PORT; missing: {', '.join(sorted(missing))}")
-    silent = set(recipe.judges) - {each.partition("=")[0] for each in args.judge if "=" in each}
-    if recipe.generates and silent:
-        parser.error(f"--judge: the recipe's judges need NAME=HOST:PORT; missing: {', '.join(sorted(silent))}")
+    for flag, given, known in (("reward", args.reward, recipe.reward_models), ("judge", args.judge, recipe.judges)):
+        for each in given:
+            name, equals, _ = each.partition("=")
+            if not equals or name not in known:
+                names = ", ".join(sorted(known)) or "none"
+                parser.error(f"--{flag}: {each!r} must be NAME=HOST:PORT, NAME one of the recipe's ({names})")
     return run(args, serve, recipe.run)
 
 

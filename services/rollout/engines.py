@@ -8,12 +8,11 @@ moment.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import grpc
 
@@ -21,6 +20,7 @@ from penstock import rpc
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
+from penstock.membership import preferred
 from penstock.telemetry.waits import waiting
 from penstock.trajectories import TrajectoryBuilder, from_float32s, from_int32s, int32s
 from penstock.trajectory.v1.trajectory_pb2 import (
@@ -29,6 +29,7 @@ from penstock.trajectory.v1.trajectory_pb2 import (
     FinishReason,
     RolloutWork,
 )
+from services.rollout.pool import Members, Pool, Where, pool
 from services.rollout.stopping import StopTexts
 
 logger = logging.getLogger(__name__)
@@ -64,18 +65,18 @@ class Replica:
 class Engines:
     """All replicas. `attempts` bounds failures of a turn; waiting for an absent replica is bounded by time instead."""
 
-    def __init__(self, replicas: Sequence[Replica], attempts: int, timeout: float) -> None:
-        if not replicas:
-            raise ValueError("at least one generation address is needed")
-        self._replicas, self._attempts, self._timeout = list(replicas), attempts, timeout
+    def __init__(self, replicas: Pool[Replica], attempts: int, timeout: float) -> None:
+        self._replicas, self._attempts, self._timeout = replicas, attempts, timeout
 
     def choose(self, group: str) -> Replica:
-        """The replica for a request of `group` now."""
+        """The replica for a request of `group` now; there must be one."""
         now = time.monotonic()
-        usable = [r for r in self._replicas if r.avoid_until <= now] or self._replicas
-        preferred = max(usable, key=lambda r: hashlib.blake2b(f"{group}|{r.address}".encode()).digest())
-        least = min(usable, key=lambda r: r.in_flight)
-        return least if preferred.in_flight - least.in_flight > IMBALANCE else preferred
+        usable = {r.address: r for r in self._replicas if r.avoid_until <= now} or {
+            r.address: r for r in self._replicas
+        }
+        wanted = usable[preferred(group, usable)]
+        least = min(usable.values(), key=lambda r: r.in_flight)
+        return least if wanted.in_flight - least.in_flight > IMBALANCE else wanted
 
     async def complete(
         self,
@@ -107,6 +108,8 @@ class Engines:
             if left <= 0:
                 failed = f"{tries.failures} failed attempts"
                 raise GenerationFailed(f"no replica generated within {self._timeout:g} s ({failed})")
+            if not await self._replicas.some("a generation replica", on="generation", within=left):
+                raise GenerationFailed(f"no replica took part in the run for {left:g} s")
             replica = self.choose(group)
             try:
                 finish = await self._attempt(replica, builder, group, work, sampling, stops, left)
@@ -172,13 +175,22 @@ def _draw(builder: TrajectoryBuilder, chunk: pb.GenerateResponse, stops: StopTex
 
 
 @asynccontextmanager
-async def engines(
-    addresses: Sequence[str], security: rpc.Security, attempts: int, timeout: float
-) -> AsyncIterator[Engines]:
-    """Engines over open channels."""
-    async with AsyncExitStack() as stack:
-        replicas = []
-        for address in addresses:
-            channel = await stack.enter_async_context(rpc.channel(address, security=security))
-            replicas.append(Replica(address, generation_pb2_grpc.GenerationServiceStub(channel)))
+async def replicas_of(where: Where, security: rpc.Security) -> AsyncIterator[Pool[Replica]]:
+    """The replicas, over open channels."""
+
+    @asynccontextmanager
+    async def opened(address: str) -> AsyncIterator[Replica]:
+        async with rpc.channel(address, security=security) as channel:
+            yield Replica(address, generation_pb2_grpc.GenerationServiceStub(channel))
+
+    async with pool(where, opened, idle=lambda replica: not replica.in_flight) as replicas:
+        yield replicas
+
+
+@asynccontextmanager
+async def engines(where: Where, security: rpc.Security, attempts: int, timeout: float) -> AsyncIterator[Engines]:
+    """Engines over open channels. Raises ValueError for addresses that are none."""
+    if not isinstance(where, Members) and not where:
+        raise ValueError("at least one generation address is needed")
+    async with replicas_of(where, security) as replicas:
         yield Engines(replicas, attempts, timeout)

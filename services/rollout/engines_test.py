@@ -12,6 +12,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout import engines as module
 from services.rollout.engines import Engines, GenerationFailed, Replica, engines
 from services.rollout.fake_engine_testing import FakeEngine, Step, Tokens, serving
+from services.rollout.pool import Pool
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 SAMPLING = SamplingParams(temperature=1, top_p=1, max_tokens=8, stop_token_ids=[2])
@@ -151,19 +152,19 @@ def replicas(n: int) -> list[Replica]:
 
 
 def test_a_group_keeps_its_replica_and_groups_spread() -> None:
-    pool = Engines(replicas(4), 3, 10)
+    pool = Engines(Pool(replicas(4)), 3, 10)
     chosen = {f"g{i}": pool.choose(f"g{i}").address for i in range(400)}
     assert chosen == {group: pool.choose(group).address for group in chosen}
     counts = [list(chosen.values()).count(r.address) for r in replicas(4)]
     assert min(counts) > 60
-    fewer = Engines(replicas(3), 3, 10)
+    fewer = Engines(Pool(replicas(3)), 3, 10)
     moved = sum(chosen[g] != fewer.choose(g).address for g in chosen)
     assert moved == counts[3]  # only the groups of the replica that is gone
 
 
 def test_a_group_leaves_a_replica_that_is_much_busier() -> None:
     members = replicas(3)
-    pool = Engines(members, 3, 10)
+    pool = Engines(Pool(members), 3, 10)
     preferred = pool.choose("g")
     preferred.in_flight = module.IMBALANCE
     assert pool.choose("g") is preferred
@@ -173,7 +174,7 @@ def test_a_group_leaves_a_replica_that_is_much_busier() -> None:
 
 def test_a_replica_that_failed_is_avoided_unless_all_did() -> None:
     members = replicas(2)
-    pool = Engines(members, 3, 10)
+    pool = Engines(Pool(members), 3, 10)
     preferred = pool.choose("g")
     preferred.avoid_until = time.monotonic() + 60
     other = pool.choose("g")
@@ -182,6 +183,7 @@ def test_a_replica_that_failed_is_avoided_unless_all_did() -> None:
     assert pool.choose("g") is preferred
 
 
-def test_a_pool_without_replicas_is_refused() -> None:
+async def test_a_pool_without_replicas_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one generation address"):
-        Engines([], 3, 10)
+        async with engines([], rpc.Security(), 3, 10):
+            pass

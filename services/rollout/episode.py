@@ -11,8 +11,7 @@ import json
 import logging
 import time
 import uuid
-import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
@@ -23,6 +22,7 @@ from penstock.chat import ChatTokenizer, TemplateError
 from penstock.common.v1.common_pb2 import Message, SamplingParams
 from penstock.environment.v1 import environment_pb2 as env
 from penstock.environment.v1 import environment_pb2_grpc
+from penstock.membership import preferred
 from penstock.recipes import Longest, TooLong
 from penstock.recipes.sections import Environment
 from penstock.reward.v1.reward_pb2 import ScoreItem
@@ -32,6 +32,7 @@ from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed
 from services.rollout.failures import RewardFailed
+from services.rollout.pool import Pool
 from services.rollout.scoring import Scoring, total
 from services.rollout.teacher import Teacher
 
@@ -62,13 +63,15 @@ class Tools:
     environment: Environment
     trained: Longest
     measured: Longest
-    places: Sequence[Place] = ()
+    places: Pool[Place] = dataclasses.field(default_factory=Pool)
     teacher: Teacher | None = None
     outage: float = 0.0
 
     def place(self, task: pb.GroupTask, index: int) -> Place:
-        """Where a sample's episode is played: replicas share them, and a sample that comes again goes there again."""
-        return self.places[zlib.crc32(f"{task.group}/{index}".encode()) % len(self.places)]
+        """Where a sample's episode is played: replicas share them, and a sample that comes again goes there again while
+        that one is there."""
+        known = {place.address: place for place in self.places}
+        return known[preferred(f"{task.group}/{index}", known)]
 
     def longest(self, task: pb.GroupTask) -> Longest:
         """How long a sample of the task may be."""
@@ -172,6 +175,8 @@ async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, deadline: De
     work, builder, longest = task.rollout, TrajectoryBuilder(), tools.longest(task).tokens
     generating = playing = 0.0
     engine = ""
+    if not await tools.places.some("an environment", on="environment", within=deadline.at - time.monotonic()):
+        raise EnvironmentFailed("no environment service took part in the run until the group's deadline")
     place = tools.place(task, index)
     reset = env.ResetRequest(
         request_id=f"{task.run}/{task.group}/{index}/{uuid.uuid4().hex[:8]}",

@@ -33,6 +33,7 @@ from services.rollout import episode as episode_module
 from services.rollout.engines import engines
 from services.rollout.episode import Place, Tools, play
 from services.rollout.fake_engine_testing import FakeEngine, Step, Tokens, serving
+from services.rollout.pool import Pool
 from services.rollout.scoring import scoring
 
 COMPLETED, TRUNCATED, FAILED = (
@@ -112,7 +113,7 @@ async def tools(
         rpc.channel(environment_address) as channel,
     ):
         place = Place(environment_address, environment_pb2_grpc.EnvironmentServiceStub(channel))
-        yield Tools("model", chat, pool, scorer, settings, longest, longest, [place], None, outage)
+        yield Tools("model", chat, pool, scorer, settings, longest, longest, Pool([place]), None, outage)
 
 
 def task(environment: str = "brevity", *, row: str = "{}", max_tokens: int = 24) -> pb.GroupTask:
@@ -405,7 +406,7 @@ async def test_replicas_share_episodes_and_a_sample_that_comes_again_goes_there_
 ) -> None:
     async with tools(chat, FakeEngine(), environment_address, environment="guess_number") as driven:
         (one,) = driven.places
-        three = dataclasses.replace(driven, places=[dataclasses.replace(one, address=str(i)) for i in range(3)])
+        three = dataclasses.replace(driven, places=Pool([dataclasses.replace(one, address=str(i)) for i in range(3)]))
     made = [task("guess_number") for _ in range(100)]
     for number, each in enumerate(made):
         each.group = f"g{number:08d}"

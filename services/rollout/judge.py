@@ -32,6 +32,7 @@ from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1.trajectory_pb2 import RolloutWork
 from services.rollout.engines import Engines, GenerationFailed, engines
 from services.rollout.failures import RewardFailed
+from services.rollout.pool import Where
 
 ATTEMPTS = 3
 AGAIN = 1.0
@@ -94,6 +95,9 @@ class JudgeClient:
     def _answered(self, _: asyncio.Future[Scored]) -> None:
         self.waiting -= 1
 
+    def leave(self) -> None:
+        """It never leaves: its engines come and go below it."""
+
     async def run(self) -> None:
         """Asks for ever."""
         async with asyncio.TaskGroup() as verdicts:
@@ -142,9 +146,9 @@ class JudgeClient:
 
 
 @asynccontextmanager
-async def judge(reward: Reward, addresses: Sequence[str], security: rpc.Security) -> AsyncIterator[JudgeClient]:
+async def judge(reward: Reward, where: Where, security: rpc.Security) -> AsyncIterator[JudgeClient]:
     """A JudgeClient over open channels."""
     assert reward.judge is not None
     chat = await asyncio.to_thread(ChatTokenizer, reward.judge.path)
-    async with engines(addresses, security, ATTEMPTS, reward.timeout_seconds) as pool:
+    async with engines(where, security, ATTEMPTS, reward.timeout_seconds) as pool:
         yield JudgeClient(reward, reward.judge, chat, pool)

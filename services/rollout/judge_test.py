@@ -20,6 +20,7 @@ from services.rollout.engines import engines
 from services.rollout.failures import RewardFailed
 from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
 from services.rollout.judge import JudgeClient, mark, question
+from services.rollout.pool import Pool
 from services.rollout.scoring import Scoring
 
 SHORT = {"path": "none", "prompt": "{prompt}{completion}", "max_tokens": 16, "max_context": 64, "read": r"s=(\d+)"}
@@ -47,7 +48,7 @@ async def judging(chat: ChatTokenizer, engine: FakeEngine, **given: Any) -> Asyn
         client = JudgeClient(reward, reward.judge, chat, pool)
         task = asyncio.create_task(client.run())
         stack.callback(task.cancel)
-        yield Scoring([[client]])
+        yield Scoring([Pool([client])])
 
 
 def says(chat: ChatTokenizer, *texts: str) -> list[list[Any]]:

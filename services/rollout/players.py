@@ -12,19 +12,21 @@ from penstock import rpc
 from penstock.chat import ChatTokenizer
 from penstock.datasets import tokenise
 from penstock.environment.v1 import environment_pb2_grpc
+from penstock.membership import Watcher
 from penstock.recipes import Longest, Recipe
 from penstock.recipes.sections import Environment
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, engines
 from services.rollout.episode import Place, Tools, play
+from services.rollout.pool import Members, Pool, Where, pool
 from services.rollout.scoring import scoring
 from services.rollout.teacher import Teacher, teacher
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the other services are, as HOST:PORT; `rewards`, `judges`: those of models that score, by their reward's
-    name."""
+    """Where the other services are, as HOST:PORT, for those who are not found in the run; `rewards`, `judges`: those of
+    models that score, by their reward's name."""
 
     generation: Sequence[str] = ()
     environment: Sequence[str] = ()
@@ -47,24 +49,51 @@ class Player:
         return await play(self._tools[task.rollout.task.source], task, index, until)
 
 
+class _Found:
+    """Where each kind is: at the addresses that were told, else where the run's members are."""
+
+    def __init__(self, addresses: Addresses, watcher: Watcher | None, zone: str) -> None:
+        self._addresses, self._watcher, self._zone = addresses, watcher, zone
+        self.generation = self._where("generation", addresses.generation)
+        self.environment = self._where("environment", addresses.environment)
+        self.teacher = self._where("teacher", addresses.teacher)
+
+    def reward(self, name: str) -> Where:
+        """The models that give a reward."""
+        told = self._addresses.rewards.get(name)
+        return self._where("reward_model", [told] if told else [], name)
+
+    def judge(self, name: str) -> Where:
+        """The engines of a judge."""
+        return self._where("judge", self._addresses.judges.get(name, ()), name)
+
+    def _where(self, kind: str, told: Sequence[str], serves: str = "") -> Where:
+        return told if told or self._watcher is None else Members(self._watcher, kind, serves, self._zone)
+
+
 @asynccontextmanager
 async def player(
-    recipe: Recipe, chat: ChatTokenizer, addresses: Addresses, security: rpc.Security
+    recipe: Recipe,
+    chat: ChatTokenizer,
+    addresses: Addresses,
+    security: rpc.Security,
+    watcher: Watcher | None = None,
+    zone: str = "",
 ) -> AsyncIterator[Player]:
-    """A Player over open channels."""
+    """A Player over open channels. watcher: of the run, for those whose addresses are not told; zone: what is near."""
+    found = _Found(addresses, watcher, zone)
     tools: dict[str, Tools] = {}
     async with AsyncExitStack() as stack:
         if recipe.generates:
             rollout = recipe.rollout
-            pool = await stack.enter_async_context(
-                engines(addresses.generation, security, rollout.attempts, rollout.generation_timeout_seconds)
+            replicas = await stack.enter_async_context(
+                engines(found.generation, security, rollout.attempts, rollout.generation_timeout_seconds)
             )
             tutor = None
-            if addresses.teacher:
-                assert recipe.teacher is not None
-                tutor = await stack.enter_async_context(teacher(addresses.teacher, security, recipe.teacher.top))
+            if recipe.teacher is not None and recipe.mode == "train":
+                tutor = await stack.enter_async_context(teacher(found.teacher, security, recipe.teacher.top))
             for name, source in recipe.sources.items():
-                tools[name] = await _tools(stack, source, chat, addresses, security, pool, tutor)
+                tools[name] = await _tools(stack, source, chat, found, security, replicas, tutor)
         yield Player(recipe, chat, tools)
 
 
@@ -72,9 +101,9 @@ async def _tools(
     stack: AsyncExitStack,
     recipe: Recipe,
     chat: ChatTokenizer,
-    addresses: Addresses,
+    found: _Found,
     security: rpc.Security,
-    pool: Engines,
+    replicas: Engines,
     tutor: Teacher | None,
 ) -> Tools:
     """What drives the episodes of one source of tasks."""
@@ -82,31 +111,35 @@ async def _tools(
     rewards = await stack.enter_async_context(
         scoring(
             recipe.rewards(),
-            addresses.environment,
+            found.environment,
             security,
-            addresses.rewards,
-            addresses.judges,
+            {name: found.reward(name) for name in recipe.reward_models},
+            {name: found.judge(name) for name in recipe.judges},
             recipe.limits.outage_seconds,
         )
     )
-    places = await _places(stack, recipe.environment, addresses, security) if recipe.environment.multi_turn else ()
+    places = Pool[Place]()
+    if recipe.environment.multi_turn:
+        places = await _places(stack, recipe.environment, found, security)
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
     outage = 0.0 if recipe.environment.address is None else recipe.limits.outage_seconds
-    return Tools(recipe.model.path, chat, pool, rewards, recipe.environment, trained, measured, places, tutor, outage)
+    own, model = recipe.environment, recipe.model.path
+    return Tools(model, chat, replicas, rewards, own, trained, measured, places, tutor, outage)
 
 
 async def _places(
-    stack: AsyncExitStack, environment: Environment, addresses: Addresses, security: rpc.Security
-) -> Sequence[Place]:
+    stack: AsyncExitStack, environment: Environment, found: _Found, security: rpc.Security
+) -> Pool[Place]:
     """Where episodes of a source are played: another team's service, or all replicas of ours."""
     shown, transport = security, None
     if environment.address:
         shown, transport = rpc.Security.of_files(**environment.credentials.model_dump()), rpc.FOREIGN
-    places = []
-    for address in [environment.address] if environment.address else addresses.environment:
-        opened = rpc.channel(
-            address, security=shown, transport=transport, idempotent=["penstock.environment.v1.EnvironmentService"]
-        )
-        stub = environment_pb2_grpc.EnvironmentServiceStub(await stack.enter_async_context(opened))
-        places.append(Place(address, stub))
-    return places
+
+    @asynccontextmanager
+    async def opened(address: str) -> AsyncIterator[Place]:
+        idempotent = ["penstock.environment.v1.EnvironmentService"]
+        async with rpc.channel(address, security=shown, transport=transport, idempotent=idempotent) as channel:
+            yield Place(address, environment_pb2_grpc.EnvironmentServiceStub(channel))
+
+    where = [environment.address] if environment.address else found.environment
+    return await stack.enter_async_context(pool(where, opened))

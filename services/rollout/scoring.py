@@ -25,6 +25,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -37,9 +38,12 @@ from penstock.sdk import Invalid, Scored, checked_results
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 from services.rollout.failures import RewardFailed
 from services.rollout.judge import judge
+from services.rollout.pool import Open, Pool, Where, pool
 
 MAX_ITEMS = 256
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
+ABSENT_SECONDS = 120.0
+"""How long an item waits for somebody who could score it."""
 UNANSWERED = 3  # calls; the last of them has the item alone, when nothing else waits
 # What says that a method is missing; a server made of gRPC's generated class raises, which is no clearer.
 _NO_STREAM = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
@@ -79,6 +83,10 @@ class Pace:
             self.most = min(MAX_ITEMS, 2 * self.most)
 
 
+class Moved(Exception):
+    """Whoever was to score an item has left the run: another one is asked."""
+
+
 class Client(Protocol):
     """One reward of whoever gives it."""
 
@@ -88,6 +96,10 @@ class Client(Protocol):
     @property
     def waiting(self) -> int:
         """Items that have no answer yet."""
+        ...
+
+    def leave(self) -> None:
+        """Gets no new items: what it has not been asked for yet is somebody else's (Moved)."""
         ...
 
     def score(self, item: pb.ScoreItem) -> asyncio.Future[Scored]:
@@ -110,6 +122,7 @@ class RewardClient:
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
         self._alone = collections.deque[_Pending]()
         self._streams, self._streamed = True, False
+        self._left = False
         self.waiting = 0
 
     def score(self, item: pb.ScoreItem) -> asyncio.Future[Scored]:
@@ -122,6 +135,19 @@ class RewardClient:
 
     def _answered(self, _: asyncio.Future[Scored]) -> None:
         self.waiting -= 1
+
+    def leave(self) -> None:
+        """Gets no new items; what waits is moved, what is under way may still be answered."""
+        self._left = True
+        while not self._queue.empty():
+            self._alone.append(self._queue.get_nowait())
+        self._move(self._alone)
+        self._alone.clear()
+
+    def _move(self, pending: Iterable[_Pending]) -> None:
+        for each in pending:
+            if not each.answer.done():
+                each.answer.set_exception(Moved())
 
     async def run(self) -> None:
         """Calls the service for whatever has gathered, for ever."""
@@ -151,7 +177,9 @@ class RewardClient:
         except rpc.RpcError as error:
             told = {answer.id for answer in answers}
             left = [pending for key, pending in waiting_for.items() if key not in told]
-            if error.code not in _TOO_MUCH or (len(batch) == 1 and batch[0].unanswered + 1 >= UNANSWERED):
+            if self._left:
+                self._move(left)
+            elif error.code not in _TOO_MUCH or (len(batch) == 1 and batch[0].unanswered + 1 >= UNANSWERED):
                 self._fail(left, str(error))
             else:
                 self.pace.after(len(batch), len(batch) - len(left), time.monotonic() - started)
@@ -183,6 +211,8 @@ class RewardClient:
         what, on = f"{len(request.items)} scores of {self.reward.name}", f"reward {self.address}"
 
         async def attempt(left: float) -> None:
+            if self._left:
+                raise rpc.RpcError(grpc.StatusCode.CANCELLED, "the service has left the run")
             await self._attempt(request, answers, min(left, limit))
 
         await rpc.retried(AWAY, max(limit, outage), attempt, what=what, on=on)
@@ -221,24 +251,34 @@ class Verdict:
 class Scoring:
     """All parts of the reward. replicas: by part, those who score it; the one with fewest items gets the next."""
 
-    def __init__(self, replicas: Sequence[Sequence[Client]]) -> None:
+    def __init__(self, replicas: Sequence[Pool[Client]]) -> None:
         self._replicas = list(replicas)
 
     async def score(self, item: pb.ScoreItem) -> Verdict:
         """What all rewards say. Raises RewardFailed if any has no score."""
-        clients = [min(each, key=lambda client: client.waiting) for each in self._replicas]
-        scores = await asyncio.gather(*(client.score(item) for client in clients), return_exceptions=True)
-        for score in scores:
-            if isinstance(score, BaseException):
-                raise score
+        scores = await asyncio.gather(*(_scored(each, item) for each in self._replicas), return_exceptions=True)
         components, answers = [], []
-        for client, score in zip(clients, scores, strict=True):
-            assert isinstance(score, Scored)
-            name = client.reward.name
-            components.append(RewardComponent(name=name, value=score.value, weight=client.reward.weight))
+        for each in scores:
+            if isinstance(each, BaseException):
+                raise each
+            reward, score = each
+            name = reward.name
+            components.append(RewardComponent(name=name, value=score.value, weight=reward.weight))
             components += [RewardComponent(name=f"{name}.{k}", value=v) for k, v in sorted(score.components.items())]
             answers.append(score.answer)
         return Verdict(components, next((a for a in answers if a is not None), None))
+
+
+async def _scored(replicas: Pool[Client], item: pb.ScoreItem) -> tuple[Reward, Scored]:
+    """What one part says, asked again where whoever was asked leaves. Raises RewardFailed."""
+    while True:
+        if not await replicas.some("a service that scores", on="environment", within=ABSENT_SECONDS):
+            raise RewardFailed(f"nobody who scores took part in the run for {ABSENT_SECONDS:g} s")
+        client = min(replicas, key=lambda each: each.waiting)
+        try:
+            return client.reward, await client.score(item)
+        except Moved:
+            continue
 
 
 def total(components: Sequence[RewardComponent]) -> float:
@@ -249,10 +289,10 @@ def total(components: Sequence[RewardComponent]) -> float:
 @asynccontextmanager
 async def scoring(
     rewards: Sequence[Reward],
-    own: Sequence[str],
+    own: Where,
     security: rpc.Security,
-    models: Mapping[str, str] | None = None,
-    judges: Mapping[str, Sequence[str]] | None = None,
+    models: Mapping[str, Where] | None = None,
+    judges: Mapping[str, Where] | None = None,
     outage: float = 0.0,
 ) -> AsyncIterator[Scoring]:
     """Scoring over open channels. `models`, `judges`: addresses of models that score by their reward's name; rewards
@@ -260,25 +300,38 @@ async def scoring(
     alone, and may be away for `outage` seconds."""
     models, judges = models or {}, judges or {}
     async with AsyncExitStack() as stack:
-        replicas: list[list[Client]] = []
+        replicas: list[Pool[Client]] = []
         for reward in rewards:
             if reward.judge is not None:
-                replicas.append([await stack.enter_async_context(judge(reward, judges[reward.name], security))])
+                asked = await stack.enter_async_context(judge(reward, judges[reward.name], security))
+                await stack.enter_async_context(_running(asked))
+                replicas.append(Pool([asked]))
                 continue
-            one = reward.address or models.get(reward.name)
-            shown, transport = security, None
-            if reward.address:
-                shown, transport = rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN
-            clients: list[Client] = []
-            for address in [one] if one else own:
-                channel = await stack.enter_async_context(rpc.channel(address, security=shown, transport=transport))
-                stub = reward_pb2_grpc.RewardServiceStub(channel)
-                clients.append(RewardClient(reward, address, stub, outage if reward.address else 0.0))
-            replicas.append(clients)
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        running = [tasks.create_task(client.run()) for clients in replicas for client in clients]
+            where = [reward.address] if reward.address else models.get(reward.name, own)
+            opened: Open[Client] = partial(_client, reward, security, outage)
+            clients = pool(where, opened, leave=lambda client: client.leave(), idle=lambda client: not client.waiting)
+            replicas.append(await stack.enter_async_context(clients))
+        yield Scoring(replicas)
+
+
+@asynccontextmanager
+async def _client(reward: Reward, security: rpc.Security, outage: float, address: str) -> AsyncIterator[Client]:
+    """A RewardClient over an open channel, at work."""
+    shown, transport = security, None
+    if reward.address:
+        shown, transport = rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN
+    async with rpc.channel(address, security=shown, transport=transport) as channel:
+        stub = reward_pb2_grpc.RewardServiceStub(channel)
+        client = RewardClient(reward, address, stub, outage if reward.address else 0.0)
+        async with _running(client):
+            yield client
+
+
+@asynccontextmanager
+async def _running(client: Client) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(client.run())
         try:
-            yield Scoring(replicas)
+            yield
         finally:
-            for each in running:
-                each.cancel()
+            running.cancel()

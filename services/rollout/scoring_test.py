@@ -78,7 +78,7 @@ async def test_a_reward_models_process_is_found_by_its_rewards_name() -> None:
             await server.start()
             addresses.append(server.address)
         rewards = [Reward(name="checker"), Reward(name="helpful", model=ServedModel(path="m"))]
-        models = {"helpful": addresses[1]}
+        models = {"helpful": [addresses[1]]}
         both = await stack.enter_async_context(scoring(rewards, addresses[:1], rpc.Security(), models))
         verdict = await both.score(item())
     assert [(c.name, c.value) for c in verdict.components] == [("checker", 1.0), ("helpful", 2.0)]

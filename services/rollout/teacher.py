@@ -7,11 +7,10 @@ is FAILED{generation}, never trained on half.
 
 from __future__ import annotations
 
-import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 
 from penstock import rpc
 from penstock.generation.v1 import generation_pb2 as pb
-from penstock.generation.v1 import generation_pb2_grpc
 from penstock.trajectories import float32s, from_float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
-from services.rollout.engines import GenerationFailed
+from services.rollout.engines import GenerationFailed, Replica, replicas_of
+from services.rollout.pool import Pool, Where
 
 ATTEMPT_SECONDS = 60.0
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED))
@@ -32,11 +31,8 @@ AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTE
 class Teacher:
     """Replicas of one teacher, asked in turn. top: how many of its likeliest tokens it names at every position."""
 
-    def __init__(
-        self, replicas: Sequence[tuple[str, generation_pb2_grpc.GenerationServiceAsyncStub]], top: int = 0
-    ) -> None:
-        self._turns, self._top = itertools.cycle([stub for _, stub in replicas]), top
-        self._on = f"teacher {', '.join(address for address, _ in replicas)}"
+    def __init__(self, replicas: Pool[Replica], top: int = 0) -> None:
+        self._replicas, self._top, self._turn = replicas, top, 0
 
     async def judge(self, t: trajectory_pb2.Trajectory, until: float) -> None:
         """Fills `t.teacher_logprobs`, and with `top` what the teacher would rather have drawn.
@@ -50,11 +46,15 @@ class Teacher:
         what = f"the teacher's word on {t.group}/{t.index}"
 
         async def ask(left: float) -> pb.ScoreTokensResponse:
-            stub = next(self._turns)
-            return await rpc.call(stub.ScoreTokens(request, timeout=min(ATTEMPT_SECONDS, left)))
+            if not await self._replicas.some("a teacher", on="teacher", within=left):
+                raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "no teacher takes part in the run")
+            replica = self._replicas[self._turn % len(self._replicas)]
+            self._turn += 1
+            return await rpc.call(replica.stub.ScoreTokens(request, timeout=min(ATTEMPT_SECONDS, left)))
 
+        on = f"teacher {', '.join(replica.address for replica in self._replicas)}".strip()
         try:
-            answer = await rpc.retried(AWAY, until - time.monotonic(), ask, what=what, on=self._on)
+            answer = await rpc.retried(AWAY, until - time.monotonic(), ask, what=what, on=on)
         except rpc.RpcError as error:
             raise GenerationFailed(f"the teacher: {error}") from error
         given = from_float32s(answer.logprobs)
@@ -93,8 +93,7 @@ class Teacher:
 
 
 @asynccontextmanager
-async def teacher(addresses: Sequence[str], security: rpc.Security, top: int = 0) -> AsyncIterator[Teacher]:
+async def teacher(where: Where, security: rpc.Security, top: int = 0) -> AsyncIterator[Teacher]:
     """A Teacher over open channels."""
-    async with AsyncExitStack() as stack:
-        channels = [(a, await stack.enter_async_context(rpc.channel(a, security=security))) for a in addresses]
-        yield Teacher([(a, generation_pb2_grpc.GenerationServiceStub(c)) for a, c in channels], top)
+    async with replicas_of(where, security) as replicas:
+        yield Teacher(replicas, top)

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
 from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, Overlapped, frame, unframe
 from penstock.weights.v1 import weights_pb2 as pb
@@ -38,6 +39,13 @@ ERRORS: rpc.Refusals = {
 }
 # The receiver's complaint about bytes beyond the version's end is a plain ValueError.
 PUSH_ERRORS: rpc.Refusals = {**ERRORS, ValueError: partial(rpc.out_of_range, reason="TOO_MANY_BYTES")}
+
+
+_committed = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
+_received = metrics.counter(metrics.WEIGHT_BYTES, "bytes of tensors pushed")
+_sent = metrics.counter(metrics.WEIGHT_BYTES_SENT, "bytes of tensors sent to engines")
+_held = metrics.gauge(metrics.VERSION_HELD, "step of the newest READY version")
+_applied = metrics.counter(metrics.VERSIONS_APPLIED, "versions that engines have applied")
 
 
 class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
@@ -72,11 +80,14 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             except ChecksumError:
                 self._store.abort(version)
                 raise
+        _received.inc(feeding.received)
         return pb.PushTensorsResponse(received=feeding.received)
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         with rpc.refusing(ERRORS):
             self._store.commit(request.version, self._holds.ceiling(time.monotonic()))
+        _committed.inc()
+        _held.set(request.version.step)
         progress()
         await self._announce()
         return pb.CommitVersionResponse()
@@ -111,6 +122,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         for start in range(request.offset, size, CHUNK_BYTES):
             chunk = stored.view[start : start + CHUNK_BYTES]
             self._sent += chunk.nbytes
+            _sent.inc(chunk.nbytes)
             yield frame(chunk, field=pb.FetchTensorsResponse.DATA_FIELD_NUMBER)
 
     async def ReportApplied(self, request: pb.ReportAppliedRequest, context: Any) -> pb.ReportAppliedResponse:
@@ -119,6 +131,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         if not request.error:
             receiver.version.CopyFrom(request.version)
             self._applied += 1
+            _applied.inc()
             self._pauses.append(request.pause.ToTimedelta().total_seconds())
             self._transfers.append(request.transfer.ToTimedelta().total_seconds())
         progress()

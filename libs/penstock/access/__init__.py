@@ -8,7 +8,7 @@ from penstock.access.identity import Callers, Identity
 from penstock.access.kinds import ANYBODY, KINDS, Kind, kind_of_uri
 from penstock.access.login import Login
 from penstock.access.methods import LARGEST, METHODS, QUOTAS, Quota, Rule, rule_of, service_of
-from penstock.access.subjects import EVERYTHING, Subjects, inbox_of, subjects_of
+from penstock.access.subjects import EVERYTHING, PARTS, Subjects, inbox_of, subjects_of
 
 __all__ = [
     "ANYBODY",
@@ -16,6 +16,7 @@ __all__ = [
     "KINDS",
     "LARGEST",
     "METHODS",
+    "PARTS",
     "QUOTAS",
     "Callers",
     "Identity",

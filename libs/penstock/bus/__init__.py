@@ -15,6 +15,7 @@ from penstock.bus.errors import (
     DigestMismatch,
     Fenced,
     KeyConflict,
+    LoginRefused,
     NotFound,
     PayloadTooLarge,
     SequenceGap,
@@ -23,10 +24,11 @@ from penstock.bus.errors import (
     UnsafeServer,
 )
 from penstock.bus.guarding import guard_store, store_problem
+from penstock.bus.hearing import Heard, hearing
 from penstock.bus.kv import Bucket, KeyValue
 from penstock.bus.publishing import Published, append, publish_once
 from penstock.bus.reading import Entry, last_entry, read
-from penstock.bus.streams import RunLimits, StreamState, ensure_run, stream_state, trim
+from penstock.bus.streams import RunLimits, StreamState, ensure_run, stream_state, trim, until_run
 from penstock.bus.tasks import Backlog, Task, TaskConsumer
 from penstock.bus.users import Files, User, users_section
 from penstock.names import RunNames, TaskKind
@@ -44,8 +46,10 @@ __all__ = [
     "Entry",
     "Fenced",
     "Files",
+    "Heard",
     "KeyConflict",
     "KeyValue",
+    "LoginRefused",
     "NotFound",
     "PayloadTooLarge",
     "Published",
@@ -68,12 +72,14 @@ __all__ = [
     "load_payload",
     "publish_once",
     "guard_store",
+    "hearing",
     "read",
     "server_command",
     "store_payload",
     "store_problem",
     "stream_state",
     "trim",
+    "until_run",
     "users_section",
     "write_config",
 ]

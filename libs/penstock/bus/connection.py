@@ -15,7 +15,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import nats
 import nats.errors
@@ -24,7 +24,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from penstock.access import Login
-from penstock.bus.errors import BusClosed, BusRefused, BusTimeout, NotFound
+from penstock.bus.errors import BusClosed, BusRefused, BusTimeout, LoginRefused, NotFound
 from penstock.bus.guarding import store_problem
 from penstock.names import family
 from penstock.telemetry.waits import waiting
@@ -35,6 +35,8 @@ T = TypeVar("T")
 CALL_SECONDS = 10.0
 ATTEMPT_SECONDS = 2.0
 PING_SECONDS = 2
+STILL_SECONDS = 5.0
+_FIRST = asyncio.FIRST_COMPLETED
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 _STREAM_STORE_FAILED = 10077
 
@@ -88,6 +90,11 @@ class Bus:
     def connected(self) -> bool:
         """Whether the server answered recently."""
         return bool(self.client.is_connected)
+
+    @property
+    def reconnections(self) -> int:
+        """How often the connection was lost and made again: whoever only hears has missed what was said meanwhile."""
+        return int(self.client.stats["reconnects"])
 
     async def ask(self, what: str, call: Callable[[], Awaitable[T]], *, within: float = CALL_SECONDS) -> T:
         """Calls the server until it answers. `call` is made anew for every attempt and must be idempotent.
@@ -150,7 +157,7 @@ async def connect(
     name: str,
     login: Login | None = None,
     monitor_url: str | None = None,
-    within: float = CALL_SECONDS,
+    within: float | None = CALL_SECONDS,
     attempt_seconds: float = ATTEMPT_SECONDS,
 ) -> AsyncIterator[Bus]:
     """Connects, and closes at the end of the block. A lost connection is re-established in the background for ever.
@@ -160,16 +167,20 @@ async def connect(
         name: shown by the server's monitoring, and in errors.
         login: who this is to the server; nobody in particular if absent.
         monitor_url: the server's `http://host:8222`; `ensure_run` needs it to verify durability.
-        within: seconds for the first connection.
+        within: seconds for the first connection; None waits until there is a server.
         attempt_seconds: how long one attempt of a call may take before it is repeated.
 
     Raises:
         BusTimeout: no server within `within`.
-        BusRefused: the server does not accept the login.
+        LoginRefused: the server does not accept the login.
     """
-    client, login, denials = Client(), login or Login(), list[str]()
+    client, login, denials, failures = Client(), login or Login(), list[str](), list[str]()
+    refused: asyncio.Future[LoginRefused] = asyncio.get_running_loop().create_future()
 
     async def on_error(error: Exception) -> None:
+        failures[:] = [str(error)]
+        if (why := unwelcome(error)) and not refused.done():
+            refused.set_result(LoginRefused(f"connect to {url}", 0, why))
         if "permissions violation" in str(error).lower():
             denials.append(str(error))
         logger.info("connection to NATS: %s", error or type(error).__name__, extra={"connection": name})
@@ -197,16 +208,25 @@ async def connect(
             reconnected_cb=on_reconnect,
         )
 
+    dialling = asyncio.create_task(dial())
     try:
         with waiting("connection", on=f"nats {url}", deadline=within):
-            async with asyncio.timeout(within):
-                await dial()
-    except TimeoutError as error:
+            either: set[asyncio.Future[Any]] = {dialling, refused}
+            seconds = STILL_SECONDS if within is None else within
+            while not (done := (await asyncio.wait(either, timeout=seconds, return_when=_FIRST))[0]) and within is None:
+                logger.warning("still waiting for NATS at %s (%s)", url, failures[-1] if failures else "no answer")
+        if dialling in done:
+            dialling.result()
+        elif refused in done:
+            raise refused.result()
+        else:
+            raise BusTimeout(f"connect to {url}", within or 0.0)
+    except BaseException as error:
+        dialling.cancel()
         await _close(client)
-        raise BusTimeout(f"connect to {url}", within) from error
-    except nats.errors.Error as error:
-        await _close(client)
-        raise BusRefused(f"connect to {url}", 0, str(error)) from error
+        if isinstance(error, nats.errors.Error):
+            raise LoginRefused(f"connect to {url}", 0, unwelcome(error) or str(error)) from error
+        raise
     try:
         yield Bus(client, name, monitor_url, attempt_seconds, login.tls, denials)
     finally:
@@ -224,6 +244,18 @@ def _cancellation_kept() -> Iterator[None]:
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+def unwelcome(error: Exception) -> str:
+    """Why a server will not let this connection in, however often it asks; empty where it may another time."""
+    said = str(error)
+    if "authorization violation" in said.lower():
+        return "it knows no such user, password or token (--nats-token-file names the file with ours)"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not to be trusted (--tls-ca names the authority's): {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and ("ALERT" in said or "alert" in said):
+        return f"the server does not take our certificate (--tls-certificate, --tls-key): {error.reason or said}"
+    return ""
 
 
 async def _close(client: Client) -> None:

@@ -37,8 +37,12 @@ class BusRefused(BusError):
     """
 
     def __init__(self, what: str, code: int, description: str) -> None:
-        super().__init__(f"NATS refused {what!r}: {description} ({code})")
+        super().__init__(f"NATS refused {what!r}: {description}" + (f" ({code})" if code else ""))
         self.code = code
+
+
+class LoginRefused(BusRefused):
+    """The server does not let this connection in: its credentials or certificates are not what it wants."""
 
 
 class NotFound(BusRefused):

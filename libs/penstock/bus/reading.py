@@ -121,6 +121,22 @@ async def _explain_gap(bus: Bus, stream: str, first: int, last: int) -> None:
         raise SequenceGap(stream, max(first, state.first_sequence), last)
 
 
+async def entries_of(bus: Bus, stream: str, subjects: str) -> AsyncGenerator[Entry, None]:
+    """The entries that are under these subjects now, oldest first, one call each: for streams that hold few, and for
+    users that may make no consumer."""
+    after = 0
+    while True:
+        try:
+            found = await bus.ask(
+                f"entries of {subjects}",
+                lambda: bus.js.get_msg(stream, seq=after + 1, subject=subjects, next=True),  # noqa: B023
+            )
+        except NotFound:
+            return
+        after = int(found.seq or 0)
+        yield _raw(found)
+
+
 async def last_entry(bus: Bus, stream: str, subject: str, *, within: float = CALL_SECONDS) -> Entry | None:
     """The last entry of a subject (wildcards allowed) as the stream's leader knows it; None if it has none."""
     what = f"last entry of {subject}"
@@ -128,5 +144,9 @@ async def last_entry(bus: Bus, stream: str, subject: str, *, within: float = CAL
         found = await bus.ask(what, lambda: bus.js.get_last_msg(stream, subject), within=within)
     except NotFound:
         return None
+    return _raw(found)
+
+
+def _raw(found: api.RawStreamMsg) -> Entry:
     at = found.time if isinstance(found.time, datetime) else datetime.now(UTC)
     return Entry(int(found.seq or 0), str(found.subject), found.data or b"", dict(found.headers or {}), at)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import urllib.request
 from dataclasses import dataclass
 from typing import Literal
@@ -16,10 +17,13 @@ from typing import Literal
 from nats.js import api
 
 from penstock.bus.connection import Bus
-from penstock.bus.errors import NotFound, StreamMismatch, UnsafeServer
+from penstock.bus.errors import BusTimeout, NotFound, StreamMismatch, UnsafeServer
 from penstock.names import RunNames
+from penstock.telemetry.waits import waiting
 
+logger = logging.getLogger(__name__)
 GIB = 1 << 30
+LOOK_SECONDS = 0.5
 _COMPARED = (
     "subjects",
     "retention",
@@ -86,6 +90,27 @@ async def ensure_run(bus: Bus, names: RunNames, limits: RunLimits | None = None)
         await require_synced_writes(bus)
     for config in stream_configs(names, limits):
         await _ensure(bus, config)
+
+
+async def until_run(bus: Bus, names: RunNames) -> None:
+    """Waits, listed and without a deadline, until somebody has made the run's streams; says in the log whom it waits
+    for."""
+    said = False
+    with waiting(f"the streams of run {names.run}", on="whoever makes the run", deadline=None):
+        while True:
+            try:
+                await bus.ask(f"look up run {names.run}", lambda: bus.js.stream_info(names.bucket_stream))
+                return
+            except NotFound:
+                if not said:
+                    logger.warning(
+                        "NATS has no run %r yet: `penstock train` or `penstock create RECIPE` makes it; waiting for it",
+                        names.run,
+                    )
+                said = True
+            except BusTimeout as error:
+                logger.warning("still waiting for run %r: %s", names.run, error)
+            await asyncio.sleep(LOOK_SECONDS)  # a server announces no streams
 
 
 def stream_configs(names: RunNames, limits: RunLimits) -> list[api.StreamConfig]:

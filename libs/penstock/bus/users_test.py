@@ -17,6 +17,7 @@ from penstock.bus import (
     BusTimeout,
     EmbeddedServer,
     Files,
+    LoginRefused,
     RunNames,
     TaskConsumer,
     TaskKind,
@@ -24,6 +25,7 @@ from penstock.bus import (
     append,
     connect,
     ensure_run,
+    hearing,
     last_entry,
     load_payload,
     publish_once,
@@ -147,6 +149,19 @@ async def test_coordinator_and_learner_write_no_entry_of_each_other(
         assert (await stream_state(bus, NAMES.ledger)).messages == 0
 
 
+async def test_each_kind_says_where_it_is_itself_and_hears_the_others(server: EmbeddedServer) -> None:
+    async with as_kind(server, "environment") as bus, as_kind(server, "generation") as other:
+        async with hearing(other, NAMES.member_subjects) as heard:
+            own = NAMES.member_key("environment", "environment-0")
+            await Bucket(bus, NAMES).renew(own, b"here", 0, ttl=15)
+            assert (await asyncio.wait_for(heard.get(), 5)).payload == b"here"
+        found = [each async for each in Bucket(other, NAMES).matching(NAMES.member_subjects)]
+        assert [each.key for each in found] == [own]
+        await denied(bus, NAMES.key_subject(NAMES.member_key("rollout", "rollout-0")))
+        await denied(bus, NAMES.key_subject(NAMES.over_key))
+        await denied(bus, NAMES.key_subject(NAMES.recipe_key))
+
+
 async def test_nobody_hears_anothers_answers(server: EmbeddedServer) -> None:
     async with as_kind(server, "rollout") as bus, as_kind(server, "coordinator") as other:
         heard = asyncio.Event()
@@ -174,7 +189,11 @@ async def test_with_certificates_a_password_alone_opens_nothing(tmp_path: Path) 
         login = Login("operator", secret, tls)
         async with connect(running.url, name="t", login=login, monitor_url=running.monitor_url) as bus:
             await ensure_run(bus, NAMES, SMALL)
-        for wrong in (Login("operator", secret), Login("operator", secret, bare), Login("operator", "guess", tls)):
-            with pytest.raises((BusRefused, BusTimeout)):
-                async with connect(running.url, name="t", login=wrong, within=SHORT):
+        for wrong, why in (
+            (Login("operator", secret), "the server's certificate is not to be trusted .--tls-ca"),
+            (Login("operator", secret, bare), "does not take our certificate .--tls-certificate, --tls-key"),
+            (Login("operator", "guess", tls), "knows no such user, password or token .--nats-token-file"),
+        ):
+            with pytest.raises(LoginRefused, match=why):
+                async with connect(running.url, name="t", login=wrong):
                     pass

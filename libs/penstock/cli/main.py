@@ -11,13 +11,16 @@ from penstock.cli.commands import inspect
 from penstock.cli.commands.audit import quarantine, verify
 from penstock.cli.commands.compare import compare, plot
 from penstock.cli.commands.config import config
+from penstock.cli.commands.create import create
 from penstock.cli.commands.env import env
 from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
+from penstock.cli.commands.join import join_command
 from penstock.cli.commands.listing import ls
 from penstock.cli.commands.migrate import migrate
 from penstock.cli.commands.page import page
 from penstock.cli.commands.replay import replay
+from penstock.cli.commands.scale import scale
 from penstock.cli.commands.secrets import secrets
 from penstock.cli.commands.serve import serve
 from penstock.cli.commands.train import train
@@ -68,6 +71,9 @@ app.command()(config)
 app.command()(conformance)
 app.command()(migrate)
 app.command()(train)
+app.command()(create)
+app.command(name="join")(join_command)
+app.command()(scale)
 app.command(name="eval")(evaluate)
 app.command()(replay)
 app.add_typer(env, name="env")

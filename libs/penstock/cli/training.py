@@ -10,29 +10,25 @@ import pathlib
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import get_args
 
 from penstock import rpc
 from penstock.bus import (
-    Bucket,
-    RunLimits,
     RunNames,
-    TaskConsumer,
-    TaskKind,
     connect,
-    ensure_run,
     guard_store,
     server_command,
     write_config,
 )
 from penstock.bus.embedded import STORE, free_ports
 from penstock.cli.credentials import login_of, make_secrets, nats_files_of, page_key_of, security_of, users_of
+from penstock.cli.joining import follow_wanted
+from penstock.cli.making import make_run
 from penstock.cli.streams import NATS
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.recipes import Recipe
 from penstock.rpc import Certificates
-from penstock.supervisor import Service, Supervisor, plan
+from penstock.supervisor import Scaling, Service, Supervisor, plan
 from penstock.supervisor.plan import instances
 
 START_SECONDS = 60.0
@@ -95,6 +91,12 @@ async def training(
     supervisor = Supervisor(folder / "logs", on_restart)
     server = Service("nats", f"127.0.0.1:{nats_port}", tuple(server_command(config)))
     services = list(plan(recipe, folder, url, addresses))
+
+    def one_more(name: str) -> Service:
+        (service,) = plan(recipe, folder, url, {name: f"127.0.0.1:{free_ports(1)[0]}"})
+        return service
+
+    scaling = Scaling(supervisor, one_more, names, "")
     async with AsyncExitStack() as stack:
         keeping = asyncio.create_task(supervisor.keep([server, *services]))
         stack.push_async_callback(_end, supervisor, keeping)
@@ -103,12 +105,12 @@ async def training(
         if files is not None:
             renewal = renew(Certificates.of_files(**dataclasses.asdict(files)), lambda: supervisor.pid("nats"))
             stack.push_async_callback(_cancel, asyncio.create_task(renewal))
-        async with connect(url, name="penstock", login=login, monitor_url=monitor, within=START_SECONDS) as bus:
-            limits, run = RunLimits(log_bytes=recipe.limits.log_bytes), RunNames(recipe.run)
-            await ensure_run(bus, run, limits)
-            await Bucket(bus, run).put(run.stopping_key, b"")  # who trains again wants it to go on
-            for kind in get_args(TaskKind):
-                await TaskConsumer(bus, run, kind).ensure()  # a rollout may make none
+        bus = await stack.enter_async_context(
+            connect(url, name="penstock", login=login, monitor_url=monitor, within=START_SECONDS)
+        )
+        await make_run(bus, recipe)
+        scaled = asyncio.create_task(follow_wanted(bus, RunNames(recipe.run), "", scaling))
+        stack.push_async_callback(_cancel, scaled)
         (folder / "addresses.json").write_text(json.dumps({**addresses, NATS: url}, indent=2) + "\n")
         channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security))
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)

@@ -5,6 +5,7 @@ A name is a NATS token: no dots, wildcards or spaces, or one run could write int
     penstock.<run>.task.<train|eval>.<group>          penstock.<run>.ledger.group.<group>
     penstock.<run>.log.<group>.<index>                penstock.<run>.ledger.<batch|step|eval>.<step>
     penstock.<run>.blob.<digest>.<piece>              $KV.RUN_<run>.<key>
+                                                      $KV.RUN_<run>.member.<kind>.<instance>
 
 Invariant (test name): what is built is parsed back.
 """
@@ -102,8 +103,8 @@ class RunNames:
 
     @property
     def bucket(self) -> str:
-        """Key-value bucket: whether the run is paused or to end, the newest incarnation of the learner, the ledger's
-        snapshot."""
+        """Key-value bucket: the recipe, the members, whether the run is paused, to end or over, the newest incarnation
+        of the learner, the ledger's snapshot."""
         return f"RUN_{self.run}"
 
     @property
@@ -130,6 +131,29 @@ class RunNames:
     def bucket_subjects(self) -> str:
         """Matches all keys of the bucket."""
         return f"$KV.{self.bucket}.>"
+
+    @property
+    def recipe_key(self) -> str:
+        """Key of the bucket: the resolved recipe, as YAML."""
+        return "recipe"
+
+    @property
+    def over_key(self) -> str:
+        """Key of the bucket: how the run ended ("done", "stopped", "failed"), empty while it has not."""
+        return "over"
+
+    def wanted_key(self, host: str) -> str:
+        """Key of the bucket: how many processes of each kind the supervisor of a host keeps, as JSON."""
+        return f"wanted.{token(host, 'host')}"
+
+    def member_key(self, kind: str, instance: str) -> str:
+        """Key of the bucket: what a process says of itself."""
+        return f"member.{token(kind, 'kind')}.{token(instance, 'instance')}"
+
+    @property
+    def member_subjects(self) -> str:
+        """Matches what all members say of themselves."""
+        return f"$KV.{self.bucket}.member.*.*"
 
     def key_subject(self, key: str) -> str:
         """Where a key of the bucket is written; a key is tokens with dots between them."""

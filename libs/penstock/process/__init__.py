@@ -1,5 +1,19 @@
 """How every service process begins and ends: the same flags, logs, traces, metrics and server for all of them."""
 
-from penstock.process.service import Process, flags, nats_flags, nats_login, observed, run, security, serve_metrics
+from penstock.process.joining import Part, Unreachable, advertised, check_reachable, joined, nats_login
+from penstock.process.service import Process, flags, observed, run, security, serve_metrics
 
-__all__ = ["Process", "flags", "nats_flags", "nats_login", "observed", "run", "security", "serve_metrics"]
+__all__ = [
+    "Part",
+    "Process",
+    "Unreachable",
+    "advertised",
+    "check_reachable",
+    "flags",
+    "joined",
+    "nats_login",
+    "observed",
+    "run",
+    "security",
+    "serve_metrics",
+]

@@ -18,13 +18,16 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import uvloop
 
-from penstock.access import Identity, Login
+from penstock.access import Identity
+from penstock.bus import BusError, LoginRefused
+from penstock.membership import MemberState, NameTaken
+from penstock.process.joining import Part, Unreachable, advertised, check_reachable, joined
 from penstock.rpc import AddressInUse, Security, Server, is_local
 from penstock.system import exits
 from penstock.system.disk import DiskFull
@@ -36,47 +39,109 @@ logger = logging.getLogger(__name__)
 class Process:
     """A running service process: its server, and what clients it opens should use."""
 
-    def __init__(self, args: argparse.Namespace, server: Server, security: Security) -> None:
+    def __init__(self, args: argparse.Namespace, server: Server, security: Security, part: Part | None = None) -> None:
         self.name: str = args.name
         self.server = server
         self.security = security
+        self.part = part
+        self.code = exits.DONE
         self._announce: pathlib.Path | None = args.announce
+        self._advertise: str | None = args.advertise
+        self._nats: str | None = args.nats
+        self._ends_with_run: bool = args.ends_with_run
+
+    @property
+    def joined(self) -> Part:
+        """This process' part in its run, for a service that cannot do without."""
+        assert self.part is not None, "the service's parser demands --nats"
+        return self.part
 
     async def start(self) -> None:
-        """Binds the server and says where it is. Nothing may be added to it afterwards."""
+        """Binds the server and says where it is. Nothing may be added to it afterwards. Raises Unreachable."""
         await self.server.start()
         if self._announce is not None:
             self.server.announce(self._announce)
+        if self.part is not None and self._nats is not None:
+            if self._advertise is not None:
+                await asyncio.to_thread(check_reachable, self._advertise)
+            await self.part.announce(self._advertise or advertised(self.server.address, self._nats))
 
-    async def serving(self, *work: Coroutine[Any, Any, None]) -> None:
-        """Starts, serves until SIGTERM or SIGINT, drains. `work` runs beside it and is cancelled at the end.
+    async def serving(
+        self,
+        *work: Coroutine[Any, Any, None],
+        ready: Callable[[], Awaitable[None]] | None = None,
+        gives_back: bool = False,
+    ) -> None:
+        """Starts, serves until SIGTERM, SIGINT or the end of its run, drains. `work` runs beside it and is cancelled at
+        the end.
 
         Work that fails ends the process: a server whose heart stopped must not look alive.
+
+        Args:
+            ready: what to wait for before the process says that it is READY.
+            gives_back: whether work is cancelled when draining begins: it gives back what it has not finished. Other
+                work goes on until those who call have their answers.
         """
         await self.start()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in work]
-            await self.server.wait()
-            for task in tasks:
+            announcing = [group.create_task(each) for each in self._taking_part(ready)]
+            await self.server.until_stopped()
+            await self._drained(tasks if gives_back else [])
+            for task in (*tasks, *announcing):
                 task.cancel()
+
+    def _taking_part(self, ready: Callable[[], Awaitable[None]] | None) -> list[Coroutine[Any, Any, None]]:
+        if self.part is None or self.part.announcer is None:
+            return []
+        beside = [self.part.announcer.run(), self._becoming_ready(self.part, ready)]
+        return [*beside, self._until_over(self.part)] if self._ends_with_run else beside
+
+    async def _becoming_ready(self, part: Part, ready: Callable[[], Awaitable[None]] | None) -> None:
+        if ready is not None:
+            await ready()
+        await _told(part, MemberState.MEMBER_STATE_READY)
+
+    async def _until_over(self, part: Part) -> None:
+        await part.watcher.until_over()
+        logger.info("the run is over (%s): %s ends", part.watcher.over, self.name)
+        self.code = exits.FAILED if part.watcher.over == "failed" else exits.DONE
+        self.server.stop()
+
+    async def _drained(self, first: Iterable[asyncio.Task[None]]) -> None:
+        if self.part is not None:
+            await _told(self.part, MemberState.MEMBER_STATE_DRAINING)
+        for task in first:
+            task.cancel()
+        await self.server.drain()
+
+
+async def _told(part: Part, state: MemberState) -> None:
+    """Says it, or has it said with the next announcement where NATS is away."""
+    try:
+        await part.say(state)
+    except BusError as error:
+        logger.warning("cannot announce that %s is %s: %s", part.member.instance, MemberState.Name(state), error)
 
 
 Body = Callable[[Process, argparse.Namespace], Awaitable[None]]
 
 
-def flags(service: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the flags that all services share."""
+def flags(service: str, description: str, *, nats: bool = False) -> argparse.ArgumentParser:
+    """A parser with the flags that all services share. nats: whether the service cannot do without a run's NATS."""
     parser = argparse.ArgumentParser(
         prog=f"penstock serve {service}",
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.set_defaults(service=service)
     parser.add_argument("--name", default=service, help="the instance's name in logs, waits and traces")
     parser.add_argument("--listen", default="127.0.0.1:0", help="HOST:PORT of the gRPC server; port 0 takes a free one")
     parser.add_argument("--announce", type=pathlib.Path, help="file to which the bound address is written")
     parser.add_argument(
         "--metrics-port", type=int, default=0, help="port of the Prometheus endpoint; 0 takes a free one"
     )
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="where the Prometheus endpoint listens")
     parser.add_argument(
         "--trace-file", type=pathlib.Path, help="file for spans where OTEL_EXPORTER_OTLP_ENDPOINT is not set"
     )
@@ -89,25 +154,18 @@ def flags(service: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--tls-ca", type=pathlib.Path, help="PEM of the authority that signs peers")
     parser.add_argument("--tls-certificate", type=pathlib.Path, help="PEM certificate of this service")
     parser.add_argument("--tls-key", type=pathlib.Path, help="PEM key of this service")
-    return parser
-
-
-def nats_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Adds the flags of a service that follows a run's streams; `nats_login` reads what they name."""
-    parser.add_argument("--nats", required=required, help="nats://HOST:PORT")
+    parser.add_argument("--nats", required=nats, help="nats://HOST:PORT of the run it takes part in; several by commas")
     parser.add_argument(
         "--nats-token-file", type=pathlib.Path, help="file with what NATS wants: USER:PASSWORD, or a token"
     )
-
-
-def nats_login(args: argparse.Namespace, held: Security) -> Login:
-    """How to show oneself to NATS: by --nats-token-file or PENSTOCK_NATS_TOKEN, with the certificates of `held`.
-
-    Raises OSError.
-    """
-    path: pathlib.Path | None = args.nats_token_file
-    text = path.read_text() if path is not None else os.environ.get("PENSTOCK_NATS_TOKEN", "")
-    return Login.parsed(text, held.certificates.context() if held.certificates is not None else None)
+    parser.add_argument("--run", help="name of the run it takes part in, where no recipe says it")
+    parser.add_argument("--advertise", help="HOST:PORT that others are told, where --listen says it not")
+    parser.add_argument("--zone", help="where it is, so that others find what is near (else PENSTOCK_ZONE)")
+    parser.add_argument("--ends-with-run", action="store_true", help="end by itself when the run is over")
+    parser.add_argument(
+        "--drain-seconds", type=float, default=10.0, help="how long calls in progress may take after SIGTERM"
+    )
+    return parser
 
 
 def security(args: argparse.Namespace, *, listens: bool = True) -> Security:
@@ -135,12 +193,16 @@ def security(args: argparse.Namespace, *, listens: bool = True) -> Security:
     return found
 
 
-def serve_metrics(port: int, held: Security) -> int:
-    """Serves Prometheus, to holders of a certificate alone where these settings are mutual TLS. Raises OSError."""
+def serve_metrics(args: argparse.Namespace, held: Security) -> int:
+    """Serves Prometheus, to holders of a certificate alone where these settings are mutual TLS; the port.
+
+    Raises OSError.
+    """
+    port, host = args.metrics_port, args.metrics_host
     if held.certificates is None or held.certificates.certificate is None:
-        return metrics.serve(port)
+        return metrics.serve(port, host=host)
     c = held.certificates
-    return metrics.serve(port, certificate=c.certificate, key=c.key, authority=c.authority)
+    return metrics.serve(port, host=host, certificate=c.certificate, key=c.key, authority=c.authority)
 
 
 @contextmanager
@@ -158,38 +220,62 @@ def observed(args: argparse.Namespace, name: str, run_name: str = "") -> Iterato
 def run(args: argparse.Namespace, body: Body, run_name: str = "") -> int:
     """Runs a service to its end; the exit code. A taken port and unreadable credentials end it with one clear line."""
     with observed(args, args.name, run_name):
-        return _served(args, body)
+        return _served(args, body, run_name or args.run)
 
 
-def _served(args: argparse.Namespace, body: Body) -> int:
+def _served(args: argparse.Namespace, body: Body, run_name: str | None) -> int:
     try:
+        if (args.nats is None) != (run_name is None) and args.nats is not None:
+            raise ValueError("--nats: which run is it? --run NAME says it")
         credentials = security(args)
-        serve_metrics(args.metrics_port, credentials)
+        port = serve_metrics(args, credentials)
     except (OSError, ValueError) as error:
         logger.error("cannot start: %s", error)
         return exits.BAD_INPUT
 
-    async def main() -> None:
-        async with Server(args.name, args.listen, security=credentials, reflection=args.reflection) as server:
-            await body(Process(args, server, credentials), args)
+    async def main() -> int:
+        grace = args.drain_seconds
+        async with (
+            Server(
+                args.name, args.listen, security=credentials, reflection=args.reflection, grace_seconds=grace
+            ) as server,
+            AsyncExitStack() as stack,
+        ):
+            part = None
+            if args.nats is not None and run_name is not None:
+                part = await stack.enter_async_context(joined(args, run_name, credentials, port))
+            process = Process(args, server, credentials, part)
+            await body(process, args)
+            return process.code
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main())
-    except (DiskFull, ExceptionGroup) as error:
-        full = _disk_full(error)
-        if full is None:
+            return runner.run(main())
+    except Exception as error:
+        code, why = _told_end(error)
+        if code is None:
             raise
-        logger.error("cannot go on: %s", full)
-        return exits.FAILED  # worth starting again: room may come
-    except AddressInUse as error:
-        logger.error("cannot start: %s", error)
-        return exits.BAD_INPUT
-    return exits.DONE
+        logger.error("%s", why)
+        return code
 
 
-def _disk_full(error: BaseException) -> DiskFull | None:
-    """The DiskFull that an error is, or holds."""
+def _told_end(error: BaseException) -> tuple[int | None, str]:
+    """The exit code and the words for an end that needs no traceback; None for any other."""
+    for each in _causes(error):
+        match each:
+            case DiskFull():
+                return exits.FAILED, f"cannot go on: {each}"  # worth starting again: room may come
+            case AddressInUse() | Unreachable() | LoginRefused():
+                return exits.BAD_INPUT, f"cannot start: {each}"
+            case NameTaken():
+                return exits.BAD_INPUT, f"cannot go on: {each}"
+    return None, ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What an error is, or holds."""
     if isinstance(error, BaseExceptionGroup):
-        return next((found for each in error.exceptions if (found := _disk_full(each)) is not None), None)
-    return error if isinstance(error, DiskFull) else None
+        for each in error.exceptions:
+            yield from _causes(each)
+    else:
+        yield error

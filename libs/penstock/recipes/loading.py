@@ -45,13 +45,13 @@ class RecipeError(ValueError):
         self.problems = list(problems)
 
 
-def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Recipe:
+def load(path: str | pathlib.Path, overrides: Iterable[str] = (), *, rows: bool = True) -> Recipe:
     """The recipe in a YAML file with `key=value` overrides on top. Raises RecipeError.
 
     `base: other.yaml` (beside the file) begins with another recipe: mappings are merged key by key, everything else is
-    replaced.
+    replaced. rows: whether the files of data.* must be here; a service that reads none of them needs none.
     """
-    return resolve(_read(pathlib.Path(path), ()), overrides, source=str(path))
+    return resolve(_read(pathlib.Path(path), ()), overrides, source=str(path), rows=rows)
 
 
 def recorded(path: pathlib.Path) -> Recipe:
@@ -94,8 +94,11 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return {**below, **above, **both}
 
 
-def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str = "recipe") -> Recipe:
-    """The recipe of a mapping with overrides; names of a hub are fetched (see `hub`). Raises RecipeError."""
+def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str = "recipe", rows: bool = True) -> Recipe:
+    """The recipe of a mapping with overrides; names of a hub are fetched (see `hub`). `rows` as of `load`.
+
+    Raises RecipeError.
+    """
     raw = copy.deepcopy(raw)
     for override in overrides:
         _apply(raw, override, source)
@@ -112,7 +115,7 @@ def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str =
         raise RecipeError(source, [_sentence(raw, e) for e in error.errors()]) from error
     if fits:
         recipe = fitting.fitted(recipe)
-    problems = check_recipe(recipe)
+    problems = check_recipe(recipe, rows=rows)
     if problems:
         raise RecipeError(source, problems)
     return recipe

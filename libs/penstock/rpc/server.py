@@ -155,12 +155,16 @@ class Server:
 
     async def wait(self) -> None:
         """Serves until `stop`, SIGTERM or SIGINT, then drains."""
+        await self.until_stopped()
+        await self.drain()
+
+    async def until_stopped(self) -> None:
+        """Serves until `stop`, SIGTERM or SIGINT."""
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self.stop)
             self._signals.append(each)
         await self._stop.wait()
-        await self.drain()
 
     async def drain(self) -> None:
         """Says NOT_SERVING, waits for load balancers to notice, lets calls in progress end, stops."""

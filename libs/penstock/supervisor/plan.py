@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from penstock.packages import Overlay
 from penstock.recipes import Recipe
@@ -48,8 +48,13 @@ class Service:
     @property
     def way_out(self) -> str:
         """What needs less memory, if anything of the recipe does: an addition to a sentence."""
-        keys = LESS_MEMORY.get(self.name.rpartition("-")[0] or self.name)
+        keys = LESS_MEMORY.get(kind_of(self.name))
         return f" (lower {keys})" if keys else ""
+
+
+def kind_of(name: str) -> str:
+    """The kind of an instance: "generation" of generation-0, and of generation-host-b-0."""
+    return name.partition("-")[0]
 
 
 def launcher(service: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -59,6 +64,19 @@ def launcher(service: str, environment: Mapping[str, str] = os.environ) -> tuple
     if program is None:
         return (sys.executable, "-m", f"services.{service}")
     return (os.path.join(environment.get("PENSTOCK_RUNFILES", ""), program),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Joins:
+    """How services join a run of another host. secrets: a folder with the run's `secrets`; None: it has none."""
+
+    secrets: pathlib.Path | None = None
+    flags: tuple[str, ...] = ("--ends-with-run",)
+
+
+def runs_in(command: Sequence[str]) -> int:
+    """Where the flags of a service's command begin."""
+    return next(i for i, word in enumerate(command) if word.startswith("--"))
 
 
 def instances(recipe: Recipe) -> list[str]:
@@ -79,17 +97,24 @@ def instances(recipe: Recipe) -> list[str]:
     return [*names, "coordinator", "dashboard"]
 
 
-def plan(recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]) -> Iterator[Service]:
-    """The services of a run. `addresses`: instance name -> HOST:PORT for every name of `instances`."""
+def plan(
+    recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str], joins: Joins | None = None
+) -> Iterator[Service]:
+    """The services of a run on one host. `addresses`: instance name -> HOST:PORT on which it listens.
+
+    joins: how they take part where this host did not start the run.
+    """
+    secrets = folder if joins is None else joins.secrets
     for name in addresses:
-        kind = name.rpartition("-")[0] or name
-        ends = kind == "learner"
-        arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder, nats, addresses))
+        kind = kind_of(name)
+        ends = kind == "learner" or joins is not None
+        arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
         runs = "generation" if kind in ("teacher", "judge") else kind
-        shown = (str(each) for each in _credentials(runs, recipe, folder))
+        run = ["--nats", nats, "--run", recipe.run, *(joins.flags if joins is not None else ())]
+        shown = (str(each) for each in _credentials(runs, recipe, secrets)) if secrets is not None else ()
         variables = _packages(recipe, os.environ) if kind in ("environment", "coordinator") else {}
-        yield Service(name, addresses[name], (*launcher(runs), *common, *shown, *arguments), ends, variables)
+        yield Service(name, addresses[name], (*launcher(runs), *common, *run, *shown, *arguments), ends, variables)
 
 
 def _packages(recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
@@ -105,23 +130,21 @@ def _packages(recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
 def _credentials(kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[object]:
     """What a service shows to others, and whom it knows."""
     yield from ("--token-file", folder / token_of(kind), "--callers-file", folder / CALLERS)
+    yield from ("--nats-token-file", folder / nats_of(kind))
     if recipe.security.authority is not None:
         certificate, key = recipe.security.pair(kind)
         yield from ("--tls-ca", recipe.security.authority, "--tls-certificate", certificate, "--tls-key", key)
 
 
-def _arguments(
-    name: str, kind: str, recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str]
-) -> Iterator[object]:
+def _arguments(name: str, kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[object]:
     resolved = folder / "recipe.yaml"
-    bus = ("--nats", nats, "--nats-token-file", folder / nats_of(kind))
     fraction = ("--trace-fraction", recipe.telemetry.trace_fraction)
     match kind:
         case "weight_sync":
             yield from ("--directory", folder / "versions", "--keep", recipe.weight_sync.keep_versions)
         case "generation":
             g = recipe.generation
-            yield from ("--model", recipe.model.path, "--weight-sync", addresses["weight_sync"])
+            yield from ("--model", recipe.model.path)
             yield from ("--dtype", recipe.model.dtype, "--max-running", g.max_running, "--max-context", g.max_context)
             yield from ("--memory-gib", g.memory_gib, "--gpu-memory-fraction", g.gpu_memory_fraction)
             yield from ("--tensor-parallel", g.tensor, "--chunk-tokens", g.chunk_tokens, "--threads", g.threads)
@@ -130,52 +153,33 @@ def _arguments(
             assert recipe.teacher is not None
             t, g = recipe.teacher, recipe.generation
             # One token more than a sample may have: a scoring request also draws one.
-            yield from ("--model", t.path, "--dtype", t.dtype, "--max-context", g.max_context + 1)
+            yield from ("--part", "teacher", "--model", t.path, "--dtype", t.dtype, "--max-context", g.max_context + 1)
             yield from ("--memory-gib", t.memory_gib, "--gpu-memory-fraction", t.gpu_memory_fraction)
             yield from ("--max-running", g.max_running, "--tensor-parallel", t.tensor, "--threads", t.threads)
         case "judge":
-            _, j = _judges(recipe)[int(name.rpartition("-")[2])]
-            yield from ("--model", j.path, "--dtype", j.dtype, "--max-context", j.max_context)
+            judges = _judges(recipe)
+            reward, j = judges[int(name.rpartition("-")[2]) % len(judges)]
+            yield from ("--part", "judge", "--serves", reward, "--max-context", j.max_context)
+            yield from ("--model", j.path, "--dtype", j.dtype)
             yield from ("--memory-gib", j.memory_gib, "--gpu-memory-fraction", j.gpu_memory_fraction)
             yield from ("--max-running", j.max_running, "--tensor-parallel", j.tensor, "--threads", j.threads)
         case "environment":
             yield from ("--workers", max(e.workers for e in recipe.environments))
         case "reward_model":
-            reward, m = list(recipe.reward_models.items())[int(name.rpartition("-")[2])]
+            models = list(recipe.reward_models.items())
+            reward, m = models[int(name.rpartition("-")[2]) % len(models)]
             yield from ("--reward", reward, "--model", m.path, "--dtype", m.dtype)
             yield from ("--batch-tokens", m.batch_tokens, "--threads", m.threads)
         case "learner":
-            yield from ("--recipe", resolved, "--run-directory", folder, *bus)
-            yield from ("--weight-sync", addresses["weight_sync"])
+            yield from ("--recipe", resolved, "--run-directory", folder)
         case "rollout":
-            yield from ("--recipe", resolved, *bus, *fraction)
-            for flag in ("generation", "environment", "teacher"):
-                for peer in _named(flag, addresses):
-                    yield from (f"--{flag}", addresses[peer])
-            for reward, peer in zip(recipe.reward_models, _named("reward_model", addresses), strict=False):
-                yield from ("--reward", f"{reward}={addresses[peer]}")
-            for (reward, _), peer in zip(_judges(recipe), _named("judge", addresses), strict=False):
-                yield from ("--judge", f"{reward}={addresses[peer]}")
+            yield from ("--recipe", resolved, *fraction)
         case "coordinator":
-            yield from ("--recipe", resolved, "--run-directory", folder, *bus, *fraction)
-            for peer, address in addresses.items():
-                if peer not in ("coordinator", "dashboard"):
-                    yield from ("--peer", f"{peer}={address}")
+            yield from ("--recipe", resolved, "--run-directory", folder, *fraction)
         case "dashboard":
-            yield from (
-                "--coordinator",
-                addresses["coordinator"],
-                "--runs",
-                folder.parent,
-                "--key-file",
-                folder / PAGE_KEY,
-            )
+            yield from ("--runs", folder.parent, "--key-file", folder / PAGE_KEY)
 
 
 def _judges(recipe: Recipe) -> list[tuple[str, Judge]]:
     """The reward and the model of each replica of each judge."""
     return [(reward, judge) for reward, judge in recipe.judges.items() for _ in range(judge.replicas)]
-
-
-def _named(kind: str, addresses: Mapping[str, str]) -> list[str]:
-    return [n for n in addresses if n.rpartition("-")[0] == kind]

@@ -43,13 +43,27 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._stopping = False
         self._ended = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._removed: set[str] = set()
         self.restarts: dict[str, int] = {}
 
     async def keep(self, services: Iterable[Service]) -> None:
         """Keeps all services alive until `stop`. Raises ServiceFailed (in an ExceptionGroup) when one cannot be."""
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as self._tasks:
             for service in services:
-                tasks.create_task(self._keep(service), name=service.name)
+                self.add(service)
+
+    def add(self, service: Service) -> None:
+        """Keeps one more alive; `keep` must be under way."""
+        assert self._tasks is not None, "services are added to those that are kept"
+        self._removed.discard(service.name)
+        self._tasks.create_task(self._keep(service), name=service.name)
+
+    async def remove(self, name: str) -> None:
+        """Ends a child for good, with the time to hand over what it has."""
+        self._removed.add(name)
+        if name in self._children:
+            await self._children[name].stop(GRACE_SECONDS)
 
     async def ended(self) -> None:
         """Waits until a service that `ends` has ended well."""
@@ -85,10 +99,14 @@ class Supervisor:
                     return line.strip()
         return "it left no words"
 
+    def _over(self, service: Service) -> bool:
+        """Whether a service is not started again."""
+        return self._stopping or service.name in self._removed
+
     async def _keep(self, service: Service) -> None:
         fast, starved, pause = 0, 0, FIRST_PAUSE
         try:
-            while not self._stopping:
+            while not self._over(service):
                 kills = memory_kills()
                 child = await Child.start(service.command, self._logs / f"{service.name}.log", service.variables)
                 self._children[service.name] = child
@@ -96,7 +114,7 @@ class Supervisor:
                 code = await child.ended()
                 if code == 0 and service.ends:
                     self._ended.set()
-                if self._stopping or (code == 0 and service.ends):
+                if self._over(service) or (code == 0 and service.ends):
                     return
                 if code == exits.BAD_INPUT:
                     raise ServiceFailed(f"{service.name} cannot run: {self.last_words(service.name)}")

@@ -15,23 +15,33 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.diagnostics.v1 import diagnostics_pb2, diagnostics_pb2_grpc
 from penstock.generation.v1 import generation_pb2, generation_pb2_grpc
 from penstock.learner.v1 import learner_pb2, learner_pb2_grpc
+from penstock.membership import Member, Watcher
 from penstock.weights.v1 import weights_pb2, weights_pb2_grpc
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 ASK_SECONDS = 3.0
+SILENT = ("coordinator", "dashboard")
+"""Kinds that nobody asks what they wait for."""
 
 
 @dataclasses.dataclass
 class Peers:
-    """Open channels by service name: "generation-0" -> address, channel."""
+    """Open channels by service name: "generation-0" -> address, channel. watcher: whom else there is in the run."""
 
     addresses: Mapping[str, str]
     channels: Mapping[str, grpc.aio.Channel]
+    watcher: Watcher | None = None
+
+    @property
+    def members(self) -> list[Member]:
+        """Everybody who takes part in the run, by kind and instance."""
+        return self.watcher.view.members() if self.watcher is not None else []
 
     async def waits(self) -> list[pb.ServiceWaits]:
         """What every service waits for; the unreachable ones say so."""
-        return await asyncio.gather(*(self._waits(name) for name in self.addresses))
+        asked = [(name, address, self.channels[name]) for name, address in self.addresses.items()]
+        return await asyncio.gather(*(_waits(*each) for each in asked))
 
     async def engines(self) -> list[generation_pb2.GetEngineResponse]:
         """The replicas that answer."""
@@ -71,17 +81,18 @@ class Peers:
             await rpc.call(stub.Drain(learner_pb2.DrainRequest(finish=finish), timeout=ASK_SECONDS))
 
     def _named(self, service: str) -> list[str]:
-        return [n for n in self.addresses if n.rpartition("-")[0] == service or n == service]
+        return [n for n in self.addresses if n.partition("-")[0] == service]
 
-    async def _waits(self, name: str) -> pb.ServiceWaits:
-        result = pb.ServiceWaits(service=name, address=self.addresses[name])
-        stub = diagnostics_pb2_grpc.DiagnosticsServiceStub(self.channels[name])
-        try:
-            answer = await rpc.call(stub.ListWaits(diagnostics_pb2.ListWaitsRequest(), timeout=ASK_SECONDS))
-            result.waits.extend(answer.waits)
-        except rpc.RpcError as error:
-            result.unreachable = str(error)
-        return result
+
+async def _waits(name: str, address: str, channel: grpc.aio.Channel) -> pb.ServiceWaits:
+    result = pb.ServiceWaits(service=name, address=address)
+    stub = diagnostics_pb2_grpc.DiagnosticsServiceStub(channel)
+    try:
+        answer = await rpc.call(stub.ListWaits(diagnostics_pb2.ListWaitsRequest(), timeout=ASK_SECONDS))
+        result.waits.extend(answer.waits)
+    except rpc.RpcError as error:
+        result.unreachable = str(error)
+    return result
 
 
 async def _answers(calls: Iterable[Awaitable[T]]) -> list[T]:
@@ -99,11 +110,35 @@ async def _answers(calls: Iterable[Awaitable[T]]) -> list[T]:
 
 
 @asynccontextmanager
-async def peers(addresses: Mapping[str, str], security: rpc.Security) -> AsyncIterator[Peers]:
-    """Peers over open channels."""
+async def peers(
+    addresses: Mapping[str, str], security: rpc.Security, watcher: Watcher | None = None
+) -> AsyncIterator[Peers]:
+    """Peers over open channels: those told by their addresses, and the members of the run as they come and go."""
+    known, channels = dict(addresses), dict[str, grpc.aio.Channel]()
     async with AsyncExitStack() as stack:
-        channels = {
-            name: await stack.enter_async_context(rpc.channel(address, security=security))
-            for name, address in addresses.items()
-        }
-        yield Peers(dict(addresses), channels)
+        opened = dict[str, grpc.aio.Channel]()  # by address; closed at the end, for a closed one cancels its callers
+
+        async def channel(address: str) -> grpc.aio.Channel:
+            if address not in opened:
+                opened[address] = await stack.enter_async_context(rpc.channel(address, security=security))
+            return opened[address]
+
+        async def follow(watcher: Watcher) -> None:
+            while True:
+                seen = watcher.changes
+                found = {m.instance: m.address for m in watcher.view.members() if m.address and m.kind not in SILENT}
+                found |= addresses
+                channels.update({name: await channel(address) for name, address in found.items()})
+                known.clear()
+                known.update(found)
+                await watcher.changed(seen)
+
+        for name, address in addresses.items():
+            channels[name] = await channel(address)
+        following = asyncio.create_task(follow(watcher)) if watcher is not None else None
+        try:
+            yield Peers(known, channels, watcher)
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)

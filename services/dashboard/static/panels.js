@@ -14,6 +14,7 @@ export function showRun(run) {
   showHeader(run);
   showNumbers(run);
   showAccounting(run.samples ?? {});
+  showMembers(run.members ?? []);
   showEvaluations(run.evaluations ?? []);
 }
 
@@ -29,6 +30,20 @@ function showEvaluations(evaluations) {
     ...names.map((name) => {
       const row = element("tr");
       row.append(element("th", "", name), ...shown.map((e) => element("td", "", compact(e.metrics?.[name]))));
+      return row;
+    }),
+  );
+}
+
+function showMembers(members) {
+  const states = members.map((m) => enumName(m.state, "MEMBER_STATE_"));
+  byId("members-card").hidden = !members.length;
+  byId("members-count").textContent = `${states.filter((s) => s === "READY").length} of ${members.length} ready`;
+  byId("members").tBodies[0].replaceChildren(
+    ...members.map((m, i) => {
+      const row = element("tr", "");
+      const where = m.zone ? `${m.host} (${m.zone})` : m.host;
+      row.append(...[m.instance, states[i].toLowerCase(), where, m.address, m.version].map((text) => element("td", "", text ?? "")));
       return row;
     }),
   );

@@ -3,6 +3,7 @@
 next ─► TRAIN a batch, SAVE, FINISH, END or WAIT ─► every rank does it ─► stepped: report, publish, trace
 """
 
+import argparse
 import asyncio
 import concurrent.futures
 import dataclasses
@@ -17,15 +18,17 @@ import grpc
 from torch import Tensor
 
 from penstock import rpc
-from penstock.access import Login
-from penstock.bus import Bucket, Bus, RunNames, connect, stream_state, trim
+from penstock.bus import Bucket, Bus, LoginRefused, RunNames, stream_state, trim
 from penstock.learner.v1 import learner_pb2_grpc
+from penstock.membership import MemberState, NameTaken
+from penstock.process import Part, advertised, joined
 from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1.weights_pb2 import Adapters
 from services.learner.algorithms.sources import Sources
 from services.learner.checkpoints.resume import Position
+from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Takes
 from services.learner.leader.epochs import take_epoch
 from services.learner.leader.follow import Following
@@ -41,6 +44,8 @@ from services.learner.leader.trained import Trained, report_of
 
 logger = logging.getLogger(__name__)
 PUBLISH_SECONDS = 300.0
+JOIN_SECONDS = 30 * 86400.0
+"""For which a learner waits, listed, for its run and for weight_sync."""
 CROWDED = 0.9
 
 
@@ -56,16 +61,10 @@ class Command(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Addresses:
-    """Whom rank 0 talks to, and where it can be asked. announce: a file that gets the address it is bound to."""
+    """Whom rank 0 talks to, and where it can be asked: the flags of every service, with --weight-sync."""
 
-    nats: str
-    weight_sync: str
-    listen: str
-    announce: pathlib.Path | None
-    name: str
+    flags: argparse.Namespace
     security: Security
-    reflection: bool = False
-    login: Login | None = None
 
 
 class Leader(Protocol):
@@ -223,7 +222,7 @@ def leading(
     are kept.
     """
     with linked() as link:
-        opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), 120)
+        opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), JOIN_SECONDS)
         yield RunLeader(link, opened, sources, adapters_of(recipe), status, not recipe.limits.keep_log)
 
 
@@ -237,25 +236,50 @@ async def _open(
     takes: Takes,
     checkpoints: pathlib.Path,
 ) -> _Opened:
-    """Connects, takes a new epoch, follows the streams, serves. Runs on the loop."""
-    stack, names, algorithm = link.stack, RunNames(recipe.run), recipe.algorithm
-    bus = await stack.enter_async_context(connect(addresses.nats, name="learner", login=addresses.login, within=60))
-    channel = await stack.enter_async_context(rpc.channel(addresses.weight_sync, security=addresses.security))
+    """Connects, takes a new epoch, follows the streams, serves, takes part. Runs on the loop.
+
+    Raises CannotGoOn where NATS does not let it in.
+    """
+    stack, algorithm, flags = link.stack, recipe.algorithm, addresses.flags
+    try:
+        part = await stack.enter_async_context(joined(flags, recipe.run, addresses.security, flags.metrics_port))
+    except LoginRefused as refused:
+        raise CannotGoOn(str(refused)) from refused
+    bus, names = part.bus, part.names
+    weight_sync = flags.weight_sync or await part.address_of("weight_sync")
+    channel = await stack.enter_async_context(rpc.channel(weight_sync, security=addresses.security))
     held = await newest(channel)
     epoch = await take_epoch(Bucket(bus, names), above=held.epoch if held is not None else 0)
     status.epoch = epoch.number
     following = Following(bus, names, algorithm.groups_per_step, status.step, position.log_cursor, takes)
     judge = Judge(bus, names, following, sources, algorithm.min_group_fraction, epoch)
-    await link.beside(_all(following.run(), judge.run()))
     server = await stack.enter_async_context(
-        Server(addresses.name, addresses.listen, security=addresses.security, reflection=addresses.reflection)
+        Server(flags.name, flags.listen, security=addresses.security, reflection=flags.reflection)
     )
     server.add(learner_pb2_grpc.add_LearnerServiceServicer_to_server, Learner(status, following, str(checkpoints)))
     await server.start()
-    if addresses.announce is not None:
-        server.announce(addresses.announce)
+    if flags.announce is not None:
+        server.announce(flags.announce)
+    await part.announce(flags.advertise or advertised(server.address, flags.nats))
+    await part.say(MemberState.MEMBER_STATE_READY)
+    await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags.ends_with_run)))
     batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch)
     return _Opened(bus, names, channel, following, batches)
+
+
+async def _taking_part(part: Part, status: Status, ends_with_run: bool) -> None:
+    """Announces the learner for ever. Raises CannotGoOn where another one has its name."""
+
+    async def until_over() -> None:
+        await part.watcher.until_over()
+        logger.info("the run is over (%s): the learner ends", part.watcher.over)
+        status.drain_wanted.set()
+
+    assert part.announcer is not None
+    try:
+        await _all(part.announcer.run(), *([until_over()] if ends_with_run else []))
+    except NameTaken as taken:
+        raise CannotGoOn(str(taken)) from taken
 
 
 async def _all(*work: Coroutine[Any, Any, None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from penstock.cli.shown import chosen, together
 from penstock.cli.words import DEFAULT_RUNS, RunName, Runs
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.histories.history import summary_of
+from penstock.membership import Member, MemberState
 from penstock.terminal import console, failed, plain, table_of
 
 MOST_SAMPLES = 500
@@ -26,8 +28,26 @@ def status(run: RunName, runs: Runs = DEFAULT_RUNS, as_json: Annotated[bool, typ
         console.print_json(data=summary) if as_json else console.print(table_of(summary, run))
         return
     state = ask(run, runs, lambda stub: stub.GetRun(pb.GetRunRequest(), timeout=5)).run
-    plain = MessageToDict(state, preserving_proto_field_name=True)
-    console.print_json(data=plain) if as_json else console.print(table_of(plain, run))
+    told = MessageToDict(state, preserving_proto_field_name=True)
+    if as_json:
+        console.print_json(data=told)
+        return
+    told.pop("members", None)
+    console.print(table_of(told, run))
+    if state.members:
+        console.print(_members(state.members, datetime.datetime.now(datetime.UTC)))
+
+
+def _members(members: Iterable[Member], now: datetime.datetime) -> Table:
+    """Who takes part in a run."""
+    table = Table("member", "state", "host", "address", "metrics", "version", "for")
+    for m in members:
+        word = MemberState.Name(m.state).removeprefix("MEMBER_STATE_").lower()
+        since = (now - m.since.ToDatetime(datetime.UTC)).total_seconds()
+        where = f"{m.host} ({m.zone})" if m.zone else m.host
+        cells = (m.instance, word, where, m.address, m.metrics_address, m.version, f"{since:.0f} s")
+        table.add_row(*map(plain, cells))
+    return table
 
 
 def watch(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:

@@ -14,14 +14,15 @@ from penstock.recipes.recipe import Recipe
 __all__ = ["check_recipe"]
 
 
-def check_recipe(recipe: Recipe) -> list[str]:
-    """Everything that contradicts itself; empty if the recipe can be run."""
+def check_recipe(recipe: Recipe, *, rows: bool = True) -> list[str]:
+    """Everything that contradicts itself; empty if the recipe can be run. rows: whether data files must be here."""
     problems = [*check_telemetry(recipe), *check_checkpoints(recipe), *check_layout(recipe), *check_mixture(recipe)]
     problems += security_problems(recipe)
-    own, *others = (_of_source(r) for r in recipe.sources.values())
+    own, *others = (_of_source(r, rows) for r in recipe.sources.values())
     further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
     return [*problems, *own, *further]
 
 
-def _of_source(recipe: Recipe) -> list[str]:
-    return [*check_unread(recipe), *check_algorithm(recipe), *check_data(recipe), *check_generation(recipe)]
+def _of_source(recipe: Recipe, rows: bool) -> list[str]:
+    found = check_data(recipe, rows=rows)
+    return [*check_unread(recipe), *check_algorithm(recipe), *found, *check_generation(recipe)]

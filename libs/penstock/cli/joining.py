@@ -1,0 +1,115 @@
+"""Joining a run that another host has started, and keeping as many processes of it here as are wanted.
+
+What a host needs is the address of NATS, the run's name and its credentials: the recipe is in the run's bucket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import pathlib
+import platform
+import re
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+from penstock.access import Login
+from penstock.bus import Bucket, Bus, BusError, RunNames, connect, until_run
+from penstock.bus.embedded import free_ports
+from penstock.recipes import Recipe, load
+from penstock.rpc import is_local
+from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
+from penstock.supervisor.plan import nats_of
+from penstock.supervisor.scaling import moves
+from penstock.telemetry.waits import waiting
+
+logger = logging.getLogger(__name__)
+LOOK_SECONDS = 0.5
+FIRST = "first"
+"""The place that started the run, for `penstock scale`."""
+
+
+def this_host() -> str:
+    """This host's name, as it may stand in the names of instances and of keys."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", platform.node()).strip("-_")[:32] or "host"
+
+
+@dataclasses.dataclass(frozen=True)
+class Joining:
+    """A run to join. folder: where this host keeps what its processes write. secrets: as of `Joins`. place: stands in
+    the names of instances here, so that no other host has them."""
+
+    nats: str
+    run: str
+    folder: pathlib.Path
+    secrets: pathlib.Path | None = None
+    flags: tuple[str, ...] = ()
+    place: str = dataclasses.field(default_factory=this_host)
+
+    def login(self, kind: str) -> Login:
+        """How a kind shows itself to NATS. Raises OSError."""
+        return Login() if self.secrets is None else Login.parsed((self.secrets / nats_of(kind)).read_text())
+
+    @property
+    def host(self) -> str:
+        """Where processes listen: on this host alone, where NATS is here too."""
+        return "127.0.0.1" if is_local(urlsplit(self.nats.split(",")[0]).netloc.rpartition("@")[2]) else "0.0.0.0"  # noqa: S104
+
+    def service(self, recipe: Recipe, name: str) -> Service:
+        """One process."""
+        address = f"{self.host}:{free_ports(1)[0]}" if self.host == "127.0.0.1" else f"{self.host}:0"
+        joins = Joins(self.secrets, ("--ends-with-run", *self.flags))
+        (service,) = plan(recipe, self.folder, self.nats, {name: address}, joins)
+        return service
+
+
+async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path) -> Recipe:
+    """Waits, listed and without a deadline, until the run has its recipe; keeps it in `folder` too.
+
+    Raises RecipeError where this host cannot run it.
+    """
+    await until_run(bus, names)
+    with waiting(f"the recipe of run {names.run}", on="whoever makes the run", deadline=None):
+        while (held := await Bucket(bus, names).get(names.recipe_key)) is None:
+            await asyncio.sleep(LOOK_SECONDS)  # it is written at once after the streams
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_bytes(held.value)
+    return load(path, rows=False)
+
+
+async def follow_wanted(bus: Bus, names: RunNames, where: str, scaling: Scaling) -> None:
+    """Reaches what `penstock scale` wants of a place, whenever it says so; for ever."""
+    bucket, key = Bucket(bus, names), names.wanted_key(where or FIRST)
+    before = await bucket.get(key)
+    revision = before.revision if before is not None else 0
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)  # who keeps processes may be no user who hears this key
+        try:
+            held = await bucket.get(key)
+            if held is not None and held.revision > revision:
+                revision = held.revision
+                await scaling.reach(counts_of(held.value.decode(errors="replace").split()))
+        except (BusError, ValueError) as error:
+            logger.warning("cannot scale %s: %s", where or FIRST, error)
+
+
+async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable[[str, str], None]) -> None:
+    """Keeps as many processes as are wanted, until the run is over; cancelling drains and ends them.
+
+    Raises RecipeError, LoginRefused, OSError, and an ExceptionGroup of ServiceFailed.
+    """
+    names, where = RunNames(joining.run), joining.place
+    async with connect(joining.nats, name="penstock", login=joining.login(min(wanted)), within=None) as bus:
+        recipe = await recipe_of(bus, names, joining.folder)
+        supervisor = Supervisor(joining.folder / "logs", on_restart)
+        started = [name for kind, count in wanted.items() for name in moves([], kind, count, where)[0]]
+        scaling = Scaling(supervisor, lambda name: joining.service(recipe, name), started, where)
+        scaled = asyncio.create_task(follow_wanted(bus, names, where, scaling))
+        try:
+            await supervisor.keep([joining.service(recipe, name) for name in started])
+        finally:
+            scaled.cancel()
+            await asyncio.gather(scaled, return_exceptions=True)
+            await supervisor.stop()

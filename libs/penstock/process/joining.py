@@ -1,0 +1,125 @@
+"""How a process takes part in a run: it finds the others in the run's bucket, and says there where it is itself.
+
+A process without --nats takes no part: others must be told its address, and it theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
+
+from penstock.access import Login
+from penstock.bus import Bus, RunNames, connect, until_run
+from penstock.membership import Announcer, Member, MemberState, Watcher, announcing, watching
+from penstock.rpc import Security
+from penstock.system.version import VERSION
+
+logger = logging.getLogger(__name__)
+ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - what it means to listen there
+CALL_BACK_SECONDS = 3.0
+
+
+class Unreachable(ValueError):
+    """Nobody answers at the address that a process would tell the others."""
+
+
+class Part:
+    """A process' place in its run: `bus`, `names`, `watcher`; `member` is what it says of itself. Made by `joined`."""
+
+    def __init__(self, bus: Bus, names: RunNames, watcher: Watcher, member: Member, stack: AsyncExitStack) -> None:
+        self.bus, self.names, self.watcher, self.member = bus, names, watcher, member
+        self.announcer: Announcer | None = None
+        self._stack = stack
+        self._listeners: list[Callable[[bool], None]] = []
+
+    def when_written_off(self, listener: Callable[[bool], None]) -> None:
+        """As of Announcer; may be said before there is one."""
+        self._listeners.append(listener)
+
+    async def address_of(self, kind: str) -> str:
+        """Waits, listed and without a deadline, until one of a kind is READY; where it is."""
+        await self.watcher.until(lambda view: bool(view.ready(kind)), f"a {kind} that is ready", on=kind)
+        return self.watcher.view.ready(kind, zone=self.member.zone)[0].address
+
+    async def announce(self, address: str) -> Announcer:
+        """Says that this process is there, STARTING. Raises NameTaken, BusError."""
+        self.member.address = address
+        self.announcer = await self._stack.enter_async_context(announcing(self.bus, self.names, self.member))
+        for listener in self._listeners:
+            self.announcer.when_written_off(listener)
+        return self.announcer
+
+    async def say(self, state: MemberState) -> None:
+        """Says how far it is; nothing where it has not been announced. Raises NameTaken, BusError."""
+        if self.announcer is not None:
+            await self.announcer.say(state)
+
+
+@asynccontextmanager
+async def joined(args: argparse.Namespace, run: str, security: Security, metrics_port: int = 0) -> AsyncIterator[Part]:
+    """Connects to the run's NATS, and waits, listed and without a deadline, until it is there and has the run.
+
+    Raises LoginRefused where NATS does not take the credentials.
+    """
+    names = RunNames(run)
+    async with AsyncExitStack() as stack:
+        login = nats_login(args, security)
+        bus = await stack.enter_async_context(connect(args.nats, name=args.name, login=login, within=None))
+        await until_run(bus, names)
+        watcher = await stack.enter_async_context(watching(bus, names))
+        member = Member(
+            kind=args.part if "part" in args else args.service,
+            instance=args.name,
+            state=MemberState.MEMBER_STATE_STARTING,
+            host=platform.node(),
+            zone=args.zone or os.environ.get("PENSTOCK_ZONE", ""),
+            version=VERSION,
+            metrics_address=advertised(f"{args.metrics_host}:{metrics_port}", args.nats) if metrics_port else "",
+        )
+        member.since.GetCurrentTime()
+        yield Part(bus, names, watcher, member, stack)
+
+
+def nats_login(args: argparse.Namespace, held: Security) -> Login:
+    """How to show oneself to NATS: by --nats-token-file or PENSTOCK_NATS_TOKEN, with the certificates of `held`.
+
+    Raises OSError.
+    """
+    path = args.nats_token_file
+    text = path.read_text() if path is not None else os.environ.get("PENSTOCK_NATS_TOKEN", "")
+    return Login.parsed(text, held.certificates.context() if held.certificates is not None else None)
+
+
+def advertised(bound: str, nats: str) -> str:
+    """Where others reach what is bound here: where it listens, or, for one that listens everywhere, the address by
+    which this host reaches NATS."""
+    host, _, port = bound.rpartition(":")
+    if host.strip("[]") not in ANYWHERE:
+        return bound
+    return f"{_own_address(nats)}:{port}"
+
+
+def _own_address(nats: str) -> str:
+    """This host's address on the way to the first server of a NATS URL; nothing is sent."""
+    parts = urlsplit(nats.split(",")[0])
+    found = socket.getaddrinfo(parts.hostname or "127.0.0.1", parts.port or 4222, type=socket.SOCK_DGRAM)
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)
+        own = str(probe.getsockname()[0])
+    return f"[{own}]" if ":" in own else own
+
+
+def check_reachable(address: str) -> None:
+    """Raises Unreachable where nobody answers at an address that others would be told."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CALL_BACK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"--advertise {address}: nobody answers there, as seen from here ({error})") from error

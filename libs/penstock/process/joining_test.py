@@ -1,0 +1,115 @@
+"""How a process takes part in a run: what it says of itself, how it drains, and how it ends with the run."""
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
+from penstock.membership import Member, MemberState, NameTaken, Watcher, watching
+from penstock.process import Process, Unreachable, advertised, check_reachable, flags, joined, run
+from penstock.rpc import Security, Server
+from penstock.system import exits
+
+READY, DRAINING = MemberState.MEMBER_STATE_READY, MemberState.MEMBER_STATE_DRAINING
+
+
+def parsed(nats: EmbeddedServer, *words: str) -> argparse.Namespace:
+    given = ["--nats", nats.url, "--run", "r1", "--name", "weight_sync", "--zone", "a", "--drain-seconds", "1"]
+    return flags("weight_sync", "tests").parse_args([*given, *words])
+
+
+@asynccontextmanager
+async def process(args: argparse.Namespace) -> AsyncIterator[Process]:
+    async with (
+        Server(args.name, args.listen, drain_seconds=0.05) as server,
+        joined(args, args.run, Security()) as part,
+    ):
+        yield Process(args, server, Security(), part)
+
+
+async def state(watcher: Watcher, wanted: Callable[[Member], bool]) -> Member:
+    """The one member, once it is as wanted."""
+    async with asyncio.timeout(10):
+        await watcher.until(lambda view: any(map(wanted, view.members())), "a member", on="test")
+    (member,) = watcher.view.members()
+    return member
+
+
+async def test_a_process_says_where_it_is_when_it_is_ready_and_that_it_drains(
+    nats: EmbeddedServer, bus: Bus, names: RunNames
+) -> None:
+    may, worked = asyncio.Event(), list[str]()
+
+    async def ready() -> None:
+        await may.wait()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            worked.append(MemberState.Name(running.joined.member.state))
+
+    async with watching(bus, names) as watcher, process(parsed(nats)) as running:
+        serving = asyncio.create_task(running.serving(work(), ready=ready, gives_back=True))
+        starting = await state(watcher, lambda m: m.incarnation > 0)
+        assert (starting.kind, starting.zone, starting.address) == ("weight_sync", "a", running.server.address)
+        assert starting.state == MemberState.MEMBER_STATE_STARTING
+        may.set()
+        await state(watcher, lambda m: m.state == READY)
+        running.server.stop()
+        await state(watcher, lambda m: m.state == DRAINING)
+        await serving
+        assert worked == ["MEMBER_STATE_DRAINING"], "work is given back when draining has begun"
+    async with watching(bus, names) as watcher:
+        assert not watcher.view.members()
+
+
+@pytest.mark.parametrize(("word", "code"), [("done", exits.DONE), ("stopped", exits.DONE), ("failed", exits.FAILED)])
+async def test_a_process_ends_by_itself_when_its_run_is_over(
+    nats: EmbeddedServer, bus: Bus, names: RunNames, word: str, code: int
+) -> None:
+    async with process(parsed(nats, "--ends-with-run")) as running:
+        serving = asyncio.create_task(running.serving())
+        await Bucket(bus, names).put(names.over_key, word.encode())
+        await asyncio.wait_for(serving, 10)
+        assert running.code == code
+
+
+async def test_a_second_process_of_one_name_ends_the_first(nats: EmbeddedServer, bus: Bus, names: RunNames) -> None:
+    async with process(parsed(nats)) as first, process(parsed(nats)) as second:
+        serving = asyncio.create_task(first.serving())
+        async with watching(bus, names) as watcher:
+            await state(watcher, lambda m: m.state == READY)
+        await second.start()
+        assert first.joined.announcer is not None
+        with pytest.raises(NameTaken, match="Give each its own --name"):
+            await first.joined.announcer.say(READY)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_an_address_where_nobody_answers_is_not_told(
+    nats: EmbeddedServer, names: RunNames, unused_tcp_port: int
+) -> None:
+    async with process(parsed(nats, "--advertise", f"127.0.0.1:{unused_tcp_port}")) as running:
+        with pytest.raises(Unreachable, match=f"--advertise 127.0.0.1:{unused_tcp_port}: nobody answers there"):
+            await running.start()
+    with pytest.raises(Unreachable, match="--advertise nowhere: "):
+        check_reachable("nowhere")
+
+
+def test_what_is_advertised_is_where_it_listens_or_the_way_to_nats() -> None:
+    assert advertised("10.1.2.3:70", "nats://127.0.0.1:4222") == "10.1.2.3:70"
+    for anywhere in ("0.0.0.0:70", "[::]:70"):
+        assert advertised(anywhere, "nats://127.0.0.1:4222,nats://b:4222") == "127.0.0.1:70"
+
+
+def test_a_run_without_its_name_is_refused() -> None:
+    async def never(process: Process, args: argparse.Namespace) -> None:
+        raise AssertionError
+
+    args = flags("weight_sync", "tests").parse_args(["--nats", "nats://127.0.0.1:1"])
+    assert run(args, never) == exits.BAD_INPUT

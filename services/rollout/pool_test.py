@@ -1,0 +1,76 @@
+"""Who is in a pool, as members of a run come, drain and go; and that their work goes on elsewhere."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from penstock import rpc
+from penstock.bus import Bus, RunNames
+from penstock.common.v1.common_pb2 import SamplingParams
+from penstock.membership import Member, MemberState, announcing, watching
+from penstock.trajectories import TrajectoryBuilder
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from services.rollout.engines import engines
+from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
+from services.rollout.pool import Members, Pool, pool
+
+READY, DRAINING = MemberState.MEMBER_STATE_READY, MemberState.MEMBER_STATE_DRAINING
+
+
+def member(instance: str, address: str = "", state: MemberState = READY) -> Member:
+    return Member(kind="generation", instance=instance, address=address or f"{instance}:1", state=state)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_whoever_is_ready_is_in_the_pool_once_and_nobody_else_is(bus: Bus, names: RunNames) -> None:
+    open_now, left = list[str](), list[str]()
+
+    @asynccontextmanager
+    async def opened(address: str) -> AsyncIterator[str]:
+        open_now.append(address)
+        yield address
+        open_now.remove(address)
+
+    async with (
+        watching(bus, names) as watcher,
+        pool(Members(watcher, "generation"), opened, leave=left.append, idle=lambda each: True) as found,
+    ):
+        assert not await found.some("a replica", on="generation", within=0.05)
+        async with announcing(bus, names, member("one")) as one:
+            await until(lambda: list(found) == ["one:1"])
+            async with announcing(bus, names, member("two", state=MemberState.MEMBER_STATE_STARTING)) as two:
+                await two.say(READY)
+                await until(lambda: list(found) == ["one:1", "two:1"])
+                await one.say(READY)
+                await one.say(DRAINING)
+                await until(lambda: list(found) == ["two:1"])
+                assert left == ["one:1"]
+            await until(lambda: not found)
+        assert left == ["one:1", "two:1"]
+        await until(lambda: not open_now)
+
+
+async def test_a_turn_waits_for_a_replica_that_comes(bus: Bus, names: RunNames) -> None:
+    builder, fake = TrajectoryBuilder(), FakeEngine([[Tokens([5, 2], step=3, finish=pb.FINISH_REASON_STOP)]])
+    builder.context("user", [3, 4])
+    sampling = SamplingParams(temperature=1, top_p=1, max_tokens=8, stop_token_ids=[2])
+    async with (
+        serving(fake) as (address,),
+        watching(bus, names) as watcher,
+        engines(Members(watcher, "generation"), rpc.Security(), 3, 10) as replicas,
+    ):
+        until_end = time.monotonic() + 20
+        turn = asyncio.create_task(replicas.complete(builder, "g", pb.RolloutWork(), sampling, until_end))
+        async with announcing(bus, names, member("late", address)):
+            finish, where = await asyncio.wait_for(turn, 15)
+    assert (finish, where, builder.completion) == (pb.FINISH_REASON_STOP, address, [5, 2])
+
+
+def test_a_pool_of_those_that_stay_is_a_sequence() -> None:
+    assert list(Pool(["a", "b"])) == ["a", "b"] and not Pool[str]()

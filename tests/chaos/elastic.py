@@ -1,0 +1,70 @@
+"""A run scaled up and down while it runs: `python -m tests.chaos.elastic FOLDER` prints what came of it, as JSON.
+
+generation 1 → 3 → 1 and rollout 1 → 2 → 1, with fake engines. It says how many samples of the log each engine finished,
+and what `penstock verify` says of the run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import random
+import sys
+from contextlib import suppress
+from typing import Any
+
+from penstock.bus import RunNames, load_payload, read
+from penstock.cli.streams import streams_of
+from penstock.trajectories import decode
+from tests.chaos.one_run import DISK, RUN, Disturbed
+from tests.chaos.shapes import ENDLESS, assets, shape
+
+
+def recipe(folder: pathlib.Path) -> dict[str, Any]:
+    """A run of one process of every kind that never ends."""
+    made = shape(random.Random(0), assets(folder), fake=True)
+    rows = str(folder / "rows.jsonl")
+    made["data"], made["environment"] = {"train": rows, "eval": rows}, {"name": "length"}
+    made["algorithm"] = {"name": "grpo", "steps": ENDLESS, "groups_per_step": 8, "group_size": 2}
+    made["evaluation"] = {"tasks": 2, "every": 0}
+    made["learner"]["ranks"] = made["generation"]["replicas"] = made["rollout"]["workers"] = 1
+    made["limits"] = {"keep_log": True}
+    return made
+
+
+async def engines_of(folder: pathlib.Path) -> dict[str, int]:
+    """How many samples of the log each engine finished, by its address."""
+    found: dict[str, int] = {}
+    names = RunNames(RUN)
+    async with streams_of(folder) as bus:
+        async for entry in read(bus, names.log, live=False):
+            engine = decode(await load_payload(bus, names, entry.payload)).engine
+            found[engine] = found.get(engine, 0) + 1
+    return found
+
+
+def main(folder: pathlib.Path) -> dict[str, Any]:
+    (folder / DISK).mkdir(parents=True)
+    os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
+    run = Disturbed(folder, recipe(folder / "assets"))
+    try:
+        run.until_step(1)
+        up = run.told("scale", RUN, "generation=3", "rollout=2")
+        run.until_step(run.step + 3)
+        down = run.told("scale", RUN, "generation=1", "rollout=1")
+        run.until_step(run.step + 2)
+        run.stop()
+    finally:
+        with suppress(ProcessLookupError):
+            run.process.kill()
+        run.process.wait()
+    engines = asyncio.run(engines_of(run.run))
+    return {"up": up, "down": down, "engines": engines, "steps": run.step, "verify": run.told("verify", RUN)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path)
+    print(json.dumps(main(parser.parse_args().folder.absolute())))  # noqa: T201 - its answer
+    sys.exit(0)
