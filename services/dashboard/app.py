@@ -89,10 +89,8 @@ def _of_run(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> list[Ba
         group, index = request.path_params["group"], request.path_params["index"]
         if not index.isdigit() or len(index) > len("4294967295") or int(index) >= 1 << 32:
             return JSONResponse({"error": "a sample is GROUP/INDEX"}, status_code=400)
-        found, went = await asyncio.gather(
-            rpc.call(stub.GetSample(pb.GetSampleRequest(group=group, index=int(index)), timeout=10)),
-            rpc.call(stub.GetLineage(pb.GetLineageRequest(sample=f"{group}/{index}"), timeout=10)),
-        )
+        found = await rpc.call(stub.GetSample(pb.GetSampleRequest(group=group, index=int(index)), timeout=10))
+        went = await rpc.call(stub.GetLineage(pb.GetLineageRequest(sample=f"{group}/{index}"), timeout=10))
         return JSONResponse({"sample": _plain(found.sample), "lineage": _plain(went)})
 
     async def explain(request: Request) -> Response:
