@@ -1,0 +1,157 @@
+"""One run on three hosts that share nothing but the model's directory: `python -m tests.chaos.hosts FOLDER`.
+
+    a    NATS, coordinator, weight_sync, the data
+    b    the learner
+    c    generation (a named fake), rollout, environment: `penstock join`
+
+In the middle c is parted from the others for SECONDS. The run must come to its end, every process must end by itself,
+and `verify` must find nothing. What came of it is printed as JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from penstock.audit import read_run
+from penstock.bus import EmbeddedServer, RunNames, connect, server_command, write_config
+from penstock.bus.embedded import STORE
+from tests.chaos.network import Host, network
+from tests.chaos.shapes import assets, shape
+
+RUN, STEPS, SECONDS = "r", 6, 10.0
+NATS_PORT = 4222
+WITHIN = 240.0
+PENSTOCK = (sys.executable, "-m", "penstock.cli")
+
+
+def recipe(folder: pathlib.Path) -> dict[str, Any]:
+    """A run of STEPS steps over the assets of `folder`."""
+    made = shape(random.Random(0), assets(folder), fake=True)
+    rows = str(folder / "rows.jsonl")
+    made["data"], made["environment"] = {"train": rows, "eval": rows}, {"name": "length"}
+    made["algorithm"] = {"name": "grpo", "steps": STEPS, "groups_per_step": 8, "group_size": 2}
+    made["staleness"], made["evaluation"] = {"max_versions": 1}, {"tasks": 2, "every": 0}
+    made["learner"]["ranks"] = made["generation"]["replicas"] = made["rollout"]["workers"] = 1
+    made["learner"]["checkpoints"] = {"every": 2}
+    return made
+
+
+class Hosts:
+    """The run in `folder`, on hosts a, b and c."""
+
+    def __init__(self, folder: pathlib.Path, hosts: dict[str, Host]) -> None:
+        self.folder, self.a, self.b, self.c = folder, hosts["a"], hosts["b"], hosts["c"]
+        self.nats = f"nats://{self.a.address}:{NATS_PORT}"
+        self.metrics = folder / "a" / RUN / "metrics.jsonl"
+        self.services: dict[str, subprocess.Popen[bytes]] = {}
+        shared = folder / "assets"
+        self.recipe = folder / "a" / "recipe.json"
+        self.recipe.parent.mkdir()
+        self.recipe.write_text(json.dumps(recipe(shared)))
+        for host in hosts.values():  # each has its own files, and none sees another's
+            own = folder / host.name
+            own.mkdir(exist_ok=True)
+            kept = ["*.jsonl"] if host is not self.a else []
+            shutil.copytree(shared, own / "assets", ignore=shutil.ignore_patterns(*kept))
+            host.bind(own / "assets", shared)
+            for other in hosts.values():
+                if other is not host:
+                    (folder / other.name).mkdir(exist_ok=True)
+                    host.hide(folder / other.name)
+
+    def start(self) -> None:
+        """Everything, in the order of docs/fleet/hosts.md."""
+        store = self.folder / "a" / "nats"
+        config = write_config(store, store / STORE, NATS_PORT, 8222, host=self.a.address)
+        self._start(self.a, "nats", *server_command(config))
+        monitor = f"http://{self.a.address}:8222"
+        self._run(self.a, "create", str(self.recipe), "--nats", self.nats, "--monitor", monitor)
+        for host, kind in ((self.a, "weight_sync"), (self.a, "coordinator"), (self.b, "learner")):
+            place = ("--folder", str(self.folder / host.name / RUN), "--listen", "0.0.0.0:0", "--insecure")
+            joins = ("--join", self.nats, "--run", RUN, *place, "--ends-with-run")
+            self._start(host, kind, *PENSTOCK, "serve", kind, *joins)
+        kept = ("--folder", str(self.folder / "c" / RUN), "--place", "c", "--flag=--insecure")
+        counts = ("generation=1", "rollout=1", "environment=1")
+        self._start(self.c, "join", *PENSTOCK, "join", self.nats, RUN, *counts, *kept)
+
+    def until_step(self, step: int) -> None:
+        """Waits for a step. Raises RuntimeError if a process has ended, or nothing comes."""
+        end = time.monotonic() + WITHIN
+        while not self.metrics.is_file() or self.metrics.read_text().count("\n") < step:
+            for name, process in self.services.items():
+                if process.poll():
+                    raise RuntimeError(f"{name} ended with {process.returncode}: {self._words(name)}")
+            if time.monotonic() > end:
+                raise RuntimeError(f"no step {step}: {' / '.join(self._words(name) for name in self.services)}")
+            time.sleep(0.1)  # a file announces nothing
+
+    def ended(self) -> dict[str, int]:
+        """Waits until every process but NATS has ended by itself; their exit codes."""
+        end = time.monotonic() + WITHIN
+        codes = {}
+        for name, process in self.services.items():
+            if name != "nats":
+                try:
+                    codes[name] = process.wait(max(1.0, end - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    raise RuntimeError(f"{name} does not end: {self._words(name)}") from None
+        self.services["nats"].terminate()
+        self.services["nats"].wait()
+        return codes
+
+    def _start(self, host: Host, name: str, *command: str) -> None:
+        self.services[name] = host.start(command, self.folder / "logs" / f"{name}.log")
+
+    def _run(self, host: Host, *words: str) -> None:
+        self._start(host, words[0], *PENSTOCK, *words)
+        if self.services.pop(words[0]).wait(WITHIN):
+            raise RuntimeError(self._words(words[0]))
+
+    def _words(self, name: str) -> str:
+        return f"{name}: {(self.folder / 'logs' / f'{name}.log').read_text(errors='replace')[-1500:]}"
+
+
+async def audited(folder: pathlib.Path) -> dict[str, Any]:
+    """What the streams say of the run, once nobody writes them any more."""
+    async with EmbeddedServer(folder / "a" / "nats", folder / "logs" / "nats-read.log") as server:
+        async with connect(server.url, name="audit") as bus:
+            audit, verdict = await read_run(bus, RunNames(RUN), 1)
+            ledger = audit.ledger
+            return {"findings": verdict.findings, "trained": ledger.samples.trained, "failed": ledger.samples.failed}
+
+
+def main(folder: pathlib.Path) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
+    assets(folder / "assets")
+    with network(["a", "b", "c"]) as hosts:
+        run = Hosts(folder, hosts)
+        run.start()
+        run.until_step(2)
+        before = run.metrics.read_text().count("\n")
+        with run.c.parted():
+            time.sleep(SECONDS)
+            during = run.metrics.read_text().count("\n") - before
+        run.until_step(STEPS)
+        codes = run.ended()
+    return {
+        "codes": codes,
+        "during": during,
+        "steps": run.metrics.read_text().count("\n"),
+        **asyncio.run(audited(folder)),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path)
+    print(json.dumps(main(parser.parse_args().folder.absolute())))  # noqa: T201 - its answer
+    sys.exit(0)
