@@ -2,11 +2,13 @@
 
 import argparse
 import functools
+import json
 import sys
 
 from penstock import rpc
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, flags, run
+from services.generation.drafting import missing
 from services.generation.engine import Engine, EngineSettings
 from services.generation.engine_host import EngineHost, StartEngine
 from services.generation.server import Generation, vocabulary_of
@@ -25,6 +27,7 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
         compile=args.compile,
         threads=args.threads,
         keep_kv_on_update=args.kv_on_update == "keep",
+        speculative=args.speculative,
     )
     host = EngineHost(settings, receiver=process.name, start=start)
     process.server.add(
@@ -52,11 +55,17 @@ def main(start: StartEngine = Engine.start) -> int:
     parser.add_argument("--compile", action="store_true", help="compile the model (for GPUs)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
     parser.add_argument("--kv-on-update", choices=["keep", "recompute"], default="recompute")
+    parser.add_argument("--speculative", type=json.loads, help="vLLM's speculative_config, as JSON")
+    parser.add_argument("--check", action="store_true", help="say whether this could be served here, and end")
     args = parser.parse_args()
     try:
         vocabulary_of(args.model)
     except ValueError as error:
         parser.error(f"--model: {error}")
+    if lacks := missing((args.speculative or {}).get("method", "")):
+        parser.error(f"--speculative: {lacks}")
+    if args.check:
+        return 0
     return run(args, functools.partial(serve, start=start))
 
 

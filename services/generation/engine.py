@@ -8,19 +8,21 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.system.parent_death import mortal_spawns
 from penstock.weights.v1.weights_pb2 import Manifest
+from services.generation.drafting import Acceptance
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
-    """How the engine is built. `memory_gib` is its KV cache on CPU; a GPU uses `gpu_memory_fraction`."""
+    """How the engine is built. `memory_gib` is its KV cache on CPU; a GPU uses `gpu_memory_fraction`. speculative:
+    vLLM's `speculative_config`, None to draft nothing."""
 
     model: str
     dtype: str = "float32"
@@ -33,6 +35,7 @@ class EngineSettings:
     compile: bool = False
     threads: int = 1
     keep_kv_on_update: bool = False
+    speculative: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +107,9 @@ class Engine:
                 disable_log_stats=True,
                 worker_extension_cls="services.generation.weight_backend.WorkerExtension",
                 weight_transfer_config=WeightTransferConfig(backend="penstock"),
-            )
+                speculative_config=dict(settings.speculative) if settings.speculative else None,
+            ),
+            stat_loggers=[Acceptance] if settings.speculative else None,
         )
         await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         engine = cls(llm, settings, version)
