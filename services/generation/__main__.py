@@ -14,8 +14,9 @@ from services.generation.engine_host import EngineHost, StartEngine
 from services.generation.server import Generation, vocabulary_of
 
 
-async def serve(process: Process, args: argparse.Namespace, start: StartEngine) -> None:
-    settings = EngineSettings(
+def settings_of(args: argparse.Namespace) -> EngineSettings:
+    """The engine that the flags ask for."""
+    return EngineSettings(
         model=args.model,
         dtype=args.dtype,
         max_running=args.max_running,
@@ -29,6 +30,10 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
         keep_kv_on_update=args.kv_on_update == "keep",
         speculative=args.speculative,
     )
+
+
+async def serve(process: Process, args: argparse.Namespace, start: StartEngine) -> None:
+    settings = settings_of(args)
     host = EngineHost(settings, receiver=process.name, start=start)
     process.server.add(
         generation_pb2_grpc.add_GenerationServiceServicer_to_server, Generation(host, vocabulary_of(args.model))
@@ -66,6 +71,8 @@ def main(start: StartEngine = Engine.start) -> int:
         parser.error(f"--speculative: {lacks}")
     if args.check:
         return 0
+    if start == Engine.start:
+        Engine.prepare(settings_of(args))
     return run(args, functools.partial(serve, start=start))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.system.parent_death import mortal_spawns
 from penstock.weights.v1.weights_pb2 import Manifest
+from services.generation import forks
 from services.generation.drafting import Acceptance
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,14 @@ class Engine:
         from vllm.platforms import current_platform
 
         self._seeds = not current_platform.is_cpu()
+
+    @classmethod
+    def prepare(cls, settings: EngineSettings) -> None:
+        """Imports vLLM, once for this process and those of its engines: called before this one has threads. Without
+        it engines start all the same, and later."""
+        _environment(settings)
+        mortal_spawns()  # should the forks' server be lost
+        forks.begin(settings.threads)
 
     @classmethod
     async def start(cls, settings: EngineSettings, version: PolicyVersion) -> "Engine":

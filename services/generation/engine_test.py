@@ -30,7 +30,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(model: pathlib.Path) -> AsyncIterator[Engine]:
-    started = await Engine.start(EngineSettings(str(model), max_context=128, max_running=16), PolicyVersion())
+    settings = EngineSettings(str(model), max_context=128, max_running=16)
+    Engine.prepare(settings)
+    started = await Engine.start(settings, PolicyVersion())
     yield started
     started.stop()
 

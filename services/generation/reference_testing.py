@@ -1,8 +1,10 @@
 """What transformers says of a tiny model, and versions of it: what the real engine is held to."""
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -35,12 +37,17 @@ def version_file(path: pathlib.Path, tensors: Mapping[str, torch.Tensor], step: 
     return make_manifest(1, step, parts)
 
 
+@functools.cache
+def _reference(model: pathlib.Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+
+
 @torch.inference_mode()
 def logits_of(
     model: pathlib.Path, tensors: Mapping[str, torch.Tensor], prompt: Sequence[int], tokens: Sequence[int]
 ) -> torch.Tensor:
     """Logits [len(tokens), vocabulary] in fp32 at the places of `tokens` after `prompt`."""
-    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    reference = _reference(model)
     reference.load_state_dict(dict(tensors))
     logits: torch.Tensor = reference(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
     return logits
