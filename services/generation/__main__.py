@@ -56,7 +56,7 @@ def main(start: StartEngine = Engine.start) -> int:
     parser.add_argument("--memory-gib", type=float, default=1.0, help="KV cache on CPU")
     parser.add_argument("--gpu-memory-fraction", type=float, default=0.9)
     parser.add_argument("--tensor-parallel", type=int, default=1)
-    parser.add_argument("--chunk-tokens", type=int, default=16, help="tokens gathered before they are streamed")
+    parser.add_argument("--chunk-tokens", type=int, default=16, help="tokens of a completion's first chunk")
     parser.add_argument("--compile", action="store_true", help="compile the model (for GPUs)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
     parser.add_argument("--kv-on-update", choices=["keep", "recompute"], default="recompute")

@@ -16,7 +16,8 @@ import torch
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.telemetry import metrics
-from services.generation.drafting import for_each_draft, missing
+from services.generation.cpu_sampling import for_each_draft
+from services.generation.drafting import missing
 from services.generation.engine import Engine, EngineSettings
 from services.generation.engine_host import EngineHost
 from services.generation.reference_testing import Drawn, draw, expected, logits_of, tiny, version_file, weights

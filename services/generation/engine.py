@@ -16,6 +16,7 @@ from penstock.system.parent_death import mortal_spawns
 from penstock.weights.v1.weights_pb2 import Manifest
 from services.generation import forks
 from services.generation.drafting import Acceptance
+from services.generation.together import sizes
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +126,11 @@ class Engine:
         await llm.update_weight_version(label(version))
         return engine
 
-    async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
-        """Draws one completion, chunk by chunk; the last chunk has a finish reason ("stop" or "length")."""
+    async def generate(
+        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+    ) -> AsyncIterator[Chunk]:
+        """Draws one completion, chunk by chunk; the last chunk has a finish reason ("stop" or "length"). Chunks grow,
+        unless they are `steady`."""
         from vllm import SamplingParams as VllmSampling
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -146,16 +150,19 @@ class Engine:
         )
         # The salt keeps a new request from reusing the KV that older weights left in the prefix cache.
         inputs = {"prompt_token_ids": list(prompt), "cache_salt": label(self.version)}
-        done = 0
+        done, least = 0, sizes(self._settings.chunk_tokens, steady)
+        tokens, logprobs, size = list[int](), list[float](), next(least)
         try:
             async for output in self._llm.generate(inputs, params, request_id):
                 completion = output.outputs[0]
-                tokens = completion.token_ids
+                tokens += completion.token_ids
+                logprobs += completion.logprobs.logprobs
+                if len(tokens) < size and completion.finish_reason is None:
+                    continue
                 spans = self._spans(request_id, completion, done, done + len(tokens))
+                yield Chunk(tokens, logprobs, spans, completion.finish_reason, output.num_cached_tokens or 0)
                 done += len(tokens)
-                yield Chunk(
-                    tokens, completion.logprobs.logprobs, spans, completion.finish_reason, output.num_cached_tokens or 0
-                )
+                tokens, logprobs, size = [], [], next(least)
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
 

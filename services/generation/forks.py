@@ -1,6 +1,6 @@
 """vLLM imported once: a process that has it and does nothing else is forked for every process of an engine.
 
-By itself vLLM spawns its core and its workers, and each imports it again, some ten seconds of CPU a piece; so does every
+By itself vLLM spawns its core and its workers, and each imports it again, some ten seconds of CPU a piece; so does any
 engine that is started after a death. The server is multiprocessing's own, run in a fork instead of in a new Python.
 
 Invariant (test name): what was forked dies with the process that asked for it, also by kill -9.
@@ -24,7 +24,7 @@ IMPORTED = (
     "services.generation.weight_backend",
 )
 """What an engine's processes import."""
-_server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+_server: Any = forkserver._forkserver
 
 
 class Forked(context.ForkServerProcess):
@@ -44,7 +44,7 @@ class Forked(context.ForkServerProcess):
 
 
 class _Context(context.ForkServerContext):
-    Process = Forked  # type: ignore[assignment]
+    Process = Forked
 
 
 def begin(threads: int) -> None:
@@ -89,7 +89,7 @@ def _serve(listener: int, alive: int) -> None:
     # What is forked asks this server too, and is not its parent.
     _server.ensure_running = resource_tracker.ensure_running
     try:
-        forkserver.main(listener, alive, [])  # type: ignore[attr-defined]
+        forkserver.main(listener, alive, [])
     finally:
         os._exit(0)
 

@@ -91,7 +91,9 @@ class Generation(Section):
     kv_on_update: Literal["keep", "recompute"] = Field(
         default="recompute", description="running requests' KV after an update"
     )
-    chunk_tokens: Positive = Field(default=16, description="tokens of a request gathered before they are streamed")
+    chunk_tokens: Positive = Field(
+        default=16, description="tokens of a completion's first chunk; later ones double, up to 256"
+    )
     compile: bool = Field(default=False, description="compile the model (slower start, faster steps; for GPUs)")
     threads: Positive = Field(default=1, description="CPU threads of the engine")
     speculative: Speculative | None = Field(default=None, description="absent: no token is drafted ahead")
