@@ -17,8 +17,8 @@ INTRODUCTION = """# Metrics of a step
 
 One record of `metrics.jsonl` per optimizer step: `step`, `time` (seconds since the epoch) and the metrics below, as far
 as the method has them. An alert (`telemetry.alerts`) may be set on every metric of the first table; one on a family
-(`rl.failed`) watches each of its members. Metrics of the processes (Prometheus) are on the
-[services' pages](index.md).
+(`rl.failed`) watches each of its members. Metrics of the processes (Prometheus), such as how many
+drafted tokens engines proposed and took, are on the [services' pages](index.md).
 
 ## What trackers get
 

@@ -2,19 +2,22 @@
 
 import argparse
 import functools
+import json
 import sys
 
 from penstock import rpc
 from penstock.access import PARTS
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, flags, run
+from services.generation.drafting import missing
 from services.generation.engine import Engine, EngineSettings
 from services.generation.engine_host import EngineHost, StartEngine
 from services.generation.server import Generation, vocabulary_of
 
 
-async def serve(process: Process, args: argparse.Namespace, start: StartEngine) -> None:
-    settings = EngineSettings(
+def settings_of(args: argparse.Namespace) -> EngineSettings:
+    """The engine that the flags ask for."""
+    return EngineSettings(
         model=args.model,
         dtype=args.dtype,
         max_running=args.max_running,
@@ -26,7 +29,12 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
         compile=args.compile,
         threads=args.threads,
         keep_kv_on_update=args.kv_on_update == "keep",
+        speculative=args.speculative,
     )
+
+
+async def serve(process: Process, args: argparse.Namespace, start: StartEngine) -> None:
+    settings = settings_of(args)
     host = EngineHost(settings, receiver=process.name, start=start)
     servicer = Generation(host, vocabulary_of(args.model))
     process.server.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
@@ -61,15 +69,23 @@ def main(start: StartEngine = Engine.start) -> int:
     parser.add_argument("--memory-gib", type=float, default=1.0, help="KV cache on CPU")
     parser.add_argument("--gpu-memory-fraction", type=float, default=0.9)
     parser.add_argument("--tensor-parallel", type=int, default=1)
-    parser.add_argument("--chunk-tokens", type=int, default=16, help="tokens gathered before they are streamed")
+    parser.add_argument("--chunk-tokens", type=int, default=16, help="tokens of a completion's first chunk")
     parser.add_argument("--compile", action="store_true", help="compile the model (for GPUs)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
     parser.add_argument("--kv-on-update", choices=["keep", "recompute"], default="recompute")
+    parser.add_argument("--speculative", type=json.loads, help="vLLM's speculative_config, as JSON")
+    parser.add_argument("--check", action="store_true", help="say whether this could be served here, and end")
     args = parser.parse_args()
     try:
         vocabulary_of(args.model)
     except ValueError as error:
         parser.error(f"--model: {error}")
+    if lacks := missing((args.speculative or {}).get("method", "")):
+        parser.error(f"--speculative: {lacks}")
+    if args.check:
+        return 0
+    if start == Engine.start:
+        Engine.prepare(settings_of(args))
     return run(args, functools.partial(serve, start=start))
 
 

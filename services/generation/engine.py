@@ -8,19 +8,23 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.system.parent_death import mortal_spawns
 from penstock.weights.v1.weights_pb2 import Manifest
+from services.generation import forks
+from services.generation.drafting import Acceptance
+from services.generation.together import sizes
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
-    """How the engine is built. `memory_gib` is its KV cache on CPU; a GPU uses `gpu_memory_fraction`."""
+    """How the engine is built. `memory_gib` is its KV cache on CPU; a GPU uses `gpu_memory_fraction`. speculative:
+    vLLM's `speculative_config`, None to draft nothing."""
 
     model: str
     dtype: str = "float32"
@@ -33,6 +37,7 @@ class EngineSettings:
     compile: bool = False
     threads: int = 1
     keep_kv_on_update: bool = False
+    speculative: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +81,14 @@ class Engine:
         self._seeds = not current_platform.is_cpu()
 
     @classmethod
+    def prepare(cls, settings: EngineSettings) -> None:
+        """Imports vLLM, once for this process and those of its engines: called before this one has threads. Without
+        it engines start all the same, and later."""
+        _environment(settings)
+        mortal_spawns()  # should the forks' server be lost
+        forks.begin(settings.threads)
+
+    @classmethod
     async def start(cls, settings: EngineSettings, version: PolicyVersion) -> "Engine":
         """Starts the engine's process and loads the model directory, which is labelled `version`."""
         _environment(settings)
@@ -104,15 +117,20 @@ class Engine:
                 disable_log_stats=True,
                 worker_extension_cls="services.generation.weight_backend.WorkerExtension",
                 weight_transfer_config=WeightTransferConfig(backend="penstock"),
-            )
+                speculative_config=dict(settings.speculative) if settings.speculative else None,
+            ),
+            stat_loggers=[Acceptance] if settings.speculative else None,
         )
         await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         engine = cls(llm, settings, version)
         await llm.update_weight_version(label(version))
         return engine
 
-    async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
-        """Draws one completion, chunk by chunk; the last chunk has a finish reason ("stop" or "length")."""
+    async def generate(
+        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+    ) -> AsyncIterator[Chunk]:
+        """Draws one completion, chunk by chunk; the last chunk has a finish reason ("stop" or "length"). Chunks grow,
+        unless they are `steady`."""
         from vllm import SamplingParams as VllmSampling
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -132,16 +150,19 @@ class Engine:
         )
         # The salt keeps a new request from reusing the KV that older weights left in the prefix cache.
         inputs = {"prompt_token_ids": list(prompt), "cache_salt": label(self.version)}
-        done = 0
+        done, least = 0, sizes(self._settings.chunk_tokens, steady)
+        tokens, logprobs, size = list[int](), list[float](), next(least)
         try:
             async for output in self._llm.generate(inputs, params, request_id):
                 completion = output.outputs[0]
-                tokens = completion.token_ids
+                tokens += completion.token_ids
+                logprobs += completion.logprobs.logprobs
+                if len(tokens) < size and completion.finish_reason is None:
+                    continue
                 spans = self._spans(request_id, completion, done, done + len(tokens))
+                yield Chunk(tokens, logprobs, spans, completion.finish_reason, output.num_cached_tokens or 0)
                 done += len(tokens)
-                yield Chunk(
-                    tokens, completion.logprobs.logprobs, spans, completion.finish_reason, output.num_cached_tokens or 0
-                )
+                tokens, logprobs, size = [], [], next(least)
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
 

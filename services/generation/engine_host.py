@@ -13,7 +13,7 @@ import logging
 import pathlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 
 import grpc
@@ -83,13 +83,15 @@ class EngineHost:
                 tasks.create_task(self.follow(channel))
             tasks.create_task(self.keep(channel))
 
-    async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
+    async def generate(
+        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+    ) -> AsyncGenerator[Chunk, None]:
         """Draws one completion on the engine. Raises EngineDied."""
         engine = self._engine
         if engine is None:
             raise EngineDied("the engine is starting")
         try:
-            async with aclosing(engine.generate(request_id, prompt, sampling)) as chunks:  # type: ignore[type-var]
+            async with aclosing(engine.generate(request_id, prompt, sampling, steady)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     self.tokens_generated += len(chunk.tokens)
                     _tokens.inc(len(chunk.tokens))

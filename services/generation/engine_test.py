@@ -7,20 +7,16 @@ import asyncio
 import os
 import pathlib
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import psutil
 import pytest
 import pytest_asyncio
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
-from penstock.tensors import make_manifest
-from penstock.tiny_model import make_model
-from penstock.weights.v1.weights_pb2 import Manifest
 from services.generation.engine import MOST_TOP, Engine, EngineDied, EngineSettings
+from services.generation.reference_testing import distribution, draw, expected, tiny, version_file, weights
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PROMPT = [3, 20, 31, 42, 2, 4]
@@ -29,79 +25,40 @@ SAMPLING = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=60)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("model")
-    make_model(folder, hidden=64, layers=2, intermediate=128, heads=2, kv_heads=1)
-    return folder
+    return tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(model: pathlib.Path) -> AsyncIterator[Engine]:
-    started = await Engine.start(EngineSettings(str(model), max_context=128, max_running=16), PolicyVersion())
+    settings = EngineSettings(str(model), max_context=128, max_running=16)
+    Engine.prepare(settings)
+    started = await Engine.start(settings, PolicyVersion())
     yield started
     started.stop()
 
 
-def weights(model: pathlib.Path, scale: float) -> Mapping[str, torch.Tensor]:
-    return {
-        name: t * (scale if "norm" not in name else 1.0) for name, t in load_file(model / "model.safetensors").items()
-    }
-
-
-def version_file(path: pathlib.Path, tensors: Mapping[str, torch.Tensor], step: int) -> Manifest:
-    parts = [(n, "float32", list(t.shape), t.contiguous().numpy().tobytes()) for n, t in tensors.items()]
-    path.write_bytes(b"".join(p[3] for p in parts))
-    return make_manifest(1, step, parts)
-
-
-def expected(model: pathlib.Path, tensors: Mapping[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
-    """Log-probs of `tokens` after PROMPT by transformers in fp32."""
-    return distribution(model, tensors, tokens).gather(-1, torch.tensor(tokens)[:, None])[:, 0]
-
-
-@torch.inference_mode()
-def distribution(model: pathlib.Path, tensors: Mapping[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
-    """Log-probs [len(tokens), vocabulary] at the places of `tokens` after PROMPT."""
-    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    reference.load_state_dict(dict(tensors))
-    logits = reference(torch.tensor([PROMPT + tokens])).logits[0, len(PROMPT) - 1 : -1]
-    distributed: torch.Tensor = logits.log_softmax(-1)
-    return distributed
-
-
-async def draw(engine: Engine, name: str) -> tuple[list[int], list[float], list[tuple[int, str]], str | None]:
-    tokens: list[int] = []
-    logprobs: list[float] = []
-    spans: list[tuple[int, str]] = []
-    finish = None
-    async for chunk in engine.generate(name, PROMPT, SAMPLING):
-        assert len(chunk.tokens) == len(chunk.logprobs)
-        spans += [(first + len(tokens), label) for first, label in chunk.spans]
-        tokens += chunk.tokens
-        logprobs += chunk.logprobs
-        finish = chunk.finish_reason
-    return tokens, logprobs, spans, finish
-
-
 async def test_logprobs_are_those_of_transformers(engine: Engine, model: pathlib.Path) -> None:
-    tokens, logprobs, spans, finish = await draw(engine, "a")
-    assert finish == "length" and len(tokens) == 60
-    assert {label for _, label in spans} == {"0.0"}
-    reference = expected(model, weights(model, 1.0), tokens)
-    assert torch.allclose(torch.tensor(logprobs), reference, atol=1e-4)
+    drawn = await draw(engine, "a", PROMPT, SAMPLING)
+    assert drawn.finish == "length" and len(drawn.tokens) == 60
+    assert {label for _, label in drawn.spans} == {"0.0"}
+    reference = expected(model, weights(model, 1.0), PROMPT, drawn.tokens)
+    assert torch.allclose(torch.tensor(drawn.logprobs), reference, atol=1e-4)
 
 
 async def test_given_tokens_are_scored_as_transformers_does(engine: Engine, model: pathlib.Path) -> None:
     """What a teacher says of a student's answer, also of one that it would never have drawn."""
     for name, tokens in (("s1", [7, 7, 7, 9, 63, 5]), ("s2", list(range(6, 60)))):
         scored = await engine.score(name, PROMPT + tokens, len(PROMPT))
-        assert torch.allclose(torch.tensor(scored.logprobs), expected(model, weights(model, 1.0), tokens), atol=1e-4)
+        assert torch.allclose(
+            torch.tensor(scored.logprobs), expected(model, weights(model, 1.0), PROMPT, tokens), atol=1e-4
+        )
         assert all(not words for words in scored.top_tokens)
 
 
 async def test_the_likeliest_tokens_are_those_of_transformers(engine: Engine, model: pathlib.Path) -> None:
     """Also where the given token is one of them, and for as many as may be asked for."""
     tokens = [7, 7, 7, 9, 63, 5, *range(20, 40)]
-    logits = distribution(model, weights(model, 1.0), tokens)
+    logits = distribution(model, weights(model, 1.0), PROMPT, tokens)
     for top in (1, 4, MOST_TOP):
         scored = await engine.score(f"top{top}", PROMPT + tokens, len(PROMPT), top)
         best = logits.topk(top)
@@ -123,21 +80,20 @@ async def test_every_token_names_its_version_over_updates_in_flight(
     engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     scales = {"0.0": 1.0, "1.1": 1.2, "1.2": 0.8}
-    running = [asyncio.create_task(draw(engine, f"flight-{i}")) for i in range(12)]
+    running = [asyncio.create_task(draw(engine, f"flight-{i}", PROMPT, SAMPLING)) for i in range(12)]
     for step, label in ((1, "1.1"), (2, "1.2")):  # two: a second reload has gone wrong where the first was right
         manifest = version_file(tmp_path / "v.bin", weights(model, scales[label]), step)
         pause = await engine.update(manifest, tmp_path / "v.bin")
         assert 0 < pause < 30
         assert engine.version == manifest.version
-    late = await draw(engine, "late")
-    for tokens, logprobs, spans, _ in [*await asyncio.gather(*running), late]:
-        assert spans[0][0] == 0
-        ends = [first for first, _ in spans[1:]] + [len(tokens)]
-        for (first, label), end in zip(spans, ends, strict=True):
-            reference = expected(model, weights(model, scales[label]), tokens)[first:end]
+    late = await draw(engine, "late", PROMPT, SAMPLING)
+    for drawn in [*await asyncio.gather(*running), late]:
+        assert drawn.spans[0][0] == 0
+        for first, end, label in drawn.by_version():
+            reference = expected(model, weights(model, scales[label]), PROMPT, drawn.tokens)[first:end]
             # kv_on_update=recompute: a token's whole context is that of its own version.
-            assert torch.allclose(torch.tensor(logprobs[first:end]), reference, atol=1e-3), label
-    assert {label for _, label in late[2]} == {"1.2"}
+            assert torch.allclose(torch.tensor(drawn.logprobs[first:end]), reference, atol=1e-3), label
+    assert {label for _, label in late.spans} == {"1.2"}
 
 
 async def test_adapters_are_merged_into_the_model_that_the_engine_was_started_with(
@@ -157,10 +113,11 @@ async def test_adapters_are_merged_into_the_model_that_the_engine_was_started_wi
         manifest = version_file(tmp_path / "v.bin", adapters, step)
         manifest.adapters.scale = 0.05
         await engine.update(manifest, tmp_path / "v.bin")
-        tokens, logprobs, spans, _ = await draw(engine, f"adapted-{step}")
-        assert {label for _, label in spans} == {f"1.{step}"}
-        assert torch.allclose(torch.tensor(logprobs), expected(model, changed, tokens), atol=1e-4)
-        assert not torch.allclose(torch.tensor(logprobs), expected(model, stored, tokens), atol=1e-2)
+        drawn = await draw(engine, f"adapted-{step}", PROMPT, SAMPLING)
+        assert {label for _, label in drawn.spans} == {f"1.{step}"}
+        logprobs = torch.tensor(drawn.logprobs)
+        assert torch.allclose(logprobs, expected(model, changed, PROMPT, drawn.tokens), atol=1e-4)
+        assert not torch.allclose(logprobs, expected(model, stored, PROMPT, drawn.tokens), atol=1e-2)
 
 
 async def test_an_adapter_of_no_module_is_refused(engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -181,7 +138,7 @@ async def test_an_incomplete_version_is_refused(engine: Engine, model: pathlib.P
 async def test_the_death_of_the_engine_process_is_an_error_at_once(engine: Engine) -> None:
     children = psutil.Process().children(recursive=True)
     assert children, "the engine runs in a process of its own"
-    running = asyncio.create_task(draw(engine, "dying"))
+    running = asyncio.create_task(draw(engine, "dying", PROMPT, SAMPLING))
     await asyncio.sleep(0)
     for child in children:
         os.kill(child.pid, signal.SIGKILL)
@@ -189,5 +146,5 @@ async def test_the_death_of_the_engine_process_is_an_error_at_once(engine: Engin
         with pytest.raises(EngineDied):
             await running
             while True:  # a very fast machine may have finished; the next request must fail then
-                await draw(engine, "after")
+                await draw(engine, "after", PROMPT, SAMPLING)
     assert not engine.alive

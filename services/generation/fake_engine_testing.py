@@ -28,7 +28,9 @@ class FakeEngine:
         self.swap_may_end.set()
         self.drawn_while_undefined = 0
 
-    async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
+    async def generate(
+        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+    ) -> AsyncIterator[Chunk]:
         self.requests += 1
         try:
             for i in range(sampling.max_tokens):

@@ -2,19 +2,21 @@
 
 import json
 import pathlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any
 
 from penstock import rpc
+from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.trajectories import float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
-from services.generation.engine import EngineDied, from_label
+from services.generation.engine import Chunk, EngineDied, from_label
 from services.generation.engine_host import EngineHost
 from services.generation.gate import PinMissed
+from services.generation.together import together
 
 # Requests admitted beyond a full batch, so that a place that becomes free is filled at once.
 QUEUE_FACTOR = 4
@@ -39,6 +41,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         prompt = from_int32s(request.prompt_tokens)
         self._check_tokens("prompt_tokens", int(prompt.min()), int(prompt.max()))
+        samples = max(1, request.samples)
         self._check_room("prompt_token_count", request.prompt_token_count, request.sampling.max_tokens)
         pinned = request.pinned_step if request.HasField("pinned_step") else None
 
@@ -46,12 +49,13 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
             held = self._host.version.step
             return rpc.deadline_exceeded(f"min_step {request.min_step}: the engine holds version {held}")
 
-        with self._counted(), rpc.refusing({**ERRORS, TimeoutError: late}):
+        with self._counted(samples), rpc.refusing({**ERRORS, TimeoutError: late}):
             async with self._host.gate.passing(request.min_step, pinned, context.time_remaining() or 60.0):
-                chunks = self._host.generate(request.request_id, prompt.tolist(), request.sampling)
-                async with aclosing(chunks):  # type: ignore[type-var]
-                    async for chunk in chunks:
+                drawn = together([self._drawing(request, prompt.tolist(), i) for i in range(samples)])
+                async with aclosing(drawn):  # type: ignore[type-var]
+                    async for sample, chunk in drawn:
                         yield pb.GenerateResponse(
+                            sample=sample,
                             tokens=int32s(chunk.tokens),
                             logprobs=float32s(chunk.logprobs),
                             token_count=len(chunk.tokens),
@@ -64,6 +68,16 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
                             ),
                             cached_prompt_tokens=chunk.cached_prompt_tokens,
                         )
+
+    def _drawing(self, request: pb.GenerateRequest, prompt: list[int], sample: int) -> AsyncGenerator[Chunk, None]:
+        """One of a request's samples: by a name, and a seed if there is one, of its own."""
+        if request.samples <= 1:
+            return self._host.generate(request.request_id, prompt, request.sampling, request.steady)
+        sampling = SamplingParams()
+        sampling.CopyFrom(request.sampling)
+        if sampling.HasField("seed"):
+            sampling.seed += sample
+        return self._host.generate(f"{request.request_id}/{sample:04}", prompt, sampling, request.steady)
 
     async def ScoreTokens(self, request: pb.ScoreTokensRequest, context: Any) -> pb.ScoreTokensResponse:
         tokens = from_int32s(request.tokens)
@@ -112,13 +126,13 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         self._written_off = away
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Counts a request while it is admitted."""
-        self._admitted += 1
+    def _counted(self, requests: int = 1) -> Iterator[None]:
+        """Counts requests while they are admitted."""
+        self._admitted += requests
         try:
             yield
         finally:
-            self._admitted -= 1
+            self._admitted -= requests
 
     def _check_tokens(self, field: str, least: int, greatest: int) -> None:
         if self._draining or self._written_off:

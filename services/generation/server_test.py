@@ -230,3 +230,45 @@ def test_a_directory_that_is_no_model_is_named(tmp_path: pathlib.Path) -> None:
             vocabulary_of(str(tmp_path))
     with pytest.raises(ValueError, match="is not a Hugging Face model directory"):
         vocabulary_of(str(tmp_path / "none"))
+
+
+async def test_the_samples_of_one_request_are_told_apart_and_each_has_its_end(running: Running) -> None:
+    chunks = await running.generate(request(max_tokens=3, samples=5))
+    for sample in range(5):
+        own = [c for c in chunks if c.sample == sample]
+        assert [t for c in own for t in from_int32s(c.tokens).tolist()] == [7, 7, 7]
+        assert [c.finish_reason for c in own] == [0, 0, trajectory_pb2.FINISH_REASON_LENGTH]
+    assert len(chunks) == 15
+
+
+async def test_each_sample_of_a_request_counts_as_one(running: Running) -> None:
+    running.engine.valve.clear()
+    taken = asyncio.create_task(running.generate(request(samples=6)))
+    await running.until(lambda e: e.running + e.waiting == 6)
+    others = [asyncio.create_task(running.generate(request())) for _ in range(2)]
+    await running.until(lambda e: e.running + e.waiting == 8)
+    assert (await running.refused(request())).reason == "QUEUE_FULL"
+    taken.cancel()
+    await running.until(lambda e: e.running + e.waiting == 2)
+    assert running.engine.requests == 2, "whoever leaves takes all of its samples along"
+    running.engine.valve.set()
+    await asyncio.gather(*others)
+
+
+async def test_a_caller_older_than_samples_gets_one(running: Running) -> None:
+    assert {c.sample for c in await running.generate(request())} == {0}
+
+
+async def test_samples_have_seeds_of_their_own(running: Running) -> None:
+    seen: list[int] = []
+    drawn = running.engine.generate
+
+    def generate(name: str, prompt: Any, sampling: SamplingParams, steady: bool = False) -> Any:
+        seen.append(sampling.seed)
+        return drawn(name, prompt, sampling, steady)
+
+    running.engine.generate = generate  # type: ignore[method-assign, assignment]
+    asked = request(samples=3)
+    asked.sampling.seed = 7
+    await running.generate(asked)
+    assert seen == [7, 8, 9]

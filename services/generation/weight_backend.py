@@ -20,6 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+from services.generation.cpu_sampling import repair_sampling
 from services.generation.merging import merged
 
 BACKEND = "penstock"
@@ -109,8 +110,9 @@ def _forget_packed_experts(model: torch.nn.Module) -> None:
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker; importing it registers the backend in the worker's process."""
+    """Mixed into vLLM's worker; importing it registers the backend, and repairs sampling, in the worker's process."""
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(BACKEND, FileWeightTransfer)
+repair_sampling()

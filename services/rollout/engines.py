@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import grpc
 
@@ -31,6 +30,7 @@ from penstock.trajectory.v1.trajectory_pb2 import (
 )
 from services.rollout.pool import Members, Pool, Where, pool
 from services.rollout.stopping import StopTexts
+from services.rollout.together import Alone, Together
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,9 @@ class Replica:
     stub: generation_pb2_grpc.GenerationServiceAsyncStub
     in_flight: int = 0
     avoid_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.calls = Together(self.stub)
 
 
 class Engines:
@@ -113,6 +116,8 @@ class Engines:
             replica = self.choose(group)
             try:
                 finish = await self._attempt(replica, builder, group, work, sampling, stops, left)
+            except Alone:
+                continue  # by a call of its own
             except rpc.RpcError as error:
                 if len(builder.completion) > drawn:
                     tries.progressed()
@@ -137,31 +142,34 @@ class Engines:
         timeout: float,
     ) -> FinishReason:
         request = pb.GenerateRequest(
-            request_id=f"{group}-{uuid.uuid4().hex[:12]}",
+            request_id=group,
             prompt_tokens=int32s(builder.tokens),
             prompt_token_count=len(builder.tokens),
             sampling=sampling,
             min_step=work.min_step,
+            steady=bool(sampling.stop_texts),
         )
         request.sampling.max_tokens = sampling.max_tokens - len(builder.completion)
         request.sampling.ClearField("stop_texts")
         if work.HasField("pinned_step"):
             request.pinned_step = work.pinned_step
+        # Who reads along ends the stream, which others would have to share.
+        alone = request.steady or bool(builder.completion) or replica.calls.alone
+        ask = replica.calls.one if alone else replica.calls.shared
         replica.in_flight += 1
-        call = replica.stub.Generate(request, timeout=timeout)
         try:
-            with waiting(f"tokens for {group}", on=f"generation {replica.address}", deadline=timeout), rpc.translated():
-                async for chunk in call:
-                    try:
-                        stopped = _draw(builder, chunk, stops)
-                    except ValueError as error:  # the replica's fault, not this worker's
-                        raise rpc.RpcError(grpc.StatusCode.INTERNAL, f"a malformed chunk: {error}") from error
-                    if stopped:
-                        return FINISH_REASON_STOP
-                    if chunk.finish_reason:
-                        return chunk.finish_reason
+            with waiting(f"tokens for {group}", on=f"generation {replica.address}", deadline=timeout):
+                async with aclosing(ask(request, timeout)) as chunks:
+                    async for chunk in chunks:
+                        try:
+                            stopped = _draw(builder, chunk, stops)
+                        except ValueError as error:  # the replica's fault, not this worker's
+                            raise rpc.RpcError(grpc.StatusCode.INTERNAL, f"a malformed chunk: {error}") from error
+                        if stopped:
+                            return FINISH_REASON_STOP
+                        if chunk.finish_reason:
+                            return chunk.finish_reason
         finally:
-            call.cancel()  # one that has ended is left as it is
             replica.in_flight -= 1
         raise rpc.RpcError(grpc.StatusCode.INTERNAL, "the stream ended without a finish reason")
 

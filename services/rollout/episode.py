@@ -26,7 +26,7 @@ from penstock.membership import preferred
 from penstock.recipes import Longest, TooLong
 from penstock.recipes.sections import Environment
 from penstock.reward.v1.reward_pb2 import ScoreItem
-from penstock.telemetry.tracing import inject_string
+from penstock.telemetry.tracing import inject_string, span
 from penstock.trajectories import TrajectoryBuilder, TrajectoryError, check_trajectory, failed
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
@@ -96,7 +96,7 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
     `until` is the group's deadline as a time of time.monotonic().
     """
     deadline = Deadline(until)
-    with tracer.start_as_current_span("sample", attributes={"group": task.group, "index": index}) as span:
+    with span(tracer, "sample", {"group": task.group, "index": index}) as around:
         try:
             drive = _many_turns if tools.environment.multi_turn else _one_turn
             t = await drive(tools, task, index, deadline)
@@ -112,9 +112,9 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
         except (TrajectoryError, TemplateError, TooLong) as error:
             t = failed(task, index, tools.model, pb.Outcome.FAILURE_INVALID, str(error))
         t.traceparent = inject_string()
-        span.set_attribute("outcome", pb.Outcome.Status.Name(t.outcome.status))
+        around.set_attribute("outcome", pb.Outcome.Status.Name(t.outcome.status))
         if t.HasField("reward"):
-            span.set_attribute("reward", t.reward)
+            around.set_attribute("reward", t.reward)
     return t
 
 

@@ -33,7 +33,9 @@ class FakeEngine:
     async def start(cls, settings: EngineSettings, version: PolicyVersion) -> Any:  # a fake, for an Engine
         return cls(version)
 
-    async def generate(self, request_id: str, prompt: Sequence[int], sampling: SamplingParams) -> AsyncIterator[Chunk]:
+    async def generate(
+        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+    ) -> AsyncIterator[Chunk]:
         """Draws TOKEN until chance or the limit ends it."""
         self._running += 1
         try:

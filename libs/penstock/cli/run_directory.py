@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "generation.tensor",
     "generation.chunk_tokens",
     "generation.threads",
+    "generation.speculative",
     "environment.replicas",
     "environment.workers",
     "rollout.workers",

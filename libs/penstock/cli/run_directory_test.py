@@ -34,6 +34,14 @@ def test_the_layout_may_change(raw: dict[str, Any], tmp_path: pathlib.Path) -> N
         assert "tensor: 2" in (folder / "recipe.yaml").read_text()
 
 
+def test_drafted_tokens_may_change(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """The same distribution, sooner."""
+    drafted = resolve(raw, ["generation.speculative={method: ngram}"])
+    for recipe in (resolve(raw), drafted, resolve(raw)):
+        with held(tmp_path / "runs", recipe) as folder:
+            assert ("method: ngram" in (folder / "recipe.yaml").read_text()) == (recipe == drafted)
+
+
 def test_what_is_computed_may_not(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
     with held(tmp_path / "runs", resolve(raw)):
         pass

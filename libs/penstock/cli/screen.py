@@ -16,6 +16,7 @@ from penstock import rpc
 from penstock.bus import BusError
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of
+from penstock.cli.drafting import undraftable
 from penstock.cli.foreign import unreachable
 from penstock.cli.ports import port_problem
 from penstock.cli.run_directory import RunRefused, held
@@ -66,7 +67,7 @@ async def train(
     try:
         await asyncio.to_thread(chat_of, recipe)
         recipe = pinned(recipe)
-        if away := check_packages(recipe) or await unreachable(recipe):
+        if away := check_packages(recipe) or await undraftable(recipe) or await unreachable(recipe):
             errors.print("Cannot start:", *away, sep="\n  ", markup=False, highlight=False)
             return exits.BAD_INPUT
         with held(runs, recipe) as folder:

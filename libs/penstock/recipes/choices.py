@@ -149,6 +149,35 @@ PREFERENCES: Mapping[str, PreferenceChoice] = {
 }
 
 
+@dataclass(frozen=True)
+class DraftChoice:
+    """A way of drafting tokens ahead. `parameters` are keys of generation.speculative, named as vLLM names them.
+
+    required: parameters without a usual value.
+    """
+
+    parameters: Parameters
+    required: tuple[str, ...] = ()
+
+
+_SECOND: Parameters = {"num_speculative_tokens": 3, "model": None, "draft_tensor_parallel_size": None}
+DRAFTS: Mapping[str, DraftChoice] = {
+    "ngram": DraftChoice({"num_speculative_tokens": 4, "prompt_lookup_max": 5, "prompt_lookup_min": 5}),
+    "suffix": DraftChoice(
+        {
+            "num_speculative_tokens": 24,
+            "suffix_decoding_max_tree_depth": 24,
+            "suffix_decoding_max_cached_requests": 10000,
+            "suffix_decoding_max_spec_factor": 1.0,
+            "suffix_decoding_min_token_prob": 0.1,
+        }
+    ),
+    "draft_model": DraftChoice(_SECOND, required=("model",)),
+    "eagle3": DraftChoice(_SECOND, required=("model",)),
+    "mtp": DraftChoice({"num_speculative_tokens": 1}),
+}
+"""Those of vLLM's methods that keep the distribution."""
+
 KL_ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k3+")
 """Of algorithm.loss.kl.estimator."""
 NORMALISATIONS = ("token", "sequence", "prompt", "constant")

@@ -53,8 +53,17 @@ def _named(form: re.Pattern[str], value: Any) -> re.Match[str] | None:
     return match
 
 
+MODELS = (
+    ("model", "path"),
+    ("teacher", "path"),
+    ("algorithm", "critic", "path"),
+    ("generation", "speculative", "model"),
+)
+"""Where a recipe names models, those of rewards beside."""
+
+
 def _models(raw: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    for *above, name in (("model", "path"), ("teacher", "path"), ("algorithm", "critic", "path")):
+    for *above, name in MODELS:
         if (section := _at(raw, above)) is not None:
             yield ".".join([*above, name]), section, name
     for prefix, source in _sources(raw):

@@ -70,7 +70,7 @@ class Needs:
         if recipe.mode != "evaluate":
             held["learner"] = ranks * sum(stage.total for stage in needs.stages) + needs.version
         if recipe.generates:
-            held["generation"] = g.replicas * int(needs.version + g.memory_gib * GIB)
+            held["generation"] = g.replicas * int(needs.version + Needs.of_drafts(recipe) + g.memory_gib * GIB)
         others: list[tuple[str, Teacher | Judge]] = [("judge", judge) for judge in recipe.judges.values()]
         if recipe.teacher is not None and recipe.mode == "train":
             others.append(("teacher", recipe.teacher))
@@ -79,6 +79,14 @@ class Needs:
             size = 0 if shapes is None else shapes.parameters * (4 if served.dtype == "float32" else 2)
             held[kind] = held.get(kind, 0) + served.replicas * int(size + served.memory_gib * GIB)
         return held
+
+    @staticmethod
+    def of_drafts(recipe: Recipe) -> int:
+        """Bytes of the model that drafts tokens in each engine, beside the policy; 0 where there is none, or its shapes
+        cannot be read."""
+        asked = recipe.generation.speculative
+        shapes = None if asked is None or asked.model is None else read_shapes(asked.model)
+        return 0 if shapes is None else shapes.parameters * (4 if recipe.model.dtype == "float32" else 2)
 
     @property
     def worst(self) -> int:

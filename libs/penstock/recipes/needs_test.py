@@ -73,3 +73,12 @@ def test_what_a_host_needs_counts_learner_engines_and_judges(tmp_path: pathlib.P
     judged = f"environment.rewards=[{{name: a, judge: {{path: {MODELS / 'qwen3-0.6b'}, dtype: bfloat16}}}}]"
     assert Needs.of_host(recipe(tmp_path, "qwen3-0.6b", judged))["judge"] == needs.version + GIB
     assert Needs.of_host(recipe(tmp_path, "qwen3-0.6b", "learner.device_gib=80")) == {}
+
+
+def test_a_model_that_drafts_stands_beside_the_policy_in_each_engine(tmp_path: pathlib.Path) -> None:
+    plain = recipe(tmp_path, "qwen3-0.6b", "generation.replicas=2")
+    asked = f"generation.speculative={{method: draft_model, model: {MODELS / 'qwen3-0.6b'}}}"
+    drafted = recipe(tmp_path, "qwen3-0.6b", "generation.replicas=2", asked)
+    needs = Needs.of(plain)
+    assert needs is not None and Needs.of_drafts(drafted) == needs.version and Needs.of_drafts(plain) == 0
+    assert Needs.of_host(drafted)["generation"] - Needs.of_host(plain)["generation"] == 2 * needs.version

@@ -11,6 +11,7 @@ from typing import Any
 from penstock.recipes.choices import (
     ADVANTAGES,
     CORRECTIONS,
+    DRAFTS,
     LOSSES,
     PREFERENCES,
     Parameters,
@@ -21,7 +22,7 @@ from penstock.recipes.choices import (
 )
 from penstock.recipes.recipe import Recipe
 
-COVERED = ("algorithm", "teacher", "learner.optimizer", "learner.checkpoints")
+COVERED = ("algorithm", "teacher", "learner.optimizer", "learner.checkpoints", "generation.speculative")
 """The sections whose every key has a row."""
 
 
@@ -89,6 +90,11 @@ def _correction(r: Recipe) -> tuple[str, Parameters]:
 
 def _preference(r: Recipe) -> tuple[str, Parameters]:
     return r.algorithm.preference.loss, preference_choice(r.algorithm.preference.loss).parameters
+
+
+def _drafts(r: Recipe) -> tuple[str, Parameters]:
+    assert r.generation.speculative is not None, "asked of what a recipe says"
+    return r.generation.speculative.method, DRAFTS[r.generation.speculative.method].parameters
 
 
 def _rows(section: str, use: Use, *names: str) -> dict[str, Use]:
@@ -264,6 +270,8 @@ USES: Mapping[str, Use] = {
     **_rows("teacher", _ALWAYS, "path", "top", "dtype", "replicas", "memory_gib", "gpu_memory_fraction", "tensor"),
     "teacher.threads": _ALWAYS,
     "teacher.divergence": Use(divergence, lambda r: "is of the loss over the teacher's likeliest tokens; set top"),
+    "generation.speculative.method": _ALWAYS,
+    **_parameters("generation.speculative", "", DRAFTS, _drafts, lambda r: True),
     **_rows("learner.optimizer", _ALWAYS, "name", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
     **_rows("learner.optimizer", _ALWAYS, "beta1", "beta2", "epsilon", "clip_gradient", "max_skipped"),
     **_rows(

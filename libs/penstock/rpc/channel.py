@@ -24,6 +24,7 @@ from penstock.rpc.errors import DeadlineExceeded
 from penstock.rpc.renewing import Renewing
 from penstock.rpc.security import Security
 from penstock.rpc.settings import Transport
+from penstock.telemetry.tracing import inject_string, unrecorded
 from penstock.telemetry.waits import waiting
 
 ATTEMPTS = 4
@@ -58,7 +59,7 @@ async def channel(
         ("grpc.enable_retries", 1),
     ]
     interceptors: list[Any] = [
-        *aio_client_interceptors(filter_=filters.negate(filters.health_check())),  # type: ignore[no-untyped-call]
+        *aio_client_interceptors(filter_=_has_span),  # type: ignore[no-untyped-call]
         *(kind(default_seconds, stream_seconds, security) for kind in _COMPLETIONS),
     ]
 
@@ -77,6 +78,13 @@ async def channel(
         yield opened
     finally:
         await opened.close()
+
+
+_is_health = filters.health_check()
+
+
+def _has_span(details: grpc.aio.ClientCallDetails) -> bool:
+    return not unrecorded() and not _is_health(details)  # type: ignore[arg-type]
 
 
 async def ready(opened: grpc.aio.Channel, address: str, *, within: float) -> None:
@@ -126,6 +134,8 @@ class _Completion:
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         method = details.method.decode() if isinstance(details.method, bytes) else details.method
         shown = self._security.shown_to(method)
+        if unrecorded():
+            metadata.add("traceparent", inject_string())  # which else is said by the span that it has not
         if shown is not None and metadata.get("authorization") is None:
             metadata.add("authorization", f"Bearer {shown}")
         timeout = details.timeout if details.timeout is not None else seconds

@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from opentelemetry import context
 
 from penstock.reward.v1 import reward_pb2, reward_pb2_grpc
 from penstock.rpc import FOREIGN, Server, Transport, call, channel, ready
 from penstock.rpc.conftest import FaultProxy, Misbehaving, request
 from penstock.rpc.errors import DeadlineExceeded, ResourceExhausted, RpcError, Unavailable
+from penstock.telemetry.tracing import extract_string
 
 SERVICE = "penstock.reward.v1.RewardService"
 
@@ -23,6 +25,18 @@ async def test_every_call_carries_a_deadline_to_the_server(server: Server, servi
         async for _ in stub.ScoreStream(reward_pb2.ScoreStreamRequest(items=[reward_pb2.ScoreItem(id="1")])):
             pass
         assert 69 < servicer.remaining < 70.5
+
+
+async def test_a_call_in_a_trace_that_is_not_kept_says_so_to_the_server(server: Server, servicer: Misbehaving) -> None:
+    """So that the server does not begin a trace of its own for it."""
+    left_out = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    token = context.attach(extract_string(left_out))
+    try:
+        async with channel(server.address) as opened:
+            await call(reward_pb2_grpc.RewardServiceStub(opened).Score(request("x")))
+    finally:
+        context.detach(token)
+    assert servicer.traceparent == left_out
 
 
 async def test_a_deadline_ends_the_call_on_time(server: Server) -> None:

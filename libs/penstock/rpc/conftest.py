@@ -24,11 +24,13 @@ class Misbehaving(reward_pb2_grpc.RewardServiceServicer):
     def __init__(self) -> None:
         self.calls = 0
         self.remaining: float | None = None
+        self.traceparent = ""
         self.entered = asyncio.Event()
 
     async def Score(self, request: reward_pb2.ScoreRequest, context: Any) -> reward_pb2.ScoreResponse:
         self.calls += 1
         self.remaining = context.time_remaining()
+        self.traceparent = dict(context.invocation_metadata()).get("traceparent", "")
         self.entered.set()
         match request.items[0].completion:
             case "flaky" if self.calls < 3:

@@ -1,6 +1,7 @@
 """Which processes a run needs on one host, and with which arguments. Pure: the same arguments run under Kubernetes."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import sys
@@ -149,6 +150,8 @@ def _arguments(name: str, kind: str, recipe: Recipe, folder: pathlib.Path) -> It
             yield from ("--memory-gib", g.memory_gib, "--gpu-memory-fraction", g.gpu_memory_fraction)
             yield from ("--tensor-parallel", g.tensor, "--chunk-tokens", g.chunk_tokens, "--threads", g.threads)
             yield from ("--kv-on-update", g.kv_on_update, *(("--compile",) if g.compile else ()))
+            if g.speculative is not None:
+                yield from ("--speculative", json.dumps(g.speculative.config))
         case "teacher":
             assert recipe.teacher is not None
             t, g = recipe.teacher, recipe.generation

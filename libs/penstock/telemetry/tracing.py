@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from opentelemetry import trace
@@ -101,6 +102,23 @@ def inject(headers: Mapping[str, str] | None = None) -> dict[str, str]:
 def extract(headers: Mapping[str, str]) -> Context:
     """The trace context that a message carries; the empty context where it carries none."""
     return _W3C.extract(dict(headers))
+
+
+def unrecorded() -> bool:
+    """Whether what happens here belongs to a trace that is not kept: then no spans are made for it either, and the word
+    is passed on (`inject_string`). It is said once where a trace begins, for all of it."""
+    context = trace.get_current_span().get_span_context()
+    return context.is_valid and not context.trace_flags.sampled
+
+
+@contextmanager
+def span(tracer: trace.Tracer, name: str, attributes: Mapping[str, str | int]) -> Iterator[trace.Span]:
+    """A span for the block, or the one around it where the trace is not kept."""
+    if unrecorded():
+        yield trace.get_current_span()
+        return
+    with tracer.start_as_current_span(name, attributes=attributes) as made:
+        yield made
 
 
 def inject_string() -> str:

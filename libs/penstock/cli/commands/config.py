@@ -10,6 +10,7 @@ from rich.table import Table
 
 from penstock.chat import TemplateError
 from penstock.cli.chats import chat_of, ends
+from penstock.cli.drafting import undraftable
 from penstock.cli.foreign import unreachable
 from penstock.memory_plan import GIB
 from penstock.recipes import RecipeError, dump, load
@@ -31,7 +32,7 @@ def config(
         resolved = pinned(load(recipe, overrides or []))
     except RecipeError as error:
         raise failed(str(error)) from error
-    if missing := check_packages(resolved):
+    if missing := [*check_packages(resolved), *asyncio.run(undraftable(resolved))]:
         raise failed("\n  ".join([f"{recipe}:", *missing]))
     if check and (away := asyncio.run(unreachable(resolved))):
         raise failed("\n  ".join([f"{recipe}:", *away]))
@@ -51,6 +52,9 @@ def config(
         raise failed(f"{recipe}:\n  model.path: {error}") from error
     implied["a turn ends with"] = "unknown: no tokenizer can be read" if chat is None else ends(chat)
     errors.print(table_of(implied, "implies"))
+    if drafts := Needs.of_drafts(resolved):
+        where = f"beside the model in each of {resolved.generation.replicas} engines"
+        errors.print(f"memory of the model that drafts: {_size(drafts)}, {where}", markup=False, highlight=False)
     needs = Needs.of(resolved)
     if needs is None:
         errors.print(f"memory: the shapes of {resolved.model.path} cannot be read", markup=False, highlight=False)

@@ -9,7 +9,7 @@ import yaml
 
 from penstock.recipes import Recipe, as_said, dump, resolve
 from penstock.recipes.refusals_testing import problems
-from penstock.recipes.sections import Checkpoints, Optimizer, Section, Teacher
+from penstock.recipes.sections import Checkpoints, Optimizer, Section, Speculative, Teacher
 from penstock.recipes.sections.algorithm import Algorithm
 from penstock.recipes.uses import USES
 
@@ -31,6 +31,7 @@ def test_every_key_of_these_sections_says_who_reads_it() -> None:
         "teacher": Teacher,
         "learner.optimizer": Optimizer,
         "learner.checkpoints": Checkpoints,
+        "generation.speculative": Speculative,
     }
     assert {key for path, section in sections.items() for key in keys(path, section)} == set(USES)
 

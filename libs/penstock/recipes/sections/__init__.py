@@ -4,7 +4,7 @@ from penstock.recipes.sections.algorithm import Algorithm, Critic, Filters, Refe
 from penstock.recipes.sections.base import Section
 from penstock.recipes.sections.data import Curriculum, Data
 from penstock.recipes.sections.environment import Credentials, Environment, Judge, Reward, ServedModel
-from penstock.recipes.sections.generation import Generation, Sampling, Teacher
+from penstock.recipes.sections.generation import Generation, Sampling, Speculative, Teacher
 from penstock.recipes.sections.learner import Checkpoints, Learner, Lora, Optimizer, Parallel
 from penstock.recipes.sections.losses import Kl, Loss, Rejection
 from penstock.recipes.sections.mixture import Source
@@ -58,6 +58,7 @@ __all__ = [
     "Security",
     "ServedModel",
     "Source",
+    "Speculative",
     "Staleness",
     "Teacher",
     "Telemetry",

@@ -1,10 +1,12 @@
 """`sampling`, `generation`, `teacher`: the engines, and how they draw completions."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from penstock.recipes.sections.base import Fraction, Positive, Section
+from penstock.recipes.choices import DRAFTS
+from penstock.recipes.sections.base import Fraction, Positive, Section, filled
 
 
 class Sampling(Section):
@@ -21,6 +23,62 @@ class Sampling(Section):
     )
 
 
+class Speculative(Section):
+    """Tokens drafted ahead, which the model then judges at once: the same distribution in fewer passes of it. Keys are
+    named as in vLLM's `speculative_config`."""
+
+    choosers: ClassVar[tuple[str, ...]] = ("method", "prompt_lookup_max")
+
+    method: Literal["ngram", "suffix", "draft_model", "eagle3", "mtp"] = Field(
+        default="ngram",
+        description="ngram, suffix: from the request's own text, and suffix from earlier answers too; draft_model, "
+        "eagle3: by a second, smaller model; mtp: by the model's own layers for it",
+    )
+    num_speculative_tokens: Positive | None = Field(
+        default=None, description="most tokens drafted at once; ngram 4, suffix 24, draft_model and eagle3 3, mtp 1"
+    )
+    prompt_lookup_max: Positive | None = Field(
+        default=None, description="ngram: longest text that is looked up; 5 if absent"
+    )
+    prompt_lookup_min: Positive | None = Field(
+        default=None, description="ngram: shortest text that is looked up; prompt_lookup_max if absent"
+    )
+    suffix_decoding_max_tree_depth: Positive | None = Field(
+        default=None, description="suffix: longest match and draft together; 24 if absent"
+    )
+    suffix_decoding_max_cached_requests: int | None = Field(
+        default=None, ge=0, description="suffix: answers that are remembered; 10000 if absent"
+    )
+    suffix_decoding_max_spec_factor: float | None = Field(
+        default=None, ge=0, description="suffix: longest draft as a multiple of the match; 1 if absent"
+    )
+    suffix_decoding_min_token_prob: Fraction | None = Field(
+        default=None, description="suffix: least frequency of a token that is drafted; .1 if absent"
+    )
+    model: str | None = Field(
+        default=None, description="draft_model, eagle3: Hugging Face model directory; required there"
+    )
+    draft_tensor_parallel_size: Positive | None = Field(
+        default=None, description="draft_model, eagle3: 1 or generation.tensor; that of the model if absent"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_its_defaults(cls, given: Any) -> Any:
+        """The method's own, where the recipe says nothing."""
+        if not isinstance(given, Mapping) or given.get("method", "ngram") not in DRAFTS:
+            return given
+        method: str = given.get("method", "ngram")
+        if method == "ngram" and given.get("prompt_lookup_min") is None:
+            given = {**given, "prompt_lookup_min": given.get("prompt_lookup_max")}
+        return filled(given, DRAFTS[method].parameters)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As vLLM takes it."""
+        return self.model_dump(exclude_none=True)
+
+
 class Generation(Section):
     """The vLLM side."""
 
@@ -33,9 +91,12 @@ class Generation(Section):
     kv_on_update: Literal["keep", "recompute"] = Field(
         default="recompute", description="running requests' KV after an update"
     )
-    chunk_tokens: Positive = Field(default=16, description="tokens of a request gathered before they are streamed")
+    chunk_tokens: Positive = Field(
+        default=16, description="tokens of a completion's first chunk; later ones double, up to 256"
+    )
     compile: bool = Field(default=False, description="compile the model (slower start, faster steps; for GPUs)")
     threads: Positive = Field(default=1, description="CPU threads of the engine")
+    speculative: Speculative | None = Field(default=None, description="absent: no token is drafted ahead")
 
 
 class Teacher(Section):

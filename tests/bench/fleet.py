@@ -1,0 +1,219 @@
+"""What a sample costs beside engine and learner: CPU by process, with replicas and a learner that cost nothing.
+
+Everything between is real and a process of its own: NATS, coordinator, rollout, environment, and generation's front,
+whose replicas share a process so that hundreds fit on one host. The learner is this process, which reads the log,
+writes the ledger's batches and reports as a learner does, and is not counted.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import get_args
+
+from penstock.bus import (
+    Bus,
+    RunLimits,
+    RunNames,
+    TaskConsumer,
+    TaskKind,
+    connect,
+    ensure_run,
+    read,
+    server_command,
+    write_config,
+)
+from penstock.bus.embedded import free_ports
+from penstock.cli.credentials import login_of, make_secrets, users_of
+from penstock.recipes import Recipe, dump, resolve
+from penstock.supervisor.plan import plan
+from penstock.system.parent_death import mortal
+from penstock.tiny_model import make_model
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from tests.bench.report import Report
+
+SIZE, GROUPS, STALENESS = 8, 32, 7
+"""Samples of a group, groups of a step, and versions that a group may be old."""
+OURS = ("coordinator", "rollout-0", "environment-0")
+COUNTED = ("coordinator", "rollout-0", "generation", "nats")
+"""What is held to be cheap; the environment's own work is beside."""
+Program = subprocess.Popen[bytes]
+WARM = 0.2
+"""Share of the samples before anything is measured."""
+SECONDS = 600
+
+
+def recipe(folder: pathlib.Path, samples: int, tokens: int) -> Recipe:
+    """A run of so many samples."""
+    make_model(folder / "model", hidden=32, layers=1, intermediate=64)
+    rows = [{"prompt": f"sort {i:x}", "answer": "x"} for i in range(4096)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raw = {
+        "run": "fleet",
+        "model": {"path": str(folder / "model")},
+        "data": {"train": str(folder / "rows.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": samples // (SIZE * GROUPS), "groups_per_step": GROUPS, "group_size": SIZE},
+        "staleness": {"max_versions": STALENESS},
+        "sampling": {"max_tokens": tokens},
+        "generation": {"max_context": tokens + 64},
+        "learner": {"micro_batch_tokens": max(4096, tokens + 64)},
+        "rollout": {"groups_per_worker": 96},
+        "telemetry": {"tensorboard": False},
+    }
+    return resolve(raw)
+
+
+class Learner:
+    """Trains nothing: a step as soon as there are groups for it."""
+
+    def __init__(self, bus: Bus, names: RunNames, steps: int) -> None:
+        self._bus, self._names, self._steps = bus, names, steps
+        self.samples = 0
+
+    async def run(self) -> None:
+        """Until every step was reported."""
+        seen: dict[str, int] = {}
+        whole: list[str] = []
+        step = 0
+        async with contextlib.aclosing(read(self._bus, self._names.log)) as entries:
+            async for entry in entries:
+                group = entry.subject.split(".")[-2]
+                self.samples += 1
+                seen[group] = seen.get(group, 0) + 1
+                if seen[group] < SIZE:
+                    continue
+                whole.append(group)
+                if len(whole) == GROUPS:
+                    step += 1
+                    await self._trained(step, whole)
+                    whole = []
+                if step == self._steps:
+                    return
+
+    async def _trained(self, step: int, groups: list[str]) -> None:
+        record = pb.BatchRecord(step=step)
+        for group in groups:
+            record.groups.add(group=group, indices=range(SIZE), log_sequences=range(SIZE), reward=0.5)
+        await self._bus.js.publish(self._names.ledger_batch_subject(step), record.SerializeToString())
+        report = pb.StepReport(step=step, metrics={"rl.loss": 0.0})
+        await self._bus.js.publish(self._names.ledger_step_subject(step), report.SerializeToString())
+
+
+@contextlib.asynccontextmanager
+async def processes(commands: Mapping[str, tuple[str, ...]], folder: pathlib.Path) -> AsyncIterator[dict[str, Program]]:
+    """These programs, running; they end with the block."""
+    running = dict[str, Program]()
+    try:
+        for name, command in commands.items():
+            with (folder / f"{name}.log").open("wb") as log:
+                running[name] = subprocess.Popen(mortal(command, os.getpid()), stdout=log, stderr=log)
+        yield running
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            try:
+                await asyncio.to_thread(process.wait, 20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def cpu(process: Program) -> float:
+    """Seconds of a process, without its children."""
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def mib(process: Program) -> float:
+    """What a process has in memory."""
+    resident = int(pathlib.Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return resident * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def until(path: pathlib.Path) -> str:
+    """What a process writes once it is ready."""
+    async with asyncio.timeout(SECONDS):
+        while not path.is_file():
+            await asyncio.sleep(0.05)  # nobody announces a file
+    return path.read_text()
+
+
+async def measure(folder: pathlib.Path, replicas: int, samples: int, tokens: int) -> dict[str, float]:
+    """Samples a second, CPU milliseconds a sample by process, and MiB of each."""
+    asked = recipe(folder, samples, tokens)
+    names, run = RunNames(asked.run), folder / "run"
+    (run / "nats").mkdir(parents=True)
+    (run / "recipe.yaml").write_text(dump(asked))
+    make_secrets(run, asked.run)
+    nats, http, *ports = free_ports(5)
+    url, monitor = f"nats://127.0.0.1:{nats}", f"http://127.0.0.1:{http}"
+    config = write_config(run / "nats", run / "nats" / "store", nats, http, users=users_of(run, asked.run))
+    announced = folder / "engines.json"
+    engines = (sys.executable, "-m", "tests.bench.fleet_engines", "--announce", str(announced))
+    first = {
+        "nats": tuple(server_command(config)),
+        "generation": (*engines, "--replicas", str(replicas), "--tokens", str(tokens)),
+    }
+    async with processes(first, folder) as running:
+        addresses = {name: f"127.0.0.1:{port}" for name, port in zip(OURS, ports, strict=True)}
+        for i, address in enumerate(json.loads(await until(announced))):
+            addresses[f"generation-{i}"] = address
+        wanted = {"weight_sync": "127.0.0.1:1", "learner": "127.0.0.1:1", **addresses}
+        services = {s.name: s.command for s in plan(asked, run, url, wanted) if s.name in OURS}
+        async with connect(url, name="bench", login=login_of(run), monitor_url=monitor, within=60) as bus:
+            await ensure_run(bus, names, RunLimits(log_bytes=4 << 30, tasks_bytes=1 << 28, ledger_bytes=1 << 28))
+            for kind in get_args(TaskKind):
+                await TaskConsumer(bus, names, kind).ensure()
+            async with processes(services, folder) as others:
+                return await timed({**running, **others}, Learner(bus, names, asked.steps), samples, tokens)
+
+
+async def timed(running: Mapping[str, Program], learner: Learner, samples: int, tokens: int) -> dict[str, float]:
+    """From the moment when a share of the samples is there to the last one."""
+    async with asyncio.timeout(SECONDS):
+        work = asyncio.create_task(learner.run())
+        while learner.samples < WARM * samples:
+            await asyncio.sleep(0.01)
+        began, before, done = time.perf_counter(), {name: cpu(p) for name, p in running.items()}, learner.samples
+        await work
+    count = learner.samples - done
+    spent = {name: (cpu(p) - before[name]) / count * 1e3 for name, p in running.items()}
+    counted = sum(spent[name] for name in COUNTED)
+    return {
+        "a_second": count / (time.perf_counter() - began),
+        "ms": counted,
+        "us_a_token": counted * 1e3 / tokens,
+        **{name.removesuffix("-0"): each for name, each in spent.items()},
+        "rollout_mib": mib(running["rollout-0"]),
+        "coordinator_mib": mib(running["coordinator"]),
+    }
+
+
+async def main(args: argparse.Namespace) -> None:
+    report = Report("fleet", vars(args))
+    for replicas in args.replicas:
+        for tokens in args.tokens:
+            samples = args.samples if tokens < 512 else args.samples // 4
+            with tempfile.TemporaryDirectory() as folder:
+                found = await measure(pathlib.Path(folder), replicas, samples, tokens)
+            report.add(replicas=replicas, tokens=tokens, samples=samples, **found)
+    report.note(
+        "ms: CPU milliseconds a sample of coordinator, rollout, generation's front and NATS together; then each"
+    )
+    report.finish()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 16, 256])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[12, 2048], help="of an answer")
+    parser.add_argument("--samples", type=int, default=8192)
+    asyncio.run(main(parser.parse_args()))
