@@ -39,6 +39,10 @@ _COMPARED = (
 )
 
 
+_GAINED = ("allow_msg_ttl", "allow_rollup_hdrs", "allow_direct")
+"""What a stream of an earlier release may lack, and takes."""
+
+
 @dataclass(frozen=True)
 class RunLimits:
     """How much of a run the server keeps.
@@ -159,6 +163,10 @@ async def _ensure(bus: Bus, config: api.StreamConfig) -> None:
     if 0 < had < room:
         grown = found.evolve(max_bytes=room)
         found = (await bus.ask(f"give {name} more room", lambda: bus.js.update_stream(grown))).config
+    lacking = {key: True for key in _GAINED if getattr(config, key) and not getattr(found, key)}
+    if lacking:
+        newer = found.evolve(**lacking)
+        found = (await bus.ask(f"renew {name}", lambda: bus.js.update_stream(newer))).config
     differences = {
         key: (getattr(found, key), getattr(config, key))
         for key in _COMPARED

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from penstock.bus import (
+    Bucket,
     Bus,
     BusTimeout,
     EmbeddedServer,
@@ -22,6 +23,7 @@ from penstock.bus import (
     trim,
 )
 from penstock.bus.embedded import free_ports, write_config
+from penstock.bus.streams import stream_configs
 from penstock.telemetry.waits import snapshot
 
 
@@ -49,6 +51,22 @@ async def test_a_full_stream_takes_more_once_it_has_more_room(bus: Bus, names: R
     await publish_once(bus, names.log_subject(number, 0), bytes(1 << 20), on_full="raise")
     state = await stream_state(bus, names.log)
     assert state.max_bytes == 2 * small.log_bytes and state.fill < 0.6 and state.messages == number + 1
+
+
+async def test_a_run_of_an_earlier_release_takes_what_its_streams_lack(
+    bus: Bus, names: RunNames, small: RunLimits
+) -> None:
+    """Members write keys that go by themselves: a bucket that was made before there were members must learn that."""
+    old = RunNames("old")
+    bucket = stream_configs(old, small)[-1]
+    await bus.js.add_stream(bucket.evolve(allow_msg_ttl=None, allow_rollup_hdrs=False, allow_direct=False))
+    await Bucket(bus, old).put("paused", b"1")
+    await ensure_run(bus, old, small)
+    found = (await bus.js.stream_info(old.bucket_stream)).config
+    assert found.allow_msg_ttl and found.allow_rollup_hdrs and found.allow_direct
+    assert await Bucket(bus, old).renew("member.x.y", b"z", 0, ttl=1, within=5.0)
+    kept = await Bucket(bus, old).get("paused")
+    assert kept is not None and kept.value == b"1"
 
 
 async def test_a_server_that_may_lose_acknowledged_messages_is_refused(tmp_path: Path, small: RunLimits) -> None:

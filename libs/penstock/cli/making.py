@@ -18,7 +18,9 @@ async def make_run(bus: Bus, recipe: Recipe, durability: Literal["verify", "trus
     Raises UnsafeServer, StreamMismatch, BusError.
     """
     names = RunNames(recipe.run)
-    await ensure_run(bus, names, RunLimits(log_bytes=recipe.limits.log_bytes, durability=durability))
+    await ensure_run(
+        bus, names, RunLimits(log_bytes=recipe.limits.log_bytes, replicas=recipe.limits.replicas, durability=durability)
+    )
     for kind in get_args(TaskKind):
         await TaskConsumer(bus, names, kind).ensure()  # a rollout may make none
     bucket = Bucket(bus, names)

@@ -66,6 +66,12 @@ async def train(
         return exits.BAD_INPUT
     try:
         await asyncio.to_thread(chat_of, recipe)
+        if recipe.limits.replicas > 1:
+            words = "a run of `train` has one NATS; `penstock create` makes one on a cluster of yours"
+            errors.print(
+                f"Cannot start: limits.replicas: {recipe.limits.replicas}: {words}", markup=False, highlight=False
+            )
+            return exits.BAD_INPUT
         recipe = pinned(recipe)
         if away := check_packages(recipe) or await undraftable(recipe) or await unreachable(recipe):
             errors.print("Cannot start:", *away, sep="\n  ", markup=False, highlight=False)

@@ -1,6 +1,6 @@
 """What concerns the run as a whole: how far it may run ahead, what it measures, how much it keeps and what it tells."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -70,6 +70,9 @@ class Limits(Section):
         ge=0,
         description="time for which another team's reward or environment may be away before samples fail; their groups "
         "wait, and may outlast their deadline by it",
+    )
+    replicas: Literal[1, 3, 5] = Field(
+        default=1, description="copies of each stream, in a NATS cluster of yours (`penstock create`)"
     )
     stall_seconds: float = Field(
         default=120.0, gt=0, description="time without progress after which a stall is reported"
