@@ -149,9 +149,12 @@ async def watching(
     watcher = Watcher(bus, names, gone_seconds=gone_seconds, clock=clock)
     async with hearing(bus, names.member_subjects, names.key_subject(names.over_key)) as heard:
         await watcher.look()
-        async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(watcher.run(heard))
-            try:
-                yield watcher
-            finally:
-                following.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(watcher.run(heard))
+                try:
+                    yield watcher
+                finally:
+                    following.cancel()
+        except BaseExceptionGroup as failures:  # the block's own, or what ended the watch
+            raise failures.exceptions[0] from failures
