@@ -50,9 +50,9 @@ class Watcher:
             await self._changed.wait_for(lambda: self._changes != seen)
             return self._changes
 
-    async def until(self, holds: Callable[[View], bool], what: str, *, on: str) -> None:
-        """Waits, listed and without a deadline, until something holds of the view."""
-        with waiting(what, on=on, deadline=None):
+    async def until(self, holds: Callable[[View], bool], what: str, *, on: str, idle: bool = False) -> None:
+        """Waits, listed and without a deadline, until something holds of the view. idle: as of a wait."""
+        with waiting(what, on=on, deadline=None, idle=idle):
             async with self._changed:
                 await self._changed.wait_for(lambda: holds(self.view))
 

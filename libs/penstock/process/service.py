@@ -27,7 +27,7 @@ import uvloop
 from penstock.access import Identity
 from penstock.bus import BusError, LoginRefused
 from penstock.membership import MemberState, NameTaken
-from penstock.process.joining import Part, Unreachable, advertised, check_reachable, joined
+from penstock.process.joining import Part, PeerMoved, Unreachable, advertised, check_reachable, joined
 from penstock.rpc import AddressInUse, Security, Server, is_local
 from penstock.system import exits
 from penstock.system.disk import DiskFull
@@ -263,8 +263,8 @@ def _told_end(error: BaseException) -> tuple[int | None, str]:
     """The exit code and the words for an end that needs no traceback; None for any other."""
     for each in _causes(error):
         match each:
-            case DiskFull():
-                return exits.FAILED, f"cannot go on: {each}"  # worth starting again: room may come
+            case DiskFull() | PeerMoved():
+                return exits.FAILED, f"cannot go on: {each}"  # worth starting again
             case AddressInUse() | Unreachable() | LoginRefused():
                 return exits.BAD_INPUT, f"cannot start: {each}"
             case NameTaken():
