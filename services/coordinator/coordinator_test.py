@@ -45,6 +45,7 @@ from services.coordinator.testing.run import (
     release,
     running,
     settled,
+    told_over,
     until,
 )
 
@@ -81,6 +82,7 @@ async def test_a_run_admits_evaluates_and_ends(
     async with running(coordinator.run(), play_worker(bus, names, "train"), play_worker(bus, names, "eval")):
         await play_learner(bus, names, STEPS, fate=lambda n: fate.get(n, "trained"))
         await settled(coordinator, lambda: coordinator.state.over)
+        await told_over(bus, names, "done")
     assert coordinator.state.value == pb.RUN_STATE_DONE
     ledger = await fold(bus, names)
     assert_whole(ledger, STEPS)
@@ -290,6 +292,7 @@ async def test_a_run_whose_groups_all_fail_is_given_up_with_the_reason(
     coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
     async with running(coordinator.run(), play_learner(bus, names, STEPS, fate=lambda n: "failed")):
         await settled(coordinator, lambda: coordinator.state.over)
+        await told_over(bus, names, "failed")
     assert coordinator.state.value == pb.RUN_STATE_FAILED
     assert coordinator.state.reason == "the last 8 groups all failed; the newest: all timed out"
     summary = json.loads((tmp_path / "summary.json").read_text())
