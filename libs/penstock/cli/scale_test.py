@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
+from penstock.chat import ChatTokenizer
 from penstock.cli.commands.scale import there
 from penstock.cli.commands.serve import joined_words
 from penstock.cli.joining import FIRST, Joining, recipe_of
@@ -66,11 +67,19 @@ async def test_whoever_joins_finds_the_recipe_in_the_run_and_needs_no_rows(
         await joined_words("rollout", ["--join", nats.url])
 
 
-async def test_a_model_that_is_not_here_is_named(bus: Bus, recipe: Recipe, tmp_path: pathlib.Path) -> None:
+async def test_a_host_without_the_model_has_its_tokenizer_from_the_run_and_starts_no_engine(
+    bus: Bus, recipe: Recipe, tmp_path: pathlib.Path
+) -> None:
     await make_run(bus, recipe)
     (tmp_path / "model").rename(tmp_path / "elsewhere")
-    with pytest.raises(RecipeError, match="model.path: no directory"):
-        await recipe_of(bus, RunNames("r1"), tmp_path / "here")
+    found = await recipe_of(bus, RunNames("r1"), tmp_path / "here", ["rollout"])
+    assert found.model.path == str(tmp_path / "here" / "model")
+    assert ChatTokenizer(found.model.path).text([3]) == ChatTokenizer(tmp_path / "elsewhere").text([3])
+    with pytest.raises(RecipeError, match="model.path: no directory .*model' here, and generation needs the weights"):
+        await recipe_of(bus, RunNames("r1"), tmp_path / "there", ["generation", "rollout"])
+    await Bucket(bus, RunNames("r1")).put(RunNames("r1").model_key, b"\x00no archive")
+    with pytest.raises(RecipeError, match="model bundle cannot be read"):
+        await recipe_of(bus, RunNames("r1"), tmp_path / "bad", ["rollout"])
 
 
 async def test_making_a_run_again_says_that_it_goes_on(bus: Bus, recipe: Recipe) -> None:
