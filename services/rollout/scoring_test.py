@@ -15,7 +15,8 @@ from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Sample, Scored, reward
 from penstock.sdk.hosting.reward_service import RewardService
 from services.rollout.failures import RewardFailed
-from services.rollout.scoring import MAX_ITEMS, Pace, Scoring, beyond, scoring, total
+from services.rollout.reward_client import MAX_ITEMS, Pace, beyond
+from services.rollout.scoring import Scoring, scoring, total
 
 Answer = Callable[[pb.ScoreItem], Sequence[pb.ScoreResult]]
 
