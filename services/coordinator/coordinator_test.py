@@ -39,6 +39,7 @@ from services.coordinator.testing.run import (
     release,
     running,
     settled,
+    told_over,
     until,
 )
 
@@ -71,6 +72,7 @@ async def test_a_run_admits_evaluates_and_ends(
     async with running(coordinator.run(), play_worker(bus, names, "train"), play_worker(bus, names, "eval")):
         await play_learner(bus, names, STEPS, fate=lambda n: fate.get(n, "trained"))
         await settled(coordinator, lambda: coordinator.state.over)
+        await told_over(bus, names, "done")
     assert coordinator.state.value == pb.RUN_STATE_DONE
     ledger = await fold(bus, names)
     assert_whole(ledger, STEPS)

@@ -38,6 +38,7 @@ from services.coordinator.testing.run import (
     play_worker,
     running,
     settled,
+    told_over,
     until,
 )
 
@@ -55,6 +56,7 @@ async def test_a_run_whose_groups_all_fail_is_given_up_with_the_reason(
     coordinator = make_coordinator(bus, names, recipe, tmp_path, chat)
     async with running(coordinator.run(), play_learner(bus, names, STEPS, fate=lambda n: "failed")):
         await settled(coordinator, lambda: coordinator.state.over)
+        await told_over(bus, names, "failed")
     assert coordinator.state.value == pb.RUN_STATE_FAILED
     assert coordinator.state.reason == "the last 8 groups all failed; the newest: all timed out"
     summary = json.loads((tmp_path / "summary.json").read_text())

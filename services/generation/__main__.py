@@ -4,6 +4,8 @@ import argparse
 import functools
 import json
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from penstock import rpc
 from penstock.access import PARTS
@@ -38,17 +40,18 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
     host = EngineHost(settings, receiver=process.name, start=start)
     servicer = Generation(host, vocabulary_of(args.model))
     process.server.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
-    weight_sync = args.weight_sync
+    weight_sync, beside = args.weight_sync, list[Coroutine[Any, Any, None]]()
     if process.part is not None:
         process.part.member.serves, process.part.member.capacity = args.serves, args.max_running
         process.part.when_written_off(servicer.refuse)
         if weight_sync is None and args.part == "generation":
             weight_sync = await process.part.address_of("weight_sync")
+            beside.append(process.part.until_moved("weight_sync", weight_sync))
     if weight_sync is None:
         await process.serving(host.run(None), ready=host.ready)
         return
     async with rpc.channel(weight_sync, security=process.security, stream_seconds=86400) as channel:
-        await process.serving(host.run(channel), ready=host.ready)
+        await process.serving(host.run(channel), *beside, ready=host.ready)
 
 
 def main(start: StartEngine = Engine.start) -> int:

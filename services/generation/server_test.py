@@ -29,8 +29,8 @@ VOCABULARY = 64
 class Running:
     """A served host whose engine holds version 5."""
 
-    def __init__(self, channel: grpc.aio.Channel, host: EngineHost, engine: FakeEngine) -> None:
-        self.channel, self.host, self.engine = channel, host, engine
+    def __init__(self, channel: grpc.aio.Channel, host: EngineHost, engine: FakeEngine, servicer: Generation) -> None:
+        self.channel, self.host, self.engine, self.servicer = channel, host, engine, servicer
         self.stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
 
     async def generate(self, request: pb.GenerateRequest, timeout: float = 10) -> list[pb.GenerateResponse]:
@@ -58,10 +58,11 @@ async def running() -> AsyncIterator[Running]:
     await host.gate.open(5)
     async with rpc.Server("generation") as server:
         adder = generation_pb2_grpc.add_GenerationServiceServicer_to_server
-        server.add(adder, Generation(host, VOCABULARY))
+        servicer = Generation(host, VOCABULARY)
+        server.add(adder, servicer)
         await server.start()
         async with rpc.channel(server.address) as channel:
-            yield Running(channel, host, engine)
+            yield Running(channel, host, engine, servicer)
 
 
 def request(prompt: list[int] | None = None, *, max_tokens: int = 3, **more: Any) -> pb.GenerateRequest:
@@ -211,6 +212,14 @@ async def test_a_draining_replica_finishes_what_it_has_and_takes_nothing_new(run
     running.engine.valve.set()
     assert len(await taken) == 3
     await rpc.call(running.stub.Resume(pb.ResumeRequest()))
+    assert len(await running.generate(request())) == 3
+
+
+async def test_a_replica_that_others_have_written_off_takes_nothing_new(running: Running) -> None:
+    running.servicer.refuse(True)
+    error = await running.refused(request())
+    assert (error.code, error.reason) == (CODES.UNAVAILABLE, "DRAINING") and "cannot announce itself" in str(error)
+    running.servicer.refuse(False)
     assert len(await running.generate(request())) == 3
 
 

@@ -77,7 +77,7 @@ class _Asked:
 
 
 class JudgeClient:
-    """One judge, as a `scoring.Client`. `run` asks for all that wait; the engine makes the batches."""
+    """One judge, as a `reward_client.Client`. `run` asks for all that wait; the engine makes the batches."""
 
     def __init__(self, reward: Reward, judge: Judge, chat: ChatTokenizer, pool: Engines) -> None:
         self.reward, self._judge, self._chat, self._engines = reward, judge, chat, pool

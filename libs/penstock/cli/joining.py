@@ -11,13 +11,17 @@ import logging
 import pathlib
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
+import yaml
+
 from penstock.access import Login
-from penstock.bus import Bucket, Bus, BusError, RunNames, connect, until_run
+from penstock.bus import Bucket, Bus, BusError, RunNames, connect, load_payload, until_run
 from penstock.bus.embedded import free_ports
-from penstock.recipes import Recipe, load
+from penstock.cli.bundling import NoBundle, has_weights, unpack
+from penstock.recipes import Recipe, RecipeError, load
 from penstock.rpc import is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
 from penstock.supervisor.plan import nats_of
@@ -26,6 +30,8 @@ from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
+NEED_WEIGHTS = frozenset({"generation", "learner"})
+"""Kinds that are started from the model's weights."""
 FIRST = "first"
 """The place that started the run, for `penstock scale`."""
 
@@ -64,10 +70,11 @@ class Joining:
         return service
 
 
-async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path) -> Recipe:
-    """Waits, listed and without a deadline, until the run has its recipe; keeps it in `folder` too.
+async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Collection[str]) -> Recipe:
+    """Waits, listed and without a deadline, until the run has its recipe; keeps it in `folder` too, with the model's
+    tokenizer where this host has no directory of the model.
 
-    Raises RecipeError where this host cannot run it.
+    kinds: of what is started here. Raises RecipeError where this host cannot run it.
     """
     await until_run(bus, names)
     with waiting(f"the recipe of run {names.run}", on="whoever makes the run", deadline=None):
@@ -75,7 +82,20 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path) -> Recipe:
             await asyncio.sleep(LOOK_SECONDS)  # it is written at once after the streams
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
-    path.write_bytes(held.value)
+    raw: dict[str, Any] = yaml.safe_load(held.value)
+    there = pathlib.Path(raw["model"]["path"])
+    if not there.is_dir() and (bundle := await Bucket(bus, names).get(names.model_key)) is not None:
+        try:
+            unpack(await load_payload(bus, names, bundle.value), folder / "model")
+        except NoBundle as none:
+            raise RecipeError(names.run, [str(none)]) from none
+        raw["model"]["path"] = str((folder / "model").absolute())
+    needing = sorted(set(kinds) & NEED_WEIGHTS)
+    if needing and not has_weights(pathlib.Path(raw["model"]["path"])):
+        raise RecipeError(
+            names.run, [f"model.path: no directory {str(there)!r} here, and {needing[0]} needs the weights"]
+        )
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return load(path, rows=False)
 
 
@@ -101,8 +121,13 @@ async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable
     Raises RecipeError, LoginRefused, OSError, and an ExceptionGroup of ServiceFailed.
     """
     names, where = RunNames(joining.run), joining.place
-    async with connect(joining.nats, name="penstock", login=joining.login(min(wanted)), within=None) as bus:
-        recipe = await recipe_of(bus, names, joining.folder)
+    async with connect(
+        joining.nats,
+        name="penstock",
+        login=joining.login("rollout" if "rollout" in wanted else min(wanted)),
+        within=None,
+    ) as bus:
+        recipe = await recipe_of(bus, names, joining.folder, wanted)
         supervisor = Supervisor(joining.folder / "logs", on_restart)
         started = [name for kind, count in wanted.items() for name in moves([], kind, count, where)[0]]
         scaling = Scaling(supervisor, lambda name: joining.service(recipe, name), started, where)

@@ -50,9 +50,9 @@ class Watcher:
             await self._changed.wait_for(lambda: self._changes != seen)
             return self._changes
 
-    async def until(self, holds: Callable[[View], bool], what: str, *, on: str) -> None:
-        """Waits, listed and without a deadline, until something holds of the view."""
-        with waiting(what, on=on, deadline=None):
+    async def until(self, holds: Callable[[View], bool], what: str, *, on: str, idle: bool = False) -> None:
+        """Waits, listed and without a deadline, until something holds of the view. idle: as of a wait."""
+        with waiting(what, on=on, deadline=None, idle=idle):
             async with self._changed:
                 await self._changed.wait_for(lambda: holds(self.view))
 
@@ -149,9 +149,12 @@ async def watching(
     watcher = Watcher(bus, names, gone_seconds=gone_seconds, clock=clock)
     async with hearing(bus, names.member_subjects, names.key_subject(names.over_key)) as heard:
         await watcher.look()
-        async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(watcher.run(heard))
-            try:
-                yield watcher
-            finally:
-                following.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(watcher.run(heard))
+                try:
+                    yield watcher
+                finally:
+                    following.cancel()
+        except BaseExceptionGroup as failures:  # the block's own, or what ended the watch
+            raise failures.exceptions[0] from failures

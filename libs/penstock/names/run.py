@@ -138,6 +138,11 @@ class RunNames:
         return "recipe"
 
     @property
+    def model_key(self) -> str:
+        """Key of the bucket: configuration and tokenizer of the model, as the envelope of a payload."""
+        return "model"
+
+    @property
     def over_key(self) -> str:
         """Key of the bucket: how the run ended ("done", "stopped", "failed"), empty while it has not."""
         return "over"

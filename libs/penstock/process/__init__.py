@@ -1,10 +1,12 @@
 """How every service process begins and ends: the same flags, logs, traces, metrics and server for all of them."""
 
-from penstock.process.joining import Part, Unreachable, advertised, check_reachable, joined, nats_login
-from penstock.process.service import Process, flags, observed, run, security, serve_metrics
+from penstock.process.joining import Part, PeerMoved, Unreachable, advertised, check_reachable, joined, nats_login
+from penstock.process.service import Process, observed, run
+from penstock.process.settings import flags, security, serve_metrics
 
 __all__ = [
     "Part",
+    "PeerMoved",
     "Process",
     "Unreachable",
     "advertised",

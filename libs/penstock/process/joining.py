@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from penstock.access import Login
 from penstock.bus import Bus, RunNames, connect, until_run
-from penstock.membership import Announcer, Member, MemberState, Watcher, announcing, watching
+from penstock.membership import Announcer, Member, MemberState, View, Watcher, announcing, watching
 from penstock.rpc import Security
 from penstock.system.version import VERSION
 
@@ -27,6 +27,10 @@ CALL_BACK_SECONDS = 3.0
 
 class Unreachable(ValueError):
     """Nobody answers at the address that a process would tell the others."""
+
+
+class PeerMoved(RuntimeError):
+    """A service that this process is connected to for its life is elsewhere now: it must be started again."""
 
 
 class Part:
@@ -46,6 +50,18 @@ class Part:
         """Waits, listed and without a deadline, until one of a kind is READY; where it is."""
         await self.watcher.until(lambda view: bool(view.ready(kind)), f"a {kind} that is ready", on=kind)
         return self.watcher.view.ready(kind, zone=self.member.zone)[0].address
+
+    async def until_moved(self, kind: str, address: str) -> None:
+        """Follows the one of a kind that this process is connected to, for ever. Raises PeerMoved once one is READY
+        elsewhere, and none is where it was."""
+        found: list[str] = []
+
+        def moved(view: View) -> bool:
+            found[:] = [m.address for m in view.ready(kind)]
+            return bool(found) and address not in found
+
+        await self.watcher.until(moved, f"another {kind}", on=kind, idle=True)
+        raise PeerMoved(f"{kind} has moved from {address} to {found[0]}")
 
     async def announce(self, address: str) -> Announcer:
         """Says that this process is there, STARTING. Raises NameTaken, BusError."""

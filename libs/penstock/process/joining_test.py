@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
-from penstock.membership import Member, MemberState, NameTaken, Watcher, watching
-from penstock.process import Process, Unreachable, advertised, check_reachable, flags, joined, run
+from penstock.membership import Member, MemberState, NameTaken, Watcher, announcing, watching
+from penstock.process import PeerMoved, Process, Unreachable, advertised, check_reachable, flags, joined, run
 from penstock.rpc import Security, Server
 from penstock.system import exits
 
@@ -89,6 +89,23 @@ async def test_a_second_process_of_one_name_ends_the_first(nats: EmbeddedServer,
             await first.joined.announcer.say(READY)
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_a_peer_that_is_elsewhere_now_is_noticed_and_one_that_starts_again_is_not(
+    nats: EmbeddedServer, bus: Bus, names: RunNames
+) -> None:
+    def peer(address: str) -> Member:
+        return Member(kind="learner", instance="learner", address=address, state=READY)
+
+    async with process(parsed(nats)) as running:
+        async with announcing(bus, names, peer("here:1")):
+            address = await running.joined.address_of("learner")
+            following = asyncio.create_task(running.joined.until_moved("learner", address))
+        async with announcing(bus, names, peer("here:1")):
+            assert await running.joined.address_of("learner") == "here:1" and not following.done()
+        async with announcing(bus, names, peer("there:1")):
+            with pytest.raises(PeerMoved, match="learner has moved from here:1 to there:1"):
+                await asyncio.wait_for(following, 10)
 
 
 async def test_an_address_where_nobody_answers_is_not_told(

@@ -109,7 +109,7 @@ def plan(
     for name in addresses:
         kind = kind_of(name)
         ends = kind == "learner" or joins is not None
-        arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder))
+        arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder, secrets))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
         runs = "generation" if kind in ("teacher", "judge") else kind
         run = ["--nats", nats, "--run", recipe.run, *(joins.flags if joins is not None else ())]
@@ -137,7 +137,9 @@ def _credentials(kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[ob
         yield from ("--tls-ca", recipe.security.authority, "--tls-certificate", certificate, "--tls-key", key)
 
 
-def _arguments(name: str, kind: str, recipe: Recipe, folder: pathlib.Path) -> Iterator[object]:
+def _arguments(
+    name: str, kind: str, recipe: Recipe, folder: pathlib.Path, secrets: pathlib.Path | None
+) -> Iterator[object]:
     resolved = folder / "recipe.yaml"
     fraction = ("--trace-fraction", recipe.telemetry.trace_fraction)
     match kind:
@@ -180,7 +182,8 @@ def _arguments(name: str, kind: str, recipe: Recipe, folder: pathlib.Path) -> It
         case "coordinator":
             yield from ("--recipe", resolved, "--run-directory", folder, *fraction)
         case "dashboard":
-            yield from ("--runs", folder.parent, "--key-file", folder / PAGE_KEY)
+            yield from ("--runs", folder.parent)
+            yield from () if secrets is None else ("--key-file", secrets / PAGE_KEY)
 
 
 def _judges(recipe: Recipe) -> list[tuple[str, Judge]]:

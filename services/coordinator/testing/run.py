@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from penstock import rpc
-from penstock.bus import Bus, RunNames, TaskConsumer, append, publish_once, read, store_payload, stream_state
+from penstock.bus import Bucket, Bus, RunNames, TaskConsumer, append, publish_once, read, store_payload, stream_state
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.ledger import Ledger
@@ -101,6 +101,13 @@ async def settled(coordinator: Coordinator, condition: Callable[[], bool], withi
         seen = -1
         while not condition():
             seen = await coordinator.following.changed(seen, 0.1)
+
+
+async def told_over(bus: Bus, names: RunNames, word: str, within: float = 10.0) -> None:
+    """Waits until those who take part are told that the run is over, and how."""
+    async with asyncio.timeout(within):
+        while (held := await Bucket(bus, names).get(names.over_key)) is None or held.value.decode() != word:
+            await asyncio.sleep(0.02)
 
 
 def drawn(task: pb.GroupTask, index: int, reward: float = 1.0, step: int = 0) -> pb.Trajectory:

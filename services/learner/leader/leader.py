@@ -262,13 +262,14 @@ async def _open(
         server.announce(flags.announce)
     await part.announce(flags.advertise or advertised(server.address, flags.nats))
     await part.say(MemberState.MEMBER_STATE_READY)
-    await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags.ends_with_run)))
+    await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags, weight_sync)))
     batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch)
     return _Opened(bus, names, channel, following, batches)
 
 
-async def _taking_part(part: Part, status: Status, ends_with_run: bool) -> None:
-    """Announces the learner for ever. Raises CannotGoOn where another one has its name."""
+async def _taking_part(part: Part, status: Status, flags: argparse.Namespace, weight_sync: str) -> None:
+    """Announces the learner for ever. Raises CannotGoOn where another one has its name, PeerMoved where weight_sync is
+    elsewhere."""
 
     async def until_over() -> None:
         await part.watcher.until_over()
@@ -277,7 +278,8 @@ async def _taking_part(part: Part, status: Status, ends_with_run: bool) -> None:
 
     assert part.announcer is not None
     try:
-        await _all(part.announcer.run(), *([until_over()] if ends_with_run else []))
+        moved = [] if flags.weight_sync else [part.until_moved("weight_sync", weight_sync)]
+        await _all(part.announcer.run(), *moved, *([until_over()] if flags.ends_with_run else []))
     except NameTaken as taken:
         raise CannotGoOn(str(taken)) from taken
 

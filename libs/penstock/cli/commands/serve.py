@@ -66,7 +66,7 @@ async def joined_words(service: str, words: list[str]) -> list[str]:
     folder = args.folder or pathlib.Path("runs", args.run)
     login = nats_login(args, security(args, listens=False))
     async with connect(args.join, name=args.name, login=login, within=None) as bus:
-        recipe = await recipe_of(bus, RunNames(args.run), folder)
+        recipe = await recipe_of(bus, RunNames(args.run), folder, [service])
     joining = Joining(args.join, args.run, folder)
     name = args.name if args.name != service else f"{service}-{joining.place}-{os.getpid()}"
     if service in ("coordinator", "learner", "weight_sync", "dashboard"):

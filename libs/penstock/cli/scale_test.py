@@ -1,0 +1,102 @@
+"""What scale, join, create and serve --join make of their words, and of a run that is there, over, or not."""
+
+import argparse
+import pathlib
+from typing import Any
+
+import pytest
+import yaml
+
+from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
+from penstock.chat import ChatTokenizer
+from penstock.cli.commands.scale import there
+from penstock.cli.commands.serve import joined_words
+from penstock.cli.joining import FIRST, Joining, recipe_of
+from penstock.cli.making import make_run
+from penstock.membership import Member, MemberState, View
+from penstock.recipes import Recipe, RecipeError, resolve
+from penstock.tiny_model import make_model
+
+READY, STARTING = MemberState.MEMBER_STATE_READY, MemberState.MEMBER_STATE_STARTING
+
+
+@pytest.fixture
+def raw(tmp_path: pathlib.Path) -> dict[str, Any]:
+    make_model(tmp_path / "model", hidden=32, layers=1, intermediate=64)
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a"}\n')
+    return {
+        "run": "r1",
+        "model": {"path": str(tmp_path / "model")},
+        "data": {"train": str(tmp_path / "train.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": 1},
+    }
+
+
+@pytest.fixture
+def recipe(raw: dict[str, Any]) -> Recipe:
+    return resolve(raw)
+
+
+def test_members_of_a_place_are_counted_by_their_names() -> None:
+    view = View()
+    states = {"generation-0": READY, "generation-1": STARTING, "generation-b-0": READY, "rollout-0": READY}
+    for i, (instance, state) in enumerate(states.items(), start=1):
+        kind = instance.partition("-")[0]
+        view.entry(instance, Member(kind=kind, instance=instance, state=state), i, 0.0)
+    assert there(view, "generation", FIRST) == (1, 2)
+    assert there(view, "generation", "b") == (1, 1) and there(view, "rollout", "b") == (0, 0)
+
+
+async def test_whoever_joins_finds_the_recipe_in_the_run_and_needs_no_rows(
+    nats: EmbeddedServer, bus: Bus, recipe: Recipe, tmp_path: pathlib.Path
+) -> None:
+    await make_run(bus, recipe)
+    pathlib.Path(recipe.data.train or "").unlink()
+    words = ["--join", nats.url, "--run", "r1", "--folder", str(tmp_path / "here"), "--zone", "a"]
+    found = await joined_words("rollout", words)
+    args = argparse.ArgumentParser()
+    for flag in ("--name", "--nats", "--run", "--recipe", "--zone"):
+        args.add_argument(flag)
+    given, _ = args.parse_known_args(found)
+    assert (given.nats, given.run, given.zone) == (nats.url, "r1", "a")
+    assert given.name.startswith("rollout-") and "--ends-with-run" in found and "--join" not in found
+    assert yaml.safe_load(pathlib.Path(given.recipe).read_text())["environment"]["name"] == "sort_characters"
+    assert not {"--generation", "--environment", "--token-file"} & set(found)
+    with pytest.raises(ValueError, match="--join: which run is it"):
+        await joined_words("rollout", ["--join", nats.url])
+
+
+async def test_a_host_without_the_model_has_its_tokenizer_from_the_run_and_starts_no_engine(
+    bus: Bus, recipe: Recipe, tmp_path: pathlib.Path
+) -> None:
+    await make_run(bus, recipe)
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    found = await recipe_of(bus, RunNames("r1"), tmp_path / "here", ["rollout"])
+    assert found.model.path == str(tmp_path / "here" / "model")
+    assert ChatTokenizer(found.model.path).text([3]) == ChatTokenizer(tmp_path / "elsewhere").text([3])
+    with pytest.raises(RecipeError, match="model.path: no directory .*model' here, and generation needs the weights"):
+        await recipe_of(bus, RunNames("r1"), tmp_path / "there", ["generation", "rollout"])
+    await Bucket(bus, RunNames("r1")).put(RunNames("r1").model_key, b"\x00no archive")
+    with pytest.raises(RecipeError, match="model bundle cannot be read"):
+        await recipe_of(bus, RunNames("r1"), tmp_path / "bad", ["rollout"])
+
+
+async def test_making_a_run_again_says_that_it_goes_on(bus: Bus, recipe: Recipe) -> None:
+    await make_run(bus, recipe)
+    names = RunNames("r1")
+    await Bucket(bus, names).put(names.over_key, b"done")
+    await make_run(bus, recipe)
+    over = await Bucket(bus, names).get(names.over_key)
+    assert over is not None and over.value == b""
+
+
+def test_a_process_that_joins_has_its_places_name_and_ends_with_the_run(recipe: Recipe, tmp_path: pathlib.Path) -> None:
+    near = Joining("nats://127.0.0.1:4222", "r1", tmp_path, tmp_path / "s", ("--zone=a",), "b")
+    words = near.service(recipe, "generation-b-0").command
+    assert words[words.index("--listen") + 1].startswith("127.0.0.1:") and "--ends-with-run" in words
+    assert words[words.index("--nats-token-file") + 1] == str(tmp_path / "s" / "secrets" / "generation.nats")
+    assert "--zone=a" in words and near.service(recipe, "generation-b-0").ends
+    far = Joining("nats://10.0.0.1:4222", "r1", tmp_path, None, (), "b")
+    words = far.service(recipe, "rollout-b-0").command
+    assert words[words.index("--listen") + 1] == "0.0.0.0:0" and "--token-file" not in words
