@@ -30,8 +30,8 @@ async def test_members_are_asked_while_they_take_part_and_told_peers_always(bus:
             announcing(bus, names, member("generation", "generation-0", server.address)),
             announcing(bus, names, member("dashboard", "dashboard", "127.0.0.1:9")),
         ):
+            await until(lambda: [m.instance for m in found.members] == ["dashboard", "generation-0"])
             await until(lambda: "generation-0" in found.addresses)
             said = {each.service: bool(each.unreachable) for each in await found.waits()}
             assert said == {"generation-0": False, "generation-9": True}, "nobody asks the page what it waits for"
-            assert [m.instance for m in found.members] == ["dashboard", "generation-0"]
         await until(lambda: list(found.addresses) == ["generation-9"])
