@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import os
+import pathlib
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
@@ -19,6 +23,25 @@ from services.rollout.failures import RewardFailed
 from services.rollout.scoring import scoring, total
 
 SECONDS = 5.0  # the reward's own time
+PLAIN = """
+import sys, time
+from concurrent import futures
+import grpc
+from penstock.reward.v1 import reward_pb2 as pb, reward_pb2_grpc
+
+class Theirs(reward_pb2_grpc.RewardServiceServicer):
+    def Score(self, request, context):
+        if request.items[0].completion == "slow":
+            time.sleep(600)
+        return pb.ScoreResponse(results=[pb.ScoreResult(id=i.id, score=pb.Score(value=1.0)) for i in request.items])
+
+server = grpc.server(futures.ThreadPoolExecutor(1))
+reward_pb2_grpc.add_RewardServiceServicer_to_server(Theirs(), server)
+server.add_insecure_port(sys.argv[1])
+server.start()
+server.wait_for_termination()
+"""
+"""A stock server with one thread, which a score keeps busy."""
 
 
 class Theirs(reward_pb2_grpc.RewardServiceServicer):
@@ -72,3 +95,29 @@ async def test_an_outage_ends_and_our_own_service_has_none(foreign: bool, outage
     async with asyncio.timeout(60), scoring([reward], [address], rpc.Security(), outage=outage) as scorer:
         with pytest.raises(RewardFailed, match=r"r: (UNAVAILABLE|DEADLINE_EXCEEDED)"):
             await scorer.score(pb.ScoreItem(id="0", completion="x"))
+
+
+async def test_items_wait_for_a_foreign_reward_that_is_frozen(tmp_path: pathlib.Path) -> None:
+    """Its kernel takes connections and its process answers nothing: that is an outage, however short its own time is.
+    One that is busy greets a new connection all the same, and is only slow."""
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    (tmp_path / "theirs.py").write_text(PLAIN)
+    process = await asyncio.create_subprocess_exec(sys.executable, str(tmp_path / "theirs.py"), address)
+    reward = Reward(name="theirs", address=address, timeout_seconds=1.0)
+    try:
+        async with asyncio.timeout(120), scoring([reward], [], rpc.Security(), outage=3600) as scorer:
+            while True:
+                with contextlib.suppress(RewardFailed):
+                    assert total((await scorer.score(pb.ScoreItem(id="0", completion="quick"))).components) == 1.0
+                    break
+            os.kill(process.pid, signal.SIGSTOP)
+            waiting = asyncio.create_task(scorer.score(pb.ScoreItem(id="0", completion="quick")))
+            await away(f"reward {address}", 5.0)
+            assert not waiting.done(), "three times its own time and more"
+            os.kill(process.pid, signal.SIGCONT)
+            assert total((await waiting).components) == 1.0
+            with pytest.raises(RewardFailed, match="DEADLINE_EXCEEDED"):
+                await scorer.score(pb.ScoreItem(id="0", completion="slow"))
+    finally:
+        process.kill()
+        await process.wait()

@@ -8,9 +8,9 @@ than what was answered: a slow service makes a run slower, not wrong. An item th
 alone, when nothing else waits; only there does it fail for its slowness, so that one that hangs costs no other its
 score, and no item fails for a worker that a sibling kept busy.
 
-Another team's service that is away (nobody answers: UNAVAILABLE) is asked again for `limits.outage_seconds`, whatever
-the reward's time: its items wait, and are scored once it is back. One that answers wrongly fails them at once. One that
-leaves the run has its items moved (`Moved`).
+Another team's service that is away (nobody answers: UNAVAILABLE, or a process that is frozen) is asked again for
+`limits.outage_seconds`, whatever the reward's time: its items wait, and are scored once it is back. One that answers
+wrongly fails them at once. One that leaves the run has its items moved (`Moved`).
 
     8 items, 2 hang, one worker, 30 s: 5 answered; of the last 3 one is; the 2 that hang fail, alone.
 """
@@ -22,7 +22,7 @@ import collections
 import dataclasses
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 import grpc
@@ -104,12 +104,19 @@ class Client(Protocol):
 
 
 class RewardClient:
-    """One reward of one service. waiting: items that have no answer yet; outage: seconds for which it may be away."""
+    """One reward of one service. waiting: items that have no answer yet; outage: seconds for which it may be
+    away; breathes: says whether a process answers there, where that is to be asked."""
 
     def __init__(
-        self, reward: Reward, address: str, stub: reward_pb2_grpc.RewardServiceAsyncStub, outage: float = 0.0
+        self,
+        reward: Reward,
+        address: str,
+        stub: reward_pb2_grpc.RewardServiceAsyncStub,
+        outage: float = 0.0,
+        breathes: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.reward, self.address, self._stub, self._outage = reward, address, stub, outage
+        self._breathes = breathes
         self.pace = Pace(reward.timeout_seconds)
         self._queue: asyncio.Queue[_Pending] = asyncio.Queue()
         self._alone = collections.deque[_Pending]()
@@ -205,7 +212,13 @@ class RewardClient:
         async def attempt(left: float) -> None:
             if self._left:
                 raise rpc.RpcError(grpc.StatusCode.CANCELLED, "the service has left the run")
-            await self._attempt(request, answers, min(left, limit))
+            try:
+                await self._attempt(request, answers, min(left, limit))
+            except rpc.RpcError as error:
+                if error.code not in _TOO_MUCH or self._breathes is None or await self._breathes():
+                    raise
+                frozen = "the connection stands, and nobody answers on it: the service is frozen"
+                raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, frozen) from error
 
         await rpc.retried(AWAY, max(limit, outage), attempt, what=what, on=on)
 

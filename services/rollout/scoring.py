@@ -24,6 +24,8 @@ from services.rollout.judge import judge
 from services.rollout.pool import Open, Pool, Where, pool
 from services.rollout.reward_client import Client, Moved, RewardClient
 
+BREATH_SECONDS = 2.0
+"""Within which another team's process greets a new connection, however busy it is."""
 ABSENT_SECONDS = 120.0
 """How long an item waits for somebody who could score it."""
 
@@ -111,7 +113,9 @@ async def _client(reward: Reward, security: rpc.Security, outage: float, address
         shown, transport = rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN
     async with rpc.channel(address, security=shown, transport=transport) as channel:
         stub = reward_pb2_grpc.RewardServiceStub(channel)
-        client = RewardClient(reward, address, stub, outage if reward.address else 0.0)
+        foreign = transport is not None
+        asks = partial(rpc.breathes, address, security=shown, transport=rpc.FOREIGN, within=BREATH_SECONDS)
+        client = RewardClient(reward, address, stub, outage if foreign else 0.0, asks if foreign and outage else None)
         async with _running(client):
             yield client
 

@@ -1,7 +1,7 @@
 """How every server and channel of Penstock is built, and the errors that cross them."""
 
 from penstock.rpc.certificates import Certificates
-from penstock.rpc.channel import channel, ready
+from penstock.rpc.channel import breathes, channel, ready
 from penstock.rpc.errors import (
     Abort,
     RpcError,
@@ -38,6 +38,7 @@ __all__ = [
     "Tries",
     "Violation",
     "already_exists",
+    "breathes",
     "call",
     "channel",
     "data_loss",

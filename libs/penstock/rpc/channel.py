@@ -12,6 +12,7 @@ are repeated, on UNAVAILABLE alone.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -100,6 +101,18 @@ async def ready(opened: grpc.aio.Channel, address: str, *, within: float) -> Non
     except TimeoutError as error:
         code = grpc.StatusCode.DEADLINE_EXCEEDED
         raise DeadlineExceeded(code, f"{address} is not reachable after {within:g} s") from error
+
+
+async def breathes(address: str, *, security: Security, transport: Transport, within: float) -> bool:
+    """Whether a process answers there: it greets a new connection of HTTP/2, whatever its methods are busy with. The
+    kernel alone takes the connection of one that is frozen."""
+    own = dataclasses.replace(transport, own_connection=True)
+    async with channel(address, security=security, transport=own) as opened:
+        try:
+            await ready(opened, address, within=within)
+        except DeadlineExceeded:
+            return False
+    return True
 
 
 def _service_config(idempotent: Collection[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ class Transport:
         ping_seconds: a probe without answer for this long means that the peer is gone. Without this option
             (`grpc.http2.ping_timeout_ms`) a black-holed peer took 60 s to notice whatever the keepalive timeout was.
         probes_idle: whether a connection without a call is probed too.
+        own_connection: whether a channel shares no connection with others to the same address.
         reconnect_seconds: longest pause between attempts to reconnect; gRPC's own default is two minutes.
     """
 
@@ -25,6 +26,7 @@ class Transport:
     ping_seconds: float = 5.0
     probes_idle: bool = True
     reconnect_seconds: float = 1.0
+    own_connection: bool = False
 
     def _common(self) -> list[tuple[str, int]]:
         return [
@@ -55,6 +57,7 @@ class Transport:
             ("grpc.initial_reconnect_backoff_ms", min(100, pause)),
             ("grpc.min_reconnect_backoff_ms", min(1000, pause)),
             ("grpc.max_reconnect_backoff_ms", pause),
+            ("grpc.use_local_subchannel_pool", int(self.own_connection)),
         ]
 
 
