@@ -93,6 +93,7 @@ OTHERS = {
     ".ci": "light",
     "bazel": "tools",
     "bazel/proto_folder": "light",
+    "bazel/site": "light",
     "bazel/wheels": "light",
     "docs": "learner",
     "examples/node_reward": "light",
