@@ -125,9 +125,10 @@ async def test_drafts_never_exceed_max_tokens(engine: Engine) -> None:
 
 async def test_a_stop_token_among_the_drafts_ends_the_answer_there(engine: Engine) -> None:
     whole = (await draw(engine, "whole", PROMPT, GREEDY)).tokens
-    for token in dict.fromkeys(whole):
-        stops = SamplingParams(temperature=0.0, top_p=1.0, max_tokens=40, stop_token_ids=[token])
-        answer = await draw(engine, f"s{token}", PROMPT, stops)
+    tokens = list(dict.fromkeys(whole))
+    stops = [SamplingParams(temperature=0.0, top_p=1.0, max_tokens=40, stop_token_ids=[token]) for token in tokens]
+    answers = await asyncio.gather(*(draw(engine, f"s{i}", PROMPT, stop) for i, stop in enumerate(stops)))
+    for token, answer in zip(tokens, answers, strict=True):
         assert (answer.tokens, answer.finish) == (whole[: whole.index(token) + 1], "stop")
         assert len(answer.logprobs) == len(answer.tokens)
 
@@ -142,10 +143,12 @@ async def test_a_full_context_ends_the_answer(engine: Engine, settings: EngineSe
 async def test_another_replica_goes_on_where_one_was_lost(engine: Engine) -> None:
     """As the rollout does: prompt and tokens so far, to an engine that knows nothing of the request."""
     whole = (await draw(engine, "whole", PROMPT, GREEDY)).tokens
-    for lost in (1, 7, 16, 30):
-        rest = SamplingParams(temperature=0.0, top_p=1.0, max_tokens=40 - lost)
-        answer = await draw(engine, f"l{lost}", [*PROMPT, *whole[:lost]], rest)
-        assert whole[:lost] + answer.tokens == whole
+    places = (1, 7, 16, 30)
+    rests = [SamplingParams(temperature=0.0, top_p=1.0, max_tokens=40 - lost) for lost in places]
+    answers = await asyncio.gather(
+        *(draw(engine, f"l{n}", [*PROMPT, *whole[:n]], rest) for n, rest in zip(places, rests, strict=True))
+    )
+    assert [whole[:lost] + answer.tokens for lost, answer in zip(places, answers, strict=True)] == [whole] * 4
 
 
 async def test_every_token_names_its_version_over_updates_in_flight(

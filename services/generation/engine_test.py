@@ -45,6 +45,13 @@ async def test_logprobs_are_those_of_transformers(engine: Engine, model: pathlib
     assert torch.allclose(torch.tensor(drawn.logprobs), reference, atol=1e-4)
 
 
+async def test_chunks_grow_unless_the_caller_reads_along(engine: Engine) -> None:
+    """vLLM tells the first token alone and then sixteen at once."""
+    assert (await draw(engine, "grows", PROMPT, SAMPLING)).chunks == [17, 32, 11]
+    steady = [len(chunk.tokens) async for chunk in engine.generate("steady", PROMPT, SAMPLING, steady=True)]
+    assert steady == [17, 16, 16, 11]
+
+
 async def test_given_tokens_are_scored_as_transformers_does(engine: Engine, model: pathlib.Path) -> None:
     """What a teacher says of a student's answer, also of one that it would never have drawn."""
     for name, tokens in (("s1", [7, 7, 7, 9, 63, 5]), ("s2", list(range(6, 60)))):

@@ -26,6 +26,7 @@ from penstock.bus import (
     TaskKind,
     connect,
     ensure_run,
+    load_payload,
     read,
     server_command,
     write_config,
@@ -36,6 +37,7 @@ from penstock.recipes import Recipe, dump, resolve
 from penstock.supervisor.plan import plan
 from penstock.system.parent_death import mortal
 from penstock.tiny_model import make_model
+from penstock.trajectories import decode
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from tests.bench.report import Report
 
@@ -52,7 +54,7 @@ SECONDS = 600
 
 def recipe(folder: pathlib.Path, samples: int, tokens: int) -> Recipe:
     """A run of so many samples."""
-    make_model(folder / "model", hidden=32, layers=1, intermediate=64)
+    make_model(folder / "model", hidden=32, layers=1, intermediate=64, context=tokens + 64)
     rows = [{"prompt": f"sort {i:x}", "answer": "x"} for i in range(4096)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     raw = {
@@ -65,7 +67,7 @@ def recipe(folder: pathlib.Path, samples: int, tokens: int) -> Recipe:
         "sampling": {"max_tokens": tokens},
         "generation": {"max_context": tokens + 64},
         "learner": {"micro_batch_tokens": max(4096, tokens + 64)},
-        "rollout": {"groups_per_worker": 96},
+        "rollout": {"groups_per_worker": 16},
         "telemetry": {"tensorboard": False},
     }
     return resolve(raw)
@@ -90,6 +92,8 @@ class Learner:
                 seen[group] = seen.get(group, 0) + 1
                 if seen[group] < SIZE:
                     continue
+                t = decode(await load_payload(self._bus, self._names, entry.payload))
+                assert t.outcome.status == pb.Outcome.STATUS_COMPLETED, t.outcome
                 whole.append(group)
                 if len(whole) == GROUPS:
                     step += 1
@@ -201,10 +205,9 @@ async def main(args: argparse.Namespace) -> None:
     report = Report("fleet", vars(args))
     for replicas in args.replicas:
         for tokens in args.tokens:
-            samples = args.samples if tokens < 512 else args.samples // 4
             with tempfile.TemporaryDirectory() as folder:
-                found = await measure(pathlib.Path(folder), replicas, samples, tokens)
-            report.add(replicas=replicas, tokens=tokens, samples=samples, **found)
+                found = await measure(pathlib.Path(folder), replicas, args.samples, tokens)
+            report.add(replicas=replicas, tokens=tokens, samples=args.samples, **found)
     report.note(
         "ms: CPU milliseconds a sample of coordinator, rollout, generation's front and NATS together; then each"
     )
