@@ -158,6 +158,12 @@ async def test_pieces_are_coloured_by_version_and_failures_are_typed(page: Page)
     assert await failed.all_inner_texts() == ["none", "none"]  # a failure has no reward, not 0
 
 
+async def test_who_takes_part_is_listed(page: Page) -> None:
+    await expect(page.locator("#members-count")).to_have_text("1 of 1 ready")
+    await expect(page.locator("#members tbody tr")).to_have_count(1)
+    await expect(page.locator("#members tbody")).to_contain_text("coordinator")
+
+
 async def test_why_names_the_service_that_does_not_answer(page: Page) -> None:
     await page.click("#why-button")
     await expect(page.locator("#why-text")).to_contain_text("learner does not answer", timeout=15_000)
