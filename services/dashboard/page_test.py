@@ -185,6 +185,12 @@ async def test_a_metric_of_the_folder_s_runs_is_drawn(page: Page, pages: Pages) 
     await expect(page.locator("#runs input")).to_be_checked()  # none chosen: the newest are
 
 
+async def test_who_takes_part_is_listed(page: Page) -> None:
+    await expect(page.locator("#members-count")).to_have_text("1 of 1 ready")
+    await expect(page.locator("#members tbody tr")).to_have_count(1)
+    await expect(page.locator("#members tbody")).to_contain_text("coordinator")
+
+
 async def test_why_names_the_service_that_does_not_answer(page: Page) -> None:
     await page.click("#why-button")
     await expect(page.locator("#why-text")).to_contain_text("learner does not answer", timeout=15_000)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Generic, TypeVar, overload
 from penstock.membership import Watcher
 from penstock.telemetry.waits import waiting
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 LOOK_SECONDS = 5.0
 """How often it is looked whether one that has left is done; coming and leaving are heard at once."""
@@ -103,6 +105,7 @@ async def _keep(
     """Follows the members for ever."""
     opened: dict[tuple[str, int, str], tuple[T, AsyncExitStack]] = {}
     left: list[tuple[T, AsyncExitStack]] = []
+    refused: set[tuple[str, int, str]] = set()
     try:
         while True:
             seen = where.watcher.changes
@@ -112,10 +115,14 @@ async def _keep(
                 leave(opened[key][0])
                 left.append(opened.pop(key))
             for key, member in wanted.items():
-                if key not in opened:
+                if key not in opened and key not in refused:
                     stack = AsyncExitStack()
-                    opened[key] = (await stack.enter_async_context(open_one(member.address)), stack)
-            await found.become([opened[key][0] for key in wanted])
+                    try:
+                        opened[key] = (await stack.enter_async_context(open_one(member.address)), stack)
+                    except ValueError as error:  # such as a token that would cross a network in plain text
+                        refused.add(key)
+                        logger.error("%s is not used: %s", member.instance, error)
+            await found.become([opened[key][0] for key in wanted if key in opened])
             for one, stack in [each for each in left if idle(each[0])]:
                 left.remove((one, stack))
                 await stack.aclose()

@@ -11,7 +11,7 @@ from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.membership import Member, MemberState, announcing, watching
 from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.engines import engines
+from services.rollout.engines import engines, replicas_of
 from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
 from services.rollout.pool import Members, Pool, pool
 
@@ -54,6 +54,18 @@ async def test_whoever_is_ready_is_in_the_pool_once_and_nobody_else_is(bus: Bus,
             await until(lambda: not found)
         assert left == ["one:1", "two:1"]
         await until(lambda: not open_now)
+
+
+async def test_a_member_that_cannot_be_called_is_left_out_and_the_others_are_used(bus: Bus, names: RunNames) -> None:
+    """Its address would have a secret cross a network in plain text, or is none."""
+    known = rpc.Security(token="secret")
+    async with (
+        watching(bus, names) as watcher,
+        replicas_of(Members(watcher, "generation"), known) as found,
+        announcing(bus, names, member("abroad", "203.0.113.7:1")),
+        announcing(bus, names, member("here", "127.0.0.1:1")),
+    ):
+        await until(lambda: [replica.address for replica in found] == ["127.0.0.1:1"])
 
 
 async def test_a_turn_waits_for_a_replica_that_comes(bus: Bus, names: RunNames) -> None:

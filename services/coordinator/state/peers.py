@@ -128,7 +128,12 @@ async def peers(
                 seen = watcher.changes
                 found = {m.instance: m.address for m in watcher.view.members() if m.address and m.kind not in SILENT}
                 found |= addresses
-                channels.update({name: await channel(address) for name, address in found.items()})
+                for name, address in list(found.items()):
+                    try:
+                        channels[name] = await channel(address)
+                    except ValueError as error:  # such as a token that would cross a network in plain text
+                        logger.error("%s is not asked: %s", name, error)
+                        del found[name]
                 known.clear()
                 known.update(found)
                 await watcher.changed(seen)
