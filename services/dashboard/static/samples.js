@@ -2,7 +2,12 @@
 import { byId, COLOURS, compact, element, enumName } from "./format.js";
 import { openSample } from "./sample.js";
 
+let drawn = ""; // what is shown: rows that stay the same stay in place, under a cursor and a selection
+
 export function showSamples(samples) {
+  const key = JSON.stringify(samples);
+  if (key === drawn) return;
+  drawn = key;
   byId("no-samples").hidden = samples.length > 0;
   byId("samples").tBodies[0].replaceChildren(...samples.map(row));
   const versions = new Set(samples.flatMap((s) => (s.pieces ?? []).map((p) => Number(p.step ?? 0))));
