@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
 
-from penstock.membership import Watcher
+from penstock.membership import Watcher, beside
 from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,7 @@ async def pool(
             yield Pool([await stack.enter_async_context(open_one(address)) for address in where])
             return
         found = Pool[T]()
-        keeping = asyncio.create_task(_keep(where, found, open_one, leave, idle))
-        stack.push_async_callback(_end, keeping)
+        await stack.enter_async_context(beside(_keep(where, found, open_one, leave, idle)))
         yield found
 
 
@@ -132,8 +131,3 @@ async def _keep(
     finally:
         for _, stack in (*opened.values(), *left):
             await stack.aclose()
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

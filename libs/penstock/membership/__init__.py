@@ -7,6 +7,7 @@ moves no work but its own.
 
 from penstock.members.v1.members_pb2 import Member, MemberState
 from penstock.membership.announcer import Announcer, NameTaken, announcing
+from penstock.membership.beside import beside
 from penstock.membership.hashing import preferred
 from penstock.membership.view import GONE_SECONDS, REFRESH_SECONDS, View
 from penstock.membership.watcher import Watcher, watching
@@ -21,6 +22,7 @@ __all__ = [
     "View",
     "Watcher",
     "announcing",
+    "beside",
     "preferred",
     "watching",
 ]

@@ -88,10 +88,12 @@ class Announcer:
 
     async def _say(self) -> None:
         async with self._writing:
-            try:
-                await self._write()
-            except Fenced as fenced:
-                await self._begin(fenced)
+            while True:
+                try:
+                    await self._write()
+                    break
+                except Fenced as fenced:
+                    await self._begin(fenced)
             self._heard = self._clock()
         self._judge()
 
@@ -112,7 +114,6 @@ class Announcer:
         stored = await self._bucket.last(self._key)
         if stored is not None and self._wrote(stored.value):  # its acknowledgement was lost
             self._revision = stored.revision
-            await self._write()
             return
         if self._begun and fenced.current:
             raise NameTaken(
@@ -120,7 +121,6 @@ class Announcer:
                 "Give each its own --name"
             ) from fenced
         self.member.incarnation, self._revision, self._begun = 0, fenced.current, False
-        await self._write()
 
     def _wrote(self, value: bytes) -> bool:
         """Whether an announcement is this process's own: no other began in the same nanosecond at the same address."""

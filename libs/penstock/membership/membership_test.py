@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames, connect
-from penstock.membership import Member, MemberState, NameTaken, Watcher, announcing, watching
+from penstock.bus import Bucket, Bus, EmbeddedServer, Heard, RunNames, connect
+from penstock.membership import Member, MemberState, NameTaken, Watcher, announcing, beside, watching
 
 STARTING, READY = MemberState.MEMBER_STATE_STARTING, MemberState.MEMBER_STATE_READY
 SOON = 1.0
@@ -137,6 +137,21 @@ async def test_the_end_of_a_run_is_heard_and_known_to_whoever_comes_later(bus: B
         ended: str = watcher.over
     async with watching(bus, names) as late:
         assert ended == late.over == "done"
+
+
+async def test_one_that_is_heard_before_it_is_stored_is_known_once_it_is(bus: Bus, names: RunNames) -> None:
+    """Whoever hears may be quicker than a server that syncs what it stores."""
+    watcher, heard = Watcher(bus, names), asyncio.Queue[Heard]()
+    found = member(state=READY)
+    found.incarnation = 1
+    key = names.member_key(found.kind, found.instance)
+    async with beside(watcher.run(heard)):
+        heard.put_nowait(Heard(names.key_subject(key), found.SerializeToString()))
+        async with asyncio.timeout(10):
+            while not heard.empty():
+                await asyncio.sleep(0.01)
+        await Bucket(bus, names).put(key, found.SerializeToString())
+        assert await until(watcher, "generation-0") < SOON
 
 
 async def test_what_is_no_member_is_left_out(bus: Bus, names: RunNames) -> None:

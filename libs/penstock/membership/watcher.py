@@ -1,7 +1,8 @@
 """Follows who takes part in a run, and whether the run is over.
 
 What is said is heard at once (`penstock.bus.hearing`), and only tells that there is something to look up: what counts
-is what the bucket holds, for a message that it refused is heard as well. What says nothing new is not looked up.
+is what the bucket holds, for a message that it refused is heard as well. One is heard before it is stored, too, so it
+is looked for until it is there, for STORED_SECONDS. What says nothing new is not looked up.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from google.protobuf.message import DecodeError
 
 from penstock.bus import Bucket, Bus, BusError, Heard, RunNames, hearing
 from penstock.members.v1.members_pb2 import Member
+from penstock.membership.beside import beside
 from penstock.membership.view import GONE_SECONDS, View
 from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
+AGAIN_SECONDS, STORED_SECONDS = 0.05, 3.0
 
 
 class Watcher:
@@ -38,6 +41,7 @@ class Watcher:
         self._bus, self._names, self._bucket, self._clock = bus, names, Bucket(bus, names), clock
         self._start = len(names.key_subject("x")) - 1
         self._changes, self._changed = 0, asyncio.Condition()
+        self._awaited: dict[str, tuple[bytes, float]] = {}  # what was heard of a key, and until when it is looked for
 
     @property
     def changes(self) -> int:
@@ -77,12 +81,13 @@ class Watcher:
         while True:
             try:
                 try:
-                    async with asyncio.timeout(TICK_SECONDS):
+                    async with asyncio.timeout(AGAIN_SECONDS if self._awaited else TICK_SECONDS):
                         message = await heard.get()
                 except TimeoutError:
                     pass
                 else:
                     await self._take(message)
+                await self._look_again()
                 if self._bus.reconnections != reconnections:
                     reconnections = self._bus.reconnections
                     self.view.hear_all(self._clock())
@@ -102,9 +107,15 @@ class Watcher:
         if member is not None and self.view.holds(key, member):
             self.view.hear(key, self._clock())
             return
-        stored = await self._bucket.last(key)
-        if stored is not None:
-            await self._entry(key, stored.value, stored.revision)
+        self._awaited[key] = (message.payload, time.monotonic() + STORED_SECONDS)
+
+    async def _look_again(self) -> None:
+        for key, (payload, until) in list(self._awaited.items()):
+            stored = await self._bucket.last(key)
+            if stored is not None:
+                await self._entry(key, stored.value, stored.revision)
+            if (stored is not None and stored.value == payload) or time.monotonic() > until:
+                del self._awaited[key]
 
     async def _entry(self, key: str, value: bytes, revision: int) -> None:
         if self.view.entry(key, _member(key, value), revision, self._clock()):
@@ -149,12 +160,5 @@ async def watching(
     watcher = Watcher(bus, names, gone_seconds=gone_seconds, clock=clock)
     async with hearing(bus, names.member_subjects, names.key_subject(names.over_key)) as heard:
         await watcher.look()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                following = tasks.create_task(watcher.run(heard))
-                try:
-                    yield watcher
-                finally:
-                    following.cancel()
-        except BaseExceptionGroup as failures:  # the block's own, or what ended the watch
-            raise failures.exceptions[0] from failures
+        async with beside(watcher.run(heard)):
+            yield watcher

@@ -15,7 +15,7 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.diagnostics.v1 import diagnostics_pb2, diagnostics_pb2_grpc
 from penstock.generation.v1 import generation_pb2, generation_pb2_grpc
 from penstock.learner.v1 import learner_pb2, learner_pb2_grpc
-from penstock.membership import Member, Watcher
+from penstock.membership import Member, Watcher, beside
 from penstock.weights.v1 import weights_pb2, weights_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -140,10 +140,6 @@ async def peers(
 
         for name, address in addresses.items():
             channels[name] = await channel(address)
-        following = asyncio.create_task(follow(watcher)) if watcher is not None else None
-        try:
-            yield Peers(known, channels, watcher)
-        finally:
-            if following is not None:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+        if watcher is not None:
+            await stack.enter_async_context(beside(follow(watcher)))
+        yield Peers(known, channels, watcher)
