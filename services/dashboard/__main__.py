@@ -10,10 +10,13 @@ from contextlib import AsyncExitStack
 import uvicorn
 
 from penstock import rpc
-from penstock.bus import LoginRefused
+from penstock.bus import BusError, LoginRefused
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.membership import MemberState, NameTaken
+from penstock.membership.beside import beside
 from penstock.process import Part, flags, joined, security
+from penstock.process.joining import PeerMoved
+from penstock.rpc import is_local
 from penstock.system import exits
 from penstock.telemetry import logs
 from services.dashboard.app import app
@@ -28,7 +31,13 @@ async def serve(args: argparse.Namespace) -> None:
         await _page(args, held, args.coordinator, None)
         return
     async with joined(args, args.run, held) as part:
-        await _page(args, held, args.coordinator or await part.address_of("coordinator"), part)
+        coordinator = args.coordinator or await part.address_of("coordinator")
+        page = _page(args, held, coordinator, part)
+        if args.coordinator is not None:
+            await page
+        else:  # one that has moved is looked up by the process that is started next
+            async with beside(part.until_moved("coordinator", coordinator)):
+                await page
 
 
 async def _page(args: argparse.Namespace, held: rpc.Security, coordinator: str | None, part: Part | None) -> None:
@@ -69,14 +78,12 @@ async def _take_part(part: Part, address: str, server: uvicorn.Server, ends_with
     """Announces the page until it is told to end, or its run is over."""
     announcer = await part.announce(address)
     await part.say(MemberState.MEMBER_STATE_READY)
-    async with asyncio.TaskGroup() as tasks:
-        beside = [tasks.create_task(announcer.run())]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(beside(announcer.run()))
         if ends_with_run:
-            beside.append(tasks.create_task(_until_over(part, server)))
+            await stack.enter_async_context(beside(_until_over(part, server)))
         while not server.should_exit:
             await asyncio.sleep(0.1)  # uvicorn announces its end by a flag only
-        for each in beside:
-            each.cancel()
 
 
 async def _until_over(part: Part, server: uvicorn.Server) -> None:
@@ -100,12 +107,17 @@ def main() -> int:
     args = parser.parse_args()
     if args.coordinator is None and args.runs is None and (args.nats is None or args.run is None):
         parser.error("there is nothing to show: give --coordinator, or --nats and --run to find it, or --runs")
+    if args.key_file is None and not args.insecure and not is_local(args.listen):
+        parser.error(f"--listen {args.listen}: everybody who reaches it could look; give --key-file, or --insecure")
     logs.configure(args.name, level=args.log_level)
     try:
         asyncio.run(serve(args))
     except (OSError, ValueError, LoginRefused, NameTaken) as error:
         logger.error("cannot start: %s", error)
         return exits.BAD_INPUT
+    except (BusError, PeerMoved) as error:
+        logger.error("the page ends: %s", error)
+        return exits.FAILED
     except SystemExit as error:  # how uvicorn says that it could not bind
         logger.error("cannot listen on %s", args.listen)
         return exits.BAD_INPUT if error.code else 0

@@ -14,7 +14,7 @@ import socket
 from multiprocessing import connection, context, forkserver, resource_tracker
 from typing import Any
 
-from penstock.system.parent_death import die_with_parent
+from penstock.system.parent_death import die_with_parent, mortal_spawns
 
 IMPORTED = (
     "vllm.v1.engine.async_llm",
@@ -40,6 +40,7 @@ class Forked(context.ForkServerProcess):
     def run(self) -> None:
         """In the forked process."""
         os.environ.update(self._environment)
+        mortal_spawns()  # what is spawned here is this process' own
         super().run()
 
 
@@ -58,6 +59,8 @@ def begin(threads: int) -> None:
     from vllm.v1.engine import utils
     from vllm.v1.executor import multiproc_executor
 
+    if torch.cuda.is_initialized():  # which a fork cannot use: vLLM spawns then, as it does by itself
+        return
     torch.set_num_threads(threads)  # it may have been imported too early to hear of OMP_NUM_THREADS
     for module in (utils, multiproc_executor):
         module.get_mp_context = forking

@@ -42,7 +42,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
         prompt = from_int32s(request.prompt_tokens)
         self._check_tokens("prompt_tokens", int(prompt.min()), int(prompt.max()))
         samples = max(1, request.samples)
-        self._check_room("prompt_token_count", request.prompt_token_count, request.sampling.max_tokens)
+        self._check_room("prompt_token_count", request.prompt_token_count, request.sampling.max_tokens, samples)
         pinned = request.pinned_step if request.HasField("pinned_step") else None
 
         def late(_: str) -> rpc.Abort:
@@ -142,7 +142,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
             text = f"holds id {least if least < 0 else greatest}; the model's vocabulary is 0..{self._vocabulary - 1}"
             raise rpc.invalid_argument(f"{field}: {text}", rpc.Violation(field, text))
 
-    def _check_room(self, field: str, tokens: int, drawn: int) -> None:
+    def _check_room(self, field: str, tokens: int, drawn: int, samples: int = 1) -> None:
         limit = self._host.settings.max_context
         if tokens + drawn > limit:
             raise rpc.out_of_range(
@@ -150,7 +150,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
                 reason="CONTEXT",
                 metadata={"max_context": str(limit)},
             )
-        if self._admitted >= QUEUE_FACTOR * self._host.settings.max_running:
+        if self._admitted and self._admitted + samples > QUEUE_FACTOR * self._host.settings.max_running:
             raise rpc.resource_exhausted(f"{self._admitted} requests wait already", reason="QUEUE_FULL")
 
 

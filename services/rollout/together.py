@@ -23,6 +23,10 @@ Told = pb.GenerateResponse | Exception | None
 """What a sample's queue has: its chunks, then why there are no more, or None where the stream just ended."""
 
 
+MOST = 1024
+"""Samples of one call, as GenerateRequest.samples has it."""
+
+
 class Alone(Exception):
     """The replica drew one sample of those that it was asked for: it is older than such calls."""
 
@@ -62,9 +66,9 @@ class Together:
         Alone before there was any chunk."""
         key = request.SerializeToString(deterministic=True)
         party = self._parties.get(key)
-        if party is None:
+        if party is None or len(party.queues) >= MOST:
             party = self._parties[key] = _Party(request)
-            asyncio.get_running_loop().call_soon(self._begin, key)
+            asyncio.get_running_loop().call_soon(self._begin, key, party)
         mine: asyncio.Queue[Told] = asyncio.Queue()
         party.queues.append(mine)
         party.readers += 1
@@ -79,8 +83,9 @@ class Together:
             if party.readers == 0 and party.call is not None:
                 party.call.cancel()
 
-    def _begin(self, key: bytes) -> None:
-        party = self._parties.pop(key)
+    def _begin(self, key: bytes, party: _Party) -> None:
+        if self._parties.get(key) is party:
+            del self._parties[key]
         if party.readers:
             party.call = asyncio.create_task(self._read(party))
 
@@ -96,9 +101,16 @@ class Together:
                 party.queues[chunk.sample].put_nowait(chunk)
         except rpc.RpcError as error:
             ended = error
-        except IndexError:
-            text = f"a chunk of sample {chunk.sample}, of {len(party.queues)}"
+        except asyncio.CancelledError:  # nobody is left, or the channel was closed
+            ended = rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "the call was cancelled")
+            raise
+        except Exception as error:  # such as a message that is none: whoever waits must hear of it
+            text = f"a chunk that is none of {len(party.queues)} samples': {type(error).__name__}: {error}"
             ended = rpc.RpcError(grpc.StatusCode.INTERNAL, text)
+        finally:
+            self._deal_end(party, ended, several)
+
+    def _deal_end(self, party: _Party, ended: Told, several: bool) -> None:
         first, *others = party.queues
         if others and ended is None and not several:
             self.alone, ended = True, Alone()

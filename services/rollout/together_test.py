@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed, engines
 from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
+from services.rollout.together import MOST, Together
 
 STOP = pb.FINISH_REASON_STOP
 SAMPLING = SamplingParams(temperature=1, top_p=1, max_tokens=8, stop_token_ids=[2])
@@ -135,3 +137,52 @@ async def test_a_call_that_is_shared_ends_when_nobody_is_left_who_reads_it() -> 
             tasks[2].cancel()
             await left.wait()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Spoiled:
+    """A stub whose stream has, in place of a message, what gRPC makes of one that cannot be read."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def Generate(self, request: generation_pb2.GenerateRequest, timeout: float) -> Any:
+        self.asked.append(request.samples)
+
+        class Call:
+            def __aiter__(self) -> AsyncIterator[Any]:
+                return self.chunks()
+
+            async def chunks(self) -> AsyncIterator[Any]:
+                yield None
+
+            def cancel(self) -> bool:
+                return True
+
+        return Call()
+
+
+async def read(calls: Together) -> str:
+    """How a sample that shares a call ends."""
+    try:
+        async with aclosing(calls.shared(generation_pb2.GenerateRequest(request_id="g"), 10)) as chunks:
+            async for _ in chunks:
+                pass
+    except rpc.RpcError as error:
+        return str(error)
+    return "ended"
+
+
+async def test_whoever_waits_hears_of_a_message_that_is_none() -> None:
+    stub: Any = Spoiled()
+    calls = Together(stub)
+    async with asyncio.timeout(30):
+        said = await asyncio.gather(read(calls), read(calls))
+    assert all("INTERNAL: a chunk that is none of 2 samples'" in each for each in said)
+
+
+async def test_a_group_larger_than_a_call_may_be_has_several() -> None:
+    stub: Any = Spoiled()
+    calls = Together(stub)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(read(calls) for _ in range(MOST + 2)))
+    assert stub.asked == [MOST, 2]

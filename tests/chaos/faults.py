@@ -98,8 +98,11 @@ class Host:
         port = self._port(fault.role)
         if not port:
             return False
-        with _undone(lambda: _unreachable("del", port)):
+        try:
             _unreachable("add", port)
+        except subprocess.CalledProcessError:  # a kernel without routing by policy
+            return False
+        with _undone(lambda: _unreachable("del", port)):
             time.sleep(fault.seconds)
         return True
 

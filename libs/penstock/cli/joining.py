@@ -5,6 +5,7 @@ What a host needs is the address of NATS, the run's name and its credentials: th
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import dataclasses
 import logging
@@ -21,8 +22,8 @@ from penstock.access import Login
 from penstock.bus import Bucket, Bus, BusError, RunNames, connect, load_payload, until_run
 from penstock.bus.embedded import free_ports
 from penstock.cli.bundling import NoBundle, has_weights, unpack
-from penstock.recipes import Recipe, RecipeError, load
-from penstock.rpc import is_local
+from penstock.recipes import Recipe, RecipeError, load, recorded
+from penstock.rpc import Certificates, is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
 from penstock.supervisor.plan import nats_of
 from penstock.supervisor.scaling import moves
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 NEED_WEIGHTS = frozenset({"generation", "learner"})
 """Kinds that are started from the model's weights."""
+READ_MODEL = frozenset({"coordinator", "rollout", *NEED_WEIGHTS})
+"""Kinds that read the model's directory at all."""
+RUNS_AS = {"teacher": "generation", "judge": "generation"}
+"""Kinds that show themselves as another."""
 FIRST = "first"
 """The place that started the run, for `penstock scale`."""
 
@@ -55,7 +60,21 @@ class Joining:
 
     def login(self, kind: str) -> Login:
         """How a kind shows itself to NATS. Raises OSError."""
-        return Login() if self.secrets is None else Login.parsed((self.secrets / nats_of(kind)).read_text())
+        held = self._certificates
+        context = held.context() if held is not None else None
+        text = "" if self.secrets is None else (self.secrets / nats_of(RUNS_AS.get(kind, kind))).read_text()
+        return Login.parsed(text, context)
+
+    @property
+    def _certificates(self) -> Certificates | None:
+        """Those that the flags of its services name."""
+        parser = argparse.ArgumentParser(add_help=False)
+        for flag in ("--tls-ca", "--tls-certificate", "--tls-key"):
+            parser.add_argument(flag, type=pathlib.Path)
+        found, _ = parser.parse_known_args(list(self.flags))
+        if found.tls_ca is None:
+            return None
+        return Certificates.of_files(authority=found.tls_ca, certificate=found.tls_certificate, key=found.tls_key)
 
     @property
     def host(self) -> str:
@@ -82,6 +101,9 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
             await asyncio.sleep(LOOK_SECONDS)  # it is written at once after the streams
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
+    if not set(kinds) & READ_MODEL:
+        path.write_bytes(held.value)
+        return recorded(path)
     raw: dict[str, Any] = yaml.safe_load(held.value)
     there = pathlib.Path(raw["model"]["path"])
     if not there.is_dir() and (bundle := await Bucket(bus, names).get(names.model_key)) is not None:
@@ -102,17 +124,18 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
 async def follow_wanted(bus: Bus, names: RunNames, where: str, scaling: Scaling) -> None:
     """Reaches what `penstock scale` wants of a place, whenever it says so; for ever."""
     bucket, key = Bucket(bus, names), names.wanted_key(where or FIRST)
-    before = await bucket.get(key)
-    revision = before.revision if before is not None else 0
+    revision: int | None = None
     while True:
-        await asyncio.sleep(LOOK_SECONDS)  # who keeps processes may be no user who hears this key
         try:
             held = await bucket.get(key)
-            if held is not None and held.revision > revision:
+            if revision is None:  # what was wanted of an earlier life is none of this one's
+                revision = held.revision if held is not None else 0
+            elif held is not None and held.revision > revision:
                 revision = held.revision
                 await scaling.reach(counts_of(held.value.decode(errors="replace").split()))
         except (BusError, ValueError) as error:
             logger.warning("cannot scale %s: %s", where or FIRST, error)
+        await asyncio.sleep(LOOK_SECONDS)  # who keeps processes may be no user who hears this key
 
 
 async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable[[str, str], None]) -> None:

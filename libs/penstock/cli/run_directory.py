@@ -67,6 +67,7 @@ def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
     root.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)  # samples and weights are the user's; who shares them says so by chmod
     with locked(folder):
+        (folder / "addresses.json").unlink(missing_ok=True)  # of an earlier life: nobody of it is there
         _check(folder, recipe)
         _reopen(folder)
         (folder / "recipe.yaml").write_text(dump(recipe))

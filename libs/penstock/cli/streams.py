@@ -29,6 +29,7 @@ async def streams_of(folder: pathlib.Path) -> AsyncIterator[Bus]:
             if url is None:
                 raise
         else:
+            (folder / "addresses.json").unlink(missing_ok=True)  # of an earlier life: nobody of it is there
             server = run_server(folder, "nats-read.log")
             url = (await stack.enter_async_context(server)).url
         yield await stack.enter_async_context(connect(url, name="penstock", login=login))

@@ -9,10 +9,13 @@ import os
 import pathlib
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from penstock import rpc
 from penstock.bus import (
+    Bucket,
+    Bus,
+    BusError,
     RunNames,
     connect,
     guard_store,
@@ -26,6 +29,7 @@ from penstock.cli.making import make_run
 from penstock.cli.streams import NATS
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.histories.history import summary_of
 from penstock.recipes import Recipe
 from penstock.rpc import Certificates
 from penstock.supervisor import Scaling, Service, Supervisor, plan
@@ -33,6 +37,8 @@ from penstock.supervisor.plan import instances
 
 START_SECONDS = 60.0
 RENEW_SECONDS = 5.0
+OVER_SECONDS = 3.0
+ENDS = ("done", "stopped", "failed")
 
 
 @dataclasses.dataclass
@@ -114,7 +120,20 @@ async def training(
         (folder / "addresses.json").write_text(json.dumps({**addresses, NATS: url}, indent=2) + "\n")
         channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security))
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
-        yield Training(folder, addresses, supervisor, stub, http), keeping
+        try:
+            yield Training(folder, addresses, supervisor, stub, http), keeping
+        finally:  # hosts that joined end with the run, whatever has become of the coordinator
+            await _tell_over(bus, RunNames(recipe.run), folder)
+
+
+async def _tell_over(bus: Bus, names: RunNames, folder: pathlib.Path) -> None:
+    """Says that the run is over, where nobody has said it; its streams are gone in a moment."""
+    bucket, status = Bucket(bus, names), str(summary_of(folder).get("status", ""))
+    with suppress(BusError):
+        async with asyncio.timeout(OVER_SECONDS):
+            held = await bucket.get(names.over_key)
+            if held is None or not held.value:
+                await bucket.put(names.over_key, (status if status in ENDS else "stopped").encode())
 
 
 async def renew(certificates: Certificates, pid: Callable[[], int | None]) -> None:

@@ -115,12 +115,13 @@ class Announcer:
         if stored is not None and self._wrote(stored.value):  # its acknowledgement was lost
             self._revision = stored.revision
             return
-        if self._begun and fenced.current:
+        if self._begun and stored is not None and stored.value:
             raise NameTaken(
                 f"another process takes part as {self.member.instance!r} ({self.member.kind}) since; this one ends. "
                 "Give each its own --name"
             ) from fenced
-        self.member.incarnation, self._revision, self._begun = 0, fenced.current, False
+        self._revision = stored.revision if stored is not None else 0
+        self.member.incarnation, self._begun = 0, False
 
     def _wrote(self, value: bytes) -> bool:
         """Whether an announcement is this process's own: no other began in the same nanosecond at the same address."""

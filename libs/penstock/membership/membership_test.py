@@ -161,3 +161,12 @@ async def test_what_is_no_member_is_left_out(bus: Bus, names: RunNames) -> None:
     await bucket.put(names.member_key("rollout", "liar"), member(state=READY).SerializeToString())
     async with watching(bus, names) as watcher:
         assert not watcher.view.members()
+
+
+async def test_whoever_may_speak_may_say_anything_and_nobody_falls_over_it(bus: Bus, names: RunNames) -> None:
+    async with watching(bus, names) as watcher, announcing(bus, names, member()) as announcer:
+        start = names.member_subjects.removesuffix("*.*")
+        for tail in ("generation.a:b", f"generation.{'x' * 100}", "generation._", "gen.é", "generation.generation-7"):
+            await bus.client.publish(f"{start}{tail}", b"\xff\xff")
+        await announcer.say(READY)
+        assert await until(watcher, "generation-0") < 10

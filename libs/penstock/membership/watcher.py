@@ -23,6 +23,8 @@ from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
+MOST_AWAITED = 1024
+"""Members that may have said something new in the same moment."""
 AGAIN_SECONDS, STORED_SECONDS = 0.05, 3.0
 
 
@@ -103,11 +105,22 @@ class Watcher:
             if self._said_over(message.payload):
                 await self._notify()
             return
+        if not self._is_members(key) or (key not in self._awaited and len(self._awaited) >= MOST_AWAITED):
+            logger.warning("what was heard under %.100r is left aside", key)
+            return
         member = _member(key, message.payload)
         if member is not None and self.view.holds(key, member):
             self.view.hear(key, self._clock())
             return
         self._awaited[key] = (message.payload, time.monotonic() + STORED_SECONDS)
+
+    def _is_members(self, key: str) -> bool:
+        """Whether a member may have the key: whoever may speak at all may say anything under any."""
+        try:
+            _, kind, instance = key.split(".")
+            return key == self._names.member_key(kind, instance)
+        except ValueError:
+            return False
 
     async def _look_again(self) -> None:
         for key, (payload, until) in list(self._awaited.items()):

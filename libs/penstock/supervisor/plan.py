@@ -155,7 +155,8 @@ def _arguments(
             if g.speculative is not None:
                 yield from ("--speculative", json.dumps(g.speculative.config))
         case "teacher":
-            assert recipe.teacher is not None
+            if recipe.teacher is None:
+                raise ValueError("the run has no teacher")
             t, g = recipe.teacher, recipe.generation
             # One token more than a sample may have: a scoring request also draws one.
             yield from ("--part", "teacher", "--model", t.path, "--dtype", t.dtype, "--max-context", g.max_context + 1)

@@ -56,13 +56,21 @@ class Scaling:
         self._supervisor, self._make, self._names, self._place = supervisor, make, list(names), place
 
     async def reach(self, wanted: Mapping[str, int]) -> None:
-        """Starts and ends processes until so many of each kind are kept; those that end are drained first."""
+        """Starts and ends processes until so many of each kind are kept; those that end are drained first.
+
+        Raises ValueError for a kind that the run does not have.
+        """
         for kind, count in wanted.items():
             new, gone = moves([n for n in self._names if kind_of(n) == kind], kind, count, self._place)
             for name in new:
+                service = self._make(name)
                 self._names.append(name)
-                self._supervisor.add(self._make(name))
+                self._supervisor.add(service, self._lost)
             for name in gone:
                 self._names.remove(name)
             logger.info("scaled", extra={"kind": kind, "count": count, "started": new, "ended": gone})
             await asyncio.gather(*(self._supervisor.remove(name) for name in gone))
+
+    def _lost(self, name: str) -> None:
+        if name in self._names:
+            self._names.remove(name)

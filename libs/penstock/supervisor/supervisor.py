@@ -45,6 +45,7 @@ class Supervisor:
         self._ended = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._removed: set[str] = set()
+        self._kept: dict[str, asyncio.Task[None]] = {}
         self.restarts: dict[str, int] = {}
 
     async def keep(self, services: Iterable[Service]) -> None:
@@ -53,17 +54,21 @@ class Supervisor:
             for service in services:
                 self.add(service)
 
-    def add(self, service: Service) -> None:
-        """Keeps one more alive; `keep` must be under way."""
+    def add(self, service: Service, lost: Callable[[str], None] | None = None) -> None:
+        """Keeps one more alive; `keep` must be under way. lost: called with its name where it cannot be kept, which is
+        then no end of the others."""
         assert self._tasks is not None, "services are added to those that are kept"
         self._removed.discard(service.name)
-        self._tasks.create_task(self._keep(service), name=service.name)
+        work = self._keep(service) if lost is None else self._keep_or_lose(service, lost)
+        self._kept[service.name] = self._tasks.create_task(work, name=service.name)
 
     async def remove(self, name: str) -> None:
         """Ends a child for good, with the time to hand over what it has."""
         self._removed.add(name)
-        if name in self._children:
-            await self._children[name].stop(GRACE_SECONDS)
+        task = self._kept.pop(name, None)
+        if task is not None:
+            task.cancel()  # it stops its child, if it has one now
+            await asyncio.gather(task, return_exceptions=True)
 
     async def ended(self) -> None:
         """Waits until a service that `ends` has ended well."""
@@ -102,6 +107,13 @@ class Supervisor:
     def _over(self, service: Service) -> bool:
         """Whether a service is not started again."""
         return self._stopping or service.name in self._removed
+
+    async def _keep_or_lose(self, service: Service, lost: Callable[[str], None]) -> None:
+        try:
+            await self._keep(service)
+        except ServiceFailed as failed:
+            logger.error("%s; the others go on", failed)
+            lost(service.name)
 
     async def _keep(self, service: Service) -> None:
         fast, starved, pause = 0, 0, FIRST_PAUSE

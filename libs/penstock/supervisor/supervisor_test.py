@@ -14,6 +14,7 @@ import pytest
 from penstock.recipes import resolve
 from penstock.supervisor import Service, ServiceFailed, Supervisor, plan
 from penstock.supervisor.plan import instances
+from penstock.supervisor.supervisor import FIRST_PAUSE
 from penstock.system import exits
 
 
@@ -47,6 +48,32 @@ async def test_a_killed_child_is_started_again(tmp_path: pathlib.Path) -> None:
     await supervisor.stop()
     await keeping
     assert supervisor.pid("s") is None
+
+
+async def test_one_more_that_cannot_be_kept_is_no_end_of_the_others(tmp_path: pathlib.Path) -> None:
+    supervisor, lost = Supervisor(tmp_path), list[str]()
+    keeping = asyncio.create_task(supervisor.keep([service("s", "import time; time.sleep(600)")]))
+    await until(lambda: supervisor.pid("s"))
+    supervisor.add(service("t", "import sys; print('no room'); sys.exit(2)"), lost.append)
+    await until(lambda: lost == ["t"])
+    assert supervisor.pid("s") and not keeping.done()
+    await supervisor.stop()
+    await keeping
+
+
+async def test_a_name_that_was_removed_while_it_died_is_kept_once_when_it_comes_again(tmp_path: pathlib.Path) -> None:
+    supervisor = Supervisor(tmp_path)
+    keeping = asyncio.create_task(supervisor.keep([service("s", "import time; time.sleep(600)")]))
+    await until(lambda: supervisor.pid("s"))
+    supervisor.add(service("t", "import sys; sys.exit(1)"), lambda name: None)
+    await until(lambda: supervisor.restarts.get("t"))  # it waits until it is started again
+    await supervisor.remove("t")
+    supervisor.add(service("t", f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); import time; time.sleep(600)"))
+    await until(lambda: (tmp_path / "starts").is_file() and (tmp_path / "starts").read_text())
+    await asyncio.sleep(2 * FIRST_PAUSE)  # in which the first would be back
+    assert (tmp_path / "starts").read_text() == "x"
+    await supervisor.stop()
+    await keeping
 
 
 async def test_bad_input_is_not_repeated_and_its_last_words_are_the_reason(tmp_path: pathlib.Path) -> None:

@@ -56,6 +56,7 @@ class Peers:
 
     async def hold(self, step: int, lease: float) -> None:
         """Keeps receivers from being moved past `step`."""
+        self._need("weight_sync")
         for stub in [weights_pb2_grpc.WeightSyncServiceStub(self.channels[n]) for n in self._named("weight_sync")]:
             duration = Duration()
             duration.FromNanoseconds(int(lease * 1e9))
@@ -76,12 +77,25 @@ class Peers:
 
     async def drain_learner(self, *, finish: bool = False) -> None:
         """Asks the learner to end after its step; with `finish`, to export the model too. Raises rpc.RpcError."""
+        if finish:
+            self._need("learner")
         for name in self._named("learner"):
             stub = learner_pb2_grpc.LearnerServiceStub(self.channels[name])
             await rpc.call(stub.Drain(learner_pb2.DrainRequest(finish=finish), timeout=ASK_SECONDS))
 
+    def _need(self, service: str) -> None:
+        """Raises RpcError where members are known and none is of this kind: nobody hears, and it would look done."""
+        if self.watcher is not None and not self._named(service):
+            raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, f"no {service} takes part in the run now")
+
     def _named(self, service: str) -> list[str]:
         return [n for n in self.addresses if n.partition("-")[0] == service]
+
+
+def _name(member: Member) -> str:
+    """What a member is called here: it begins with its kind, which nobody chooses, whatever its instance is called."""
+    own = member.instance == member.kind or member.instance.startswith(f"{member.kind}-")
+    return member.instance if own else f"{member.kind}-{member.instance}"
 
 
 async def _waits(name: str, address: str, channel: grpc.aio.Channel) -> pb.ServiceWaits:
@@ -126,7 +140,7 @@ async def peers(
         async def follow(watcher: Watcher) -> None:
             while True:
                 seen = watcher.changes
-                found = {m.instance: m.address for m in watcher.view.members() if m.address and m.kind not in SILENT}
+                found = {_name(m): m.address for m in watcher.view.members() if m.address and m.kind not in SILENT}
                 found |= addresses
                 for name, address in list(found.items()):
                     try:

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from penstock import rpc
 from penstock.bus import Bus, RunNames
 from penstock.membership import Member, MemberState, announcing, watching
@@ -35,3 +37,17 @@ async def test_members_are_asked_while_they_take_part_and_told_peers_always(bus:
             said = {each.service: bool(each.unreachable) for each in await found.waits()}
             assert said == {"generation-0": False, "generation-9": True}, "nobody asks the page what it waits for"
         await until(lambda: list(found.addresses) == ["generation-9"])
+
+
+async def test_a_kind_is_what_counts_and_not_what_a_member_is_called(bus: Bus, names: RunNames) -> None:
+    """Else a stranger called learner would be told to drain, and shown what only the learner may see."""
+    async with (
+        watching(bus, names) as watcher,
+        peers({}, rpc.Security(), watcher) as found,
+        announcing(bus, names, member("reward_model", "learner", "127.0.0.1:9")),
+        announcing(bus, names, member("weight_sync", "store", "127.0.0.1:10")),
+    ):
+        await until(lambda: set(found.addresses) == {"reward_model-learner", "weight_sync-store"})
+        assert found._named("weight_sync") == ["weight_sync-store"]
+        with pytest.raises(rpc.RpcError, match="no learner takes part"):
+            await found.drain_learner(finish=True)

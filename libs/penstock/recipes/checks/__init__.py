@@ -18,7 +18,7 @@ __all__ = ["check_recipe"]
 def check_recipe(recipe: Recipe, *, rows: bool = True) -> list[str]:
     """Everything that contradicts itself; empty if the recipe can be run. rows: whether data files must be here."""
     problems = [*check_telemetry(recipe), *check_checkpoints(recipe), *check_layout(recipe), *check_mixture(recipe)]
-    problems += [*check_drafts(recipe), *security_problems(recipe)]
+    problems += [*(check_drafts(recipe) if rows else ()), *security_problems(recipe)]
     own, *others = (_of_source(r, rows) for r in recipe.sources.values())
     further = [f"mixture.{i}: {problem}" for i, found in enumerate(others) for problem in found if problem not in own]
     return [*problems, *own, *further]

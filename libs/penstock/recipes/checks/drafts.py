@@ -47,7 +47,8 @@ def _of_model(method: str, path: str, recipe: Recipe) -> Iterator[str]:
     if method == "draft_model" and ours is not None and theirs != ours:
         yield f"{KEY}.model: {path} has {theirs} tokens and {recipe.model.path} {ours}; use one that has as many"
     named = (architecture(path) or "none").lower()
-    if method == "eagle3" and "eagle3" not in named and not _config(path).get("speculators"):
+    told = any(key == "draft_vocab_size" or key.startswith("speculators") for key in _config(path))
+    if method == "eagle3" and "eagle3" not in named and not told:
         yield f"{KEY}.model: {path} is no head of EAGLE-3 but {architecture(path)}; use one made for the policy"
 
 
@@ -56,4 +57,7 @@ def _config(path: str) -> dict[str, object]:
         said = json.loads(pathlib.Path(path, "config.json").read_text())
     except (OSError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
+    if not isinstance(said, dict):
+        return {}
+    inner = said.get("text_config")  # of a model that reads more than text
+    return {**inner, **said} if isinstance(inner, dict) else said

@@ -31,7 +31,11 @@ def _trackers(recipe: Recipe, beside: Sequence[pathlib.Path]) -> Iterator[str]:
                 f"add coordinator {package}` makes a folder of packages for packages.folder, or set the key to "
                 f"{_OFF[key]}: metrics.jsonl has every step"
             )
-    announced = hosted.trackers(beside) if recipe.telemetry.trackers else {}
+    try:
+        announced = hosted.trackers(beside) if recipe.telemetry.trackers else {}
+    except ValueError as error:
+        yield f"telemetry.trackers: {error}"
+        return
     for name in recipe.telemetry.trackers:
         if name not in announced:
             known = ", ".join(difflib.get_close_matches(name, list(announced), n=1) or sorted(announced)) or "none"

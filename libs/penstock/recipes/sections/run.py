@@ -127,5 +127,7 @@ class Telemetry(Section):
         default=None, description="MLflow experiment (needs mlflow installed and configured)"
     )
     trackers: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="trackers of packages of yours by the name they announce, with their settings"
+        default_factory=dict,
+        description="trackers of packages of yours by the name they announce, with their settings, which are no place "
+        "for secrets",
     )

@@ -45,14 +45,14 @@ def trackings(folder: pathlib.Path, recipe: Recipe) -> list[Tracking]:
         made.append(Tracking("Weights & Biases", notes, lambda: Wandb(project, told)))
     if experiment:
         made.append(Tracking("MLflow", notes, lambda: Mlflow(experiment, told)))
-    own = trackers()
     for name, settings in telemetry.trackers.items():
-        made.append(Tracking(name, notes, partial(_own, name, own.get(name), told, settings)))
+        made.append(Tracking(name, notes, partial(_own, name, told, settings)))
     return made
 
 
-def _own(name: str, place: str | None, told: About, settings: Mapping[str, Any]) -> Tracker:
+def _own(name: str, told: About, settings: Mapping[str, Any]) -> Tracker:
     """A tracker of somebody's package: what it announces is called with the run and its settings."""
+    place = trackers().get(name)
     if place is None:
         raise LookupError(f"no package announces the tracker {name!r}")
     module, _, function = place.partition(":")
