@@ -9,6 +9,9 @@ STATIC = pathlib.Path(__file__).parent / "static"
 
 
 def test_every_metric_of_the_page_is_one_of_a_step() -> None:
-    named = {name for path in STATIC.glob("*.js") for name in re.findall(r"\brl\.[a-z_.]+[a-z]", path.read_text())}
+    named = {
+        name for path in STATIC.glob("*.js") for name in re.findall(r"\brl\.[a-z0-9_.]+[a-z0-9]", path.read_text())
+    }
     assert len(named) > 10, "the page names its metrics otherwise: this test would prove nothing"
-    assert steps.unknown(named) == []
+    families = steps.register()  # the page has charts of whole families
+    assert [name for name in steps.unknown(named) if name not in families] == []

@@ -101,6 +101,9 @@ class Together:
                 party.queues[chunk.sample].put_nowait(chunk)
         except rpc.RpcError as error:
             ended = error
+        except IndexError:
+            text = f"a chunk of sample {chunk.sample}, of {len(party.queues)}"
+            ended = rpc.RpcError(grpc.StatusCode.INTERNAL, text)
         except asyncio.CancelledError:  # nobody is left, or the channel was closed
             ended = rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "the call was cancelled")
             raise
