@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from penstock import cli
 from penstock.bus import EmbeddedServer, RunNames, connect
 from services.dashboard import run_testing
 
@@ -48,7 +49,7 @@ async def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 async def penstock(*words: object) -> tuple[int, str, str]:
-    command = (sys.executable, "-m", "penstock.cli", *map(str, words))
+    command = (sys.executable, "-m", cli.__name__, *map(str, words))
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     async with asyncio.timeout(120):
@@ -83,7 +84,7 @@ class Browser:
 @contextlib.asynccontextmanager
 async def page(*words: object) -> AsyncIterator[str]:
     """Runs `penstock page` and gives the address that it prints."""
-    command = (sys.executable, "-m", "penstock.cli", "page", *map(str, words))
+    command = (sys.executable, "-m", cli.__name__, "page", *map(str, words))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
