@@ -16,7 +16,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 LONGEST = 2.0
@@ -99,11 +99,10 @@ class Host:
         if not port:
             return False
         try:
-            _unreachable("add", port)
+            with unreachable(port):
+                time.sleep(fault.seconds)
         except subprocess.CalledProcessError:  # a kernel without routing by policy
             return False
-        with _undone(lambda: _unreachable("del", port)):
-            time.sleep(fault.seconds)
         return True
 
     def _pause(self, fault: Fault, rng: random.Random) -> bool:
@@ -161,13 +160,20 @@ def _link(state: str) -> None:
 
 
 def parted() -> None:
-    """Lets rules of `_unreachable` come before that which finds local addresses; in a namespace of one's own."""
+    """Lets rules of `unreachable` come before that which finds local addresses; in a namespace of one's own."""
     subprocess.run(["ip", "rule", "add", "pref", "100", "lookup", "local"], check=True)
     subprocess.run(["ip", "rule", "del", "pref", "0"], check=True)
 
 
-def _unreachable(what: str, port: int) -> None:
-    """Adds or removes that no packet comes to a port, nor from it."""
+@contextlib.contextmanager
+def unreachable(port: int) -> Iterator[None]:
+    """No packet comes to a port of this network namespace, nor from it, for the block. Raises CalledProcessError."""
+    _route("add", port)
+    with _undone(lambda: _route("del", port)):
+        yield
+
+
+def _route(what: str, port: int) -> None:
     for side in ("dport", "sport"):
         rule = ["pref", "50", "ipproto", "tcp", side, str(port), "unreachable"]
         subprocess.run(["ip", "rule", what, *rule], check=True)

@@ -1,4 +1,5 @@
-"""Is a service that stands still named? `python -m tests.chaos.naming FOLDER` stops each in turn and asks `explain`.
+"""Is a service that stands still named? `python -m tests.chaos.naming FOLDER` stops each in turn and asks `explain`;
+and one that nobody reaches any more, where this may have a network of its own.
 
 Prints by role how many seconds it took until `penstock explain` named it, and how long one such command takes on this
 machine, as JSON; a role that was not named within PATIENCE has none.
@@ -14,10 +15,12 @@ import sys
 import time
 from contextlib import suppress
 
-from tests.chaos.one_run import DISK, RUN, Disturbed
+from tests.chaos.faults import unreachable
+from tests.chaos.one_run import DISK, RUN, Disturbed, isolate
 from tests.chaos.shapes import ENDLESS, assets, shape
 
 PATIENCE = 60.0
+PARTED = ("generation-0", "environment-0", "weight_sync")
 ROLES = ("coordinator", "rollout-0", "generation-0", "environment-0", "weight_sync", "learner", "nats")
 
 
@@ -33,6 +36,7 @@ def recipe(folder: pathlib.Path) -> dict[str, object]:
 
 def main(folder: pathlib.Path) -> dict[str, float | None]:
     (folder / DISK).mkdir(parents=True)
+    isolated = isolate(folder / DISK)
     os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
     run, found = Disturbed(folder, recipe(folder / "assets")), dict[str, float | None]()
     try:
@@ -50,6 +54,10 @@ def main(folder: pathlib.Path) -> dict[str, float | None]:
                 for pid in stopped:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGCONT)
+            run.until_step(run.step + 2)
+        for role in PARTED if isolated else ():
+            with unreachable(run.port(role)):
+                found[f"{role}, parted"] = _named(run, role)
             run.until_step(run.step + 2)
         run.stop()
     finally:
