@@ -129,7 +129,7 @@ async def training(
 async def _tell_over(bus: Bus, names: RunNames, folder: pathlib.Path) -> None:
     """Says that the run is over, where nobody has said it; its streams are gone in a moment."""
     bucket, status = Bucket(bus, names), str(summary_of(folder).get("status", ""))
-    with suppress(BusError):
+    with suppress(BusError, TimeoutError):  # a NATS that is gone already tells nobody anything
         async with asyncio.timeout(OVER_SECONDS):
             held = await bucket.get(names.over_key)
             if held is None or not held.value:
