@@ -13,7 +13,7 @@ from penstock import rpc
 from penstock.bus import BusError, connect
 from penstock.chat import ChatTokenizer, TemplateError
 from penstock.cli.credentials import login_of, security_of
-from penstock.cli.run_directory import RunRefused, locked
+from penstock.cli.run_directory import ADDRESSES, RunRefused, locked
 from penstock.cli.streams import NATS, run_server
 from penstock.cli.words import unknown_run
 from penstock.coordinator.v1 import coordinator_pb2_grpc
@@ -25,7 +25,7 @@ from penstock.terminal import failed
 
 Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
 T = TypeVar("T")
-ADDRESSES, COORDINATOR = "addresses.json", "coordinator"
+COORDINATOR = "coordinator"
 
 
 def ask(run: str, runs: pathlib.Path, call: Callable[[Stub], Awaitable[T]]) -> T:

@@ -47,6 +47,8 @@ MAY_CHANGE = (
     "weight_sync.",
     "security",
 )
+ADDRESSES = "addresses.json"
+"""In a run's directory while it is under way: where its services and its NATS are."""
 TARGETS = ("evaluation.target_reward", "evaluation.target_loss")
 """What ends a run before its last step; it says nothing of how the steps were made."""
 
@@ -67,7 +69,7 @@ def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
     root.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)  # samples and weights are the user's; who shares them says so by chmod
     with locked(folder):
-        (folder / "addresses.json").unlink(missing_ok=True)  # of an earlier life: nobody of it is there
+        (folder / ADDRESSES).unlink(missing_ok=True)  # of an earlier life: nobody of it is there
         _check(folder, recipe)
         _reopen(folder)
         (folder / "recipe.yaml").write_text(dump(recipe))

@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from penstock.access import EVERYTHING
 from penstock.bus import Bus, EmbeddedServer, User, connect
 from penstock.cli.credentials import OPERATOR, login_of, nats_files_of
-from penstock.cli.run_directory import RunRefused, locked
+from penstock.cli.run_directory import ADDRESSES, RunRefused, locked
 
-NATS = "nats"  # in addresses.json
+NATS = "nats"  # in ADDRESSES
 
 
 @asynccontextmanager
@@ -24,12 +24,12 @@ async def streams_of(folder: pathlib.Path) -> AsyncIterator[Bus]:
         try:
             stack.enter_context(locked(folder))
         except RunRefused:
-            told = folder / "addresses.json"
+            told = folder / ADDRESSES
             url = json.loads(told.read_text()).get(NATS) if told.is_file() else None
             if url is None:
                 raise
         else:
-            (folder / "addresses.json").unlink(missing_ok=True)  # of an earlier life: nobody of it is there
+            (folder / ADDRESSES).unlink(missing_ok=True)  # of an earlier life: nobody of it is there
             server = run_server(folder, "nats-read.log")
             url = (await stack.enter_async_context(server)).url
         yield await stack.enter_async_context(connect(url, name="penstock", login=login))

@@ -26,6 +26,7 @@ from penstock.bus.embedded import STORE, free_ports
 from penstock.cli.credentials import login_of, make_secrets, nats_files_of, page_key_of, security_of, users_of
 from penstock.cli.joining import follow_wanted
 from penstock.cli.making import make_run
+from penstock.cli.run_directory import ADDRESSES
 from penstock.cli.streams import NATS
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
@@ -117,7 +118,7 @@ async def training(
         await make_run(bus, recipe)
         scaled = asyncio.create_task(follow_wanted(bus, RunNames(recipe.run), "", scaling))
         stack.push_async_callback(_cancel, scaled)
-        (folder / "addresses.json").write_text(json.dumps({**addresses, NATS: url}, indent=2) + "\n")
+        (folder / ADDRESSES).write_text(json.dumps({**addresses, NATS: url}, indent=2) + "\n")
         channel = await stack.enter_async_context(rpc.channel(addresses["coordinator"], security=security))
         stub = coordinator_pb2_grpc.CoordinatorServiceStub(channel)
         try:

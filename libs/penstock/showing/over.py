@@ -17,13 +17,12 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Ledger
 from penstock.recipes import Recipe
 from penstock.rules.quarantine import BadEntry
-from penstock.showing.reader import Reader
+from penstock.showing.reader import RECENT, Reader
 from penstock.showing.standing import standing
 from penstock.snapshots import folded
 from penstock.trajectories import read_sample
 from penstock.trajectory.v1 import trajectory_pb2
 
-RECENT = 500
 HEARTBEAT_SECONDS = 10.0
 STATES = {"done": pb.RUN_STATE_DONE, "stopped": pb.RUN_STATE_STOPPED, "failed": pb.RUN_STATE_FAILED}
 INTERRUPTED = "interrupted: nothing of it runs any more; the same train command goes on with it"

@@ -17,6 +17,8 @@ from penstock.trajectories import read_sample
 from penstock.trajectory.v1 import trajectory_pb2
 
 STEPS_PER_PAGE = 500
+RECENT = 500
+"""Samples at the end of the log that are shown."""
 
 
 class Reader(coordinator_pb2_grpc.CoordinatorServiceServicer):

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from penstock.bus import Bus, Entry, RunNames, last_entry, load_payload, read, stream_state
 from penstock.ledger import Fold, Ledger
 from penstock.rules.quarantine import BadEntry, Quarantine
+from penstock.showing.reader import RECENT
 from penstock.snapshots import fold_up_to, newest
 from penstock.telemetry.waits import progress, waiting
 from penstock.trajectories import read_sample, refused, sample_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.state.log_tail import RECENT, LogTail
+from services.coordinator.state.log_tail import LogTail
 
 FOLD_SECONDS = 600.0
 TICK_SECONDS = 1.0  # those who wait for change look this often at what announces none

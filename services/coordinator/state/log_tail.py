@@ -4,9 +4,9 @@ import dataclasses
 import time
 from collections import deque
 
+from penstock.showing.reader import RECENT
 from penstock.trajectory.v1 import trajectory_pb2
 
-RECENT = 500
 SPEED_SECONDS = 10.0
 
 

@@ -16,10 +16,10 @@ import typer
 from penstock.bus import BusError
 from penstock.bus.embedded import free_ports
 from penstock.chat import TemplateError
-from penstock.cli.asking import ADDRESSES, coordinator_of
+from penstock.cli.asking import coordinator_of
 from penstock.cli.credentials import certificates_of, page_key_of
 from penstock.cli.ports import port_problem
-from penstock.cli.run_directory import RunRefused
+from penstock.cli.run_directory import ADDRESSES, RunRefused
 from penstock.cli.words import DEFAULT_RUNS, PagePort, Runs, unknown_run
 from penstock.recipes import RecipeError
 from penstock.supervisor import Service, ServiceFailed, Supervisor

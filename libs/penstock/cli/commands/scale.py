@@ -11,6 +11,7 @@ import typer
 from penstock.bus import Bucket, BusError, RunNames, connect
 from penstock.cli.credentials import login_of
 from penstock.cli.joining import FIRST
+from penstock.cli.run_directory import ADDRESSES
 from penstock.cli.streams import NATS
 from penstock.cli.words import DEFAULT_RUNS, RunName, Runs, unknown_run
 from penstock.membership import View, watching
@@ -28,7 +29,7 @@ def scale(
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Keep another number of processes on a host of a run; returns when they are ready, and those that go are gone."""
-    told = runs / run / "addresses.json"
+    told = runs / run / ADDRESSES
     if not told.is_file():
         raise failed(unknown_run(run, runs))
     try:
