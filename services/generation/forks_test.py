@@ -32,6 +32,7 @@ if __name__ == "__main__":
     process.start()
     print(forks._server._forkserver_pid, flush=True)
     process.join()
+    os.waitid(os.P_PID, forks._server._forkserver_pid, os.WEXITED | os.WNOWAIT)  # what it forked may end before it has
     print(process.exitcode, forks.forking().get_start_method(), flush=True)
 """
 
