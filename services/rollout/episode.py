@@ -54,7 +54,8 @@ class Place:
 @dataclasses.dataclass(frozen=True)
 class Tools:
     """What an episode is driven with. trained, measured: how long a sample may be that the learner reads, or none.
-    outage: seconds for which the environment may be away."""
+    outage: seconds for which the environment may be away, whenever the group is over; one of the run's has 0, and may
+    be away until then."""
 
     model: str
     chat: ChatTokenizer
@@ -259,22 +260,23 @@ def _finished(
 
 
 async def _ask(tools: Tools, place: Place, method: str, call: Callable[[float], Awaitable[T]], deadline: Deadline) -> T:
-    """Reset or Step; both are idempotent by request id and are repeated while the service is away or full: another
-    team's for as long as an outage may last, by which the deadline moves on."""
+    """Reset or Step; both are idempotent by request id and are repeated while the service is away or full: until
+    the deadline, or for as long as another team's may be away, by which the deadline moves on."""
     began = time.monotonic()
-    usual = min(ENVIRONMENT_SECONDS, max(0.05, deadline.at - began))
+    left = max(0.05, deadline.at - began)
+    usual = min(ENVIRONMENT_SECONDS, left)
     what, on = f"{tools.environment.name}.{method}", f"environment {place.address}"
 
-    async def attempt(left: float) -> T:
-        return await rpc.call(call(min(left, usual)))
+    async def attempt(seconds: float) -> T:
+        return await rpc.call(call(min(seconds, usual)))
 
     try:
-        answer = await rpc.retried(AWAY, max(usual, tools.outage), attempt, what=what, on=on)
+        answer = await rpc.retried(AWAY, tools.outage or left, attempt, what=what, on=on)
     except rpc.RpcError as error:
         raise EnvironmentFailed(str(error)) from error
     finally:
         took = time.monotonic() - began
-        deadline.at += took if took > usual else 0.0
+        deadline.at += took if tools.outage and took > usual else 0.0
     return answer
 
 

@@ -305,14 +305,15 @@ async def test_the_groups_deadline_ends_a_sample_as_timed_out(chat: ChatTokenize
     assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_TIMEOUT)
 
 
-async def test_an_episode_waits_for_a_foreign_environment_that_is_away(
-    chat: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("outage", [3600.0, 0.0])  # another team's, one of the run's
+async def test_an_episode_waits_for_an_environment_that_is_away(
+    chat: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, outage: float
 ) -> None:
     monkeypatch.setattr(episode_module, "ENVIRONMENT_SECONDS", 2.0)
     address = f"127.0.0.1:{free_ports(1)[0]}"
     fake = FakeEngine(answer=lambda prompt: encoded(chat, "1"))
     made = task("guess_number", row='{"low": 0, "high": 1}')
-    async with tools(chat, fake, address, environment="guess_number", outage=3600) as driven:
+    async with tools(chat, fake, address, environment="guess_number", outage=outage) as driven:
         playing = asyncio.create_task(play(driven, made, 0, time.monotonic() + 120))
         while not any(w.on == f"environment {address}" and time.time() - w.since > 2.0 for w in snapshot()):
             await asyncio.sleep(0.02)

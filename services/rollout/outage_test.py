@@ -74,11 +74,13 @@ async def away(on: str, seconds: float) -> Wait:
         await asyncio.sleep(0.02)
 
 
-async def test_items_wait_by_name_for_a_foreign_reward_that_went_away_and_are_scored_when_it_is_back() -> None:
+@pytest.mark.parametrize("foreign", [True, False])
+async def test_items_wait_by_name_for_a_reward_that_went_away_and_are_scored_when_it_is_back(foreign: bool) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
-    reward = Reward(name="theirs", address=address, timeout_seconds=SECONDS)
+    reward = Reward(name="theirs", address=address if foreign else None, timeout_seconds=SECONDS)
     item = pb.ScoreItem(id="0", completion="x")
-    async with asyncio.timeout(60), scoring([reward], [], rpc.Security(), outage=3600) as scorer:
+    limits = (3600.0, 0.0) if foreign else (0.0, 3600.0)
+    async with asyncio.timeout(60), scoring([reward], [address], rpc.Security(), None, None, *limits) as scorer:
         async with there(address):
             assert total((await scorer.score(item)).components) == 1.0
         waiting = asyncio.create_task(scorer.score(item))
@@ -88,11 +90,12 @@ async def test_items_wait_by_name_for_a_foreign_reward_that_went_away_and_are_sc
             assert total((await waiting).components) == 1.0
 
 
-@pytest.mark.parametrize(("foreign", "outage"), [(True, 0.2), (False, 3600.0)])
-async def test_an_outage_ends_and_our_own_service_has_none(foreign: bool, outage: float) -> None:
+@pytest.mark.parametrize("foreign", [True, False])
+async def test_an_outage_ends_another_teams_by_its_limit_and_ours_by_the_groups(foreign: bool) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
     reward = Reward(name="r", address=address if foreign else None, timeout_seconds=0.2)
-    async with asyncio.timeout(60), scoring([reward], [address], rpc.Security(), outage=outage) as scorer:
+    limits = (0.2, 3600.0) if foreign else (3600.0, 0.2)
+    async with asyncio.timeout(60), scoring([reward], [address], rpc.Security(), None, None, *limits) as scorer:
         with pytest.raises(RewardFailed, match=r"r: (UNAVAILABLE|DEADLINE_EXCEEDED)"):
             await scorer.score(pb.ScoreItem(id="0", completion="x"))
 

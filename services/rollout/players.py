@@ -116,6 +116,7 @@ async def _tools(
             {name: found.reward(name) for name in recipe.reward_models},
             {name: found.judge(name) for name in recipe.judges},
             recipe.limits.outage_seconds,
+            recipe.limits.group_deadline_seconds,
         )
     )
     places = Pool[Place]()

@@ -8,9 +8,10 @@ than what was answered: a slow service makes a run slower, not wrong. An item th
 alone, when nothing else waits; only there does it fail for its slowness, so that one that hangs costs no other its
 score, and no item fails for a worker that a sibling kept busy.
 
-Another team's service that is away (nobody answers: UNAVAILABLE, or a process that is frozen) is asked again for
-`limits.outage_seconds`, whatever the reward's time: its items wait, and are scored once it is back. One that answers
-wrongly fails them at once. One that leaves the run has its items moved (`Moved`).
+A service that is away (nobody answers: UNAVAILABLE) is asked again, whatever the reward's time: its items wait, and are
+scored once it is back. Another team's may be away for `limits.outage_seconds`, also as a process that is frozen; one of
+the run's until its groups are over. One that answers wrongly fails them at once. One that leaves the run has its items
+moved (`Moved`).
 
     8 items, 2 hang, one worker, 30 s: 5 answered; of the last 3 one is; the 2 that hang fail, alone.
 """

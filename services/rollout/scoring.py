@@ -85,10 +85,11 @@ async def scoring(
     models: Mapping[str, Where] | None = None,
     judges: Mapping[str, Where] | None = None,
     outage: float = 0.0,
+    own_outage: float = 0.0,
 ) -> AsyncIterator[Scoring]:
     """Scoring over open channels. `models`, `judges`: addresses of models that score by their reward's name; rewards
     that have none of these and no address are our environment service's (`own`). Foreign ones see their own credentials
-    alone, and may be away for `outage` seconds."""
+    alone, and may be away for `outage` seconds; services of the run for `own_outage`."""
     models, judges = models or {}, judges or {}
     async with AsyncExitStack() as stack:
         replicas: list[Pool[Client]] = []
@@ -99,7 +100,7 @@ async def scoring(
                 replicas.append(Pool([asked]))
                 continue
             where = [reward.address] if reward.address else models.get(reward.name, own)
-            opened: Open[Client] = partial(_client, reward, security, outage)
+            opened: Open[Client] = partial(_client, reward, security, outage if reward.address else own_outage)
             clients = pool(where, opened, leave=lambda client: client.leave(), idle=lambda client: not client.waiting)
             replicas.append(await stack.enter_async_context(clients))
         yield Scoring(replicas)
@@ -113,9 +114,8 @@ async def _client(reward: Reward, security: rpc.Security, outage: float, address
         shown, transport = rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN
     async with rpc.channel(address, security=shown, transport=transport) as channel:
         stub = reward_pb2_grpc.RewardServiceStub(channel)
-        foreign = transport is not None
         asks = partial(rpc.breathes, address, security=shown, transport=rpc.FOREIGN, within=BREATH_SECONDS)
-        client = RewardClient(reward, address, stub, outage if foreign else 0.0, asks if foreign and outage else None)
+        client = RewardClient(reward, address, stub, outage, asks if reward.address and outage else None)
         async with _running(client):
             yield client
 

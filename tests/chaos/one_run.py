@@ -147,7 +147,7 @@ class Disturbed:
                 return
             if time.monotonic() > end:
                 explained = self.told("explain", RUN)
-                raise Broken(f"no step {step} within {STALLED_SECONDS:g} s: {explained}")
+                raise Broken(f"no step {step} within {STALLED_SECONDS:g} s: {explained[:4000]}")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -177,7 +177,7 @@ class Disturbed:
         """What a command says of the run."""
         command = [*PENSTOCK, *words, "--runs", str(self.run.parent)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, timeout=END_SECONDS)
-        return (done.stdout + done.stderr)[-2000:]
+        return done.stdout + done.stderr
 
 
 class Broken(Exception):
