@@ -35,6 +35,7 @@ from services.coordinator.reporting.watching import Watch
 from services.coordinator.state.asked import Asked
 from services.coordinator.state.following import Following
 from services.coordinator.state.peers import Peers
+from services.coordinator.state.recipes import record_recipe
 from services.coordinator.state.run_state import RunState
 from services.coordinator.state.snapshots import Snapshots
 
@@ -82,6 +83,7 @@ class Coordinator:
             tasks.create_task(self._deadlines.run())
             tasks.create_task(self._snapshots.run())
             tasks.create_task(self._tell_over())
+            tasks.create_task(record_recipe(self.bus, self.names, self.following, self.recipe))
 
     async def restore(self) -> None:
         """Takes up the run where its streams are."""

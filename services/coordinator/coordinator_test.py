@@ -108,7 +108,7 @@ async def test_kill_and_restart_at_any_moment_changes_nothing(
             await asyncio.gather(working, return_exceptions=True)
 
     async with running(many_lives(), play_worker(bus, names, "train", seen)):
-        await play_learner(bus, names, STEPS)
+        await play_learner(bus, names, STEPS, played=True)
     ledger = await fold(bus, names)
     assert_whole(ledger, STEPS)
     published = await tasks_of(bus, names)

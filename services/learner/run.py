@@ -16,9 +16,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
+from google.protobuf.json_format import MessageToJson, Parse
 
 from penstock.recipes import Recipe
 from penstock.telemetry.waits import computing
+from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.method import Trainer
 from services.learner.algorithms.plugins import load_plugins
 from services.learner.algorithms.sources import Sources
@@ -30,7 +32,9 @@ from services.learner.checkpoints.measured import Measured, first_measured
 from services.learner.checkpoints.resume import Resume, load_newest
 from services.learner.huggingface import export as hf_export
 from services.learner.interface.batch import broadcast
+from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Policy
+from services.learner.interface.rate import Rate
 from services.learner.interface.telling import told
 from services.learner.leader.leader import Addresses, Command, Idle, Leader, leading
 from services.learner.leader.preparation import Prepared
@@ -82,7 +86,7 @@ def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callab
             status.saved,
             Measured(recipe.learner.checkpoints, first_measured(recipe, resume.step)),
         )
-        life = Life(recipe, policy, trainer, validation, leader, keeper, status, device, at)
+        life = Life(recipe, policy, critic, trainer, validation, leader, keeper, status, device, at)
         if life.steps(resume.step):
             at("ending")
             keeper.finish(status.step)
@@ -98,6 +102,7 @@ class Life:
 
     recipe: Recipe
     policy: Policy
+    critic: Policy | None
     trainer: Trainer
     validation: Validation
     leader: Leader
@@ -137,9 +142,24 @@ class Life:
     def _next(self, step: int) -> tuple[Command, Prepared | None]:
         """What every rank does next, and on rank 0 the batch where that is to train."""
         command, prepared = self.leader.next(step, TICK_SECONDS, self.keeper.busy)
+        schedule = prepared.schedule if prepared else None
         if dist.get_world_size() > 1:
-            command = Command(told(command.value))
+            word, written = told((command.value, "" if schedule is None else MessageToJson(schedule, indent=None)))
+            command, schedule = Command(word), Parse(written, pb.Schedule()) if written else None
+        if command is Command.TRAIN:
+            self._follow(schedule)
         return command, prepared
+
+    def _follow(self, schedule: pb.Schedule | None) -> None:
+        """The next step's learning rate is that which was recorded with its batch; the recipe's where none was."""
+        own = Rate.of(self.recipe)
+        try:
+            rate = own if schedule is None else own.under(schedule)
+        except ValueError as error:
+            raise CannotGoOn(f"a batch was recorded with a schedule that no learner wrote: {error}") from error
+        self.policy.optimizer.rate = rate
+        if self.critic is not None:
+            self.critic.optimizer.rate = rate.of_critic(self.recipe.algorithm.critic.learning_rate)
 
     def _train(self, step: int, prepared: Prepared | None) -> None:
         """One step: train, measure where it is due, report, publish."""

@@ -32,6 +32,7 @@ from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed
 from services.rollout.failures import RewardFailed
+from services.rollout.frozen import Breathes, unless_frozen
 from services.rollout.pool import Pool
 from services.rollout.scoring import Scoring, total
 from services.rollout.teacher import Teacher
@@ -45,10 +46,11 @@ AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTE
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """An environment service in which episodes are played."""
+    """An environment service in which episodes are played. breathes: asked of another team's that came too late."""
 
     address: str
     stub: environment_pb2_grpc.EnvironmentServiceAsyncStub
+    breathes: Breathes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +270,7 @@ async def _ask(tools: Tools, place: Place, method: str, call: Callable[[float], 
     what, on = f"{tools.environment.name}.{method}", f"environment {place.address}"
 
     async def attempt(seconds: float) -> T:
-        return await rpc.call(call(min(seconds, usual)))
+        return await unless_frozen(rpc.call(call(min(seconds, usual))), place.breathes)
 
     try:
         answer = await rpc.retried(AWAY, tools.outage or left, attempt, what=what, on=on)

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import grpc
@@ -15,11 +16,15 @@ import pytest
 
 from penstock import rpc
 from penstock.bus.embedded import free_ports
+from penstock.environment.v1 import environment_pb2, environment_pb2_grpc
 from penstock.recipes.sections import Reward
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.telemetry.waits import Wait, snapshot
+from services.rollout import episode
+from services.rollout.episode import Deadline, EnvironmentFailed, Place
 from services.rollout.failures import RewardFailed
+from services.rollout.frozen import breath_of
 from services.rollout.scoring import scoring, total
 
 SECONDS = 5.0  # the reward's own time
@@ -42,6 +47,22 @@ server.start()
 server.wait_for_termination()
 """
 """A stock server with one thread, which a score keeps busy."""
+PLAY = """
+import sys
+from concurrent import futures
+import grpc
+from penstock.environment.v1 import environment_pb2 as pb, environment_pb2_grpc
+
+class Theirs(environment_pb2_grpc.EnvironmentServiceServicer):
+    def Reset(self, request, context):
+        return pb.ResetResponse(episode="e")
+
+server = grpc.server(futures.ThreadPoolExecutor(1))
+environment_pb2_grpc.add_EnvironmentServiceServicer_to_server(Theirs(), server)
+server.add_insecure_port(sys.argv[1])
+server.start()
+server.wait_for_termination()
+"""
 
 
 class Theirs(reward_pb2_grpc.RewardServiceServicer):
@@ -121,6 +142,39 @@ async def test_items_wait_for_a_foreign_reward_that_is_frozen(tmp_path: pathlib.
             assert total((await waiting).components) == 1.0
             with pytest.raises(RewardFailed, match="DEADLINE_EXCEEDED"):
                 await scorer.score(pb.ScoreItem(id="0", completion="slow"))
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_an_episode_waits_for_a_foreign_environment_that_is_frozen(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episode, "ENVIRONMENT_SECONDS", 1.0)
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    (tmp_path / "theirs.py").write_text(PLAY)
+    process = await asyncio.create_subprocess_exec(sys.executable, str(tmp_path / "theirs.py"), address)
+    tools: Any = SimpleNamespace(environment=SimpleNamespace(name="theirs"), outage=3600.0)
+    try:
+        async with asyncio.timeout(120), rpc.channel(address, transport=rpc.FOREIGN) as channel:
+            stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
+            place = Place(address, stub, breath_of(address, rpc.Security()))
+
+            async def reset() -> environment_pb2.ResetResponse:
+                asked = environment_pb2.ResetRequest(environment="theirs")
+                deadline = Deadline(time.monotonic() + 60)
+                return await episode._ask(tools, place, "Reset", lambda left: stub.Reset(asked, timeout=left), deadline)
+
+            while True:  # until its program has started
+                with contextlib.suppress(EnvironmentFailed):
+                    assert (await reset()).episode == "e"
+                    break
+            os.kill(process.pid, signal.SIGSTOP)
+            waiting = asyncio.create_task(reset())
+            await away(f"environment {address}", 5.0)
+            assert not waiting.done(), "five times the time of a call"
+            os.kill(process.pid, signal.SIGCONT)
+            assert (await waiting).episode == "e"
     finally:
         process.kill()
         await process.wait()

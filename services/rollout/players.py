@@ -18,6 +18,7 @@ from penstock.recipes.sections import Environment
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, engines
 from services.rollout.episode import Place, Tools, play
+from services.rollout.frozen import breath_of
 from services.rollout.pool import Members, Pool, Where, pool
 from services.rollout.scoring import scoring
 from services.rollout.teacher import Teacher, teacher
@@ -140,7 +141,8 @@ async def _places(
     async def opened(address: str) -> AsyncIterator[Place]:
         idempotent = ["penstock.environment.v1.EnvironmentService"]
         async with rpc.channel(address, security=shown, transport=transport, idempotent=idempotent) as channel:
-            yield Place(address, environment_pb2_grpc.EnvironmentServiceStub(channel))
+            breathes = breath_of(address, shown) if environment.address else None
+            yield Place(address, environment_pb2_grpc.EnvironmentServiceStub(channel), breathes)
 
     where = [environment.address] if environment.address else found.environment
     return await stack.enter_async_context(pool(where, opened))

@@ -23,7 +23,7 @@ import collections
 import dataclasses
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import grpc
@@ -34,13 +34,13 @@ from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Invalid, Scored, checked_results
 from services.rollout.failures import RewardFailed
+from services.rollout.frozen import TOO_MUCH, Breathes, unless_frozen
 
 MAX_ITEMS = 256
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
 UNANSWERED = 3  # calls; the last of them has the item alone, when nothing else waits
 # What says that a method is missing; a server made of gRPC's generated class raises, which is no clearer.
 _NO_STREAM = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-_TOO_MUCH = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 def beyond(reward: Reward, score: Scored) -> str:
@@ -114,7 +114,7 @@ class RewardClient:
         address: str,
         stub: reward_pb2_grpc.RewardServiceAsyncStub,
         outage: float = 0.0,
-        breathes: Callable[[], Awaitable[bool]] | None = None,
+        breathes: Breathes | None = None,
     ) -> None:
         self.reward, self.address, self._stub, self._outage = reward, address, stub, outage
         self._breathes = breathes
@@ -179,7 +179,7 @@ class RewardClient:
             left = [pending for key, pending in waiting_for.items() if key not in told]
             if self._left:
                 self._move(left)
-            elif error.code not in _TOO_MUCH or (len(batch) == 1 and batch[0].unanswered + 1 >= UNANSWERED):
+            elif error.code not in TOO_MUCH or (len(batch) == 1 and batch[0].unanswered + 1 >= UNANSWERED):
                 self._fail(left, str(error))
             else:
                 self.pace.after(len(batch), len(batch) - len(left), time.monotonic() - started)
@@ -213,13 +213,7 @@ class RewardClient:
         async def attempt(left: float) -> None:
             if self._left:
                 raise rpc.RpcError(grpc.StatusCode.CANCELLED, "the service has left the run")
-            try:
-                await self._attempt(request, answers, min(left, limit))
-            except rpc.RpcError as error:
-                if error.code not in _TOO_MUCH or self._breathes is None or await self._breathes():
-                    raise
-                frozen = "the connection stands, and nobody answers on it: the service is frozen"
-                raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, frozen) from error
+            await unless_frozen(self._attempt(request, answers, min(left, limit)), self._breathes)
 
         await rpc.retried(AWAY, max(limit, outage), attempt, what=what, on=on)
 

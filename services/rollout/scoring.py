@@ -20,12 +20,11 @@ from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Scored
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 from services.rollout.failures import RewardFailed
+from services.rollout.frozen import breath_of
 from services.rollout.judge import judge
 from services.rollout.pool import Open, Pool, Where, pool
 from services.rollout.reward_client import Client, Moved, RewardClient
 
-BREATH_SECONDS = 2.0
-"""Within which another team's process greets a new connection, however busy it is."""
 ABSENT_SECONDS = 120.0
 """How long an item waits for somebody who could score it."""
 
@@ -114,8 +113,8 @@ async def _client(reward: Reward, security: rpc.Security, outage: float, address
         shown, transport = rpc.Security.of_files(**reward.credentials.model_dump()), rpc.FOREIGN
     async with rpc.channel(address, security=shown, transport=transport) as channel:
         stub = reward_pb2_grpc.RewardServiceStub(channel)
-        asks = partial(rpc.breathes, address, security=shown, transport=rpc.FOREIGN, within=BREATH_SECONDS)
-        client = RewardClient(reward, address, stub, outage, asks if reward.address and outage else None)
+        breathes = breath_of(address, shown) if reward.address and outage else None
+        client = RewardClient(reward, address, stub, outage, breathes)
         async with _running(client):
             yield client
 

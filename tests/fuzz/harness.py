@@ -187,7 +187,13 @@ async def _sample(bus: Bus, maker: Maker, good: pb.Trajectory, number: int) -> N
 async def _decision(bus: Bus, maker: Maker, good: pb.LedgerEvent, number: int) -> None:
     """An entry of the ledger that says something else than its subject, or nothing."""
     chance = maker.chance
-    kinds: tuple[type[Message], ...] = (pb.LedgerEvent, pb.BatchRecord, pb.StepReport, pb.EvaluationReport)
+    kinds: tuple[type[Message], ...] = (
+        pb.LedgerEvent,
+        pb.BatchRecord,
+        pb.StepReport,
+        pb.EvaluationReport,
+        pb.RecipeRecord,
+    )
     made = maker.payload(maker.message(chance.choice(kinds).DESCRIPTOR))
     group = f"g{chance.randrange(40):08d}"
     subject = chance.choice(
@@ -197,6 +203,7 @@ async def _decision(bus: Bus, maker: Maker, good: pb.LedgerEvent, number: int) -
             NAMES.ledger_batch_subject(1000 + number),
             NAMES.ledger_step_subject(1000 + number),
             NAMES.ledger_eval_subject(number),
+            NAMES.ledger_recipe_subject(number),
         )
     )
     whole = maker.payload(good) if chance.random() < 0.3 else made

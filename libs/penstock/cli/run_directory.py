@@ -10,10 +10,18 @@ from typing import Any, cast
 
 import yaml
 
-from penstock.recipes import Recipe, RecipeError, dump, resolve
+from penstock.recipes import Recipe, RecipeError, differing, dump, resolve
 
-# How and where a run computes, how services know each other and what is watched, not what is trained: a run goes on
-# under any of these.
+RATE = (
+    "learner.optimizer.learning_rate",
+    "learner.optimizer.schedule",
+    "learner.optimizer.warmup_steps",
+    "learner.optimizer.decay_steps",
+    "learner.optimizer.final_ratio",
+)
+"""What the learning rate of a step is found by; every recorded batch says it."""
+# How and where a run computes, how services know each other and what is watched, not what is trained, and the learning
+# rate: a run goes on under any of these. What was changed is in the ledger.
 MAY_CHANGE = (
     "learner.ranks",
     "learner.parallel.",
@@ -25,6 +33,9 @@ MAY_CHANGE = (
     "learner.hung_seconds",
     "learner.collective_minutes",
     "learner.checkpoints.",
+    *RATE,
+    "evaluation.every",
+    "evaluation.tasks",
     "generation.replicas",
     "generation.max_running",
     "generation.memory_gib",
@@ -90,7 +101,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 def _check(folder: pathlib.Path, recipe: Recipe) -> None:
     path = folder / "recipe.yaml"
     before = _as_read_today(path) if path.is_file() else None
-    different = [] if before is None else list(_differences(before, yaml.safe_load(dump(recipe))))
+    different = [] if before is None else [key for key, _, _ in differing(before, yaml.safe_load(dump(recipe)))]
     more = before is not None and recipe.mode == "train" and recipe.steps > before["algorithm"]["steps"]
     goes_on = more or any(key in TARGETS for key in different)
     if _finished(folder) is not None and not goes_on:
@@ -135,11 +146,3 @@ def _reopen(folder: pathlib.Path) -> None:
         beside = folder / ".summary.json"
         beside.write_text(json.dumps({**summary, "status": "starting", "reason": ""}, indent=2) + "\n")
         os.replace(beside, folder / "summary.json")
-
-
-def _differences(a: object, b: object, path: str = "") -> Iterator[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted({*a, *b}):
-            yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
-    elif a != b:
-        yield path

@@ -45,9 +45,9 @@ def test_drafted_tokens_may_change(raw: dict[str, Any], tmp_path: pathlib.Path) 
 def test_what_is_computed_may_not(raw: dict[str, Any], tmp_path: pathlib.Path) -> None:
     with held(tmp_path / "runs", resolve(raw)):
         pass
-    changed = resolve(raw, ["learner.ranks=2", "learner.optimizer.learning_rate=0.1"])
+    changed = resolve(raw, ["learner.ranks=2", "learner.optimizer.beta1=0.1"])
     with (
-        pytest.raises(RunRefused, match=r"different: learner.optimizer.learning_rate\)"),
+        pytest.raises(RunRefused, match=r"different: learner.optimizer.beta1\)"),
         held(tmp_path / "runs", changed),
     ):
         pass

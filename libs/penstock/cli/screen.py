@@ -254,6 +254,7 @@ class Screen:
             ("versions", f"trained {run.trained_version.step}, serving {run.serving_version.step}"),
         ]
         rows += [("alert", text) for text in run.alerts]
+        rows += [("changed", text) for text in run.changes]
         rows += [(f"eval @ {e.step}", headline(e.metrics)) for e in run.evaluations]
         return rows
 

@@ -3,6 +3,7 @@
 Invariant (test name): whatever is wrong with an entry is a BadEntry.
 """
 
+import json
 import math
 from collections.abc import Iterator
 
@@ -14,17 +15,18 @@ from penstock.rules.protos import violations
 from penstock.rules.quarantine import BadEntry
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
-Decision = pb.LedgerEvent | pb.BatchRecord | pb.StepReport | pb.EvaluationReport
+Decision = pb.LedgerEvent | pb.BatchRecord | pb.StepReport | pb.EvaluationReport | pb.RecipeRecord
 _MESSAGES: dict[LedgerKind, type[Decision]] = {
     "group": pb.LedgerEvent,
     "batch": pb.BatchRecord,
     "step": pb.StepReport,
     "eval": pb.EvaluationReport,
+    "recipe": pb.RecipeRecord,
 }
 
 
 def read_decision(subject: str, payload: bytes) -> Decision:
-    """The decision of a ledger entry: of the group or step that its subject names. Raises BadEntry."""
+    """The decision of a ledger entry: of what its subject names. Raises BadEntry."""
     try:
         kind, key = ledger_key(subject)
         decision = _MESSAGES[kind].FromString(payload)
@@ -32,12 +34,22 @@ def read_decision(subject: str, payload: bytes) -> Decision:
             group_number(key)
     except (ValueError, DecodeError) as error:
         raise BadEntry(f"not a decision: {error}") from error
-    named = decision.group if isinstance(decision, pb.LedgerEvent) else str(decision.step)
+    named = _named(decision)
     if named != key:
         raise BadEntry(f"{subject!r} holds a decision about {named!r:.80}")
     for wrong in _wrong(decision):
         raise BadEntry(f"{subject!r}: {wrong}")
     return decision
+
+
+def _named(decision: Decision) -> str:
+    match decision:
+        case pb.LedgerEvent():
+            return decision.group
+        case pb.RecipeRecord():
+            return str(decision.number)
+        case _:
+            return str(decision.step)
 
 
 def _wrong(decision: Decision) -> Iterator[str]:
@@ -48,6 +60,8 @@ def _wrong(decision: Decision) -> Iterator[str]:
             yield from _wrong_event(decision)
         case pb.BatchRecord():
             yield from _wrong_batch(decision)
+        case pb.RecipeRecord():
+            yield from _wrong_recipe(decision)
         case _:
             if decision.step > bounds.MOST_STEP:
                 yield f"step {decision.step} is beyond {bounds.MOST_STEP}"
@@ -72,6 +86,11 @@ def _wrong_event(event: pb.LedgerEvent) -> Iterator[str]:
 def _wrong_batch(record: pb.BatchRecord) -> Iterator[str]:
     if record.writer_epoch > bounds.MOST_EPOCH or record.step > bounds.MOST_STEP:
         yield f"step {record.step} of epoch {record.writer_epoch}; no run has so many"
+    schedule = record.schedule
+    rates = (schedule.learning_rate, schedule.final_ratio)
+    numbers = (schedule.warmup_steps, schedule.decay_steps, schedule.steps)
+    if not all(math.isfinite(rate) and rate >= 0 for rate in rates) or max(numbers) > bounds.MOST_STEP:
+        yield "its schedule has a rate that is negative or not finite, or steps that no run has"
     names = [part.group for part in record.groups]
     if not names or len(set(names)) != len(names):
         yield "a batch has groups, and each once"
@@ -81,6 +100,18 @@ def _wrong_batch(record: pb.BatchRecord) -> Iterator[str]:
         if len(part.indices) != len(part.log_sequences):
             yield f"groups[{part.group!r:.80}]: {len(part.indices)} members at {len(part.log_sequences)} places"
         yield from _wrong_reward(part)
+
+
+def _wrong_recipe(record: pb.RecipeRecord) -> Iterator[str]:
+    if max(record.step, record.number) > bounds.MOST_STEP:
+        yield f"recipe {record.number} of step {record.step}; no run has so many"
+    try:
+        said = json.loads(record.recipe_json)
+    except (ValueError, RecursionError) as error:
+        yield f"recipe_json: {error}"
+    else:
+        if not isinstance(said, dict):
+            yield "recipe_json is no object"
 
 
 def _wrong_reward(said: pb.BatchGroup | pb.Filtered) -> Iterator[str]:

@@ -51,6 +51,25 @@ def test_a_quarantined_entry_is_not_in_the_way_of_whoever_appends_behind_it() ->
     assert (set_aside.stream, set_aside.sequence) == ("ledger", 2) and "not a decision" in set_aside.reason
 
 
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (pb.RecipeRecord(number=1, recipe_json="{}"), "recipe 1 behind 0"),
+        (pb.RecipeRecord(recipe_json="[]"), "is no object"),
+        (pb.RecipeRecord(recipe_json="{"), "recipe_json: "),
+        (pb.RecipeRecord(recipe_json="[" * 100_000), "recipe_json: "),
+        (pb.RecipeRecord(recipe_json=""), "recipe_json"),
+        (pb.RecipeRecord(recipe_json="{}", step=2**63), "no run has so many"),
+    ],
+)
+def test_a_recipe_that_is_none_is_quarantined(record: pb.RecipeRecord, reason: str) -> None:
+    ledger = Ledger()
+    ledger.apply(NAMES.ledger_recipe_subject(record.number), record.SerializeToString(), 1)
+    assert not ledger.recipes and reason in ledger.quarantine.listed[0].reason
+    ledger.apply(NAMES.ledger_recipe_subject(0), pb.RecipeRecord(recipe_json="{}").SerializeToString(), 2)
+    assert len(ledger.recipes) == 1
+
+
 def test_an_admission_ahead_of_its_turn_is_stepped_over() -> None:
     ledger = fold([admit(2), admit(0)])
     assert ledger.next_number == 1

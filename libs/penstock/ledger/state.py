@@ -87,6 +87,7 @@ class Ledger:
         failures: samples of FAILED groups by kind; they add up. failed: FAILED groups, by `step` of the group.
         draws: by source of tasks, where its next draw begins.
         rewards: by source and row, mean rewards of its groups, in order, the newest of them.
+        recipes: with which the run went on, in order.
     """
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ class Ledger:
         self.batches: dict[int, pb.BatchRecord] = {}
         self.reports: dict[int, pb.StepReport] = {}
         self.evaluations: dict[int, pb.EvaluationReport] = {}
+        self.recipes: list[pb.RecipeRecord] = []
         self.samples = SampleCounts()
         self.sequence = self.step = self.forgotten = self.next_number = 0
         self.began: datetime.datetime | None = None
@@ -193,6 +195,13 @@ class Ledger:
         self.sequence = sequence
         self.evaluations.setdefault(report.step, report)
 
+    def apply_recipe(self, record: pb.RecipeRecord, sequence: int) -> None:
+        """Applies an entry of ledger.recipe.<number>."""
+        if record.number != len(self.recipes):
+            raise LedgerError(f"ledger entry {sequence}: recipe {record.number} behind {len(self.recipes)} of them")
+        self.sequence = sequence
+        self.recipes.append(record)
+
     def apply(self, subject: str, payload: bytes, sequence: int) -> None:
         """Applies a raw ledger entry; one that cannot be is quarantined."""
         try:
@@ -205,6 +214,8 @@ class Ledger:
                     self.apply_report(report, sequence)
                 case pb.EvaluationReport() as evaluation:
                     self.apply_evaluation(evaluation, sequence)
+                case pb.RecipeRecord() as recipe:
+                    self.apply_recipe(recipe, sequence)
         except BadEntry as bad:
             self.quarantine.add("ledger", subject, sequence, bad)
             self.refused[subject] = self.sequence = sequence

@@ -18,15 +18,18 @@ REFRESH_SECONDS = 5.0
 """A member says again that it is there so often."""
 GONE_SECONDS = 15.0
 """A member that was not heard for so long is gone; one that could not be heard for so long knows that it is."""
+MISSED_SECONDS = 600.0
+"""For so long a member that fell silent is missed, unless it left or came again."""
 
 
 @dataclass
 class _Seen:
-    """member: None for one that has left."""
+    """member: None for one that has left, or is gone. missed: who is gone without having left."""
 
     member: Member | None
     revision: int
     heard: float
+    missed: Member | None = None
 
 
 class View:
@@ -66,8 +69,13 @@ class View:
             if seen.member is not None and now - seen.heard >= self._gone_seconds
         ]
         for key in gone:
-            self._seen[key].member = None
+            self._seen[key].missed, self._seen[key].member = self._seen[key].member, None
         return gone
+
+    def missed(self, now: float) -> list[tuple[Member, float]]:
+        """Who fell silent lately and did not come again, and for how many seconds it was not heard."""
+        found = [(seen.missed, now - seen.heard) for seen in self._seen.values() if seen.missed is not None]
+        return [(member, silent) for member, silent in found if silent < MISSED_SECONDS]
 
     def members(self) -> list[Member]:
         """Everybody, by kind and instance."""

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.membership import GONE_SECONDS, Member, MemberState, View, preferred
+from penstock.membership.view import MISSED_SECONDS
 
 NAMES = [f"generation-{i}" for i in range(4)]
 STATES = [MemberState.MEMBER_STATE_STARTING, MemberState.MEMBER_STATE_READY, MemberState.MEMBER_STATE_DRAINING]
@@ -100,3 +101,16 @@ def test_a_reward_is_found_by_the_one_who_serves_it() -> None:
         view.entry(serves, Member(kind="judge", instance=f"judge-{i}", state=READY, serves=serves), 1, 0.0)
     assert [m.instance for m in view.ready("judge", "harm")] == ["judge-1"]
     assert len(view.of("judge")) == 2 and not view.of("teacher")
+
+
+def test_a_member_that_fell_silent_is_missed_until_it_comes_again_or_for_a_while() -> None:
+    view, gone = View(), GONE_SECONDS
+    view.entry("k", member(), 1, now=0.0)
+    view.entry("left", member(), 2, now=0.0)
+    view.entry("left", None, 3, now=1.0)
+    assert view.missed(gone) == []
+    view.expire(gone)
+    assert view.missed(gone + 3) == [(member(), gone + 3)]
+    assert view.missed(gone + MISSED_SECONDS) == []
+    view.entry("k", member(), 4, now=gone + 4)
+    assert view.missed(gone + 5) == []

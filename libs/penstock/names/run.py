@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 TaskKind = Literal["train", "eval"]
-LedgerKind = Literal["group", "batch", "step", "eval"]
+LedgerKind = Literal["group", "batch", "step", "eval", "recipe"]
 Family = Literal["task", "log", "ledger", "blob"]
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LOG = re.compile(rf"penstock\.{_TOKEN.pattern}\.log\.({_TOKEN.pattern})\.(0|[1-9][0-9]*)")
@@ -56,7 +56,8 @@ def task_key(subject: str) -> tuple[TaskKind, str]:
 
 
 def ledger_key(subject: str) -> tuple[LedgerKind, str]:
-    """What a ledger entry is about: a group by name, or batch, step or evaluation by step.
+    """What a ledger entry is about: a group by name, batch, step or evaluation by step, or
+    a recipe by number.
 
     Raises ValueError for another subject.
     """
@@ -211,7 +212,11 @@ class RunNames:
         """Where the result of the evaluation after a step is recorded."""
         return self._ledger("eval", step)
 
-    def _ledger(self, kind: str, step: int) -> str:
-        if step < 0:
-            raise ValueError(f"step {step} is negative")
-        return f"penstock.{self.run}.ledger.{kind}.{step}"
+    def ledger_recipe_subject(self, number: int) -> str:
+        """Where the run's recipe is recorded, each time that it goes on with another one."""
+        return self._ledger("recipe", number)
+
+    def _ledger(self, kind: str, number: int) -> str:
+        if number < 0:
+            raise ValueError(f"{kind} {number} is negative")
+        return f"penstock.{self.run}.ledger.{kind}.{number}"

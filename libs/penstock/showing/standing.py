@@ -5,6 +5,7 @@ import datetime
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Ledger
 from penstock.recipes import Recipe
+from penstock.showing.changes import changes
 
 
 def standing(recipe: Recipe, ledger: Ledger) -> pb.Run:
@@ -27,6 +28,7 @@ def standing(recipe: Recipe, ledger: Ledger) -> pb.Run:
         groups_in_flight=len(ledger.in_flight),
         groups_budget=recipe.groups_budget,
         evaluations=[e for _, e in sorted(ledger.evaluations.items())],
+        changes=changes(ledger.recipes),
     )
     if newest:
         run.trained_version.CopyFrom(newest.version)

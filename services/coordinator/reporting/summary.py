@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from penstock.ledger import Ledger
+from penstock.showing.changes import changes
 from penstock.weights.v1 import weights_pb2
 from services.coordinator.reporting.totals import Totals
 
@@ -40,6 +41,7 @@ def summarise(ledger: Ledger, totals: Totals, services: Services, now: float) ->
             for name in ("admitted", "trained", "filtered", "expired", "failed", "in_flight")
         },
         "failures": failures(ledger, totals),
+        "changes": changes(ledger.recipes),
         "tokens": {"generated": int(totals.generated), "trained": int(totals.trained)},
         "staleness": {"mean": totals.staleness / max(1, totals.steps), "max": totals.stalest},
         "versions_published": newest_version(versions),

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
@@ -39,9 +40,20 @@ class Peers:
         return self.watcher.view.members() if self.watcher is not None else []
 
     async def waits(self) -> list[pb.ServiceWaits]:
-        """What every service waits for; the unreachable ones say so."""
+        """What every service waits for; the unreachable ones say so, and of those that are gone without a word it is
+        said."""
         asked = [(name, address, self.channels[name]) for name, address in self.addresses.items()]
-        return await asyncio.gather(*(_waits(*each) for each in asked))
+        return [*await asyncio.gather(*(_waits(*each) for each in asked)), *self._missed()]
+
+    def _missed(self) -> list[pb.ServiceWaits]:
+        missed = self.watcher.view.missed(time.monotonic()) if self.watcher is not None else []
+        return [
+            pb.ServiceWaits(
+                service=_name(member), address=member.address, unreachable=f"nothing was heard of it for {silent:.0f} s"
+            )
+            for member, silent in missed
+            if member.kind not in SILENT and _name(member) not in self.addresses
+        ]
 
     async def engines(self) -> list[generation_pb2.GetEngineResponse]:
         """The replicas that answer."""

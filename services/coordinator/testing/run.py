@@ -13,7 +13,18 @@ from typing import Any
 import yaml
 
 from penstock import rpc
-from penstock.bus import Bucket, Bus, RunNames, TaskConsumer, append, publish_once, read, store_payload, stream_state
+from penstock.bus import (
+    Bucket,
+    Bus,
+    RunNames,
+    TaskConsumer,
+    append,
+    last_entry,
+    publish_once,
+    read,
+    store_payload,
+    stream_state,
+)
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.ledger import Ledger
@@ -144,11 +155,17 @@ async def play_worker(bus: Bus, names: RunNames, kind: str, seen: list[pb.GroupT
 
 
 async def play_learner(
-    bus: Bus, names: RunNames, steps: int, *, fate: Callable[[int], str] = lambda number: "trained"
+    bus: Bus,
+    names: RunNames,
+    steps: int,
+    *,
+    fate: Callable[[int], str] = lambda number: "trained",
+    played: bool = False,
 ) -> None:
     """Trains up to step `steps`, N groups each, in the order of admission; `fate` of a group's number may differ.
 
-    It goes on where an earlier one ended, and takes no step before the one before has come back through the ledger.
+    played: whether it waits until a worker has played them. It goes on where an earlier one ended, and takes no
+    step before the one before has come back through the ledger.
     """
     ledger, recorded, decided = Ledger(), 0, set[str]()
     end = (await stream_state(bus, names.ledger)).last_sequence
@@ -163,8 +180,11 @@ async def play_learner(
                 await release(bus, names, name, fates[name])
             ready = [name for name, f in fates.items() if f == "trained"]
             if len(ready) >= N and ledger.step >= recorded:
-                recorded = ledger.step + 1
-                await train(bus, names, recorded, {n: ledger.groups[n].admitted.group_size for n in ready[:N]})
+                recorded, sizes = ledger.step + 1, {n: ledger.groups[n].admitted.group_size for n in ready[:N]}
+                for name, size in sizes.items() if played else ():
+                    while await last_entry(bus, names.log, names.log_subject(name, size - 1)) is None:
+                        await asyncio.sleep(0.02)
+                await train(bus, names, recorded, sizes)
                 if recorded == steps:
                     return
 

@@ -75,7 +75,7 @@ events.onmessage = (message) => {
   showPresent();
   run = JSON.parse(message.data);
   showRun(run);
-  showRecipe(run.name);
+  showRecipe(run);
   charts.show(steps, run.evaluations ?? []);
   if (Number(run.step ?? 0) > Math.max(0, ...steps.keys())) fetchHistory();
   samplesSoon();

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from services.learner.interface.batch import Batch
+from services.learner.interface.rate import Rate
 from services.learner.interface.snapshot import Snapshot
 
 
@@ -86,7 +87,9 @@ class StepOutcome:
 
 class Counters(Protocol):
     """How far an optimizer is. steps: asked for, skipped ones included. skipped: not taken, for a gradient that was
-    not finite."""
+    not finite. rate: of the next step; what is set here holds from then on."""
+
+    rate: Rate
 
     @property
     def steps(self) -> int: ...

@@ -141,7 +141,7 @@ async def train(epoch: int, trained: int, given: list[list[str]], *, drop: bool)
     following = follow.Following(bus, NAMES, PER_STEP, trained, 0, TAKES)
     number = Epoch(Alone(bus, NAMES), epoch)
     judging = judge.Judge(bus, NAMES, following, sources, min_fraction=1.0, epoch=number)
-    batches = record.Batches(bus, NAMES, following, judging, max_age=2, epoch=number)
+    batches = record.Batches(bus, NAMES, following, judging, max_age=2, epoch=number, schedule=pb.Schedule())
 
     async def steps() -> None:
         for step in range(trained + 1, STEPS + 1):

@@ -30,6 +30,7 @@ from services.learner.algorithms.sources import Sources
 from services.learner.checkpoints.resume import Position
 from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Takes
+from services.learner.interface.rate import Rate
 from services.learner.leader.epochs import take_epoch
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
@@ -155,7 +156,8 @@ class RunLeader:
         groups = self._link.do(self._batches.batch(step, within), within + 300)
         if groups is None:
             return Command.WAIT, None
-        return Command.TRAIN, prepare(groups, self._sources, step - 1, self._batches.failed(step))
+        failed, schedule = self._batches.failed(step), self._batches.schedule(step)
+        return Command.TRAIN, prepare(groups, self._sources, step - 1, failed, schedule)
 
     def _crowded(self) -> bool:
         """Whether the log has so little room left that waiting for the next planned checkpoint might stop everybody."""
@@ -263,7 +265,8 @@ async def _open(
     await part.announce(flags.advertise or advertised(server.address, flags.nats))
     await part.say(MemberState.MEMBER_STATE_READY)
     await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags, weight_sync)))
-    batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch)
+    schedule = Rate.of(recipe).recorded()
+    batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch, schedule)
     return _Opened(bus, names, channel, following, batches)
 
 

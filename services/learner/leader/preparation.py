@@ -16,19 +16,27 @@ from services.learner.leader.failures import failure_metrics
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A batch, the trajectories it was made of, and metrics that they alone determine (names rl.*)."""
+    """A batch, the trajectories it was made of, and metrics that they alone determine (names rl.*). schedule: with
+    which it was recorded, if it was with one."""
 
     batch: Batch
     trajectories: list[pb.Trajectory]
     metrics: dict[str, float]
+    schedule: pb.Schedule | None = None
 
 
-def prepare(groups: Sequence[CompleteGroup], sources: Sources, version: int, failed: Sequence[Group] = ()) -> Prepared:
+def prepare(
+    groups: Sequence[CompleteGroup],
+    sources: Sources,
+    version: int,
+    failed: Sequence[Group] = (),
+    schedule: pb.Schedule | None = None,
+) -> Prepared:
     """The batch of `groups`, to be trained on weights of `version`; `failed`: groups that failed since the last."""
     kept = [sources.kept(g) for g in groups]
     trained = [m.trajectory for g in kept for m in g.usable]
     metrics = _metrics(groups, trained, version) | failure_metrics(groups, failed)
-    return Prepared(sources.batch(kept, version), trained, metrics)
+    return Prepared(sources.batch(kept, version), trained, metrics, schedule)
 
 
 def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], version: int) -> dict[str, float]:

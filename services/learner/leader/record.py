@@ -26,14 +26,22 @@ logger = logging.getLogger(__name__)
 class Batches:
     """Batches for steps, in order. All coroutines run on one loop.
 
-    max_age: staleness.max_versions; an older group is EXPIRED instead of trained.
+    max_age: staleness.max_versions; an older group is EXPIRED instead of trained. schedule: what this learner records
+    with a batch.
     """
 
     def __init__(
-        self, bus: Bus, names: RunNames, following: Following, judge: Judge, max_age: int, epoch: Epoch
+        self,
+        bus: Bus,
+        names: RunNames,
+        following: Following,
+        judge: Judge,
+        max_age: int,
+        epoch: Epoch,
+        schedule: pb.Schedule,
     ) -> None:
         self._bus, self._names, self._following, self._judge = bus, names, following, judge
-        self._max_age, self._epoch = max_age, epoch
+        self._max_age, self._epoch, self._schedule = max_age, epoch, schedule
 
     async def batch(self, step: int, within: float) -> list[CompleteGroup] | None:
         """The batch of `step`, recorded in the ledger; None if it cannot be formed within `within` seconds."""
@@ -47,6 +55,11 @@ class Batches:
                 return _trainable(step, groups)
             if not await self._expired(step, groups):
                 await self._record(step, groups)
+
+    def schedule(self, step: int) -> pb.Schedule | None:
+        """With which the batch of `step`, which is recorded, is trained; None if it was recorded without one."""
+        record = self._following.ledger.batches[step]
+        return record.schedule if record.HasField("schedule") else None
 
     def failed(self, step: int) -> Sequence[Group]:
         """The groups that failed between the batch of `step`, which is recorded, and the one before."""
@@ -121,6 +134,7 @@ class Batches:
     async def _record(self, step: int, groups: Sequence[CompleteGroup]) -> None:
         """Records the groups as the batch of the step, unless the ledger has got one meanwhile: it stands then."""
         record = pb.BatchRecord(step=step, writer_epoch=self._epoch.number, groups=[g.record() for g in groups])
+        record.schedule.CopyFrom(self._schedule)
         record.at.GetCurrentTime()
         subject, ledger = self._names.ledger_batch_subject(step), self._following.ledger
         payload = record.SerializeToString()

@@ -10,7 +10,7 @@ from penstock.trajectories import failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.interface.errors import CannotGoOn
 from services.learner.leader.epochs import AnotherLearner, take_epoch
-from services.learner.leader.run_testing import NAMES, admit, event_of, group, leader, publish, sample
+from services.learner.leader.run_testing import NAMES, SCHEDULE, admit, event_of, group, leader, publish, sample
 
 
 async def test_the_batch_is_in_the_ledger_before_it_is_given(bus: Bus) -> None:
@@ -35,6 +35,18 @@ async def test_a_restarted_learner_trains_the_recorded_batch_again(bus: Bus) -> 
         after = await f.batch(1, within=10)
     assert before is not None and after is not None
     assert [[m.sequence for m in g.members] for g in before] == [[m.sequence for m in g.members] for g in after]
+
+
+async def test_a_recorded_batch_is_trained_at_the_rate_that_was_recorded(bus: Bus) -> None:
+    for n in range(4):
+        await group(bus, n)
+    faster = pb.Schedule(learning_rate=1.0, schedule="linear", steps=7)
+    async with leader(bus) as f:
+        assert await f.batch(1, within=10) is not None and f.schedule(1) == SCHEDULE
+    async with leader(bus, epoch=2, schedule=faster) as f:
+        assert await f.batch(1, within=10) is not None and f.schedule(1) == SCHEDULE
+        await f.trained(1)
+        assert await f.batch(2, within=10) is not None and f.schedule(2) == faster
 
 
 async def test_a_recorded_batch_that_the_log_no_longer_holds_is_not_waited_for(bus: Bus) -> None:

@@ -19,12 +19,19 @@ from services.learner.testing.recipes import recipe_of
 
 NAMES = RunNames("feed-test")
 SIZE = 2
+SCHEDULE = pb.Schedule(learning_rate=1e-3, schedule="constant", steps=100)
 TAKES = Takes(vocabulary=100, longest=50)
 
 
 @asynccontextmanager
 async def leader(
-    bus: Bus, *, epoch: int = 1, trained_step: int = 0, max_age: int = 2, drop: bool = False
+    bus: Bus,
+    *,
+    epoch: int = 1,
+    trained_step: int = 0,
+    max_age: int = 2,
+    drop: bool = False,
+    schedule: pb.Schedule = SCHEDULE,
 ) -> AsyncIterator[Batches]:
     sources = Sources({"": AdvantageSamples(recipe_of(algorithm={"filters": {"zero_variance": drop}}))})
     following = Following(bus, NAMES, groups_per_step=2, trained_step=trained_step, log_cursor=0, takes=TAKES)
@@ -32,7 +39,7 @@ async def leader(
     judge = Judge(bus, NAMES, following, sources, min_fraction=1.0, epoch=number)
     running = [asyncio.create_task(work()) for work in (following.run, judge.run)]
     try:
-        yield Batches(bus, NAMES, following, judge, max_age, number)
+        yield Batches(bus, NAMES, following, judge, max_age, number, schedule)
     finally:
         for task in running:
             task.cancel()

@@ -35,7 +35,7 @@ from penstock.bus import (
     store_payload,
 )
 from penstock.cli.credentials import login_of
-from penstock.cli.run_directory import RunRefused, locked
+from penstock.cli.run_directory import RATE, RunRefused, locked
 from penstock.cli.screen import train
 from penstock.cli.streams import run_server
 from penstock.cli.words import DEFAULT_RUNS, Runs, unknown_run
@@ -46,6 +46,7 @@ from penstock.rules.quarantine import BadEntry
 from penstock.system import exits
 from penstock.terminal import failed
 from penstock.trajectories import encode, read_sample, sample_key
+from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 MARK = "replay.json"
 AT_ONCE = 64
@@ -78,7 +79,7 @@ def replay(
         raise failed(unknown_run(run, runs))
     try:
         replay_recipe(source, target, overrides or [], 1)  # bad input is refused before anything is copied
-        steps = asyncio.run(copy_run(source, runs / target, target))
+        steps = asyncio.run(copy_run(source, runs / target, target, _own_rate(overrides or [])))
         recipe = replay_recipe(source, target, overrides or [], steps)
     except (RecipeError, RunRefused) as error:
         raise failed(str(error)) from error
@@ -101,11 +102,16 @@ def replay_recipe(source: pathlib.Path, name: str, overrides: Iterable[str], ste
     return resolve(raw, [*overrides, *fixed], source=f"replay of {source}")
 
 
-async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str) -> int:
+def _own_rate(overrides: Iterable[str]) -> bool:
+    """Whether a replay has another learning rate than the one that was recorded."""
+    return any(override.startswith(RATE) for override in overrides)
+
+
+async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str, own_rate: bool = False) -> int:
     """Copies what the run in `source` released into the store of `target`; the number of recorded steps.
 
-    Does nothing where an earlier call came to its end. Raises RunRefused if the source is in use, has no batch, or its
-    log was trimmed.
+    own_rate: see `_copy_ledger`. Does nothing where an earlier call came to its end. Raises RunRefused if the source is
+    in use, has no batch, or its log was trimmed.
     """
     mark = target / MARK
     if mark.is_file():
@@ -124,14 +130,15 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str) -> int
         ):
             new = RunNames(name)
             await ensure_run(to_bus, new, limits)
-            ledger = await _copy_ledger(from_bus, old, to_bus, new)
+            ledger = await _copy_ledger(from_bus, old, to_bus, new, own_rate)
             samples = await _copy_log(from_bus, old, to_bus, new, ledger)
     mark.write_text(json.dumps({"source": str(source), "steps": ledger.step, "samples": samples}) + "\n")
     return ledger.step
 
 
-async def _copy_ledger(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames) -> Ledger:
-    """Admissions and ends of the groups that were released, and all batches; no report, no evaluation."""
+async def _copy_ledger(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames, own_rate: bool) -> Ledger:
+    """Admissions and ends of the groups that were released, and all batches; no report, no evaluation, no recipe.
+    own_rate: the batches leave their learning rate to the new run's recipe."""
     ledger, entries = Ledger(), list[Entry]()
     async for entry in read(from_bus, old.ledger, live=False):
         set_aside = ledger.quarantine.counts.total()
@@ -143,13 +150,18 @@ async def _copy_ledger(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames)
     released = {name for name, group in ledger.groups.items() if group.fate is not Fate.IN_FLIGHT}
     for entry in entries:
         kind, key = ledger_key(entry.subject)
+        payload = entry.payload
         if kind == "batch":
             subject = new.ledger_batch_subject(int(key))
+            record = pb.BatchRecord.FromString(payload)
+            if own_rate:
+                record.ClearField("schedule")
+            payload = record.SerializeToString()
         elif kind == "group" and key in released:
             subject = new.ledger_group_subject(key)
         else:
             continue
-        await append(to_bus, subject, entry.payload, expected_last_sequence=None)
+        await append(to_bus, subject, payload, expected_last_sequence=None)
     return ledger
 
 

@@ -7,10 +7,13 @@ from torch import Tensor
 
 from services.learner.backends.packing.micro_batches import Planned
 from services.learner.interface.policy import Loss, StepOutcome, TokenScores
+from services.learner.interface.rate import Rate
 
 
 class SteppingOptimizer(Protocol):
     """What a backend's optimizer has in common."""
+
+    rate: Rate
 
     @property
     def learning_rate(self) -> float: ...

@@ -10,6 +10,7 @@ from services.learner.backends.optim import schedules
 from services.learner.backends.optim.loss_scale import LossScale
 from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy_spec import PolicySpec
+from services.learner.interface.rate import Rate
 from services.learner.interface.telling import told_by_all
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Guard:
 
     Attributes:
       steps: steps asked for, skipped ones included; the schedule follows it.
+      rate: how the learning rate of the next step is found; a recorded step may have had another than the recipe's.
       skipped: steps not taken because the gradient norm was NaN or infinite.
       skipped_in_a_row: of those, the ones since the last step taken that no smaller loss scale could help.
       loss_scale: of a float16 model; None: of another.
@@ -35,6 +37,7 @@ class Guard:
         """Raises schedules.ScheduleError."""
         self.settings, self._spec = spec.learner.optimizer, spec
         schedules.check_schedule(self.settings, spec.steps)
+        self.rate = Rate(self.settings, spec.steps)
         self.steps = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
@@ -66,8 +69,8 @@ class Guard:
     @property
     def learning_rate(self) -> float:
         """Rate of the next step."""
-        factor = schedules.factor(self.settings, self._spec.steps, self.steps, self._spec.updates)
-        return self.settings.learning_rate * factor
+        peak = self.rate.optimizer
+        return peak.learning_rate * schedules.factor(peak, self.rate.steps, self.steps, self._spec.updates)
 
     def skip(self, norm: float, own: Sequence[str]) -> None:
         """Counts a step that is not taken, and says which gradients are at fault; a collective. A float16 model's loss
