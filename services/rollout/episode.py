@@ -32,7 +32,7 @@ from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.engines import Engines, GenerationFailed
 from services.rollout.failures import RewardFailed
-from services.rollout.frozen import Breathes, unless_frozen
+from services.rollout.frozen import Attempts, Breathes
 from services.rollout.pool import Pool
 from services.rollout.scoring import Scoring, total
 from services.rollout.teacher import Teacher
@@ -268,9 +268,10 @@ async def _ask(tools: Tools, place: Place, method: str, call: Callable[[float], 
     left = max(0.05, deadline.at - began)
     usual = min(ENVIRONMENT_SECONDS, left)
     what, on = f"{tools.environment.name}.{method}", f"environment {place.address}"
+    attempts = Attempts(place.breathes)
 
     async def attempt(seconds: float) -> T:
-        return await unless_frozen(rpc.call(call(min(seconds, usual))), place.breathes)
+        return await attempts.attempt(rpc.call(call(min(seconds, usual))))
 
     try:
         answer = await rpc.retried(AWAY, tools.outage or left, attempt, what=what, on=on)

@@ -26,12 +26,24 @@ def breath_of(address: str, security: rpc.Security) -> Breathes:
     return partial(rpc.breathes, address, security=security, transport=rpc.FOREIGN, within=BREATH_SECONDS)
 
 
-async def unless_frozen(call: Awaitable[T], breathes: Breathes | None) -> T:
-    """What the call gives. Raises its RpcError, or UNAVAILABLE where it came too late because nobody answers there.
-    breathes: None where that is not to be asked."""
-    try:
-        return await call
-    except rpc.RpcError as error:
-        if error.code not in TOO_MUCH or breathes is None or await breathes():
-            raise
-        raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, FROZEN) from error
+class Attempts:
+    """Attempts at one thing, of which those that come too late because nobody answers there end UNAVAILABLE.
+
+    breathes: None where that is not to be asked. The attempt during which a frozen process goes on may come too late
+    too, and says nothing of the process either.
+    """
+
+    def __init__(self, breathes: Breathes | None) -> None:
+        self._breathes, self._frozen = breathes, False
+
+    async def attempt(self, call: Awaitable[T]) -> T:
+        """What the call gives. Raises its RpcError, or UNAVAILABLE in its place."""
+        try:
+            return await call
+        except rpc.RpcError as error:
+            if error.code not in TOO_MUCH or self._breathes is None:
+                raise
+            before, self._frozen = self._frozen, not await self._breathes()
+            if not (before or self._frozen):
+                raise
+            raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, FROZEN) from error

@@ -34,7 +34,7 @@ from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Invalid, Scored, checked_results
 from services.rollout.failures import RewardFailed
-from services.rollout.frozen import TOO_MUCH, Breathes, unless_frozen
+from services.rollout.frozen import TOO_MUCH, Attempts, Breathes
 
 MAX_ITEMS = 256
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE,))
@@ -209,11 +209,12 @@ class RewardClient:
         is unavailable, within the reward's time, or that of an outage."""
         limit = self.reward.timeout_seconds
         what, on = f"{len(request.items)} scores of {self.reward.name}", f"reward {self.address}"
+        attempts = Attempts(self._breathes)
 
         async def attempt(left: float) -> None:
             if self._left:
                 raise rpc.RpcError(grpc.StatusCode.CANCELLED, "the service has left the run")
-            await unless_frozen(self._attempt(request, answers, min(left, limit)), self._breathes)
+            await attempts.attempt(self._attempt(request, answers, min(left, limit)))
 
         await rpc.retried(AWAY, max(limit, outage), attempt, what=what, on=on)
 
