@@ -13,6 +13,7 @@ LIBRARIES = {
     "cli": "light",
     "datasets": "light",
     "histories": "light",
+    "kube": "light",
     "ledger": "light",
     "membership": "light",
     "memory_plan": "light",
@@ -106,6 +107,7 @@ OTHERS = {
     "tests/real": "learner",
     "tests/sinks": "sinks",
     "tests/static": "light",
+    "tests/walks": "light",
 }
 
 def _packages():

@@ -52,5 +52,5 @@ class CoordinatorServicer(Reader):
 
     async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:
         services = await self._c.peers.waits()
-        said = [explain(services), dead_groups(self._c.ledger.reports)]
+        said = [explain(services), self._c.watch.scarce, dead_groups(self._c.ledger.reports)]
         return pb.ExplainStallResponse(explanation="; ".join(filter(None, said)), services=services)

@@ -73,7 +73,7 @@ def main(folder: pathlib.Path) -> dict[str, float | None]:
             found[SILENT] = _named(run, f"(on reward {theirs.address}")
         run.until_step(run.step + 2)
         with _full(run):
-            found[FULL] = _named(run, "waits for room for")
+            found[FULL] = _named(run, "waits for room for", "the log of samples is")
         run.until_step(run.step + 2)
         run.stop()
     finally:

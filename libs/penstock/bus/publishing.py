@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,26 +67,30 @@ async def publish_once(
     writer = _nuid.next().decode()
     end = time.monotonic() + within
     sent = {**(headers or {}), WRITER_HEADER: writer}
-    while True:
-        left = end - time.monotonic()
-        if left <= 0:
-            raise BusTimeout(f"publish {subject}", within, "subject refused and empty in turn")
-        try:
-            ack = await _publish(bus, subject, payload, sent, within=left)
-            return Published(ack.seq, first=True)
-        except BusRefused as refused:
-            if refused.code != _STORE_FAILED:
-                raise
-            reason = str(refused)
-        # The same code says "the subject has its message" and "the stream is full": the subject itself decides.
-        stored = await _last(bus, subject, within=max(left, bus.attempt_seconds))
-        if stored is not None:
-            return Published(stored.seq, first=(stored.headers or {}).get(WRITER_HEADER) == writer)
-        if "per subject" in reason:
-            continue  # it was trimmed between the refusal and the look
-        if on_full == "raise" or time.monotonic() + _FULL_PAUSE_SECONDS + bus.attempt_seconds >= end:
-            raise StreamFull(f"{subject}: {reason}")
-        with waiting(f"room for {subject}", on="whoever trims the stream", deadline=end - time.monotonic()):
+    full = False
+    with ExitStack() as stack:
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise BusTimeout(f"publish {subject}", within, "subject refused and empty in turn")
+            try:
+                ack = await _publish(bus, subject, payload, sent, within=left)
+                return Published(ack.seq, first=True)
+            except BusRefused as refused:
+                if refused.code != _STORE_FAILED:
+                    raise
+                reason = str(refused)
+            # The same code says "the subject has its message" and "the stream is full": the subject itself decides.
+            stored = await _last(bus, subject, within=max(left, bus.attempt_seconds))
+            if stored is not None:
+                return Published(stored.seq, first=(stored.headers or {}).get(WRITER_HEADER) == writer)
+            if "per subject" in reason:
+                continue  # it was trimmed between the refusal and the look
+            if on_full == "raise" or time.monotonic() + _FULL_PAUSE_SECONDS + bus.attempt_seconds >= end:
+                raise StreamFull(f"{subject}: {reason}")
+            if not full:
+                full = True
+                stack.enter_context(waiting(f"room for {subject}", on="whoever trims the stream", deadline=left))
             await asyncio.sleep(_FULL_PAUSE_SECONDS)  # the server announces no room
 
 

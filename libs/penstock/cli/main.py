@@ -16,6 +16,7 @@ from penstock.cli.commands.env import env
 from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
 from penstock.cli.commands.join import join_command
+from penstock.cli.commands.kube import kube
 from penstock.cli.commands.listing import ls
 from penstock.cli.commands.migrate import migrate
 from penstock.cli.commands.page import page
@@ -73,6 +74,7 @@ app.command()(migrate)
 app.command()(train)
 app.command()(create)
 app.command(name="join")(join_command)
+app.command()(kube)
 app.command()(scale)
 app.command(name="eval")(evaluate)
 app.command()(replay)

@@ -24,8 +24,8 @@ MOST_SAMPLES = 500
 def status(run: RunName, runs: Runs = DEFAULT_RUNS, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Show a run's state: step, reward, staleness, samples."""
     summary = summary_of(runs / run)
-    if summary.get("status") in ("done", "stopped", "failed"):
-        console.print_json(data=summary) if as_json else console.print(table_of(summary, run))
+    if summary.get("status") in ("done", "stopped", "failed") and not as_json:
+        console.print(table_of(summary, run))
         return
     state = ask(run, runs, lambda stub: stub.GetRun(pb.GetRunRequest(), timeout=5)).run
     told = MessageToDict(state, preserving_proto_field_name=True)
@@ -86,9 +86,12 @@ def resume(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
     ask(run, runs, lambda stub: stub.ResumeRun(pb.ResumeRunRequest(), timeout=10))
 
 
-def explain(run: RunName, runs: Runs = DEFAULT_RUNS) -> None:
+def explain(run: RunName, runs: Runs = DEFAULT_RUNS, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Say in one sentence what the run waits for, and list every service's waits."""
     answer = ask(run, runs, lambda stub: stub.ExplainStall(pb.ExplainStallRequest(), timeout=15))
+    if as_json:
+        console.print_json(data=MessageToDict(answer, preserving_proto_field_name=True))
+        return
     console.print(plain(answer.explanation))
     table = Table("service", "waits for", "on", "times", "since", "deadline in")
     now = datetime.datetime.now(datetime.UTC)

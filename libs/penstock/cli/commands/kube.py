@@ -1,0 +1,69 @@
+"""`penstock kube`: a recipe's run as Kubernetes manifests."""
+
+import pathlib
+import secrets
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from penstock.cli.words import Overrides
+from penstock.kube import Place, manifests, written
+from penstock.kube.containers import FILES
+from penstock.recipes import Recipe, RecipeError, dump, load, recorded
+from penstock.system.secret_files import write_secret
+from penstock.terminal import console, failed, plain
+
+
+def kube(
+    recipe: Annotated[pathlib.Path, typer.Argument(help="recipe file (YAML)")],
+    overrides: Overrides = None,
+    files: Annotated[
+        pathlib.Path, typer.Option(help="folder with the model and the rows of the recipe, which the claim will hold")
+    ] = pathlib.Path(),
+    output: Annotated[pathlib.Path, typer.Option(help="folder for the manifests")] = pathlib.Path("kubernetes"),
+    namespace: Annotated[str, typer.Option(help="namespace of the run: one for each")] = Place.namespace,
+    images: Annotated[str, typer.Option(help="what the images' names begin with")] = Place.images,
+    tag: Annotated[str, typer.Option(help="the images' tag")] = Place.tag,
+    claim: Annotated[
+        str, typer.Option(help="persistent volume claim with what --files has; with a slash, a path of the nodes")
+    ] = Place.files,
+    accelerator: Annotated[str, typer.Option(help="cpu or cuda")] = Place.accelerator,
+) -> None:
+    """Write the manifests of a recipe's run, for `kubectl apply -k`: one namespace, closed by network policies."""
+    if accelerator not in ("cpu", "cuda"):
+        raise failed(f"--accelerator: {accelerator!r} is neither cpu nor cuda")
+    place = Place(namespace, images, tag, claim, accelerator)
+    try:
+        moved = _moved(load(recipe, overrides or []), files.absolute(), output)
+        made = written(manifests(moved, place, secrets.token_urlsafe(32)), output, namespace)
+    except (RecipeError, OSError, ValueError) as error:
+        raise failed(str(error)) from error
+    for path in made:
+        console.print(plain(path))
+    console.print(plain(f"{claim} is to hold what {files.absolute()} has; then: kubectl apply -k {output}"))
+
+
+def _moved(recipe: Recipe, files: pathlib.Path, output: pathlib.Path) -> Recipe:
+    """The recipe with its files where containers have them. Raises ValueError for one that is not below `files`."""
+    said = _renamed(yaml.safe_load(dump(recipe)), files)
+    output.mkdir(parents=True, exist_ok=True)
+    beside = output / ".recipe.yaml"
+    write_secret(beside, yaml.safe_dump(said))
+    try:
+        return recorded(beside)
+    finally:
+        beside.unlink()
+
+
+def _renamed(value: Any, files: pathlib.Path, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _renamed(each, files, f"{key}.{name}".lstrip(".")) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_renamed(each, files, key) for each in value]
+    if not isinstance(value, str) or "/" not in value or "://" in value or not pathlib.Path(value).exists():
+        return value
+    path = pathlib.Path(value).absolute()
+    if not path.is_relative_to(files):
+        raise ValueError(f"{key}: {value} is not below {files}; --files names the folder that has all of the recipe's")
+    return f"{FILES}/{path.relative_to(files)}"

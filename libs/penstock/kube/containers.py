@@ -1,0 +1,162 @@
+"""The containers of a run's services: programs, flags, probes and rights. Pure.
+
+Every container runs `penstock serve KIND --join NATS --run NAME`: all else it finds in the run. What it is given beside
+that is where it listens. Calls are plain text inside the namespace, which network policies close.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from penstock.recipes import Recipe
+
+GRPC, METRICS, PAGE, NATS, MONITOR = 7000, 9400, 8080, 4222, 8222
+"""Ports of every pod that has them."""
+DRAIN_SECONDS = 30
+USER = 65532
+FOLDER, FILES, KEY = "/run/penstock", "/files", "/key"
+"""Where a container has its own folder, the run's model and rows, and the key of the page."""
+IMAGES = {
+    "generation": "generation",
+    "teacher": "generation",
+    "judge": "generation",
+    "reward_model": "learner",
+    "learner": "learner",
+}
+LOCKED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run is put. images: what an image's name begins with; files: the claim (or, with a slash, the path of the
+    node) that has FILES; accelerator: cpu or cuda."""
+
+    namespace: str = "penstock"
+    images: str = "localhost/penstock"
+    tag: str = "latest"
+    files: str = "penstock-files"
+    accelerator: str = "cpu"
+
+    def image(self, kind: str) -> str:
+        """Of a kind of service."""
+        return f"{self.images}-{IMAGES.get(kind, 'light')}-{self.accelerator}:{self.tag}"
+
+
+def object_name(kind: str) -> str:
+    """A kind as names of objects have it."""
+    return kind.replace("_", "-")
+
+
+def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: bool = False) -> dict[str, Any]:
+    """Of one kind of service. numbered: its name in the run ends with its number of the set."""
+    serves = "generation" if kind in ("teacher", "judge") else kind
+    words = ["serve", serves, "--join", f"nats://nats:{NATS}", "--run", recipe.run, "--folder", FOLDER]
+    variables = [{"name": "HOME", "value": "/tmp"}, _field("PENSTOCK_ZONE", "spec.nodeName")]
+    if kind not in ("coordinator", "learner", "weight_sync", "dashboard"):
+        source = "metadata.labels['apps.kubernetes.io/pod-index']" if numbered else "metadata.name"
+        variables.append(_field("POD", source))
+        words += ["--name", f"{kind}-$(POD)" if numbered else "$(POD)"]
+    words += ["--listen", f"0.0.0.0:{PAGE if kind == 'dashboard' else GRPC}"]
+    words += ["--metrics-host", "0.0.0.0", "--metrics-port", str(METRICS), "--drain-seconds", str(DRAIN_SECONDS)]
+    words.append("--insecure")
+    if kind == "learner":
+        words.append("--ends-with-run")
+    if kind == "dashboard":
+        words += ["--key-file", f"{KEY}/page.key"]
+    ports = [
+        {"name": "page" if kind == "dashboard" else "grpc", "containerPort": PAGE if kind == "dashboard" else GRPC}
+    ]
+    made: dict[str, Any] = {
+        "name": object_name(kind),
+        "image": place.image(kind),
+        "args": words,
+        "env": variables,
+        "ports": [*ports, {"name": "metrics", "containerPort": METRICS}],
+        "resources": _resources(kind, gpus),
+        "securityContext": LOCKED,
+        "volumeMounts": _mounts(kind, place),
+    }
+    return {**made, **_probes(kind)}
+
+
+def volumes(kind: str, place: Place) -> list[dict[str, Any]]:
+    """Of the pod of a kind."""
+    found: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}, {"name": "folder", "emptyDir": {}}]
+    if kind in ("generation", "teacher", "judge", "learner", "reward_model"):
+        found.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+    if kind != "environment":
+        claim = {"persistentVolumeClaim": {"claimName": place.files, "readOnly": True}}
+        found.append({"name": "files", **({"hostPath": {"path": place.files}} if "/" in place.files else claim)})
+    if kind == "dashboard":
+        found.append({"name": "key", "secret": {"secretName": "page", "defaultMode": 0o440}})
+    return found
+
+
+def _mounts(kind: str, place: Place) -> list[dict[str, Any]]:
+    paths = {"tmp": "/tmp", "folder": FOLDER, "shm": "/dev/shm", "files": FILES, "key": KEY}
+    read_only = ("files", "key")
+    return [
+        {"name": v["name"], "mountPath": paths[v["name"]], **({"readOnly": True} if v["name"] in read_only else {})}
+        for v in volumes(kind, place)
+    ]
+
+
+def _resources(kind: str, gpus: int) -> dict[str, Any]:
+    cpu, memory = ("1", "2Gi") if kind in IMAGES else ("250m", "512Mi")
+    asked: dict[str, Any] = {"requests": {"cpu": cpu, "memory": memory}}
+    return {**asked, "limits": {"nvidia.com/gpu": gpus}} if gpus else asked
+
+
+def _probes(kind: str) -> dict[str, Any]:
+    """gRPC's health; of the page, whether somebody listens."""
+    asked: dict[str, Any] = {"tcpSocket": {"port": PAGE}} if kind == "dashboard" else {"grpc": {"port": GRPC}}
+    return {
+        "startupProbe": {**asked, "periodSeconds": 5, "failureThreshold": 240},
+        "readinessProbe": {**asked, "periodSeconds": 5},
+        "livenessProbe": {**asked, "periodSeconds": 20, "failureThreshold": 6, "timeoutSeconds": 5},
+    }
+
+
+def _field(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def nats_container(place: Place) -> dict[str, Any]:
+    """NATS, which the light image has."""
+    probe = {"httpGet": {"path": "/healthz", "port": MONITOR}, "periodSeconds": 5}
+    mounts = [{"name": "config", "mountPath": "/config", "readOnly": True}, {"name": "store", "mountPath": "/store"}]
+    return {
+        "name": "nats",
+        "image": place.image("nats"),
+        "command": ["nats-server", "-c", "/config/nats.conf"],
+        "ports": [{"name": "nats", "containerPort": NATS}, {"name": "monitor", "containerPort": MONITOR}],
+        "readinessProbe": probe,
+        "livenessProbe": {**probe, "periodSeconds": 20, "failureThreshold": 6},
+        "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
+        "securityContext": LOCKED,
+        "volumeMounts": mounts,
+    }
+
+
+def create_container(place: Place) -> dict[str, Any]:
+    """Makes the run on NATS, once; what is there goes on."""
+    words = ["create", "/recipe/recipe.yaml", "--nats", f"nats://nats:{NATS}", "--monitor", f"http://nats:{MONITOR}"]
+    mounts: list[dict[str, Any]] = [
+        {"name": "recipe", "mountPath": "/recipe", "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "files", "mountPath": FILES, "readOnly": True},
+    ]
+    return {
+        "name": "create",
+        "image": place.image("create"),
+        "args": words,
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
+        "securityContext": LOCKED,
+        "volumeMounts": mounts,
+    }

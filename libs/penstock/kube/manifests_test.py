@@ -1,0 +1,137 @@
+"""The manifests of a recipe: what they name exists, and what services are told they understand."""
+
+import argparse
+import itertools
+import pathlib
+from typing import Any
+
+import pytest
+import yaml
+
+from penstock.access import KINDS
+from penstock.kube import Place, manifests, written
+from penstock.kube.containers import GRPC, METRICS
+from penstock.kube.manifests import callers_of
+from penstock.process import flags
+from penstock.recipes import Recipe, resolve
+from penstock.tiny_model import make_model
+
+PODS = ("Deployment", "StatefulSet", "Job")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """One with every kind of service."""
+    folder = tmp_path_factory.mktemp("files")
+    make_model(folder / "model", hidden=32, layers=1, intermediate=64)
+    (folder / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    rows, model = str(folder / "rows.jsonl"), str(folder / "model")
+    judged = {
+        "name": "judge",
+        "weight": 0.5,
+        "judge": {"path": model, "prompt": "{completion}", "max_context": 128, "max_tokens": 8},
+    }
+    return resolve(
+        {
+            "run": "r",
+            "model": {"path": model},
+            "data": {"train": rows, "eval": rows},
+            "environment": {"name": "length", "rewards": [{"name": "length"}, judged]},
+            "algorithm": {"steps": 2, "groups_per_step": 2, "group_size": 2},
+            "sampling": {"max_tokens": 8},
+            "generation": {"replicas": 3, "max_context": 64, "tensor": 2},
+            "learner": {"ranks": 4},
+            "rollout": {"workers": 2},
+        }
+    )
+
+
+@pytest.fixture(scope="module", params=["cpu", "cuda"])
+def files(recipe: Recipe, request: pytest.FixtureRequest) -> dict[str, list[dict[str, Any]]]:
+    return manifests(recipe, Place(accelerator=request.param), "a key")
+
+
+def pods(files: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [each for each in itertools.chain(*files.values()) if each["kind"] in PODS]
+
+
+def test_every_container_of_a_service_is_told_what_its_own_flags_are(files: dict[str, list[dict[str, Any]]]) -> None:
+    served = 0
+    for each in pods(files):
+        for container in each["spec"]["template"]["spec"]["containers"]:
+            words = container.get("args", [])
+            if words[:1] != ["serve"]:
+                continue
+            parser = flags(words[1], "")
+            for flag in ("--join", "--folder", *(("--key-file",) if words[1] == "dashboard" else ())):
+                parser.add_argument(flag, required=True)
+            args = parser.parse_args(words[2:])
+            assert words[1] in KINDS and args.run == "r" and args.metrics_port == METRICS
+            assert args.listen.rpartition(":")[2] == str(container["ports"][0]["containerPort"])
+            served += 1
+    assert served == 8
+
+
+def test_what_is_selected_mounted_or_asked_is_there(files: dict[str, list[dict[str, Any]]]) -> None:
+    for each in pods(files):
+        template = each["spec"]["template"]
+        assert each["kind"] == "Job" or each["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
+        spec = template["spec"]
+        held = {volume["name"] for volume in spec["volumes"]}
+        held |= {claim["metadata"]["name"] for claim in each["spec"].get("volumeClaimTemplates", ())}
+        for container in spec["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= held, each["metadata"]["name"]
+            ports = {port["containerPort"] for port in container.get("ports", ())}
+            for probe in (value for key, value in container.items() if key.endswith("Probe")):
+                (asked,) = (probe[way]["port"] for way in ("grpc", "tcpSocket", "httpGet") if way in probe)
+                assert asked in ports
+        claims = {v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"] if "persistentVolumeClaim" in v}
+        made = {e["metadata"]["name"] for e in itertools.chain(*files.values()) if e["kind"] == "PersistentVolumeClaim"}
+        assert claims <= made | {Place.files}
+        assert spec["securityContext"]["runAsNonRoot"] and not spec["automountServiceAccountToken"]
+
+
+def test_who_may_call_may_reach_and_nobody_else(files: dict[str, list[dict[str, Any]]]) -> None:
+    policies = {each["metadata"]["name"]: each["spec"] for each in files["network.yaml"]}
+    assert policies.pop("closed") == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    kinds = [name for name in policies if name != "nats"]
+    for kind in kinds:
+        rules = [r for r in policies[kind]["ingress"] if {"port": GRPC} in r["ports"]]
+        let_in = {pod["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for r in rules for pod in r["from"]}
+        may = {caller.replace("_", "-") for caller in callers_of(kind.replace("-", "_"))}
+        assert let_in == (may & set(kinds) if kind != "dashboard" else set()), kind
+    assert "learner" not in {
+        pod["podSelector"]["matchLabels"]["app.kubernetes.io/name"]
+        for rule in policies["generation"]["ingress"]
+        for pod in rule.get("from", ())
+    }
+
+
+def test_counts_and_devices_are_the_recipes(recipe: Recipe) -> None:
+    found = {p["metadata"]["name"]: p["spec"] for p in pods(manifests(recipe, Place(accelerator="cuda"), "k"))}
+    assert (found["generation"]["replicas"], found["rollout"]["replicas"], found["judge"]["replicas"]) == (3, 2, 1)
+
+    def gpus(name: str) -> object:
+        resources = found[name]["template"]["spec"]["containers"][0]["resources"]
+        return resources.get("limits", {}).get("nvidia.com/gpu")
+
+    assert [gpus(name) for name in ("learner", "generation", "judge", "rollout")] == [4, 2, 1, None]
+
+
+def test_files_are_listed_and_a_secret_is_its_owners(
+    files: dict[str, list[dict[str, Any]]], tmp_path: pathlib.Path
+) -> None:
+    written(files, tmp_path, "penstock")
+    listed = yaml.safe_load((tmp_path / "kustomization.yaml").read_text())["resources"]
+    assert {path.name for path in tmp_path.iterdir()} == {"kustomization.yaml", *listed}
+    assert (tmp_path / "page.yaml").stat().st_mode & 0o777 == 0o600
+    for name in listed:
+        for each in yaml.safe_load_all((tmp_path / name).read_text()):
+            assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "penstock"
+
+
+def test_a_flag_that_no_service_has_is_found() -> None:
+    """The first test can fail."""
+    parser = flags("rollout", "")
+    with pytest.raises((argparse.ArgumentError, SystemExit)):
+        parser.parse_args(["--no-such-flag"])
