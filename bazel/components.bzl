@@ -96,6 +96,8 @@ OTHERS = {
     "bazel/proto_folder": "light",
     "bazel/site": "light",
     "bazel/wheels": "light",
+    "deploy/images": "light",
+    "deploy/monitoring": "light",
     "docs": "learner",
     "examples/node_reward": "light",
     "tests/bench": "learner",

@@ -71,11 +71,14 @@ async def coordinator_of(folder: pathlib.Path) -> AsyncIterator[str]:
             return
         if not (folder / "nats").is_dir():
             raise RunRefused(f"its streams are not there any more ({folder / 'nats'}); metrics.jsonl has its numbers")
-        nats = await stack.enter_async_context(run_server(folder, "nats-read.log"))
-        bus = await stack.enter_async_context(connect(nats.url, name="penstock", login=login_of(folder)))
         recipe = recorded(folder / "recipe.yaml")
-        chat = await asyncio.to_thread(_chat, recipe, folder)
-        over = await RunOver.of(bus, recipe, summary_of(folder), chat)
+        reading = asyncio.create_task(asyncio.to_thread(_chat, recipe, folder))  # slow, and so is a server's start
+        try:
+            nats = await stack.enter_async_context(run_server(folder, "nats-read.log"))
+            bus = await stack.enter_async_context(connect(nats.url, name="penstock", login=login_of(folder)))
+        finally:
+            await asyncio.wait([reading])
+        over = await RunOver.of(bus, recipe, summary_of(folder), reading.result())
         socket = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-"))) / "coordinator"
         server = await stack.enter_async_context(rpc.Server(COORDINATOR, f"unix:{socket}"))
         server.add(coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server, over)

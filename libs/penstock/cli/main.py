@@ -18,6 +18,7 @@ from penstock.cli.commands.export import export
 from penstock.cli.commands.join import join_command
 from penstock.cli.commands.kube import kube
 from penstock.cli.commands.listing import ls
+from penstock.cli.commands.logs import logs
 from penstock.cli.commands.migrate import migrate
 from penstock.cli.commands.page import page
 from penstock.cli.commands.replay import replay
@@ -63,6 +64,7 @@ app.command()(inspect.resume)
 app.command()(inspect.explain)
 app.command()(inspect.samples)
 app.command()(inspect.lineage)
+app.command()(logs)
 app.command()(page)
 app.command()(verify)
 app.command()(quarantine)

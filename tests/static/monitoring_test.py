@@ -1,0 +1,62 @@
+"""What rules and dashboard ask for is what services export, with the labels that they have."""
+
+import json
+import pathlib
+import re
+
+import pytest
+import yaml
+
+from deploy.monitoring.dashboard import dashboard
+from penstock.telemetry import metrics
+
+HERE = pathlib.Path("deploy/monitoring")
+MADE = re.compile(r"metrics\.(counter|gauge|histogram)\(\s*metrics\.([A-Z_]+),\s*\"[^\"]*\"(?:,\s*\[([^\]]*)\])?", re.S)
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+NAME = re.compile(r"\b(?:rl|rpc)_[a-z_]+")
+LABELS = {"le", "instance", "__name__"}
+
+
+def exported() -> dict[str, set[str]]:
+    """Names as Prometheus has them, each with its labels."""
+    found = dict[str, set[str]]()
+    for root in ("services", "libs"):
+        for path in pathlib.Path(root).rglob("*.py"):
+            for kind, constant, labels in MADE.findall(path.read_text()):
+                flat = getattr(metrics, constant).replace(".", "_")
+                for suffix in SUFFIXES[kind]:
+                    found[flat + suffix] = set(re.findall(r"\"(\w+)\"", labels))
+    return found
+
+
+def queries() -> list[str]:
+    rules = yaml.safe_load((HERE / "alerts.yaml").read_text())["groups"]
+    panels = json.loads((HERE / "dashboard.json").read_text())["panels"]
+    asked = [rule["expr"] for group in rules for rule in group["rules"]]
+    return [*asked, *(target["expr"] for panel in panels for target in panel.get("targets", ()))]
+
+
+@pytest.mark.parametrize("query", queries())
+def test_every_metric_and_label_that_is_asked_for_is_exported(query: str) -> None:
+    known = exported()
+    names = set(NAME.findall(query))
+    assert names and names <= set(known), names - set(known)
+    labels = {label for each in re.findall(r"by \(([^)]*)\)", query) for label in re.split(r",\s*", each)}
+    labels |= set(re.findall(r"(\w+)=~?[\"']", query))
+    assert labels <= set.union(*(known[name] for name in names)) | LABELS, query
+
+
+def test_every_metric_is_on_the_dashboard_or_in_a_rule() -> None:
+    asked = {name for query in queries() for name in NAME.findall(query)}
+    known = {re.sub("_(bucket|sum|count)$", "", name) for name in exported()}
+    assert known <= {re.sub("_(bucket|sum|count)$", "", name) for name in asked}
+
+
+def test_the_dashboard_is_the_one_that_is_written_here() -> None:
+    assert json.loads((HERE / "dashboard.json").read_text()) == dashboard()
+
+
+def test_every_alert_says_what_to_do() -> None:
+    rules = [rule for group in yaml.safe_load((HERE / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    assert all(rule["annotations"]["summary"].endswith(".") for rule in rules)
