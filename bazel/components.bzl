@@ -106,6 +106,7 @@ OTHERS = {
     "tests/e2e/testing": "light",
     "tests/families": "light",
     "tests/fuzz": "learner",
+    "tests/pods": "light",
     "tests/real": "learner",
     "tests/sinks": "sinks",
     "tests/static": "light",

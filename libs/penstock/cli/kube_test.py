@@ -1,0 +1,56 @@
+"""`penstock kube`: where containers find a recipe's files, and what it refuses."""
+
+import json
+import pathlib
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from penstock.cli.main import app
+from penstock.tiny_model import make_model
+
+
+@pytest.fixture
+def files(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder with a recipe and all that it names."""
+    folder = tmp_path / "files"
+    make_model(folder / "model", hidden=32, layers=1, intermediate=64)
+    (folder / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    settings = {
+        "run": "r",
+        "model": {"path": str(folder / "model")},
+        "data": {"train": str(folder / "rows.jsonl"), "eval": str(folder / "rows.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": 2, "groups_per_step": 2, "group_size": 2},
+        "sampling": {"max_tokens": 8},
+        "generation": {"max_context": 64},
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(settings))
+    return folder
+
+
+def kube(files: pathlib.Path, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["kube", str(files / "recipe.yaml"), "--output", str(files.parent / "k"), *words])
+    return done.exit_code, " ".join(done.output.split())
+
+
+def test_the_recipe_names_its_files_where_containers_have_them(files: pathlib.Path) -> None:
+    code, said = kube(files, "--files", str(files), "--namespace", "mine")
+    assert code == 0, said
+    config = next(yaml.safe_load_all((files.parent / "k" / "run.yaml").read_text()))
+    recipe = yaml.safe_load(config["data"]["recipe.yaml"])
+    assert (recipe["model"]["path"], recipe["data"]["train"]) == ("/files/model", "/files/rows.jsonl")
+    assert config["metadata"]["namespace"] == "mine" and not (files.parent / "k" / ".recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--files", "/usr/bin"], "is not below /usr/bin; --files names the folder"),
+        (["--accelerator", "tpu"], "'tpu' is neither cpu nor cuda"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(files: pathlib.Path, words: list[str], why: str) -> None:
+    code, said = kube(files, *words)
+    assert code == 2 and why in said, said

@@ -1,0 +1,190 @@
+"""A rendered run as real pods: `python -m tests.pods.pods FOLDER`, as root, with podman and our images.
+
+`penstock kube` renders a small recipe; every Deployment, StatefulSet and Job becomes pods of `podman kube play` on a
+network of their own. Generation is scaled from 1 to 2, a rollout is killed and comes again, and the run must end by
+itself with streams that `verify` finds nothing in. What came of it is printed as JSON.
+
+Podman knows no Services, claims of sets or gRPC probes: volumes become folders of this host, probes are left out, and
+what a field of the pod would say is written into its variables.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import yaml
+
+from penstock.audit import read_run
+from penstock.bus import EmbeddedServer, RunNames, connect
+from penstock.bus.embedded import STORE
+from penstock.kube.containers import USER
+from penstock.tiny_model import make_assets
+
+RUN, STEPS, WITHIN = "pods", 10, 900.0
+NETWORK = "penstock-pods"
+PODS = ("Deployment", "StatefulSet", "Job")
+
+
+def recipe(files: pathlib.Path) -> dict[str, Any]:
+    """A GRPO run of STEPS steps over the assets below `files`."""
+    make_assets(files, demonstrations=64, prompts=256)
+    return {
+        "run": RUN,
+        "model": {"path": str(files / "model")},
+        "data": {"train": str(files / "train.jsonl"), "eval": str(files / "eval.jsonl")},
+        "environment": {"name": "sort_characters"},
+        "algorithm": {"steps": STEPS, "groups_per_step": 4, "group_size": 4},
+        "sampling": {"max_tokens": 24},
+        "evaluation": {"tasks": 4},
+        "learner": {"checkpoints": {"every": 5}, "optimizer": {"learning_rate": 1.0e-4}},
+        "generation": {"max_running": 64, "max_context": 96},
+        "telemetry": {"tensorboard": False},
+    }
+
+
+class Cluster:
+    """The manifests of `rendered`, played; volumes lie below `folder`."""
+
+    def __init__(self, rendered: pathlib.Path, folder: pathlib.Path, files: pathlib.Path) -> None:
+        self.folder, self._files = folder, files
+        objects = [o for path in sorted(rendered.glob("*.yaml")) for o in yaml.safe_load_all(path.read_text())]
+        self._beside = [o for o in objects if o["kind"] in ("ConfigMap", "Secret")]
+        self._workloads = {o["metadata"]["name"]: o for o in objects if o["kind"] in PODS}
+        self.started = dict[str, float]()
+
+    def __enter__(self) -> "Cluster":
+        podman("network", "create", NETWORK)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self.started):
+            self.stop(name)
+        podman("network", "rm", "-f", NETWORK)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._workloads)
+
+    def volume(self, pod: str, name: str) -> pathlib.Path:
+        return self.folder / "volumes" / pod / (STORE if name == "store" else name)
+
+    def start(self, workload: str, number: int = 0) -> str:
+        """Plays one pod of a workload; its name."""
+        template = json.loads(json.dumps(self._workloads[workload]["spec"]["template"]))
+        pod = workload if workload == "nats" else f"{workload}-{number}"
+        spec, claims = template["spec"], self._workloads[workload]["spec"].get("volumeClaimTemplates", ())
+        for left_out in ("securityContext", "topologySpreadConstraints"):
+            spec.pop(left_out, None)
+        spec["restartPolicy"] = "OnFailure"
+        spec["volumes"] += [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in claims]
+        spec["volumes"] = [self._on_host(pod, each) for each in spec["volumes"]]
+        for container in spec["containers"]:
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                container.pop(probe, None)
+            said = {"metadata.name": pod, "spec.nodeName": pod}
+            container["env"] = [
+                e
+                if "value" in e
+                else {"name": e["name"], "value": said.get(e["valueFrom"]["fieldRef"]["fieldPath"], "0")}
+                for e in container.get("env", ())
+            ]
+        made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, **template["metadata"]}, "spec": spec}
+        path = self.folder / f"{pod}.yaml"
+        path.write_text(yaml.safe_dump_all([*self._beside, made]))
+        podman("kube", "play", "--network", NETWORK, str(path))
+        self.started[pod] = time.monotonic()
+        return pod
+
+    def stop(self, pod: str) -> None:
+        """Kills it, whatever it does."""
+        podman("pod", "rm", "-f", "-t", "0", pod)
+        del self.started[pod]
+
+    def code(self, pod: str, container: str) -> int | None:
+        """How its container ended; None while it runs."""
+        said = json.loads(podman("container", "inspect", f"{pod}-{container}"))[0]["State"]
+        return None if said["Running"] else int(said["ExitCode"])
+
+    def words(self, pod: str, container: str) -> str:
+        return podman("logs", "--tail", "12", f"{pod}-{container}", check=False)[-2000:]
+
+    def _on_host(self, pod: str, volume: dict[str, Any]) -> dict[str, Any]:
+        if "configMap" in volume or "secret" in volume:
+            return volume
+        path = self._files if volume["name"] == "files" else self.volume(pod, volume["name"])
+        path.mkdir(parents=True, exist_ok=True)
+        if path != self._files:
+            os.chown(path, USER, USER)
+        return {"name": volume["name"], "hostPath": {"path": str(path), "type": "Directory"}}
+
+
+def podman(*words: str, check: bool = True) -> str:
+    done = subprocess.run(["podman", *words], capture_output=True, text=True)
+    if check and done.returncode:
+        raise RuntimeError(f"podman {' '.join(words)}: {done.stderr}")
+    return done.stdout + (done.stderr if not check else "")
+
+
+def play(cluster: Cluster) -> dict[str, Any]:
+    """The run from its first pod to its end; seconds and counts of it."""
+    began, metrics = time.monotonic(), cluster.volume("coordinator-0", "folder") / "metrics.jsonl"
+
+    def until(what: str, holds: Any) -> float:
+        while not holds():
+            if time.monotonic() - began > WITHIN:
+                told = "\n".join(f"{p}: {cluster.words(p, p.rpartition('-')[0] or p)}" for p in cluster.started)
+                raise RuntimeError(f"{what} did not come within {WITHIN:g} s:\n{told}")
+            time.sleep(0.2)  # podman and files announce nothing
+        return time.monotonic() - began
+
+    def steps() -> int:
+        return metrics.read_text().count("\n") if metrics.is_file() else 0
+
+    cluster.start("nats")
+    cluster.start("create")
+    for name in cluster.names:
+        if name not in ("nats", "create"):
+            cluster.start(name)
+    found: dict[str, Any] = {"pods": len(cluster.started)}
+    found["first step"] = round(until("the first step", lambda: steps() >= 1), 1)
+    cluster.start("generation", 1)
+    until("step 4", lambda: steps() >= 4)
+    cluster.stop("rollout-0")
+    cluster.start("rollout", 1)
+    found["last step"] = round(until("the last step", lambda: steps() >= STEPS), 1)
+    until("the learner's end", lambda: cluster.code("learner-0", "learner") is not None)
+    found["learner ended with"] = cluster.code("learner-0", "learner")
+    engines = {json.loads(line).get("rl.tokens.generated_per_second") for line in metrics.read_text().splitlines()}
+    return found | {"steps": steps(), "speeds": len(engines)}
+
+
+async def audited(store: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
+    """What the streams say of the run."""
+    async with EmbeddedServer(store.parent, folder / "nats-read.log") as server:
+        async with connect(server.url, name="audit") as bus:
+            audit, verdict = await read_run(bus, RunNames(RUN), 3)
+            return {"findings": verdict.findings, "trained": audit.ledger.samples.trained}
+
+
+def main(folder: pathlib.Path) -> dict[str, Any]:
+    files, rendered = folder / "files", folder / "kubernetes"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(recipe(files)))
+    words = ["kube", str(path), "--files", str(files), "--output", str(rendered)]
+    subprocess.run([sys.executable, "-m", "penstock.cli", *words], check=True, stdout=sys.stderr)
+    with Cluster(rendered, folder, files) as cluster:
+        found = play(cluster)
+    return found | asyncio.run(audited(cluster.volume("nats", "store"), folder))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path)
+    print(json.dumps(main(parser.parse_args().folder.absolute())))  # noqa: T201 - its answer
