@@ -25,6 +25,7 @@ from penstock.cli.bundling import NoBundle, has_weights, unpack
 from penstock.recipes import Recipe, RecipeError, load, recorded
 from penstock.rpc import Certificates, is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
+from penstock.supervisor.devices import Devices, visible
 from penstock.supervisor.plan import nats_of
 from penstock.supervisor.scaling import moves
 from penstock.telemetry.waits import waiting
@@ -81,11 +82,11 @@ class Joining:
         """Where processes listen: on this host alone, where NATS is here too."""
         return "127.0.0.1" if is_local(urlsplit(self.nats.split(",")[0]).netloc.rpartition("@")[2]) else "0.0.0.0"  # noqa: S104
 
-    def service(self, recipe: Recipe, name: str) -> Service:
-        """One process."""
+    def service(self, recipe: Recipe, name: str, variables: Mapping[str, str] | None = None) -> Service:
+        """One process, with variables beside those of here."""
         address = f"{self.host}:{free_ports(1)[0]}" if self.host == "127.0.0.1" else f"{self.host}:0"
         joins = Joins(self.secrets, ("--ends-with-run", *self.flags))
-        (service,) = plan(recipe, self.folder, self.nats, {name: address}, joins)
+        (service,) = plan(recipe, self.folder, self.nats, {name: address}, joins, lambda _: variables or {})
         return service
 
 
@@ -153,10 +154,15 @@ async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable
         recipe = await recipe_of(bus, names, joining.folder, wanted)
         supervisor = Supervisor(joining.folder / "logs", on_restart)
         started = [name for kind, count in wanted.items() for name in moves([], kind, count, where)[0]]
-        scaling = Scaling(supervisor, lambda name: joining.service(recipe, name), started, where)
+        devices = Devices(visible())
+
+        def made(name: str) -> Service:
+            return joining.service(recipe, name, devices.variables(recipe, name, scaling.names))
+
+        scaling = Scaling(supervisor, made, started, where)
         scaled = asyncio.create_task(follow_wanted(bus, names, where, scaling))
         try:
-            await supervisor.keep([joining.service(recipe, name) for name in started])
+            await supervisor.keep([made(name) for name in started])
         finally:
             scaled.cancel()
             await asyncio.gather(scaled, return_exceptions=True)

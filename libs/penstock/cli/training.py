@@ -26,7 +26,7 @@ from penstock.bus.embedded import STORE, free_ports
 from penstock.cli.credentials import login_of, make_secrets, nats_files_of, page_key_of, security_of, users_of
 from penstock.cli.joining import follow_wanted
 from penstock.cli.making import make_run
-from penstock.cli.run_directory import ADDRESSES
+from penstock.cli.run_directory import ADDRESSES, RunRefused
 from penstock.cli.streams import NATS
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
@@ -34,6 +34,7 @@ from penstock.histories.history import summary_of
 from penstock.recipes import Recipe
 from penstock.rpc import Certificates
 from penstock.supervisor import Scaling, Service, Supervisor, plan
+from penstock.supervisor.devices import Devices, visible
 from penstock.supervisor.plan import instances
 
 START_SECONDS = 60.0
@@ -97,13 +98,20 @@ async def training(
     config = write_config(folder / "nats", folder / "nats" / STORE, nats_port, http_port, users=users, tls=files)
     supervisor = Supervisor(folder / "logs", on_restart)
     server = Service("nats", f"127.0.0.1:{nats_port}", tuple(server_command(config)))
-    services = list(plan(recipe, folder, url, addresses))
+    devices = Devices(visible())
+
+    def given(name: str) -> dict[str, str]:
+        return devices.variables(recipe, name, scaling.names)
 
     def one_more(name: str) -> Service:
-        (service,) = plan(recipe, folder, url, {name: f"127.0.0.1:{free_ports(1)[0]}"})
+        (service,) = plan(recipe, folder, url, {name: f"127.0.0.1:{free_ports(1)[0]}"}, given=given)
         return service
 
     scaling = Scaling(supervisor, one_more, names, "")
+    try:
+        services = list(plan(recipe, folder, url, addresses, given=given))
+    except ValueError as error:
+        raise RunRefused(str(error)) from error
     async with AsyncExitStack() as stack:
         keeping = asyncio.create_task(supervisor.keep([server, *services]))
         stack.push_async_callback(_end, supervisor, keeping)

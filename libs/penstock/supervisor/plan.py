@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from penstock.packages import Overlay
 from penstock.recipes import Recipe
@@ -99,11 +99,16 @@ def instances(recipe: Recipe) -> list[str]:
 
 
 def plan(
-    recipe: Recipe, folder: pathlib.Path, nats: str, addresses: Mapping[str, str], joins: Joins | None = None
+    recipe: Recipe,
+    folder: pathlib.Path,
+    nats: str,
+    addresses: Mapping[str, str],
+    joins: Joins | None = None,
+    given: Callable[[str], Mapping[str, str]] = lambda name: {},
 ) -> Iterator[Service]:
     """The services of a run on one host. `addresses`: instance name -> HOST:PORT on which it listens.
 
-    joins: how they take part where this host did not start the run.
+    joins: how they take part where this host did not start the run. given: further variables of a process, by name.
     """
     secrets = folder if joins is None else joins.secrets
     for name in addresses:
@@ -114,7 +119,8 @@ def plan(
         runs = "generation" if kind in ("teacher", "judge") else kind
         run = ["--nats", nats, "--run", recipe.run, *(joins.flags if joins is not None else ())]
         shown = (str(each) for each in _credentials(runs, recipe, secrets)) if secrets is not None else ()
-        variables = _packages(recipe, os.environ) if kind in ("environment", "coordinator") else {}
+        variables = dict(given(name))
+        variables |= _packages(recipe, os.environ) if kind in ("environment", "coordinator") else {}
         yield Service(name, addresses[name], (*launcher(runs), *common, *run, *shown, *arguments), ends, variables)
 
 

@@ -55,6 +55,11 @@ class Scaling:
     ) -> None:
         self._supervisor, self._make, self._names, self._place = supervisor, make, list(names), place
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The processes that are kept."""
+        return self._names
+
     async def reach(self, wanted: Mapping[str, int]) -> None:
         """Starts and ends processes until so many of each kind are kept; those that end are drained first.
 

@@ -88,6 +88,10 @@ class Generation(Section):
     memory_gib: float = Field(default=1.0, gt=0, description="KV cache on CPU, in GiB")
     gpu_memory_fraction: Fraction = 0.9
     tensor: Positive = Field(default=1, description="tensor parallel size of one replica")
+    devices: tuple[int, ...] | None = Field(
+        default=None,
+        description="GPUs of the host, by index, `tensor` for each replica in turn; those that are free if absent",
+    )
     kv_on_update: Literal["keep", "recompute"] = Field(
         default="recompute", description="running requests' KV after an update"
     )

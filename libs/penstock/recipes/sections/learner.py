@@ -106,6 +106,9 @@ class Learner(Section):
         "Hugging Face transformers, fully sharded over data ranks, and cut over tensor ranks if it has a plan for it",
     )
     ranks: Positive = Field(default=1, description="processes of the torchrun job")
+    devices: tuple[int, ...] | None = Field(
+        default=None, description="GPUs of the host, by index, one for each rank; those that are free if absent"
+    )
     parallel: Parallel = Field(default_factory=Parallel)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
