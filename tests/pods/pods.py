@@ -115,6 +115,8 @@ class Cluster:
         return podman("logs", "--tail", "12", f"{pod}-{container}", check=False)[-2000:]
 
     def _on_host(self, pod: str, volume: dict[str, Any]) -> dict[str, Any]:
+        if "secret" in volume:
+            volume["secret"].setdefault("optional", False)  # podman 4.3 dies of its absence
         if "configMap" in volume or "secret" in volume:
             return volume
         path = self._files if volume["name"] == "files" else self.volume(pod, volume["name"])

@@ -2,7 +2,7 @@
 
 from penstock.memory_plan.activations import layer_activations, selected_activations
 from penstock.memory_plan.layout import PlannedLayout
-from penstock.memory_plan.shapes import MEGATRON, Shapes, architecture, read_shapes
+from penstock.memory_plan.shapes import MEGATRON, Shapes, architecture, mixture_of, read_shapes
 from penstock.memory_plan.stages import GIB, HEAD_BYTES, SLICE, Stage, adapter_parameters, stages
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "adapter_parameters",
     "architecture",
     "layer_activations",
+    "mixture_of",
     "read_shapes",
     "selected_activations",
     "stages",

@@ -99,6 +99,16 @@ def architecture(model_dir: str | pathlib.Path) -> str | None:
         return None
 
 
+def mixture_of(model_dir: str | pathlib.Path) -> int:
+    """How many experts a layer of a model directory has, by whatever name its config.json says it; 0 where it is dense
+    or cannot be read."""
+    try:
+        raw = json.loads((pathlib.Path(model_dir) / "config.json").read_text())
+        return max(int(raw.get(key) or 0) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return 0
+
+
 def read_shapes(model_dir: str | pathlib.Path) -> Shapes | None:
     """Shapes of a model directory; None where config.json is absent, unreadable or of another kind of model."""
     try:

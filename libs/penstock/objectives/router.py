@@ -1,4 +1,6 @@
-"""Even use of a mixture's experts, as a loss on its routers."""
+"""Even use of a mixture's experts: as a loss on its routers, and as it was."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -25,3 +27,18 @@ def balance(logits: Tensor, top: int, sequence: Tensor, sequences: int, places: 
     tokens = ones.new_zeros(sequences).index_add(0, sequence, ones).clamp(min=1.0)[:, None]
     share, mean = torch.sparse.mm(of, chosen.detach()) / tokens, torch.sparse.mm(of, probabilities) / tokens
     return experts * (share * mean).sum(-1)
+
+
+def load(counts: Tensor) -> tuple[float, float, float]:
+    """(entropy, largest, dead) of how often each expert was taken, counts [layers, E].
+
+    entropy: of the shares, over that of even ones, mean over layers; 1 where all are even. largest: the share of the
+    busiest expert of any layer; 1 / E at least. dead: the share of all experts that nobody took. (0, 0, 0) where
+    nothing was counted.
+    """
+    totals = counts.sum(1, keepdim=True)
+    if not bool((totals > 0).all()):
+        return 0.0, 0.0, 0.0
+    shares = counts / totals
+    entropy = -torch.special.xlogy(shares, shares).sum(1).mean() / math.log(max(counts.shape[1], 2))
+    return float(entropy), float(shares.max()), float((counts == 0).double().mean())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from penstock.objectives.router import balance
+from penstock.objectives.router import balance, load
 
 
 def test_even_use_is_one_and_one_expert_alone_is_all_of_them() -> None:
@@ -26,3 +26,10 @@ def test_several_experts_are_chosen_at_once() -> None:
     """Four experts, two chosen: f = (½, ½, 0, 0) and P even: 4 · ¼ = 1."""
     logits = torch.tensor([[1e-3, 1e-3, 0.0, 0.0]])
     assert balance(logits, 2, torch.tensor([0]), 1).tolist() == pytest.approx([1.0], abs=1e-3)
+
+
+def test_load_is_even_skewed_or_dead_by_hand() -> None:
+    assert load(torch.full((2, 4), 5.0)) == pytest.approx((1.0, 0.25, 0.0))
+    entropy, largest, dead = load(torch.tensor([[8.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]]))
+    assert (entropy, largest, dead) == pytest.approx((0.5, 1.0, 3 / 8))
+    assert load(torch.zeros(2, 4)) == (0.0, 0.0, 0.0)

@@ -75,6 +75,13 @@ TOKENS_DEAD = _step(
     "the other metrics, not trained",
 )
 GROUPS_DEAD = _step("rl.groups.dead", "share", "share of the trained groups that consist of such samples")
+EXPERTS_ENTROPY = _step(
+    "rl.experts.entropy",
+    "share",
+    "mixtures: entropy of how often each expert was taken in training, over that of even use, mean over layers",
+)
+EXPERTS_LARGEST = _step("rl.experts.largest", "share", "mixtures: share of a layer's choices on its busiest expert")
+EXPERTS_DEAD = _step("rl.experts.dead", "share", "mixtures: share of the experts that no trained token was sent to")
 TOKENS_GENERATED = _step("rl.tokens.generated", "tokens", "tokens that engines drew for the batch's groups")
 LENGTH_MEAN = _step("rl.completion.length.mean", "tokens", "mean length of the trained completions")
 LENGTH_MAX = _step("rl.completion.length.max", "tokens", "length of the longest trained completion")

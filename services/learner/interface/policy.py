@@ -6,8 +6,8 @@ already normalised over the whole batch, so the losses of all micro-batches and 
 `MegatronPolicy` and `TransformersPolicy` implement it. Every method is a collective.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +71,7 @@ class StepOutcome:
       busiest data rank over the mean of all.
     given, computed: tokens that the batch puts into the model, and those of them that it computed: what samples begin
       with alike once, what stands behind their last trained token not at all.
+    experts: of a mixture, how evenly its experts were used, by the names of step metrics.
     """
 
     loss: float
@@ -83,6 +84,7 @@ class StepOutcome:
     packing: dict[str, float]
     given: int
     computed: int
+    experts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Counters(Protocol):

@@ -44,4 +44,5 @@ def described(policy: Policy, outcomes: Sequence[StepOutcome], loss: float) -> d
             name: sum(o.packing[name] * o.micro_batches for o in outcomes) / micro_batches
             for name in outcomes[0].packing
         },
+        **{name: sum(o.experts[name] for o in outcomes) / len(outcomes) for name in outcomes[0].experts},
     }

@@ -1,6 +1,6 @@
 """The learner's layout: ranks, parallel sizes, adapters, optimizer and offload, with the nearest size that would do."""
 
-from penstock.memory_plan import MEGATRON, Shapes, architecture, read_shapes
+from penstock.memory_plan import MEGATRON, Shapes, architecture, mixture_of, read_shapes
 from penstock.recipes.checks.memory import check_memory
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Parallel
@@ -128,6 +128,11 @@ def _on_transformers(recipe: Recipe) -> list[str]:
         found.append(
             f"learner.parallel.tensor: {p.tensor} with learner.lora needs learner.backend=megatron; backend "
             "transformers has no adapters on matrices that are cut, so use 1"
+        )
+    if experts := mixture_of(recipe.model.path):
+        found.append(
+            f"learner.backend: transformers does not train mixtures of experts, and {recipe.model.path} has {experts} "
+            f"experts; backend megatron trains {', '.join(each for each in MEGATRON if 'Moe' in each)}"
         )
     shapes = read_shapes(recipe.model.path)
     if shapes is not None:

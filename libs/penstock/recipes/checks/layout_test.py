@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+import pytest
+
 from penstock.recipes import resolve
 from penstock.recipes.refusals_testing import problems
 
@@ -81,3 +83,11 @@ def test_a_reward_models_versions_are_whole(raw: dict[str, Any]) -> None:
     del raw["environment"]
     settings = ("algorithm.name=reward_model", "learner.lora={publish: adapters}")
     assert "learner.lora.publish: a reward model's score is trained whole" in problems(raw, *settings)
+
+
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts"])
+def test_a_mixture_is_refused_on_the_transformers_backend_before_anything_starts(key: str, raw: dict[str, Any]) -> None:
+    config = pathlib.Path(raw["model"]["path"], "config.json")
+    config.write_text(json.dumps({"architectures": ["SomeMoeForCausalLM"], key: 8}))
+    text = problems(raw, "learner.backend=transformers")
+    assert "does not train mixtures of experts" in text and "has 8 experts" in text and "Qwen3MoeForCausalLM" in text

@@ -6,6 +6,7 @@ A backend gives one forward and backward pass over planned micro-batches (`_run`
 import abc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,7 +132,8 @@ class PolicyBase(abc.ABC):
         said, sums = self._run(batch, planned.parts, loss, temperature, training=True)
         if before is not None:
             said, sums, planned = said + before[0], sums + before[1], planned.beside(scored)
-        outcome = stepped(self.optimizer, loss, (said[0], sums), planned)
+        experts = self._experts_used()
+        outcome = replace(stepped(self.optimizer, loss, (said[0], sums), planned), experts=experts)
         give_back()
         return outcome
 
@@ -196,6 +198,10 @@ class PolicyBase(abc.ABC):
 
     def _zero_grad(self) -> None:
         self.optimizer.zero_grad()
+
+    def _experts_used(self) -> dict[str, float]:
+        """How evenly a mixture's experts were used in the batch that was trained; a collective."""
+        return {}
 
     @abc.abstractmethod
     def _export_adapters(self) -> Iterator[tuple[str, Tensor]]: ...

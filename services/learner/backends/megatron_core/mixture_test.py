@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from penstock.recipes.sections import Lora, Optimizer, Parallel
+from penstock.telemetry import steps
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
 from services.learner.checkpoints import directory as checkpoints
@@ -168,3 +169,21 @@ def _exported(model_dir: Path) -> Any:
 def test_experts_have_no_adapters(model_dir: Path) -> None:
     with pytest.raises(RankFailed, match="lora.targets: gate_up is an expert's, and experts have no adapters; use qkv"):
         run_ranks(1, make, model_dir, "one", "float32", Lora(targets=("qkv", "gate_up")))
+
+
+def _experts(model_dir: Path, layout: str, recompute: str) -> dict[str, float]:
+    policy = make(model_dir, layout, recompute=recompute)
+    metrics = make_trainer(recipe_of(), policy).step(random_batch(1)).metrics
+    return {name: value for name, value in metrics.items() if name.startswith("rl.experts.")}
+
+
+def test_experts_are_counted_alike_under_every_layout_and_recomputation(model_dir: Path) -> None:
+    """Each token of a micro-batch once; what fills up a pack counts too, so that layouts differ a little."""
+    whole = run_ranks(1, _experts, model_dir, "one", "none")[0]
+    assert set(whole) == {steps.EXPERTS_ENTROPY, steps.EXPERTS_LARGEST, steps.EXPERTS_DEAD}
+    assert 0 < whole[steps.EXPERTS_ENTROPY] <= 1
+    assert run_ranks(1, _experts, model_dir, "one", "full")[0] == whole
+    for layout in ("dp2", "pp2-ep2"):
+        found = run_ranks(LAYOUTS[layout][0], _experts, model_dir, layout, "none")
+        assert all(each == found[0] for each in found), "equal on every rank"
+        assert found[0] == pytest.approx(whole, abs=0.03)

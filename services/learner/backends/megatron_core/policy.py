@@ -21,6 +21,7 @@ from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
 
 from services.learner.backends.common.adapters import peft_names
+from services.learner.backends.common.expert_load import ExpertLoad
 from services.learner.backends.common.policy_base import PolicyBase
 from services.learner.backends.common.router_balance import RouterBalance
 from services.learner.backends.megatron_core import conversion, model, overlap, recompute
@@ -77,6 +78,7 @@ class MegatronPolicy(PolicyBase):
             adapters.off if adapters is not None else None,
         )
         self._balance: RouterBalance | None = None
+        self._load: ExpertLoad | None = None
         self._schedule = get_forward_backward_func(
             pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
         )
@@ -116,8 +118,11 @@ class MegatronPolicy(PolicyBase):
             megatron.grad_scale_func = lambda loss: loss * guarded.scale
         part = "" if beside is None else checkpoints.CRITIC
         policy = MegatronPolicy(spec, config, layout, chunks, guarded, adapters, part)
+        routers = [module for shard in shards for module in shard.modules() if isinstance(module, TopKRouter)]
+        if config.experts is not None:
+            numbered = [(router.layer_number - 1, router) for router in routers]
+            policy._load = ExpertLoad(numbered, config.num_layers, config.experts.number, layout.device)
         if spec.router_coefficient and config.experts is not None:
-            routers = [module for shard in shards for module in shard.modules() if isinstance(module, TopKRouter)]
             policy._balance = RouterBalance(
                 routers, config.experts.per_token, config.num_layers, spec.router_coefficient, lambda: guarded.scale
             )
@@ -151,9 +156,14 @@ class MegatronPolicy(PolicyBase):
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
 
+    def _experts_used(self) -> dict[str, float]:
+        return {} if self._load is None else self._load.said()
+
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
+        if self._load is not None:
+            self._load.begin()
         said = torch.stack([torch.zeros_like(batch.behaviour)] * 3)
         if self._balance is not None:
             self._balance.batch(batch)
