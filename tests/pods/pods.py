@@ -85,8 +85,8 @@ class Cluster:
         spec["volumes"] += [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in claims]
         spec["volumes"] = [self._on_host(pod, each) for each in spec["volumes"]]
         for container in spec["containers"]:
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                container.pop(probe, None)
+            for left_out in ("startupProbe", "readinessProbe", "livenessProbe", "ports"):  # which it would publish here
+                container.pop(left_out, None)
             said = {"metadata.name": pod, "spec.nodeName": pod}
             container["env"] = [
                 e
