@@ -1,7 +1,7 @@
-"""Keeps one engine alive and at the newest version.
+"""Keeps one engine alive and at the version that weight_sync tells it: the newest promoted one.
 
     STARTING -> READY <-> UPDATING        an engine's life
-        ^----- DEAD <-----------'         its process died: a new one is started at the newest version
+        ^----- DEAD <-----------'         its process died: a new one is started at that version
 
 Two tasks: `follow` hears of versions from weight_sync, `keep` starts, updates and restarts the engine. A version that
 cannot be applied leaves the weights undefined, so the engine is replaced rather than trusted.
@@ -120,13 +120,17 @@ class EngineHost:
         while True:
             try:
                 with rpc.translated():
-                    async for told in stub.WatchVersions(pb.WatchVersionsRequest(receiver=self._receiver)):
+                    async for told in stub.WatchVersions(self._watching()):
                         self._target = told.version
                         self._wake.set()
             except rpc.RpcError as error:
                 logger.info("watching versions again: %s", error)
             with waiting("weight_sync", on="weight_sync", deadline=RETRY_SECONDS):
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def _watching(self) -> pb.WatchVersionsRequest:
+        held = self._engine.version if self._engine is not None and self._engine.version.epoch else None
+        return pb.WatchVersionsRequest(receiver=self._receiver, held=held)
 
     async def keep(self, channel: grpc.aio.Channel | None) -> None:
         """Keeps the engine alive and at the target version for ever."""
@@ -138,7 +142,7 @@ class EngineHost:
                     try:
                         if self._engine is None or not self._engine.alive:
                             await self._replace()
-                        if channel is not None and self._behind():
+                        if channel is not None and self._elsewhere():
                             await self._update(channel, path)
                     except EngineDied as error:
                         logger.error("the engine died: %s", error)
@@ -150,9 +154,10 @@ class EngineHost:
                         continue
                     await self._until_woken()
 
-    def _behind(self) -> bool:
+    def _elsewhere(self) -> bool:
+        """Whether the engine is to hold another version: a newer one, or an older one after a rollback."""
         target, held = self._target, self.version
-        return target is not None and (target.step, target.epoch) > (held.step, held.epoch)
+        return target is not None and (target.step, target.epoch) != (held.step, held.epoch)
 
     async def _replace(self) -> None:
         await self.gate.close()
@@ -163,7 +168,7 @@ class EngineHost:
             self._engine = await self._start(self.settings, PolicyVersion())
         self.engine_starts += 1
         logger.info("engine started in %.1f s", time.monotonic() - started, extra={"starts": self.engine_starts})
-        if not self._behind():
+        if not self._elsewhere():
             self.state = State.STATE_READY
             await self.gate.open(self.version.step)
 

@@ -33,6 +33,7 @@ ERRORS: rpc.Refusals = {
     s.AlreadyStored: partial(rpc.already_exists, reason="VERSION_READY"),
     s.Refused: partial(rpc.failed_precondition, reason="VERSION_REFUSED"),
     s.NotStaged: partial(rpc.not_found, reason="NOT_STAGED"),
+    s.NotKept: partial(rpc.not_found, reason="NO_VERSION"),
     s.Incomplete: partial(rpc.failed_precondition, reason="INCOMPLETE"),
     s.NoRoom: partial(rpc.resource_exhausted, reason="NO_ROOM"),
     TooManyHolds: partial(rpc.resource_exhausted, reason="TOO_MANY_HOLDS"),
@@ -99,11 +100,11 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     async def WatchVersions(
         self, request: pb.WatchVersionsRequest, context: Any
     ) -> AsyncIterator[pb.WatchVersionsResponse]:
-        told: PolicyVersion | None = None
+        told = request.held if request.HasField("held") else None
         self._receiver(request.receiver)
         while True:
             seen, offered = self._changes, self._offered()
-            if offered is not None and (told is None or offered.step > told.step or offered.epoch > told.epoch):
+            if offered is not None and self._is_for(offered, told):
                 told = offered
                 yield pb.WatchVersionsResponse(version=offered)
                 continue
@@ -132,10 +133,19 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             receiver.version.CopyFrom(request.version)
             self._applied += 1
             _applied.inc()
+            receiver.path, receiver.bytes = request.path, request.bytes
+            receiver.pause.CopyFrom(request.pause)
+            receiver.transfer.CopyFrom(request.transfer)
             self._pauses.append(request.pause.ToTimedelta().total_seconds())
             self._transfers.append(request.transfer.ToTimedelta().total_seconds())
         progress()
         return pb.ReportAppliedResponse()
+
+    async def DecideVersion(self, request: pb.DecideVersionRequest, context: Any) -> pb.DecideVersionResponse:
+        with rpc.refusing(ERRORS):
+            self._store.decide(request.step, request.decision, request.reason)
+        await self._announce()
+        return pb.DecideVersionResponse(served=self._store.served())
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         response = pb.ListVersionsResponse(
@@ -144,6 +154,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             sent_bytes=self._sent,
             full_bytes=self._full,
             applied=self._applied,
+            served=self._store.served(),
         )
         if self._pauses:
             response.pause_median.FromNanoseconds(int(statistics.median(self._pauses) * 1e9))
@@ -163,7 +174,14 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return pb.ReleaseHoldResponse()
 
     def _offered(self) -> PolicyVersion | None:
-        return self._store.newest_up_to(self._holds.ceiling(time.monotonic()))
+        return self._store.served(self._holds.ceiling(time.monotonic()))
+
+    def _is_for(self, offered: PolicyVersion, told: PolicyVersion | None) -> bool:
+        """Whether a receiver that was told one version is to be told another: a newer one, or any where the one before
+        is not promoted any more. A hold alone moves nobody back."""
+        if told is None or (offered.step, offered.epoch) == (told.step, told.epoch):
+            return told is None
+        return offered.step > told.step or offered.epoch > told.epoch or not self._store.ready(told)
 
     async def _announce(self) -> None:
         self._changes += 1

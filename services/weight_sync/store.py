@@ -2,17 +2,20 @@
 
     begin -> STAGING -> feed ... -> commit -> READY -> (newer ones come) -> RETIRED
 
+What else may become of a committed version is in `lifecycle.py`, whose decisions are in the file `lifecycle.json`.
+
 A version is two files: <step>-<epoch>.bin, the tensors' bytes in the manifest's order, and <step>-<epoch>.manifest,
 renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible.
 
-Invariants (test names): a half-pushed version is never visible; the newest READY step never goes down; an older
+Invariants (test names): a half-pushed version is never visible; the newest kept step never goes down; an older
 learner's incarnation is refused; no version is so new that none could come after it; what is being pushed stays within
-the quota.
+the quota; what is served is not retired.
 """
 
 import dataclasses
 import logging
 import mmap
+import os
 import pathlib
 
 from google.protobuf.message import DecodeError
@@ -21,9 +24,10 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.rules import bounds
 from penstock.tensors import ManifestError, Output, Receiver, check_manifest, checksums
 from penstock.weights.v1 import weights_pb2 as pb
+from services.weight_sync.lifecycle import Lifecycle, NothingLeft
 
 logger = logging.getLogger(__name__)
-
+LIFECYCLE = "lifecycle.json"
 
 STAGED = 2
 """Versions that are pushed at once. A learner pushes one after the other; the second is that of one started again."""
@@ -46,6 +50,10 @@ class NotStaged(StoreError):
     """No such version is being pushed."""
 
 
+class NotKept(StoreError):
+    """No such version is kept."""
+
+
 class Incomplete(StoreError):
     """Bytes are missing."""
 
@@ -65,7 +73,7 @@ class Staged:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A READY version. `view` maps its bytes; it stays valid for whoever holds it after the version was retired."""
+    """A committed version. `view` maps its bytes; it stays valid for whoever holds it after the version was retired."""
 
     manifest: pb.Manifest
     path: pathlib.Path
@@ -73,7 +81,8 @@ class Stored:
 
 
 class VersionStore:
-    """The versions below `directory`, `keep` READY ones at most. Not safe for concurrent pushes of one version.
+    """The versions below `directory`, `keep` committed ones and the one that is served. Not safe for concurrent pushes
+    of one version.
 
     quota: bytes that versions being pushed may take together.
     """
@@ -84,20 +93,40 @@ class VersionStore:
         self._staged: dict[tuple[int, int], Staged] = {}
         self._retired: list[pb.VersionInfo] = []
         self._stored: dict[int, Stored] = {}
+        self._life = Lifecycle()
         self._restore()
 
     @property
     def newest(self) -> PolicyVersion | None:
-        """The newest READY version."""
+        """The newest version that was committed, whatever was decided of it since."""
         return self._stored[max(self._stored)].manifest.version if self._stored else None
 
-    def newest_up_to(self, step: int | None) -> PolicyVersion | None:
-        """The newest READY version whose step is at most `step` (None: no bound)."""
-        steps = [s for s in self._stored if step is None or s <= step]
-        return self._stored[max(steps)].manifest.version if steps else None
+    def served(self, ceiling: int | None = None) -> PolicyVersion | None:
+        """The newest READY version whose step is at most `ceiling` (None: no bound)."""
+        step = self._life.served(ceiling)
+        return self._stored[step].manifest.version if step is not None else None
+
+    def ready(self, version: PolicyVersion) -> bool:
+        """Whether a version is kept and READY."""
+        return self.get(version) is not None and self._life.ready(version.step)
+
+    def decide(self, step: int, decision: pb.Decision, reason: str) -> None:
+        """Decides of a kept version, for good: on disk before it counts. Raises NotKept, Refused, NoRoom."""
+        if step not in self._stored:
+            kept = ", ".join(map(str, sorted(self._stored))) or "none"
+            raise NotKept(f"version {step} is not kept (kept: {kept})")
+        before = self._life.dump()
+        try:
+            self._life.decide(step, decision, reason)
+            self._note()
+        except NothingLeft as error:
+            raise Refused(str(error)) from error
+        except OSError as error:
+            self._life = Lifecycle.load(before, self._stored)
+            raise NoRoom(f"disk full: what is decided of version {step} cannot be kept ({error.strerror})") from error
 
     def get(self, version: PolicyVersion) -> Stored | None:
-        """A READY version, by step and epoch."""
+        """A committed version, by step and epoch."""
         stored = self._stored.get(version.step)
         return stored if stored is not None and stored.manifest.version.epoch == version.epoch else None
 
@@ -130,7 +159,9 @@ class VersionStore:
             raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
 
     def commit(self, version: PolicyVersion, held: int | None = None) -> PolicyVersion:
-        """Makes a staged version READY. Committing a READY one changes nothing; after NoRoom it is staged as before.
+        """Makes a staged version READY, or VERIFIED behind a rollback. Committing one again changes nothing.
+
+        After NoRoom it is staged as before.
 
         `held`: the step receivers are held at, if they are: the version they use there is not retired meanwhile.
         """
@@ -152,6 +183,7 @@ class VersionStore:
         temporary.rename(final.with_suffix(".manifest"))
         del self._staged[version.epoch, version.step]
         self._stored[version.step] = self._open(staged.manifest, final)
+        self._life.commit(version.step)
         for epoch, step in list(self._staged):
             if epoch < version.epoch or step <= version.step:
                 self.abort(PolicyVersion(epoch=epoch, step=step))  # it could not be committed any more
@@ -166,9 +198,9 @@ class VersionStore:
 
     def infos(self) -> list[pb.VersionInfo]:
         """Every known version, newest first."""
-        ready = [self._info(s.manifest, pb.VERSION_STATE_READY) for s in self._stored.values()]
+        kept = [self._kept_info(stored) for stored in self._stored.values()]
         staging = [self._info(s.manifest, pb.VERSION_STATE_STAGING) for s in self._staged.values()]
-        return sorted([*ready, *staging, *self._retired], key=lambda i: i.version.step, reverse=True)
+        return sorted([*kept, *staging, *self._retired], key=lambda i: i.version.step, reverse=True)
 
     def _restore(self) -> None:
         """Takes up the versions that are whole; what a crash or a power cut left behind is removed."""
@@ -185,7 +217,32 @@ class VersionStore:
         for path in self._directory.glob("*.bin"):
             if not path.with_suffix(".manifest").exists():
                 path.unlink()
+        self._restore_lifecycle()
         self._retire(None)
+
+    def _restore_lifecycle(self) -> None:
+        """Takes up what was decided. Where that is damaged nobody knows what was rejected, and all waits."""
+        path = self._directory / LIFECYCLE
+        try:
+            self._life = Lifecycle.load(path.read_text(), self._stored)
+        except FileNotFoundError:
+            self._life = Lifecycle.load(Lifecycle().dump(), self._stored)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.error("%s is damaged: no version is served until one is promoted: %s", path, error)
+            self._life = Lifecycle()
+            self._life.rolled_back = True
+            for step in self._stored:
+                self._life.commit(step)
+
+    def _note(self) -> None:
+        """Writes down what was decided. Raises OSError."""
+        path = self._directory / LIFECYCLE
+        beside = path.with_suffix(".staging")
+        with beside.open("w") as file:
+            file.write(self._life.dump())
+            file.flush()
+            os.fsync(file.fileno())
+        beside.rename(path)
 
     def _check_is_next(self, version: PolicyVersion) -> None:
         newest = self.newest or PolicyVersion()
@@ -199,7 +256,7 @@ class VersionStore:
         if version.epoch < newest.epoch:
             raise Refused(f"epoch {version.epoch} is fenced: a learner of epoch {newest.epoch} has published since")
         if version.step <= newest.step:
-            raise Refused(f"step {version.step} is not after step {newest.step}, which is READY")
+            raise Refused(f"step {version.step} is not after step {newest.step}, which was committed")
 
     def _make_room(self, manifest: pb.Manifest) -> None:
         """Forgets the oldest version being pushed where there are too many. Raises NoRoom beyond the quota."""
@@ -214,11 +271,12 @@ class VersionStore:
             )
 
     def _retire(self, held: int | None) -> None:
-        in_use = self.newest_up_to(held) if held is not None else None
+        in_use = {self._life.served(), None if held is None else self._life.served(held)}
         for step in sorted(self._stored)[: -self._keep]:
-            if in_use is not None and step == in_use.step:
+            if step in in_use:
                 continue
             stored = self._stored.pop(step)
+            self._life.forget(step)
             stored.path.with_suffix(".manifest").unlink(missing_ok=True)
             stored.path.unlink(missing_ok=True)
             self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
@@ -249,6 +307,12 @@ class VersionStore:
             if found != t.checksum:
                 raise ValueError(f"the checksum of {t.name!r} differs")
         return stored
+
+    def _kept_info(self, stored: Stored) -> pb.VersionInfo:
+        standing = self._life.standing(stored.manifest.version.step)
+        info = self._info(stored.manifest, standing.state)
+        info.reason = standing.reason
+        return info
 
     @staticmethod
     def _info(manifest: pb.Manifest, state: pb.VersionState) -> pb.VersionInfo:

@@ -14,12 +14,13 @@ from penstock.rules.protos import violations
 from penstock.rules.quarantine import BadEntry
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
-Decision = pb.LedgerEvent | pb.BatchRecord | pb.StepReport | pb.EvaluationReport
+Decision = pb.LedgerEvent | pb.BatchRecord | pb.StepReport | pb.EvaluationReport | pb.VersionDecision
 _MESSAGES: dict[LedgerKind, type[Decision]] = {
     "group": pb.LedgerEvent,
     "batch": pb.BatchRecord,
     "step": pb.StepReport,
     "eval": pb.EvaluationReport,
+    "version": pb.VersionDecision,
 }
 
 

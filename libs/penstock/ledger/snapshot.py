@@ -23,7 +23,7 @@ from penstock.ledger.state import Fate, Group, Ledger, SampleCounts
 from penstock.rules.quarantine import Quarantined
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
-FORMAT = 1
+FORMAT = 2
 LARGEST = 256 << 20
 """Bytes of the JSON: more is refused before it is unpacked."""
 QUARANTINED_KEPT = 100
@@ -60,7 +60,7 @@ def dump(ledger: Ledger, folds: Mapping[str, Fold]) -> bytes:
         "quarantine": dict(ledger.quarantine.counts),
         "folds": {name: fold.state() for name, fold in folds.items()},
     }
-    for name in ("batches", "reports", "evaluations"):
+    for name in ("batches", "reports", "evaluations", "decisions"):
         said[name] = _texts(getattr(ledger, name).values())
     packed = zlib.compress(json.dumps(said).encode(), 6)
     return hashlib.sha256(packed).hexdigest().encode() + b"\n" + packed
@@ -118,6 +118,7 @@ def _ledger(said: dict[str, Any]) -> Ledger:
     ledger.batches = {r.step: r for r in _messages(pb.BatchRecord, said["batches"])}
     ledger.reports = {r.step: r for r in _messages(pb.StepReport, said["reports"])}
     ledger.evaluations = {r.step: r for r in _messages(pb.EvaluationReport, said["evaluations"])}
+    ledger.decisions = {d.step: d for d in _messages(pb.VersionDecision, said["decisions"])}
     return ledger
 
 

@@ -87,6 +87,7 @@ class Ledger:
         failures: samples of FAILED groups by kind; they add up. failed: FAILED groups, by `step` of the group.
         draws: by source of tasks, where its next draw begins.
         rewards: by source and row, mean rewards of its groups, in order, the newest of them.
+        decisions: by version, what was decided of it last.
     """
 
     def __init__(self) -> None:
@@ -104,6 +105,7 @@ class Ledger:
         self.failed: dict[int, list[Group]] = {}
         self.draws: dict[str, int] = {}
         self.rewards: dict[tuple[str, int], list[float]] = {}
+        self.decisions: dict[int, pb.VersionDecision] = {}
 
     def knows(self, name: str) -> bool:
         """Whether a group was admitted, be it forgotten since."""
@@ -193,6 +195,13 @@ class Ledger:
         self.sequence = sequence
         self.evaluations.setdefault(report.step, report)
 
+    def apply_decision(self, decision: pb.VersionDecision, sequence: int) -> None:
+        """Applies an entry of ledger.version.<step>."""
+        if decision.step > self.step:
+            raise LedgerError(f"ledger entry {sequence}: version {decision.step} is decided of, and no batch made it")
+        self.sequence = sequence
+        self.decisions[decision.step] = decision
+
     def apply(self, subject: str, payload: bytes, sequence: int) -> None:
         """Applies a raw ledger entry; one that cannot be is quarantined."""
         try:
@@ -205,6 +214,8 @@ class Ledger:
                     self.apply_report(report, sequence)
                 case pb.EvaluationReport() as evaluation:
                     self.apply_evaluation(evaluation, sequence)
+                case pb.VersionDecision() as decided:
+                    self.apply_decision(decided, sequence)
         except BadEntry as bad:
             self.quarantine.add("ledger", subject, sequence, bad)
             self.refused[subject] = self.sequence = sequence

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from penstock import rpc
 from penstock.bus import Bucket, Bus, LoginRefused, RunNames, stream_state, trim
+from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.membership import MemberState, NameTaken
 from penstock.process import Part, advertised, joined
@@ -82,6 +83,14 @@ class Leader(Protocol):
         Waits for the version before; raises what that one raised."""
         ...
 
+    def lacks(self, step: int) -> bool:
+        """Whether weight_sync has lost the version that the weights are, or is that of a fork and never had it."""
+        ...
+
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        """Begins to publish a version; `settle` waits for it."""
+        ...
+
     def evaluated(self, report: pb.EvaluationReport) -> None:
         """Appends a measurement of held-out rows to the ledger."""
         ...
@@ -107,6 +116,12 @@ class Idle:
 
     def stepped(self, trained: Trained, tensors: Sequence[tuple[str, Tensor]]) -> Mapping[str, float]:
         return {}
+
+    def lacks(self, step: int) -> bool:
+        return False
+
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        pass
 
     def evaluated(self, report: pb.EvaluationReport) -> None:
         pass
@@ -166,19 +181,26 @@ class RunLeader:
         self._link.do(self._batches.trained(trained.step), 30)
         report = report_of(trained, self._status)
         self._link.do(self._batches.report(report), 150)
+        self.publish(trained.step, tensors)
+        tie(trained.step, trained.prepared.trajectories, trained.seconds)
+        return report.metrics
+
+    def lacks(self, step: int) -> bool:
+        held = self._opened.held
+        return step > 0 and (held is None or held.step < step)
+
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
         self.settle()
         version = publish(
             self._opened.channel,
             self._status.epoch,
-            trained.step,
+            step,
             tensors,
             PUBLISH_SECONDS,
             self._adapters,
-            recorded=self._opened.following.ledger.step,
+            recorded=max(step, self._opened.following.ledger.step),
         )
         self._publishing = self._link.begin(version)
-        tie(trained.step, trained.prepared.trajectories, trained.seconds)
-        return report.metrics
 
     def evaluated(self, report: pb.EvaluationReport) -> None:
         self._link.do(self._batches.evaluated(report), 150)
@@ -197,13 +219,14 @@ class RunLeader:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """Rank 0's connections."""
+    """Rank 0's connections. held: the newest version of weight_sync when they were opened."""
 
     bus: Bus
     names: RunNames
     channel: grpc.aio.Channel
     following: Following
     batches: Batches
+    held: PolicyVersion | None
 
 
 @contextmanager
@@ -264,7 +287,7 @@ async def _open(
     await part.say(MemberState.MEMBER_STATE_READY)
     await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags, weight_sync)))
     batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch)
-    return _Opened(bus, names, channel, following, batches)
+    return _Opened(bus, names, channel, following, batches, held)
 
 
 async def _taking_part(part: Part, status: Status, flags: argparse.Namespace, weight_sync: str) -> None:

@@ -27,6 +27,11 @@ _versions = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
 _bytes = metrics.counter(metrics.WEIGHT_BYTES, "bytes pushed to weight_sync")
 
 PUSH_SECONDS = 600.0
+COMMITTED = (
+    pb.VERSION_STATE_READY,
+    pb.VERSION_STATE_VERIFIED,
+    pb.VERSION_STATE_REJECTED,
+)
 RETRY = rpc.Retry(
     (
         grpc.StatusCode.UNAVAILABLE,
@@ -82,7 +87,10 @@ async def publish(
 
 
 async def newest(channel: grpc.aio.Channel, within: float = 60.0) -> PolicyVersion | None:
-    """The newest READY version. Raises rpc.RpcError after `within` seconds of trying."""
+    """The newest version that weight_sync has, whatever was decided of it.
+
+    Raises rpc.RpcError after `within` seconds of trying.
+    """
     stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
     answer = await rpc.retried(
         RETRY,
@@ -91,8 +99,8 @@ async def newest(channel: grpc.aio.Channel, within: float = 60.0) -> PolicyVersi
         what="the newest version",
         on="weight_sync",
     )
-    ready = [info.version for info in answer.versions if info.state == pb.VERSION_STATE_READY]
-    return max(ready, key=lambda version: version.step, default=None)
+    kept = [info.version for info in answer.versions if info.state in COMMITTED]
+    return max(kept, key=lambda version: version.step, default=None)
 
 
 def check_replayed(ours: PolicyVersion, held: PolicyVersion | None, recorded: int) -> None:
