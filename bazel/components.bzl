@@ -12,6 +12,7 @@ LIBRARIES = {
     "chat": "light",
     "cli": "light",
     "datasets": "light",
+    "differences": "light",
     "histories": "light",
     "ledger": "light",
     "membership": "light",

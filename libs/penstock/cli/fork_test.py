@@ -37,7 +37,10 @@ NAMES, SIZE = RunNames("r1"), 2
 
 
 async def fill(bus: Bus) -> None:
-    """The log begins with the second group. Two batches of one group each; the third group was admitted before the second batch, the fourth after it."""
+    """Two batches of one group each; the third group was admitted before the second batch, the fourth after it.
+
+    The log begins with the second group.
+    """
     await ensure_run(bus, NAMES, SMALL)
     decided: list[tuple[str, Any]] = []
     for number in range(4):
