@@ -11,7 +11,7 @@ from penstock import rpc
 from penstock.tensors import CHUNK_BYTES, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync.server import WeightSync
+from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 
 SIZE = 3 * CHUNK_BYTES + 4096
@@ -74,8 +74,8 @@ async def weight_sync(
         server.add(
             weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
             made,
-            raw_requests=["PushTensors"],
-            raw_responses=["FetchTensors"],
+            raw_requests=RAW_REQUESTS,
+            raw_responses=RAW_RESPONSES,
         )
         await server.start()
         yield Weights(store, made, server.address)

@@ -12,10 +12,12 @@ import pytest_asyncio
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.differences import encoded, layout_of, tensors_in
+from penstock.system.boot import boot_id
 from penstock.tensors import CHUNK_BYTES, digest, frame, make_manifest, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync.server import WeightSync
+from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 
 SERVICE = "/penstock.weights.v1.WeightSyncService/"
@@ -55,8 +57,8 @@ async def channel(tmp_path: pathlib.Path) -> AsyncIterator[grpc.aio.Channel]:
         server.add(
             weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
             WeightSync(VersionStore(tmp_path, keep=2)),
-            raw_requests=["PushTensors"],
-            raw_responses=["FetchTensors"],
+            raw_requests=RAW_REQUESTS,
+            raw_responses=RAW_RESPONSES,
         )
         await server.start()
         async with rpc.channel(server.address, default_seconds=10, stream_seconds=20) as opened:
@@ -139,6 +141,46 @@ async def test_raw_framing_is_the_same_wire(channel: grpc.aio.Channel, stub: Any
     )
     received = [bytes(unframe(x) or b"") async for x in fetch(pb.FetchTensorsRequest(version=m.version))]
     assert b"".join(received) == whole(1)
+
+
+async def test_a_difference_is_pushed_and_fetched_and_its_refusals_are_typed(stub: Any) -> None:
+    await push(stub, 1)
+    first, second = manifest(1), manifest(2)
+    second.parent.CopyFrom(first.version)
+    made = encoded(layout_of(first), *(tensors_in(m, memoryview(whole(m.version.step))) for m in (first, second)), 0.9)
+    assert made is not None
+
+    async def pushing(data: bytes) -> Any:
+        await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=second)))
+        sent = [pb.PushDifferenceRequest(version=second.version), pb.PushDifferenceRequest(data=data)]
+        return await rpc.call(stub.PushDifference(iter(sent)))
+
+    wrong = bytearray(made)
+    wrong[-1] ^= 1
+    for data, codes in ((b"PSD1", {CODES.INVALID_ARGUMENT}), (bytes(wrong), {CODES.INVALID_ARGUMENT, CODES.DATA_LOSS})):
+        with pytest.raises(rpc.RpcError) as error:
+            await pushing(data)
+        assert error.value.code in codes
+    assert (await pushing(made)).received == len(made)
+    await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=second.version)))
+    fetch = pb.FetchDifferenceRequest(version=second.version, held=first.version)
+    fetched = [m async for m in stub.FetchDifference(fetch)]
+    assert list(fetched[0].sizes) == [len(made)] and b"".join(m.data for m in fetched[1:]) == made
+    again = pb.FetchDifferenceRequest(version=second.version, held=second.version)
+    assert [list(m.sizes) for m in [m async for m in stub.FetchDifference(again)]] == [[]]
+    back = pb.FetchDifferenceRequest(version=first.version, held=second.version)
+    error_of = await stream_refusal(stub.FetchDifference(back))
+    assert (error_of.code, error_of.reason) == (CODES.NOT_FOUND, "NO_DIFFERENCE")
+    third = manifest(3)
+    await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=third)))
+    error_of = await refusal(stub.PushDifference(iter([pb.PushDifferenceRequest(version=third.version, data=made)])))
+    assert (error_of.code, error_of.reason) == (CODES.NOT_FOUND, "NO_PARENT")
+
+
+async def test_the_file_of_a_version_is_told_with_its_host(stub: Any) -> None:
+    version = await push(stub, 1)
+    answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version)))
+    assert pathlib.Path(answer.path).read_bytes() == whole(1) and answer.boot_id == (boot_id() or "")
 
 
 async def test_corrupted_bytes_are_data_loss_and_nothing_is_offered(stub: Any) -> None:

@@ -5,25 +5,29 @@
 What else may become of a committed version is in `lifecycle.py`, whose decisions are in the file `lifecycle.json`.
 
 A version is two files: <step>-<epoch>.bin, the tensors' bytes in the manifest's order, and <step>-<epoch>.manifest,
-renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible.
+renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible. One
+that was pushed as a difference from the version before it has this beside it, <step>-<epoch>.difference, for receivers
+that have that version.
 
 Invariants (test names): a half-pushed version is never visible; the newest kept step never goes down; an older
 learner's incarnation is refused; no version is so new that none could come after it; what is being pushed stays within
-the quota; what is served is not retired.
+the quota; what is served is not retired; a difference makes its version of its parent, or nothing.
 """
 
-import dataclasses
 import logging
-import mmap
 import os
 import pathlib
 
 from google.protobuf.message import DecodeError
 
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.differences import DifferenceError, applied, layout_of, tensors_in
 from penstock.rules import bounds
-from penstock.tensors import ManifestError, Output, Receiver, check_manifest, checksums
+from penstock.tensors import ManifestError, Output, Receiver, check_manifest
 from penstock.weights.v1 import weights_pb2 as pb
+from services.weight_sync.chains import chain, parent_of
+from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
+from services.weight_sync.files import Staged, Stored, mapped, opened, opened_checked
 from services.weight_sync.lifecycle import Lifecycle, NothingLeft
 
 logger = logging.getLogger(__name__)
@@ -32,52 +36,6 @@ LIFECYCLE = "lifecycle.json"
 STAGED = 2
 """Versions that are pushed at once. A learner pushes one after the other; the second is that of one started again."""
 QUOTA = 512 << 30
-
-
-class StoreError(Exception):
-    """A push that cannot be; see the subclasses."""
-
-
-class AlreadyStored(StoreError):
-    """The same version is READY already."""
-
-
-class Refused(StoreError):
-    """The version contradicts what is READY, or comes from a fenced learner."""
-
-
-class NotStaged(StoreError):
-    """No such version is being pushed."""
-
-
-class NotKept(StoreError):
-    """No such version is kept."""
-
-
-class Incomplete(StoreError):
-    """Bytes are missing."""
-
-
-class NoRoom(StoreError):
-    """The disk cannot hold the version."""
-
-
-@dataclasses.dataclass
-class Staged:
-    """A version being pushed."""
-
-    manifest: pb.Manifest
-    path: pathlib.Path
-    receiver: Receiver
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A committed version. `view` maps its bytes; it stays valid for whoever holds it after the version was retired."""
-
-    manifest: pb.Manifest
-    path: pathlib.Path
-    view: memoryview
 
 
 class VersionStore:
@@ -148,7 +106,7 @@ class VersionStore:
             path.unlink(missing_ok=True)
             needed = f"step {version.step} needs {manifest.total_size} bytes"
             raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
-        self._staged[version.epoch, version.step] = Staged(manifest, path, Receiver(manifest, output.write))
+        self._staged[version.epoch, version.step] = Staged(manifest, path, output, Receiver(manifest, output.write))
 
     def feed(self, version: PolicyVersion, data: memoryview) -> int:
         """Takes the next bytes of a staged version; gives the bytes received. Raises NoRoom, tensors.ChecksumError."""
@@ -157,6 +115,49 @@ class VersionStore:
         except OSError as error:
             self.abort(version)
             raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
+
+    def feed_difference(self, version: PolicyVersion, data: memoryview) -> int:
+        """Takes the next bytes of what makes a staged version of its parent; gives the bytes received.
+
+        Raises NoParent, NoRoom, NotStaged; DifferenceError where there are more bytes than a whole version has.
+        """
+        staged = self._find(version)
+        try:
+            if staged.difference is None:
+                parent_of(self.get, staged)
+                staged.difference = Output(staged.difference_path, 0)
+            if staged.differing + data.nbytes > staged.manifest.total_size:
+                raise DifferenceError(f"more than the {staged.manifest.total_size} bytes of the whole version")
+            staged.difference.write(data, staged.differing)
+        except OSError as error:
+            self.abort(version)
+            raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
+        staged.differing += data.nbytes
+        return staged.differing
+
+    def apply_difference(self, version: PolicyVersion) -> None:
+        """Makes a staged version of its parent, and checks every tensor. After an error it is not staged any more.
+
+        Raises NoParent, NoRoom, NotStaged, DifferenceError, tensors.ChecksumError.
+        """
+        staged = self._find(version)
+        parent = parent_of(self.get, staged)
+        staged.receiver = Receiver(staged.manifest, staged.output.write)  # whatever came before
+        try:
+            old = tensors_in(parent.manifest, parent.view)
+            difference = mapped(staged.difference_path, staged.differing)
+            for piece in applied(layout_of(staged.manifest), old, [difference]):
+                staged.receiver.feed(piece)
+        except OSError as error:
+            self.abort(version)
+            raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
+        except ValueError:
+            self.abort(version)
+            raise
+
+    def differences(self, version: PolicyVersion, held: PolicyVersion) -> list[memoryview]:
+        """What makes a version of the one that a receiver has. Raises NotKept, NoDifference."""
+        return chain(self.get, version, held)
 
     def commit(self, version: PolicyVersion, held: int | None = None) -> PolicyVersion:
         """Makes a staged version READY, or VERIFIED behind a rollback. Committing one again changes nothing.
@@ -180,9 +181,11 @@ class VersionStore:
             why = f"the version store cannot hold the manifest of step {version.step} ({error.strerror})"
             raise NoRoom(f"disk full: {why}") from error
         staged.path.rename(final)
+        if staged.differing:
+            staged.difference_path.rename(final.with_suffix(".difference"))
         temporary.rename(final.with_suffix(".manifest"))
         del self._staged[version.epoch, version.step]
-        self._stored[version.step] = self._open(staged.manifest, final)
+        self._stored[version.step] = opened(staged.manifest, final)
         self._life.commit(version.step)
         for epoch, step in list(self._staged):
             if epoch < version.epoch or step <= version.step:
@@ -195,6 +198,7 @@ class VersionStore:
         staged = self._staged.pop((version.epoch, version.step), None)
         if staged is not None:
             staged.path.unlink(missing_ok=True)
+            staged.difference_path.unlink(missing_ok=True)
 
     def infos(self) -> list[pb.VersionInfo]:
         """Every known version, newest first."""
@@ -210,11 +214,11 @@ class VersionStore:
             try:
                 manifest = pb.Manifest.FromString(path.read_bytes())
                 check_manifest(manifest)
-                self._stored[manifest.version.step] = self._open_checked(manifest, path.with_suffix(".bin"))
+                self._stored[manifest.version.step] = opened_checked(manifest, path.with_suffix(".bin"))
             except (DecodeError, ManifestError, OSError, ValueError) as error:
                 logger.warning("a damaged version is removed: %s: %s", path.name, error)
                 path.unlink()
-        for path in self._directory.glob("*.bin"):
+        for path in [*self._directory.glob("*.bin"), *self._directory.glob("*.difference")]:
             if not path.with_suffix(".manifest").exists():
                 path.unlink()
         self._restore_lifecycle()
@@ -279,6 +283,7 @@ class VersionStore:
             self._life.forget(step)
             stored.path.with_suffix(".manifest").unlink(missing_ok=True)
             stored.path.unlink(missing_ok=True)
+            stored.path.with_suffix(".difference").unlink(missing_ok=True)
             self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
 
     def _find(self, version: PolicyVersion) -> Staged:
@@ -290,28 +295,11 @@ class VersionStore:
     def _path(self, version: PolicyVersion) -> pathlib.Path:
         return self._directory / f"{version.step:08d}-{version.epoch:04d}"
 
-    @staticmethod
-    def _open(manifest: pb.Manifest, path: pathlib.Path) -> Stored:
-        if not manifest.total_size:
-            return Stored(manifest, path, memoryview(b""))
-        with path.open("rb") as file:
-            return Stored(manifest, path, memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)))
-
-    @classmethod
-    def _open_checked(cls, manifest: pb.Manifest, path: pathlib.Path) -> Stored:
-        stored = cls._open(manifest, path)
-        if stored.view.nbytes != manifest.total_size:
-            raise ValueError(f"{stored.view.nbytes} of {manifest.total_size} bytes")
-        sums = checksums([stored.view[t.offset : t.offset + t.size] for t in manifest.tensors])
-        for t, found in zip(manifest.tensors, sums, strict=True):
-            if found != t.checksum:
-                raise ValueError(f"the checksum of {t.name!r} differs")
-        return stored
-
     def _kept_info(self, stored: Stored) -> pb.VersionInfo:
         standing = self._life.standing(stored.manifest.version.step)
         info = self._info(stored.manifest, standing.state)
         info.reason = standing.reason
+        info.difference = stored.difference.nbytes if stored.difference is not None else 0
         return info
 
     @staticmethod

@@ -47,7 +47,7 @@ class Kind(enum.IntEnum):
 def encode(old: Buffer, new: Buffer, item: int) -> tuple[Kind, bytes]:
     """The smallest record of `new`, of the size of `old`, whose elements have `item` bytes."""
     before, after = (np.frombuffer(each, WORDS[item]) for each in (old, new))
-    changes = before ^ after
+    changes: Words = np.bitwise_xor(before, after)
     places = np.flatnonzero(changes)
     if not places.size:
         return Kind.SAME, b""
@@ -71,7 +71,7 @@ def apply(kind: int, payload: memoryview, old: memoryview, item: int) -> memoryv
         case Kind.XOR:
             planes = np.frombuffer(_unpacked(payload, len(old), len(old), item), np.uint8)
             changes = planes.reshape(item, -1).T.copy().view(WORDS[item]).reshape(-1)
-            return _bytes(np.frombuffer(old, WORDS[item]) ^ changes)
+            return _bytes(np.bitwise_xor(np.frombuffer(old, WORDS[item]), changes))
         case Kind.WHOLE:
             if len(payload) != len(old):
                 raise DifferenceError(f"a block of {len(old)} bytes is given anew with {len(payload)}")
