@@ -27,8 +27,9 @@ from penstock.tensors import base_model
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
-from services.generation.fetching import AnotherModel, FetchFailed, fetch
+from services.generation.fetching import AnotherModel, FetchFailed
 from services.generation.gate import Gate
+from services.generation.receiving import Hands
 
 logger = logging.getLogger(__name__)
 State = GetEngineResponse.State
@@ -135,15 +136,16 @@ class EngineHost:
     async def keep(self, channel: grpc.aio.Channel | None) -> None:
         """Keeps the engine alive and at the target version for ever."""
         with tempfile.TemporaryDirectory(prefix="penstock-weights-", dir=_memory_folder()) as folder:
-            path = pathlib.Path(folder, "version.bin")
+            hands = Hands.here(pathlib.Path(folder))
             async with AsyncExitStack() as stack:
+                stack.callback(hands.release)
                 stack.callback(self._stop)
                 while True:
                     try:
                         if self._engine is None or not self._engine.alive:
                             await self._replace()
                         if channel is not None and self._elsewhere():
-                            await self._update(channel, path)
+                            await self._update(channel, hands)
                     except EngineDied as error:
                         logger.error("the engine died: %s", error)
                         continue
@@ -172,12 +174,12 @@ class EngineHost:
             self.state = State.STATE_READY
             await self.gate.open(self.version.step)
 
-    async def _update(self, channel: grpc.aio.Channel, path: pathlib.Path) -> None:
+    async def _update(self, channel: grpc.aio.Channel, hands: Hands) -> None:
         assert self._engine is not None and self._target is not None
         target = self._target
         began = time.monotonic()
         try:
-            manifest = await fetch(channel, target, path, self._base_model)
+            held = await hands.take(channel, target, self._base_model)
         except AnotherModel as error:
             await self._report(
                 channel, pb.ReportAppliedRequest(receiver=self._receiver, version=target, error=str(error)[:1000])
@@ -186,9 +188,11 @@ class EngineHost:
         transfer = time.monotonic() - began
         await self.gate.close_unpinned()
         self.state = State.STATE_UPDATING
-        report = pb.ReportAppliedRequest(receiver=self._receiver, version=manifest.version)
+        report = pb.ReportAppliedRequest(
+            receiver=self._receiver, version=held.manifest.version, path=held.way, bytes=held.crossed
+        )
         try:
-            pause = await self._engine.update(manifest, path)
+            pause = await self._engine.update(held.manifest, held.file)
         except EngineDied:
             raise
         except Exception as error:

@@ -7,6 +7,8 @@ from penstock.memory_plan import GIB, PlannedLayout, Shapes, Stage, read_shapes,
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Judge, Teacher
 
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
 
 def planned_layout(recipe: Recipe) -> PlannedLayout:
     """How the recipe's learner is spread, and what one forward pass of it holds."""
@@ -37,11 +39,16 @@ def planned_layout(recipe: Recipe) -> PlannedLayout:
 
 @dataclass(frozen=True)
 class Needs:
-    """Of a recipe: its stages, and what the hosts hold beside the devices."""
+    """Of a recipe: its stages, and what the hosts hold beside the devices.
+
+    published: bytes that rank 0 holds of versions while one is published: the whole model, gathered, and where what
+    changed is published the one before.
+    """
 
     shapes: Shapes
     layout: PlannedLayout
     stages: list[Stage]
+    published: int
 
     @staticmethod
     def of(recipe: Recipe) -> "Needs | None":
@@ -55,7 +62,9 @@ class Needs:
             other = read_shapes(recipe.algorithm.critic.path or recipe.model.path) or shapes
             critic = dataclasses.replace(layout, scores=True, lora_rank=0, lora_targets=(), keeps_reference=False)
             needed = [a.beside(b) for a, b in zip(needed, stages(other, critic), strict=True)]
-        return Needs(shapes, layout, needed)
+        copies = 1 if recipe.weight_sync.full_every == 1 else 2
+        size = BYTES[recipe.weight_sync.dtype or recipe.model.dtype]
+        return Needs(shapes, layout, needed, copies * shapes.parameters * size)
 
     @staticmethod
     def of_host(recipe: Recipe) -> dict[str, int]:
@@ -68,7 +77,7 @@ class Needs:
         ranks = learner.ranks // len(needs.stages)
         held = {}
         if recipe.mode != "evaluate":
-            held["learner"] = ranks * sum(stage.total for stage in needs.stages) + needs.version
+            held["learner"] = ranks * sum(stage.total for stage in needs.stages) + needs.published
         if recipe.generates:
             held["generation"] = g.replicas * int(needs.version + Needs.of_drafts(recipe) + g.memory_gib * GIB)
         others: list[tuple[str, Teacher | Judge]] = [("judge", judge) for judge in recipe.judges.values()]
@@ -95,5 +104,5 @@ class Needs:
 
     @property
     def version(self) -> int:
-        """Bytes of the whole model, which rank 0 gathers on its host to publish a version."""
+        """Bytes of the whole model."""
         return self.shapes.parameters * (2 if self.layout.half else 4)

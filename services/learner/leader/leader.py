@@ -31,6 +31,7 @@ from services.learner.algorithms.sources import Sources
 from services.learner.checkpoints.resume import Position
 from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Takes
+from services.learner.leader.differences import Differences
 from services.learner.leader.epochs import take_epoch
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
@@ -147,11 +148,14 @@ class RunLeader:
         adapters: Adapters | None,
         status: Status,
         trims: bool,
+        full_every: int,
     ) -> None:
-        """adapters: said of what is published, where that is these alone. trims: whether checkpoints give room."""
+        """adapters: said of what is published, where that is these alone. trims: whether checkpoints give room.
+        full_every: of so many versions one is published whole."""
         self._link, self._opened, self._batches = link, opened, opened.batches
         self._sources, self._adapters, self._status, self._trims = sources, adapters, status, trims
         self._publishing: concurrent.futures.Future[bool] | None = None
+        self._differences = Differences(full_every)
         self._crowded_at = 0  # the step before which a full log was answered: once, be the save good or not
 
     def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
@@ -199,6 +203,7 @@ class RunLeader:
             PUBLISH_SECONDS,
             self._adapters,
             recorded=max(step, self._opened.following.ledger.step),
+            differences=self._differences,
         )
         self._publishing = self._link.begin(version)
 
@@ -246,7 +251,8 @@ def leading(
     """
     with linked() as link:
         opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), JOIN_SECONDS)
-        yield RunLeader(link, opened, sources, adapters_of(recipe), status, not recipe.limits.keep_log)
+        trims, full_every = not recipe.limits.keep_log, recipe.weight_sync.full_every
+        yield RunLeader(link, opened, sources, adapters_of(recipe), status, trims, full_every)
 
 
 async def _open(
