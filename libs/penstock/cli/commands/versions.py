@@ -23,6 +23,7 @@ def versions(
     run: RunName,
     runs: Runs = DEFAULT_RUNS,
     receivers: Annotated[bool, typer.Option("--receivers", help="who holds which, and how it came there")] = False,
+    retired: Annotated[bool, typer.Option("--all", help="those that are no longer kept, too")] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """List the policy versions that weight_sync knows, newest first."""
@@ -30,7 +31,7 @@ def versions(
     if as_json:
         console.print_json(data=MessageToDict(found, preserving_proto_field_name=True))
         return
-    console.print(_receivers(found) if receivers else _versions(found))
+    console.print(_receivers(found) if receivers else _versions(found, retired))
 
 
 def promote(run: RunName, step: Step, runs: Runs = DEFAULT_RUNS, reason: Reason = "") -> None:
@@ -54,20 +55,23 @@ def _decide(run: str, runs: Runs, step: int, decision: weights_pb2.Decision, rea
     console.print(plain(f"version {answer.served.step} is served"))
 
 
-def _versions(found: pb.ListVersionsResponse) -> Table:
-    table = Table("version", "state", "MiB", "difference", "digest", "held by", "made", "reason")
+def _versions(found: pb.ListVersionsResponse, retired: bool) -> Table:
+    table = Table("version", "epoch", "state", "MiB", "difference", "digest", "held by", "made", "reason")
     for info in found.versions:
+        if info.state == weights_pb2.VERSION_STATE_RETIRED and not retired:
+            continue
         version, state = info.version, weights_pb2.VersionState.Name(info.state).removeprefix("VERSION_STATE_").lower()
         served = found.HasField("served") and (version.step, version.epoch) == (found.served.step, found.served.epoch)
         holders = sum((r.version.step, r.version.epoch) == (version.step, version.epoch) for r in found.receivers)
         cells = (
-            f"{version.step} (epoch {version.epoch})",
+            str(version.step),
+            str(version.epoch),
             f"{state}, served" if served else state,
             f"{info.size / MIB:.1f}",
             f"{info.difference / MIB:.2f}" if info.difference else "-",
-            version.digest.hex()[:12],
+            version.digest.hex()[:8],
             str(holders) if holders else "-",
-            f"{info.created_at.ToDatetime(datetime.UTC):%Y-%m-%d %H:%M:%S}",
+            f"{info.created_at.ToDatetime(datetime.UTC):%H:%M:%S}",
             info.reason,
         )
         table.add_row(*map(plain, cells))
@@ -75,13 +79,14 @@ def _versions(found: pb.ListVersionsResponse) -> Table:
 
 
 def _receivers(found: pb.ListVersionsResponse) -> Table:
-    table = Table("receiver", "version", "path", "MiB", "transfer", "pause", "seen", "error")
+    table = Table("receiver", "version", "epoch", "path", "MiB", "transfer", "pause", "seen", "error")
     for r in sorted(found.receivers, key=lambda r: r.name):
         held = r.HasField("version")
         path = weights_pb2.Path.Name(r.path).removeprefix("PATH_").lower() if r.path else "-"
         cells = (
             r.name,
-            f"{r.version.step} (epoch {r.version.epoch})" if held else "-",
+            str(r.version.step) if held else "-",
+            str(r.version.epoch) if held else "-",
             path,
             f"{r.bytes / MIB:.2f}" if held else "-",
             f"{r.transfer.ToTimedelta().total_seconds():.3f} s" if held else "-",
