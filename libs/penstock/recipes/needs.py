@@ -42,13 +42,15 @@ class Needs:
     """Of a recipe: its stages, and what the hosts hold beside the devices.
 
     published: bytes that rank 0 holds of versions while one is published: the whole model, gathered, and where what
-    changed is published the one before.
+    changed is published the one before. stored: most bytes of versions on weight_sync's disk: those that are kept, one
+    that is served beyond them, one that is pushed, each with its difference.
     """
 
     shapes: Shapes
     layout: PlannedLayout
     stages: list[Stage]
     published: int
+    stored: int
 
     @staticmethod
     def of(recipe: Recipe) -> "Needs | None":
@@ -62,9 +64,10 @@ class Needs:
             other = read_shapes(recipe.algorithm.critic.path or recipe.model.path) or shapes
             critic = dataclasses.replace(layout, scores=True, lora_rank=0, lora_targets=(), keeps_reference=False)
             needed = [a.beside(b) for a, b in zip(needed, stages(other, critic), strict=True)]
-        copies = 1 if recipe.weight_sync.full_every == 1 else 2
-        size = BYTES[recipe.weight_sync.dtype or recipe.model.dtype]
-        return Needs(shapes, layout, needed, copies * shapes.parameters * size)
+        travels = recipe.weight_sync
+        size, differ = shapes.parameters * BYTES[travels.dtype or recipe.model.dtype], travels.full_every > 1
+        stored = (travels.keep_versions + 2) * size
+        return Needs(shapes, layout, needed, size * (2 if differ else 1), stored * 14 // 10 if differ else stored)
 
     @staticmethod
     def of_host(recipe: Recipe) -> dict[str, int]:
