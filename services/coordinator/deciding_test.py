@@ -1,7 +1,7 @@
 """What people decide of versions: done by weight_sync, recorded in the ledger, and refused with its words."""
 
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -20,8 +20,22 @@ from services.coordinator.testing.run import fold, make_coordinator, make_recipe
 ROLL_BACK, REJECT = weights_pb2.DECISION_ROLL_BACK, weights_pb2.DECISION_REJECT
 
 
-class Store(weights_pb2_grpc.WeightSyncServiceServicer):  # type: ignore[misc]
+class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     """Serves version 0, and knows one receiver; refuses to reject it."""
+
+    # Nobody asks it these: generated code answers UNIMPLEMENTED, and only its stubs call them abstract.
+    AbortVersion: ClassVar[Any]
+    BeginVersion: ClassVar[Any]
+    CommitVersion: ClassVar[Any]
+    FetchDifference: ClassVar[Any]
+    FetchTensors: ClassVar[Any]
+    GetManifest: ClassVar[Any]
+    HoldVersions: ClassVar[Any]
+    PushDifference: ClassVar[Any]
+    PushTensors: ClassVar[Any]
+    ReleaseHold: ClassVar[Any]
+    ReportApplied: ClassVar[Any]
+    WatchVersions: ClassVar[Any]
 
     async def ListVersions(self, request: Any, context: Any) -> weights_pb2.ListVersionsResponse:
         info = weights_pb2.VersionInfo(version=PolicyVersion(epoch=1), state=weights_pb2.VERSION_STATE_READY)

@@ -48,7 +48,7 @@ def encode(old: Buffer, new: Buffer, item: int) -> tuple[Kind, bytes]:
     """The smallest record of `new`, of the size of `old`, whose elements have `item` bytes."""
     before, after = (np.frombuffer(each, WORDS[item]) for each in (old, new))
     changes: Words = np.bitwise_xor(before, after)
-    places = np.flatnonzero(changes)
+    places = _changed(changes)
     if not places.size:
         return Kind.SAME, b""
     if places.size * DENSE < changes.size:
@@ -77,6 +77,16 @@ def apply(kind: int, payload: memoryview, old: memoryview, item: int) -> memoryv
                 raise DifferenceError(f"a block of {len(old)} bytes is given anew with {len(payload)}")
             return payload
     raise DifferenceError(f"a record of kind {kind}")
+
+
+def _changed(changes: Words) -> npt.NDArray[np.intp]:
+    """Where words are not 0, in order. Eight bytes at once are looked at first: most of them are."""
+    if changes.nbytes % 8:
+        return np.flatnonzero(changes)
+    few = changes.reshape(-1, 8 // changes.itemsize)
+    rows = np.flatnonzero(changes.view(np.uint64))
+    of, columns = few[rows].nonzero()
+    return rows[of] * few.shape[1] + columns
 
 
 def _sparse(places: npt.NDArray[np.intp], changes: Words) -> bytes:
