@@ -147,7 +147,8 @@ async def test_a_difference_is_pushed_and_fetched_and_its_refusals_are_typed(stu
     await push(stub, 1)
     first, second = manifest(1), manifest(2)
     second.parent.CopyFrom(first.version)
-    made = encoded(layout_of(first), *(tensors_in(m, memoryview(whole(m.version.step))) for m in (first, second)), 0.9)
+    before, after = (tensors_in(m, memoryview(whole(m.version.step))) for m in (first, second))
+    made = encoded(layout_of(first), before, after, 0.9)
     assert made is not None
 
     async def pushing(data: bytes) -> Any:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from types import TracebackType
 
-from penstock.tensors.manifest import Buffer, hasher, short
+from penstock.tensors.manifest import Buffer, hasher
 from penstock.weights.v1 import weights_pb2 as pb
 
 
@@ -61,7 +61,7 @@ class Receiver:
             self.received, view = self.received + part.nbytes, view[part.nbytes :]
             if self.received < tensor.offset + tensor.size:
                 return
-            if short(self._hash) != tensor.checksum:
+            if self._hash.digest() != tensor.checksum:
                 raise ChecksumError(f"tensor {tensor.name!r}: the checksum of its {tensor.size} bytes differs")
             self._next, self._hash = self._next + 1, hasher()
 
