@@ -87,7 +87,7 @@ async def fetch_whole(channel: grpc.aio.Channel, manifest: pb.Manifest, path: pa
 
 def opened(path: pathlib.Path, manifest: pb.Manifest) -> Output:
     """A file for a version, of one byte at least: an empty one cannot be mapped by the engine. Raises OSError."""
-    return Output(path, max(1, manifest.total_size))
+    return Output(path, max(1, manifest.total_size), again=True)
 
 
 async def _fill(channel: grpc.aio.Channel, receiver: Receiver, version: PolicyVersion) -> None:

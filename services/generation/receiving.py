@@ -2,8 +2,8 @@
 
     the store's file on this host, mapped  >  differences from what is in the hands  >  all bytes
 
-The next version is made beside the one in the hands, while the engine draws with that; so at most two are on this host,
-and nothing but loading is left for the engine's pause. Whatever the way, every tensor was checked against its manifest:
+The next version is made beside the one in the hands, while the engine draws with that; so at most two are in memory, two
+files that are written in turn, and nothing but loading is left for the engine's pause. Whatever the way, every tensor was checked against its manifest:
 here, or by the store whose file it is.
 
 Invariants (test names): a receiver with anything in its hands ends with the right bytes; a difference that makes
@@ -48,11 +48,9 @@ class Held:
     descriptor: int | None = None
 
     def release(self) -> None:
-        """It is not needed any more."""
+        """It is not needed any more; a file of our own is written again."""
         if self.descriptor is not None:
             os.close(self.descriptor)
-        else:
-            self.file.unlink(missing_ok=True)
 
 
 class Hands:
@@ -63,8 +61,7 @@ class Hands:
 
     def __init__(self, folder: pathlib.Path, host: str | None = None) -> None:
         self.held: Held | None = None
-        self._folder, self._host = folder, host
-        self._made = 0
+        self._files, self._host = (folder / "version-0.bin", folder / "version-1.bin"), host
 
     @staticmethod
     def here(folder: pathlib.Path) -> "Hands":
@@ -92,15 +89,17 @@ class Hands:
         if self.held is not None:
             self.held.release()
             self.held = None
+        self._unlink()
 
     async def _taken(self, channel: grpc.aio.Channel, answer: pb.GetManifestResponse) -> Held:
         manifest = answer.manifest
         if self._host is not None and self._host == answer.boot_id and manifest.total_size:
             held = await asyncio.to_thread(_mapped, manifest, answer.path)
             if held is not None:
+                self._unlink()
                 return held
-        self._made += 1
-        path = self._folder / f"version-{self._made % 2}.bin"
+        before = self.held.file if self.held is not None else None
+        path = next(each for each in self._files if each != before)
         try:
             crossed = await self._differing(channel, manifest, path)
             if crossed is not None:
@@ -109,6 +108,10 @@ class Hands:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+
+    def _unlink(self) -> None:
+        for each in self._files:
+            each.unlink(missing_ok=True)
 
     async def _differing(self, channel: grpc.aio.Channel, manifest: pb.Manifest, path: pathlib.Path) -> int | None:
         """Makes a version of the one in the hands; the bytes it took, or None where that cannot be."""

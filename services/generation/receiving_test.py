@@ -72,7 +72,7 @@ async def test_elsewhere_all_bytes_come_once_and_then_what_has_changed(
         held = await hands.take(channel, third.version)  # two at once
         assert (held.way, has(held)) == (DIFFERENCE, whole(3)) and 0 < held.crossed < SIZE / 10
         assert await hands.take(channel, third.version) is held, "applying one twice changes nothing"
-        assert len(list(folder.iterdir())) == 1
+        assert len(list(folder.iterdir())) <= 2
         back = await hands.take(channel, second.version)
         assert (back.way, has(back)) == (WHOLE, whole(2))
         other = await hands.take(channel, (await weights.publish(5, epoch=2)).version)

@@ -69,11 +69,14 @@ class Receiver:
 class Output:
     """A file of a version's size, written from any thread; closed when nobody holds it any more.
 
-    The room is taken at once. Raises OSError.
+    The room is taken at once. again: whether a file of that size may be written over, in whose pages there is no room to
+    be made; whoever does so knows that nobody reads it. Raises OSError.
     """
 
-    def __init__(self, path: pathlib.Path, size: int) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    def __init__(self, path: pathlib.Path, size: int, *, again: bool = False) -> None:
+        kept = again and path.is_file() and path.stat().st_size == size
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if kept else os.O_TRUNC)
+        descriptor = os.open(path, flags, 0o644)
         weakref.finalize(self, os.close, descriptor)
         self._descriptor = descriptor
         if size:
