@@ -2,9 +2,9 @@
 
     the store's file on this host, mapped  >  differences from what is in the hands  >  all bytes
 
-The next version is made beside the one in the hands, while the engine draws with that; so at most two are in memory, two
-files that are written in turn, and nothing but loading is left for the engine's pause. Whatever the way, every tensor was checked against its manifest:
-here, or by the store whose file it is.
+The next version is made beside the one in the hands, while the engine draws with that: two files that are written in
+turn, so at most two versions are in memory, and nothing but loading is left for the engine's pause. Whatever the way,
+every tensor was checked against its manifest: here, or by the store whose file it is.
 
 Invariants (test names): a receiver with anything in its hands ends with the right bytes; a difference that makes
 another version is counted, said, and cured by all bytes.
