@@ -7,22 +7,20 @@ the one after it `--changed` of the elements, chosen at random, have moved to th
 GRPO with a learning rate of 5e-6 was measured to do to a real model of 135 million parameters.
 
 In each round: raw TCP, memcpy, the hash alone; a whole version pushed and fetched; the next one pushed as a difference
-and fetched as one, and then mapped. `--slow` puts a link of 1 Gbit/s and 5 ms between everybody (root: in a network
-namespace of its own).
+and fetched as one, and then mapped. `--slow` puts a link of 1 Gbit/s and 5 ms (`slow_link.py`) before weight_sync.
 """
 
 import argparse
 import asyncio
-import ctypes
 import multiprocessing
 import os
 import pathlib
 import socket
 import statistics
-import subprocess
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -38,6 +36,7 @@ from services.generation.receiving import Hands
 from services.learner.leader.differences import Differences
 from services.learner.leader.publishing import publish
 from tests.bench.report import Report, median_ratio
+from tests.bench.slow_link import slow_link
 
 MIB = 1 << 20
 EVERY = 1 << 30
@@ -93,14 +92,6 @@ class Stopwatch:
         """What began last is over; the next begins."""
         self.seconds[name].append(time.perf_counter() - self._began)
         self._began = time.perf_counter()
-
-
-def slow_down() -> None:
-    """A loopback of this process and its children's own, of 1 Gbit/s and 5 ms one way. Needs root."""
-    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000):  # NEWNET
-        raise SystemExit("--slow: needs root, for a network namespace")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    subprocess.run("tc qdisc add dev lo root netem delay 5ms rate 1gbit limit 100000".split(), check=True)
 
 
 def stepped(tensors: Tensors, share: float) -> Tensors:
@@ -169,7 +160,8 @@ async def main(args: argparse.Namespace) -> None:
         command = [*launcher("weight_sync"), "--listen", address, "--directory", store, "--keep", "2"]
         service = await Child.start(command, pathlib.Path(store, "weight_sync.log"))
         try:
-            watch, shares, size = await measured(args, address, pathlib.Path(memory))
+            with slow_link(port, 1e9, 0.005) if args.slow else nullcontext(port) as reached:
+                watch, shares, size = await measured(args, f"127.0.0.1:{reached}", pathlib.Path(memory))
         finally:
             await service.stop(10)
     tell(report, watch.seconds, shares, size)
@@ -208,7 +200,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--directory", default=os.environ.get("TMPDIR"), help="where the store lies (a disk by default)"
     )
-    given = parser.parse_args()
-    if given.slow:
-        slow_down()
-    asyncio.run(main(given))
+    asyncio.run(main(parser.parse_args()))
