@@ -111,7 +111,10 @@ async def measured(args: argparse.Namespace, address: str, memory: pathlib.Path)
     data = memoryview(torch.cat([t for _, t in tensors]).view(torch.uint8).numpy())
     source, watch, shares = np.frombuffer(data, np.uint8), Stopwatch(), list[float]()
     copy = source.copy()
-    elsewhere, here = Hands(memory), Hands.here(memory)
+    folders = [memory / name for name in ("elsewhere", "here")]
+    for folder in folders:
+        folder.mkdir()
+    elsewhere, here = Hands(folders[0]), Hands.here(folders[1])
     tcp = Tcp(len(data))
     try:
         async with rpc.channel(address) as channel:
