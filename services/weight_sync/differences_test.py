@@ -10,7 +10,7 @@ from penstock.differences import DifferenceError, applied, encoded, layout_of, t
 from penstock.tensors import ChecksumError, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import chain
-from services.weight_sync.errors import NoDifference, NoParent, NotKept, NotStaged
+from services.weight_sync.errors import NoDifference, NoParent, NoRoom, NotKept, NotStaged
 from services.weight_sync.files import Stored
 from services.weight_sync.store import VersionStore
 
@@ -168,3 +168,13 @@ def test_bytes_that_make_another_version_leave_nothing_behind(tmp_path: pathlib.
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert store.served() == first.version
     assert bytes_of(store, push_difference(store, first, 3).version) == whole(3)
+
+
+def test_a_difference_counts_towards_the_quota_of_what_is_pushed(tmp_path: pathlib.Path) -> None:
+    store = VersionStore(tmp_path, keep=9, quota=SIZE + 50)
+    first = push(store, manifest(1))
+    made = manifest(2, parent=first)
+    store.begin(made)
+    store.feed_difference(made.version, memoryview(bytes(50)))
+    with pytest.raises(NoRoom, match="--staged-gib"):
+        store.feed_difference(made.version, memoryview(bytes(1)))

@@ -126,6 +126,7 @@ class VersionStore:
             if staged.difference is None:
                 parent_of(self.get, staged)
                 staged.difference = Output(staged.difference_path, 0)
+            self._within_quota(version.step, data.nbytes)
             if staged.differing + data.nbytes > staged.manifest.total_size:
                 raise DifferenceError(f"more than the {staged.manifest.total_size} bytes of the whole version")
             staged.difference.write(data, staged.differing)
@@ -267,11 +268,14 @@ class VersionStore:
         while len(self._staged) >= STAGED:
             epoch, step = min(self._staged)
             self.abort(PolicyVersion(epoch=epoch, step=step))
-        held = sum(staged.manifest.total_size for staged in self._staged.values())
-        if held + manifest.total_size > self._quota:
+        self._within_quota(manifest.version.step, manifest.total_size)
+
+    def _within_quota(self, step: int, more: int) -> None:
+        held = sum(staged.manifest.total_size + staged.differing for staged in self._staged.values())
+        if held + more > self._quota:
             raise NoRoom(
-                f"step {manifest.version.step} needs {manifest.total_size} bytes, and {held} of the {self._quota} for "
-                "versions being pushed are taken (--staged-gib)"
+                f"step {step} needs {more} bytes, and {held} of the {self._quota} for versions being pushed are taken "
+                "(--staged-gib)"
             )
 
     def _retire(self, held: int | None) -> None:

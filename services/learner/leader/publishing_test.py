@@ -1,8 +1,9 @@
 """A version is handed over until it is READY: what passes is repeated, what is refused for good is not."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ import torch
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import applied
+from penstock.recipes import Recipe
+from penstock.recipes.sections import WeightSync
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.learner.interface.errors import CannotGoOn
+from services.learner.interface.policy import Policy
 from services.learner.leader import publishing
 from services.learner.leader.differences import Differences
 from services.learner.leader.epochs import AnotherLearner
@@ -184,6 +188,20 @@ def test_where_a_difference_cannot_be_used_the_whole_is_pushed(refusal: rpc.Abor
     store.refuses = None
     publish_all(store, differences, 3)
     assert made(2, store.differences[0]) == bytes_of(3)
+
+
+def test_tensors_are_published_in_the_type_that_is_asked_for() -> None:
+    class Exports:
+        def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+            yield "a", torch.full((2,), 1 / 3)
+
+    def published(**settings: Any) -> torch.Tensor:
+        recipe = SimpleNamespace(learner=SimpleNamespace(lora=None), weight_sync=WeightSync(**settings))
+        ((_, tensor),) = publishing.weights_of(cast(Recipe, recipe), cast(Policy, Exports()))
+        return tensor
+
+    assert published().dtype == torch.float32
+    assert torch.equal(published(dtype="bfloat16"), torch.full((2,), 1 / 3).bfloat16())
 
 
 def test_a_difference_that_is_not_worth_it_or_not_wanted_is_not_pushed() -> None:
