@@ -2,7 +2,7 @@
 
     begin -> STAGING -> feed ... -> commit -> READY -> (newer ones come) -> RETIRED
 
-What else may become of a committed version is in `lifecycle.py`, whose decisions are in the file `lifecycle.json`.
+What else may become of a committed version is in `lifecycle.py`, and on disk by `decisions.py`.
 
 A version is two files: <step>-<epoch>.bin, the tensors' bytes in the manifest's order, and <step>-<epoch>.manifest,
 renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible. One
@@ -15,7 +15,6 @@ the quota; what is served is not retired; a difference makes its version of its 
 """
 
 import logging
-import os
 import pathlib
 
 from google.protobuf.message import DecodeError
@@ -25,13 +24,13 @@ from penstock.differences import DifferenceError, applied, layout_of, tensors_in
 from penstock.rules import bounds
 from penstock.tensors import ManifestError, Output, Receiver, check_manifest
 from penstock.weights.v1 import weights_pb2 as pb
+from services.weight_sync import decisions
 from services.weight_sync.chains import chain, parent_of
 from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
 from services.weight_sync.files import Staged, Stored, mapped, opened, opened_checked
 from services.weight_sync.lifecycle import Lifecycle, NothingLeft
 
 logger = logging.getLogger(__name__)
-LIFECYCLE = "lifecycle.json"
 
 STAGED = 2
 """Versions that are pushed at once. A learner pushes one after the other; the second is that of one started again."""
@@ -76,7 +75,7 @@ class VersionStore:
         before = self._life.dump()
         try:
             self._life.decide(step, decision, reason)
-            self._note()
+            decisions.write(self._directory, self._life)
         except NothingLeft as error:
             raise Refused(str(error)) from error
         except OSError as error:
@@ -222,32 +221,8 @@ class VersionStore:
         for path in [*self._directory.glob("*.bin"), *self._directory.glob("*.difference")]:
             if not path.with_suffix(".manifest").exists():
                 path.unlink()
-        self._restore_lifecycle()
+        self._life = decisions.read(self._directory, self._stored)
         self._retire(None)
-
-    def _restore_lifecycle(self) -> None:
-        """Takes up what was decided. Where that is damaged nobody knows what was rejected, and all waits."""
-        path = self._directory / LIFECYCLE
-        try:
-            self._life = Lifecycle.load(path.read_text(), self._stored)
-        except FileNotFoundError:
-            self._life = Lifecycle.load(Lifecycle().dump(), self._stored)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.error("%s is damaged: no version is served until one is promoted: %s", path, error)
-            self._life = Lifecycle()
-            self._life.rolled_back = True
-            for step in self._stored:
-                self._life.commit(step)
-
-    def _note(self) -> None:
-        """Writes down what was decided. Raises OSError."""
-        path = self._directory / LIFECYCLE
-        beside = path.with_suffix(".staging")
-        with beside.open("w") as file:
-            file.write(self._life.dump())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(path)
 
     def _check_is_next(self, version: PolicyVersion) -> None:
         newest = self.newest or PolicyVersion()

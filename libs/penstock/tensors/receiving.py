@@ -69,8 +69,8 @@ class Receiver:
 class Output:
     """A file of a version's size, written from any thread; closed when nobody holds it any more.
 
-    The room is taken at once. again: whether a file of that size may be written over, whose pages need not be made;
-    whoever does so knows that nobody reads it. Raises OSError.
+    The room is taken at once. again: whether a file of that size may be written over; whoever does so knows that nobody
+    reads it. Raises OSError.
     """
 
     def __init__(self, path: pathlib.Path, size: int, *, again: bool = False) -> None:
