@@ -12,6 +12,7 @@ LIBRARIES = {
     "chat": "light",
     "cli": "light",
     "datasets": "light",
+    "differences": "light",
     "histories": "light",
     "kube": "light",
     "ledger": "light",

@@ -12,12 +12,14 @@ import pathlib
 import time
 from typing import Any
 
-from penstock.bus import Bucket, Bus, RunNames
+from penstock.bus import Bucket, Bus, RunNames, append
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Fold
 from penstock.recipes import Recipe
 from penstock.telemetry import steps
+from penstock.trajectory.v1 import trajectory_pb2
+from penstock.weights.v1 import weights_pb2
 from services.coordinator.admission.admitting import Admission
 from services.coordinator.admission.deadlines import Deadlines
 from services.coordinator.admission.tasks import SHOWN, TaskMaker
@@ -112,6 +114,24 @@ class Coordinator:
         self.state.pause(paused)
         await Asked(self.bus, self.names).pause(paused)
         await self.following.notify()
+
+    async def decide(self, step: int, decision: weights_pb2.Decision, reason: str) -> weights_pb2.DecideVersionResponse:
+        """Has weight_sync promote a version, reject it or roll back to it, and records that it has.
+
+        Raises rpc.RpcError, and BusError if it was done and could not be recorded: then it can be asked for again.
+        """
+        answer = await self.peers.decide(step, decision, reason)
+        decided = trajectory_pb2.VersionDecision(step=step, decision=decision, reason=reason)
+        decided.at.GetCurrentTime()
+        subject = self.names.ledger_version_subject(step)
+        await append(self.bus, subject, decided.SerializeToString(), expected_last_sequence=None)
+        logger.warning(
+            "version %d: %s",
+            step,
+            weights_pb2.Decision.Name(decision).removeprefix("DECISION_"),
+            extra={"reason": reason},
+        )
+        return answer
 
     async def stop(self, reason: str) -> None:
         """Ends the run after the step in progress, also over restarts of this process; the first reason stands.

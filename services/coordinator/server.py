@@ -50,6 +50,25 @@ class CoordinatorServicer(Reader):
             raise rpc.unavailable(f"a restart would not know of it: {error}", reason="NATS") from error
         return pb.StopRunResponse()
 
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
+        found = await self._c.peers.versions()
+        if found is None:
+            raise rpc.unavailable("weight_sync does not answer", reason="WEIGHT_SYNC")
+        served = found.served if found.HasField("served") else None
+        return pb.ListVersionsResponse(versions=found.versions, receivers=found.receivers, served=served)
+
+    async def DecideVersion(self, request: pb.DecideVersionRequest, context: Any) -> pb.DecideVersionResponse:
+        try:
+            answer = await self._c.decide(request.step, request.decision, request.reason)
+        except (rpc.errors.NotFound, rpc.errors.FailedPrecondition) as error:
+            refuse = rpc.not_found if isinstance(error, rpc.errors.NotFound) else rpc.failed_precondition
+            raise refuse(error.message, reason=error.reason) from error
+        except rpc.RpcError as error:
+            raise rpc.unavailable(f"weight_sync cannot be asked: {error}", reason="WEIGHT_SYNC") from error
+        except BusError as error:
+            raise rpc.unavailable(f"it is done, but not in the ledger; ask again: {error}", reason="NATS") from error
+        return pb.DecideVersionResponse(served=answer.served)
+
     async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:
         services = await self._c.peers.waits()
         said = [explain(services), self._c.watch.scarce, dead_groups(self._c.ledger.reports)]

@@ -97,6 +97,10 @@ def _of_run(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> list[Ba
         answer = await rpc.call(stub.ExplainStall(pb.ExplainStallRequest(), timeout=10))
         return JSONResponse(_plain(answer))
 
+    async def versions(request: Request) -> Response:
+        answer = await rpc.call(stub.ListVersions(pb.ListVersionsRequest(), timeout=10))
+        return JSONResponse(_plain(answer))
+
     async def index(request: Request) -> Response:
         return FileResponse(STATIC / "index.html")
 
@@ -107,6 +111,7 @@ def _of_run(stub: "coordinator_pb2_grpc.CoordinatorServiceAsyncStub") -> list[Ba
         Route("/samples", _answered(samples)),
         Route("/samples/{group}/{index}", _answered(sample)),
         Route("/explain", _answered(explain)),
+        Route("/versions", _answered(versions)),
     ]
 
 

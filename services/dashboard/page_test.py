@@ -16,8 +16,9 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from penstock import rpc
 from penstock.bus import EmbeddedServer, RunNames, connect
 from penstock.generation.v1 import generation_pb2_grpc
+from penstock.weights.v1 import weights_pb2_grpc
 from services.dashboard import run_testing
-from services.dashboard.run_testing import MAX_STEPS, STEPS, FakeReplica, Pages
+from services.dashboard.run_testing import MAX_STEPS, STEPS, FakeReplica, FakeStore, Pages
 
 KEY = "a-key-of-this-test"
 HOSTILE = "<img src=x onerror=document.title=1>"
@@ -73,9 +74,11 @@ async def pages(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pages
             await run_testing.write_ledger(bus, names)
             await run_testing.write_log(bus, names, folder / "model", HOSTILE)
         replica.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, FakeReplica())
+        replica.add(weights_pb2_grpc.add_WeightSyncServiceServicer_to_server, FakeStore())
         await replica.start()
         command = ["-m", "services.coordinator", "--recipe", str(recipe), "--run-directory", str(folder)]
         command += ["--nats", nats.url, "--peer", f"generation-0={replica.address}", "--peer", "learner=127.0.0.1:9"]
+        command += ["--peer", f"weight_sync={replica.address}"]
         async with child(*command, "--announce", str(folder / "coordinator")) as coordinator:
             address = await announced(folder / "coordinator", coordinator)
             command += ["--listen", address]
@@ -189,6 +192,16 @@ async def test_who_takes_part_is_listed(page: Page) -> None:
     await expect(page.locator("#members-count")).to_have_text("1 of 1 ready")
     await expect(page.locator("#members tbody tr")).to_have_count(1)
     await expect(page.locator("#members tbody")).to_contain_text("coordinator")
+
+
+async def test_versions_are_listed_with_who_holds_them_and_how_they_came(page: Page) -> None:
+    await expect(page.locator("#versions-served")).to_have_text(f"version {STEPS - 1} is served", timeout=15_000)
+    rows = page.locator("#versions tbody tr")
+    await expect(rows).to_have_count(2)  # what is retired is left out
+    await expect(rows.nth(0)).to_contain_text("rejected31<b>worse</b>")
+    await expect(rows.nth(1)).to_contain_text("ready, served")
+    await expect(page.locator("#receivers tbody")).to_contain_text(f"generation-0{STEPS - 1}difference1")
+    await expect(page.locator("#receivers tbody")).to_contain_text("0.250 s")
 
 
 async def test_why_names_the_service_that_does_not_answer(page: Page) -> None:

@@ -18,6 +18,7 @@ from penstock.tiny_model import make_model
 from penstock.trajectories import TrajectoryBuilder, check_trajectory, encode, failed
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from penstock.weights.v1 import weights_pb2, weights_pb2_grpc
 
 STEPS, MAX_STEPS, GROUPS, SIZE = 520, 640, 2, 8
 LOGGED = 1044
@@ -47,6 +48,43 @@ class FakeReplica(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GetEngineRequest, context: Any
     ) -> generation_pb2.GetEngineResponse:
         return generation_pb2.GetEngineResponse(version=PolicyVersion(epoch=1, step=STEPS - 1), running=12)
+
+
+class FakeStore(weights_pb2_grpc.WeightSyncServiceServicer):
+    """A version store that serves the version before the last, which was rejected."""
+
+    # Nobody asks it these, as above.
+    AbortVersion: ClassVar[Any]
+    BeginVersion: ClassVar[Any]
+    CommitVersion: ClassVar[Any]
+    DecideVersion: ClassVar[Any]
+    FetchDifference: ClassVar[Any]
+    FetchTensors: ClassVar[Any]
+    GetManifest: ClassVar[Any]
+    HoldVersions: ClassVar[Any]
+    PushDifference: ClassVar[Any]
+    PushTensors: ClassVar[Any]
+    ReleaseHold: ClassVar[Any]
+    ReportApplied: ClassVar[Any]
+    WatchVersions: ClassVar[Any]
+
+    async def ListVersions(
+        self, request: weights_pb2.ListVersionsRequest, context: Any
+    ) -> weights_pb2.ListVersionsResponse:
+        served = PolicyVersion(epoch=1, step=STEPS - 1)
+        rejected = weights_pb2.VersionInfo(
+            version=PolicyVersion(epoch=1, step=STEPS),
+            state=weights_pb2.VERSION_STATE_REJECTED,
+            size=3 << 20,
+            difference=1 << 20,
+            reason="<b>worse</b>",
+        )
+        ready = weights_pb2.VersionInfo(version=served, state=weights_pb2.VERSION_STATE_READY, size=3 << 20)
+        gone = weights_pb2.VersionInfo(version=PolicyVersion(epoch=1, step=1), state=weights_pb2.VERSION_STATE_RETIRED)
+        receiver = weights_pb2.Receiver(name="generation-0", version=served, path=weights_pb2.PATH_DIFFERENCE)
+        receiver.bytes = 1 << 20
+        receiver.pause.FromMilliseconds(250)
+        return weights_pb2.ListVersionsResponse(versions=[rejected, ready, gone], receivers=[receiver], served=served)
 
 
 def write_recipe(folder: pathlib.Path) -> pathlib.Path:

@@ -1,7 +1,7 @@
-"""Keeps one engine alive and at the newest version.
+"""Keeps one engine alive and at the version that weight_sync tells it: the newest promoted one.
 
     STARTING -> READY <-> UPDATING        an engine's life
-        ^----- DEAD <-----------'         its process died: a new one is started at the newest version
+        ^----- DEAD <-----------'         its process died: a new one is started at that version
 
 Two tasks: `follow` hears of versions from weight_sync, `keep` starts, updates and restarts the engine. A version that
 cannot be applied leaves the weights undefined, so the engine is replaced rather than trusted.
@@ -27,8 +27,9 @@ from penstock.tensors import base_model
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
-from services.generation.fetching import AnotherModel, FetchFailed, fetch
+from services.generation.fetching import AnotherModel, FetchFailed
 from services.generation.gate import Gate
+from services.generation.receiving import Hands
 
 logger = logging.getLogger(__name__)
 State = GetEngineResponse.State
@@ -120,7 +121,7 @@ class EngineHost:
         while True:
             try:
                 with rpc.translated():
-                    async for told in stub.WatchVersions(pb.WatchVersionsRequest(receiver=self._receiver)):
+                    async for told in stub.WatchVersions(self._watching()):
                         self._target = told.version
                         self._wake.set()
             except rpc.RpcError as error:
@@ -128,18 +129,23 @@ class EngineHost:
             with waiting("weight_sync", on="weight_sync", deadline=RETRY_SECONDS):
                 await asyncio.sleep(RETRY_SECONDS)
 
+    def _watching(self) -> pb.WatchVersionsRequest:
+        held = self._engine.version if self._engine is not None and self._engine.version.epoch else None
+        return pb.WatchVersionsRequest(receiver=self._receiver, held=held)
+
     async def keep(self, channel: grpc.aio.Channel | None) -> None:
         """Keeps the engine alive and at the target version for ever."""
         with tempfile.TemporaryDirectory(prefix="penstock-weights-", dir=_memory_folder()) as folder:
-            path = pathlib.Path(folder, "version.bin")
+            hands = Hands.here(pathlib.Path(folder))
             async with AsyncExitStack() as stack:
+                stack.callback(hands.release)
                 stack.callback(self._stop)
                 while True:
                     try:
                         if self._engine is None or not self._engine.alive:
                             await self._replace()
-                        if channel is not None and self._behind():
-                            await self._update(channel, path)
+                        if channel is not None and self._elsewhere():
+                            await self._update(channel, hands)
                     except EngineDied as error:
                         logger.error("the engine died: %s", error)
                         continue
@@ -150,9 +156,10 @@ class EngineHost:
                         continue
                     await self._until_woken()
 
-    def _behind(self) -> bool:
+    def _elsewhere(self) -> bool:
+        """Whether the engine is to hold another version: a newer one, or an older one after a rollback."""
         target, held = self._target, self.version
-        return target is not None and (target.step, target.epoch) > (held.step, held.epoch)
+        return target is not None and (target.step, target.epoch) != (held.step, held.epoch)
 
     async def _replace(self) -> None:
         await self.gate.close()
@@ -163,16 +170,16 @@ class EngineHost:
             self._engine = await self._start(self.settings, PolicyVersion())
         self.engine_starts += 1
         logger.info("engine started in %.1f s", time.monotonic() - started, extra={"starts": self.engine_starts})
-        if not self._behind():
+        if not self._elsewhere():
             self.state = State.STATE_READY
             await self.gate.open(self.version.step)
 
-    async def _update(self, channel: grpc.aio.Channel, path: pathlib.Path) -> None:
+    async def _update(self, channel: grpc.aio.Channel, hands: Hands) -> None:
         assert self._engine is not None and self._target is not None
         target = self._target
         began = time.monotonic()
         try:
-            manifest = await fetch(channel, target, path, self._base_model)
+            held = await hands.take(channel, target, self._base_model)
         except AnotherModel as error:
             await self._report(
                 channel, pb.ReportAppliedRequest(receiver=self._receiver, version=target, error=str(error)[:1000])
@@ -181,9 +188,11 @@ class EngineHost:
         transfer = time.monotonic() - began
         await self.gate.close_unpinned()
         self.state = State.STATE_UPDATING
-        report = pb.ReportAppliedRequest(receiver=self._receiver, version=manifest.version)
+        report = pb.ReportAppliedRequest(
+            receiver=self._receiver, version=held.manifest.version, path=held.way, bytes=held.crossed
+        )
         try:
-            pause = await self._engine.update(manifest, path)
+            pause = await self._engine.update(held.manifest, held.file)
         except EngineDied:
             raise
         except Exception as error:

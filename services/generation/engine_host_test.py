@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import pathlib
+import time
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -13,6 +14,7 @@ from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
 from penstock.tensors import base_model
 from penstock.tiny_model import make_model
+from penstock.weights.v1 import weights_pb2 as pb
 from services.generation import engine_host as module
 from services.generation.engine import EngineDied, EngineSettings
 from services.generation.engine_host import EngineHost
@@ -89,6 +91,25 @@ async def test_an_engine_starts_at_version_0_and_follows(weights: Weights) -> No
         assert await draw(host, 2, min_step=2) == ["1.2", "1.2"]
         assert (host.engine_starts, host.tokens_generated) == (1, 4)
         await until_reported(weights, 2)
+
+
+async def test_an_engine_goes_back_with_a_rollback_and_is_there_within_seconds(weights: Weights) -> None:
+    factory = Factory()
+    async with hosting(weights, factory) as host:
+        for step in (1, 2):
+            await weights.publish(step)
+            await until(at(host, step))
+        began = time.monotonic()
+        await weights.decide(2, pb.DECISION_REJECT)
+        await until(at(host, 1))
+        assert time.monotonic() - began < 5.0, "versions.md asks for it"
+        assert await draw(host, 1) == ["1.1"] and host.engine_starts == 1
+        await weights.publish(3)
+        await until(at(host, 3))
+        assert [step for step, _ in factory.engines[0].updates] == [1, 2, 1, 3]
+        assert all(data == whole(step) for step, data in factory.engines[0].updates)
+        await until_reported(weights, 3)
+        assert (await weights.receivers())["g0"].path == pb.PATH_MAPPED
 
 
 async def until_reported(weights: Weights, step: int) -> None:

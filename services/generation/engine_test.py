@@ -16,6 +16,7 @@ import torch
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from services.generation.engine import MOST_TOP, Engine, EngineDied, EngineSettings
+from services.generation.receiving import _mapped
 from services.generation.reference_testing import distribution, draw, expected, tiny, version_file, weights
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -101,6 +102,22 @@ async def test_every_token_names_its_version_over_updates_in_flight(
             # kv_on_update=recompute: a token's whole context is that of its own version.
             assert torch.allclose(torch.tensor(drawn.logprobs[first:end]), reference, atol=1e-3), label
     assert {label for _, label in late.spans} == {"1.2"}
+
+
+async def test_a_file_that_is_held_open_is_loaded_though_its_name_is_gone(
+    engine: Engine, model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """What is mapped of the store on this host may be retired before it is loaded."""
+    manifest = version_file(tmp_path / "v.bin", weights(model, 1.5), 4)
+    held = _mapped(manifest, str(tmp_path / "v.bin"))
+    assert held is not None
+    (tmp_path / "v.bin").unlink()
+    await engine.update(manifest, held.file)
+    held.release()
+    drawn = await draw(engine, "held", PROMPT, SAMPLING)
+    assert {label for _, label in drawn.spans} == {"1.4"}
+    reference = expected(model, weights(model, 1.5), PROMPT, drawn.tokens)
+    assert torch.allclose(torch.tensor(drawn.logprobs), reference, atol=1e-4)
 
 
 async def test_adapters_are_merged_into_the_model_that_the_engine_was_started_with(

@@ -1,9 +1,13 @@
-"""Fetches a version from weight_sync into a file on this host, checked tensor by tensor, resumable."""
+"""Fetches a version from weight_sync into a file on this host, checked tensor by tensor, resumable.
+
+Which way the bytes come is for `receiving.py` to choose.
+"""
 
 import asyncio
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -11,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.tensors import Output, Overlapped, Receiver, check_manifest, unframe
+from penstock.tensors import ManifestError, Output, Overlapped, Receiver, check_manifest, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 
@@ -39,22 +43,51 @@ async def fetch(
     without one takes whole versions alone.
     Raises FetchFailed. Then `path` holds nothing that may be used.
     """
-    stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+    with failing(version):
+        manifest = (await described(channel, version, model)).manifest
+        await fetch_whole(channel, manifest, path)
+    return manifest
+
+
+@contextmanager
+def failing(version: PolicyVersion) -> Iterator[None]:
+    """Makes FetchFailed of whatever may go wrong in the block."""
     try:
-        answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version), timeout=30))
-        manifest = answer.manifest
-        check_manifest(manifest)
-        if manifest.HasField("adapters") and manifest.adapters.base != await asyncio.to_thread(model):
-            raise AnotherModel(
-                f"version {version.step} is adapters on another model than the one this engine was started with; "
-                "generation and learner must have the same model.path contents"
-            )
-        # One byte at least: the engine maps the file, and an empty one cannot be mapped.
-        output = await asyncio.to_thread(Output, path, max(1, manifest.total_size))
-        await _fill(channel, Receiver(manifest, output.write), version)
+        yield
     except (rpc.RpcError, OSError, ValueError, DecodeError) as error:  # manifest, checksum, size: ValueErrors
         raise FetchFailed(f"cannot fetch version {version.step}: {type(error).__name__}: {error}") from error
-    return manifest
+
+
+async def described(
+    channel: grpc.aio.Channel, version: PolicyVersion, model: Callable[[], bytes]
+) -> pb.GetManifestResponse:
+    """A version's manifest, checked, and where it lies. Raises AnotherModel, and as `failing` expects."""
+    stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+    answer: pb.GetManifestResponse = await rpc.call(
+        stub.GetManifest(pb.GetManifestRequest(version=version), timeout=30)
+    )
+    manifest = answer.manifest
+    check_manifest(manifest)
+    if (manifest.version.step, manifest.version.epoch) != (version.step, version.epoch):
+        raise ManifestError(f"version: step {manifest.version.step} was sent where step {version.step} was asked for")
+    if manifest.HasField("adapters") and manifest.adapters.base != await asyncio.to_thread(model):
+        raise AnotherModel(
+            f"version {version.step} is adapters on another model than the one this engine was started with; "
+            "generation and learner must have the same model.path contents"
+        )
+    return answer
+
+
+async def fetch_whole(channel: grpc.aio.Channel, manifest: pb.Manifest, path: pathlib.Path) -> int:
+    """Writes a version's bytes to `path`; gives how many. Raises as `failing` expects, after several attempts."""
+    output = await asyncio.to_thread(opened, path, manifest)
+    await _fill(channel, Receiver(manifest, output.write), manifest.version)
+    return manifest.total_size
+
+
+def opened(path: pathlib.Path, manifest: pb.Manifest) -> Output:
+    """A file for a version, of one byte at least: an empty one cannot be mapped by the engine. Raises OSError."""
+    return Output(path, max(1, manifest.total_size), again=True)
 
 
 async def _fill(channel: grpc.aio.Channel, receiver: Receiver, version: PolicyVersion) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import grpc
 
 from penstock import rpc
+from penstock.differences import encoded, layout_of, tensors_in
 from penstock.tensors import CHUNK_BYTES, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync.server import WeightSync
+from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 
 SIZE = 3 * CHUNK_BYTES + 4096
@@ -22,12 +23,20 @@ def whole(step: int) -> bytes:
     return bytes([step]) * SIZE
 
 
-def manifest(step: int, epoch: int = 1, base: bytes | None = None) -> pb.Manifest:
+def manifest(step: int, epoch: int = 1, base: bytes | None = None, parent: pb.Manifest | None = None) -> pb.Manifest:
     """A version of two tensors; adapters on the model `base`, if it is given."""
     half, data = SIZE // 2, whole(step)
     tensors = [("a", "bfloat16", [half // 2], data[:half]), ("b", "float32", [half // 4], data[half:])]
     adapters = None if base is None else pb.Adapters(scale=2.0, base=base)
-    return make_manifest(epoch, step, tensors, adapters=adapters)
+    return make_manifest(epoch, step, tensors, parent.version if parent is not None else None, adapters)
+
+
+def difference(parent: pb.Manifest, made: pb.Manifest) -> bytes:
+    """What makes a version of its parent."""
+    before, after = (tensors_in(m, memoryview(whole(m.version.step))) for m in (parent, made))
+    found = encoded(layout_of(made), before, after, most=1.0)
+    assert found is not None
+    return found
 
 
 @dataclass
@@ -47,6 +56,23 @@ class Weights:
             await rpc.call(stub.PushTensors(_messages(made)))
             await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=made.version)))
         return made
+
+    async def publish_difference(self, parent: pb.Manifest, step: int) -> pb.Manifest:
+        """As `publish`, by what has changed since `parent`."""
+        made = manifest(step, parent.version.epoch, parent=parent)
+        async with rpc.channel(self.address) as channel:
+            stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+            await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=made)))
+            sent = pb.PushDifferenceRequest(version=made.version, data=difference(parent, made))
+            await rpc.call(stub.PushDifference(iter([sent])))
+            await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=made.version)))
+        return made
+
+    async def decide(self, step: int, decision: pb.Decision) -> None:
+        """Promotes a version, rejects it or rolls back to it."""
+        async with rpc.channel(self.address) as channel:
+            stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+            await rpc.call(stub.DecideVersion(pb.DecideVersionRequest(step=step, decision=decision)))
 
     async def receivers(self) -> dict[str, pb.Receiver]:
         """What receivers have reported."""
@@ -74,8 +100,8 @@ async def weight_sync(
         server.add(
             weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
             made,
-            raw_requests=["PushTensors"],
-            raw_responses=["FetchTensors"],
+            raw_requests=RAW_REQUESTS,
+            raw_responses=RAW_RESPONSES,
         )
         await server.start()
         yield Weights(store, made, server.address)

@@ -86,6 +86,9 @@ def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callab
             status.saved,
             Measured(recipe.learner.checkpoints, first_measured(recipe, resume.step)),
         )
+        if told(leader.lacks(resume.step)):
+            at("publishing the version that it goes on with")
+            leader.publish(resume.step, list(weights_of(recipe, policy)))
         life = Life(recipe, policy, critic, trainer, validation, leader, keeper, status, device, at)
         if life.steps(resume.step):
             at("ending")

@@ -6,7 +6,7 @@ import sys
 
 from penstock.process import Process, flags, run
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync.server import WeightSync
+from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 
 
@@ -14,8 +14,8 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     process.server.add(
         weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
         WeightSync(VersionStore(args.directory, args.keep, int(args.staged_gib * (1 << 30)))),
-        raw_requests=["PushTensors"],
-        raw_responses=["FetchTensors"],
+        raw_requests=RAW_REQUESTS,
+        raw_responses=RAW_RESPONSES,
     )
     await process.serving()
 

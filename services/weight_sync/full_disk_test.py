@@ -7,7 +7,8 @@ import pytest
 from penstock.tensors import make_manifest
 from penstock.testing.small_disk import fill, run_on_small_disk
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync.store import NoRoom, NotStaged, VersionStore
+from services.weight_sync.errors import NoRoom, NotStaged
+from services.weight_sync.store import VersionStore
 
 DISK = 8 << 20
 SIZE = 3 << 20

@@ -11,7 +11,7 @@ from penstock.tensors import make_manifest
 from penstock.testing.hostile_messages import assault
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync.server import WeightSync
+from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 
 SERVICE = pb.DESCRIPTOR.services_by_name["WeightSyncService"]
@@ -27,7 +27,7 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
     async with rpc.Server("weight_sync") as server:
         adder = weights_pb2_grpc.add_WeightSyncServiceServicer_to_server
         service = WeightSync(VersionStore(folder, keep=2))
-        server.add(adder, service, raw_requests=["PushTensors"], raw_responses=["FetchTensors"])
+        server.add(adder, service, raw_requests=RAW_REQUESTS, raw_responses=RAW_RESPONSES)
         await server.start()
         async with rpc.channel(server.address, default_seconds=10) as channel:
             stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
@@ -46,11 +46,14 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
             seeds: dict[str, Message | Sequence[Message]] = {
                 "BeginVersion": pb.BeginVersionRequest(manifest=manifest(2)),
                 "PushTensors": pb.PushTensorsRequest(version=PolicyVersion(epoch=1, step=2), data=DATA[:64]),
+                "PushDifference": pb.PushDifferenceRequest(version=PolicyVersion(epoch=1, step=2), data=DATA[:64]),
                 "CommitVersion": pb.CommitVersionRequest(version=PolicyVersion(epoch=1, step=2)),
                 "AbortVersion": pb.AbortVersionRequest(version=PolicyVersion(epoch=1, step=2)),
                 "WatchVersions": pb.WatchVersionsRequest(receiver="g"),
                 "GetManifest": pb.GetManifestRequest(version=version),
                 "FetchTensors": pb.FetchTensorsRequest(version=version, offset=8),
+                "FetchDifference": pb.FetchDifferenceRequest(version=version, held=version),
+                "DecideVersion": pb.DecideVersionRequest(step=1, decision=pb.DECISION_PROMOTE),
                 "ReportApplied": (report, applied),
                 "HoldVersions": hold,
                 "ReleaseHold": pb.ReleaseHoldRequest(holder="h"),

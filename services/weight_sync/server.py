@@ -8,34 +8,44 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.differences import DifferenceError
+from penstock.system.boot import boot_id
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
-from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, Overlapped, frame, unframe
+from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, Overlapped, frame
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync import store as s
+from services.weight_sync import errors as e
+from services.weight_sync.files import Stored
 from services.weight_sync.holds import Holds, TooManyHolds
+from services.weight_sync.pushes import first_push, next_push
+from services.weight_sync.store import VersionStore
 
+RAW_REQUESTS, RAW_RESPONSES = ("PushTensors", "PushDifference"), ("FetchTensors", "FetchDifference")
+"""What passes as raw frames: whoever adds the servicer to a server says so."""
 # The longest a watcher sleeps before it looks again, whatever is announced: a bound, not a poll for changes.
 WATCH_SECONDS = 30.0
 # Receivers that are remembered; whoever was not heard of for longest is forgotten first.
 MOST_RECEIVERS = 4096
-# As weights.proto has it; raw messages are not seen by the validator.
-MAX_CHUNK_BYTES = 2 << 20
 # What the callers of weights.proto are told.
 ERRORS: rpc.Refusals = {
     ManifestError: lambda text: rpc.invalid_argument(text, rpc.Violation("manifest", text)),
     ChecksumError: partial(rpc.data_loss, reason="CHECKSUM"),
-    s.AlreadyStored: partial(rpc.already_exists, reason="VERSION_READY"),
-    s.Refused: partial(rpc.failed_precondition, reason="VERSION_REFUSED"),
-    s.NotStaged: partial(rpc.not_found, reason="NOT_STAGED"),
-    s.Incomplete: partial(rpc.failed_precondition, reason="INCOMPLETE"),
-    s.NoRoom: partial(rpc.resource_exhausted, reason="NO_ROOM"),
+    e.AlreadyStored: partial(rpc.already_exists, reason="VERSION_READY"),
+    e.Refused: partial(rpc.failed_precondition, reason="VERSION_REFUSED"),
+    e.NotStaged: partial(rpc.not_found, reason="NOT_STAGED"),
+    e.NoParent: partial(rpc.not_found, reason="NO_PARENT"),
+    e.NoDifference: partial(rpc.not_found, reason="NO_DIFFERENCE"),
+    e.NotKept: partial(rpc.not_found, reason="NO_VERSION"),
+    e.Incomplete: partial(rpc.failed_precondition, reason="INCOMPLETE"),
+    e.NoRoom: partial(rpc.resource_exhausted, reason="NO_ROOM"),
     TooManyHolds: partial(rpc.resource_exhausted, reason="TOO_MANY_HOLDS"),
+}
+DIFFERENCE_ERRORS: rpc.Refusals = {
+    **ERRORS,
+    DifferenceError: lambda text: rpc.invalid_argument(f"data: {text}", rpc.Violation("data", text)),
 }
 # The receiver's complaint about bytes beyond the version's end is a plain ValueError.
 PUSH_ERRORS: rpc.Refusals = {**ERRORS, ValueError: partial(rpc.out_of_range, reason="TOO_MANY_BYTES")}
@@ -51,7 +61,7 @@ _applied = metrics.counter(metrics.VERSIONS_APPLIED, "versions that engines have
 class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     """One per process. Pushes and fetches touch bytes in threads; everything else is quick."""
 
-    def __init__(self, store: s.VersionStore) -> None:
+    def __init__(self, store: VersionStore) -> None:
         self._store = store
         self._holds = Holds()
         self._changed = asyncio.Condition()
@@ -70,18 +80,33 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         first = await anext(messages, None)
         if first is None:
             return pb.PushTensorsResponse()
-        version, data = _first_push(first)
+        version, data = first_push(first)
         with rpc.refusing(PUSH_ERRORS):
             try:
                 async with Overlapped(partial(self._store.feed, version)) as feeding:
                     await feeding.put(data)
                     async for message in messages:
-                        await feeding.put(_next_push(message, version))
+                        await feeding.put(next_push(message, version))
             except ChecksumError:
                 self._store.abort(version)
                 raise
         _received.inc(feeding.received)
         return pb.PushTensorsResponse(received=feeding.received)
+
+    async def PushDifference(self, requests: Any, context: Any) -> pb.PushDifferenceResponse:  # as PushTensors
+        messages = aiter(requests)
+        first = await anext(messages, None)
+        if first is None:
+            return pb.PushDifferenceResponse()
+        version, data = first_push(first)
+        with rpc.refusing(DIFFERENCE_ERRORS):
+            async with Overlapped(partial(self._store.feed_difference, version)) as feeding:
+                await feeding.put(data)
+                async for message in messages:
+                    await feeding.put(next_push(message, version))
+            await asyncio.to_thread(self._store.apply_difference, version)
+        _received.inc(feeding.received)
+        return pb.PushDifferenceResponse(received=feeding.received)
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         with rpc.refusing(ERRORS):
@@ -99,18 +124,21 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     async def WatchVersions(
         self, request: pb.WatchVersionsRequest, context: Any
     ) -> AsyncIterator[pb.WatchVersionsResponse]:
-        told: PolicyVersion | None = None
+        told = request.held if request.HasField("held") else None
         self._receiver(request.receiver)
         while True:
             seen, offered = self._changes, self._offered()
-            if offered is not None and (told is None or offered.step > told.step or offered.epoch > told.epoch):
+            if offered is not None and self._is_for(offered, told):
                 told = offered
                 yield pb.WatchVersionsResponse(version=offered)
                 continue
             await self._wait_for_change(seen)
 
     async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> pb.GetManifestResponse:
-        return pb.GetManifestResponse(manifest=self._find(request.version).manifest)
+        stored = self._find(request.version)
+        return pb.GetManifestResponse(
+            manifest=stored.manifest, path=str(stored.path.absolute()), boot_id=boot_id() or ""
+        )
 
     async def FetchTensors(self, request: pb.FetchTensorsRequest, context: Any) -> Any:  # AsyncIterator[bytes]: raw
         stored = self._find(request.version)
@@ -125,6 +153,18 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             _sent.inc(chunk.nbytes)
             yield frame(chunk, field=pb.FetchTensorsResponse.DATA_FIELD_NUMBER)
 
+    async def FetchDifference(self, request: pb.FetchDifferenceRequest, context: Any) -> Any:  # as FetchTensors
+        with rpc.refusing(ERRORS):
+            chain = self._store.differences(request.version, request.held)
+        self._full += self._find(request.version).manifest.total_size
+        yield pb.FetchDifferenceResponse(sizes=[each.nbytes for each in chain]).SerializeToString()
+        for each in chain:
+            for start in range(0, each.nbytes, CHUNK_BYTES):
+                chunk = each[start : start + CHUNK_BYTES]
+                self._sent += chunk.nbytes
+                _sent.inc(chunk.nbytes)
+                yield frame(chunk, field=pb.FetchDifferenceResponse.DATA_FIELD_NUMBER)
+
     async def ReportApplied(self, request: pb.ReportAppliedRequest, context: Any) -> pb.ReportAppliedResponse:
         receiver = self._receiver(request.receiver)
         receiver.error = request.error
@@ -132,10 +172,19 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             receiver.version.CopyFrom(request.version)
             self._applied += 1
             _applied.inc()
+            receiver.path, receiver.bytes = request.path, request.bytes
+            receiver.pause.CopyFrom(request.pause)
+            receiver.transfer.CopyFrom(request.transfer)
             self._pauses.append(request.pause.ToTimedelta().total_seconds())
             self._transfers.append(request.transfer.ToTimedelta().total_seconds())
         progress()
         return pb.ReportAppliedResponse()
+
+    async def DecideVersion(self, request: pb.DecideVersionRequest, context: Any) -> pb.DecideVersionResponse:
+        with rpc.refusing(ERRORS):
+            self._store.decide(request.step, request.decision, request.reason)
+        await self._announce()
+        return pb.DecideVersionResponse(served=self._store.served())
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         response = pb.ListVersionsResponse(
@@ -144,6 +193,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             sent_bytes=self._sent,
             full_bytes=self._full,
             applied=self._applied,
+            served=self._store.served(),
         )
         if self._pauses:
             response.pause_median.FromNanoseconds(int(statistics.median(self._pauses) * 1e9))
@@ -163,7 +213,14 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return pb.ReleaseHoldResponse()
 
     def _offered(self) -> PolicyVersion | None:
-        return self._store.newest_up_to(self._holds.ceiling(time.monotonic()))
+        return self._store.served(self._holds.ceiling(time.monotonic()))
+
+    def _is_for(self, offered: PolicyVersion, told: PolicyVersion | None) -> bool:
+        """Whether a receiver that was told one version is to be told another: a newer one, or any where the one before
+        is not promoted any more. A hold alone moves nobody back."""
+        if told is None or (offered.step, offered.epoch) == (told.step, told.epoch):
+            return told is None
+        return offered.step > told.step or offered.epoch > told.epoch or not self._store.ready(told)
 
     async def _announce(self) -> None:
         self._changes += 1
@@ -181,7 +238,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
                 except TimeoutError:
                     return
 
-    def _find(self, version: PolicyVersion) -> s.Stored:
+    def _find(self, version: PolicyVersion) -> Stored:
         stored = self._store.get(version)
         if stored is None:
             raise rpc.not_found(
@@ -196,39 +253,3 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         while len(self._receivers) > MOST_RECEIVERS:
             del self._receivers[next(iter(self._receivers))]
         return receiver
-
-
-def _first_push(message: bytes) -> tuple[PolicyVersion, memoryview]:
-    """Version and bytes of a stream's first message."""
-    if unframe(message, field=pb.PushTensorsRequest.DATA_FIELD_NUMBER) is not None:
-        raise rpc.invalid_argument("the first message must name the version", rpc.Violation("version", "is missing"))
-    decoded = _decode_push(message)
-    if not decoded.HasField("version"):
-        raise rpc.invalid_argument("the first message must name the version", rpc.Violation("version", "is missing"))
-    return decoded.version, _bounded(memoryview(decoded.data))
-
-
-def _next_push(message: bytes, version: PolicyVersion) -> memoryview:
-    """Bytes of a later message. A version in it must be the stream's."""
-    data = unframe(message, field=pb.PushTensorsRequest.DATA_FIELD_NUMBER)
-    if data is not None:
-        return _bounded(data)
-    decoded = _decode_push(message)
-    if decoded.HasField("version") and decoded.version != version:
-        text = "a stream is of one version; this is another than its first message's"
-        raise rpc.invalid_argument(f"version: {text}", rpc.Violation("version", text))
-    return _bounded(memoryview(decoded.data))
-
-
-def _decode_push(message: bytes) -> pb.PushTensorsRequest:
-    try:
-        return pb.PushTensorsRequest.FromString(message)
-    except DecodeError as error:
-        raise rpc.invalid_argument("a message of the stream is not a PushTensorsRequest") from error
-
-
-def _bounded(data: memoryview) -> memoryview:
-    if len(data) > MAX_CHUNK_BYTES:
-        text = f"{len(data)} bytes; a message takes {MAX_CHUNK_BYTES} at most"
-        raise rpc.invalid_argument(f"data: {text}", rpc.Violation("data", text))
-    return data

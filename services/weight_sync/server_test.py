@@ -12,10 +12,12 @@ import pytest_asyncio
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.differences import encoded, layout_of, tensors_in
+from penstock.system.boot import boot_id
 from penstock.tensors import CHUNK_BYTES, digest, frame, make_manifest, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync.server import WeightSync
+from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 
 SERVICE = "/penstock.weights.v1.WeightSyncService/"
@@ -55,8 +57,8 @@ async def channel(tmp_path: pathlib.Path) -> AsyncIterator[grpc.aio.Channel]:
         server.add(
             weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
             WeightSync(VersionStore(tmp_path, keep=2)),
-            raw_requests=["PushTensors"],
-            raw_responses=["FetchTensors"],
+            raw_requests=RAW_REQUESTS,
+            raw_responses=RAW_RESPONSES,
         )
         await server.start()
         async with rpc.channel(server.address, default_seconds=10, stream_seconds=20) as opened:
@@ -141,6 +143,47 @@ async def test_raw_framing_is_the_same_wire(channel: grpc.aio.Channel, stub: Any
     assert b"".join(received) == whole(1)
 
 
+async def test_a_difference_is_pushed_and_fetched_and_its_refusals_are_typed(stub: Any) -> None:
+    await push(stub, 1)
+    first, second = manifest(1), manifest(2)
+    second.parent.CopyFrom(first.version)
+    before, after = (tensors_in(m, memoryview(whole(m.version.step))) for m in (first, second))
+    made = encoded(layout_of(first), before, after, 0.9)
+    assert made is not None
+
+    async def pushing(data: bytes) -> Any:
+        await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=second)))
+        sent = [pb.PushDifferenceRequest(version=second.version), pb.PushDifferenceRequest(data=data)]
+        return await rpc.call(stub.PushDifference(iter(sent)))
+
+    wrong = bytearray(made)
+    wrong[-1] ^= 1
+    for data, codes in ((b"PSD1", {CODES.INVALID_ARGUMENT}), (bytes(wrong), {CODES.INVALID_ARGUMENT, CODES.DATA_LOSS})):
+        with pytest.raises(rpc.RpcError) as error:
+            await pushing(data)
+        assert error.value.code in codes
+    assert (await pushing(made)).received == len(made)
+    await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=second.version)))
+    fetch = pb.FetchDifferenceRequest(version=second.version, held=first.version)
+    fetched = [m async for m in stub.FetchDifference(fetch)]
+    assert list(fetched[0].sizes) == [len(made)] and b"".join(m.data for m in fetched[1:]) == made
+    again = pb.FetchDifferenceRequest(version=second.version, held=second.version)
+    assert [list(m.sizes) for m in [m async for m in stub.FetchDifference(again)]] == [[]]
+    back = pb.FetchDifferenceRequest(version=first.version, held=second.version)
+    error_of = await stream_refusal(stub.FetchDifference(back))
+    assert (error_of.code, error_of.reason) == (CODES.NOT_FOUND, "NO_DIFFERENCE")
+    third = manifest(3)
+    await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=third)))
+    error_of = await refusal(stub.PushDifference(iter([pb.PushDifferenceRequest(version=third.version, data=made)])))
+    assert (error_of.code, error_of.reason) == (CODES.NOT_FOUND, "NO_PARENT")
+
+
+async def test_the_file_of_a_version_is_told_with_its_host(stub: Any) -> None:
+    version = await push(stub, 1)
+    answer = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version)))
+    assert pathlib.Path(answer.path).read_bytes() == whole(1) and answer.boot_id == (boot_id() or "")
+
+
 async def test_corrupted_bytes_are_data_loss_and_nothing_is_offered(stub: Any) -> None:
     m = manifest(1)
     await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
@@ -177,7 +220,9 @@ async def test_a_hold_keeps_watchers_at_its_step_until_it_is_released(stub: Any)
     await rpc.call(stub.HoldVersions(hold))
     async with watching(stub) as heard:
         assert await next_step(heard) == 1
-        await push(stub, 2)
+        second = await push(stub, 2)
+        ahead = stub.WatchVersions(pb.WatchVersionsRequest(receiver="ahead", held=second), timeout=0.3)
+        assert (await stream_refusal(ahead)).code == CODES.DEADLINE_EXCEEDED  # nobody is moved back by a hold
         async with watching(stub, "other") as other:
             assert await next_step(other) == 1  # asked after version 2 was READY
         assert heard.empty()
@@ -198,6 +243,36 @@ async def test_a_held_version_outlives_the_bound_on_versions(stub: Any) -> None:
     await rpc.call(stub.ReleaseHold(pb.ReleaseHoldRequest(holder="evaluation")))
     await push(stub, 6)
     assert (await refusal(stub.GetManifest(pb.GetManifestRequest(version=version)))).code == CODES.NOT_FOUND
+
+
+async def test_watchers_go_back_with_a_rollback_and_on_with_a_promotion(stub: Any) -> None:
+    first = await push(stub, 1)
+    await push(stub, 2)
+
+    async def decide(step: int, decision: pb.Decision) -> int:
+        answer = await rpc.call(stub.DecideVersion(pb.DecideVersionRequest(step=step, decision=decision)))
+        return int(answer.served.step)
+
+    async with watching(stub) as heard:
+        assert await next_step(heard) == 2
+        assert await decide(1, pb.DECISION_ROLL_BACK) == 1
+        assert await next_step(heard) == 1
+        third = await push(stub, 3)
+        listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+        assert listed.served == first and heard.empty()
+        assert [i.state for i in listed.versions][0] == pb.VERSION_STATE_VERIFIED
+        assert await decide(3, pb.DECISION_PROMOTE) == 3
+        assert await next_step(heard) == 3
+        assert await decide(3, pb.DECISION_REJECT) == 1
+        assert await next_step(heard) == 1
+    held = stub.WatchVersions(pb.WatchVersionsRequest(receiver="h", held=third))
+    assert (await anext(aiter(held))).version == first  # it holds what was rejected while it was away
+    held.cancel()
+    error = await refusal(stub.DecideVersion(pb.DecideVersionRequest(step=1, decision=pb.DECISION_REJECT)))
+    assert error.code == CODES.FAILED_PRECONDITION and "nothing would be left" in error.message
+    error = await refusal(stub.DecideVersion(pb.DecideVersionRequest(step=9, decision=pb.DECISION_PROMOTE)))
+    assert (error.code, error.reason) == (CODES.NOT_FOUND, "NO_VERSION")
+    assert (await refusal(stub.DecideVersion(pb.DecideVersionRequest(step=1)))).code == CODES.INVALID_ARGUMENT
 
 
 async def test_a_hold_that_is_not_renewed_ends_by_itself(stub: Any) -> None:

@@ -2,78 +2,44 @@
 
     begin -> STAGING -> feed ... -> commit -> READY -> (newer ones come) -> RETIRED
 
-A version is two files: <step>-<epoch>.bin, the tensors' bytes in the manifest's order, and <step>-<epoch>.manifest,
-renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible.
+What else may become of a committed version is in `lifecycle.py`, and on disk by `decisions.py`.
 
-Invariants (test names): a half-pushed version is never visible; the newest READY step never goes down; an older
+A version is two files: <step>-<epoch>.bin, the tensors' bytes in the manifest's order, and <step>-<epoch>.manifest,
+renamed into place last. Without a manifest a version does not exist, so a crash in mid-push leaves nothing visible. One
+that was pushed as a difference from the version before it has this beside it, <step>-<epoch>.difference, for receivers
+that have that version.
+
+Invariants (test names): a half-pushed version is never visible; the newest kept step never goes down; an older
 learner's incarnation is refused; no version is so new that none could come after it; what is being pushed stays within
-the quota.
+the quota; what is served is not retired; a difference makes its version of its parent, or nothing.
 """
 
-import dataclasses
 import logging
-import mmap
 import pathlib
 
 from google.protobuf.message import DecodeError
 
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.differences import DifferenceError, applied, layout_of, tensors_in
 from penstock.rules import bounds
-from penstock.tensors import ManifestError, Output, Receiver, check_manifest, checksums
+from penstock.tensors import ManifestError, Output, Receiver, check_manifest
 from penstock.weights.v1 import weights_pb2 as pb
+from services.weight_sync import decisions
+from services.weight_sync.chains import chain, parent_of
+from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
+from services.weight_sync.files import Staged, Stored, mapped, opened, opened_checked
+from services.weight_sync.lifecycle import Lifecycle, NothingLeft
 
 logger = logging.getLogger(__name__)
-
 
 STAGED = 2
 """Versions that are pushed at once. A learner pushes one after the other; the second is that of one started again."""
 QUOTA = 512 << 30
 
 
-class StoreError(Exception):
-    """A push that cannot be; see the subclasses."""
-
-
-class AlreadyStored(StoreError):
-    """The same version is READY already."""
-
-
-class Refused(StoreError):
-    """The version contradicts what is READY, or comes from a fenced learner."""
-
-
-class NotStaged(StoreError):
-    """No such version is being pushed."""
-
-
-class Incomplete(StoreError):
-    """Bytes are missing."""
-
-
-class NoRoom(StoreError):
-    """The disk cannot hold the version."""
-
-
-@dataclasses.dataclass
-class Staged:
-    """A version being pushed."""
-
-    manifest: pb.Manifest
-    path: pathlib.Path
-    receiver: Receiver
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A READY version. `view` maps its bytes; it stays valid for whoever holds it after the version was retired."""
-
-    manifest: pb.Manifest
-    path: pathlib.Path
-    view: memoryview
-
-
 class VersionStore:
-    """The versions below `directory`, `keep` READY ones at most. Not safe for concurrent pushes of one version.
+    """The versions below `directory`, `keep` committed ones and the one that is served. Not safe for concurrent pushes
+    of one version.
 
     quota: bytes that versions being pushed may take together.
     """
@@ -84,20 +50,40 @@ class VersionStore:
         self._staged: dict[tuple[int, int], Staged] = {}
         self._retired: list[pb.VersionInfo] = []
         self._stored: dict[int, Stored] = {}
+        self._life = Lifecycle()
         self._restore()
 
     @property
     def newest(self) -> PolicyVersion | None:
-        """The newest READY version."""
+        """The newest version that was committed, whatever was decided of it since."""
         return self._stored[max(self._stored)].manifest.version if self._stored else None
 
-    def newest_up_to(self, step: int | None) -> PolicyVersion | None:
-        """The newest READY version whose step is at most `step` (None: no bound)."""
-        steps = [s for s in self._stored if step is None or s <= step]
-        return self._stored[max(steps)].manifest.version if steps else None
+    def served(self, ceiling: int | None = None) -> PolicyVersion | None:
+        """The newest READY version whose step is at most `ceiling` (None: no bound)."""
+        step = self._life.served(ceiling)
+        return self._stored[step].manifest.version if step is not None else None
+
+    def ready(self, version: PolicyVersion) -> bool:
+        """Whether a version is kept and READY."""
+        return self.get(version) is not None and self._life.ready(version.step)
+
+    def decide(self, step: int, decision: pb.Decision, reason: str) -> None:
+        """Decides of a kept version, for good: on disk before it counts. Raises NotKept, Refused, NoRoom."""
+        if step not in self._stored:
+            kept = ", ".join(map(str, sorted(self._stored))) or "none"
+            raise NotKept(f"version {step} is not kept (kept: {kept})")
+        before = self._life.dump()
+        try:
+            self._life.decide(step, decision, reason)
+            decisions.write(self._directory, self._life)
+        except NothingLeft as error:
+            raise Refused(str(error)) from error
+        except OSError as error:
+            self._life = Lifecycle.load(before, self._stored)
+            raise NoRoom(f"disk full: what is decided of version {step} cannot be kept ({error.strerror})") from error
 
     def get(self, version: PolicyVersion) -> Stored | None:
-        """A READY version, by step and epoch."""
+        """A committed version, by step and epoch."""
         stored = self._stored.get(version.step)
         return stored if stored is not None and stored.manifest.version.epoch == version.epoch else None
 
@@ -119,7 +105,7 @@ class VersionStore:
             path.unlink(missing_ok=True)
             needed = f"step {version.step} needs {manifest.total_size} bytes"
             raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
-        self._staged[version.epoch, version.step] = Staged(manifest, path, Receiver(manifest, output.write))
+        self._staged[version.epoch, version.step] = Staged(manifest, path, output, Receiver(manifest, output.write))
 
     def feed(self, version: PolicyVersion, data: memoryview) -> int:
         """Takes the next bytes of a staged version; gives the bytes received. Raises NoRoom, tensors.ChecksumError."""
@@ -129,8 +115,54 @@ class VersionStore:
             self.abort(version)
             raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
 
+    def feed_difference(self, version: PolicyVersion, data: memoryview) -> int:
+        """Takes the next bytes of what makes a staged version of its parent; gives the bytes received.
+
+        Raises NoParent, NoRoom, NotStaged; DifferenceError where there are more bytes than a whole version has.
+        """
+        staged = self._find(version)
+        try:
+            if staged.difference is None:
+                parent_of(self.get, staged)
+                staged.difference = Output(staged.difference_path, 0)
+            self._within_quota(version.step, data.nbytes)
+            if staged.differing + data.nbytes > staged.manifest.total_size:
+                raise DifferenceError(f"more than the {staged.manifest.total_size} bytes of the whole version")
+            staged.difference.write(data, staged.differing)
+        except OSError as error:
+            self.abort(version)
+            raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
+        staged.differing += data.nbytes
+        return staged.differing
+
+    def apply_difference(self, version: PolicyVersion) -> None:
+        """Makes a staged version of its parent, and checks every tensor. After an error it is not staged any more.
+
+        Raises NoParent, NoRoom, NotStaged, DifferenceError, tensors.ChecksumError.
+        """
+        staged = self._find(version)
+        parent = parent_of(self.get, staged)
+        staged.receiver = Receiver(staged.manifest, staged.output.write)  # whatever came before
+        try:
+            old = tensors_in(parent.manifest, parent.view)
+            difference = mapped(staged.difference_path, staged.differing)
+            for piece in applied(layout_of(staged.manifest), old, [difference]):
+                staged.receiver.feed(piece)
+        except OSError as error:
+            self.abort(version)
+            raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
+        except ValueError:
+            self.abort(version)
+            raise
+
+    def differences(self, version: PolicyVersion, held: PolicyVersion) -> list[memoryview]:
+        """What makes a version of the one that a receiver has. Raises NotKept, NoDifference."""
+        return chain(self.get, version, held)
+
     def commit(self, version: PolicyVersion, held: int | None = None) -> PolicyVersion:
-        """Makes a staged version READY. Committing a READY one changes nothing; after NoRoom it is staged as before.
+        """Makes a staged version READY, or VERIFIED behind a rollback. Committing one again changes nothing.
+
+        After NoRoom it is staged as before.
 
         `held`: the step receivers are held at, if they are: the version they use there is not retired meanwhile.
         """
@@ -149,9 +181,12 @@ class VersionStore:
             why = f"the version store cannot hold the manifest of step {version.step} ({error.strerror})"
             raise NoRoom(f"disk full: {why}") from error
         staged.path.rename(final)
+        if staged.differing:
+            staged.difference_path.rename(final.with_suffix(".difference"))
         temporary.rename(final.with_suffix(".manifest"))
         del self._staged[version.epoch, version.step]
-        self._stored[version.step] = self._open(staged.manifest, final)
+        self._stored[version.step] = opened(staged.manifest, final)
+        self._life.commit(version.step)
         for epoch, step in list(self._staged):
             if epoch < version.epoch or step <= version.step:
                 self.abort(PolicyVersion(epoch=epoch, step=step))  # it could not be committed any more
@@ -163,12 +198,13 @@ class VersionStore:
         staged = self._staged.pop((version.epoch, version.step), None)
         if staged is not None:
             staged.path.unlink(missing_ok=True)
+            staged.difference_path.unlink(missing_ok=True)
 
     def infos(self) -> list[pb.VersionInfo]:
         """Every known version, newest first."""
-        ready = [self._info(s.manifest, pb.VERSION_STATE_READY) for s in self._stored.values()]
+        kept = [self._kept_info(stored) for stored in self._stored.values()]
         staging = [self._info(s.manifest, pb.VERSION_STATE_STAGING) for s in self._staged.values()]
-        return sorted([*ready, *staging, *self._retired], key=lambda i: i.version.step, reverse=True)
+        return sorted([*kept, *staging, *self._retired], key=lambda i: i.version.step, reverse=True)
 
     def _restore(self) -> None:
         """Takes up the versions that are whole; what a crash or a power cut left behind is removed."""
@@ -178,13 +214,14 @@ class VersionStore:
             try:
                 manifest = pb.Manifest.FromString(path.read_bytes())
                 check_manifest(manifest)
-                self._stored[manifest.version.step] = self._open_checked(manifest, path.with_suffix(".bin"))
+                self._stored[manifest.version.step] = opened_checked(manifest, path.with_suffix(".bin"))
             except (DecodeError, ManifestError, OSError, ValueError) as error:
                 logger.warning("a damaged version is removed: %s: %s", path.name, error)
                 path.unlink()
-        for path in self._directory.glob("*.bin"):
+        for path in [*self._directory.glob("*.bin"), *self._directory.glob("*.difference")]:
             if not path.with_suffix(".manifest").exists():
                 path.unlink()
+        self._life = decisions.read(self._directory, self._stored)
         self._retire(None)
 
     def _check_is_next(self, version: PolicyVersion) -> None:
@@ -199,28 +236,33 @@ class VersionStore:
         if version.epoch < newest.epoch:
             raise Refused(f"epoch {version.epoch} is fenced: a learner of epoch {newest.epoch} has published since")
         if version.step <= newest.step:
-            raise Refused(f"step {version.step} is not after step {newest.step}, which is READY")
+            raise Refused(f"step {version.step} is not after step {newest.step}, which was committed")
 
     def _make_room(self, manifest: pb.Manifest) -> None:
         """Forgets the oldest version being pushed where there are too many. Raises NoRoom beyond the quota."""
         while len(self._staged) >= STAGED:
             epoch, step = min(self._staged)
             self.abort(PolicyVersion(epoch=epoch, step=step))
-        held = sum(staged.manifest.total_size for staged in self._staged.values())
-        if held + manifest.total_size > self._quota:
+        self._within_quota(manifest.version.step, manifest.total_size)
+
+    def _within_quota(self, step: int, more: int) -> None:
+        held = sum(staged.manifest.total_size + staged.differing for staged in self._staged.values())
+        if held + more > self._quota:
             raise NoRoom(
-                f"step {manifest.version.step} needs {manifest.total_size} bytes, and {held} of the {self._quota} for "
-                "versions being pushed are taken (--staged-gib)"
+                f"step {step} needs {more} bytes, and {held} of the {self._quota} for versions being pushed are taken "
+                "(--staged-gib)"
             )
 
     def _retire(self, held: int | None) -> None:
-        in_use = self.newest_up_to(held) if held is not None else None
+        in_use = {self._life.served(), None if held is None else self._life.served(held)}
         for step in sorted(self._stored)[: -self._keep]:
-            if in_use is not None and step == in_use.step:
+            if step in in_use:
                 continue
             stored = self._stored.pop(step)
+            self._life.forget(step)
             stored.path.with_suffix(".manifest").unlink(missing_ok=True)
             stored.path.unlink(missing_ok=True)
+            stored.path.with_suffix(".difference").unlink(missing_ok=True)
             self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
 
     def _find(self, version: PolicyVersion) -> Staged:
@@ -232,23 +274,12 @@ class VersionStore:
     def _path(self, version: PolicyVersion) -> pathlib.Path:
         return self._directory / f"{version.step:08d}-{version.epoch:04d}"
 
-    @staticmethod
-    def _open(manifest: pb.Manifest, path: pathlib.Path) -> Stored:
-        if not manifest.total_size:
-            return Stored(manifest, path, memoryview(b""))
-        with path.open("rb") as file:
-            return Stored(manifest, path, memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)))
-
-    @classmethod
-    def _open_checked(cls, manifest: pb.Manifest, path: pathlib.Path) -> Stored:
-        stored = cls._open(manifest, path)
-        if stored.view.nbytes != manifest.total_size:
-            raise ValueError(f"{stored.view.nbytes} of {manifest.total_size} bytes")
-        sums = checksums([stored.view[t.offset : t.offset + t.size] for t in manifest.tensors])
-        for t, found in zip(manifest.tensors, sums, strict=True):
-            if found != t.checksum:
-                raise ValueError(f"the checksum of {t.name!r} differs")
-        return stored
+    def _kept_info(self, stored: Stored) -> pb.VersionInfo:
+        standing = self._life.standing(stored.manifest.version.step)
+        info = self._info(stored.manifest, standing.state)
+        info.reason = standing.reason
+        info.difference = stored.difference.nbytes if stored.difference is not None else 0
+        return info
 
     @staticmethod
     def _info(manifest: pb.Manifest, state: pb.VersionState) -> pb.VersionInfo:

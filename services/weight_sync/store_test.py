@@ -9,7 +9,9 @@ import pytest
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.tensors import ChecksumError, ManifestError, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync.store import STAGED, AlreadyStored, Incomplete, NoRoom, NotStaged, Refused, VersionStore
+from services.weight_sync.decisions import LIFECYCLE
+from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
+from services.weight_sync.store import STAGED, VersionStore
 
 
 def whole(step: int) -> bytes:
@@ -94,7 +96,7 @@ def test_a_push_begun_before_the_fence_cannot_be_committed_after_it(tmp_path: pa
     assert store.newest == manifest(6, epoch=2).version
 
 
-def test_the_newest_step_never_goes_down(tmp_path: pathlib.Path) -> None:
+def test_the_newest_kept_step_never_goes_down(tmp_path: pathlib.Path) -> None:
     store = VersionStore(tmp_path, keep=4)
     push(store, 5)
     with pytest.raises(AlreadyStored):
@@ -182,3 +184,68 @@ def test_what_is_being_pushed_stays_within_the_quota(tmp_path: pathlib.Path) -> 
     with pytest.raises(NoRoom, match=r"--staged-gib"):
         small.begin(manifest(1))
     assert not list((tmp_path / "small").iterdir())
+
+
+def served(store: VersionStore) -> int | None:
+    version = store.served()
+    return None if version is None else version.step
+
+
+def test_what_is_served_is_not_retired_and_decisions_outlive_a_restart(tmp_path: pathlib.Path) -> None:
+    store = VersionStore(tmp_path, keep=2)
+    push(store, 1)
+    push(store, 2)
+    store.decide(1, pb.DECISION_ROLL_BACK, "worse")
+    for step in (3, 4, 5):
+        push(store, step)
+    again = VersionStore(tmp_path, keep=2)
+    for each in (store, again):
+        assert served(each) == 1 and each.newest == manifest(5).version
+        assert [(i.version.step, i.state, i.reason) for i in each.infos() if i.state != pb.VERSION_STATE_RETIRED] == [
+            (5, pb.VERSION_STATE_VERIFIED, ""),
+            (4, pb.VERSION_STATE_VERIFIED, ""),
+            (1, pb.VERSION_STATE_READY, "worse"),
+        ]
+    again.decide(5, pb.DECISION_PROMOTE, "")
+    push(again, 6)
+    assert served(again) == 6 and again.get(manifest(1).version) is None
+
+
+def test_a_decision_of_a_version_that_is_not_kept_or_the_last_one_is_refused(tmp_path: pathlib.Path) -> None:
+    store = VersionStore(tmp_path, keep=2)
+    push(store, 1)
+    with pytest.raises(NotKept, match=r"version 7 is not kept \(kept: 1\)"):
+        store.decide(7, pb.DECISION_PROMOTE, "")
+    with pytest.raises(Refused, match="nothing would be left to serve"):
+        store.decide(1, pb.DECISION_REJECT, "")
+    assert served(store) == 1
+
+
+def test_where_it_is_not_known_what_was_rejected_nothing_is_served_until_it_is_promoted(tmp_path: pathlib.Path) -> None:
+    store = VersionStore(tmp_path, keep=4)
+    for step in (1, 2):
+        push(store, step)
+    store.decide(2, pb.DECISION_REJECT, "NaN")
+    (tmp_path / LIFECYCLE).write_text("{")
+    again = VersionStore(tmp_path, keep=4)
+    push(again, 3)
+    assert served(again) is None
+    again.decide(1, pb.DECISION_PROMOTE, "")
+    assert served(again) == 1
+
+
+def test_a_decision_that_cannot_be_written_down_does_not_count(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = VersionStore(tmp_path, keep=4)
+    for step in (1, 2):
+        push(store, step)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(NoRoom, match="disk full"):
+            store.decide(2, pb.DECISION_REJECT, "NaN")
+    assert served(store) == 2

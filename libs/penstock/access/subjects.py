@@ -49,7 +49,12 @@ def subjects_of(names: RunNames) -> dict[Kind, Subjects]:
         "coordinator": _user(
             names,
             "coordinator",
-            (n.subjects("task"), *samples, *(f"{ledger}.{what}.*" for what in ("group", "eval", "recipe")), *keys),
+            (
+                n.subjects("task"),
+                *samples,
+                *(f"{ledger}.{what}.*" for what in ("group", "eval", "recipe", "version")),
+                *keys,
+            ),
             looks=(n.tasks, n.log, n.ledger, n.blobs),
             reads=(n.log, n.ledger),
             more=[f"{API}.CONSUMER.INFO.{n.tasks}.{n.consumer(kind)}" for kind in get_args(TaskKind)],

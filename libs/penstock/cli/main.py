@@ -15,6 +15,7 @@ from penstock.cli.commands.create import create
 from penstock.cli.commands.env import env
 from penstock.cli.commands.evaluate import evaluate
 from penstock.cli.commands.export import export
+from penstock.cli.commands.fork import fork
 from penstock.cli.commands.join import join_command
 from penstock.cli.commands.kube import kube
 from penstock.cli.commands.listing import ls
@@ -26,6 +27,7 @@ from penstock.cli.commands.scale import scale
 from penstock.cli.commands.secrets import secrets
 from penstock.cli.commands.serve import serve
 from penstock.cli.commands.train import train
+from penstock.cli.commands.versions import promote, reject, rollback, versions
 from penstock.sdk.conformance.command import conformance
 from penstock.system.version import VERSION
 from penstock.terminal import console
@@ -65,6 +67,11 @@ app.command()(inspect.explain)
 app.command()(inspect.samples)
 app.command()(inspect.lineage)
 app.command()(logs)
+app.command()(versions)
+app.command()(promote)
+app.command()(reject)
+app.command()(rollback)
+app.command()(fork)
 app.command()(page)
 app.command()(verify)
 app.command()(quarantine)

@@ -57,7 +57,8 @@ MAY_CHANGE = (
     "limits.log_bytes",
     "limits.keep_log",
     "telemetry.",
-    "weight_sync.",
+    "weight_sync.keep_versions",
+    "weight_sync.full_every",
     "security",
 )
 ADDRESSES = "addresses.json"

@@ -15,13 +15,14 @@ from penstock.rules.protos import violations
 from penstock.rules.quarantine import BadEntry
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
-Decision = pb.LedgerEvent | pb.BatchRecord | pb.StepReport | pb.EvaluationReport | pb.RecipeRecord
+Decision = pb.LedgerEvent | pb.BatchRecord | pb.StepReport | pb.EvaluationReport | pb.RecipeRecord | pb.VersionDecision
 _MESSAGES: dict[LedgerKind, type[Decision]] = {
     "group": pb.LedgerEvent,
     "batch": pb.BatchRecord,
     "step": pb.StepReport,
     "eval": pb.EvaluationReport,
     "recipe": pb.RecipeRecord,
+    "version": pb.VersionDecision,
 }
 
 

@@ -60,7 +60,7 @@ def dump(ledger: Ledger, folds: Mapping[str, Fold]) -> bytes:
         "quarantine": dict(ledger.quarantine.counts),
         "folds": {name: fold.state() for name, fold in folds.items()},
     }
-    for name in ("batches", "reports", "evaluations"):
+    for name in ("batches", "reports", "evaluations", "decisions"):
         said[name] = _texts(getattr(ledger, name).values())
     said["recipes"] = _texts(ledger.recipes)
     packed = zlib.compress(json.dumps(said).encode(), 6)
@@ -120,6 +120,7 @@ def _ledger(said: dict[str, Any]) -> Ledger:
     ledger.reports = {r.step: r for r in _messages(pb.StepReport, said["reports"])}
     ledger.evaluations = {r.step: r for r in _messages(pb.EvaluationReport, said["evaluations"])}
     ledger.recipes = _messages(pb.RecipeRecord, said["recipes"])
+    ledger.decisions = {d.step: d for d in _messages(pb.VersionDecision, said["decisions"])}
     return ledger
 
 

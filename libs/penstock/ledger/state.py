@@ -88,6 +88,7 @@ class Ledger:
         draws: by source of tasks, where its next draw begins.
         rewards: by source and row, mean rewards of its groups, in order, the newest of them.
         recipes: with which the run went on, in order.
+        decisions: by version, what was decided of it last.
     """
 
     def __init__(self) -> None:
@@ -106,6 +107,7 @@ class Ledger:
         self.failed: dict[int, list[Group]] = {}
         self.draws: dict[str, int] = {}
         self.rewards: dict[tuple[str, int], list[float]] = {}
+        self.decisions: dict[int, pb.VersionDecision] = {}
 
     def knows(self, name: str) -> bool:
         """Whether a group was admitted, be it forgotten since."""
@@ -202,6 +204,13 @@ class Ledger:
         self.sequence = sequence
         self.recipes.append(record)
 
+    def apply_decision(self, decision: pb.VersionDecision, sequence: int) -> None:
+        """Applies an entry of ledger.version.<step>."""
+        if decision.step > self.step:
+            raise LedgerError(f"ledger entry {sequence}: version {decision.step} is decided of, and no batch made it")
+        self.sequence = sequence
+        self.decisions[decision.step] = decision
+
     def apply(self, subject: str, payload: bytes, sequence: int) -> None:
         """Applies a raw ledger entry; one that cannot be is quarantined."""
         try:
@@ -216,6 +225,8 @@ class Ledger:
                     self.apply_evaluation(evaluation, sequence)
                 case pb.RecipeRecord() as recipe:
                     self.apply_recipe(recipe, sequence)
+                case pb.VersionDecision() as decided:
+                    self.apply_decision(decided, sequence)
         except BadEntry as bad:
             self.quarantine.add("ledger", subject, sequence, bad)
             self.refused[subject] = self.sequence = sequence

@@ -3,7 +3,7 @@
 A name is a NATS token: no dots, wildcards or spaces, or one run could write into another's subjects.
 
     penstock.<run>.task.<train|eval>.<group>          penstock.<run>.ledger.group.<group>
-    penstock.<run>.log.<group>.<index>                penstock.<run>.ledger.<batch|step|eval>.<step>
+    penstock.<run>.log.<group>.<index>                penstock.<run>.ledger.<batch|step|eval|version>.<step>
     penstock.<run>.blob.<digest>.<piece>              $KV.RUN_<run>.<key>
                                                       $KV.RUN_<run>.member.<kind>.<instance>
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 TaskKind = Literal["train", "eval"]
-LedgerKind = Literal["group", "batch", "step", "eval", "recipe"]
+LedgerKind = Literal["group", "batch", "step", "eval", "recipe", "version"]
 Family = Literal["task", "log", "ledger", "blob"]
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LOG = re.compile(rf"penstock\.{_TOKEN.pattern}\.log\.({_TOKEN.pattern})\.(0|[1-9][0-9]*)")
@@ -56,8 +56,7 @@ def task_key(subject: str) -> tuple[TaskKind, str]:
 
 
 def ledger_key(subject: str) -> tuple[LedgerKind, str]:
-    """What a ledger entry is about: a group by name, batch, step or evaluation by step, or
-    a recipe by number.
+    """What a ledger entry is about: a group by name, batch, step, evaluation or version by step, a recipe by number.
 
     Raises ValueError for another subject.
     """
@@ -215,6 +214,10 @@ class RunNames:
     def ledger_recipe_subject(self, number: int) -> str:
         """Where the run's recipe is recorded, each time that it goes on with another one."""
         return self._ledger("recipe", number)
+
+    def ledger_version_subject(self, step: int) -> str:
+        """Where what was decided of a version is recorded."""
+        return self._ledger("version", step)
 
     def _ledger(self, kind: str, number: int) -> str:
         if number < 0:

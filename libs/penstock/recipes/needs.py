@@ -7,6 +7,8 @@ from penstock.memory_plan import GIB, PlannedLayout, Shapes, Stage, read_shapes,
 from penstock.recipes.recipe import Recipe
 from penstock.recipes.sections import Judge, Teacher
 
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
 
 def planned_layout(recipe: Recipe) -> PlannedLayout:
     """How the recipe's learner is spread, and what one forward pass of it holds."""
@@ -37,11 +39,18 @@ def planned_layout(recipe: Recipe) -> PlannedLayout:
 
 @dataclass(frozen=True)
 class Needs:
-    """Of a recipe: its stages, and what the hosts hold beside the devices."""
+    """Of a recipe: its stages, and what the hosts hold beside the devices.
+
+    published: bytes that rank 0 holds of versions while one is published: the whole model, gathered, and where what
+    changed is published the one before. stored: most bytes of versions on weight_sync's disk: those that are kept, one
+    that is served beyond them, one that is pushed, each with its difference.
+    """
 
     shapes: Shapes
     layout: PlannedLayout
     stages: list[Stage]
+    published: int
+    stored: int
 
     @staticmethod
     def of(recipe: Recipe) -> "Needs | None":
@@ -55,7 +64,10 @@ class Needs:
             other = read_shapes(recipe.algorithm.critic.path or recipe.model.path) or shapes
             critic = dataclasses.replace(layout, scores=True, lora_rank=0, lora_targets=(), keeps_reference=False)
             needed = [a.beside(b) for a, b in zip(needed, stages(other, critic), strict=True)]
-        return Needs(shapes, layout, needed)
+        travels = recipe.weight_sync
+        size, differ = shapes.parameters * BYTES[travels.dtype or recipe.model.dtype], travels.full_every > 1
+        stored = (travels.keep_versions + 2) * size
+        return Needs(shapes, layout, needed, size * (2 if differ else 1), stored * 14 // 10 if differ else stored)
 
     @staticmethod
     def of_host(recipe: Recipe) -> dict[str, int]:
@@ -68,7 +80,7 @@ class Needs:
         ranks = learner.ranks // len(needs.stages)
         held = {}
         if recipe.mode != "evaluate":
-            held["learner"] = ranks * sum(stage.total for stage in needs.stages) + needs.version
+            held["learner"] = ranks * sum(stage.total for stage in needs.stages) + needs.published
         if recipe.generates:
             held["generation"] = g.replicas * int(needs.version + Needs.of_drafts(recipe) + g.memory_gib * GIB)
         others: list[tuple[str, Teacher | Judge]] = [("judge", judge) for judge in recipe.judges.values()]
@@ -95,5 +107,5 @@ class Needs:
 
     @property
     def version(self) -> int:
-        """Bytes of the whole model, which rank 0 gathers on its host to publish a version."""
+        """Bytes of the whole model."""
         return self.shapes.parameters * (2 if self.layout.half else 4)

@@ -68,7 +68,10 @@ def test_what_a_host_needs_counts_learner_engines_and_judges(tmp_path: pathlib.P
     needs = Needs.of(here)
     assert needs is not None
     held = Needs.of_host(here)
-    assert held["learner"] == needs.stages[0].total + needs.version
+    assert held["learner"] == needs.stages[0].total + needs.published
+    assert (needs.published, needs.stored) == (2 * needs.version, 6 * needs.version * 14 // 10)
+    whole = Needs.of(recipe(tmp_path, "qwen3-0.6b", "weight_sync.full_every=1", "weight_sync.dtype=float32"))
+    assert whole is not None and whole.published == whole.stored // 6 == needs.shapes.parameters * 4
     assert held["generation"] == 2 * (needs.version + 2 * GIB)
     judged = f"environment.rewards=[{{name: a, judge: {{path: {MODELS / 'qwen3-0.6b'}, dtype: bfloat16}}}}]"
     assert Needs.of_host(recipe(tmp_path, "qwen3-0.6b", judged))["judge"] == needs.version + GIB

@@ -77,6 +77,12 @@ class RunOver(Reader):
     async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.StopRunResponse:
         raise self._refused()
 
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
+        raise self._refused()
+
+    async def DecideVersion(self, request: pb.DecideVersionRequest, context: Any) -> pb.DecideVersionResponse:
+        raise self._refused()
+
     @property
     def _over(self) -> str:
         word = pb.RunState.Name(self._run.state).removeprefix("RUN_STATE_").lower()

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from types import TracebackType
 
-from penstock.tensors.manifest import Buffer, hasher, short
+from penstock.tensors.manifest import Buffer, hasher
 from penstock.weights.v1 import weights_pb2 as pb
 
 
@@ -61,7 +61,7 @@ class Receiver:
             self.received, view = self.received + part.nbytes, view[part.nbytes :]
             if self.received < tensor.offset + tensor.size:
                 return
-            if short(self._hash) != tensor.checksum:
+            if self._hash.digest() != tensor.checksum:
                 raise ChecksumError(f"tensor {tensor.name!r}: the checksum of its {tensor.size} bytes differs")
             self._next, self._hash = self._next + 1, hasher()
 
@@ -69,11 +69,14 @@ class Receiver:
 class Output:
     """A file of a version's size, written from any thread; closed when nobody holds it any more.
 
-    The room is taken at once. Raises OSError.
+    The room is taken at once. again: whether a file of that size may be written over; whoever does so knows that nobody
+    reads it. Raises OSError.
     """
 
-    def __init__(self, path: pathlib.Path, size: int) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    def __init__(self, path: pathlib.Path, size: int, *, again: bool = False) -> None:
+        kept = again and path.is_file() and path.stat().st_size == size
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if kept else os.O_TRUNC)
+        descriptor = os.open(path, flags, 0o644)
         weakref.finalize(self, os.close, descriptor)
         self._descriptor = descriptor
         if size:

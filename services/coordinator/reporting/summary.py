@@ -73,6 +73,11 @@ def newest_version(versions: weights_pb2.ListVersionsResponse | None) -> int | N
 
     Versions are published one after the other without gaps, so this is also how many were.
     """
-    ready = (weights_pb2.VERSION_STATE_READY, weights_pb2.VERSION_STATE_RETIRED)
+    ready = (
+        weights_pb2.VERSION_STATE_READY,
+        weights_pb2.VERSION_STATE_VERIFIED,
+        weights_pb2.VERSION_STATE_REJECTED,
+        weights_pb2.VERSION_STATE_RETIRED,
+    )
     found = [v.version.step for v in versions.versions if v.state in ready] if versions else []
     return max(found, default=None)

@@ -66,6 +66,14 @@ class Peers:
         found = await _answers(s.ListVersions(weights_pb2.ListVersionsRequest(), timeout=ASK_SECONDS) for s in stubs)
         return found[0] if found else None
 
+    async def decide(self, step: int, decision: weights_pb2.Decision, reason: str) -> weights_pb2.DecideVersionResponse:
+        """Promotes a version, rejects it, or rolls back to it. Raises rpc.RpcError."""
+        for name in self._named("weight_sync"):
+            stub = weights_pb2_grpc.WeightSyncServiceStub(self.channels[name])
+            request = weights_pb2.DecideVersionRequest(step=step, decision=decision, reason=reason)
+            return await rpc.call(stub.DecideVersion(request, timeout=ASK_SECONDS))
+        raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "no weight_sync takes part in the run now")
+
     async def hold(self, step: int, lease: float) -> None:
         """Keeps receivers from being moved past `step`."""
         self._need("weight_sync")

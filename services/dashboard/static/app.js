@@ -3,6 +3,7 @@
 import { Charts } from "./charts.js";
 import { showRun } from "./panels.js";
 import { showSamples } from "./samples.js";
+import { showVersions } from "./versions.js";
 import { showRecipe } from "./recipe.js";
 import { Why } from "./why.js";
 import { byId, elapsed } from "./format.js";
@@ -50,6 +51,11 @@ async function fetchSamples() {
     showSamples(await getJson("/samples"));
   } catch (error) {
     console.info("samples later:", error.message);
+  }
+  try {
+    showVersions(await getJson("/versions"));
+  } catch (error) {
+    console.info("versions later:", error.message);
   }
 }
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from penstock import rpc
 from penstock.bus import Bucket, Bus, LoginRefused, RunNames, stream_state, trim
+from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.membership import MemberState, NameTaken
 from penstock.process import Part, advertised, joined
@@ -31,6 +32,7 @@ from services.learner.checkpoints.resume import Position
 from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Takes
 from services.learner.interface.rate import Rate
+from services.learner.leader.differences import Differences
 from services.learner.leader.epochs import take_epoch
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
@@ -83,6 +85,14 @@ class Leader(Protocol):
         Waits for the version before; raises what that one raised."""
         ...
 
+    def lacks(self, step: int) -> bool:
+        """Whether weight_sync has lost the version that the weights are, or is that of a fork and never had it."""
+        ...
+
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        """Begins to publish a version; `settle` waits for it."""
+        ...
+
     def evaluated(self, report: pb.EvaluationReport) -> None:
         """Appends a measurement of held-out rows to the ledger."""
         ...
@@ -109,6 +119,12 @@ class Idle:
     def stepped(self, trained: Trained, tensors: Sequence[tuple[str, Tensor]]) -> Mapping[str, float]:
         return {}
 
+    def lacks(self, step: int) -> bool:
+        return False
+
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        pass
+
     def evaluated(self, report: pb.EvaluationReport) -> None:
         pass
 
@@ -133,11 +149,14 @@ class RunLeader:
         adapters: Adapters | None,
         status: Status,
         trims: bool,
+        full_every: int,
     ) -> None:
-        """adapters: said of what is published, where that is these alone. trims: whether checkpoints give room."""
+        """adapters: said of what is published, where that is these alone. trims: whether checkpoints give room.
+        full_every: of so many versions one is published whole."""
         self._link, self._opened, self._batches = link, opened, opened.batches
         self._sources, self._adapters, self._status, self._trims = sources, adapters, status, trims
         self._publishing: concurrent.futures.Future[bool] | None = None
+        self._differences = Differences(full_every)
         self._crowded_at = 0  # the step before which a full log was answered: once, be the save good or not
 
     def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
@@ -168,19 +187,27 @@ class RunLeader:
         self._link.do(self._batches.trained(trained.step), 30)
         report = report_of(trained, self._status)
         self._link.do(self._batches.report(report), 150)
+        self.publish(trained.step, tensors)
+        tie(trained.step, trained.prepared.trajectories, trained.seconds)
+        return report.metrics
+
+    def lacks(self, step: int) -> bool:
+        held = self._opened.held
+        return step > 0 and (held is None or held.step < step)
+
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
         self.settle()
         version = publish(
             self._opened.channel,
             self._status.epoch,
-            trained.step,
+            step,
             tensors,
             PUBLISH_SECONDS,
             self._adapters,
-            recorded=self._opened.following.ledger.step,
+            recorded=max(step, self._opened.following.ledger.step),
+            differences=self._differences,
         )
         self._publishing = self._link.begin(version)
-        tie(trained.step, trained.prepared.trajectories, trained.seconds)
-        return report.metrics
 
     def evaluated(self, report: pb.EvaluationReport) -> None:
         self._link.do(self._batches.evaluated(report), 150)
@@ -199,13 +226,14 @@ class RunLeader:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """Rank 0's connections."""
+    """Rank 0's connections. held: the newest version of weight_sync when they were opened."""
 
     bus: Bus
     names: RunNames
     channel: grpc.aio.Channel
     following: Following
     batches: Batches
+    held: PolicyVersion | None
 
 
 @contextmanager
@@ -225,7 +253,8 @@ def leading(
     """
     with linked() as link:
         opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), JOIN_SECONDS)
-        yield RunLeader(link, opened, sources, adapters_of(recipe), status, not recipe.limits.keep_log)
+        trims, full_every = not recipe.limits.keep_log, recipe.weight_sync.full_every
+        yield RunLeader(link, opened, sources, adapters_of(recipe), status, trims, full_every)
 
 
 async def _open(
@@ -267,7 +296,7 @@ async def _open(
     await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags, weight_sync)))
     schedule = Rate.of(recipe).recorded()
     batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch, schedule)
-    return _Opened(bus, names, channel, following, batches)
+    return _Opened(bus, names, channel, following, batches, held)
 
 
 async def _taking_part(part: Part, status: Status, flags: argparse.Namespace, weight_sync: str) -> None:

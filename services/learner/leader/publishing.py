@@ -1,9 +1,10 @@
 """Hands a version to weight_sync: manifest, bytes, commit. Repeated until it is READY, or refused for good."""
 
 import asyncio
+import dataclasses
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Policy
+from services.learner.leader.differences import Differences
 from services.learner.leader.epochs import AnotherLearner
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ _versions = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
 _bytes = metrics.counter(metrics.WEIGHT_BYTES, "bytes pushed to weight_sync")
 
 PUSH_SECONDS = 600.0
+COMMITTED = (
+    pb.VERSION_STATE_READY,
+    pb.VERSION_STATE_VERIFIED,
+    pb.VERSION_STATE_REJECTED,
+)
 RETRY = rpc.Retry(
     (
         grpc.StatusCode.UNAVAILABLE,
@@ -40,10 +47,27 @@ RETRY = rpc.Retry(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """A method that pushes, and its messages."""
+
+    method: str
+    request: type[pb.PushTensorsRequest] | type[pb.PushDifferenceRequest]
+    response: type[pb.PushTensorsResponse] | type[pb.PushDifferenceResponse]
+
+
+_SERVICE = "/penstock.weights.v1.WeightSyncService/"
+TENSORS = _How(f"{_SERVICE}PushTensors", pb.PushTensorsRequest, pb.PushTensorsResponse)
+DIFFERENCE = _How(f"{_SERVICE}PushDifference", pb.PushDifferenceRequest, pb.PushDifferenceResponse)
+UNUSABLE = (rpc.errors.NotFound, rpc.errors.InvalidArgument, rpc.errors.DataLoss)
+"""Errors by which weight_sync says that it cannot make the version of a difference: the whole is another matter."""
+
+
 def weights_of(recipe: Recipe, policy: Policy) -> Iterator[tuple[str, Tensor]]:
     """What weight_sync gets of a version, (name, CPU tensor) on rank 0 and nothing elsewhere; a collective."""
-    lora = recipe.learner.lora
-    return policy.export() if lora is None or lora.publish == "merged" else policy.adapters()
+    lora, dtype = recipe.learner.lora, recipe.weight_sync.dtype
+    for name, tensor in policy.export() if lora is None or lora.publish == "merged" else policy.adapters():
+        yield name, tensor if dtype is None else tensor.to(getattr(torch, dtype))
 
 
 def adapters_of(recipe: Recipe) -> pb.Adapters | None:
@@ -63,26 +87,44 @@ async def publish(
     adapters: pb.Adapters | None = None,
     *,
     recorded: int,
+    differences: Differences | None = None,
 ) -> bool:
     """Makes version (epoch, step) READY; False if this is a replayed step, whose version weight_sync has had before.
 
     `tensors`: (Hugging Face name, CPU tensor), or what `adapters` says. `recorded`: the newest step that has a batch.
+    `differences`: what was published before, where that is kept; then what has changed is pushed, and all of it only
+    where weight_sync cannot use that.
     Raises AnotherLearner; CannotGoOn for a version that no learner of this run has made; rpc.RpcError after `within`
     seconds of trying.
     """
     buffers = [(name, _dtype(t), list(t.shape), _bytes_of(t)) for name, t in tensors]
-    manifest = await asyncio.to_thread(make_manifest, epoch, step, buffers, adapters=adapters)
-    return await rpc.retried(
-        RETRY,
-        within,
-        lambda left: _push(channel, manifest, [b[3] for b in buffers], recorded),
-        what=f"version {step} to be READY",
-        on="weight_sync",
-    )
+    kept, data = differences or Differences(1), [b[3] for b in buffers]
+    manifest = await asyncio.to_thread(make_manifest, epoch, step, buffers, kept.parent, adapters)
+    difference = await asyncio.to_thread(kept.to, manifest, data)
+
+    async def attempt(left: float) -> bool:
+        nonlocal difference
+        if difference is not None:
+            try:
+                return await _push(channel, manifest, [memoryview(difference)], recorded, DIFFERENCE)
+            except UNUSABLE as error:
+                logger.warning("version %d is pushed whole: %s", step, error)
+                difference = None
+        return await _push(channel, manifest, data, recorded, TENSORS)
+
+    what = f"version {step} to be READY"
+    if not await rpc.retried(RETRY, within, attempt, what=what, on="weight_sync"):
+        kept.forget()
+        return False
+    kept.took(manifest, data, whole=difference is None)
+    return True
 
 
 async def newest(channel: grpc.aio.Channel, within: float = 60.0) -> PolicyVersion | None:
-    """The newest READY version. Raises rpc.RpcError after `within` seconds of trying."""
+    """The newest version that weight_sync has, whatever was decided of it.
+
+    Raises rpc.RpcError after `within` seconds of trying.
+    """
     stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
     answer = await rpc.retried(
         RETRY,
@@ -91,8 +133,8 @@ async def newest(channel: grpc.aio.Channel, within: float = 60.0) -> PolicyVersi
         what="the newest version",
         on="weight_sync",
     )
-    ready = [info.version for info in answer.versions if info.state == pb.VERSION_STATE_READY]
-    return max(ready, key=lambda version: version.step, default=None)
+    kept = [info.version for info in answer.versions if info.state in COMMITTED]
+    return max(kept, key=lambda version: version.step, default=None)
 
 
 def check_replayed(ours: PolicyVersion, held: PolicyVersion | None, recorded: int) -> None:
@@ -108,7 +150,9 @@ def check_replayed(ours: PolicyVersion, held: PolicyVersion | None, recorded: in
         raise CannotGoOn(f"weight_sync refuses version {ours.step} and holds {has}; {recorded} steps have a batch")
 
 
-async def _push(channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Sequence[memoryview], recorded: int) -> bool:
+async def _push(
+    channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Iterable[memoryview], recorded: int, how: "_How"
+) -> bool:
     stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
     try:
         await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=manifest), timeout=60))
@@ -120,20 +164,21 @@ async def _push(channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Seque
         logger.info("version %d is not pushed, its step is a replayed one: %s", manifest.version.step, error)
         return False
 
-    async def messages() -> AsyncIterator[bytes]:
-        yield pb.PushTensorsRequest(version=manifest.version).SerializeToString()
-        for buffer in buffers:
-            for start in range(0, len(buffer), CHUNK_BYTES):
-                yield frame(buffer[start : start + CHUNK_BYTES], pb.PushTensorsRequest.DATA_FIELD_NUMBER)
+    sent = 0
 
-    push: Any = channel.stream_unary(
-        "/penstock.weights.v1.WeightSyncService/PushTensors",
-        response_deserializer=pb.PushTensorsResponse.FromString,
-    )
+    async def messages() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield how.request(version=manifest.version).SerializeToString()
+        for buffer in buffers:
+            sent += len(buffer)
+            for start in range(0, len(buffer), CHUNK_BYTES):
+                yield frame(buffer[start : start + CHUNK_BYTES], how.request.DATA_FIELD_NUMBER)
+
+    push: Any = channel.stream_unary(how.method, response_deserializer=how.response.FromString)
     await rpc.call(push(messages(), timeout=PUSH_SECONDS))
     await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=manifest.version), timeout=60))
     _versions.inc()
-    _bytes.inc(manifest.total_size)
+    _bytes.inc(sent)
     progress()
     return True
 

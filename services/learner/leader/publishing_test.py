@@ -1,18 +1,24 @@
 """A version is handed over until it is READY: what passes is repeated, what is refused for good is not."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.differences import applied
+from penstock.recipes import Recipe
+from penstock.recipes.sections import WeightSync
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.learner.interface.errors import CannotGoOn
+from services.learner.interface.policy import Policy
 from services.learner.leader import publishing
+from services.learner.leader.differences import Differences
 from services.learner.leader.epochs import AnotherLearner
 
 TENSORS = [("a", torch.arange(6.0).view(2, 3)), ("b", torch.zeros(0))]
@@ -23,6 +29,8 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
 
     # Nobody asks it these: generated code answers UNIMPLEMENTED, and only its stubs call them abstract.
     AbortVersion: ClassVar[Any]
+    DecideVersion: ClassVar[Any]
+    FetchDifference: ClassVar[Any]
     FetchTensors: ClassVar[Any]
     GetManifest: ClassVar[Any]
     HoldVersions: ClassVar[Any]
@@ -33,9 +41,12 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     def __init__(self, errors: Sequence[rpc.Abort], held: PolicyVersion | None = None) -> None:
         self.held = held
         self.errors, self.begun, self.committed, self.data = list(errors), 0, list[int](), b""
+        self.refuses: rpc.Abort | None = None
+        self.parents, self.differences = list[int | None](), list[bytes]()
 
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
         self.begun += 1
+        self.parents.append(request.manifest.parent.step if request.manifest.HasField("parent") else None)
         if self.errors:
             raise self.errors.pop(0)
         return pb.BeginVersionResponse()
@@ -47,6 +58,13 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:
         self.data = b"".join([r.data async for r in requests])
         return pb.PushTensorsResponse(received=len(self.data))
+
+    async def PushDifference(self, requests: Any, context: Any) -> pb.PushDifferenceResponse:
+        data = b"".join([r.data async for r in requests])
+        if self.refuses is not None:
+            raise self.refuses
+        self.differences.append(data)
+        return pb.PushDifferenceResponse(received=len(data))
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         self.committed.append(request.version.step)
@@ -110,3 +128,85 @@ def test_it_is_given_up_with_the_last_error_when_the_time_is_over() -> None:
     with pytest.raises(rpc.RpcError, match="away"):
         publish(store, within=5.0)
     assert store.begun == 1
+
+
+def version(step: int) -> list[tuple[str, torch.Tensor]]:
+    """Each has another element that is other than in the one before; from 1000 on all are."""
+    if step >= 1000:
+        return [("a", torch.randn(4096, generator=torch.manual_seed(step)).to(torch.bfloat16)), ("b", torch.zeros(0))]
+    weights = torch.arange(4096, dtype=torch.float32).to(torch.bfloat16)
+    weights[:step] = -1.0
+    return [("a", weights), ("b", torch.zeros(0))]
+
+
+def publish_all(store: Store, differences: Differences, *steps: int) -> list[bool]:
+    async def run() -> list[bool]:
+        async with rpc.Server("weight_sync") as server:
+            server.add(weights_pb2_grpc.add_WeightSyncServiceServicer_to_server, store)
+            await server.start()
+            async with rpc.channel(server.address) as channel:
+                return [
+                    await publishing.publish(channel, 1, step, version(step), 10.0, recorded=9, differences=differences)
+                    for step in steps
+                ]
+
+    return asyncio.run(run())
+
+
+def bytes_of(step: int) -> bytes:
+    return version(step)[0][1].view(torch.uint8).numpy().tobytes()
+
+
+def made(before: int, difference: bytes) -> bytes:
+    layout = (("a", "bfloat16", (4096,)), ("b", "float32", (0,)))
+    old = [memoryview(bytes_of(before)), memoryview(b"")]
+    return b"".join(applied(layout, old, [memoryview(difference)]))
+
+
+def test_a_difference_is_only_ever_from_what_weight_sync_took_last() -> None:
+    store, differences = Store([]), Differences(every=3)
+    assert publish_all(store, differences, 1, 2, 3, 4, 5) == [True] * 5
+    assert store.parents == [None, 1, 2, 3, 4] and store.committed == [1, 2, 3, 4, 5]
+    assert [made(n, d) for n, d in zip((1, 2, 4), store.differences, strict=True)] == [bytes_of(n) for n in (2, 3, 5)]
+    assert store.data == bytes_of(4), "every third is whole"
+    store.errors = [rpc.failed_precondition("newer")]
+    store.held = PolicyVersion(epoch=1, step=9)
+    assert publish_all(store, differences, 6, 7) == [False, True]
+    assert store.parents[-1] is None and store.data == bytes_of(7), "nobody knows what it has of version 6"
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [rpc.not_found("the parent is retired"), rpc.data_loss("checksum"), rpc.invalid_argument("no difference")],
+)
+def test_where_a_difference_cannot_be_used_the_whole_is_pushed(refusal: rpc.Abort) -> None:
+    store, differences = Store([]), Differences(every=9)
+    publish_all(store, differences, 1)
+    store.refuses = refusal
+    assert publish_all(store, differences, 2) == [True]
+    assert (store.committed, store.differences, store.data) == ([1, 2], [], bytes_of(2))
+    store.refuses = None
+    publish_all(store, differences, 3)
+    assert made(2, store.differences[0]) == bytes_of(3)
+
+
+def test_tensors_are_published_in_the_type_that_is_asked_for() -> None:
+    class Exports:
+        def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+            yield "a", torch.full((2,), 1 / 3)
+
+    def published(**settings: Any) -> torch.Tensor:
+        recipe = SimpleNamespace(learner=SimpleNamespace(lora=None), weight_sync=WeightSync(**settings))
+        ((_, tensor),) = publishing.weights_of(cast(Recipe, recipe), cast(Policy, Exports()))
+        return tensor
+
+    assert published().dtype == torch.float32
+    assert torch.equal(published(dtype="bfloat16"), torch.full((2,), 1 / 3).bfloat16())
+
+
+def test_a_difference_that_is_not_worth_it_or_not_wanted_is_not_pushed() -> None:
+    store = Store([])
+    publish_all(store, Differences(every=1), 1, 2)
+    publish_all(store, Differences(every=9), 3, 4000)
+    assert store.differences == [] and store.parents == [None, None, None, 3]
+    assert Differences(every=1).parent is None

@@ -131,7 +131,7 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str, own_ra
             new = RunNames(name)
             await ensure_run(to_bus, new, limits)
             ledger = await _copy_ledger(from_bus, old, to_bus, new, own_rate)
-            samples = await _copy_log(from_bus, old, to_bus, new, ledger)
+            samples = len(await copy_log(from_bus, old, to_bus, new, ledger))
     mark.write_text(json.dumps({"source": str(source), "steps": ledger.step, "samples": samples}) + "\n")
     return ledger.step
 
@@ -165,10 +165,15 @@ async def _copy_ledger(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames,
     return ledger
 
 
-async def _copy_log(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames, ledger: Ledger) -> int:
-    """Every sample that a batch names, in the order of the log; gives how many."""
+async def copy_log(
+    from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames, ledger: Ledger, *, trimmed: bool = False
+) -> dict[tuple[str, int], int]:
+    """Every sample that a batch names, in the order of the log; gives where each is in the new one, by group and index.
+
+    trimmed: whether samples that the log does not hold any more may be left out. Raises RunRefused.
+    """
     wanted = {(g.group, i) for record in ledger.batches.values() for g in record.groups for i in g.indices}
-    copied: set[tuple[str, int]] = set()
+    copied: dict[tuple[str, int], int] = {}
     refused: list[str] = []
     room = asyncio.Semaphore(AT_ONCE)
 
@@ -176,7 +181,8 @@ async def _copy_log(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames, le
         try:
             t = read_sample(old, entry.subject, await load_payload(from_bus, old, entry.payload))
             t.run = new.run
-            await publish_once(to_bus, new.log_subject(*key), await store_payload(to_bus, new, encode(t)))
+            there = await publish_once(to_bus, new.log_subject(*key), await store_payload(to_bus, new, encode(t)))
+            copied[key] = there.sequence or 0
         except BadEntry as bad:
             refused.append(str(bad))
         finally:
@@ -189,16 +195,16 @@ async def _copy_log(from_bus: Bus, old: RunNames, to_bus: Bus, new: RunNames, le
             except BadEntry:
                 continue  # nobody trained what has no name
             if key in wanted:
-                copied.add(key)
+                copied[key] = 0
                 await room.acquire()
                 tasks.create_task(put(key, entry))
     if refused:
         raise RunRefused(f"{len(refused)} trained samples of run {old.run!r} are no samples any more: {refused[0]}")
-    missing = wanted - copied
-    if missing:
+    missing = wanted - copied.keys()
+    if missing and not trimmed:
         first = "/".join(map(str, min(missing)))
         raise RunRefused(
             f"the log of run {old.run!r} no longer holds {len(missing)} of {len(wanted)} trained samples (first "
             f"{first}): it was trimmed; limits.keep_log=true keeps it"
         )
-    return len(copied)
+    return copied

@@ -91,7 +91,15 @@ class Packages(Section):
 class WeightSync(Section):
     """The version store."""
 
-    keep_versions: Positive = Field(default=4, description="READY versions kept; older ones are retired")
+    keep_versions: Positive = Field(default=4, description="versions kept; older ones that nobody uses are retired")
+    full_every: Positive = Field(
+        default=32,
+        description="of so many versions one is pushed whole, the others as what changed since the one before, unless "
+        "that is more than 40 % of it; 1 pushes all of them whole, and rank 0 keeps no copy of what it pushed last",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="type in which tensors are published; that of the engines, model.dtype, if absent"
+    )
 
 
 class Alert(Section):

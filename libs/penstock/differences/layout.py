@@ -1,0 +1,41 @@
+"""How a version's tensors lie, and the blocks in which they are compared: alike in two versions, or there is no
+difference of them."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from penstock.tensors.manifest import ITEM_BYTES, Buffer
+from penstock.weights.v1 import weights_pb2 as pb
+
+BLOCK_BYTES = 4 << 20
+"""Of a tensor that are compared at once: a few copies of it fit a processor's cache, and 32 bits count its bytes."""
+
+Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Name, dtype and shape of every tensor, in order."""
+
+
+class Block(NamedTuple):
+    """A stretch of one tensor. item: bytes of an element; size is a multiple of it."""
+
+    tensor: int
+    start: int
+    size: int
+    item: int
+
+
+def layout_of(manifest: pb.Manifest) -> Layout:
+    """Of a version that passed check_manifest."""
+    return tuple((t.name, t.dtype, tuple(t.shape)) for t in manifest.tensors)
+
+
+def tensors_in(manifest: pb.Manifest, whole: memoryview) -> list[memoryview]:
+    """The bytes of each tensor of a version that lies in one piece."""
+    return [whole[t.offset : t.offset + t.size] for t in manifest.tensors]
+
+
+def blocks(layout: Layout, tensors: Sequence[Buffer]) -> Iterator[Block]:
+    """The blocks of a version, in order; a tensor without a byte has none."""
+    for index, ((_, dtype, _), data) in enumerate(zip(layout, tensors, strict=True)):
+        size, item = memoryview(data).nbytes, ITEM_BYTES[dtype]
+        for start in range(0, size, BLOCK_BYTES):
+            yield Block(index, start, min(BLOCK_BYTES, size - start), item)

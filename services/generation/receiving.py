@@ -1,0 +1,202 @@
+"""What this replica has in its hands of policy versions, and the shortest way to the next one.
+
+    the store's file on this host, mapped  >  differences from what is in the hands  >  all bytes
+
+The next version is made beside the one in the hands, while the engine draws with that: two files that are written in
+turn, so at most two versions are in memory, and nothing but loading is left for the engine's pause. Whatever the way,
+every tensor was checked against its manifest: here, or by the store whose file it is.
+
+Invariants (test names): a receiver with anything in its hands ends with the right bytes; a difference that makes
+another version is counted, said, and cured by all bytes.
+"""
+
+import asyncio
+import logging
+import mmap
+import os
+import pathlib
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.differences import DifferenceError, applied, layout_of, tensors_in
+from penstock.system.boot import boot_id
+from penstock.telemetry import metrics
+from penstock.tensors import ChecksumError, Receiver, unframe
+from penstock.weights.v1 import weights_pb2 as pb
+from services.generation.fetching import FETCH_SECONDS, READY_SECONDS, described, failing, fetch_whole, opened
+
+logger = logging.getLogger(__name__)
+_mismatches = metrics.counter(metrics.DIFFERENCES_WRONG, "differences that did not make their version")
+_received = metrics.counter(metrics.WEIGHT_BYTES_RECEIVED, "bytes of versions that crossed a socket")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A version in the hands. file: has its bytes. way: how they came; crossed: bytes that came over a socket."""
+
+    manifest: pb.Manifest
+    file: pathlib.Path
+    way: pb.Path
+    crossed: int
+    descriptor: int | None = None
+
+    def release(self) -> None:
+        """It is not needed any more; a file of our own is written again."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+
+class Hands:
+    """One replica's. folder: for versions that are not mapped, in memory.
+
+    host: which one this is, as the store says it; None maps nothing.
+    """
+
+    def __init__(self, folder: pathlib.Path, host: str | None = None) -> None:
+        self.held: Held | None = None
+        self._files, self._host = (folder / "version-0.bin", folder / "version-1.bin"), host
+
+    @staticmethod
+    def here(folder: pathlib.Path) -> "Hands":
+        """With this host's own name."""
+        return Hands(folder, boot_id())
+
+    async def take(self, channel: grpc.aio.Channel, version: PolicyVersion, model: Callable[[], bytes] = bytes) -> Held:
+        """Takes a version into the hands; what was in them before is there until then.
+
+        model: as `fetching.fetch`. Raises FetchFailed, and then has what it had.
+        """
+        with failing(version):
+            answer = await described(channel, version, model)
+            before = self.held
+            if before is not None and before.manifest.version == answer.manifest.version:
+                return before
+            self.held = await self._taken(channel, answer)
+        _received.inc(self.held.crossed)
+        if before is not None:
+            before.release()
+        return self.held
+
+    def release(self) -> None:
+        """Lets go of everything."""
+        if self.held is not None:
+            self.held.release()
+            self.held = None
+        self._unlink()
+
+    async def _taken(self, channel: grpc.aio.Channel, answer: pb.GetManifestResponse) -> Held:
+        manifest = answer.manifest
+        if self._host is not None and self._host == answer.boot_id and manifest.total_size:
+            held = await asyncio.to_thread(_mapped, manifest, answer.path)
+            if held is not None:
+                self._unlink()
+                return held
+        before = self.held.file if self.held is not None else None
+        path = next(each for each in self._files if each != before)
+        try:
+            crossed = await self._differing(channel, manifest, path)
+            if crossed is not None:
+                return Held(manifest, path, pb.PATH_DIFFERENCE, crossed)
+            return Held(manifest, path, pb.PATH_WHOLE, await fetch_whole(channel, manifest, path))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _unlink(self) -> None:
+        for each in self._files:
+            each.unlink(missing_ok=True)
+
+    async def _differing(self, channel: grpc.aio.Channel, manifest: pb.Manifest, path: pathlib.Path) -> int | None:
+        """Makes a version of the one in the hands; the bytes it took, or None where that cannot be."""
+        before = self.held
+        if before is None or layout_of(before.manifest) != layout_of(manifest):
+            return None
+        try:
+            chain = await _differences(channel, manifest, before.manifest.version)
+            await asyncio.to_thread(_make, manifest, path, before, chain)
+        except rpc.RpcError as error:
+            logger.info("version %d is fetched whole: %s", manifest.version.step, error)
+            return None
+        except (DifferenceError, ChecksumError, DecodeError) as error:
+            _mismatches.inc()
+            logger.warning(
+                "the differences from version %d do not make version %d, which is fetched whole: %s",
+                before.manifest.version.step,
+                manifest.version.step,
+                error,
+            )
+            return None
+        return sum(map(len, chain))
+
+
+def _mapped(manifest: pb.Manifest, path: str) -> Held | None:
+    """The store's own file; None where it cannot be read here, or is no file of the version's size.
+
+    Its name may go when the version is retired, so it is held open, and named by that. Asks the kernel to have it in
+    memory by the time the engine loads it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        logger.info("version %d is not mapped: %s", manifest.version.step, error)
+        return None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size != manifest.total_size:
+        os.close(descriptor)
+        logger.warning("version %d is not mapped: %s is not its file", manifest.version.step, path)
+        return None
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    named = pathlib.Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    return Held(manifest, named, pb.PATH_MAPPED, 0, descriptor)
+
+
+async def _differences(channel: grpc.aio.Channel, manifest: pb.Manifest, held: PolicyVersion) -> list[memoryview]:
+    """What leads from one version to the other. Raises rpc.RpcError, DifferenceError, DecodeError."""
+    fetch: Any = channel.unary_stream(
+        "/penstock.weights.v1.WeightSyncService/FetchDifference",
+        request_serializer=pb.FetchDifferenceRequest.SerializeToString,
+    )
+    sizes, data = list[int](), bytearray()
+    await rpc.ready(channel, "weight_sync", within=READY_SECONDS)
+    with rpc.translated():
+        async for message in fetch(
+            pb.FetchDifferenceRequest(version=manifest.version, held=held), timeout=FETCH_SECONDS
+        ):
+            piece = unframe(message)
+            if piece is None:
+                decoded = pb.FetchDifferenceResponse.FromString(message)
+                sizes += decoded.sizes
+                piece = memoryview(decoded.data)
+            data += piece
+            if len(data) > manifest.total_size:
+                raise DifferenceError(f"more than the {manifest.total_size} bytes of the whole version")
+    if sum(sizes) != len(data):
+        raise DifferenceError(f"{len(data)} bytes came of {sum(sizes)}")
+    whole, at, chain = memoryview(bytes(data)), 0, list[memoryview]()
+    for size in sizes:
+        chain.append(whole[at : at + size])
+        at += size
+    return chain
+
+
+def _make(manifest: pb.Manifest, path: pathlib.Path, before: Held, chain: list[memoryview]) -> None:
+    """Makes a version beside the one before, and checks every tensor.
+
+    Raises DifferenceError, ChecksumError, OSError.
+    """
+    output = opened(path, manifest)
+    receiver = Receiver(manifest, output.write)
+    for piece in applied(layout_of(manifest), tensors_in(before.manifest, _bytes_of(before)), chain):
+        receiver.feed(piece)
+
+
+def _bytes_of(held: Held) -> memoryview:
+    with held.file.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))

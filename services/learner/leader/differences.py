@@ -1,0 +1,49 @@
+"""What was published last, kept so that the next version can be pushed as what has changed since.
+
+Every so many versions, and where too much has changed, a version is pushed whole. In float32 nearly all of a model
+changes in a step; that is seen in its first blocks, and costs little to see.
+
+Invariant (test name): a difference is only ever from what weight_sync took last from this learner.
+"""
+
+from collections.abc import Sequence
+
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.differences import encoded, layout_of
+from penstock.weights.v1 import weights_pb2 as pb
+
+WORTH = 0.4
+"""Of a version's bytes: a difference of more is not pushed."""
+
+
+class Differences:
+    """One learner's. every: of so many versions one is pushed whole; 1 keeps nothing."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._last: tuple[pb.Manifest, Sequence[memoryview]] | None = None
+        self._left = 0
+
+    @property
+    def parent(self) -> PolicyVersion | None:
+        """What the next version follows; None where nothing was published yet, or it is not known what was."""
+        return self._last[0].version if self._last is not None else None
+
+    def to(self, manifest: pb.Manifest, buffers: Sequence[memoryview]) -> bytes | None:
+        """What makes a version, the bytes of its tensors, of the one before; None if it is to be pushed whole."""
+        if self._last is None or not self._left:
+            return None
+        before, old = self._last
+        if layout_of(before) != layout_of(manifest):
+            return None
+        return encoded(layout_of(manifest), old, buffers, WORTH)
+
+    def took(self, manifest: pb.Manifest, buffers: Sequence[memoryview], *, whole: bool) -> None:
+        """weight_sync has a version. whole: whether it was pushed so."""
+        if self._every > 1:
+            self._last = manifest, buffers
+            self._left = self._every - 1 if whole else self._left - 1
+
+    def forget(self) -> None:
+        """What weight_sync has is not what was to be published."""
+        self._last = None

@@ -1,0 +1,97 @@
+"""What was decided of the kept versions: which may be served. Pure; the store keeps it on disk.
+
+    committed -> READY                          the newest READY one is served
+    committed -> VERIFIED -> READY              behind a rollback, until somebody promotes it
+    READY, VERIFIED -> REJECTED
+
+Invariants (test names): what is rejected is never served; behind a rollback nothing newer is served until it is
+promoted; something that was served stays to be served, whatever is rejected.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+from penstock.weights.v1 import weights_pb2 as pb
+
+
+class NothingLeft(Exception):
+    """The decision would leave no version to serve."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """state: READY, VERIFIED or REJECTED. reason: why, where somebody decided it."""
+
+    state: pb.VersionState
+    reason: str = ""
+
+
+class Lifecycle:
+    """The standing of each kept version, by its step; rolled_back: whether what is committed waits for a promotion."""
+
+    def __init__(self) -> None:
+        self.rolled_back = False
+        self._standings: dict[int, Standing] = {}
+
+    def standing(self, step: int) -> Standing:
+        """Of a kept version."""
+        return self._standings[step]
+
+    def ready(self, step: int) -> bool:
+        """Whether a version may be served."""
+        return step in self._standings and self._standings[step].state == pb.VERSION_STATE_READY
+
+    def served(self, ceiling: int | None = None) -> int | None:
+        """The step of the newest READY version, at most `ceiling` where that is given."""
+        return max((s for s in self._standings if self.ready(s) and (ceiling is None or s <= ceiling)), default=None)
+
+    def commit(self, step: int) -> None:
+        """A version is complete."""
+        waits = self.rolled_back
+        self._standings[step] = Standing(pb.VERSION_STATE_VERIFIED if waits else pb.VERSION_STATE_READY)
+
+    def forget(self, step: int) -> None:
+        """A version is no longer kept."""
+        self._standings.pop(step, None)
+
+    def decide(self, step: int, decision: pb.Decision, reason: str) -> None:
+        """Decides of a kept version. Raises NothingLeft, and then nothing has changed."""
+        match decision:
+            case pb.DECISION_PROMOTE:
+                self._standings[step] = Standing(pb.VERSION_STATE_READY)
+                self.rolled_back = self.rolled_back and self.served() != step
+            case pb.DECISION_REJECT:
+                if not any(self.ready(s) for s in self._standings if s != step):
+                    raise NothingLeft(
+                        f"version {step} cannot be rejected: no other version that is kept is promoted, so nothing "
+                        "would be left to serve; promote one of them first"
+                    )
+                self._standings[step] = Standing(pb.VERSION_STATE_REJECTED, reason)
+            case pb.DECISION_ROLL_BACK:
+                for newer in [s for s in self._standings if s > step and self.ready(s)]:
+                    self._standings[newer] = Standing(pb.VERSION_STATE_VERIFIED)
+                self._standings[step] = Standing(pb.VERSION_STATE_READY, reason)
+                self.rolled_back = True
+            case _:
+                raise ValueError(f"decision {decision} is unknown")
+
+    def dump(self) -> str:
+        """All of it as JSON."""
+        standings = {str(step): [int(s.state), s.reason] for step, s in self._standings.items()}
+        return json.dumps({"rolled_back": self.rolled_back, "standings": standings})
+
+    @staticmethod
+    def load(text: str, kept: Iterable[int]) -> "Lifecycle":
+        """The inverse, of the versions that are kept. One that it does not name was committed last. Raises ValueError,
+        KeyError or TypeError for what `dump` did not write."""
+        said, found = json.loads(text), Lifecycle()
+        found.rolled_back = bool(said["rolled_back"])
+        for step in sorted(kept):
+            if str(step) in said["standings"]:
+                state, reason = said["standings"][str(step)]
+                pb.VersionState.Name(state)  # raises for a number that is none
+                found._standings[step] = Standing(state, str(reason))
+            else:
+                found.commit(step)
+        return found
