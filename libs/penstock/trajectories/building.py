@@ -1,12 +1,18 @@
 """Puts a trajectory together turn by turn, so that arrays cannot disagree: the only way our code makes one."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from penstock.common.v1 import common_pb2
 from penstock.trajectories.arrays import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+Filled = TypeVar("Filled", pb.Trajectory, pb.Branch)
 
 
 class TrajectoryBuilder:
@@ -61,7 +67,47 @@ class TrajectoryBuilder:
         turn = self._turns[-1]
         return self.tokens[turn.start : turn.end]
 
-    def fill(self, t: pb.Trajectory) -> pb.Trajectory:
+    def copy(self) -> TrajectoryBuilder:
+        """Another that goes on from here by itself."""
+        other = TrajectoryBuilder()
+        other.tokens, other._mask, other._logprobs = list(self.tokens), list(self._mask), list(self._logprobs)
+        for turn in self._turns:
+            other._turns.append(pb.Turn())
+            other._turns[-1].CopyFrom(turn)
+        other._segments = list(self._segments)
+        return other
+
+    def given(self) -> TrajectoryBuilder:
+        """A copy in which all of it was given and nothing is trained: what a branch begins with."""
+        other = self.copy()
+        other._mask, other._logprobs, other._segments = [0] * len(self.tokens), [0.0] * len(self.tokens), []
+        return other
+
+    def take_in(self, other: TrajectoryBuilder) -> None:
+        """Trains here, too, what `other` has drawn; this one begins with its tokens. What both have drawn stays as it
+        is here."""
+        versions = dict(self._versions())
+        for at, version in other._versions():
+            if not self._mask[at]:
+                self._mask[at], self._logprobs[at], versions[at] = 1, other._logprobs[at], version
+        self._segments = []
+        for at in sorted(versions):
+            if not self._segments or self._segments[-1].version != versions[at]:
+                self._segments.append(pb.VersionSegment(first=at, version=versions[at]))
+        known = {(turn.start, turn.end): turn for turn in self._turns}
+        for turn in other._turns:
+            mine = known.get((turn.start, turn.end))
+            if mine is not None and not mine.finish_reason:
+                mine.finish_reason = turn.finish_reason
+
+    def _versions(self) -> Iterator[tuple[int, common_pb2.PolicyVersion]]:
+        """The drawn tokens' positions, in order, and which version drew each."""
+        ends = [*(s.first for s in self._segments[1:]), len(self.tokens)]
+        for segment, end in zip(self._segments, ends, strict=True):
+            for at in itertools.compress(range(segment.first, end), self._mask[segment.first : end]):
+                yield at, segment.version
+
+    def fill(self, t: Filled) -> Filled:
         """Writes the arrays into `t` and gives it back."""
         t.token_count = len(self.tokens)
         t.tokens = int32s(self.tokens)
