@@ -25,14 +25,14 @@ from penstock.environment.v1 import environment_pb2_grpc
 from penstock.membership import preferred
 from penstock.recipes import Longest, TooLong
 from penstock.recipes.sections import Environment
+from penstock.replicas.engines import Engines, GenerationFailed
+from penstock.replicas.pool import Pool
 from penstock.reward.v1.reward_pb2 import ScoreItem
 from penstock.telemetry.tracing import inject_string, span
 from penstock.trajectories import TrajectoryBuilder, TrajectoryError, check_trajectory, failed
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.engines import Engines, GenerationFailed
 from services.rollout.failures import RewardFailed
-from services.rollout.pool import Pool
 from services.rollout.scoring import Scoring, total
 from services.rollout.teacher import Teacher
 

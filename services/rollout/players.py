@@ -15,10 +15,10 @@ from penstock.environment.v1 import environment_pb2_grpc
 from penstock.membership import Watcher
 from penstock.recipes import Longest, Recipe
 from penstock.recipes.sections import Environment
+from penstock.replicas.engines import Engines, engines
+from penstock.replicas.pool import Members, Pool, Where, pool
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.engines import Engines, engines
 from services.rollout.episode import Place, Tools, play
-from services.rollout.pool import Members, Pool, Where, pool
 from services.rollout.scoring import scoring
 from services.rollout.teacher import Teacher, teacher
 

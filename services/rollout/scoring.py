@@ -15,13 +15,13 @@ from functools import partial
 
 from penstock import rpc
 from penstock.recipes.sections import Reward
+from penstock.replicas.pool import Open, Pool, Where, pool
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Scored
 from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 from services.rollout.failures import RewardFailed
 from services.rollout.judge import judge
-from services.rollout.pool import Open, Pool, Where, pool
 from services.rollout.reward_client import Client, Moved, RewardClient
 
 BREATH_SECONDS = 2.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -77,10 +77,11 @@ class TrajectoryBuilder:
         other._segments = list(self._segments)
         return other
 
-    def given(self) -> TrajectoryBuilder:
-        """A copy in which all of it was given and nothing is trained: what a branch begins with."""
-        other = self.copy()
-        other._mask, other._logprobs, other._segments = [0] * len(self.tokens), [0.0] * len(self.tokens), []
+    def given(self, first: int | None = None) -> TrajectoryBuilder:
+        """A copy whose `first` tokens, all if None, were given and are not trained: what a branch begins with."""
+        other, first = self.copy(), len(self.tokens) if first is None else first
+        other._mask[:first], other._logprobs[:first] = [0] * first, [0.0] * first
+        other._drawn_by({at: version for at, version in self._versions() if at >= first})
         return other
 
     def take_in(self, other: TrajectoryBuilder) -> None:
@@ -90,15 +91,19 @@ class TrajectoryBuilder:
         for at, version in other._versions():
             if not self._mask[at]:
                 self._mask[at], self._logprobs[at], versions[at] = 1, other._logprobs[at], version
-        self._segments = []
-        for at in sorted(versions):
-            if not self._segments or self._segments[-1].version != versions[at]:
-                self._segments.append(pb.VersionSegment(first=at, version=versions[at]))
+        self._drawn_by(versions)
         known = {(turn.start, turn.end): turn for turn in self._turns}
         for turn in other._turns:
             mine = known.get((turn.start, turn.end))
             if mine is not None and not mine.finish_reason:
                 mine.finish_reason = turn.finish_reason
+
+    def _drawn_by(self, versions: Mapping[int, common_pb2.PolicyVersion]) -> None:
+        """Which version drew each of the drawn tokens, by position."""
+        self._segments = []
+        for at in sorted(versions):
+            if not self._segments or self._segments[-1].version != versions[at]:
+                self._segments.append(pb.VersionSegment(first=at, version=versions[at]))
 
     def _versions(self) -> Iterator[tuple[int, common_pb2.PolicyVersion]]:
         """The drawn tokens' positions, in order, and which version drew each."""
@@ -106,6 +111,12 @@ class TrajectoryBuilder:
         for segment, end in zip(self._segments, ends, strict=True):
             for at in itertools.compress(range(segment.first, end), self._mask[segment.first : end]):
                 yield at, segment.version
+
+    @property
+    def completion_logprobs(self) -> list[float]:
+        """Of the policy's latest turn, one for each token."""
+        turn = self._turns[-1]
+        return self._logprobs[turn.start : turn.end]
 
     def fill(self, t: Filled) -> Filled:
         """Writes the arrays into `t` and gives it back."""
