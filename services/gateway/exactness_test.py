@@ -137,8 +137,7 @@ class Agent:
             call.cancel()
             while session.running:
                 await asyncio.sleep(0)
-        engine.hold.set()
-        engine.hold = None
+        engine.hold = None  # the engine's own call waits until it hears that it was cancelled
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -164,4 +163,3 @@ async def test_every_trained_token_is_one_that_an_engine_sent_in_its_place(seed:
     assert closed.calls == agent.whole
     drawn = {(prompt, tuple(tokens)) for prompt, tokens, _, _ in engine.sent}
     assert {(prompt, tuple(tokens)) for prompt, tokens, _, _ in found} == drawn, "each answer that was given is trained"
-    assert len(found) == len(drawn), "and answers that are alike in one place are one"

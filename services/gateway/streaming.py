@@ -26,7 +26,9 @@ def event(value: Mapping[str, Any]) -> str:
 
 def settled(text: str, stops: Sequence[str]) -> str:
     """What of a text no later token can take back."""
-    text = before_stop(text.rstrip("\ufffd"), stops)
+    text = text.rstrip("\ufffd")
+    if (ended := before_stop(text, stops)) != text:
+        return ended
     held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
     return text[: len(text) - held]
 

@@ -91,6 +91,22 @@ def test_no_context_begins_another() -> None:
     ]
 
 
+def test_what_was_drawn_elsewhere_is_a_turn_where_it_is_taken_in() -> None:
+    rendered = TrajectoryBuilder()
+    rendered.context("user", [1, 2, 5, 6, 90])
+    rendered.begin_completion()
+    rendered.drawn([8], [-1.0], [pb.VersionSegment(first=0, version=version(1, 5))])
+    rendered.end_completion(pb.FINISH_REASON_LENGTH)
+    t = sample(rendered, context([1, 2], [5, 6]))
+    assert t.loss_mask == bytes([0, 0, 1, 1, 0, 1]) and not t.branches
+    assert [(x.role, x.start, x.end, x.finish_reason) for x in t.turns] == [
+        ("user", 0, 2, 0),
+        ("assistant", 2, 4, pb.FINISH_REASON_STOP),
+        ("user", 4, 5, 0),
+        ("assistant", 5, 6, pb.FINISH_REASON_LENGTH),
+    ]
+
+
 def test_a_context_that_begins_another_is_refused() -> None:
     t = sample(context([1, 2], [5, 6]))
     t.branches.append(context([1, 2], [5]).fill(pb.Branch()))

@@ -92,11 +92,7 @@ class TrajectoryBuilder:
             if not self._mask[at]:
                 self._mask[at], self._logprobs[at], versions[at] = 1, other._logprobs[at], version
         self._drawn_by(versions)
-        known = {(turn.start, turn.end): turn for turn in self._turns}
-        for turn in other._turns:
-            mine = known.get((turn.start, turn.end))
-            if mine is not None and not mine.finish_reason:
-                mine.finish_reason = turn.finish_reason
+        self._turns = _laid_out(self._turns, other._turns)
 
     def _drawn_by(self, versions: Mapping[int, common_pb2.PolicyVersion]) -> None:
         """Which version drew each of the drawn tokens, by position."""
@@ -127,6 +123,18 @@ class TrajectoryBuilder:
         t.turns.extend(self._turns)
         t.version_segments.extend(self._segments)
         return t
+
+
+def _laid_out(own: Sequence[pb.Turn], others: Sequence[pb.Turn]) -> list[pb.Turn]:
+    """One's own turns with what the policy drew in the others: what was given lies around it."""
+    found = [turn for turn in own if turn.finish_reason]
+    found += [t for t in others if t.finish_reason and all(t.end <= m.start or t.start >= m.end for m in found)]
+    found.sort(key=lambda turn: turn.start)
+    places = itertools.pairwise([0, *itertools.chain.from_iterable((t.start, t.end) for t in found), 2**32 - 1])
+    for start, end in list(places)[::2]:
+        clipped = ((t.role, max(t.start, start), min(t.end, end)) for t in own if not t.finish_reason)
+        found += [pb.Turn(role=role, start=first, end=last) for role, first, last in clipped if first < last]
+    return sorted(found, key=lambda turn: turn.start)
 
 
 def header(task: pb.GroupTask, index: int, model: str) -> pb.Trajectory:
