@@ -33,8 +33,9 @@ from penstock.trajectories import check_trajectory, from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.builtin.guess_number import GuessNumber
 from services.rollout import episode as episode_module
-from services.rollout.episode import Place, Tools, play
+from services.rollout.episode import play
 from services.rollout.scoring import scoring
+from services.rollout.tools import Place, Tools
 
 COMPLETED, TRUNCATED, FAILED = (
     pb.Outcome.STATUS_COMPLETED,

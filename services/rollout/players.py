@@ -18,9 +18,11 @@ from penstock.recipes.sections import Environment
 from penstock.replicas.engines import Engines, engines
 from penstock.replicas.pool import Members, Pool, Where, pool
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.episode import Place, Tools, play
+from services.rollout.agents import gateways_of
+from services.rollout.episode import play
 from services.rollout.scoring import scoring
 from services.rollout.teacher import Teacher, teacher
+from services.rollout.tools import Gate, Place, Tools
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Addresses:
 
     generation: Sequence[str] = ()
     environment: Sequence[str] = ()
+    gateway: Sequence[str] = ()
     teacher: Sequence[str] = ()
     rewards: Mapping[str, str] = field(default_factory=dict)
     judges: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class _Found:
         self._addresses, self._watcher, self._zone = addresses, watcher, zone
         self.generation = self._where("generation", addresses.generation)
         self.environment = self._where("environment", addresses.environment)
+        self.gateway = self._where("gateway", addresses.gateway)
         self.teacher = self._where("teacher", addresses.teacher)
 
     def reward(self, name: str) -> Where:
@@ -119,12 +123,16 @@ async def _tools(
         )
     )
     places = Pool[Place]()
-    if recipe.environment.multi_turn:
+    gates = Pool[Gate]()
+    if recipe.environment.agent:
+        gates = await stack.enter_async_context(gateways_of(found.gateway, security))
+    if recipe.environment.plays:
         places = await _places(stack, recipe.environment, found, security)
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
     outage = 0.0 if recipe.environment.address is None else recipe.limits.outage_seconds
     own, model = recipe.environment, recipe.model.path
-    return Tools(model, chat, replicas, rewards, own, trained, measured, places, tutor, outage)
+    most = recipe.rollout.max_branches
+    return Tools(model, chat, replicas, rewards, own, trained, measured, places, tutor, outage, gates, most)
 
 
 async def _places(
@@ -139,7 +147,8 @@ async def _places(
     async def opened(address: str) -> AsyncIterator[Place]:
         idempotent = ["penstock.environment.v1.EnvironmentService"]
         async with rpc.channel(address, security=shown, transport=transport, idempotent=idempotent) as channel:
-            yield Place(address, environment_pb2_grpc.EnvironmentServiceStub(channel))
+            episodes = environment_pb2_grpc.EnvironmentServiceStub(channel)
+            yield Place(address, episodes, environment_pb2_grpc.AgentServiceStub(channel))
 
     where = [environment.address] if environment.address else found.environment
     return await stack.enter_async_context(pool(where, opened))

@@ -46,8 +46,18 @@ def _taken_in(longer: TrajectoryBuilder, shorter: TrajectoryBuilder) -> bool:
     return True
 
 
+def of_contexts(t: pb.Trajectory, given: Sequence[pb.Branch]) -> pb.Trajectory:
+    """Writes contexts into `t`, the first as its main one, and gives it back. They are as `merged` gave them."""
+    main, *others = given
+    for field, value in main.ListFields():
+        if isinstance(value, int | bytes):
+            setattr(t, field.name, value)
+        else:
+            getattr(t, field.name).extend(value)
+    t.branches.extend(others)
+    return t
+
+
 def fill(t: pb.Trajectory, builders: Sequence[TrajectoryBuilder]) -> pb.Trajectory:
     """Writes the contexts into `t`, the first as its main one, and gives it back. They are as `merged` gave them."""
-    main, *others = builders
-    t.branches.extend(each.fill(pb.Branch()) for each in others)
-    return main.fill(t)
+    return of_contexts(t, [each.fill(pb.Branch()) for each in builders])
