@@ -87,7 +87,8 @@ async def played(
 ) -> Played:
     """Runs the agent of a sample to its end, `until` a time of time.monotonic() at the latest.
 
-    Raises GenerationFailed where the session is lost or its engines failed, EnvironmentFailed for an agent that has no outcome.
+    Raises GenerationFailed where the session is lost or its engines failed, EnvironmentFailed for an agent that has no
+    outcome.
     """
     key = secrets.token_urlsafe(32)
     opening = gateway_pb2.OpenSessionRequest(key=key, task=task, index=index)
