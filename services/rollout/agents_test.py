@@ -187,6 +187,35 @@ async def test_engines_that_fail_fail_the_sample_whatever_its_agent_says(chat: C
     assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_GENERATION)
 
 
+async def test_a_session_that_the_gateway_has_lost_fails_the_sample(
+    chat: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of it."""
+
+    async def lost(self: Sessions, key: str) -> Any:
+        raise rpc.not_found("no such session", reason="NO_SESSION")
+
+    monkeypatch.setattr(Sessions, "close", lost)
+    async with run_of(chat, FakeEngine()) as playing:
+        t = await playing("several")
+    assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_GENERATION)
+    assert "lost the session" in t.outcome.detail
+
+
+async def test_an_engine_that_dies_in_mid_episode_costs_nothing_but_time(chat: ChatTokenizer) -> None:
+    engine = FakeEngine()
+    stop = pb.FINISH_REASON_STOP
+    async with run_of(chat, engine) as playing:
+        engine.script = [
+            [Tokens(chat.plain("ab"), step=3), rpc.unavailable("killed", reason="DEAD")],
+            [Tokens([*chat.plain("c"), chat.stop_token], step=4, finish=stop)],
+        ]
+        t = await playing("sorting_agent")
+    assert (t.reward, chat.text(from_int32s(t.tokens).tolist())) == (1.0, "cababc")
+    assert [(s.first, s.version.step) for s in t.version_segments] == [(6, 3), (8, 4)]
+    assert engine.prompts[1] == from_int32s(t.tokens).tolist()[:8]
+
+
 async def test_an_agent_that_hangs_is_ended_with_its_group(chat: ChatTokenizer) -> None:
     async with run_of(chat, FakeEngine()) as playing:
         began = time.monotonic()
