@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from penstock.chat import ChatTokenizer
-from services.gateway import chat_api, sampling, text_api
+from services.gateway import chat_api, responses_api, sampling, text_api
 from services.gateway.errors import CallRefused, KeyUnknown, NotFound
 from services.gateway.session import Answer, Call, Session
 from services.gateway.sessions import Sessions
@@ -36,6 +36,7 @@ def app(sessions: Sessions) -> Starlette:
     routes = [
         Route("/chat/completions", door.chat, methods=["POST"]),
         Route("/completions", door.text, methods=["POST"]),
+        Route("/responses", door.responses, methods=["POST"]),
         Route("/models", door.models, methods=["GET"]),
         Route("/models/{model:path}", door.models, methods=["GET"]),
     ]
@@ -67,6 +68,12 @@ class _Door:
         session, body = await self._asked(request)
         call = text_api.call_of(body)
         return await _answered(request, session, call, body, _overridden(body, session), text_api.completion)
+
+    async def responses(self, request: Request) -> Response:
+        session, body = await self._asked(request)
+        call = responses_api.call_of(body)
+        headers = _overridden(body, session, responses_api.left_out)
+        return await _answered(request, session, call, body, headers, responses_api.response)
 
     async def models(self, request: Request) -> Response:
         session = self._sessions.of(_key(request))
@@ -103,9 +110,11 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _overridden(body: Mapping[str, Any], session: Session) -> dict[str, str]:
+def _overridden(
+    body: Mapping[str, Any], session: Session, left_out: Callable[..., list[str]] = sampling.left_out
+) -> dict[str, str]:
     """Headers that say what was left out. Raises SamplingFixed."""
-    left = sampling.left_out(body, session.task.rollout.sampling, session.means.overrides)
+    left = left_out(body, session.task.rollout.sampling, session.means.overrides)
     return {sampling.OVERRIDDEN: ", ".join(left)} if left else {}
 
 

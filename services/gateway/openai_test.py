@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -113,6 +114,33 @@ async def test_errors_are_the_clients_own(chat: ChatTokenizer) -> None:
                 )
             with pytest.raises(openai.NotFoundError):
                 await policy.embeddings.create(model="m", input="x")
+
+
+async def test_the_responses_api_goes_on_from_the_tokens_that_were_drawn(chat: ChatTokenizer) -> None:
+    """As OpenAI's Agents SDK calls it: what was said comes back as items."""
+    engine = FakeEngine()
+    tool = {"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}
+    async with door(chat, engine) as gateway:
+        key = gateway.open()
+        engine.script = [[Tokens(gateway.says(text), finish=STOP)] for text in (f"so {CALL}", "3")]
+        async with client(gateway.url, key) as policy:
+            items: list[Any] = [{"role": "user", "content": "1 + 2"}]
+            first = await policy.responses.create(model="m", instructions="add", input=items, tools=[tool])  # type: ignore[list-item]
+            assert [item.type for item in first.output] == ["message", "function_call"]
+            call = first.output[1]
+            assert call.type == "function_call" and json.loads(call.arguments) == {"a": 1, "b": 2}
+            items += [item.model_dump(exclude_none=True) for item in first.output]
+            items.append({"type": "function_call_output", "call_id": call.call_id, "output": "3"})
+            second = await policy.responses.create(model="m", instructions="add", input=items, tools=[tool])  # type: ignore[list-item]
+            assert second.output_text == "3" and second.status == "completed"
+            with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+                await policy.responses.create(model="m", input="x", previous_response_id=first.id)
+            with pytest.raises(openai.BadRequestError, match="response_format can be text"):
+                form: Any = {"format": {"type": "json_object"}}
+                await policy.responses.create(model="m", input="x", text=form)
+        closed = await gateway.closed(key)
+    (context,) = closed.contexts
+    assert [chat.text(drawn) for _, drawn, _, _ in trained([context])] == [f"so {CALL}", "3"]
 
 
 async def test_a_text_is_completed(chat: ChatTokenizer) -> None:

@@ -100,6 +100,7 @@ class Session:
     answered: int = 0
     truncated: bool = False
     failure: str = ""
+    ended: bool = False
     generating: float = 0.0
     _contexts: Contexts = field(init=False)
     _keyed: dict[str, _Shared] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class Session:
 
     async def end(self) -> list[TrajectoryBuilder]:
         """Ends the calls in progress; the sample's contexts."""
+        self.ended = True
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -140,6 +142,8 @@ class Session:
         return len(self._running)
 
     def _admit(self) -> None:
+        if self.ended:
+            raise KeyUnknown("the sample has ended")
         if self.failure:
             raise EnginesFailed(self.failure)
         most = self.means.environment.max_turns
