@@ -41,6 +41,7 @@ _ENVIRONMENTS = {
     "calculator": f"{_BUILT_IN}.calculator:Calculator",
 }
 _AGENTS = {
+    "calculator_agent": f"{_BUILT_IN}.calculator_agent:calculator_agent",
     "sorting_agent": f"{_BUILT_IN}.sorting_agent:sorting_agent",
 }
 

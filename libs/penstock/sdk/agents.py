@@ -18,7 +18,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import json
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload
 
@@ -53,6 +55,19 @@ class Endpoint:
     def variables(self) -> dict[str, str]:
         """As programs of others want it."""
         return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.key}
+
+    async def chat(self, messages: Sequence[Mapping[str, Any]], **fields: Any) -> dict[str, Any]:
+        """The message that the policy answers with, for agents that have no client. fields: as `tools`, of the request.
+        Raises OSError."""
+        return await asyncio.to_thread(self._chat, {"model": "policy", "messages": list(messages), **fields})
+
+    def _chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+        url = f"{self.base_url}/chat/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - the caller's own
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            message: dict[str, Any] = json.load(answer)["choices"][0]["message"]
+        return message
 
 
 class AgentFailed(Exception):
