@@ -21,8 +21,8 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
 
 def main() -> int:
     """Returns the exit status: 0 after SIGTERM, 2 for bad input."""
-    parser = flags("environment", "Serves rewards and environments.")
-    parser.add_argument("--workers", type=int, default=2, help="worker processes for rewards, and for environments")
+    parser = flags("environment", "Serves rewards, environments and agents.")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of each kind")
     parser.add_argument("--memory-gib", type=float, default=4.0, help="most memory of a worker, imports apart; 0: any")
     parser.add_argument("--lease-seconds", type=float, default=120.0, help="life of an episode that is not stepped")
     try:

@@ -1,6 +1,6 @@
-"""The environment service: rewards and environments by name, each call in a worker process.
+"""The environment service: rewards, environments and agents by name, each call in a worker process.
 
-Rewards and environments have workers of their own: a reward that is killed for hanging takes no episode with it.
+Each kind has workers of its own: a reward that is killed for hanging takes no episode with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from penstock.packages import hosted
 from penstock.rpc import Security, Server
 from penstock.sdk.environments import Host
-from penstock.sdk.hosting.isolation import load_environment, load_reward
+from penstock.sdk.hosting.isolation import load_agent, load_environment, load_reward
 from penstock.sdk.hosting.worker_pool import MEMORY, Workers
 from penstock.sdk.rewards import Scorer
 from penstock.sdk.serving import add_services
@@ -23,10 +23,10 @@ class Settings:
     """How the service runs.
 
     Attributes:
-        workers: processes for rewards, and as many for environments.
+        workers: processes for rewards, as many for environments, and as many for agents.
         memory: bytes of address space that each of them may take beyond its imports; 0 for any number.
         lease_seconds: an episode that is not stepped for this long is closed.
-        rewards, environments: name -> `module:object` that are served.
+        rewards, environments, agents: name -> `module:object` that are served.
     """
 
     listen: str = "127.0.0.1:0"
@@ -38,6 +38,7 @@ class Settings:
     security: Security = field(default_factory=Security)
     rewards: Mapping[str, str] = field(default_factory=hosted.rewards)
     environments: Mapping[str, str] = field(default_factory=hosted.environments)
+    agents: Mapping[str, str] = field(default_factory=hosted.agents)
 
 
 @asynccontextmanager
@@ -63,6 +64,7 @@ async def hosting(server: Server, settings: Settings) -> AsyncIterator[None]:
     async with (
         Workers(settings.workers, name="reward-worker", memory=settings.memory) as for_rewards,
         Workers(settings.workers, name="environment-worker", memory=settings.memory) as for_environments,
+        Workers(settings.workers, name="agent-worker", memory=settings.memory) as for_agents,
     ):
         scorers: list[Scorer] = [
             await load_reward(for_rewards, target, name=name) for name, target in settings.rewards.items()
@@ -71,6 +73,7 @@ async def hosting(server: Server, settings: Settings) -> AsyncIterator[None]:
             await load_environment(for_environments, target, name=name)
             for name, target in settings.environments.items()
         ]
-        episodes = add_services(server, scorers, hosts, lease_seconds=settings.lease_seconds)
+        agents = [await load_agent(for_agents, target, name=name) for name, target in settings.agents.items()]
+        episodes = add_services(server, scorers, hosts, agents, lease_seconds=settings.lease_seconds)
         yield
         await episodes.close_all()

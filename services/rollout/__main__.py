@@ -19,7 +19,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     judges: dict[str, list[str]] = {}
     for name, address in (each.split("=", 1) for each in args.judge):
         judges.setdefault(name, []).append(address)
-    addresses = Addresses(args.generation, args.environment, args.teacher, rewards, judges)
+    addresses = Addresses(args.generation, args.environment, args.gateway, args.teacher, rewards, judges)
     data = recipe.data
     chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, data.thinking, data.control_tokens)
     async with player(recipe, chat, addresses, process.security, part.watcher, part.member.zone) as plays:
@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
     parser.add_argument("--generation", action="append", default=[], help="HOST:PORT of a replica; repeat for more")
     parser.add_argument("--environment", action="append", default=[], help="HOST:PORT of our environment service")
+    parser.add_argument("--gateway", action="append", default=[], help="HOST:PORT of a gateway; repeat for more")
     parser.add_argument("--teacher", action="append", default=[], help="HOST:PORT of a teacher; repeat for more")
     parser.add_argument("--reward", action="append", default=[], help="NAME=HOST:PORT of a reward model")
     parser.add_argument(

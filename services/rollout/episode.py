@@ -5,7 +5,6 @@ The chat template is rendered once per context; the model's tokens are appended 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import logging
@@ -18,79 +17,29 @@ import grpc
 from opentelemetry import trace
 
 from penstock import rpc
-from penstock.chat import ChatTokenizer, TemplateError
+from penstock.chat import TemplateError
 from penstock.common.v1.common_pb2 import Message, SamplingParams
 from penstock.environment.v1 import environment_pb2 as env
 from penstock.environment.v1 import environment_pb2_grpc
-from penstock.membership import preferred
-from penstock.recipes import Longest, TooLong
+from penstock.recipes import TooLong
 from penstock.recipes.sections import Environment
+from penstock.replicas.engines import GenerationFailed
 from penstock.reward.v1.reward_pb2 import ScoreItem
 from penstock.telemetry.tracing import inject_string, span
 from penstock.trajectories import TrajectoryBuilder, TrajectoryError, check_trajectory, failed
 from penstock.trajectories.building import header
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.engines import Engines, GenerationFailed
-from services.rollout.failures import RewardFailed
-from services.rollout.frozen import Attempts, Breathes
-from services.rollout.pool import Pool
-from services.rollout.scoring import Scoring, total
-from services.rollout.teacher import Teacher
+from services.rollout.agents import by_agent
+from services.rollout.ending import ended
+from services.rollout.failures import EnvironmentFailed, RewardFailed
+from services.rollout.frozen import Attempts
+from services.rollout.tools import Deadline, Place, Tools
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 T = TypeVar("T")
 ENVIRONMENT_SECONDS = 60.0
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED))
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """An environment service in which episodes are played. breathes: asked of another team's that came too late."""
-
-    address: str
-    stub: environment_pb2_grpc.EnvironmentServiceAsyncStub
-    breathes: Breathes | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Tools:
-    """What an episode is driven with. trained, measured: how long a sample may be that the learner reads, or none.
-    outage: seconds for which the environment may be away, whenever the group is over; one of the run's has 0, and may
-    be away until then."""
-
-    model: str
-    chat: ChatTokenizer
-    engines: Engines
-    scoring: Scoring
-    environment: Environment
-    trained: Longest
-    measured: Longest
-    places: Pool[Place] = dataclasses.field(default_factory=Pool)
-    teacher: Teacher | None = None
-    outage: float = 0.0
-
-    def place(self, task: pb.GroupTask, index: int) -> Place:
-        """Where a sample's episode is played: replicas share them, and a sample that comes again goes there again while
-        that one is there."""
-        known = {place.address: place for place in self.places}
-        return known[preferred(f"{task.group}/{index}", known)]
-
-    def longest(self, task: pb.GroupTask) -> Longest:
-        """How long a sample of the task may be."""
-        return self.trained if task.kind == pb.TASK_KIND_TRAIN else self.measured
-
-
-@dataclasses.dataclass
-class Deadline:
-    """Of a sample, as a time of time.monotonic(). It moves on by what others took whose time is not the sample's: those
-    who score, and an environment that was away."""
-
-    at: float
-
-
-class EnvironmentFailed(Exception):
-    """The environment could not play on; the text says why."""
 
 
 async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb.Trajectory:
@@ -101,8 +50,7 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
     deadline = Deadline(until)
     with span(tracer, "sample", {"group": task.group, "index": index}) as around:
         try:
-            drive = _many_turns if tools.environment.multi_turn else _one_turn
-            t = await drive(tools, task, index, deadline)
+            t = await _drive(tools.environment)(tools, task, index, deadline)
             if tools.teacher is not None and task.kind == pb.TASK_KIND_TRAIN:
                 await tools.teacher.judge(t, deadline.at)
             check_trajectory(t)
@@ -119,6 +67,12 @@ async def play(tools: Tools, task: pb.GroupTask, index: int, until: float) -> pb
         if t.HasField("reward"):
             around.set_attribute("reward", t.reward)
     return t
+
+
+def _drive(environment: Environment) -> Callable[[Tools, pb.GroupTask, int, Deadline], Awaitable[pb.Trajectory]]:
+    if environment.agent:
+        return by_agent
+    return _many_turns if environment.multi_turn else _one_turn
 
 
 def _or_timeout(failure: pb.Outcome.Failure, until: float) -> pb.Outcome.Failure:
@@ -253,12 +207,7 @@ def _finished(
     components: list[pb.RewardComponent],
     truncated: bool,
 ) -> pb.Trajectory:
-    t = builder.fill(header(task, index, tools.model))
-    t.components.extend(components)
-    t.reward = total(components)
-    t.outcome.status = pb.Outcome.STATUS_TRUNCATED if truncated else pb.Outcome.STATUS_COMPLETED
-    t.ended_at.GetCurrentTime()
-    return t
+    return ended(builder.fill(header(task, index, tools.model)), components, truncated)
 
 
 async def _ask(tools: Tools, place: Place, method: str, call: Callable[[float], Awaitable[T]], deadline: Deadline) -> T:

@@ -19,22 +19,23 @@ from penstock.datasets import tokenise
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.recipes import Longest
 from penstock.recipes.sections import Environment, Reward
+from penstock.replicas import engines as engines_module
+from penstock.replicas.engines import engines
+from penstock.replicas.pool import Pool
 from penstock.sdk import Environment as SdkEnvironment
 from penstock.sdk import Invalid, Sample, Turn, reward
 from penstock.sdk import Message as SdkMessage
 from penstock.sdk.environments import InProcess
 from penstock.sdk.serving import add_services
 from penstock.telemetry.waits import snapshot
+from penstock.testing.fake_engine import FakeEngine, Step, Tokens, serving
 from penstock.trajectories import check_trajectory, from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.builtin.guess_number import GuessNumber
-from services.rollout import engines as engines_module
 from services.rollout import episode as episode_module
-from services.rollout.engines import engines
-from services.rollout.episode import Place, Tools, play
-from services.rollout.fake_engine_testing import FakeEngine, Step, Tokens, serving
-from services.rollout.pool import Pool
+from services.rollout.episode import play
 from services.rollout.scoring import scoring
+from services.rollout.tools import Place, Tools
 
 COMPLETED, TRUNCATED, FAILED = (
     pb.Outcome.STATUS_COMPLETED,

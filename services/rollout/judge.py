@@ -26,13 +26,13 @@ from penstock import rpc
 from penstock.chat import ChatTokenizer, TemplateError
 from penstock.common.v1.common_pb2 import Message, SamplingParams
 from penstock.recipes.sections import Judge, Reward
+from penstock.replicas.engines import Engines, GenerationFailed, engines
+from penstock.replicas.pool import Where
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.sdk import Scored
 from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1.trajectory_pb2 import RolloutWork
-from services.rollout.engines import Engines, GenerationFailed, engines
 from services.rollout.failures import RewardFailed
-from services.rollout.pool import Where
 
 ATTEMPTS = 3
 AGAIN = 1.0

@@ -13,14 +13,14 @@ from penstock import rpc
 from penstock.chat import ChatTokenizer
 from penstock.common.v1.common_pb2 import Message
 from penstock.recipes.sections import Judge, Reward
+from penstock.replicas.engines import engines
+from penstock.replicas.pool import Pool
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.sdk import Scored
+from penstock.testing.fake_engine import FakeEngine, Tokens, serving
 from penstock.trajectory.v1.trajectory_pb2 import FINISH_REASON_STOP
-from services.rollout.engines import engines
 from services.rollout.failures import RewardFailed
-from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
 from services.rollout.judge import JudgeClient, mark, question
-from services.rollout.pool import Pool
 from services.rollout.scoring import Scoring
 
 SHORT = {"path": "none", "prompt": "{prompt}{completion}", "max_tokens": 16, "max_context": 64, "read": r"s=(\d+)"}

@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack
 
 from penstock import rpc
 from penstock.recipes.sections import Reward
+from penstock.replicas.pool import Pool
 from penstock.reward.v1 import reward_pb2_grpc
 from services.rollout.fake_reward_testing import FakeReward, item, scored
-from services.rollout.pool import Pool
 from services.rollout.reward_client import Client, RewardClient
 from services.rollout.scoring import Scoring
 

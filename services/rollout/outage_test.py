@@ -22,10 +22,10 @@ from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.telemetry.waits import Wait, snapshot
 from services.rollout import episode
-from services.rollout.episode import Deadline, EnvironmentFailed, Place
-from services.rollout.failures import RewardFailed
+from services.rollout.failures import EnvironmentFailed, RewardFailed
 from services.rollout.frozen import breath_of
 from services.rollout.scoring import scoring, total
+from services.rollout.tools import Deadline, Place
 
 SECONDS = 5.0  # the reward's own time
 PLAIN = """
@@ -158,7 +158,7 @@ async def test_an_episode_waits_for_a_foreign_environment_that_is_frozen(
     try:
         async with asyncio.timeout(120), rpc.channel(address, transport=rpc.FOREIGN) as channel:
             stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
-            place = Place(address, stub, breath_of(address, rpc.Security()))
+            place = Place(address, stub, breathes=breath_of(address, rpc.Security()))
 
             async def reset() -> environment_pb2.ResetResponse:
                 asked = environment_pb2.ResetRequest(environment="theirs")

@@ -15,13 +15,15 @@ from penstock.environment.v1 import environment_pb2_grpc
 from penstock.membership import Watcher
 from penstock.recipes import Longest, Recipe
 from penstock.recipes.sections import Environment
+from penstock.replicas.engines import Engines, engines
+from penstock.replicas.pool import Members, Pool, Where, pool
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.engines import Engines, engines
-from services.rollout.episode import Place, Tools, play
+from services.rollout.agents import gateways_of
+from services.rollout.episode import play
 from services.rollout.frozen import breath_of
-from services.rollout.pool import Members, Pool, Where, pool
 from services.rollout.scoring import scoring
 from services.rollout.teacher import Teacher, teacher
+from services.rollout.tools import Gate, Place, Tools
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Addresses:
 
     generation: Sequence[str] = ()
     environment: Sequence[str] = ()
+    gateway: Sequence[str] = ()
     teacher: Sequence[str] = ()
     rewards: Mapping[str, str] = field(default_factory=dict)
     judges: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -57,6 +60,7 @@ class _Found:
         self._addresses, self._watcher, self._zone = addresses, watcher, zone
         self.generation = self._where("generation", addresses.generation)
         self.environment = self._where("environment", addresses.environment)
+        self.gateway = self._where("gateway", addresses.gateway)
         self.teacher = self._where("teacher", addresses.teacher)
 
     def reward(self, name: str) -> Where:
@@ -121,12 +125,16 @@ async def _tools(
         )
     )
     places = Pool[Place]()
-    if recipe.environment.multi_turn:
+    gates = Pool[Gate]()
+    if recipe.environment.agent:
+        gates = await stack.enter_async_context(gateways_of(found.gateway, security))
+    if recipe.environment.plays:
         places = await _places(stack, recipe.environment, found, security)
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
     outage = 0.0 if recipe.environment.address is None else recipe.limits.outage_seconds
     own, model = recipe.environment, recipe.model.path
-    return Tools(model, chat, replicas, rewards, own, trained, measured, places, tutor, outage)
+    most = recipe.rollout.max_branches
+    return Tools(model, chat, replicas, rewards, own, trained, measured, places, tutor, outage, gates, most)
 
 
 async def _places(
@@ -142,7 +150,8 @@ async def _places(
         idempotent = ["penstock.environment.v1.EnvironmentService"]
         async with rpc.channel(address, security=shown, transport=transport, idempotent=idempotent) as channel:
             breathes = breath_of(address, shown) if environment.address else None
-            yield Place(address, environment_pb2_grpc.EnvironmentServiceStub(channel), breathes)
+            episodes = environment_pb2_grpc.EnvironmentServiceStub(channel)
+            yield Place(address, episodes, environment_pb2_grpc.AgentServiceStub(channel), breathes)
 
     where = [environment.address] if environment.address else found.environment
     return await stack.enter_async_context(pool(where, opened))

@@ -15,6 +15,7 @@ from functools import partial
 
 from penstock import rpc
 from penstock.recipes.sections import Reward
+from penstock.replicas.pool import Open, Pool, Where, pool
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk import Scored
@@ -22,7 +23,6 @@ from penstock.trajectory.v1.trajectory_pb2 import RewardComponent
 from services.rollout.failures import RewardFailed
 from services.rollout.frozen import breath_of
 from services.rollout.judge import judge
-from services.rollout.pool import Open, Pool, Where, pool
 from services.rollout.reward_client import Client, Moved, RewardClient
 
 ABSENT_SECONDS = 120.0

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from penstock import rpc
 from penstock.generation.v1 import generation_pb2 as pb
+from penstock.replicas.engines import GenerationFailed, Replica, replicas_of
+from penstock.replicas.pool import Pool, Where
 from penstock.trajectories import float32s, from_float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
-from services.rollout.engines import GenerationFailed, Replica, replicas_of
-from services.rollout.pool import Pool, Where
 
 ATTEMPT_SECONDS = 60.0
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED))

@@ -10,9 +10,9 @@ import pytest
 from penstock import rpc
 from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
+from penstock.replicas.engines import GenerationFailed
 from penstock.trajectories import float32s, from_float32s, from_int32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2
-from services.rollout.engines import GenerationFailed
 from services.rollout.teacher import teacher
 
 

@@ -11,7 +11,17 @@ from collections.abc import Iterator
 from penstock.access.methods import METHODS
 
 ROOT = pathlib.Path.cwd()
-KINDS = ("coordinator", "rollout", "generation", "environment", "reward_model", "learner", "weight_sync", "dashboard")
+KINDS = (
+    "coordinator",
+    "rollout",
+    "gateway",
+    "generation",
+    "environment",
+    "reward_model",
+    "learner",
+    "weight_sync",
+    "dashboard",
+)
 # Which services have a method of this name: `Drain` is one of the engine's and of the learner's.
 CALLERS: dict[str, set[str]] = defaultdict(set)
 for method, rule in METHODS.items():

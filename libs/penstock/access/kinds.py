@@ -13,6 +13,7 @@ Kind = Literal[
     "rollout",
     "generation",
     "environment",
+    "gateway",
     "reward_model",
     "learner",
     "weight_sync",

@@ -38,6 +38,8 @@ def _rule(*callers: Kind, bytes: int = 64 * KIB) -> Rule:
 _COORDINATOR = "penstock.coordinator.v1.CoordinatorService/"
 _DIAGNOSTICS = "penstock.diagnostics.v1.DiagnosticsService/"
 _ENVIRONMENT = "penstock.environment.v1.EnvironmentService/"
+_AGENT = "penstock.environment.v1.AgentService/"
+_GATEWAY = "penstock.gateway.v1.GatewayService/"
 _GENERATION = "penstock.generation.v1.GenerationService/"
 _LEARNER = "penstock.learner.v1.LearnerService/"
 _REWARD = "penstock.reward.v1.RewardService/"
@@ -61,7 +63,11 @@ METHODS: Mapping[str, Rule] = {
     f"{_ENVIRONMENT}Reset": _rule("rollout", "operator", bytes=LARGEST),
     f"{_ENVIRONMENT}Step": _rule("rollout", "operator", bytes=LARGEST),
     f"{_ENVIRONMENT}Close": _rule("rollout", "operator"),
-    f"{_GENERATION}Generate": _rule("rollout", bytes=16 * MIB),
+    f"{_AGENT}ListAgents": _rule("rollout", "operator"),
+    f"{_AGENT}Run": _rule("rollout", "operator", bytes=LARGEST),
+    f"{_GATEWAY}OpenSession": _rule("rollout", bytes=LARGEST),
+    f"{_GATEWAY}CloseSession": _rule("rollout"),
+    f"{_GENERATION}Generate": _rule("gateway", "rollout", bytes=16 * MIB),
     f"{_GENERATION}ScoreTokens": _rule("rollout", bytes=16 * MIB),
     f"{_GENERATION}GetEngine": _rule("coordinator", "operator"),
     f"{_GENERATION}Drain": _rule("operator"),
@@ -94,6 +100,7 @@ QUOTAS: Mapping[str, Quota] = {
     "rollout": Quota(4000, 4000),
     "generation": Quota(512, 1000),
     "environment": Quota(1, 1),
+    "gateway": Quota(4000, 4000),
     "reward_model": Quota(1, 1),
     "learner": Quota(16, 1000),
     "weight_sync": Quota(1, 1),

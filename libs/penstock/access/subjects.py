@@ -42,7 +42,7 @@ def subjects_of(names: RunNames) -> dict[Kind, Subjects]:
     keys = tuple(n.key_subject(key) for key in (n.paused_key, n.stopping_key, n.snapshot_key, n.over_key))
     taking_part: dict[Kind, Subjects] = {
         kind: _user(names, kind, (), looks=(), reads=(), more=[])
-        for kind in ("generation", "environment", "reward_model", "weight_sync", "dashboard")
+        for kind in ("generation", "environment", "gateway", "reward_model", "weight_sync", "dashboard")
     }
     return {
         "operator": EVERYTHING,

@@ -87,6 +87,10 @@ class ChatTokenizer:
         """Tokens of a conversation; with `generate`, up to where the assistant's next turn begins."""
         return self._words.encoded(self._template.render(messages, generate=generate, tools=tools))
 
+    def plain(self, text: str) -> list[int]:
+        """Tokens of a text that is no conversation. Control tokens in it become text, as in messages."""
+        return self._words.encoded(self._words.marked(text))
+
     def after_turn(
         self,
         messages: Sequence[Message],

@@ -13,7 +13,7 @@ def chat_of(recipe: Recipe) -> ChatTokenizer | None:
         chat = ChatTokenizer(recipe.model.path, recipe.data.thinking, recipe.data.control_tokens)
     except OSError:
         return None  # the learner says what is wrong with the directory
-    if any(environment.multi_turn for environment in recipe.environments):
+    if any(environment.plays for environment in recipe.environments):
         chat.try_turns()
     return chat
 

@@ -42,8 +42,9 @@ async def unreachable(recipe: Recipe) -> list[str]:
 
 def _foreign(recipe: Recipe) -> Iterator[Foreign]:
     for environment in recipe.environments if recipe.generates else ():
-        if environment.multi_turn and environment.address is not None:
-            yield Foreign("environment", environment.address, environment.name, environment.credentials, _environments)
+        if environment.plays and environment.address is not None:
+            names = _agents if environment.agent else _environments
+            yield Foreign("environment", environment.address, environment.name, environment.credentials, names)
         for i, reward in enumerate(environment.rewards):
             if reward.address is not None:
                 key = f"environment.rewards[{i}]"
@@ -60,6 +61,12 @@ async def _environments(channel: grpc.aio.Channel) -> Sequence[str]:
     stub = environment_pb2_grpc.EnvironmentServiceStub(channel)
     answer = await rpc.call(stub.ListEnvironments(environment_pb2.ListEnvironmentsRequest(), timeout=SECONDS))
     return [each.name for each in answer.environments]
+
+
+async def _agents(channel: grpc.aio.Channel) -> Sequence[str]:
+    stub = environment_pb2_grpc.AgentServiceStub(channel)
+    answer = await rpc.call(stub.ListAgents(environment_pb2.ListAgentsRequest(), timeout=SECONDS))
+    return [each.name for each in answer.agents]
 
 
 async def _problem(service: Foreign) -> str:

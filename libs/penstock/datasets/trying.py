@@ -26,7 +26,7 @@ def held_out_rows(recipe: Recipe) -> Dataset | None:
 
 def _asks(recipe: Recipe) -> bool:
     """Whether rows say what the model is asked: a multi-turn environment does that itself."""
-    return recipe.environment is None or not recipe.environment.multi_turn
+    return recipe.environment is None or not recipe.environment.plays
 
 
 def _use(recipe: Recipe, rows: Dataset, row: int, asked: bool) -> None:

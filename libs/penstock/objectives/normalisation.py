@@ -19,7 +19,7 @@ def token(mask: Tensor, sequence: Tensor, group: Tensor) -> Tensor:
     """w = M / number of trained tokens (DAPO: every token counts the same, long answers weigh more).
 
     All normalisations: mask [T] (1.0 trained, 0.0 not), sequence [T] and group [T] int64 ids ≥ 0 -> weights [T] in the
-    mask's dtype; all zeros if nothing is trained.
+    mask's dtype; all zeros if nothing is trained. A sample that has branches is one sequence here: all of its tokens.
     """
     return mask / mask.sum().clamp(min=1.0)
 

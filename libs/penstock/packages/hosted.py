@@ -1,5 +1,5 @@
-"""Which rewards and environments our environment service hosts: the built-in ones and those that packages announce;
-and the trackers that packages bring.
+"""Which rewards, environments and agents our environment service hosts: the built-in ones and those that packages
+announce; and the trackers that packages bring.
 
 In a library, because whoever starts a run asks before the service is there.
 
@@ -17,6 +17,7 @@ from importlib import metadata
 
 REWARD_GROUP = "penstock.rewards"
 ENVIRONMENT_GROUP = "penstock.environments"
+AGENT_GROUP = "penstock.agents"
 TRACKER_GROUP = "penstock.trackers"
 _BUILT_IN = "services.environment.builtin"
 _REWARDS = {
@@ -39,6 +40,10 @@ _ENVIRONMENTS = {
     "python_code": f"{_BUILT_IN}.python_code:PythonCode",
     "calculator": f"{_BUILT_IN}.calculator:Calculator",
 }
+_AGENTS = {
+    "calculator_agent": f"{_BUILT_IN}.calculator_agent:calculator_agent",
+    "sorting_agent": f"{_BUILT_IN}.sorting_agent:sorting_agent",
+}
 
 
 def rewards(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
@@ -53,6 +58,11 @@ def rewards(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
 def environments(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
     """Name -> `module:class` of every environment; as `rewards`."""
     return _merged(_ENVIRONMENTS, ENVIRONMENT_GROUP, beside)
+
+
+def agents(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:
+    """Name -> `module:agent` of every agent; as `rewards`."""
+    return _merged(_AGENTS, AGENT_GROUP, beside)
 
 
 def trackers(beside: Iterable[pathlib.Path] = ()) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Recipe(s.Section):
     learner: s.Learner = Field(default_factory=s.Learner)
     generation: s.Generation = Field(default_factory=s.Generation)
     rollout: s.Rollout = Field(default_factory=s.Rollout)
+    gateway: s.Gateway = Field(default_factory=s.Gateway)
     weight_sync: s.WeightSync = Field(default_factory=s.WeightSync)
     limits: s.Limits = Field(default_factory=s.Limits)
     telemetry: s.Telemetry = Field(default_factory=s.Telemetry)
@@ -131,13 +132,18 @@ class Recipe(s.Section):
         return self.method.compares(self.algorithm)
 
     @property
+    def runs_agents(self) -> bool:
+        """Whether an agent plays the episodes of any source, which then call the gateway."""
+        return self.generates and any(environment.agent for environment in self.environments)
+
+    @property
     def only_foreign_environments(self) -> bool:
         """Whether everybody who plays and scores is another team's service: then none of ours is started."""
         return not any(r._needs_our_environment for r in self.sources.values())
 
     @property
     def _needs_our_environment(self) -> bool:
-        if self.environment is None or self.environment.multi_turn:
+        if self.environment is None or self.environment.plays:
             return self.environment is None or self.environment.address is None
         return any(not reward.is_served for reward in self.rewards())
 

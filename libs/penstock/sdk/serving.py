@@ -18,7 +18,9 @@ from pathlib import Path
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.rpc import Security, Server
+from penstock.sdk.agents import Agent, AgentHost
 from penstock.sdk.environments import Environment, Host, InProcess
+from penstock.sdk.hosting.agent_service import AgentService
 from penstock.sdk.hosting.environment_service import EnvironmentService
 from penstock.sdk.hosting.reward_service import RewardService
 from penstock.sdk.rewards import Reward, Scorer
@@ -26,26 +28,35 @@ from penstock.telemetry import logs
 
 
 def add_services(
-    server: Server, scorers: Sequence[Scorer], hosts: Sequence[Host], *, lease_seconds: float = 120.0
+    server: Server,
+    scorers: Sequence[Scorer],
+    hosts: Sequence[Host],
+    agents: Sequence[AgentHost] = (),
+    *,
+    lease_seconds: float = 120.0,
 ) -> EnvironmentService:
-    """Adds both services to a server; returns the one that has episodes to close at the end."""
+    """Adds the services to a server; returns the one that has episodes to close at the end."""
     environments = EnvironmentService(hosts, lease_seconds=lease_seconds)
     server.add(reward_pb2_grpc.add_RewardServiceServicer_to_server, RewardService(scorers))
     server.add(environment_pb2_grpc.add_EnvironmentServiceServicer_to_server, environments)
+    server.add(environment_pb2_grpc.add_AgentServiceServicer_to_server, AgentService(agents))
     return environments
 
 
+Served = Reward | Agent | type[Environment]
+
+
 def serve(
-    *served: Reward | type[Environment],
+    *served: Served,
     listen: str = "127.0.0.1:7000",
     security: Security | None = None,
     reflection: bool = True,
     announce: Path | None = None,
 ) -> None:
-    """Serves rewards and environments from this process until SIGTERM or Ctrl-C.
+    """Serves rewards, environments and agents from this process until SIGTERM or Ctrl-C.
 
     Args:
-        served: functions decorated with `@reward`, and subclasses of `Environment`.
+        served: functions decorated with `@reward` or `@agent`, and subclasses of `Environment`.
         listen: `host:port`; port 0 takes a free one.
         announce: file that gets the bound address.
 
@@ -58,19 +69,20 @@ def serve(
 
 
 async def _serve(
-    served: Sequence[Reward | type[Environment]],
+    served: Sequence[Served],
     listen: str,
     security: Security | None,
     reflection: bool,
     announce: Path | None,
 ) -> None:
     scorers = [each for each in served if isinstance(each, Reward)]
-    hosts = [InProcess(each, each.__name__) for each in served if not isinstance(each, Reward)]
-    names = [scorer.name for scorer in scorers] + [host.name for host in hosts]
+    agents = [each for each in served if isinstance(each, Agent)]
+    hosts = [InProcess(each, each.__name__) for each in served if not isinstance(each, Reward | Agent)]
+    names = [*(each.name for each in scorers), *(each.name for each in agents), *(each.name for each in hosts)]
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"serve at least one reward or environment, each by its own name; got {names}")
+        raise ValueError(f"serve at least one reward, environment or agent, each by its own name; got {names}")
     async with Server("reward", listen, security=security, reflection=reflection) as server:
-        environments = add_services(server, scorers, hosts)
+        environments = add_services(server, scorers, hosts, agents)
         await server.start()
         if announce is not None:
             server.announce(announce)

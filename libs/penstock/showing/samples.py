@@ -10,7 +10,7 @@ import numpy as np
 
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2 as pb
-from penstock.trajectories import from_float32s, from_int32s
+from penstock.trajectories import Drawn, from_float32s, from_int32s, newest_step, oldest_step
 from penstock.trajectory.v1 import trajectory_pb2
 
 
@@ -33,19 +33,36 @@ def readable(t: trajectory_pb2.Trajectory, chat: ChatTokenizer) -> pb.Sample:
     if t.HasField("reward"):
         result.reward = t.reward
     logprobs = from_float32s(t.logprobs)
-    for first, last in _runs(drawn):
-        mean = float(logprobs[first:last].mean()) if drawn[first] else 0.0
-        text = chat.text(tokens[first:last].tolist())
-        result.turns.add(drawn=bool(drawn[first]), text=text, tokens=last - first, mean_logprob=mean)
+    result.turns.extend(_turns(t, chat))
+    for branch in t.branches:
+        result.branches.add(turns=_turns(branch, chat))
     for i, segment in enumerate(t.version_segments):
         final = i + 1 == len(t.version_segments)
         span = slice(segment.first, t.token_count if final else t.version_segments[i + 1].first)
         mean = float(logprobs[span][drawn[span]].mean()) if drawn[span].any() else 0.0
         result.pieces.add(text=chat.text(tokens[span].tolist()), step=segment.version.step, mean_logprob=mean)
-    if t.version_segments:
-        versions = [s.version.step for s in t.version_segments]
-        result.oldest_step, result.newest_step = min(versions), max(versions)
+    oldest, newest = oldest_step(t), newest_step(t)
+    if oldest is not None and newest is not None:
+        result.oldest_step, result.newest_step = oldest, newest
     return result
+
+
+def _turns(t: Drawn, chat: ChatTokenizer) -> list[pb.Sample.Turn]:
+    """A context whole: what was given and what was drawn take turns."""
+    tokens, logprobs, drawn = (
+        from_int32s(t.tokens),
+        from_float32s(t.logprobs),
+        np.frombuffer(t.loss_mask, np.uint8) == 1,
+    )
+    return [
+        pb.Sample.Turn(
+            drawn=bool(drawn[first]),
+            text=chat.text(tokens[first:last].tolist()),
+            tokens=last - first,
+            mean_logprob=float(logprobs[first:last].mean()) if drawn[first] else 0.0,
+        )
+        for first, last in _runs(drawn)
+    ]
 
 
 def _runs(drawn: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -85,6 +85,8 @@ def instances(recipe: Recipe) -> list[str]:
     names = ["weight_sync"]
     if recipe.generates:
         names += [f"generation-{i}" for i in range(recipe.generation.replicas)]
+        if recipe.runs_agents:
+            names += [f"gateway-{i}" for i in range(recipe.gateway.replicas)]
         if not recipe.only_foreign_environments:
             names += [f"environment-{i}" for i in range(max(e.replicas for e in recipe.environments))]
         names += [f"reward_model-{i}" for i in range(len(recipe.reward_models))]
@@ -184,6 +186,8 @@ def _arguments(
             yield from ("--batch-tokens", m.batch_tokens, "--threads", m.threads)
         case "learner":
             yield from ("--recipe", resolved, "--run-directory", folder)
+        case "gateway":
+            yield from ("--recipe", resolved, *fraction)
         case "rollout":
             yield from ("--recipe", resolved, *fraction)
         case "coordinator":

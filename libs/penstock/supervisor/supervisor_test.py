@@ -132,6 +132,26 @@ asyncio.run(Supervisor(pathlib.Path({str(tmp_path)!r})).keep(
     assert not pathlib.Path(f"/proc/{child}").exists()
 
 
+def test_an_agents_run_has_gateways(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    recipe = resolve(
+        {
+            "run": "r",
+            "model": {"path": str(tmp_path)},
+            "data": {"train": str(tmp_path / "train.jsonl")},
+            "environment": {"name": "sorting_agent", "agent": True},
+            "algorithm": {"steps": 1},
+            "gateway": {"replicas": 2},
+        }
+    )
+    names = instances(recipe)
+    assert {"gateway-0", "gateway-1", "environment-0"} <= set(names)
+    services = plan(recipe, tmp_path, "nats://h:1", {name: "127.0.0.1:7000" for name in names})
+    (gateway, *_) = [each for each in services if each.name == "gateway-0"]
+    assert gateway.command[gateway.command.index("--recipe") + 1] == str(tmp_path / "recipe.yaml")
+
+
 def test_the_plan_names_every_service_and_the_run_in_which_it_finds_the_others(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "train.jsonl").write_text("{}\n")

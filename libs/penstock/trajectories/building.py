@@ -1,12 +1,18 @@
 """Puts a trajectory together turn by turn, so that arrays cannot disagree: the only way our code makes one."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from penstock.common.v1 import common_pb2
 from penstock.trajectories.arrays import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+
+Filled = TypeVar("Filled", pb.Trajectory, pb.Branch)
 
 
 class TrajectoryBuilder:
@@ -61,7 +67,54 @@ class TrajectoryBuilder:
         turn = self._turns[-1]
         return self.tokens[turn.start : turn.end]
 
-    def fill(self, t: pb.Trajectory) -> pb.Trajectory:
+    def copy(self) -> TrajectoryBuilder:
+        """Another that goes on from here by itself."""
+        other = TrajectoryBuilder()
+        other.tokens, other._mask, other._logprobs = list(self.tokens), list(self._mask), list(self._logprobs)
+        for turn in self._turns:
+            other._turns.append(pb.Turn())
+            other._turns[-1].CopyFrom(turn)
+        other._segments = list(self._segments)
+        return other
+
+    def given(self, first: int | None = None) -> TrajectoryBuilder:
+        """A copy whose `first` tokens, all if None, were given and are not trained: what a branch begins with."""
+        other, first = self.copy(), len(self.tokens) if first is None else first
+        other._mask[:first], other._logprobs[:first] = [0] * first, [0.0] * first
+        other._drawn_by({at: version for at, version in self._versions() if at >= first})
+        return other
+
+    def take_in(self, other: TrajectoryBuilder) -> None:
+        """Trains here, too, what `other` has drawn; this one begins with its tokens. What both have drawn stays as it
+        is here."""
+        versions = dict(self._versions())
+        for at, version in other._versions():
+            if not self._mask[at]:
+                self._mask[at], self._logprobs[at], versions[at] = 1, other._logprobs[at], version
+        self._drawn_by(versions)
+        self._turns = _laid_out(self._turns, other._turns)
+
+    def _drawn_by(self, versions: Mapping[int, common_pb2.PolicyVersion]) -> None:
+        """Which version drew each of the drawn tokens, by position."""
+        self._segments = []
+        for at in sorted(versions):
+            if not self._segments or self._segments[-1].version != versions[at]:
+                self._segments.append(pb.VersionSegment(first=at, version=versions[at]))
+
+    def _versions(self) -> Iterator[tuple[int, common_pb2.PolicyVersion]]:
+        """The drawn tokens' positions, in order, and which version drew each."""
+        ends = [*(s.first for s in self._segments[1:]), len(self.tokens)]
+        for segment, end in zip(self._segments, ends, strict=True):
+            for at in itertools.compress(range(segment.first, end), self._mask[segment.first : end]):
+                yield at, segment.version
+
+    @property
+    def completion_logprobs(self) -> list[float]:
+        """Of the policy's latest turn, one for each token."""
+        turn = self._turns[-1]
+        return self._logprobs[turn.start : turn.end]
+
+    def fill(self, t: Filled) -> Filled:
         """Writes the arrays into `t` and gives it back."""
         t.token_count = len(self.tokens)
         t.tokens = int32s(self.tokens)
@@ -70,6 +123,18 @@ class TrajectoryBuilder:
         t.turns.extend(self._turns)
         t.version_segments.extend(self._segments)
         return t
+
+
+def _laid_out(own: Sequence[pb.Turn], others: Sequence[pb.Turn]) -> list[pb.Turn]:
+    """One's own turns with what the policy drew in the others: what was given lies around it."""
+    found = [turn for turn in own if turn.finish_reason]
+    found += [t for t in others if t.finish_reason and all(t.end <= m.start or t.start >= m.end for m in found)]
+    found.sort(key=lambda turn: turn.start)
+    places = itertools.pairwise([0, *itertools.chain.from_iterable((t.start, t.end) for t in found), 2**32 - 1])
+    for start, end in list(places)[::2]:
+        clipped = ((t.role, max(t.start, start), min(t.end, end)) for t in own if not t.finish_reason)
+        found += [pb.Turn(role=role, start=first, end=last) for role, first, last in clipped if first < last]
+    return sorted(found, key=lambda turn: turn.start)
 
 
 def header(task: pb.GroupTask, index: int, model: str) -> pb.Trajectory:

@@ -4,12 +4,15 @@ The proto's rules say that arrays agree in length; these say that their contents
 breaks one becomes FAILED{invalid}: it never becomes a trained sample, and never a reward of 0.
 """
 
+import itertools
+
 import numpy as np
 
 from penstock.rules import bounds
 from penstock.rules.protos import violations
 from penstock.rules.quarantine import BadEntry
 from penstock.trajectories.arrays import from_float32s, from_int32s
+from penstock.trajectories.branches import Drawn, contexts
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
@@ -25,8 +28,11 @@ def check_trajectory(t: pb.Trajectory) -> None:
     _check_outcome(t)
     _check_rewards(t)
     if t.outcome.status != pb.Outcome.STATUS_FAILED:
-        _check_arrays(t)
-        _check_segments(t)
+        for i, each in enumerate(contexts(t)):
+            where = name(t) if i == 0 else f"{name(t)}: branches[{i - 1}]"
+            _check_arrays(each, where)
+            _check_segments(each, where)
+        _check_branches(t)
 
 
 def name(t: pb.Trajectory) -> str:
@@ -36,12 +42,12 @@ def name(t: pb.Trajectory) -> str:
 
 def oldest_step(t: pb.Trajectory) -> int | None:
     """The step of the oldest version that produced one of its tokens; None if no version did (demonstrations)."""
-    return min((s.version.step for s in t.version_segments), default=None)
+    return min((s.version.step for each in contexts(t) for s in each.version_segments), default=None)
 
 
 def newest_step(t: pb.Trajectory) -> int | None:
     """The step of the newest of them."""
-    return max((s.version.step for s in t.version_segments), default=None)
+    return max((s.version.step for each in contexts(t) for s in each.version_segments), default=None)
 
 
 def _check_outcome(t: pb.Trajectory) -> None:
@@ -69,46 +75,54 @@ def _check_rewards(t: pb.Trajectory) -> None:
             raise TrajectoryError(f"{name(t)}: {field} is {value:g}, beyond {bounds.LARGEST_REWARD:g}")
 
 
-def _check_arrays(t: pb.Trajectory) -> None:
-    if t.token_count < 2:
-        raise TrajectoryError(f"{name(t)}: token_count {t.token_count} is below 2, nothing can be predicted")
-    mask = np.frombuffer(t.loss_mask, np.uint8)
-    if mask.max() > 1:
-        raise TrajectoryError(f"{name(t)}: loss_mask holds {mask.max()}; it must be 0 or 1")
-    if not mask.any():
-        raise TrajectoryError(f"{name(t)}: loss_mask has no trained token")
-    if mask[0]:
-        raise TrajectoryError(f"{name(t)}: loss_mask[0] is 1, but nothing precedes the first token")
-    logprobs = from_float32s(t.logprobs)
-    if not np.isfinite(logprobs).all():
-        where = int(np.flatnonzero(~np.isfinite(logprobs))[0])
-        raise TrajectoryError(f"{name(t)}: logprobs[{where}] is {logprobs[where]}; it must be finite")
-    if (logprobs > 1e-4).any():
-        where = int(np.argmax(logprobs))
-        raise TrajectoryError(f"{name(t)}: logprobs[{where}] is {logprobs[where]}; a log-probability is at most 0")
-    if logprobs[mask == 0].any():
-        raise TrajectoryError(f"{name(t)}: logprobs must be 0 where loss_mask is 0")
+def _check_branches(t: pb.Trajectory) -> None:
+    if t.branches and t.teacher_logprobs:
+        raise TrajectoryError(f"{name(t)}: a teacher judges one context, and the sample has {len(t.branches)} branches")
     if not np.isfinite(from_float32s(t.teacher_logprobs)).all():
         raise TrajectoryError(f"{name(t)}: teacher_logprobs holds a value that is not finite")
+    every = contexts(t)
+    for i, j in itertools.permutations(range(len(every)), 2):
+        if every[j].tokens.startswith(every[i].tokens):
+            shown = ["the main context", *(f"branches[{n}]" for n in range(len(t.branches)))]
+            raise TrajectoryError(f"{name(t)}: {shown[i]} begins {shown[j]}; it belongs into it")
+
+
+def _check_arrays(t: Drawn, where: str) -> None:
+    if t.token_count < 2:
+        raise TrajectoryError(f"{where}: token_count {t.token_count} is below 2, nothing can be predicted")
+    mask = np.frombuffer(t.loss_mask, np.uint8)
+    if mask.max() > 1:
+        raise TrajectoryError(f"{where}: loss_mask holds {mask.max()}; it must be 0 or 1")
+    if not mask.any():
+        raise TrajectoryError(f"{where}: loss_mask has no trained token")
+    if mask[0]:
+        raise TrajectoryError(f"{where}: loss_mask[0] is 1, but nothing precedes the first token")
+    logprobs = from_float32s(t.logprobs)
+    if not np.isfinite(logprobs).all():
+        at = int(np.flatnonzero(~np.isfinite(logprobs))[0])
+        raise TrajectoryError(f"{where}: logprobs[{at}] is {logprobs[at]}; it must be finite")
+    if (logprobs > 1e-4).any():
+        at = int(np.argmax(logprobs))
+        raise TrajectoryError(f"{where}: logprobs[{at}] is {logprobs[at]}; a log-probability is at most 0")
+    if logprobs[mask == 0].any():
+        raise TrajectoryError(f"{where}: logprobs must be 0 where loss_mask is 0")
     if from_int32s(t.tokens).min() < 0:
-        raise TrajectoryError(f"{name(t)}: tokens holds a negative id")
+        raise TrajectoryError(f"{where}: tokens holds a negative id")
 
 
-def _check_segments(t: pb.Trajectory) -> None:
+def _check_segments(t: Drawn, where: str) -> None:
     firsts = [s.first for s in t.version_segments]
     if firsts != sorted(set(firsts)):
-        raise TrajectoryError(f"{name(t)}: version_segments must have increasing `first` (got {firsts[:8]})")
+        raise TrajectoryError(f"{where}: version_segments must have increasing `first` (got {firsts[:8]})")
     if firsts and firsts[-1] >= t.token_count:
-        raise TrajectoryError(
-            f"{name(t)}: version_segments[-1].first {firsts[-1]} is beyond token_count {t.token_count}"
-        )
+        raise TrajectoryError(f"{where}: version_segments[-1].first {firsts[-1]} is beyond token_count {t.token_count}")
     trained = np.flatnonzero(np.frombuffer(t.loss_mask, np.uint8))
     if firsts and trained[0] < firsts[0]:
-        raise TrajectoryError(f"{name(t)}: version_segments start at {firsts[0]}, after the first trained token")
+        raise TrajectoryError(f"{where}: version_segments start at {firsts[0]}, after the first trained token")
     for segment in t.version_segments:
-        _check_version(t, segment.version.epoch, segment.version.step)
+        _check_version(where, segment.version.epoch, segment.version.step)
 
 
-def _check_version(t: pb.Trajectory, epoch: int, step: int) -> None:
+def _check_version(where: str, epoch: int, step: int) -> None:
     if step > bounds.MOST_STEP or epoch > bounds.MOST_EPOCH:
-        raise TrajectoryError(f"{name(t)}: version_segments name step {step} of epoch {epoch}; no run has so many")
+        raise TrajectoryError(f"{where}: version_segments name step {step} of epoch {epoch}; no run has so many")

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from penstock.ledger import Ledger
 from penstock.recipes.sections import Evaluation
 from penstock.telemetry import steps
+from penstock.trajectories import trained_tokens
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
@@ -90,7 +91,7 @@ def report(
     result.at.GetCurrentTime()
     result.metrics["reward"] = statistics.fmean(t.reward for t in scored)
     result.metrics["best_of_n"] = statistics.fmean(max(t.reward for t in group) for group in by_task.values())
-    result.metrics["length"] = statistics.fmean(sum(t.loss_mask) for t in scored)
+    result.metrics["length"] = statistics.fmean(trained_tokens(t) for t in scored)
     result.metrics["failed"] = float(failed)
     k, fewest = 1, min(len(group) for group in by_task.values())
     while k <= fewest:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 
 from penstock.showing.reader import RECENT
+from penstock.trajectories import trained_tokens
 from penstock.trajectory.v1 import trajectory_pb2
 
 SPEED_SECONDS = 10.0
@@ -22,7 +23,7 @@ class LogTail:
         """Takes the next trajectory of the log."""
         self.count += 1
         self.recent.appendleft(t)
-        self._drawn.append((time.monotonic(), sum(t.loss_mask)))
+        self._drawn.append((time.monotonic(), trained_tokens(t)))
 
     def tokens_per_second(self) -> float:
         """Generated tokens per second over the last SPEED_SECONDS."""

@@ -32,7 +32,8 @@ function show(sample, lineage) {
     ["trace", sample.traceparent ?? ""],
   ];
   byId("sample-facts").tBodies[0].replaceChildren(...facts.filter(([, text]) => text).map(([name, text]) => fact(name, text)));
-  byId("sample-turns").replaceChildren(...(sample.turns ?? []).map(turn), ...drawn(sample.pieces ?? []));
+  const branches = (sample.branches ?? []).flatMap(branch);
+  byId("sample-turns").replaceChildren(...(sample.turns ?? []).map(turn), ...branches, ...drawn(sample.pieces ?? []));
 }
 
 function fact(name, text) {
@@ -46,6 +47,11 @@ function turn(told) {
   const by = told.drawn ? `drawn · ${told.tokens} tokens · mean log-probability ${compact(told.mean_logprob ?? 0)}` : `given · ${told.tokens} tokens`;
   made.append(element("h3", "", by), element("pre", "text", told.text ?? ""));
   return made;
+}
+
+// A further context of the sample: where its agent edited its history, say, or had another agent.
+function branch(told, number) {
+  return [element("h3", "branch", `branch ${number + 1}`), ...(told.turns ?? []).map(turn)];
 }
 
 // By version, where more than one drew it.

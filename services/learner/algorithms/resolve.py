@@ -69,9 +69,9 @@ def weights(recipe: Recipe) -> Callable[[Batch], Tensor]:
     normalise = normalisations.make(name, **bound)
 
     def of(batch: Batch) -> Tensor:
-        sequence = batch.sequence_of_token
-        group = batch.group_of_sequence[sequence]
-        return normalise(batch.mask.to(torch.float64), sequence, group).to(torch.float32)
+        answer = batch.answer_of_token
+        group = batch.group_of_answer[answer]
+        return normalise(batch.mask.to(torch.float64), answer, group).to(torch.float32)
 
     return of
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from penstock.objectives import group_filters, shaping
 from penstock.recipes import Recipe
 from penstock.recipes.sections import Filters
+from penstock.trajectories import trained_tokens
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
@@ -52,6 +53,6 @@ class Shaping:
     def of(self, trajectories: Sequence[pb.Trajectory]) -> Tensor:
         """float64 [N]: what each is worth."""
         rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64)
-        drawn = torch.tensor([sum(t.loss_mask) for t in trajectories])
+        drawn = torch.tensor([trained_tokens(t) for t in trajectories])
         cut_off = torch.tensor([t.outcome.status == pb.Outcome.STATUS_TRUNCATED for t in trajectories])
         return self.shaped(rewards, drawn, cut_off)

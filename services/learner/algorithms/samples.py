@@ -1,26 +1,32 @@
-"""A trajectory of the log as a training sample."""
+"""A trajectory of the log as training samples: one for each of its contexts."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.trajectories import from_float32s, from_int32s
+from penstock.trajectories import Drawn, contexts, from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.interface.batch import TrainingSample
 
 
-def sample(t: pb.Trajectory, group: int, signal: float | ArrayLike = 0.0) -> TrainingSample:
-    """signal: one number, or one per token."""
+def sequences(t: pb.Trajectory, group: int, signal: float) -> list[TrainingSample]:
+    """The sample's contexts, which are one answer: each carries the same number."""
+    return [sample(each, group, signal, t.index) for each in contexts(t)]
+
+
+def sample(t: Drawn, group: int, signal: float | ArrayLike = 0.0, member: int | None = None) -> TrainingSample:
+    """signal: one number, or one per token. member: see TrainingSample."""
     return TrainingSample(
         tokens=from_int32s(t.tokens),
         loss_mask=np.frombuffer(t.loss_mask, np.uint8),
         behaviour_logprobs=from_float32s(t.logprobs),
         signal=signal,
         group=group,
+        member=member,
         versions=versions(t),
     )
 
 
-def versions(t: pb.Trajectory) -> NDArray[np.int64]:
+def versions(t: Drawn) -> NDArray[np.int64]:
     """int64 [token_count]: the version (step) that drew each token; 0 before the first that one drew."""
     drawn = np.zeros(t.token_count, np.int64)
     for segment in t.version_segments:

@@ -19,7 +19,7 @@ from services.learner.backends.packing import building, packs
 from services.learner.backends.packing.building import MicroBatch
 from services.learner.backends.packing.packs import Pack
 from services.learner.backends.transformers_fsdp.policy import TransformersPolicy
-from services.learner.interface.batch import Batch, broadcast
+from services.learner.interface.batch import Batch, TrainingSample, broadcast
 from services.learner.testing.forked_ranks import run_ranks
 from services.learner.testing.recipes import recipe_of, spec_of
 from services.learner.testing.tiny_models import (
@@ -90,6 +90,48 @@ def test_every_method_takes_the_steps_that_it_takes_without(backend: str, method
         assert ours["rl.tokens.computed"] < theirs["rl.tokens.computed"]
         for name in theirs.keys() - of_packing:
             assert ours[name] == pytest.approx(theirs[name], rel=2e-4, abs=2e-5), name
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
+def _branches() -> Batch:
+    """Eight answers of two contexts each that begin alike: 40 tokens of a first turn, trained in one of them."""
+    made, random = [], torch.Generator().manual_seed(4)
+    for answer in range(8):
+        shared = torch.randint(1, 60, (40,), generator=random).tolist()
+        for context in range(2):
+            own = torch.randint(1, 60, (9 + answer,), generator=random).tolist()
+            mask = [0] * 20 + [1 - context] * 20 + [0] * 3 + [1] * (len(own) - 3)
+            behaviour = [-2.0 * m for m in mask]
+            signal = (-1.0) ** answer
+            made.append(TrainingSample(shared + own, mask, behaviour, signal, group=answer // 4, member=answer % 4))
+    return Batch.from_samples(made, "advantage")
+
+
+def _branch_steps(folder: Path, backend: str, normalisation: str, tokens: int, shares: bool) -> Any:
+    recipe = recipe_of(normalisation=normalisation)
+    spec = spec_of(
+        folder / "writes",
+        Parallel(),
+        Optimizer(learning_rate=1e-2, epsilon=1e-5),
+        micro_batch_tokens=tokens,
+        share_prefixes=shares,
+    )
+    policy = BACKENDS[backend].create(spec)
+    metrics = make_trainer(recipe, policy).step(broadcast(_branches(), torch.device("cpu"))).metrics
+    return metrics, dict(policy.export())
+
+
+@pytest.mark.parametrize("normalisation", ["token", "sequence"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_packed_branches_equal_separate_sequences(backend: str, normalisation: str, folder: Path) -> None:
+    """Folded into trees in large micro-batches, or one after the other in micro-batches of one."""
+    packed, weights = run_ranks(1, _branch_steps, folder, backend, normalisation, 600, True)[0]
+    apart, expected = run_ranks(1, _branch_steps, folder, backend, normalisation, 60, False)[0]
+    assert packed["rl.tokens.computed"] < 0.7 * apart["rl.tokens.computed"]
+    assert packed["micro_batches"] < apart["micro_batches"] == 16
+    for name in ("loss", "tokens", "grad_norm"):
+        assert packed[name] == pytest.approx(apart[name], rel=2e-4, abs=2e-5), name
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-4, msg=name)
 

@@ -33,6 +33,8 @@ class TrainingSample:
       behaviour_logprobs: [L] log-prob under the engine, used where the mask is 1; None for supervised data.
       signal: one number, or [L]; what it means is its batch's `kind`.
       group: id of the prompt's group, ≥ 0; samples of a group share it.
+      member: which member of its group it is a context of; contexts of one member are one answer where answers are
+        counted or averaged. None for one that is an answer by itself.
       versions: [L] which version (step) drew the token, used where the mask is 1; None where nobody drew it.
       alternatives: [L, K] ids and [L, K] log-probs of what a teacher would rather have drawn; None where none was
         asked. K is the same for all samples of a batch.
@@ -43,6 +45,7 @@ class TrainingSample:
     behaviour_logprobs: ArrayLike | None = None
     signal: float | ArrayLike = 0.0
     group: int = 0
+    member: int | None = None
     versions: ArrayLike | None = None
     alternatives: tuple[ArrayLike, ArrayLike] | None = None
 
@@ -51,7 +54,8 @@ class TrainingSample:
 class Batch:
     """N sequences with T tokens in all; CPU or device tensors.
 
-    Attributes: lengths, groups: int32 [N]. tokens: int32 [T]. mask (0.0 or 1.0), behaviour, signal, age (versions
+    Attributes: lengths, groups, answers: int32 [N]; sequences with one number in `answers` are contexts of one answer.
+    tokens: int32 [T]. mask (0.0 or 1.0), behaviour, signal, age (versions
     between the one that drew the token and the one that is trained): fp32 [T]. alternatives: int32 [T, K] ids and
     alternative_logprobs: fp32 [T, K], what a teacher would rather have drawn; K = 0 without one. kind: what the signal
     means.
@@ -60,6 +64,7 @@ class Batch:
     kind: Signal
     lengths: Tensor
     groups: Tensor
+    answers: Tensor
     tokens: Tensor
     mask: Tensor
     behaviour: Tensor
@@ -81,6 +86,7 @@ class Batch:
             kind=kind,
             lengths=torch.tensor([len(c[0]) for c in columns], dtype=torch.int32),
             groups=torch.tensor([s.group for s in samples], dtype=torch.int32),
+            answers=torch.tensor(_answers(samples), dtype=torch.int32),
             tokens=torch.from_numpy(tokens),
             mask=torch.from_numpy(mask),
             behaviour=torch.from_numpy(behaviour),
@@ -116,6 +122,22 @@ class Batch:
         """int64 [N]: the groups, numbered from 0."""
         return torch.unique(self.groups, return_inverse=True)[1]
 
+    @property
+    def answer_of_sequence(self) -> Tensor:
+        """int64 [N]: the answers, numbered from 0."""
+        return torch.unique(self.answers, return_inverse=True)[1]
+
+    @property
+    def answer_of_token(self) -> Tensor:
+        """int64 [T]."""
+        return self.answer_of_sequence[self.sequence_of_token]
+
+    @property
+    def group_of_answer(self) -> Tensor:
+        """int64 [answers]: the groups, numbered from 0."""
+        answers, groups = self.answer_of_sequence, self.group_of_sequence
+        return groups.new_zeros(int(answers.max()) + 1).index_copy(0, answers, groups)
+
     def select(self, sequences: Tensor) -> "tuple[Batch, Tensor]":
         """The batch of the given sequences (int64 [n]), and the positions (int64) of its tokens in this batch."""
         lengths = self.lengths[sequences].to(torch.int64)
@@ -127,7 +149,8 @@ class Batch:
                 self.kind,
                 self.lengths[sequences],
                 self.groups[sequences],
-                *(x[where] for x in self._columns()[2:]),
+                self.answers[sequences],
+                *(x[where] for x in self._columns()[3:]),
             ),
             where,
         )
@@ -148,7 +171,14 @@ class Batch:
 
     def _columns(self) -> tuple[Tensor, ...]:
         per_token = (self.tokens, self.mask, self.behaviour, self.signal, self.age)
-        return (self.lengths, self.groups, *per_token, self.alternatives, self.alternative_logprobs)
+        return (self.lengths, self.groups, self.answers, *per_token, self.alternatives, self.alternative_logprobs)
+
+
+def _answers(samples: Sequence[TrainingSample]) -> list[int]:
+    """The number of the answer that each sample is a context of."""
+    numbers: dict[tuple[int, int | None, int], int] = {}
+    keys = ((s.group, s.member, i if s.member is None else 0) for i, s in enumerate(samples))
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def _checked(i: int, sample: TrainingSample, version: int) -> tuple[np.ndarray, ...]:
@@ -205,11 +235,11 @@ def broadcast(batch: Batch | None, device: torch.device) -> Batch:
         sizes.copy_(torch.tensor([batch.sequences, *batch.alternatives.shape, kinds.index(batch.kind)]))
     dist.broadcast(sizes, src=0)
     n, t, k, kind = (int(x) for x in sizes)
-    parts = [n, n, t, t, t, t, t, t * k, t * k]
+    parts = [n, n, n, t, t, t, t, t, t * k, t * k]
     if flat is None:
         flat = torch.empty(sum(parts), dtype=torch.int32, device=device)
     dist.broadcast(flat, src=0)
-    lengths, groups, tokens, *floats, others, their = flat.split(parts)
+    lengths, groups, answers, tokens, *floats, others, their = flat.split(parts)
     mask, behaviour, signal, age = (f.view(torch.float32) for f in floats)
     others, their = others.view(t, k), their.view(torch.float32).view(t, k)
-    return Batch(kinds[kind], lengths, groups, tokens, mask, behaviour, signal, age, others, their)
+    return Batch(kinds[kind], lengths, groups, answers, tokens, mask, behaviour, signal, age, others, their)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from penstock.ledger import Group
 from penstock.telemetry import steps
+from penstock.trajectories import contexts, trained_tokens
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.sources import Sources
 from services.learner.interface.batch import Batch
@@ -42,13 +43,13 @@ def prepare(
 def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], version: int) -> dict[str, float]:
     """Counts and lengths are of what is trained, rewards of all that was scored: leaving out must not flatter them."""
     trajectories = [m.trajectory for g in groups for m in g.usable]
-    lengths = [sum(t.loss_mask) for t in trained]
+    lengths = [trained_tokens(t) for t in trained]
     ages = [g.age(version) for g in groups]
-    drawn = [sum(m.trajectory.loss_mask) for g in groups for m in g.members if m.trajectory.version_segments]
+    drawn = [trained_tokens(m.trajectory) for g in groups for m in g.members if m.trajectory.version_segments]
     metrics = {
         steps.SAMPLES_TRAINED: float(len(trained)),
         steps.SAMPLES_MASKED: float(len(trajectories) - len(trained)),
-        steps.TOKENS_TRAINED: float(sum(t.token_count for t in trained)),
+        steps.TOKENS_TRAINED: float(sum(each.token_count for t in trained for each in contexts(t))),
         steps.TOKENS_GENERATED: float(sum(drawn)),
         steps.LENGTH_MEAN: statistics.fmean(lengths),
         steps.LENGTH_MAX: float(max(lengths)),

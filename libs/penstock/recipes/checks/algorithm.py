@@ -203,8 +203,6 @@ def _sampling(recipe: Recipe) -> list[str]:
     problems += served_problems(recipe)
     if recipe.evaluation.reward is not None:
         problems += unknown_name("evaluation.reward", recipe.evaluation.reward, tuple(names))
-    if recipe.environment is not None and recipe.environment.multi_turn and recipe.environment.rewards:
-        problems.append("environment.rewards: a multi_turn environment gives the reward itself; leave the list empty")
     return problems
 
 

@@ -52,14 +52,15 @@ def _is_there(package: str, beside: Iterable[pathlib.Path]) -> bool:
 
 def _hosted(recipe: Recipe, beside: Iterable[pathlib.Path]) -> Iterator[str]:
     """What our environment service would be asked for by name, and does not have."""
-    rewards, environments = hosted.rewards(beside), hosted.environments(beside)
+    rewards, environments, agents = hosted.rewards(beside), hosted.environments(beside), hosted.agents(beside)
     for i, source in enumerate(recipe.sources.values()):
         start, environment = "" if i == 0 else f"mixture[{i - 1}].", source.environment
         if environment is None:
             continue
-        if environment.multi_turn:
-            if environment.address is None and environment.name not in environments:
-                yield _unknown(f"{start}environment.name", "environment", environment.name, environments)
+        if environment.plays:
+            kind, known = ("agent", agents) if environment.agent else ("environment", environments)
+            if environment.address is None and environment.name not in known:
+                yield _unknown(f"{start}environment.name", kind, environment.name, known)
             continue
         for j, reward in enumerate(source.rewards()):
             if not reward.is_served and reward.name not in rewards:

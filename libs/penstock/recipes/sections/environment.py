@@ -95,14 +95,19 @@ class Environment(Section):
     multi_turn: bool = Field(
         default=False, description="drive episodes with Reset and Step instead of one prompt, one answer"
     )
-    max_turns: Positive = Field(default=16, description="most model turns of an episode")
+    agent: bool = Field(
+        default=False,
+        description="an agent of that name plays the episode, and calls the policy by an OpenAI-compatible API",
+    )
+    max_turns: Positive = Field(default=16, description="most model turns of an episode, or calls of an agent")
     special_tokens: bool = Field(
         default=False, description="rewards and the environment see special tokens in what the model says"
     )
     tool_calls: Literal["auto", "text", "hermes", "llama3", "mistral"] = Field(
         default="auto",
-        description="the form in which the model's tool calls are read for a multi-turn environment; auto takes the "
-        "chat template's own, and leaves those of Hermes and Qwen in the text; text leaves all",
+        description="the form in which the model's tool calls are read for a multi-turn environment or an agent; auto "
+        "takes the chat template's own, and leaves those of Hermes and Qwen in the text of a multi-turn environment; "
+        "text leaves all",
     )
     rewards: tuple[Reward, ...] = Field(
         default=(), description="parts of the reward; empty means the reward of the same name"
@@ -113,3 +118,8 @@ class Environment(Section):
     credentials: Credentials = Field(default_factory=Credentials)
     replicas: Positive = Field(default=1, description="processes of our environment service")
     workers: Positive = Field(default=1, description="worker processes of each environment service")
+
+    @property
+    def plays(self) -> bool:
+        """Whether it plays the episode and says the reward itself, by turns or as an agent."""
+        return self.multi_turn or self.agent

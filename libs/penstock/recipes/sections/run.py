@@ -49,6 +49,23 @@ class Rollout(Section):
         default=5, description="deliveries of one task before its group is left to its deadline"
     )
     generation_timeout_seconds: float = Field(default=300.0, gt=0, description="deadline of one Generate call")
+    max_branches: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="contexts that a sample of an agent may have, its main one counted; one with more has FAILED",
+    )
+
+
+class Gateway(Section):
+    """The OpenAI-compatible door through which agents draw samples; started where a source's environment is one."""
+
+    replicas: Positive = Field(default=1, description="processes of the gateway")
+    agent_sampling: Literal["refuse", "override"] = Field(
+        default="refuse",
+        description="what becomes of a call that asks for another distribution than `sampling`: an error, or the run's "
+        "own with a header that says so",
+    )
 
 
 class Limits(Section):

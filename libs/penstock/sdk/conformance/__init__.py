@@ -6,8 +6,9 @@
 Each check has a name and, if it fails, says what was expected and what came.
 """
 
+from penstock.sdk.conformance.agent import check_agent
 from penstock.sdk.conformance.environment import check_environment
 from penstock.sdk.conformance.promises import Check, Report
 from penstock.sdk.conformance.reward import check_reward
 
-__all__ = ["Check", "Report", "check_environment", "check_reward"]
+__all__ = ["Check", "Report", "check_agent", "check_environment", "check_reward"]

@@ -8,27 +8,29 @@ import typer
 from rich.text import Text
 
 from penstock import rpc
-from penstock.sdk.conformance import check_environment, check_reward
+from penstock.sdk.conformance import check_agent, check_environment, check_reward
 from penstock.system import exits
 from penstock.terminal import console, failed, plain
 
 
 def conformance(
-    address: Annotated[str, typer.Argument(help="HOST:PORT of a reward or environment service")],
-    kind: Annotated[str, typer.Option(help="reward or environment")] = "reward",
-    name: Annotated[str, typer.Option(help="the reward's or environment's name; empty means the only one")] = "",
+    address: Annotated[str, typer.Argument(help="HOST:PORT of a service of rewards, environments or agents")],
+    kind: Annotated[str, typer.Option(help="reward, environment or agent")] = "reward",
+    name: Annotated[str, typer.Option(help="the name of what is served; empty means the only one")] = "",
     row: Annotated[str, typer.Option(help="a data set row as JSON, for services that need certain fields")] = "",
 ) -> None:
-    """Check somebody else's reward or environment service against the contract."""
+    """Check somebody else's reward, environment or agent service against the contract."""
     try:
         fields = json.loads(row) if row else None
     except ValueError as error:
         raise failed(f"--row: {row!r} is not JSON ({error})") from error
-    if kind not in ("reward", "environment"):
-        raise failed(f"--kind: {kind!r} is not one of reward, environment")
+    if kind not in ("reward", "environment", "agent"):
+        raise failed(f"--kind: {kind!r} is not one of reward, environment, agent")
     try:
         if kind == "reward":
             report = asyncio.run(check_reward(address, reward=name, row=fields))
+        elif kind == "agent":
+            report = asyncio.run(check_agent(address, agent=name, row=fields))
         else:
             report = asyncio.run(check_environment(address, environment=name, row=fields))
     except rpc.RpcError as error:

@@ -1,14 +1,23 @@
-"""Rewards and environments in worker processes: what hangs or crashes there costs one item, not the service."""
+"""Rewards, environments and agents in worker processes: what hangs or crashes there costs one item, not the service."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock.sdk.agents import AgentFailed, Endpoint, Task
 from penstock.sdk.environments import DEFAULT_SECONDS, BadRow, EpisodeLost, Turn
-from penstock.sdk.hosting.wire import messages_from_json, messages_to_json, result_from_json, sample_to_json
+from penstock.sdk.hosting.wire import (
+    messages_from_json,
+    messages_to_json,
+    result_from_json,
+    sample_to_json,
+    task_to_json,
+)
 from penstock.sdk.hosting.worker_pool import START_SECONDS, Worker, WorkerFailed, Workers
 from penstock.sdk.samples import FinishReason, Invalid, Message, Result, Sample
 
@@ -48,6 +57,46 @@ async def load_reward(workers: Workers, target: str, *, name: str | None = None)
         raise ValueError(f"{target} is not a reward (decorate the function with @reward)")
     low, high = about["bounds"]
     return IsolatedReward(workers, target, name or about["name"], about["summary"], about["timeout"], (low, high))
+
+
+@dataclass(frozen=True)
+class IsolatedAgent:
+    """An `AgentHost` that runs `target` in worker processes, one agent in each. Make it with `load_agent`."""
+
+    workers: Workers
+    target: str
+    name: str
+    summary: str
+
+    async def run(self, task: Task, endpoint: Endpoint, seconds: float) -> Result:
+        """See `AgentHost`. Whoever waits for a worker waits within the same time; a caller that leaves kills it."""
+        until = time.monotonic() + seconds
+        fields = {"task": task_to_json(task), "base_url": endpoint.base_url, "key": endpoint.key}
+        try:
+            async with asyncio.timeout(seconds) as queue:
+                async with self.workers.one() as worker:
+                    queue.reschedule(None)
+                    left = max(0.001, until - time.monotonic())
+                    answer = await worker.call({"op": "run", "target": self.target, **fields}, seconds=left)
+        except TimeoutError as error:
+            raise AgentFailed(f"{self.name} found no free worker within {seconds:.0f} s") from error
+        except WorkerFailed as error:
+            raise AgentFailed(f"{self.name}: {error}") from error
+        if "error" in answer:
+            raise AgentFailed(f"{self.name} raised {answer['error']}")
+        return result_from_json(answer)
+
+
+async def load_agent(workers: Workers, target: str, *, name: str) -> IsolatedAgent:
+    """Imports an agent in a worker.
+
+    Raises:
+        ValueError: it cannot be imported or is not an agent.
+    """
+    about = await _load(workers, target)
+    if "client" not in about:
+        raise ValueError(f"{target} is not an agent (decorate the function with @agent)")
+    return IsolatedAgent(workers, target, name, about["summary"])
 
 
 async def load_environment(

@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.common.v1 import common_pb2
 from penstock.reward.v1 import reward_pb2
+from penstock.sdk.agents import Task
 from penstock.sdk.samples import FinishReason, Invalid, Message, Result, Sample, Scored, as_result, parse_json
 from penstock.trajectory.v1 import trajectory_pb2
 
@@ -103,6 +104,16 @@ def sample_from_json(fields: Mapping[str, Any]) -> Sample:
     """The inverse of `sample_to_json`."""
     prompt = messages_from_json(fields["prompt"])
     return Sample(fields["id"], prompt, fields["completion"], fields["finish_reason"], fields["row"])
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """For a worker process."""
+    return {"row": dict(task.row), "messages": messages_to_json(task.messages), "seed": task.seed}
+
+
+def task_from_json(fields: Mapping[str, Any]) -> Task:
+    """The inverse of `task_to_json`."""
+    return Task(fields["row"], messages_from_json(fields["messages"]), fields["seed"])
 
 
 def messages_to_json(messages: Sequence[Message]) -> list[dict[str, Any]]:

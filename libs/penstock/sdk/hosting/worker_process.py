@@ -1,4 +1,4 @@
-"""The program of a worker process: runs somebody's rewards and environments, one request at a time.
+"""The program of a worker process: runs somebody's rewards, environments and agents, one request at a time.
 
 Requests and answers are JSON lines on two private pipes; standard output goes to standard error, so that a print in a
 reward cannot spoil an answer. `python -m penstock.sdk.hosting.worker_process REQUEST_FD ANSWER_FD PARENT_PID MEMORY`.
@@ -20,8 +20,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from penstock.sdk.agents import Agent, Endpoint, openai_library
 from penstock.sdk.environments import BadRow, Environment, Turn
-from penstock.sdk.hosting.wire import messages_from_json, messages_to_json, result_to_json, sample_from_json
+from penstock.sdk.hosting.wire import (
+    messages_from_json,
+    messages_to_json,
+    result_to_json,
+    sample_from_json,
+    task_from_json,
+)
 from penstock.sdk.rewards import Reward
 from penstock.sdk.samples import as_result
 from penstock.system.parent_death import die_with_parent
@@ -74,12 +81,22 @@ class Requests:
                 "timeout": found.timeout,
                 "bounds": list(found.bounds),
             }
+        if isinstance(found, Agent):
+            if found.client == "openai":
+                openai_library(found.name)
+            return {"name": found.name, "summary": found.summary, "client": found.client}
         return {"summary": found.summary, "max_turns": found.max_turns}
 
     async def _score(self, request: Mapping[str, Any]) -> dict[str, Any]:
         scored: Reward = resolve(request["target"])
         returned = await _settle(scored.function(sample_from_json(request["sample"])))
         return result_to_json(scored.checked(as_result(returned)))
+
+    async def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        endpoint = Endpoint(request["base_url"], request["key"])
+        os.environ.update(endpoint.variables)
+        agent: Agent = resolve(request["target"])
+        return result_to_json(await agent.outcome(task_from_json(request["task"]), endpoint))
 
     async def _reset(self, request: Mapping[str, Any]) -> dict[str, Any]:
         environment: Environment = resolve(request["target"])()

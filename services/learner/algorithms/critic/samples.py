@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penstock.recipes import Recipe
-from penstock.trajectory.v1 import trajectory_pb2 as pb
+from penstock.trajectories import Drawn, contexts
 from services.learner.algorithms.rewards import GroupFilters, Shaping
 from services.learner.algorithms.samples import sample
 from services.learner.interface.batch import TrainingSample
@@ -29,13 +29,17 @@ class CriticSamples:
         return self._filters.reason(rewards)
 
     def samples(self, groups: Sequence[CompleteGroup]) -> list[TrainingSample]:
-        """The usable members, each with its reward at its last trained token."""
+        """The usable members, each context with the reward at its last trained token."""
         members = [(i, m.trajectory) for i, group in enumerate(groups) for m in group.usable]
         worth = self._shaping.of([t for _, t in members])
-        return [sample(t, i, _at_the_end(t, value)) for (i, t), value in zip(members, worth.tolist(), strict=True)]
+        return [
+            sample(each, i, _at_the_end(each, value), t.index)
+            for (i, t), value in zip(members, worth.tolist(), strict=True)
+            for each in contexts(t)
+        ]
 
 
-def _at_the_end(t: pb.Trajectory, value: float) -> NDArray[np.float32]:
+def _at_the_end(t: Drawn, value: float) -> NDArray[np.float32]:
     """fp32 [token_count]: `value` at the last trained token."""
     mask = np.frombuffer(t.loss_mask, np.uint8)
     rewards = np.zeros(len(mask), np.float32)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from penstock.recipes import Recipe
+from penstock.trajectories import trained_tokens
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms import resolve
 from services.learner.algorithms.rewards import GroupFilters, Shaping
-from services.learner.algorithms.samples import sample
+from services.learner.algorithms.samples import sequences
 from services.learner.interface.batch import TrainingSample
 from services.learner.interface.group import CompleteGroup
 
@@ -34,13 +35,15 @@ class AdvantageSamples:
         return self._filters.reason(rewards)
 
     def samples(self, groups: Sequence[CompleteGroup]) -> list[TrainingSample]:
-        """The usable members of `groups` with their advantages. Raises ValueError for a reward that is not finite."""
+        """The usable members of `groups`, each context with its sample's advantage. Raises ValueError for a reward that
+        is not finite."""
         members = [(i, m.trajectory) for i, g in enumerate(groups) for m in g.usable]
         trajectories = [t for _, t in members]
         worth = self._parts(trajectories) if self._components else self._shaping.of(trajectories)
-        lengths = torch.tensor([sum(t.loss_mask) for t in trajectories])
+        lengths = torch.tensor([trained_tokens(t) for t in trajectories])
         advantages = self.advantages(worth, torch.tensor([i for i, _ in members]), lengths)
-        return [sample(t, group, a) for (group, t), a in zip(members, advantages.tolist(), strict=True)]
+        pairs = zip(members, advantages.tolist(), strict=True)
+        return [each for (group, t), a in pairs for each in sequences(t, group, a)]
 
     def advantages(self, worth: Tensor, group: Tensor, lengths: Tensor | None = None) -> Tensor:
         """worth [N] float64, or [N, C] the parts of each reward; group [N] int64, lengths [N] in trained tokens (all

@@ -83,9 +83,9 @@ class PolicyGradientTrainer:
         limit = self._loss.mismatch_limit
         if limit is None or before is None:
             return batch
-        sequence = batch.sequence_of_token
-        error = diagnostics.sequence_mismatch(before, batch.behaviour, batch.mask, sequence, batch.sequences)
-        return dataclasses.replace(batch, mask=batch.mask * (error <= limit)[sequence])
+        answer, answers = batch.answer_of_token, len(batch.group_of_answer)
+        error = diagnostics.sequence_mismatch(before, batch.behaviour, batch.mask, answer, answers)
+        return dataclasses.replace(batch, mask=batch.mask * (error <= limit)[answer])
 
     def _proximal(self, batch: Batch, before: Tensor | None) -> Tensor | None:
         if self._loss.proximal == "interpolate":
@@ -99,11 +99,11 @@ class PolicyGradientTrainer:
 
     def _penalised(self, batch: Batch, reference: Tensor) -> Batch:
         """The batch with the KL to the reference taken off its rewards."""
-        sequence = batch.sequence_of_token
+        answer = batch.answer_of_token
         change = kl.kl_in_reward(
-            batch.behaviour, reference, batch.mask, sequence, batch.group_of_sequence, self._loss.kl.coefficient
+            batch.behaviour, reference, batch.mask, answer, batch.group_of_answer, self._loss.kl.coefficient
         ).to(batch.signal.dtype)
-        return dataclasses.replace(batch, signal=(batch.signal + change[sequence]) * batch.mask)
+        return dataclasses.replace(batch, signal=(batch.signal + change[answer]) * batch.mask)
 
     def _correction(self, batch: Batch, proximal: Tensor | None) -> Tensor | None:
         if not self._objectives.corrects_whole_batches or proximal is None:

@@ -9,11 +9,11 @@ from penstock import rpc
 from penstock.bus import Bus, RunNames
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.membership import Member, MemberState, announcing, watching
+from penstock.replicas.engines import engines, replicas_of
+from penstock.replicas.pool import Members, Pool, pool
+from penstock.testing.fake_engine import FakeEngine, Tokens, serving
 from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.engines import engines, replicas_of
-from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
-from services.rollout.pool import Members, Pool, pool
 
 READY, DRAINING = MemberState.MEMBER_STATE_READY, MemberState.MEMBER_STATE_DRAINING
 

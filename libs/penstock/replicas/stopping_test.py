@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.stopping import StopTexts
+from penstock.replicas.stopping import StopTexts
 
 
 def characters(tokens: Sequence[int]) -> str:

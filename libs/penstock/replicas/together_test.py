@@ -11,11 +11,11 @@ import pytest
 from penstock import rpc
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1 import generation_pb2
+from penstock.replicas.engines import Engines, GenerationFailed, engines
+from penstock.replicas.together import MOST, Together
+from penstock.testing.fake_engine import FakeEngine, Tokens, serving
 from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout.engines import Engines, GenerationFailed, engines
-from services.rollout.fake_engine_testing import FakeEngine, Tokens, serving
-from services.rollout.together import MOST, Together
 
 STOP = pb.FINISH_REASON_STOP
 SAMPLING = SamplingParams(temperature=1, top_p=1, max_tokens=8, stop_token_ids=[2])

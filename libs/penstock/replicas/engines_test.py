@@ -7,12 +7,12 @@ import pytest
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import SamplingParams
+from penstock.replicas import engines as module
+from penstock.replicas.engines import Engines, GenerationFailed, Replica, engines
+from penstock.replicas.pool import Pool
+from penstock.testing.fake_engine import FakeEngine, Step, Tokens, serving
 from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.rollout import engines as module
-from services.rollout.engines import Engines, GenerationFailed, Replica, engines
-from services.rollout.fake_engine_testing import FakeEngine, Step, Tokens, serving
-from services.rollout.pool import Pool
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 SAMPLING = SamplingParams(temperature=1, top_p=1, max_tokens=8, stop_token_ids=[2])

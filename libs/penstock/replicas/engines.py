@@ -20,6 +20,9 @@ from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.membership import preferred
+from penstock.replicas.pool import Members, Pool, Where, pool
+from penstock.replicas.stopping import StopTexts
+from penstock.replicas.together import Alone, Together
 from penstock.telemetry.waits import waiting
 from penstock.trajectories import TrajectoryBuilder, from_float32s, from_int32s, int32s
 from penstock.trajectory.v1.trajectory_pb2 import (
@@ -28,9 +31,6 @@ from penstock.trajectory.v1.trajectory_pb2 import (
     FinishReason,
     RolloutWork,
 )
-from services.rollout.pool import Members, Pool, Where, pool
-from services.rollout.stopping import StopTexts
-from services.rollout.together import Alone, Together
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +89,13 @@ class Engines:
         sampling: SamplingParams,
         until: float,
         text: Callable[[Sequence[int]], str] = lambda tokens: "",
+        heard: Callable[[], None] = lambda: None,
     ) -> tuple[FinishReason, str]:
         """Draws the policy's next turn into `builder`; the finish reason and the replica that finished it.
 
         A replica that dies costs nothing but time: the next one goes on from the tokens already drawn. `until` is a
-        time of time.monotonic(); `text` reads tokens, for the sampling's stop texts. Raises GenerationFailed.
+        time of time.monotonic(); `text` reads tokens, for the sampling's stop texts; `heard` is called when the
+        builder has more. Raises GenerationFailed.
         """
         builder.begin_completion()
         stops = StopTexts(sampling.stop_texts, text)
@@ -115,7 +117,7 @@ class Engines:
                 raise GenerationFailed(f"no replica took part in the run for {left:g} s")
             replica = self.choose(group)
             try:
-                finish = await self._attempt(replica, builder, group, work, sampling, stops, left)
+                finish = await self._attempt(replica, builder, group, work, sampling, stops, left, heard)
             except Alone:
                 continue  # by a call of its own
             except rpc.RpcError as error:
@@ -140,6 +142,7 @@ class Engines:
         sampling: SamplingParams,
         stops: StopTexts,
         timeout: float,
+        heard: Callable[[], None],
     ) -> FinishReason:
         request = pb.GenerateRequest(
             request_id=group,
@@ -165,6 +168,7 @@ class Engines:
                             stopped = _draw(builder, chunk, stops)
                         except ValueError as error:  # the replica's fault, not this worker's
                             raise rpc.RpcError(grpc.StatusCode.INTERNAL, f"a malformed chunk: {error}") from error
+                        heard()
                         if stopped:
                             return FINISH_REASON_STOP
                         if chunk.finish_reason:
