@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.recipes import Recipe
 
-GRPC, METRICS, PAGE, NATS, MONITOR = 7000, 9400, 8080, 4222, 8222
+GRPC, METRICS, PAGE, HTTP, NATS, MONITOR = 7000, 9400, 8080, 8000, 4222, 8222
 """Ports of every pod that has them."""
 DRAIN_SECONDS = 30
 USER = 65532
@@ -64,6 +64,9 @@ def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: 
     words += ["--listen", f"0.0.0.0:{PAGE if kind == 'dashboard' else GRPC}"]
     words += ["--metrics-host", "0.0.0.0", "--metrics-port", str(METRICS), "--drain-seconds", str(DRAIN_SECONDS)]
     words.append("--insecure")
+    if kind == "gateway":
+        variables.append(_field("ADDRESS", "status.podIP"))
+        words += ["--http", f"0.0.0.0:{HTTP}", "--advertise-http", f"$(ADDRESS):{HTTP}"]
     if kind == "learner":
         words.append("--ends-with-run")
     if kind == "dashboard":
@@ -71,6 +74,8 @@ def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: 
     ports = [
         {"name": "page" if kind == "dashboard" else "grpc", "containerPort": PAGE if kind == "dashboard" else GRPC}
     ]
+    if kind == "gateway":
+        ports.append({"name": "http", "containerPort": HTTP})
     made: dict[str, Any] = {
         "name": object_name(kind),
         "image": place.image(kind),

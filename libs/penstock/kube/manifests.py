@@ -18,6 +18,7 @@ from penstock.access import METHODS
 from penstock.kube.containers import (
     DRAIN_SECONDS,
     GRPC,
+    HTTP,
     METRICS,
     MONITOR,
     NATS,
@@ -39,6 +40,8 @@ NUMBERED = ("judge", "reward_model")
 SERVES = {
     "CoordinatorService": ("coordinator",),
     "EnvironmentService": ("environment",),
+    "AgentService": ("environment",),
+    "GatewayService": ("gateway",),
     "GenerationService": ("generation", "teacher", "judge"),
     "LearnerService": ("learner",),
     "RewardService": ("environment", "reward_model"),
@@ -205,6 +208,8 @@ def _ingress(kind: str, kinds: list[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"ports": [{"port": METRICS}]}]
     if kind == "dashboard":
         return [*found, {"ports": [{"port": PAGE}]}]
+    if kind == "gateway":  # agents, who run in environments
+        found.append({"from": [{"podSelector": {"matchLabels": _labels("environment")}}], "ports": [{"port": HTTP}]})
     callers = [caller for caller in kinds if caller in callers_of(kind)]
     if not callers:
         return found

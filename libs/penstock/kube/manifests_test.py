@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from penstock.access import KINDS
+from penstock.access import KINDS, METHODS
 from penstock.kube import Place, manifests, written
-from penstock.kube.containers import GRPC, METRICS
-from penstock.kube.manifests import callers_of
+from penstock.kube.containers import GRPC, HTTP, METRICS
+from penstock.kube.manifests import SERVES, callers_of
 from penstock.process import flags
 from penstock.recipes import Recipe, resolve
 from penstock.tiny_model import make_model
 
 PODS = ("Deployment", "StatefulSet", "Job")
+OWN = {"dashboard": ("--key-file",), "gateway": ("--http", "--advertise-http")}
+"""Flags of a service beside those that all have."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def test_every_container_of_a_service_is_told_what_its_own_flags_are(files: dict
             if words[:1] != ["serve"]:
                 continue
             parser = flags(words[1], "")
-            for flag in ("--join", "--folder", *(("--key-file",) if words[1] == "dashboard" else ())):
+            for flag in ("--join", "--folder", *OWN.get(words[1], ())):
                 parser.add_argument(flag, required=True)
             args = parser.parse_args(words[2:])
             assert words[1] in KINDS and args.run == "r" and args.metrics_port == METRICS
@@ -105,6 +107,22 @@ def test_who_may_call_may_reach_and_nobody_else(files: dict[str, list[dict[str, 
         for rule in policies["generation"]["ingress"]
         for pod in rule.get("from", ())
     }
+
+
+def test_agents_reach_their_gateway_and_every_service_has_its_pods(recipe: Recipe) -> None:
+    assert {m.partition("/")[0].rpartition(".")[2] for m in METHODS} == {*SERVES, "DiagnosticsService"}
+    source = recipe.model_dump()
+    source["environment"] |= {"name": "sorting_agent", "agent": True, "max_turns": 2, "rewards": ()}
+    made = manifests(Recipe.model_validate(source), Place(), "k")
+    (deployment,) = (each for each in made["gateway.yaml"] if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    parser = flags("gateway", "")
+    for flag in ("--join", "--folder", *OWN["gateway"]):
+        parser.add_argument(flag, required=True)
+    args = parser.parse_args(container["args"][2:])
+    assert args.http == f"0.0.0.0:{HTTP}" and HTTP in {port["containerPort"] for port in container["ports"]}
+    (policy,) = (each for each in made["network.yaml"] if each["metadata"]["name"] == "gateway")
+    assert {"port": HTTP} in [port for rule in policy["spec"]["ingress"] for port in rule["ports"]]
 
 
 def test_counts_and_devices_are_the_recipes(recipe: Recipe) -> None:
