@@ -15,6 +15,7 @@ from penstock import rpc
 from penstock.bus import Bus, EmbeddedServer, RunNames
 from penstock.gateway.v1 import gateway_pb2 as pb
 from penstock.gateway.v1 import gateway_pb2_grpc
+from penstock.testing.fake_engine import FakeEngine, serving
 from penstock.testing.hostile_messages import assault
 from penstock.tiny_model import make_model
 from penstock.trajectory.v1 import trajectory_pb2
@@ -51,18 +52,21 @@ async def test_the_process_withstands_hostile_requests(
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     flags = ["--recipe", str(tmp_path / "recipe.yaml"), "--nats", nats.url, "--announce", str(tmp_path / "address")]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.gateway", *flags, "--generation", "127.0.0.1:1"
-    )
+    async with serving(FakeEngine()) as (engine,):
+        await withstands([*flags, "--generation", engine], tmp_path / "address")
+
+
+async def withstands(flags: list[str], announced: pathlib.Path) -> None:
+    """The process, attacked, and then asked what it is for."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.gateway", *flags)
     try:
         async with asyncio.timeout(60):
-            while not (tmp_path / "address").exists():
+            while not announced.exists():
                 assert process.returncode is None
                 await asyncio.sleep(0.02)
-        address = (tmp_path / "address").read_text()
-        assert (
-            await assault(address, SERVICE, {"OpenSession": opening(), "CloseSession": pb.CloseSessionRequest()}) == []
-        )
+        address = announced.read_text()
+        valid = {"OpenSession": opening(), "CloseSession": pb.CloseSessionRequest()}
+        assert await assault(address, SERVICE, valid) == []
         async with rpc.channel(address, default_seconds=10) as channel:
             stub = gateway_pb2_grpc.GatewayServiceStub(channel)
             request = opening()

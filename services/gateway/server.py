@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from penstock import rpc
 from penstock.gateway.v1 import gateway_pb2 as pb
 from penstock.gateway.v1 import gateway_pb2_grpc
+from penstock.replicas.engines import GenerationFailed
 from services.gateway.sessions import Sessions
 
 
@@ -17,7 +19,12 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> pb.OpenSessionResponse:
         seconds = request.lifetime.ToNanoseconds() / 1e9
-        self._sessions.open(request.key, request.task, request.index, seconds)
+        session = self._sessions.open(request.key, request.task, request.index, seconds)
+        try:
+            await session.ready()
+        except GenerationFailed as error:
+            await self._sessions.close(request.key)
+            raise rpc.failed_precondition(str(error), reason="GENERATION_FAILED") from error
         return pb.OpenSessionResponse(url=self._url)
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> pb.CloseSessionResponse:

@@ -1,7 +1,8 @@
 """One sample's session: its calls, drawn by the engines with the sample's own sampling, versions and budget.
 
-Invariants (test names): a call that was not answered whole is no part of the sample; a repeated call with one
-idempotency key is drawn once; a session draws no more calls than its environment allows.
+Invariants (test names): an agent begins when an engine can draw for it; a call that was not answered whole is no part
+of the sample; a repeated call with one idempotency key is drawn once; a session draws no more calls than its
+environment allows.
 """
 
 from __future__ import annotations
@@ -108,6 +109,20 @@ class Session:
 
     def __post_init__(self) -> None:
         self._contexts = Contexts(self.means.chat)
+
+    async def ready(self) -> None:
+        """Waits until the sample's engine has a version that may draw for it. Raises GenerationFailed.
+
+        An agent that waited for a version would keep its worker from others, and one of those may be what the version
+        waits for: an older group, or an evaluation that holds the engine. One token is drawn for nobody; the samples of
+        a group that begin together share the call.
+        """
+        builder, sampling = TrajectoryBuilder(), SamplingParams()
+        builder.context("user", self.means.chat.plain("0"))
+        sampling.CopyFrom(self.task.rollout.sampling)
+        sampling.max_tokens = 1
+        del sampling.stop_texts[:]
+        await self.means.engines.complete(builder, self.task.group, self.task.rollout, sampling, self.until)
 
     async def answer(self, call: Call, idempotency: str = "") -> Answer:
         """Draws the answer to a call; one with an idempotency key is drawn once, and given again. Raises CallRefused.

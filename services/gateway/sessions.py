@@ -40,10 +40,10 @@ class Sessions:
         self._means, self._most = means, most
         self._held: dict[str, _Held] = {}
 
-    def open(self, key: str, task: trajectory_pb2.GroupTask, index: int, seconds: float) -> None:
-        """Idempotent by key. Raises Abort for a source that the recipe has not, or where there is no room."""
+    def open(self, key: str, task: trajectory_pb2.GroupTask, index: int, seconds: float) -> Session:
+        """The session, idempotent by key. Raises Abort for a source that is not in the recipe, or without room."""
         if key in self._held:
-            return
+            return self._held[key].session
         source = task.rollout.task.source
         if not task.HasField("rollout") or source not in self._means:
             known = ", ".join(self._means)
@@ -55,6 +55,7 @@ class Sessions:
         expiry = asyncio.get_running_loop().call_later(seconds, self._expire, key)
         self._held[key] = _Held(session, expiry)
         _open_sessions.inc()
+        return session
 
     def of(self, key: str) -> Session:
         """The session that a key opens. Raises KeyUnknown."""

@@ -31,7 +31,7 @@ from services.rollout.tools import Deadline, Gate, Tools
 
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED))
 SECONDS = 30.0
-"""Of one attempt to open or close a session."""
+"""For closing a session, and beyond an agent's own time for the call that runs it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ async def played(
         opened = await rpc.retried(
             AWAY,
             until - time.monotonic(),
-            lambda left: rpc.call(gate.stub.OpenSession(opening, timeout=min(SECONDS, left))),
+            lambda left: rpc.call(gate.stub.OpenSession(opening, timeout=max(0.001, left))),
             what=f"a session for {task.group}/{index}",
             on=f"gateway {gate.address}",
         )

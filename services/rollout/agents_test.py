@@ -22,7 +22,7 @@ from penstock.replicas.engines import engines
 from penstock.replicas.pool import Pool
 from penstock.sdk import Endpoint, Invalid, Scored, Task, agent
 from penstock.sdk.serving import add_services
-from penstock.testing.fake_engine import FakeEngine, Tokens, serving
+from penstock.testing.fake_engine import FakeEngine, Step, Tokens, serving
 from penstock.trajectories import check_trajectory, contexts, from_int32s, trained_tokens
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.builtin.sorting_agent import sorting_agent
@@ -35,6 +35,8 @@ from services.rollout.episode import play
 from services.rollout.scoring import scoring
 from services.rollout.tools import Gate, Place, Tools
 
+BEGUN: list[Step] = [Tokens([7], finish=pb.FINISH_REASON_LENGTH)]
+"""What the engine draws before an agent begins."""
 COMPLETED, FAILED = pb.Outcome.STATUS_COMPLETED, pb.Outcome.STATUS_FAILED
 
 
@@ -181,7 +183,7 @@ async def test_an_agent_without_a_sound_end_has_failed_with_its_type(
 
 
 async def test_engines_that_fail_fail_the_sample_whatever_its_agent_says(chat: ChatTokenizer) -> None:
-    engine = FakeEngine(script=[[rpc.invalid_argument("no", rpc.Violation("sampling", "no"))]])
+    engine = FakeEngine(script=[BEGUN, [rpc.invalid_argument("no", rpc.Violation("sampling", "no"))]])
     async with run_of(chat, engine) as playing:
         t = await playing("stubborn")
     assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_GENERATION)
@@ -207,13 +209,37 @@ async def test_an_engine_that_dies_in_mid_episode_costs_nothing_but_time(chat: C
     stop = pb.FINISH_REASON_STOP
     async with run_of(chat, engine) as playing:
         engine.script = [
+            BEGUN,
             [Tokens(chat.plain("ab"), step=3), rpc.unavailable("killed", reason="DEAD")],
             [Tokens([*chat.plain("c"), chat.stop_token], step=4, finish=stop)],
         ]
         t = await playing("sorting_agent")
     assert (t.reward, chat.text(from_int32s(t.tokens).tolist())) == (1.0, "cababc")
     assert [(s.first, s.version.step) for s in t.version_segments] == [(6, 3), (8, 4)]
-    assert engine.prompts[1] == from_int32s(t.tokens).tolist()[:8]
+    assert engine.prompts[2] == from_int32s(t.tokens).tolist()[:8]
+
+
+async def test_an_agent_begins_when_an_engine_can_draw_for_it(chat: ChatTokenizer) -> None:
+    """While it waits for a version it holds no worker, that others may need for the version to come."""
+    engine, version = FakeEngine(), asyncio.Event()
+    async with run_of(chat, engine) as playing:
+        engine.script = [[version, *BEGUN]]
+        waiting = asyncio.create_task(playing("several"))
+        async with asyncio.timeout(10):
+            while not engine.requests:
+                await asyncio.sleep(0)
+        assert engine.requests[0].sampling.max_tokens == 1 and (await playing("silent")).outcome.status == FAILED
+        assert not waiting.done() and len(engine.requests) == 2, "the other one's agent began, and this one's did not"
+        version.set()
+        assert (await waiting).outcome.status == COMPLETED
+
+
+async def test_engines_that_cannot_draw_for_it_fail_the_sample_before_its_agent_begins(chat: ChatTokenizer) -> None:
+    engine = FakeEngine(script=[[rpc.failed_precondition("version 3 is gone", reason="PINNED")]])
+    async with run_of(chat, engine) as playing:
+        t = await playing("stubborn")
+    assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_GENERATION)
+    assert "version 3 is gone" in t.outcome.detail
 
 
 async def test_an_agent_that_hangs_is_ended_with_its_group(chat: ChatTokenizer) -> None:
@@ -229,6 +255,7 @@ async def test_the_agent_that_ships_asks_once_more_where_the_check_failed(chat: 
     stop = pb.FINISH_REASON_STOP
     async with run_of(chat, engine) as playing:
         engine.script = [
+            BEGUN,
             [Tokens([*chat.plain("acb"), end], finish=stop)],
             [Tokens([*chat.plain("abc"), end], finish=stop)],
         ]
