@@ -58,8 +58,12 @@ class Ending:
         self._limit = FAILED_GROUPS_IN_A_ROW * recipe.algorithm.groups_per_step
 
     def give_up_if_all_failed(self) -> None:
-        """To be called when the ledger moved."""
-        if not self._state.over and (why := all_failed(self._following.ledger, self._limit)):
+        """To be called when the ledger moved. Under a rollback groups fail for the version that they wait for."""
+        if (
+            not self._state.over
+            and self._following.ledger.rolled_back < 0
+            and (why := all_failed(self._following.ledger, self._limit))
+        ):
             self.give_up(why)
 
     def give_up(self, why: str) -> None:

@@ -70,15 +70,18 @@ class Sessions:
         if held is None:
             raise rpc.not_found("no such session: unknown, over, or of a gateway before this one", reason="NO_SESSION")
         if held.closed is None:
-            held.closed = await _closed(held.session)
-            _open_sessions.dec()
-            held.expiry.cancel()
-            held.expiry = asyncio.get_running_loop().call_later(REMEMBERED_SECONDS, self._expire, key)
+            closed = await _closed(held.session)
+            if held.closed is None:  # whoever closes it at once with this one comes to the same
+                held.closed = closed
+                held.expiry.cancel()
+                if self._held.get(key) is held:
+                    _open_sessions.dec()
+                    held.expiry = asyncio.get_running_loop().call_later(REMEMBERED_SECONDS, self._expire, key)
         return held.closed
 
     def _expire(self, key: str) -> None:
-        held = self._held.pop(key)
-        if held.closed is None:
+        held = self._held.pop(key, None)
+        if held is not None and held.closed is None:
             logger.info("a session's time is over", extra={"group": held.session.task.group})
             _open_sessions.dec()
 

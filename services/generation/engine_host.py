@@ -130,7 +130,9 @@ class EngineHost:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _watching(self) -> pb.WatchVersionsRequest:
+        """held: the version that it is about to have, or has: what weight_sync need not tell it again."""
         held = self._engine.version if self._engine is not None and self._engine.version.epoch else None
+        held = self._target or held
         return pb.WatchVersionsRequest(receiver=self._receiver, held=held)
 
     async def keep(self, channel: grpc.aio.Channel | None) -> None:
@@ -185,6 +187,8 @@ class EngineHost:
                 channel, pb.ReportAppliedRequest(receiver=self._receiver, version=target, error=str(error)[:1000])
             )
             raise
+        if target != self._target:
+            return  # another one is wanted meanwhile: this one may be rejected
         transfer = time.monotonic() - began
         await self.gate.close_unpinned()
         self.state = State.STATE_UPDATING

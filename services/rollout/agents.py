@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 
 import grpc
 
@@ -30,6 +31,8 @@ from services.rollout.failures import EnvironmentFailed, RewardFailed
 from services.rollout.tools import Deadline, Gate, Tools
 
 AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED))
+TURN_SECONDS = 2.0
+"""After which a sample asks the next gateway for a session, where one is away or full."""
 SECONDS = 30.0
 """For closing a session, and beyond an agent's own time for the call that runs it."""
 
@@ -49,9 +52,8 @@ async def by_agent(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadl
         raise EnvironmentFailed("no environment service took part in the run until the group's deadline")
     place = tools.place(task, index)
     assert place.agents is not None, "the places of an agent run agents"
-    gate = await gate_of(tools.gateways, task, index, deadline.at)
     began = time.monotonic()
-    run = await played(gate, place.agents, task, index, deadline.at)
+    run = await played(tools.gateways, place.agents, task, index, deadline.at)
     took = time.monotonic() - began
     outcome, drawn = run.outcome, run.drawn
     if outcome.invalid_reason:
@@ -74,16 +76,50 @@ async def by_agent(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadl
     return t
 
 
-async def gate_of(gateways: Pool[Gate], task: pb.GroupTask, index: int, until: float) -> Gate:
-    """The gateway of a sample. Raises GenerationFailed."""
+async def gate_of(
+    gateways: Pool[Gate], task: pb.GroupTask, index: int, until: float, avoided: Collection[str] = ()
+) -> Gate:
+    """The gateway of a sample, none of the avoided ones where there is another. Raises GenerationFailed."""
     if not await gateways.some("a gateway", on="gateway", within=until - time.monotonic()):
         raise GenerationFailed("no gateway took part in the run until the group's deadline")
     known = {gate.address: gate for gate in gateways}
-    return known[preferred(f"{task.group}/{index}", known)]
+    left = {address: gate for address, gate in known.items() if address not in avoided} or known
+    return left[preferred(f"{task.group}/{index}", left)]
+
+
+async def opened_by(
+    gateways: Pool[Gate], task: pb.GroupTask, index: int, until: float, key: str
+) -> tuple[Gate, gateway_pb2.OpenSessionResponse]:
+    """A session at whichever gateway opens one: another is asked where one is away or full. Raises GenerationFailed."""
+    opening, avoided = gateway_pb2.OpenSessionRequest(key=key, task=task, index=index), set[str]()
+    opening.lifetime.FromNanoseconds(int(max(0.001, until - time.monotonic()) * 1e9))
+    while True:
+        gate = await gate_of(gateways, task, index, until, avoided)
+        try:
+            return gate, await rpc.retried(
+                AWAY,
+                min(until - time.monotonic(), TURN_SECONDS),
+                partial(_open, gate, opening, until),
+                what=f"a session for {task.group}/{index}",
+                on=f"gateway {gate.address}",
+            )
+        except rpc.RpcError as error:
+            if error.code not in AWAY.codes or time.monotonic() >= until:
+                raise GenerationFailed(f"the gateway opens no session: {error}") from error
+        if avoided >= {each.address for each in gateways}:
+            avoided.clear()
+        avoided.add(gate.address)
+
+
+async def _open(
+    gate: Gate, opening: gateway_pb2.OpenSessionRequest, until: float, _: float
+) -> gateway_pb2.OpenSessionResponse:
+    """One try, which has all of the sample's time: a session opens once an engine may draw for it."""
+    return await rpc.call(gate.stub.OpenSession(opening, timeout=max(0.001, until - time.monotonic())))
 
 
 async def played(
-    gate: Gate, stub: environment_pb2_grpc.AgentServiceAsyncStub, task: pb.GroupTask, index: int, until: float
+    gateways: Pool[Gate], stub: environment_pb2_grpc.AgentServiceAsyncStub, task: pb.GroupTask, index: int, until: float
 ) -> Played:
     """Runs the agent of a sample to its end, `until` a time of time.monotonic() at the latest.
 
@@ -91,19 +127,8 @@ async def played(
     outcome.
     """
     key = secrets.token_urlsafe(32)
-    opening = gateway_pb2.OpenSessionRequest(key=key, task=task, index=index)
-    opening.lifetime.FromNanoseconds(int(max(0.001, until - time.monotonic()) * 1e9))
     closing = gateway_pb2.CloseSessionRequest(key=key)
-    try:
-        opened = await rpc.retried(
-            AWAY,
-            until - time.monotonic(),
-            lambda left: rpc.call(gate.stub.OpenSession(opening, timeout=max(0.001, left))),
-            what=f"a session for {task.group}/{index}",
-            on=f"gateway {gate.address}",
-        )
-    except rpc.RpcError as error:
-        raise GenerationFailed(f"the gateway opens no session: {error}") from error
+    gate, opened = await opened_by(gateways, task, index, until, key)
     outcome, died = env.AgentOutcome(), None
     try:
         outcome = await _run(stub, task, index, f"{opened.url}/v1", key, until)

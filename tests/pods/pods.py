@@ -10,6 +10,7 @@ what a field of the pod would say is written into its variables.
 
 import argparse
 import asyncio
+import base64
 import json
 import os
 import pathlib
@@ -34,6 +35,8 @@ PODS = ("Deployment", "StatefulSet", "Job")
 def recipe(files: pathlib.Path) -> dict[str, Any]:
     """A GRPO run of STEPS steps over the assets below `files`."""
     make_assets(files, demonstrations=64, prompts=256)
+    for path in files.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # pods are another user
     return {
         "run": RUN,
         "model": {"path": str(files / "model")},
@@ -54,7 +57,9 @@ class Cluster:
     def __init__(self, rendered: pathlib.Path, folder: pathlib.Path, files: pathlib.Path) -> None:
         self.folder, self._files = folder, files
         objects = [o for path in sorted(rendered.glob("*.yaml")) for o in yaml.safe_load_all(path.read_text())]
-        self._beside = [o for o in objects if o["kind"] in ("ConfigMap", "Secret")]
+        self._beside = [
+            _plain(o) if o["kind"] == "Secret" else o for o in objects if o["kind"] in ("ConfigMap", "Secret")
+        ]
         self._workloads = {o["metadata"]["name"]: o for o in objects if o["kind"] in PODS}
         self.started = dict[str, float]()
 
@@ -88,12 +93,9 @@ class Cluster:
             for left_out in ("startupProbe", "readinessProbe", "livenessProbe", "ports"):  # which it would publish here
                 container.pop(left_out, None)
             said = {"metadata.name": pod, "spec.nodeName": pod}
-            container["env"] = [
-                e
-                if "value" in e
-                else {"name": e["name"], "value": said.get(e["valueFrom"]["fieldRef"]["fieldPath"], "0")}
-                for e in container.get("env", ())
-            ]
+            values = {e["name"]: e.get("value", said.get(_field(e), "0")) for e in container.get("env", ())}
+            container["env"] = [{"name": name, "value": value} for name, value in values.items()]
+            container["args"] = [_filled(word, values) for word in container.get("args", ())]
         made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, **template["metadata"]}, "spec": spec}
         path = self.folder / f"{pod}.yaml"
         path.write_text(yaml.safe_dump_all([*self._beside, made]))
@@ -124,6 +126,25 @@ class Cluster:
         if path != self._files:
             os.chown(path, USER, USER)
         return {"name": volume["name"], "hostPath": {"path": str(path), "type": "Directory"}}
+
+
+def _field(variable: dict[str, Any]) -> str:
+    """Which field of a pod a variable has the value of."""
+    found: str = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
+    return found
+
+
+def _filled(word: str, values: dict[str, str]) -> str:
+    """An argument with its variables, as Kubernetes fills them in."""
+    for name, value in values.items():
+        word = word.replace(f"$({name})", value)
+    return word
+
+
+def _plain(secret: dict[str, Any]) -> dict[str, Any]:
+    """A Secret as podman takes it."""
+    told = secret.pop("stringData", {})
+    return {**secret, "data": {key: base64.b64encode(value.encode()).decode() for key, value in told.items()}}
 
 
 def podman(*words: str, check: bool = True) -> str:

@@ -42,7 +42,7 @@ async def fill(bus: Bus) -> None:
     The log begins with the second group.
     """
     await ensure_run(bus, NAMES, SMALL)
-    decided: list[tuple[str, Any]] = []
+    decided: list[tuple[str, Any]] = [(NAMES.ledger_recipe_subject(0), pb.RecipeRecord(recipe_json="{}"))]
     for number in range(4):
         name = f"g{number:08d}"
         if number in (1, 3):

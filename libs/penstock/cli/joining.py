@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 NEED_WEIGHTS = frozenset({"generation", "learner"})
 """Kinds that are started from the model's weights."""
-READ_MODEL = frozenset({"coordinator", "rollout", *NEED_WEIGHTS})
+READ_MODEL = frozenset({"coordinator", "gateway", "rollout", *NEED_WEIGHTS})
 """Kinds that read the model's directory at all."""
 RUNS_AS = {"teacher": "generation", "judge": "generation"}
 """Kinds that show themselves as another."""

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from penstock.access import METHODS
+from penstock.bus import RunLimits
 from penstock.kube.containers import (
     DRAIN_SECONDS,
     GRPC,
@@ -32,6 +33,7 @@ from penstock.kube.containers import (
     volumes,
 )
 from penstock.recipes import Recipe, dump
+from penstock.supervisor.devices import wanted
 from penstock.supervisor.plan import instances, kind_of
 
 __all__ = ["Place", "manifests"]
@@ -103,8 +105,8 @@ def _pod(kind: str, containers: list[dict[str, Any]], held: list[dict[str, Any]]
 
 
 def _workload(recipe: Recipe, kind: str, count: int, place: Place) -> dict[str, Any]:
-    gpus = {"learner": recipe.learner.ranks, "generation": recipe.generation.tensor, "reward_model": 1}
-    asked = gpus.get(kind, 1 if kind in ("teacher", "judge") else 0) if place.accelerator == "cuda" else 0
+    names = [name for name in instances(recipe) if kind_of(name) == kind]
+    asked = max(wanted(recipe, name)[0] for name in names) if place.accelerator == "cuda" else 0
     made = container(recipe, kind, place, asked, numbered=kind in NUMBERED)
     held = volumes(kind, place)
     if kind == "learner":
@@ -169,7 +171,8 @@ def _create(place: Place) -> dict[str, Any]:
 
 
 def _nats(recipe: Recipe, place: Place) -> list[dict[str, Any]]:
-    store = max(8 << 30, 3 * recipe.limits.log_bytes)
+    room = RunLimits(log_bytes=recipe.limits.log_bytes)
+    store = room.log_bytes + room.tasks_bytes + room.ledger_bytes + room.blob_bytes + (1 << 30)
     said = CONFIG.format(nats=NATS, monitor=MONITOR, store=store)
     config = _object("v1", "ConfigMap", "nats", data={"nats.conf": said})
     source = {"configMap": {"name": "nats"}}

@@ -21,6 +21,7 @@ from penstock.names import group_number, training_group
 from penstock.rules import bounds
 from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from penstock.weights.v1.weights_pb2 import Decision
 
 # The kind of samples that ended well, in a group too many of whose samples did not.
 OF_FAILED_GROUPS = "OTHERS_OF_FAILED_GROUPS"
@@ -88,7 +89,8 @@ class Ledger:
         draws: by source of tasks, where its next draw begins.
         rewards: by source and row, mean rewards of its groups, in order, the newest of them.
         recipes: with which the run went on, in order.
-        decisions: by version, what was decided of it last.
+        decisions: by version, what was decided of it last. rolled_back: the version that is served until somebody
+            promotes one; −1 where no rollback stands.
     """
 
     def __init__(self) -> None:
@@ -100,6 +102,7 @@ class Ledger:
         self.recipes: list[pb.RecipeRecord] = []
         self.samples = SampleCounts()
         self.sequence = self.step = self.forgotten = self.next_number = 0
+        self.rolled_back = -1
         self.began: datetime.datetime | None = None
         self.quarantine = Quarantine()
         self.refused: dict[str, int] = {}
@@ -210,6 +213,10 @@ class Ledger:
             raise LedgerError(f"ledger entry {sequence}: version {decision.step} is decided of, and no batch made it")
         self.sequence = sequence
         self.decisions[decision.step] = decision
+        if decision.decision == Decision.DECISION_ROLL_BACK:
+            self.rolled_back = decision.step
+        elif decision.decision == Decision.DECISION_PROMOTE:
+            self.rolled_back = -1
 
     def apply(self, subject: str, payload: bytes, sequence: int) -> None:
         """Applies a raw ledger entry; one that cannot be is quarantined."""

@@ -6,7 +6,7 @@ What a recipe names by index counts; the others get what nobody has or is named 
 sees all of them and shares, as on a host of one.
 
 Invariants (test names): no two processes have one device unless the recipe says so or too few are there; what one that
-has ended had is free again; an index or a number that the host has not is refused.
+has ended had is free again; an index that the host has not is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def visible(environment: Mapping[str, str] = os.environ, driver: pathlib.Path = 
     """The GPUs that this process may give: those that its environment names, else all of the host's."""
     said = environment.get(VISIBLE)
     if said is not None:
-        return [name for each in said.split(",") if (name := each.strip())]
+        names = [name for each in said.split(",") if (name := each.strip())]
+        return names[: names.index("-1")] if "-1" in names else names
     return [str(i) for i in range(len(list(driver.iterdir())))] if driver.is_dir() else []
 
 
@@ -72,8 +73,6 @@ class Devices:
         self._held = {other: held for other, held in self._held.items() if other in alive}
         if named is not None:
             return {VISIBLE: ",".join(self._keep(name, [self._named(name, index) for index in named]))}
-        if count > len(self._there):
-            raise ValueError(f"{name} wants {count} GPUs, and this host has {len(self._there)}")
         named_of = (*(recipe.learner.devices or ()), *(recipe.generation.devices or ()))
         taken = {device for held in self._held.values() for device in held}
         free = [d for i, d in enumerate(self._there) if d not in taken and i not in named_of]

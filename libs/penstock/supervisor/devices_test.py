@@ -41,16 +41,11 @@ def test_what_the_recipe_names_counts_and_too_few_are_shared() -> None:
     assert all_of(recipe(), Devices(["7"])) == {"generation-0": "7", "learner": "7"}
 
 
-@pytest.mark.parametrize(
-    ("settings", "why"),
-    [
-        ({"learner": {"ranks": 4}}, "learner wants 4 GPUs, and this host has 2"),
-        ({"generation": {"devices": (2,)}}, "generation.devices names 2, and this host has 2 GPUs"),
-    ],
-)
-def test_what_the_host_has_not_is_refused(settings: dict[str, Any], why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        all_of(recipe(**settings), Devices(["0", "1"]))
+def test_an_index_that_the_host_has_not_is_refused_and_too_few_are_not() -> None:
+    """What computes on CPUs needs none of them; a learner's rank that finds no GPU of its own says so itself."""
+    with pytest.raises(ValueError, match="generation.devices names 2, and this host has 2 GPUs"):
+        all_of(recipe(generation={"devices": (2,)}), Devices(["0", "1"]))
+    assert all_of(recipe(learner={"ranks": 4}), Devices(["0", "1"]))["learner"] == "0,1"
 
 
 def test_what_one_that_has_ended_had_is_free_again() -> None:
@@ -67,6 +62,7 @@ def test_what_one_that_has_ended_had_is_free_again() -> None:
 
 def test_devices_are_those_of_the_environment_else_of_the_driver(tmp_path: pathlib.Path) -> None:
     assert visible({VISIBLE: "3, GPU-abc"}) == ["3", "GPU-abc"] and visible({VISIBLE: ""}) == []
+    assert visible({VISIBLE: "-1"}) == [] and visible({VISIBLE: "1,-1,2"}) == ["1"], "as CUDA reads it"
     for name in ("0000:01:00.0", "0000:02:00.0"):
         (tmp_path / name).mkdir()
     assert visible({}, tmp_path) == ["0", "1"] and visible({}, tmp_path / "none") == []

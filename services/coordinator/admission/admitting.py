@@ -70,8 +70,11 @@ class Admission:
             await self._following.changed(seen, TICK_SECONDS)
 
     def admissible(self) -> list[tuple[Slot, Draw]]:
-        """What there is room for now, with the rows it is about."""
+        """What there is room for now, with the rows it is about; under a rollback, what the version that is served may
+        draw."""
         slots = self._pacing.admissible(self._following.ledger)
+        served = self._following.ledger.rolled_back
+        slots = [slot for slot in slots if served < 0 or slot.min_step <= served]
         return list(zip(slots, self._tasks.drawing.draws(slots, self._following.ledger), strict=True))
 
     async def admit(self, slot: Slot, draw: Draw) -> bool:

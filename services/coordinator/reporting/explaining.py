@@ -17,7 +17,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb_trajectory
 
 STEPS = 10
 """By which it is judged whether groups teach something."""
-ORDER = ("learner", "rollout", "generation", "environment", "reward", "weight_sync", "nats")
+ORDER = ("learner", "rollout", "gateway", "generation", "environment", "reward", "weight_sync", "nats")
 
 
 def explain(services: Sequence[pb.ServiceWaits], now: float | None = None) -> str:

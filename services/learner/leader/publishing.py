@@ -59,8 +59,9 @@ class _How:
 _SERVICE = "/penstock.weights.v1.WeightSyncService/"
 TENSORS = _How(f"{_SERVICE}PushTensors", pb.PushTensorsRequest, pb.PushTensorsResponse)
 DIFFERENCE = _How(f"{_SERVICE}PushDifference", pb.PushDifferenceRequest, pb.PushDifferenceResponse)
-UNUSABLE = (rpc.errors.NotFound, rpc.errors.InvalidArgument, rpc.errors.DataLoss)
-"""Errors by which weight_sync says that it cannot make the version of a difference: the whole is another matter."""
+UNUSABLE = (rpc.errors.NotFound, rpc.errors.InvalidArgument, rpc.errors.DataLoss, rpc.errors.ResourceExhausted)
+"""Errors by which weight_sync says that it cannot make the version of a difference, which needs room beside it: the
+whole is another matter."""
 
 
 def weights_of(recipe: Recipe, policy: Policy) -> Iterator[tuple[str, Tensor]]:

@@ -138,8 +138,8 @@ async def _until(bus: Bus, names: RunNames, step: int) -> AsyncIterator[Entry]:
         if ledger.quarantine.counts.total() > set_aside:
             continue
         kind, key = ledger_key(entry.subject)
-        if kind == "version":
-            continue  # of a version store that the new run does not have
+        if kind in ("version", "recipe"):
+            continue  # of a version store, and of recipes, that the new run does not have
         if ledger.step <= step if kind in ("group", "batch") else int(key) <= step:
             yield entry
 

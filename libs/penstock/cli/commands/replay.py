@@ -41,7 +41,7 @@ from penstock.cli.streams import run_server
 from penstock.cli.words import DEFAULT_RUNS, Runs, unknown_run
 from penstock.ledger import Fate, Ledger
 from penstock.names import ledger_key
-from penstock.recipes import Recipe, RecipeError, as_said, load, resolve
+from penstock.recipes import Recipe, RecipeError, as_said, differing, dump, load, resolve
 from penstock.rules.quarantine import BadEntry
 from penstock.system import exits
 from penstock.terminal import failed
@@ -78,8 +78,8 @@ def replay(
     if not (source / "recipe.yaml").is_file():
         raise failed(unknown_run(run, runs))
     try:
-        replay_recipe(source, target, overrides or [], 1)  # bad input is refused before anything is copied
-        steps = asyncio.run(copy_run(source, runs / target, target, _own_rate(overrides or [])))
+        tried = replay_recipe(source, target, overrides or [], 1)  # bad input is refused before anything is copied
+        steps = asyncio.run(copy_run(source, runs / target, target, _own_rate(source, tried)))
         recipe = replay_recipe(source, target, overrides or [], steps)
     except (RecipeError, RunRefused) as error:
         raise failed(str(error)) from error
@@ -102,9 +102,10 @@ def replay_recipe(source: pathlib.Path, name: str, overrides: Iterable[str], ste
     return resolve(raw, [*overrides, *fixed], source=f"replay of {source}")
 
 
-def _own_rate(overrides: Iterable[str]) -> bool:
-    """Whether a replay has another learning rate than the one that was recorded."""
-    return any(override.startswith(RATE) for override in overrides)
+def _own_rate(source: pathlib.Path, recipe: Recipe) -> bool:
+    """Whether a replay has another learning rate than the run in `source` had last."""
+    before, after = yaml.safe_load((source / "recipe.yaml").read_text()), yaml.safe_load(dump(recipe))
+    return any(key.startswith(RATE) for key, _, _ in differing(before, after))
 
 
 async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str, own_rate: bool = False) -> int:
@@ -115,7 +116,10 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str, own_ra
     """
     mark = target / MARK
     if mark.is_file():
-        return int(json.loads(mark.read_text())["steps"])
+        made = json.loads(mark.read_text())
+        if bool(made.get("own_rate", False)) != own_rate:
+            raise RunRefused(f"{target} was copied for another learning rate; choose another name by --as")
+        return int(made["steps"])
     shutil.rmtree(target / "nats", ignore_errors=True)
     (target / "nats").mkdir(parents=True)
     before = yaml.safe_load((source / "recipe.yaml").read_text())
@@ -132,7 +136,9 @@ async def copy_run(source: pathlib.Path, target: pathlib.Path, name: str, own_ra
             await ensure_run(to_bus, new, limits)
             ledger = await _copy_ledger(from_bus, old, to_bus, new, own_rate)
             samples = len(await copy_log(from_bus, old, to_bus, new, ledger))
-    mark.write_text(json.dumps({"source": str(source), "steps": ledger.step, "samples": samples}) + "\n")
+    mark.write_text(
+        json.dumps({"source": str(source), "steps": ledger.step, "samples": samples, "own_rate": own_rate}) + "\n"
+    )
     return ledger.step
 
 

@@ -8,7 +8,32 @@ from penstock.recipes.sections import Parallel
 
 def check_layout(recipe: Recipe) -> list[str]:
     """What the learner cannot be laid out as; the layout itself first."""
-    return [*_optimizer(recipe), *_parallel(recipe), *_adapters(recipe), *_offload(recipe), *_router(recipe)]
+    return [
+        *_optimizer(recipe),
+        *_parallel(recipe),
+        *_adapters(recipe),
+        *_offload(recipe),
+        *_router(recipe),
+        *_devices(recipe),
+    ]
+
+
+def _devices(recipe: Recipe) -> list[str]:
+    """GPUs that are named: one for each rank, and whole replicas of them."""
+    found, learner, g = [], recipe.learner, recipe.generation
+    for key, named in (("learner", learner.devices), ("generation", g.devices)):
+        if named is not None and len(set(named)) < len(named):
+            found.append(f"{key}.devices: {', '.join(map(str, named))} names a GPU twice")
+    if learner.devices is not None and len(learner.devices) != learner.ranks:
+        found.append(
+            f"learner.devices: {len(learner.devices)} GPUs for {learner.ranks} ranks (learner.ranks); name one each"
+        )
+    if g.devices is not None and len(g.devices) != g.tensor * g.replicas:
+        found.append(
+            f"generation.devices: {len(g.devices)} GPUs for {g.replicas} replicas of {g.tensor} (generation.replicas, "
+            f"generation.tensor); name {g.tensor * g.replicas}, or leave it out"
+        )
+    return found
 
 
 def _optimizer(recipe: Recipe) -> list[str]:

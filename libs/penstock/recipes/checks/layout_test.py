@@ -91,3 +91,16 @@ def test_a_mixture_is_refused_on_the_transformers_backend_before_anything_starts
     config.write_text(json.dumps({"architectures": ["SomeMoeForCausalLM"], key: 8}))
     text = problems(raw, "learner.backend=transformers")
     assert "does not train mixtures of experts" in text and "has 8 experts" in text and "Qwen3MoeForCausalLM" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["learner.devices=[0]", "learner.ranks=2"], "learner.devices: 1 GPUs for 2 ranks"),
+        (["learner.devices=[1, 1]", "learner.ranks=2"], "learner.devices: 1, 1 names a GPU twice"),
+        (["generation.devices=[3]", "generation.replicas=2"], "generation.devices: 1 GPUs for 2 replicas of 1"),
+        (["generation.devices=[-1]"], "generation.devices"),
+    ],
+)
+def test_devices_that_are_named_are_as_many_as_are_used(raw: dict[str, Any], overrides: list[str], why: str) -> None:
+    assert why in problems(raw, *overrides)

@@ -88,7 +88,7 @@ class Generation(Section):
     memory_gib: float = Field(default=1.0, gt=0, description="KV cache on CPU, in GiB")
     gpu_memory_fraction: Fraction = 0.9
     tensor: Positive = Field(default=1, description="tensor parallel size of one replica")
-    devices: tuple[int, ...] | None = Field(
+    devices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         default=None,
         description="GPUs of the host, by index, `tensor` for each replica in turn; those that are free if absent",
     )

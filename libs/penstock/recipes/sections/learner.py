@@ -1,6 +1,6 @@
 """`learner`: the training side, its ranks, optimizer, checkpoints and adapters."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -106,7 +106,7 @@ class Learner(Section):
         "Hugging Face transformers, fully sharded over data ranks, and cut over tensor ranks if it has a plan for it",
     )
     ranks: Positive = Field(default=1, description="processes of the torchrun job")
-    devices: tuple[int, ...] | None = Field(
+    devices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         default=None, description="GPUs of the host, by index, one for each rank; those that are free if absent"
     )
     parallel: Parallel = Field(default_factory=Parallel)
