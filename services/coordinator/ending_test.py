@@ -24,6 +24,7 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.learner.v1 import learner_pb2
 from penstock.testing.nats.fixtures import SMALL
 from penstock.trajectory.v1 import trajectory_pb2
+from penstock.weights.v1 import weights_pb2
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.state.asked import Asked
 from services.coordinator.state.peers import Peers
@@ -36,6 +37,7 @@ from services.coordinator.testing.run import (
     make_recipe,
     play_learner,
     play_worker,
+    release,
     running,
     settled,
     told_over,
@@ -67,6 +69,30 @@ async def test_a_run_whose_groups_all_fail_is_given_up_with_the_reason(
         await settled(again, lambda: again.state.over)
         assert again.state.value == pb.RUN_STATE_FAILED
     assert len((await fold(bus, names)).groups) == admitted
+
+
+async def test_under_a_rollback_groups_wait_and_the_run_is_not_given_up(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    """Nothing is admitted that the version which is served may not draw, and what failed for it ends nobody."""
+    coordinator = make_coordinator(bus, names, make_recipe(folder), tmp_path, chat)
+
+    async def decided(what: weights_pb2.Decision) -> None:
+        said = trajectory_pb2.VersionDecision(step=0, decision=what)
+        await append(bus, names.ledger_version_subject(0), said.SerializeToString(), expected_last_sequence=None)
+        await settled(coordinator, lambda: 0 in coordinator.ledger.decisions)
+
+    async with running(coordinator.run()):
+        await settled(coordinator, lambda: bool(coordinator.ledger.groups))
+        await decided(weights_pb2.DECISION_ROLL_BACK)
+        await settled(coordinator, lambda: coordinator.ledger.rolled_back == 0)
+        for name in list(coordinator.ledger.in_flight):
+            await release(bus, names, name, "failed")
+        await settled(coordinator, lambda: len(coordinator.ledger.groups) > 2 * N)
+        assert {g.admitted.min_step for g in coordinator.ledger.in_flight.values()} <= {0}
+        assert not coordinator.state.over
+        await decided(weights_pb2.DECISION_PROMOTE)
+        await settled(coordinator, lambda: coordinator.ledger.rolled_back < 0)
 
 
 async def test_a_bad_row_behind_those_that_were_tried_ends_the_run_with_its_place(

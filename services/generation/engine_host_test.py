@@ -5,6 +5,7 @@ import contextlib
 import pathlib
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -20,6 +21,7 @@ from services.generation.engine import EngineDied, EngineSettings
 from services.generation.engine_host import EngineHost
 from services.generation.fake_engine_testing import Factory
 from services.generation.gate import PinMissed
+from services.generation.receiving import Hands
 from services.generation.weights_testing import Weights, connected, weight_sync, whole
 
 State = GetEngineResponse.State
@@ -117,6 +119,35 @@ async def until_reported(weights: Weights, step: int) -> None:
         while (receivers := await weights.receivers())["g0"].version.step != step:
             await asyncio.sleep(0.01)
     assert receivers["g0"].error == ""
+
+
+async def test_a_version_that_is_not_wanted_any_more_once_it_is_there_is_never_applied(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been rejected while it was fetched; and weight_sync is told what the engine is about to have."""
+    factory, take = Factory(), Hands.take
+    fetched, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(self: Hands, channel: Any, target: Any, base: Any) -> Any:
+        held = await take(self, channel, target, base)
+        if target.step == 2 and not fetched.is_set():
+            fetched.set()
+            await go_on.wait()
+        return held
+
+    monkeypatch.setattr(Hands, "take", slow)
+    async with hosting(weights, factory) as host:
+        await weights.publish(1)
+        await until(at(host, 1))
+        await weights.publish(2)
+        await fetched.wait()
+        assert host._watching().held.step == 2
+        await weights.decide(2, pb.DECISION_REJECT)
+        await until(lambda: host._target is not None and host._target.step == 1)
+        go_on.set()
+        await weights.publish(3)
+        await until(at(host, 3))
+    assert [step for step, _ in factory.engines[0].updates] == [1, 3]
 
 
 async def test_an_engine_that_starts_late_serves_nothing_before_the_newest_version(weights: Weights) -> None:

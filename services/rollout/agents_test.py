@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from penstock import rpc
+from penstock.bus.embedded import free_ports
 from penstock.chat import ChatTokenizer
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.gateway.v1 import gateway_pb2_grpc
@@ -31,6 +32,7 @@ from services.gateway.http import serving as http_serving
 from services.gateway.server import GatewayService
 from services.gateway.session import Means
 from services.gateway.sessions import Sessions
+from services.rollout import agents as agents_module
 from services.rollout.episode import play
 from services.rollout.scoring import scoring
 from services.rollout.tools import Gate, Place, Tools
@@ -113,8 +115,8 @@ Playing = Callable[..., Any]
 
 
 @asynccontextmanager
-async def run_of(chat: ChatTokenizer, engine: FakeEngine, most: int = 16) -> AsyncIterator[Playing]:
-    """Plays a sample of an agent by its name."""
+async def run_of(chat: ChatTokenizer, engine: FakeEngine, most: int = 16, gone: int = 0) -> AsyncIterator[Playing]:
+    """Plays a sample of an agent by its name. gone: gateways beside the one that is there."""
     environment = Environment(name="agents", agent=True)
     bound = Longest(256, "generation.max_context", cut=False)
     async with AsyncExitStack() as stack:
@@ -138,7 +140,11 @@ async def run_of(chat: ChatTokenizer, engine: FakeEngine, most: int = 16) -> Asy
                 )
             ]
         )
-        gateways = Pool([Gate(server.address, gateway_pb2_grpc.GatewayServiceStub(channel))])
+        gates = [Gate(server.address, gateway_pb2_grpc.GatewayServiceStub(channel))]
+        for port in free_ports(gone):
+            nobody = await stack.enter_async_context(rpc.channel(f"127.0.0.1:{port}"))
+            gates.append(Gate(f"127.0.0.1:{port}", gateway_pb2_grpc.GatewayServiceStub(nobody)))
+        gateways = Pool(gates)
         tools = Tools(
             "m", chat, replicas, scores, environment, bound, bound, places, gateways=gateways, most_branches=most
         )
@@ -202,6 +208,24 @@ async def test_a_session_that_the_gateway_has_lost_fails_the_sample(
         t = await playing("several")
     assert (t.outcome.status, t.outcome.failure) == (FAILED, pb.Outcome.FAILURE_GENERATION)
     assert "lost the session" in t.outcome.detail
+
+
+async def test_another_gateway_is_asked_where_one_is_gone(chat: ChatTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever the sample would rather have."""
+    monkeypatch.setattr(agents_module, "TURN_SECONDS", 0.2)
+    asked: list[str] = []
+    before = agents_module.gate_of
+
+    async def noted(*args: Any) -> Gate:
+        gate = await before(*args)
+        asked.append(gate.address)
+        return gate
+
+    monkeypatch.setattr(agents_module, "gate_of", noted)
+    async with run_of(chat, FakeEngine(), gone=3) as playing:
+        for _ in range(4):
+            assert (await playing("several")).outcome.status == COMPLETED
+    assert len(set(asked)) > 1, "one of those that are gone comes first"
 
 
 async def test_an_engine_that_dies_in_mid_episode_costs_nothing_but_time(chat: ChatTokenizer) -> None:

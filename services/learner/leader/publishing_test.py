@@ -177,7 +177,12 @@ def test_a_difference_is_only_ever_from_what_weight_sync_took_last() -> None:
 
 @pytest.mark.parametrize(
     "refusal",
-    [rpc.not_found("the parent is retired"), rpc.data_loss("checksum"), rpc.invalid_argument("no difference")],
+    [
+        rpc.not_found("the parent is retired"),
+        rpc.data_loss("checksum"),
+        rpc.invalid_argument("no difference"),
+        rpc.resource_exhausted("no room for a difference beside its version"),
+    ],
 )
 def test_where_a_difference_cannot_be_used_the_whole_is_pushed(refusal: rpc.Abort) -> None:
     store, differences = Store([]), Differences(every=9)
