@@ -1,8 +1,8 @@
 """A rendered run as real pods: `python -m tests.pods.pods FOLDER`, as root, with podman and our images.
 
 `penstock kube` renders a small recipe; every Deployment, StatefulSet and Job becomes pods of `podman kube play` on a
-network of their own. Generation is scaled from 1 to 2, a rollout is killed and comes again, and the run must end by
-itself with streams that `verify` finds nothing in. What came of it is printed as JSON.
+network of their own. Of two engines one is killed in the middle, and the rollout too, for which another comes; the run
+must end by itself with streams that `verify` finds nothing in. What came of it is printed as JSON.
 
 Podman knows no Services, claims of sets or gRPC probes: volumes become folders of this host, probes are left out, and
 what a field of the pod would say is written into its variables.
@@ -11,23 +11,26 @@ what a field of the pod would say is written into its variables.
 import argparse
 import asyncio
 import base64
+import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import yaml
 
 from penstock.audit import read_run
-from penstock.bus import EmbeddedServer, RunNames, connect
+from penstock.bus import EmbeddedServer, RunNames, connect, load_payload, read
 from penstock.bus.embedded import STORE
 from penstock.kube.containers import USER
 from penstock.tiny_model import make_assets
+from penstock.trajectories import decode
 
-RUN, STEPS, WITHIN = "pods", 10, 900.0
+RUN, STEPS, WITHIN = "pods", 60, 900.0
 NETWORK = "penstock-pods"
 PODS = ("Deployment", "StatefulSet", "Job")
 
@@ -174,25 +177,30 @@ def play(cluster: Cluster) -> dict[str, Any]:
     for name in cluster.names:
         if name not in ("nats", "create"):
             cluster.start(name)
+    cluster.start("generation", 1)
     found: dict[str, Any] = {"pods": len(cluster.started)}
     found["first step"] = round(until("the first step", lambda: steps() >= 1), 1)
-    cluster.start("generation", 1)
-    until("step 4", lambda: steps() >= 4)
+    until("the middle", lambda: steps() >= STEPS // 2)
+    cluster.stop("generation-1")
     cluster.stop("rollout-0")
     cluster.start("rollout", 1)
     found["last step"] = round(until("the last step", lambda: steps() >= STEPS), 1)
     until("the learner's end", lambda: cluster.code("learner-0", "learner") is not None)
     found["learner ended with"] = cluster.code("learner-0", "learner")
-    engines = {json.loads(line).get("rl.tokens.generated_per_second") for line in metrics.read_text().splitlines()}
-    return found | {"steps": steps(), "speeds": len(engines)}
+    return found | {"steps": steps()}
 
 
 async def audited(store: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
     """What the streams say of the run."""
     async with EmbeddedServer(store.parent, folder / "nats-read.log") as server:
         async with connect(server.url, name="audit") as bus:
-            audit, verdict = await read_run(bus, RunNames(RUN), 3)
-            return {"findings": verdict.findings, "trained": audit.ledger.samples.trained}
+            names = RunNames(RUN)
+            audit, verdict = await read_run(bus, names, 3)
+            drawn = Counter[str]()
+            async for entry in read(bus, names.log, live=False):
+                drawn[decode(await load_payload(bus, names, entry.payload)).engine] += 1
+            counts = dataclasses.asdict(audit.ledger.samples)
+            return {"findings": verdict.findings, "samples": counts, "by engine": sorted(drawn.values())}
 
 
 def main(folder: pathlib.Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from penstock.access import KINDS, METHODS, Callers, Identity, Kind, service_of
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.environment.v1 import environment_pb2_grpc
+from penstock.gateway.v1 import gateway_pb2_grpc
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.reward.v1 import reward_pb2_grpc
@@ -24,27 +25,23 @@ PUSH = "/penstock.weights.v1.WeightSyncService/PushTensors"
 IDENTITIES = {kind: Identity(kind, f"secret-of-{kind}") for kind in KINDS}
 CALLERS = Callers.of(list(IDENTITIES.values()), {service_of(method) for method in METHODS})
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
-ADDERS: list[Any] = [
-    coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server,
-    environment_pb2_grpc.add_EnvironmentServiceServicer_to_server,
-    generation_pb2_grpc.add_GenerationServiceServicer_to_server,
-    learner_pb2_grpc.add_LearnerServiceServicer_to_server,
-    reward_pb2_grpc.add_RewardServiceServicer_to_server,
+SERVED: list[tuple[Any, str]] = [
+    (coordinator_pb2_grpc, "CoordinatorService"),
+    (environment_pb2_grpc, "AgentService"),
+    (environment_pb2_grpc, "EnvironmentService"),
+    (gateway_pb2_grpc, "GatewayService"),
+    (generation_pb2_grpc, "GenerationService"),
+    (learner_pb2_grpc, "LearnerService"),
+    (reward_pb2_grpc, "RewardService"),
 ]
 
 
 def serving(security: Security) -> Server:
     """Everything that the protos have, with nothing behind it but the tensors' sink."""
     server = Server("all", security=security)
-    servicers = [
-        coordinator_pb2_grpc.CoordinatorServiceServicer,
-        environment_pb2_grpc.EnvironmentServiceServicer,
-        generation_pb2_grpc.GenerationServiceServicer,
-        learner_pb2_grpc.LearnerServiceServicer,
-        reward_pb2_grpc.RewardServiceServicer,
-    ]
-    for adder, kind in zip(ADDERS, servicers, strict=True):
-        server.add(adder, type("Empty", (kind,), {})())
+    for module, name in SERVED:
+        kind = getattr(module, f"{name}Servicer")
+        server.add(getattr(module, f"add_{name}Servicer_to_server"), type("Empty", (kind,), {})())
     raw: Any = RawWeights()
     pushed = ["PushTensors"]
     adder = weights_pb2_grpc.add_WeightSyncServiceServicer_to_server
