@@ -10,6 +10,7 @@ from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.testing.hostile_messages import assault
 from penstock.trajectory.v1 import trajectory_pb2
+from penstock.weights.v1 import weights_pb2
 from services.coordinator.server import CoordinatorServicer
 from services.coordinator.testing.run import drawn, make_coordinator, make_recipe, publish, running
 
@@ -25,6 +26,7 @@ async def test_every_rpc_withstands_hostile_requests(
     seeds: Any = {
         "ListSteps": pb.ListStepsRequest(after=1, page_size=2),
         "StopRun": pb.StopRunRequest(reason="enough"),
+        "DecideVersion": pb.DecideVersionRequest(step=1, decision=weights_pb2.DECISION_PROMOTE, reason="good"),
         "ListSamples": pb.ListSamplesRequest(page_size=3, kind=trajectory_pb2.TASK_KIND_TRAIN),
         "GetSample": pb.GetSampleRequest(group="g00000900", index=1),
         "GetLineage": [pb.GetLineageRequest(sample="g00000000/0"), pb.GetLineageRequest(step=1)],
