@@ -255,6 +255,11 @@ async def test_engines_that_fail_fail_the_sample(chat: ChatTokenizer) -> None:
         asked(stop=["a"] * 5),
         asked(tools="add"),
         asked(top_logprobs=3),
+        {"messages": [{"role": [], "content": "a"}]},
+        {"messages": [{"role": "user", "content": [{"type": 5, "text": "a"}]}]},
+        {"messages": [{"role": "user", "content": "a", "tool_calls": 5}]},
+        b'{"messages": [{"role": "user", "content": "a"}], "temperature": 1' + b"0" * 400 + b"}",
+        b'{"messages": [{"role": "user", "content": "a"}], "metadata": {"a": NaN}}',
     ],
 )
 async def test_whatever_is_sent_the_answer_is_of_openais_shape(body: Any, chat: ChatTokenizer) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,6 +28,8 @@ from services.gateway.streaming import chat_events
 LARGEST = 32 << 20
 """Bytes of a request."""
 Written = Callable[[Answer, Mapping[str, Any], str, ChatTokenizer], dict[str, Any]]
+
+T = TypeVar("T")
 
 
 def app(sessions: Sessions) -> Starlette:
@@ -57,7 +59,7 @@ class _Door:
 
     async def chat(self, request: Request) -> Response:
         session, body = await self._asked(request)
-        call = chat_api.call_of(body)
+        call = _read(chat_api.call_of, body)
         headers = _overridden(body, session)
         if body.get("stream"):
             events = chat_events(session, call, body, _model(body, session))
@@ -66,12 +68,12 @@ class _Door:
 
     async def text(self, request: Request) -> Response:
         session, body = await self._asked(request)
-        call = text_api.call_of(body)
+        call = _read(text_api.call_of, body)
         return await _answered(request, session, call, body, _overridden(body, session), text_api.completion)
 
     async def responses(self, request: Request) -> Response:
         session, body = await self._asked(request)
-        call = responses_api.call_of(body)
+        call = _read(responses_api.call_of, body)
         headers = _overridden(body, session, responses_api.left_out)
         return await _answered(request, session, call, body, headers, responses_api.response)
 
@@ -102,7 +104,9 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(raw) > LARGEST:
             raise CallRefused(f"the request has more than {LARGEST} bytes")
     try:
-        body = json.loads(bytes(raw))
+        # Half surrogate pairs, which JSON can bring in, become question marks; what is no number is refused.
+        plain = json.dumps(json.loads(bytes(raw)), ensure_ascii=False, allow_nan=False)
+        body = json.loads(plain.encode(errors="replace"))
     except (ValueError, RecursionError) as error:
         raise CallRefused(f"the request is no usable JSON: {error}") from error
     if not isinstance(body, dict):
@@ -110,11 +114,20 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
+def _read(by: Callable[[dict[str, Any]], T], body: Mapping[str, Any]) -> T:
+    """What a request says, read by one who knows its API. Raises CallRefused, also for what nobody thought of."""
+    try:
+        return by(dict(body))
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise CallRefused(f"the request is not as the API has it: {error}") from error
+
+
 def _overridden(
     body: Mapping[str, Any], session: Session, left_out: Callable[..., list[str]] = sampling.left_out
 ) -> dict[str, str]:
     """Headers that say what was left out. Raises SamplingFixed."""
-    left = left_out(body, session.task.rollout.sampling, session.means.overrides)
+    sampled, overrides = session.task.rollout.sampling, session.means.overrides
+    left = _read(lambda asked: left_out(asked, sampled, overrides), body)
     return {sampling.OVERRIDDEN: ", ".join(left)} if left else {}
 
 

@@ -36,15 +36,15 @@ def settled(text: str, stops: Sequence[str]) -> str:
 class Pieces:
     """The text of one answer as it comes."""
 
-    def __init__(self, call: Call, chat: ChatTokenizer) -> None:
-        self._call, self._chat = call, chat
+    def __init__(self, call: Call, chat: ChatTokenizer, control_tokens: bool = False) -> None:
+        self._call, self._chat, self._control = call, chat, control_tokens
         self._new = asyncio.Event()
         self._text = self.sent = ""
 
     def heard(self, tokens: Sequence[int]) -> None:
         """There are more tokens."""
         if not self._call.tools:
-            self._text = settled(self._chat.text(tokens), self._call.stops)
+            self._text = settled(self._chat.text(tokens, control_tokens=self._control), self._call.stops)
             self._new.set()
 
     async def more(self, task: asyncio.Task[Answer]) -> AsyncGenerator[str, None]:
@@ -64,7 +64,7 @@ class Pieces:
 async def chat_events(session: Session, call: Call, body: Mapping[str, Any], model: str) -> AsyncGenerator[str, None]:
     """A streamed `chat.completion`; whoever stops reading ends the call."""
     chat = session.means.chat
-    pieces = Pieces(call, chat)
+    pieces = Pieces(call, chat, session.means.environment.special_tokens)
     begun = chat_api.head("chat.completion.chunk", "chatcmpl", model)
     task = session.begin(call, pieces.heard)
     try:

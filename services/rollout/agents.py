@@ -17,7 +17,6 @@ import grpc
 
 from penstock import rpc
 from penstock.environment.v1 import environment_pb2 as env
-from penstock.environment.v1 import environment_pb2_grpc
 from penstock.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from penstock.membership import preferred
 from penstock.replicas.engines import GenerationFailed
@@ -39,9 +38,10 @@ SECONDS = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class Played:
-    """What became of an agent: its own word, and what its session has."""
+    """What became of an agent: its own word, where it ran, and what its session has."""
 
     outcome: env.AgentOutcome
+    place: str
     drawn: gateway_pb2.CloseSessionResponse
 
 
@@ -50,10 +50,8 @@ async def by_agent(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadl
     name = task.rollout.task.environment
     if not await tools.places.some("an environment", on="environment", within=deadline.at - time.monotonic()):
         raise EnvironmentFailed("no environment service took part in the run until the group's deadline")
-    place = tools.place(task, index)
-    assert place.agents is not None, "the places of an agent run agents"
     began = time.monotonic()
-    run = await played(tools.gateways, place.agents, task, index, deadline.at)
+    run = await played(tools, task, index, deadline.at)
     took = time.monotonic() - began
     outcome, drawn = run.outcome, run.drawn
     if outcome.invalid_reason:
@@ -69,7 +67,7 @@ async def by_agent(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadl
     t = ended(of_contexts(header(task, index, tools.model), drawn.contexts), components, drawn.truncated)
     if outcome.HasField("answer"):
         t.answer = outcome.answer
-    t.engine, t.environment_instance = drawn.engine, place.address
+    t.engine, t.environment_instance = drawn.engine, run.place
     generating = drawn.generating.ToNanoseconds() / 1e9
     t.timings.generating.FromNanoseconds(int(generating * 1e9))
     t.timings.environment.FromNanoseconds(int(max(0.0, took - generating) * 1e9))
@@ -118,9 +116,7 @@ async def _open(
     return await rpc.call(gate.stub.OpenSession(opening, timeout=max(0.001, until - time.monotonic())))
 
 
-async def played(
-    gateways: Pool[Gate], stub: environment_pb2_grpc.AgentServiceAsyncStub, task: pb.GroupTask, index: int, until: float
-) -> Played:
+async def played(tools: Tools, task: pb.GroupTask, index: int, until: float) -> Played:
     """Runs the agent of a sample to its end, `until` a time of time.monotonic() at the latest.
 
     Raises GenerationFailed where the session is lost or its engines failed, EnvironmentFailed for an agent that has no
@@ -128,10 +124,10 @@ async def played(
     """
     key = secrets.token_urlsafe(32)
     closing = gateway_pb2.CloseSessionRequest(key=key)
-    gate, opened = await opened_by(gateways, task, index, until, key)
-    outcome, died = env.AgentOutcome(), None
+    gate, opened = await opened_by(tools.gateways, task, index, until, key)
+    outcome, place, died = env.AgentOutcome(), "", None
     try:
-        outcome = await _run(stub, task, index, f"{opened.url}/v1", key, until)
+        outcome, place = await _run(tools, task, index, f"{opened.url}/v1", key, until)
     except EnvironmentFailed as error:
         died = error
     finally:
@@ -143,7 +139,7 @@ async def played(
         raise GenerationFailed(drawn.failure)
     if died is not None:
         raise died
-    return Played(outcome, drawn)
+    return Played(outcome, place, drawn)
 
 
 async def _closed(
@@ -162,14 +158,10 @@ async def _closed(
 
 
 async def _run(
-    stub: environment_pb2_grpc.AgentServiceAsyncStub,
-    task: pb.GroupTask,
-    index: int,
-    base_url: str,
-    key: str,
-    until: float,
-) -> env.AgentOutcome:
-    """The agent's word. A service that is away before it began the agent is asked again."""
+    tools: Tools, task: pb.GroupTask, index: int, base_url: str, key: str, until: float
+) -> tuple[env.AgentOutcome, str]:
+    """The agent's word, and where it ran. One that is away before it began the agent is asked again, or another that
+    has come in its place."""
     asked = task.rollout.task
     request = env.RunRequest(
         request_id=f"{task.run}/{task.group}/{index}",
@@ -182,9 +174,13 @@ async def _run(
     )
     told: list[env.RunResponse] = []
 
-    async def attempt(left: float) -> env.AgentOutcome:
+    async def attempt(left: float) -> tuple[env.AgentOutcome, str]:
+        if not await tools.places.some("an environment", on="environment", within=left):
+            raise EnvironmentFailed("no environment service took part in the run until the group's deadline")
+        place = tools.place(task, index)
+        assert place.agents is not None, "the places of an agent run agents"
         request.lifetime.FromNanoseconds(int(left * 1e9))
-        call = stub.Run(request, timeout=left + SECONDS)
+        call = place.agents.Run(request, timeout=left + SECONDS)
         try:
             with rpc.translated():
                 async for each in call:
@@ -195,7 +191,7 @@ async def _run(
             raise
         finally:
             call.cancel()  # one that has ended is left as it is
-        return _outcome(told)
+        return _outcome(told), place.address
 
     try:
         left = max(0.001, until - time.monotonic())

@@ -4,8 +4,8 @@
 
 Every group that was admitted is trained, filtered, expired, failed or in flight, and their samples add up; no sample is
 trained twice, and none that the log does not hold; batches and reports follow each other without a gap and agree;
-versions never go back, and no group is older than the bound when it is trained. What the log no longer holds, because
-it was trimmed behind a checkpoint, cannot be looked at and is counted.
+versions never go back within a turn, and no group is older than the bound when it is trained. What the log no longer
+holds, because it was trimmed behind a checkpoint, cannot be looked at and is counted.
 
 Entries that are no entries of this run are quarantined by every reader, and here as well: they are listed and break
 nothing.
@@ -18,7 +18,7 @@ from penstock.ledger import Fate, Ledger, check_against_admission, explained
 from penstock.names import RunNames
 from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.telemetry import steps
-from penstock.trajectories import oldest_step, read_sample, read_task
+from penstock.trajectories import Drawn, contexts, oldest_step, read_sample, read_task
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 CLOSE = 1e-6  # of means of the same numbers in another order, relative to 1 + their size
@@ -80,9 +80,9 @@ class Audit:
         except BadEntry as bad:
             self.others.add("log", subject, sequence, bad)
             return
-        versions = [s.version.step for s in t.version_segments]
-        if versions != sorted(versions):
-            self._back.append(f"{t.group}/{t.index}: its versions go back: {versions[:8]}")
+        for versions in (found for context in contexts(t) for found in _by_turn(context)):
+            if versions != sorted(versions):
+                self._back.append(f"{t.group}/{t.index}: its versions go back: {versions[:8]}")
         self._log[t.group, t.index] = _Seen(sequence, t.outcome.status != pb.Outcome.STATUS_FAILED, oldest_step(t))
 
     def verdict(self, first_sample: int = 1) -> Verdict:
@@ -159,3 +159,13 @@ class Audit:
             mean = sum(part.reward * len(part.indices) for part in record.groups) / members
             if abs(mean - said[steps.REWARD_MEAN]) > CLOSE * (1 + abs(mean)):
                 yield f"step {record.step}: its report says reward {said[steps.REWARD_MEAN]:g}, its batch {mean:g}"
+
+
+def _by_turn(context: Drawn) -> Iterator[list[int]]:
+    """The versions that drew each turn, in order. An agent's context may hold a turn that was drawn for another one,
+    later than the turns behind it."""
+    firsts = [segment.first for segment in context.version_segments]
+    ends = [*firsts[1:], context.token_count]
+    steps_of = [segment.version.step for segment in context.version_segments]
+    for turn in context.turns:
+        yield [s for first, end, s in zip(firsts, ends, steps_of, strict=True) if first < turn.end and end > turn.start]

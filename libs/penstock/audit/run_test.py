@@ -120,6 +120,21 @@ def overtaken(s: Streams) -> None:
     s.records[0].writer_epoch = 2
 
 
+def test_an_agents_turn_that_was_drawn_for_another_context_later_breaks_nothing() -> None:
+    """A context that began another was taken into it: its turn is of a newer version than those behind it."""
+    streams = Streams()
+    t = sample(2, 0, 1, 1)
+    turn = t.turns[-1]
+    assert turn.end - turn.start == 2
+    t.turns.add(role="assistant", start=turn.start + 1, end=turn.end)
+    turn.end = turn.start + 1
+    del t.version_segments[:]
+    for first, step in ((turn.start, 2), (turn.start + 1, 1)):
+        t.version_segments.add(first=first).version.step = step
+    streams.log[4] = t
+    assert not [each for each in streams.verdict().findings if "go back" in each]
+
+
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [

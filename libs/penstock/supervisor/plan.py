@@ -120,6 +120,8 @@ def plan(
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
         runs = "generation" if kind in ("teacher", "judge") else kind
         run = ["--nats", nats, "--run", recipe.run, *(joins.flags if joins is not None else ())]
+        if kind == "gateway":  # where agents find it is where others do
+            run += ["--http", f"{addresses[name].rpartition(':')[0]}:0"]
         shown = (str(each) for each in _credentials(runs, recipe, secrets)) if secrets is not None else ()
         variables = dict(given(name))
         variables |= _packages(recipe, os.environ) if kind in ("environment", "coordinator") else {}

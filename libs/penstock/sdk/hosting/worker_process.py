@@ -96,7 +96,10 @@ class Requests:
         endpoint = Endpoint(request["base_url"], request["key"])
         os.environ.update(endpoint.variables)
         agent: Agent = resolve(request["target"])
-        return result_to_json(await agent.outcome(task_from_json(request["task"]), endpoint))
+        try:
+            return result_to_json(await agent.outcome(task_from_json(request["task"]), endpoint))
+        finally:
+            await _nothing_left()  # which would draw into the next sample
 
     async def _reset(self, request: Mapping[str, Any]) -> dict[str, Any]:
         environment: Environment = resolve(request["target"])()
@@ -118,6 +121,14 @@ class Requests:
         if environment is not None:
             await _settle(environment.close())
         return {}
+
+
+async def _nothing_left() -> None:
+    """Ends the tasks that somebody has begun and not awaited."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _settle(value: Any) -> Any:
