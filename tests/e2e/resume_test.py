@@ -33,12 +33,12 @@ def test_kill_9_of_the_command_leaves_nothing_behind_and_the_run_resumes(tmp_pat
         assert adds_up(summary) and summary["samples"]["in_flight"] == 0
         rows = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-        assert (rows[0]["rl.learning_rate"], rows[-1]["rl.learning_rate"]) == (0.0001, 0.0002)
+        assert (rows[0]["rl.policy.learning_rate"], rows[-1]["rl.policy.learning_rate"]) == (0.0001, 0.0002)
         changed = [text.partition(": ")[2] for text in summary["changes"]]
         assert changed == [
             f"{RATE} 0.0001 -> 0.0002",
             "rollout.workers 1 -> 2",
-            "weight_sync.keep_versions 3 -> 2",
+            "weight_sync.keep_versions 4 -> 2",
         ]
     with training(tmp_path, path) as again:
         assert again.end(within=60) == 2  # a finished run is refused, with the way out
