@@ -31,10 +31,12 @@ class Recorder(FakeEngine):
     sent: list[Sent] = field(default_factory=list)
     version: int = 0
     hold: asyncio.Event | None = None
+    arrived: int = 0
 
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[generation_pb2.GenerateResponse]:
+        hold, self.arrived = self.hold, self.arrived + 1
         prompt = from_int32s(request.prompt_tokens).tolist()
         tokens = self.says()[: request.sampling.max_tokens]
         rng = random.Random(str((prompt, tokens)))
@@ -45,8 +47,8 @@ class Recorder(FakeEngine):
             chunk = tokens[at : at + 3]
             steps += [self.version] * len(chunk)
             yield Tokens(chunk, self.version, logprobs=logprobs[at : at + 3]).response()
-            if self.hold is not None:
-                await self.hold.wait()
+            if hold is not None:
+                await hold.wait()
         self.sent.append((tuple(prompt), tokens, logprobs, steps))
         yield Tokens([], finish=trajectory_pb2.FINISH_REASON_STOP, segments=False).response()
 
@@ -127,12 +129,11 @@ class Agent:
         engine = self.gateway.engine
         assert isinstance(engine, Recorder)
         engine.hold = asyncio.Event()
-        session = self.gateway.sessions.of(self.key)
+        session, before = self.gateway.sessions.of(self.key), engine.arrived
         body = {"model": "any", "messages": self.rng.choice(self.histories), "stream": self.rng.random() < 0.5}
-        asked = session.begun
         call = asyncio.create_task(self.gateway.post("/v1/chat/completions", body, self.key))
         async with asyncio.timeout(10):
-            while session.begun == asked:
+            while engine.arrived == before:  # what comes later is not held
                 await asyncio.sleep(0)
             call.cancel()
             while session.running:
