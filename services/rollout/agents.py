@@ -29,9 +29,10 @@ from services.rollout.ending import ended
 from services.rollout.failures import EnvironmentFailed, RewardFailed
 from services.rollout.tools import Deadline, Gate, Tools
 
-AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED))
 TURN_SECONDS = 2.0
 """After which a sample asks the next gateway for a session, where one is away or full."""
+# Whoever asks for a longer pause than a turn would be asked again without any.
+AWAY = rpc.Retry((grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED), longest=TURN_SECONDS / 2)
 SECONDS = 30.0
 """For closing a session, and beyond an agent's own time for the call that runs it."""
 

@@ -73,9 +73,9 @@ class Devices:
         self._held = {other: held for other, held in self._held.items() if other in alive}
         if named is not None:
             return {VISIBLE: ",".join(self._keep(name, [self._named(name, index) for index in named]))}
-        named_of = (*(recipe.learner.devices or ()), *(recipe.generation.devices or ()))
+        reserved = (*(recipe.learner.devices or ()), *(recipe.generation.devices or ()))
         taken = {device for held in self._held.values() for device in held}
-        free = [d for i, d in enumerate(self._there) if d not in taken and i not in named_of]
+        free = [d for i, d in enumerate(self._there) if d not in taken and i not in reserved]
         if len(free) < count:
             logger.warning("%s shares GPUs with others: %d of %d are left", name, len(free), len(self._there))
             return {VISIBLE: ",".join(self._there)}
