@@ -5,7 +5,7 @@ import asyncio
 import pathlib
 import sys
 
-from penstock.chat import ChatTokenizer
+from penstock.chat import ChatTokenizer, keep
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.datasets import DatasetError
 from penstock.process import Process, flags, run
@@ -21,6 +21,7 @@ async def serve(process: Process, args: argparse.Namespace) -> None:
     addresses = dict(peer.split("=", 1) for peer in args.peer)
     async with peers(addresses, process.security, part.watcher) as others:
         chat = await asyncio.to_thread(ChatTokenizer, recipe.model.path, recipe.data.thinking)
+        await asyncio.to_thread(keep, chat, args.run_directory)
         written = sinks(args.run_directory, recipe)
         coordinator = Coordinator(part.bus, part.names, recipe, args.run_directory, others, written, chat)
         process.server.add(

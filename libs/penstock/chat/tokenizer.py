@@ -65,6 +65,11 @@ class ChatTokenizer:
         return len(self._tokenizer)
 
     @property
+    def backend(self) -> Any | None:
+        """The `tokenizers.Tokenizer` beneath; None for one that is written in Python."""
+        return getattr(self._tokenizer, "backend_tokenizer", None)
+
+    @property
     def stop_token(self) -> int:
         """What the template ends a turn with."""
         return self._ends.token

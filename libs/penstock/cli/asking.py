@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 
 from penstock import rpc
 from penstock.bus import BusError, connect
-from penstock.chat import ChatTokenizer, TemplateError
+from penstock.chat import ChatTokenizer, HasText, TemplateError, Texts
 from penstock.cli.credentials import login_of, security_of
 from penstock.cli.run_directory import ADDRESSES, RunRefused, locked
 from penstock.cli.streams import NATS, run_server
@@ -72,7 +72,7 @@ async def coordinator_of(folder: pathlib.Path) -> AsyncIterator[str]:
         if not (folder / "nats").is_dir():
             raise RunRefused(f"its streams are not there any more ({folder / 'nats'}); metrics.jsonl has its numbers")
         recipe = recorded(folder / "recipe.yaml")
-        reading = asyncio.create_task(asyncio.to_thread(_chat, recipe, folder))  # slow, and so is a server's start
+        reading = asyncio.create_task(asyncio.to_thread(_texts, recipe, folder))  # slow, and so is a server's start
         try:
             nats = await stack.enter_async_context(run_server(folder, "nats-read.log"))
             bus = await stack.enter_async_context(connect(nats.url, name="penstock", login=login_of(folder)))
@@ -92,8 +92,15 @@ def shown_to(folder: pathlib.Path, address: str) -> rpc.Security:
     return rpc.Security() if address.startswith("unix:") else security_of(folder)
 
 
-def _chat(recipe: Recipe, folder: pathlib.Path) -> ChatTokenizer:
-    """The tokenizer that the run had: its model's, or what it exported. Raises TemplateError, RunRefused."""
+def _texts(recipe: Recipe, folder: pathlib.Path) -> HasText:
+    """The texts that the run kept; else the tokenizer that it had: its model's, or what it exported.
+
+    Raises TemplateError, RunRefused, OSError.
+    """
+    try:
+        return Texts(folder)
+    except FileNotFoundError:
+        pass  # an earlier Penstock's run, or a tokenizer whose texts cannot be kept
     for path in (recipe.model.path, folder / "export"):
         if (pathlib.Path(path) / "tokenizer_config.json").is_file():
             return ChatTokenizer(str(path), recipe.data.thinking, recipe.data.control_tokens)

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock import rpc
 from penstock.bus import Bus, RunNames, load_payload, read, stream_state
-from penstock.chat import ChatTokenizer
+from penstock.chat import HasText
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.ledger import Ledger
 from penstock.recipes import Recipe
@@ -38,7 +38,7 @@ class RunOver(Reader):
         summary: Mapping[str, Any],
         ledger: Ledger,
         samples: Sequence[trajectory_pb2.Trajectory],
-        chat: ChatTokenizer,
+        chat: HasText,
     ) -> None:
         super().__init__(bus, RunNames(recipe.run), ledger, lambda: samples, chat)
         status = str(summary.get("status", ""))
@@ -51,7 +51,7 @@ class RunOver(Reader):
             self._run.updated_at.CopyFrom(ledger.reports[max(ledger.reports)].at)
 
     @staticmethod
-    async def of(bus: Bus, recipe: Recipe, summary: Mapping[str, Any], chat: ChatTokenizer) -> "RunOver":
+    async def of(bus: Bus, recipe: Recipe, summary: Mapping[str, Any], chat: HasText) -> "RunOver":
         """What the streams hold. Raises bus.NotFound (there are none), BusTimeout."""
         names = RunNames(recipe.run)
         ledger, samples = await asyncio.gather(folded(bus, names), _latest(bus, names))

@@ -6,7 +6,7 @@ from typing import Any
 
 from penstock import rpc
 from penstock.bus import Bus, RunNames, last_entry, load_payload
-from penstock.chat import ChatTokenizer
+from penstock.chat import HasText
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.ledger import Fate, Ledger
@@ -30,7 +30,7 @@ class Reader(coordinator_pb2_grpc.CoordinatorServiceServicer):
         names: RunNames,
         ledger: Ledger,
         recent: Callable[[], Iterable[trajectory_pb2.Trajectory]],
-        chat: ChatTokenizer,
+        chat: HasText,
     ) -> None:
         self._bus, self._names, self._ledger, self._recent, self._chat = bus, names, ledger, recent, chat
         self._history = History(bus, names, ledger)

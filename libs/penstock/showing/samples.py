@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from penstock.chat import ChatTokenizer
+from penstock.chat import HasText
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.trajectories import Drawn, from_float32s, from_int32s, newest_step, oldest_step
 from penstock.trajectory.v1 import trajectory_pb2
 
 
-def readable(t: trajectory_pb2.Trajectory, chat: ChatTokenizer) -> pb.Sample:
+def readable(t: trajectory_pb2.Trajectory, chat: HasText) -> pb.Sample:
     """A trajectory as people read it, the completion cut into turns and into pieces by version."""
     tokens = from_int32s(t.tokens)
     drawn = np.frombuffer(t.loss_mask, np.uint8) == 1
@@ -47,7 +47,7 @@ def readable(t: trajectory_pb2.Trajectory, chat: ChatTokenizer) -> pb.Sample:
     return result
 
 
-def _turns(t: Drawn, chat: ChatTokenizer) -> list[pb.Sample.Turn]:
+def _turns(t: Drawn, chat: HasText) -> list[pb.Sample.Turn]:
     """A context whole: what was given and what was drawn take turns."""
     tokens, logprobs, drawn = (
         from_int32s(t.tokens),
