@@ -88,6 +88,7 @@ ROOMS = {
         "huggingface",
         "interface",
         "leader",
+        "nodes",
         "ranks",
         "testing",
     ],

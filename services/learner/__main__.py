@@ -1,14 +1,17 @@
-"""penstock serve learner: trains the policy. More than one rank runs under torchrun, which this starts by itself."""
+"""penstock serve learner: trains the policy. More than one rank runs under torchrun, which this starts by itself; of
+several nodes each is a process that finds the others in the run, and starts its ranks when all are there."""
 
 import argparse
 import datetime
 import logging
 import os
 import pathlib
+import platform
 import sys
 from typing import TYPE_CHECKING
 
-from penstock.process import flags, observed, security, serve_metrics
+from penstock.process import Process, advertised, flags, observed, security, serve_metrics
+from penstock.process import run as run_process
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.rpc import Security
 from penstock.system import exits
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from services.learner.ranks.watching import Watch
 
 logger = logging.getLogger("services.learner")
+NODE, RANK = "PENSTOCK_NODE", "TORCHELASTIC_RUN_ID"
+"""Set for what a node starts (see ranks.meeting), and for what torchrun's agent does."""
 
 
 def main() -> int:
@@ -33,9 +38,11 @@ def main() -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"cannot start: {error}\n")
         return exits.BAD_INPUT
-    if "RANK" not in os.environ and recipe.learner.ranks > 1:
-        return _group(args, recipe)
-    return _rank(args, recipe, held)
+    if RANK in os.environ:
+        return _rank(args, recipe, held)
+    if recipe.learner.nodes > 1 and args.export is None and NODE not in os.environ:
+        return _node(args, recipe)
+    return _group(args, recipe) if recipe.learner.ranks > 1 else _rank(args, recipe, held)
 
 
 def _rank(args: argparse.Namespace, recipe: Recipe, held: Security) -> int:
@@ -129,21 +136,62 @@ def _watch(recipe: Recipe) -> "Watch":
     from services.learner.ranks.meeting import notes
     from services.learner.ranks.watching import Watch
 
-    return Watch(notes(), recipe.learner.hung_seconds)
+    hung = recipe.learner.hung_seconds
+    return Watch(notes(min(10.0, hung / 4)), hung)
 
 
 def _group(args: argparse.Namespace, recipe: Recipe) -> int:
-    """This very command on every rank."""
+    """This very command on every rank of this node."""
     logs.configure(args.name, run=recipe.run, level=args.log_level)
     from services.learner.ranks.launching import launch
 
-    return launch(recipe.learner.ranks, [sys.executable, "-m", "services.learner", *sys.argv[1:]])
+    return launch(recipe.learner.ranks // recipe.learner.nodes, _again())
+
+
+def _node(args: argparse.Namespace, recipe: Recipe) -> int:
+    """One node of several. Its ranks, where the first of all is among them, have the addresses that the flags name."""
+    from services.learner.nodes.claims import told_rank
+    from services.learner.nodes.node import KIND, NodeLife
+
+    name = args.name if args.name != "learner" else f"learner-{platform.node()}"
+    try:
+        rank = told_rank(args.node_rank, os.environ, platform.node(), recipe.learner.nodes)
+    except ValueError as error:
+        sys.stderr.write(f"cannot start: {error}\n")
+        return exits.BAD_INPUT
+    listens, ends = args.listen.rpartition(":")[0], args.ends_with_run
+    own = args.advertise or args.listen
+    flags_of_node = {"name": name, "part": KIND, "advertise": None, "ends_with_run": False, "metrics_port": 0}
+    if rank in (None, 0):  # rank 0 is here, and listens there
+        flags_of_node["listen"] = f"{listens}:0"
+    node = argparse.Namespace(**{**vars(args), **flags_of_node})
+
+    async def serve(process: Process, args: argparse.Namespace) -> None:
+        life = NodeLife(
+            process,
+            _again(),
+            recipe.learner.nodes,
+            args.run_directory / "checkpoints",
+            recipe.learner.rejoin_seconds,
+            advertised(own, args.nats).rpartition(":")[0].strip("[]"),
+            rank,
+            ends,
+        )
+        await process.serving(life.run(), ready=life.ready, gives_back=True)
+
+    return run_process(node, serve, recipe.run)
+
+
+def _again() -> list[str]:
+    """This very command."""
+    return [sys.executable, "-m", "services.learner", *sys.argv[1:]]
 
 
 def _arguments() -> argparse.Namespace:
     parser = flags("learner", "Trains the policy with Megatron-Core or transformers.")
     parser.add_argument("--recipe", type=pathlib.Path, required=True, help="the run's resolved recipe")
     parser.add_argument("--run-directory", type=pathlib.Path, required=True, help="where checkpoints and export go")
+    parser.add_argument("--node-rank", type=int, help="which of learner.nodes this is; else the first that is free")
     parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync, where it is not found in the run")
     parser.add_argument("--export", type=pathlib.Path, help="train nothing: write --checkpoint there as a model")
     parser.add_argument("--checkpoint", type=pathlib.Path, help="with --export: a checkpoint of the recipe's run")

@@ -148,13 +148,19 @@ def test_servers_and_channels_are_built_in_one_place() -> None:
 FLOORS = (
     ("interface",),
     ("algorithms", "checkpoints", "huggingface", "ranks", "backends/optim", "backends/packing"),
-    ("leader", "backends/common"),
+    ("leader", "nodes", "backends/common"),
     ("backends/megatron_core", "backends/transformers_fsdp"),
     ("backends",),
     ("",),
 )
 # Neighbours that a floor would allow, and that must not know each other all the same.
-STRANGERS = (("leader", "backends"), ("backends", "leader"), ("backends", "algorithms"), ("backends", "ranks"))
+STRANGERS = (
+    ("leader", "backends"),
+    ("backends", "leader"),
+    ("backends", "algorithms"),
+    ("backends", "ranks"),
+    ("leader", "nodes"),
+)
 
 
 def learner_room(module: str) -> str | None:

@@ -14,7 +14,10 @@ from penstock.access.kinds import Kind
 from penstock.names import RunNames, TaskKind
 
 API = "$JS.API"
-PARTS: Mapping[str, tuple[str, ...]] = {"generation": ("generation", "teacher", "judge")}
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "generation": ("generation", "teacher", "judge"),
+    "learner": ("learner", "learner_node"),
+}
 """The parts that a kind's processes play in a run, where those are not the kind alone."""
 
 
@@ -62,7 +65,11 @@ def subjects_of(names: RunNames) -> dict[Kind, Subjects]:
         "learner": _user(
             names,
             "learner",
-            (*(f"{ledger}.{what}.*" for what in ("group", "batch", "step", "eval")), n.key_subject("learner_epoch")),
+            (
+                *(f"{ledger}.{what}.*" for what in ("group", "batch", "step", "eval")),
+                n.key_subject("learner_epoch"),
+                f"$KV.{n.bucket}.learners.>",
+            ),
             looks=(n.log, n.ledger, n.blobs),
             reads=(n.log, n.ledger),
             more=[f"{API}.STREAM.PURGE.{n.log}"],

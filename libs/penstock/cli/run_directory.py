@@ -24,6 +24,8 @@ RATE = (
 # rate: a run goes on under any of these. What was changed is in the ledger.
 MAY_CHANGE = (
     "learner.ranks",
+    "learner.nodes",
+    "learner.rejoin_seconds",
     "learner.devices",
     "generation.devices",
     "learner.parallel.",

@@ -66,11 +66,8 @@ async def train(
         return exits.BAD_INPUT
     try:
         await asyncio.to_thread(chat_of, recipe)
-        if recipe.limits.replicas > 1:
-            words = "a run of `train` has one NATS; `penstock create` makes one on a cluster of yours"
-            errors.print(
-                f"Cannot start: limits.replicas: {recipe.limits.replicas}: {words}", markup=False, highlight=False
-            )
+        if problem := _of_one_host(recipe):
+            errors.print(f"Cannot start: {problem}", markup=False, highlight=False)
             return exits.BAD_INPUT
         recipe = pinned(recipe)
         if away := check_packages(recipe) or await undraftable(recipe) or await unreachable(recipe):
@@ -81,6 +78,17 @@ async def train(
     except (RunRefused, OSError, TemplateError, RecipeError, BusError) as error:
         errors.print(f"Cannot start: {error}", markup=False, highlight=False)
         return exits.BAD_INPUT
+
+
+def _of_one_host(recipe: Recipe) -> str:
+    """Why a recipe is none for `train`, which has one host; empty where it is."""
+    if recipe.limits.replicas > 1:
+        words = "a run of `train` has one NATS; `penstock create` makes one on a cluster of yours"
+        return f"limits.replicas: {recipe.limits.replicas}: {words}"
+    if recipe.learner.nodes > 1:
+        words = "a run of `train` has one host; `penstock create` makes one that `penstock serve learner --join` "
+        return f"learner.nodes: {recipe.learner.nodes}: {words}takes part in on each (docs/fleet/hosts.md)"
+    return ""
 
 
 async def _train(

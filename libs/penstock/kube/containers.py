@@ -57,7 +57,8 @@ def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: 
     serves = "generation" if kind in ("teacher", "judge") else kind
     words = ["serve", serves, "--join", f"nats://nats:{NATS}", "--run", recipe.run, "--folder", FOLDER]
     variables = [{"name": "HOME", "value": "/tmp"}, _field("PENSTOCK_ZONE", "spec.nodeName")]
-    if kind not in ("coordinator", "learner", "weight_sync", "dashboard"):
+    several = kind == "learner" and recipe.learner.nodes > 1
+    if several or kind not in ("coordinator", "learner", "weight_sync", "dashboard"):
         source = "metadata.labels['apps.kubernetes.io/pod-index']" if numbered else "metadata.name"
         variables.append(_field("POD", source))
         words += ["--name", f"{kind}-$(POD)" if numbered else "$(POD)"]

@@ -63,8 +63,11 @@ def manifests(recipe: Recipe, place: Place, page_key: str) -> dict[str, list[dic
     counts = Counter(kind_of(name) for name in instances(recipe))
     found = {"run.yaml": [_recipe(recipe), _create(place)], "nats.yaml": _nats(recipe, place)}
     for kind, count in counts.items():
-        found[f"{object_name(kind)}.yaml"] = [_workload(recipe, kind, count, place), *_beside(kind, count)]
-    found["network.yaml"] = _network(sorted(counts))
+        found[f"{object_name(kind)}.yaml"] = [
+            _workload(recipe, kind, count, place),
+            *_beside(kind, count, shared=recipe.learner.nodes > 1),
+        ]
+    found["network.yaml"] = _network(sorted(counts), nodes=recipe.learner.nodes)
     found["page.yaml"] = [_object("v1", "Secret", "page", stringData={"page.key": page_key})]
     return {
         file: [{**each, "metadata": {**each["metadata"], "namespace": place.namespace}} for each in objects]
@@ -111,7 +114,9 @@ def _workload(recipe: Recipe, kind: str, count: int, place: Place) -> dict[str, 
     held = volumes(kind, place)
     if kind == "learner":
         pod = _pod(kind, [made], _kept(held, "learner"), restartPolicy="OnFailure")
-        return _object("batch/v1", "Job", kind, spec={"backoffLimit": 20, "template": pod})
+        nodes = recipe.learner.nodes
+        indexed = {"completions": nodes, "parallelism": nodes, "completionMode": "Indexed"} if nodes > 1 else {}
+        return _object("batch/v1", "Job", kind, spec={"backoffLimit": 20, **indexed, "template": pod})
     selected: dict[str, Any] = {"replicas": count, "selector": {"matchLabels": _labels(kind)}}
     if kind == "weight_sync" or kind in NUMBERED:
         pod = _pod(kind, [made], held)
@@ -136,12 +141,13 @@ def _kept(held: list[dict[str, Any]], claim: str) -> list[dict[str, Any]]:
     return [lasting if each["name"] == "folder" else each for each in held]
 
 
-def _beside(kind: str, count: int) -> list[dict[str, Any]]:
-    """What a kind needs beside its pods."""
+def _beside(kind: str, count: int, shared: bool) -> list[dict[str, Any]]:
+    """What a kind needs beside its pods. shared: whether the learner's pods are on several nodes."""
     selector = _labels(kind)
     found: list[dict[str, Any]] = []
     if kind in ("learner", "coordinator"):
-        found.append(_claim(kind, "50Gi" if kind == "learner" else "10Gi"))
+        learner = kind == "learner"
+        found.append(_claim(kind, "50Gi" if learner else "10Gi", "Many" if learner and shared else "Once"))
     if kind == "dashboard":
         ports = [{"name": "page", "port": PAGE, "targetPort": "page"}]
         found.append(_object("v1", "Service", kind, spec={"selector": selector, "ports": ports}))
@@ -154,8 +160,8 @@ def _beside(kind: str, count: int) -> list[dict[str, Any]]:
     return found
 
 
-def _claim(name: str, size: str) -> dict[str, Any]:
-    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+def _claim(name: str, size: str, writers: str = "Once") -> dict[str, Any]:
+    spec = {"accessModes": [f"ReadWrite{writers}"], "resources": {"requests": {"storage": size}}}
     return _object("v1", "PersistentVolumeClaim", name, spec=spec)
 
 
@@ -191,15 +197,17 @@ def _nats(recipe: Recipe, place: Place) -> list[dict[str, Any]]:
     return [config, service, _object("apps/v1", "StatefulSet", "nats", spec=spec)]
 
 
-def _network(kinds: list[str]) -> list[dict[str, Any]]:
+def _network(kinds: list[str], nodes: int) -> list[dict[str, Any]]:
     """Who may reach whom: NATS by everybody of the run, services by those whom the table of methods lets call them,
-    metrics by whoever scrapes, the page by whoever may come into the namespace."""
+    nodes of a learner by each other, metrics by whoever scrapes, the page by whoever may come into the namespace."""
     everybody = {"podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "penstock"}}}
     closed = _object(
         "networking.k8s.io/v1", "NetworkPolicy", "closed", spec={"podSelector": {}, "policyTypes": ["Ingress"]}
     )
     nats = _policy("nats", [{"from": [everybody], "ports": [{"port": NATS}, {"port": MONITOR}]}])
-    return [closed, nats, *(_policy(kind, _ingress(kind, kinds)) for kind in kinds)]
+    among = {"from": [{"podSelector": {"matchLabels": _labels("learner")}}]}
+    beside = {"learner": [among]} if nodes > 1 else {}
+    return [closed, nats, *(_policy(kind, [*_ingress(kind, kinds), *beside.get(kind, [])]) for kind in kinds)]
 
 
 def _policy(kind: str, ingress: list[dict[str, Any]]) -> dict[str, Any]:

@@ -136,6 +136,24 @@ def test_counts_and_devices_are_the_recipes(recipe: Recipe) -> None:
     assert [gpus(name) for name in ("learner", "generation", "judge", "rollout")] == [4, 2, 1, None]
 
 
+def test_nodes_of_a_learner_are_pods_of_one_job_that_share_a_folder_and_reach_each_other(recipe: Recipe) -> None:
+    source = recipe.model_dump()
+    source["learner"] |= {"nodes": 2}
+    made = manifests(Recipe.model_validate(source), Place(accelerator="cuda"), "k")
+    (job,) = (each["spec"] for each in made["learner.yaml"] if each["kind"] == "Job")
+    assert (job["completions"], job["parallelism"], job["completionMode"]) == (2, 2, "Indexed")
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2, "each node has its share of the ranks"
+    assert container["args"][container["args"].index("--name") + 1] == "$(POD)"
+    (claim,) = (each["spec"] for each in made["learner.yaml"] if each["kind"] == "PersistentVolumeClaim")
+    assert claim["accessModes"] == ["ReadWriteMany"]
+    (policy,) = (each["spec"] for each in made["network.yaml"] if each["metadata"]["name"] == "learner")
+    whole = [rule for rule in policy["ingress"] if "ports" not in rule]
+    assert [pod["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for r in whole for pod in r["from"]] == [
+        "learner"
+    ]
+
+
 def test_files_are_listed_and_a_secret_is_its_owners(
     files: dict[str, list[dict[str, Any]]], tmp_path: pathlib.Path
 ) -> None:

@@ -147,6 +147,15 @@ class RunNames:
         """Key of the bucket: how the run ended ("done", "stopped", "failed"), empty while it has not."""
         return "over"
 
+    @property
+    def learner_group_key(self) -> str:
+        """Key of the bucket: what node 0 of a learner of several nodes says of them all."""
+        return "learners.group"
+
+    def learner_node_key(self, rank: int) -> str:
+        """Key of the bucket: what a node of the learner says of itself."""
+        return f"learners.node.{rank}"
+
     def wanted_key(self, host: str) -> str:
         """Key of the bucket: how many processes of each kind the supervisor of a host keeps, as JSON."""
         return f"wanted.{token(host, 'host')}"

@@ -38,7 +38,7 @@ def wanted(recipe: Recipe, name: str) -> tuple[int, Sequence[int] | None]:
     number = int(tail) if (tail := name.rpartition("-")[2]).isdigit() else 0
     match kind_of(name):
         case "learner":
-            return recipe.learner.ranks, recipe.learner.devices
+            return recipe.learner.ranks // recipe.learner.nodes, recipe.learner.devices
         case "generation":
             size, named = recipe.generation.tensor, recipe.generation.devices
             own = named[number * size : (number + 1) * size] if named is not None else ()

@@ -31,7 +31,7 @@ def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
     world, timeout = int(os.environ["WORLD_SIZE"]), datetime.timedelta(seconds=collective_seconds)
     number = int(os.environ["RANK"])
     dist.init_process_group("gloo", store=store(world), rank=number, world_size=world, timeout=timeout)
-    watch = Watch(notes(), hung_seconds)
+    watch = Watch(notes(hung_seconds / 4), hung_seconds)
     step = 0
     try:
         while True:
@@ -52,7 +52,8 @@ def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
 
 def main() -> int:
     if sys.argv[1] == "launch":
-        return launch(2, [sys.executable, "-m", "services.learner.ranks.group_testing", "rank", *sys.argv[2:]])
+        ranks = int(os.environ.get("PENSTOCK_TEST_RANKS", "2"))
+        return launch(ranks, [sys.executable, "-m", "services.learner.ranks.group_testing", "rank", *sys.argv[2:]])
     return rank(float(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
 
 

@@ -135,10 +135,14 @@ def failure(code: int, at: int, words: str = "") -> ProcessFailure:
 def test_the_cause_is_not_what_it_caused() -> None:
     peer, killed = failure(1, 1, "connection closed by peer"), failure(-signal.SIGKILL, 2)
     ended, lost = failure(-signal.SIGTERM, 0), failure(exits.RANK_LOST, 3, "RankHung: rank 1 is stopped")
-    assert reason({0: peer, 1: killed, 2: ended}, memory_kills()).startswith("rank 1 (process 7) was killed by SIGKILL")
-    assert reason({0: lost, 1: killed, 2: ended}, memory_kills()) == "RankHung: rank 1 is stopped; the group was ended"
-    assert "connection closed by peer" in reason({0: peer, 2: ended}, memory_kills())
-    assert "rank 3 (process 7) ended with code 2: bad" in reason({0: peer, 3: failure(2, 9, "bad")}, memory_kills())
+
+    def said(failures: dict[int, ProcessFailure]) -> str:
+        return reason(failures, memory_kills())[0]
+
+    assert said({0: peer, 1: killed, 2: ended}).startswith("rank 1 (process 7) was killed by SIGKILL")
+    assert said({0: lost, 1: killed, 2: ended}) == "RankHung: rank 1 is stopped; the group was ended"
+    assert "connection closed by peer" in said({0: peer, 2: ended})
+    assert "rank 3 (process 7) ended with code 2: bad" in said({0: peer, 3: failure(2, 9, "bad")})
 
 
 def listeners(pid: int) -> set[str]:

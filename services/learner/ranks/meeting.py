@@ -1,21 +1,29 @@
-"""Where the ranks of one host meet: files that their user alone can reach, no port that anybody could.
+"""Where ranks meet: on one host in files that their user alone can reach, on several at a store that node 0 has.
 
 torchrun's own rendezvous listens on every interface and unpickles what it is sent: whoever reached the port ran code as
-the learner. Here the launcher makes a folder of mode 0700, names it in PENSTOCK_RANKS, and every rank opens its store
-and its notes there; what the ranks send each other goes over loopback. On several hosts torchrun is started by hand and
-ranks meet by its MASTER_ADDR and MASTER_PORT: that needs a network which nobody else is on.
+the learner. Here the launcher of one host makes a folder of mode 0700, names it in PENSTOCK_RANKS, and every rank opens
+its store and its notes there; what the ranks send each other goes over loopback.
+
+Ranks of several nodes are told in PENSTOCK_NODE which node they are of and where the store is: torch's, which takes and
+gives bytes and unpickles nothing. It knows no credentials, and neither do gloo and NCCL: it listens on the one address
+that node 0 tells the others, in a network that nobody else may be on.
 """
 
+from __future__ import annotations
+
 import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
 
+import psutil
 import torch.distributed as dist
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
@@ -24,19 +32,71 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.api import RendezvousInfo, RendezvousStoreInfo
 
-BACKEND = "one-host"
-FOLDER = "PENSTOCK_RANKS"
+BACKEND = "penstock"
+FOLDER, NODE = "PENSTOCK_RANKS", "PENSTOCK_NODE"
 LOOPBACK = "lo"
 PREFIX = "penstock-ranks-"
-STORE_SECONDS = 10.0
+MEET_SECONDS = 60.0
+"""For which an agent waits for node 0's store, and for what the others write there."""
 
 
-class OneHost(RendezvousHandler):
-    """torchrun's agent has nobody to meet: its group is the ranks that it starts."""
+@dataclasses.dataclass(frozen=True)
+class Meeting:
+    """The place of a node's ranks among those of others. rank: the node's; address: HOST:PORT of the store; host: this
+    node's own address on the way to the others. said: file for why the ranks ended. listener: on node 0, the
+    descriptor of the socket that listens at `address`."""
+
+    rank: int
+    nodes: int
+    address: str
+    host: str
+    said: str = ""
+    listener: int | None = None
+
+    @classmethod
+    def here(cls) -> Meeting | None:
+        """What this process was told; None for ranks of one host."""
+        text = os.environ.get(NODE)
+        return cls(**json.loads(text)) if text else None
+
+    def variables(self, said: pathlib.Path, listener: int | None) -> Mapping[str, str]:
+        """What tells a process."""
+        return {NODE: json.dumps(dataclasses.asdict(dataclasses.replace(self, said=str(said), listener=listener)))}
+
+    def store(self, part: str, seconds: float = MEET_SECONDS) -> dist.Store:
+        """A connection to a part of the store. Raises torch.distributed.DistStoreError."""
+        host, _, port = self.address.rpartition(":")
+        own = dist.TCPStore(host.strip("[]"), int(port), is_master=False, timeout=timedelta(seconds=seconds))
+        return dist.PrefixStore(part, own)
+
+    def opened(self) -> dist.Store:
+        """For node 0's launcher: the store itself, which ends with it."""
+        assert self.listener is not None
+        host, _, port = self.address.rpartition(":")
+        return dist.TCPStore(
+            host.strip("[]"),
+            int(port),
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=MEET_SECONDS),
+            master_listen_fd=self.listener,
+        )
+
+
+class Agents(RendezvousHandler):
+    """How torchrun's agent meets those of other nodes; on one host its group is the ranks that it starts."""
+
+    def __init__(self, meeting: Meeting | None) -> None:
+        self._meeting = meeting
+        self._store = meeting.opened() if meeting is not None and meeting.listener is not None else None
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """A group of one agent, whose notes stay in its memory. Ranks do not use the address (see `stores`)."""
-        return RendezvousInfo(dist.HashStore(), 0, 1, RendezvousStoreInfo("127.0.0.1", 0))
+        """Ranks do not use the address (see `store`)."""
+        nowhere = RendezvousStoreInfo("127.0.0.1", 0)
+        if self._meeting is None:
+            return RendezvousInfo(dist.HashStore(), 0, 1, nowhere)
+        store = self._meeting.store("agents")
+        return RendezvousInfo(store, self._meeting.rank, self._meeting.nodes, nowhere)
 
     def get_backend(self) -> str:
         return BACKEND
@@ -58,7 +118,15 @@ class OneHost(RendezvousHandler):
 
 
 def _handler(parameters: RendezvousParameters) -> RendezvousHandler:
-    return OneHost()
+    return Agents(Meeting.here())
+
+
+def interface_of(host: str) -> str:
+    """The network interface that has an address. Raises ValueError."""
+    found = {each.address.partition("%")[0]: name for name, all_of in psutil.net_if_addrs().items() for each in all_of}
+    if host not in found:
+        raise ValueError(f"no network interface of this host has the address {host}; it has {', '.join(sorted(found))}")
+    return found[host]
 
 
 def sweep(temporary: pathlib.Path) -> None:
@@ -76,8 +144,13 @@ def meeting() -> Iterator[str]:
     rendezvous for torchrun's configuration."""
     if BACKEND not in rendezvous_handler_registry._registry:  # noqa: SLF001 - it has no question of its own
         rendezvous_handler_registry.register(BACKEND, _handler)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", LOOPBACK)
+    place = Meeting.here()
+    interface = LOOPBACK if place is None else interface_of(place.host)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    if place is not None:
+        yield BACKEND
+        return
     sweep(pathlib.Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
         os.environ[FOLDER] = folder
@@ -87,15 +160,15 @@ def meeting() -> Iterator[str]:
             del os.environ[FOLDER]
 
 
-def store(world: int) -> dist.Store | None:
-    """For a rank: the store in which its group meets; None where torchrun's own is to be used, among the
-    ranks of several hosts."""
+def store(world: int) -> dist.Store:
+    """For a rank: the store in which its group meets. Raises ValueError where no launcher of ours has started it."""
     if world == 1:
         return dist.HashStore()
-    folder = os.environ.get(FOLDER)
-    if folder is None:
-        return None
-    return dist.FileStore(str(pathlib.Path(folder) / "group"), world)
+    if (place := Meeting.here()) is not None:
+        return place.store("group")
+    if FOLDER not in os.environ:
+        raise ValueError("a learner starts its ranks itself: set learner.ranks and learner.nodes, and no torchrun")
+    return dist.FileStore(str(pathlib.Path(os.environ[FOLDER]) / "group"), world)
 
 
 class Notes(Protocol):
@@ -136,11 +209,9 @@ class FolderNotes:
         return self._folder / key.replace("/", "-")
 
 
-def notes() -> Notes:
-    """For a rank of a group that has met: what it tells the others while a collective may hang."""
-    folder = os.environ.get(FOLDER)
-    if folder is not None:
-        return FolderNotes(pathlib.Path(folder) / "notes")
-    own = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    own.set_timeout(timedelta(seconds=STORE_SECONDS))
-    return dist.PrefixStore("watch", own)
+def notes(seconds: float) -> Notes:
+    """For a rank of a group that has met: what it tells the others while a collective may hang. seconds: for which one
+    look may wait."""
+    if (place := Meeting.here()) is not None:
+        return place.store("watch", seconds)
+    return FolderNotes(pathlib.Path(os.environ[FOLDER]) / "notes")

@@ -97,11 +97,11 @@ class Watch:
     def _watch(self) -> None:
         others = [rank for rank in range(self._world) if rank != self._rank]
         counts, changed = dict.fromkeys(others, 0), dict.fromkeys(others, time.monotonic())
-        answered, looked = False, time.monotonic()
+        answered, looked, read = False, time.monotonic(), time.monotonic()
         while not self._over.wait(self._interval):
             now = time.monotonic()
             if now - looked > self._hung_seconds / 2:
-                changed = dict.fromkeys(others, now)  # this rank was away itself
+                changed, read = dict.fromkeys(others, now), now  # this rank was away itself
             looked = now
             try:
                 self._beat()
@@ -111,7 +111,11 @@ class Watch:
                     self._notes.set(f"at/{self._rank}", f"is at {self._place}, in {self._stack()}")
             except (RuntimeError, OSError) as error:  # the notes': its host is gone, or too slow to tell
                 log.warning("the notes of the ranks cannot be read: %s", error)
+                if time.monotonic() - read > self._hung_seconds:
+                    lost = f"the ranks' notes could not be read for {self._hung_seconds:g} s: {error}"
+                    leave(RankHung(lost), exits.RANK_LOST)
                 continue
+            read = time.monotonic()
             for rank, beat in beats.items():
                 if beat["count"] != counts[rank]:
                     counts[rank], changed[rank] = beat["count"], now

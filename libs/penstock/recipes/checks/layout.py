@@ -19,15 +19,21 @@ def check_layout(recipe: Recipe) -> list[str]:
 
 
 def _devices(recipe: Recipe) -> list[str]:
-    """GPUs that are named: one for each rank, and whole replicas of them."""
+    """Ranks of each node, and GPUs that are named: one for each of them, and whole replicas of an engine."""
     found, learner, g = [], recipe.learner, recipe.generation
     for key, named in (("learner", learner.devices), ("generation", g.devices)):
         if named is not None and len(set(named)) < len(named):
             found.append(f"{key}.devices: {', '.join(map(str, named))} names a GPU twice")
-    if learner.devices is not None and len(learner.devices) != learner.ranks:
+    if learner.ranks % learner.nodes:
+        nearest = max(learner.nodes, learner.ranks // learner.nodes * learner.nodes)
         found.append(
-            f"learner.devices: {len(learner.devices)} GPUs for {learner.ranks} ranks (learner.ranks); name one each"
+            f"learner.ranks: {learner.ranks} ranks cannot be shared out equally over {learner.nodes} nodes "
+            f"(learner.nodes); the nearest valid value is {nearest}"
         )
+    here = max(1, learner.ranks // learner.nodes)
+    if learner.devices is not None and len(learner.devices) != here:
+        which = "learner.ranks" if learner.nodes == 1 else "learner.ranks / learner.nodes"
+        found.append(f"learner.devices: {len(learner.devices)} GPUs for {here} ranks ({which}); name one each")
     if g.devices is not None and len(g.devices) != g.tensor * g.replicas:
         found.append(
             f"generation.devices: {len(g.devices)} GPUs for {g.replicas} replicas of {g.tensor} (generation.replicas, "

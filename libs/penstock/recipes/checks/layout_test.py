@@ -98,9 +98,17 @@ def test_a_mixture_is_refused_on_the_transformers_backend_before_anything_starts
     [
         (["learner.devices=[0]", "learner.ranks=2"], "learner.devices: 1 GPUs for 2 ranks"),
         (["learner.devices=[1, 1]", "learner.ranks=2"], "learner.devices: 1, 1 names a GPU twice"),
+        (
+            ["learner.devices=[0]", "learner.ranks=4", "learner.nodes=2"],
+            "1 GPUs for 2 ranks (learner.ranks / learner.n",
+        ),
+        (["learner.ranks=3", "learner.nodes=2"], "3 ranks cannot be shared out equally over 2 nodes (learner.nodes)"),
+        (["learner.nodes=2"], "the nearest valid value is 2"),
         (["generation.devices=[3]", "generation.replicas=2"], "generation.devices: 1 GPUs for 2 replicas of 1"),
         (["generation.devices=[-1]"], "generation.devices"),
     ],
 )
-def test_devices_that_are_named_are_as_many_as_are_used(raw: dict[str, Any], overrides: list[str], why: str) -> None:
+def test_nodes_have_whole_shares_and_named_devices_are_as_many_as_are_used(
+    raw: dict[str, Any], overrides: list[str], why: str
+) -> None:
     assert why in problems(raw, *overrides)

@@ -105,9 +105,15 @@ class Learner(Section):
         description="what trains the model: Megatron-Core (every parallel size below), or any causal language model of "
         "Hugging Face transformers, fully sharded over data ranks, and cut over tensor ranks if it has a plan for it",
     )
-    ranks: Positive = Field(default=1, description="processes of the torchrun job")
+    ranks: Positive = Field(default=1, description="processes that train, on all nodes together")
+    nodes: Positive = Field(
+        default=1, description="hosts that share out the ranks equally; they must share the folder of the run"
+    )
+    rejoin_seconds: float = Field(
+        default=300.0, gt=0, description="of several nodes, one that is awaited for longer is said to be overdue"
+    )
     devices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None, description="GPUs of the host, by index, one for each rank; those that are free if absent"
+        default=None, description="GPUs of each host, by index, one for each rank there; those that are free if absent"
     )
     parallel: Parallel = Field(default_factory=Parallel)
     optimizer: Optimizer = Field(default_factory=Optimizer)
