@@ -11,6 +11,7 @@ from penstock import rpc
 from penstock.access import PARTS
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, flags, run
+from penstock.tensors import has_weights
 from services.generation.drafting import missing
 from services.generation.engine import Engine, EngineSettings
 from services.generation.engine_host import EngineHost, StartEngine
@@ -32,6 +33,7 @@ def settings_of(args: argparse.Namespace) -> EngineSettings:
         threads=args.threads,
         keep_kv_on_update=args.kv_on_update == "keep",
         speculative=args.speculative,
+        weights=has_weights(args.model),
     )
 
 
@@ -43,21 +45,32 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
     weight_sync, beside = args.weight_sync, list[Coroutine[Any, Any, None]]()
     if process.part is not None:
         process.part.member.serves, process.part.member.capacity = args.serves, args.max_running
+        process.part.member.awaits_weights = not settings.weights
         process.part.when_written_off(servicer.refuse)
         if weight_sync is None and args.part == "generation":
             weight_sync = await process.part.address_of("weight_sync")
             beside.append(process.part.until_moved("weight_sync", weight_sync))
+
+    async def ready() -> None:
+        await host.ready()
+        if process.part is not None:
+            process.part.member.awaits_weights = False
+
     if weight_sync is None:
-        await process.serving(host.run(None), ready=host.ready)
+        await process.serving(host.run(None), ready=ready)
         return
     async with rpc.channel(weight_sync, security=process.security, stream_seconds=86400) as channel:
-        await process.serving(host.run(channel), *beside, ready=host.ready)
+        await process.serving(host.run(channel), *beside, ready=ready)
 
 
 def main(start: StartEngine = Engine.start) -> int:
     """The program. start: what starts the engine; chaos tests give a fake."""
     parser = flags("generation", "Serves the policy with vLLM.")
-    parser.add_argument("--model", required=True, help="Hugging Face model directory (version 0)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="Hugging Face model directory (version 0); without its weights, a run's are waited for",
+    )
     parser.add_argument("--weight-sync", help="HOST:PORT of weight_sync, where it is not found in the run")
     parser.add_argument(
         "--part",
@@ -83,6 +96,8 @@ def main(start: StartEngine = Engine.start) -> int:
         vocabulary_of(args.model)
     except ValueError as error:
         parser.error(f"--model: {error}")
+    if not has_weights(args.model) and args.weight_sync is None and (args.nats is None or args.part != "generation"):
+        parser.error(f"--model: {args.model} has no weights, and there is no run whose learner publishes any")
     if lacks := missing((args.speculative or {}).get("method", "")):
         parser.error(f"--speculative: {lacks}")
     if args.check:

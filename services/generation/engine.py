@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
     """How the engine is built. `memory_gib` is its KV cache on CPU; a GPU uses `gpu_memory_fraction`. speculative:
-    vLLM's `speculative_config`, None to draft nothing."""
+    vLLM's `speculative_config`, None to draft nothing. weights: whether the model directory has any; an engine without
+    has random ones until its first update, and none must ask it for a token before."""
 
     model: str
     dtype: str = "float32"
@@ -38,6 +39,7 @@ class EngineSettings:
     threads: int = 1
     keep_kv_on_update: bool = False
     speculative: Mapping[str, Any] | None = None
+    weights: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Engine:
                 stream_interval=settings.chunk_tokens,
                 enable_prefix_caching=True,
                 disable_log_stats=True,
+                load_format="auto" if settings.weights else "dummy",
                 worker_extension_cls="services.generation.weight_backend.WorkerExtension",
                 weight_transfer_config=WeightTransferConfig(backend="penstock"),
                 speculative_config=dict(settings.speculative) if settings.speculative else None,

@@ -47,7 +47,8 @@ StartEngine = Callable[[EngineSettings, PolicyVersion], Awaitable[Engine]]
 class EngineHost:
     """The engine of one service process.
 
-    Invariant (test name): requests only ever run on a version that was applied completely.
+    Invariants (test names): requests only ever run on a version that was applied completely; one that starts without
+    weights serves nothing before it has fetched a version.
     """
 
     def __init__(self, settings: EngineSettings, receiver: str, start: StartEngine = Engine.start) -> None:
@@ -172,7 +173,7 @@ class EngineHost:
             self._engine = await self._start(self.settings, PolicyVersion())
         self.engine_starts += 1
         logger.info("engine started in %.1f s", time.monotonic() - started, extra={"starts": self.engine_starts})
-        if not self._elsewhere():
+        if self.settings.weights and not self._elsewhere():
             self.state = State.STATE_READY
             await self.gate.open(self.version.step)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import pathlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -112,6 +113,21 @@ async def test_an_engine_goes_back_with_a_rollback_and_is_there_within_seconds(w
         assert all(data == whole(step) for step, data in factory.engines[0].updates)
         await until_reported(weights, 3)
         assert (await weights.receivers())["g0"].path == pb.PATH_MAPPED
+
+
+async def test_one_that_starts_without_weights_serves_nothing_before_it_has_fetched_a_version(weights: Weights) -> None:
+    factory = Factory()
+    host = EngineHost(dataclasses.replace(SETTINGS, weights=False), "g0", start=factory)
+    async with connected(weights) as channel, running(host, channel):
+        await until(lambda: bool(factory.engines))
+        waiting = asyncio.create_task(draw(host, 1))
+        await asyncio.sleep(0.1)  # long enough for one that has weights
+        assert not waiting.done() and host.state == State.STATE_STARTING
+        await weights.publish(0)
+        assert await waiting == ["1.0"]
+        factory.engines[0].alive = False  # the next one has none either, and what it fetched is known
+        await until(lambda: len(factory.engines) == 2 and at(host, 0)())
+        assert await draw(host, 1) == ["1.0"]
 
 
 async def until_reported(weights: Weights, step: int) -> None:

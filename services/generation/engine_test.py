@@ -6,6 +6,7 @@ One engine serves the whole file (starting one takes most of the time), so the t
 import asyncio
 import os
 import pathlib
+import shutil
 import signal
 from collections.abc import AsyncIterator
 
@@ -157,6 +158,21 @@ async def test_an_incomplete_version_is_refused(engine: Engine, model: pathlib.P
     manifest.tensors[0].name = "model.no_such_tensor.weight"
     with pytest.raises(Exception, match="no_such_tensor|no module|KeyError|not found"):
         await engine.update(manifest, tmp_path / "v.bin")
+
+
+async def test_an_engine_without_weights_is_that_of_its_first_version(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    started = await Engine.start(EngineSettings(str(bare), max_context=128, weights=False), PolicyVersion())
+    try:
+        await started.update(version_file(tmp_path / "v.bin", weights(model, 1.0), 3), tmp_path / "v.bin")
+        drawn = await draw(started, "first", PROMPT, SAMPLING)
+        reference = expected(model, weights(model, 1.0), PROMPT, drawn.tokens)
+        assert torch.allclose(torch.tensor(drawn.logprobs), reference, atol=1e-4)
+    finally:
+        started.stop()
 
 
 async def test_the_death_of_the_engine_process_is_an_error_at_once(engine: Engine) -> None:

@@ -130,6 +130,9 @@ class Life:
                     return False
                 case Command.FINISH:
                     return True
+                case Command.PUBLISH:
+                    self.at(f"publishing version {step}, for engines that have no weights")
+                    self.leader.publish(step, list(weights_of(self.recipe, self.policy)))
                 case Command.SAVE:
                     self.at(f"copying the state of step {step}")
                     self.status.state = State.STATE_SAVING

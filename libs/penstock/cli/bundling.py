@@ -20,7 +20,6 @@ NAMES = re.compile(
 )
 MOST_BYTES = 128 << 20
 """Of all files together."""
-WEIGHTS = ("*.safetensors", "*.bin")
 
 
 class NoBundle(ValueError):
@@ -57,8 +56,3 @@ def unpack(data: bytes, folder: pathlib.Path) -> None:
                 (folder / entry.name).write_bytes(content.read())
     except tarfile.TarError as error:
         raise NoBundle(f"the run's model bundle cannot be read: {error}") from error
-
-
-def has_weights(model: pathlib.Path) -> bool:
-    """Whether an engine can be started from a directory."""
-    return any(True for pattern in WEIGHTS for _ in model.glob(pattern))

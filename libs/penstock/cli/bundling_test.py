@@ -8,7 +8,8 @@ import tarfile
 import pytest
 
 from penstock.chat import ChatTokenizer
-from penstock.cli.bundling import NoBundle, has_weights, packed, unpack
+from penstock.cli.bundling import NoBundle, packed, unpack
+from penstock.tensors import has_weights
 from penstock.tiny_model import make_model
 
 

@@ -21,7 +21,7 @@ import yaml
 from penstock.access import Login
 from penstock.bus import Bucket, Bus, BusError, RunNames, connect, load_payload, until_run
 from penstock.bus.embedded import free_ports
-from penstock.cli.bundling import NoBundle, has_weights, unpack
+from penstock.cli.bundling import NoBundle, unpack
 from penstock.recipes import Recipe, RecipeError, load, recorded
 from penstock.rpc import Certificates, is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
@@ -29,12 +29,11 @@ from penstock.supervisor.devices import Devices, visible
 from penstock.supervisor.plan import nats_of
 from penstock.supervisor.scaling import moves
 from penstock.telemetry.waits import waiting
+from penstock.tensors import has_weights
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
-NEED_WEIGHTS = frozenset({"generation", "learner"})
-"""Kinds that are started from the model's weights."""
-READ_MODEL = frozenset({"coordinator", "gateway", "rollout", *NEED_WEIGHTS})
+READ_MODEL = frozenset({"coordinator", "gateway", "generation", "learner", "rollout"})
 """Kinds that read the model's directory at all."""
 RUNS_AS = {"teacher": "generation", "judge": "generation"}
 """Kinds that show themselves as another."""
@@ -113,13 +112,31 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
         except NoBundle as none:
             raise RecipeError(names.run, [str(none)]) from none
         raw["model"]["path"] = str((folder / "model").absolute())
-    needing = sorted(set(kinds) & NEED_WEIGHTS)
-    if needing and not has_weights(pathlib.Path(raw["model"]["path"])):
-        raise RecipeError(
-            names.run, [f"model.path: no directory {str(there)!r} here, and {needing[0]} needs the weights"]
-        )
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
-    return load(path, rows=False)
+    recipe = load(path, rows=False)
+    needing = sorted((kind, why) for kind in kinds if (why := _needs_weights(recipe, kind)))
+    if needing and not has_weights(recipe.model.path):
+        kind, why = needing[0]
+        raise RecipeError(
+            names.run, [f"model.path: no directory {str(there)!r} here, and {kind} needs its weights: {why}"]
+        )
+    return recipe
+
+
+def _needs_weights(recipe: Recipe, kind: str) -> str:
+    """Why a kind cannot do without the model's weights; empty where it can: engines get the policy's from the run."""
+    lora, speculative = recipe.learner.lora, recipe.generation.speculative
+    if kind == "learner":
+        return "training begins from them"
+    if kind != "generation":
+        return ""
+    if recipe.mode != "train":
+        return f"nobody publishes them where mode is {recipe.mode!r}"
+    if lora is not None and lora.publish == "adapters":
+        return "learner.lora.publish=adapters publishes changes of them alone"
+    if speculative is not None and speculative.config.get("method") == "mtp":
+        return "generation.speculative drafts with a part of them that is not trained"
+    return ""
 
 
 async def follow_wanted(bus: Bus, names: RunNames, where: str, scaling: Scaling) -> None:

@@ -4,6 +4,7 @@ from penstock.tensors.base_model import base_model
 from penstock.tensors.framing import frame, unframe
 from penstock.tensors.manifest import ManifestError, check_manifest, checksum, checksums, digest, make_manifest
 from penstock.tensors.receiving import ChecksumError, Output, Overlapped, Receiver
+from penstock.tensors.weights import has_weights
 
 __all__ = [
     "CHUNK_BYTES",
@@ -18,6 +19,7 @@ __all__ = [
     "checksums",
     "digest",
     "frame",
+    "has_weights",
     "make_manifest",
     "unframe",
 ]

@@ -1,6 +1,6 @@
 """Rank 0's part: it decides what every rank does next, and speaks for all of them. The other ranks have an idle one.
 
-next ─► TRAIN a batch, SAVE, FINISH, END or WAIT ─► every rank does it ─► stepped: report, publish, trace
+next ─► TRAIN a batch, PUBLISH, SAVE, FINISH, END or WAIT ─► every rank does it ─► stepped: report, publish, trace
 """
 
 import argparse
@@ -21,7 +21,7 @@ from penstock import rpc
 from penstock.bus import Bucket, Bus, LoginRefused, RunNames, stream_state, trim
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.learner.v1 import learner_pb2_grpc
-from penstock.membership import MemberState, NameTaken
+from penstock.membership import MemberState, NameTaken, Watcher
 from penstock.process import Part, advertised, joined
 from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
@@ -57,6 +57,7 @@ class Command(enum.Enum):
 
     WAIT = "wait"
     TRAIN = "train"
+    PUBLISH = "publish"
     SAVE = "save"
     FINISH = "finish"
     END = "end"
@@ -157,6 +158,7 @@ class RunLeader:
         self._sources, self._adapters, self._status, self._trims = sources, adapters, status, trims
         self._publishing: concurrent.futures.Future[bool] | None = None
         self._differences = Differences(full_every)
+        self._given = opened.held is not None  # whether anything was published that engines could start from
         self._crowded_at = 0  # the step before which a full log was answered: once, be the save good or not
 
     def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
@@ -171,6 +173,9 @@ class RunLeader:
             self._crowded_at = step - 1
             logger.info("the log is nearly full: a checkpoint gives it room", extra={"step": step - 1})
             return Command.SAVE, None
+        if step == 1 and not self._given and self._link.do(self._opened.awaited(), 30):
+            self._given = True
+            return Command.PUBLISH, None
         status.state = State.STATE_WAITING
         groups = self._link.do(self._batches.batch(step, within), within + 300)
         if groups is None:
@@ -234,6 +239,11 @@ class _Opened:
     following: Following
     batches: Batches
     held: PolicyVersion | None
+    watcher: Watcher
+
+    async def awaited(self) -> bool:
+        """Whether an engine is there that has no weights, and can have none before version 0 is published."""
+        return any(member.awaits_weights for member in self.watcher.view.of("generation"))
 
 
 @contextmanager
@@ -296,7 +306,7 @@ async def _open(
     await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags, weight_sync)))
     schedule = Rate.of(recipe).recorded()
     batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch, schedule)
-    return _Opened(bus, names, channel, following, batches, held)
+    return _Opened(bus, names, channel, following, batches, held, part.watcher)
 
 
 async def _taking_part(part: Part, status: Status, flags: argparse.Namespace, weight_sync: str) -> None:
