@@ -158,6 +158,11 @@ async def test_an_incomplete_version_is_refused(engine: Engine, model: pathlib.P
     manifest.tensors[0].name = "model.no_such_tensor.weight"
     with pytest.raises(Exception, match="no_such_tensor|no module|KeyError|not found"):
         await engine.update(manifest, tmp_path / "v.bin")
+    part = {name: t for name, t in weights(model, 1.0).items() if "layers.1.mlp" not in name}
+    with pytest.raises(
+        Exception, match="the version has nothing for .* of the model's tensors, first 'model.layers.1.mlp"
+    ):
+        await engine.update(version_file(tmp_path / "part.bin", part, 4), tmp_path / "part.bin")
 
 
 async def test_an_engine_without_weights_is_that_of_its_first_version(

@@ -63,10 +63,13 @@ class FileWeightTransfer(WeightTransferEngine[FileInit, FileUpdate]):
         tensors = self._tensors(update_info, seen)
         if update_info.scale is not None:
             tensors = merged(self.model_config.model, dict(tensors), update_info.scale)
-        self.model.load_weights(tensors)
+        taken = self.model.load_weights(tensors)
         missing = [t[0] for t in update_info.tensors if t[0] not in seen]
         if missing:
             raise RuntimeError(f"the model did not take {len(missing)} tensors, first {missing[0]!r}")
+        left = sorted(name for name, _ in self.model.named_parameters() if name not in taken) if taken else []
+        if left:  # of an engine that was started without weights it would be random
+            raise RuntimeError(f"the version has nothing for {len(left)} of the model's tensors, first {left[0]!r}")
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
