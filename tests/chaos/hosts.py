@@ -1,11 +1,12 @@
-"""One run on three hosts that share nothing but the model's directory: `python -m tests.chaos.hosts FOLDER`.
+"""One run on three hosts that share no files: `python -m tests.chaos.hosts FOLDER [--nodes 2]`.
 
     a    NATS, coordinator, weight_sync, the data
-    b    the learner
+    b    the learner, the model's weights
     c    generation (a named fake), rollout, environment: `penstock join`
 
-In the middle c is parted from the others for SECONDS. The run must come to its end, every process must end by itself,
-and `verify` must find nothing. What came of it is printed as JSON.
+With two nodes the learner's second is on c, which has the weights then, and shares the run's folder with b. In the
+middle c is parted from the others for SECONDS; a second node is then killed, and started again. The run must come to
+its end, every process must end by itself, and `verify` must find nothing. What came of it is printed as JSON.
 """
 
 import argparse
@@ -32,22 +33,24 @@ WITHIN = 240.0
 PENSTOCK = (sys.executable, "-m", "penstock.cli")
 
 
-def recipe(folder: pathlib.Path) -> dict[str, Any]:
+def recipe(folder: pathlib.Path, nodes: int) -> dict[str, Any]:
     """A run of STEPS steps over the assets of `folder`."""
     made = shape(random.Random(0), assets(folder), fake=True)
     rows = str(folder / "rows.jsonl")
     made["data"], made["environment"] = {"train": rows, "eval": rows}, {"name": "length"}
     made["algorithm"] = {"name": "grpo", "steps": STEPS, "groups_per_step": 8, "group_size": 2}
     made["staleness"], made["evaluation"] = {"max_versions": 1}, {"tasks": 2, "every": 0}
-    made["learner"]["ranks"] = made["generation"]["replicas"] = made["rollout"]["workers"] = 1
+    made["learner"] |= {"ranks": nodes, "nodes": nodes}
+    made["generation"]["replicas"] = made["rollout"]["workers"] = 1
     made["learner"]["checkpoints"] = {"every": 2}
     return made
 
 
 class Hosts:
-    """The run in `folder`, on hosts a, b and c."""
+    """The run in `folder`, on hosts a, b and c. nodes: of the learner."""
 
-    def __init__(self, folder: pathlib.Path, hosts: dict[str, Host]) -> None:
+    def __init__(self, folder: pathlib.Path, hosts: dict[str, Host], nodes: int) -> None:
+        self.nodes = nodes
         self.folder, self.a, self.b, self.c = folder, hosts["a"], hosts["b"], hosts["c"]
         self.nats = f"nats://{self.a.address}:{NATS_PORT}"
         self.metrics = folder / "a" / RUN / "metrics.jsonl"
@@ -55,12 +58,13 @@ class Hosts:
         shared = folder / "assets"
         self.recipe = folder / "a" / "recipe.json"
         self.recipe.parent.mkdir()
-        self.recipe.write_text(json.dumps(recipe(shared)))
+        self.recipe.write_text(json.dumps(recipe(shared, nodes)))
         for host in hosts.values():  # each has its own files, and none sees another's
             own = folder / host.name
             own.mkdir(exist_ok=True)
-            kept = ["*.jsonl"] if host is not self.a else []
-            shutil.copytree(shared, own / "assets", ignore=shutil.ignore_patterns(*kept))
+            left = ["*.jsonl"] if host is not self.a else []
+            left += ["*.safetensors"] if host is self.c and nodes == 1 else []
+            shutil.copytree(shared, own / "assets", ignore=shutil.ignore_patterns(*left))
             host.bind(own / "assets", shared)
             for other in hosts.values():
                 if other is not host:
@@ -74,13 +78,28 @@ class Hosts:
         self._start(self.a, "nats", *server_command(config))
         monitor = f"http://{self.a.address}:8222"
         self._run(self.a, "create", str(self.recipe), "--nats", self.nats, "--monitor", monitor)
-        for host, kind in ((self.a, "weight_sync"), (self.a, "coordinator"), (self.b, "learner")):
-            place = ("--folder", str(self.folder / host.name / RUN), "--listen", "0.0.0.0:0", "--insecure")
-            joins = ("--join", self.nats, "--run", RUN, *place, "--ends-with-run")
-            self._start(host, kind, *PENSTOCK, "serve", kind, *joins)
+        for kind in ("weight_sync", "coordinator"):
+            self._serve(self.a, kind, kind, self.folder / "a" / RUN)
+        for node in (self.b, self.c)[: self.nodes]:
+            self.learn(node)
         kept = ("--folder", str(self.folder / "c" / RUN), "--place", "c", "--flag=--insecure")
         counts = ("generation=1", "rollout=1", "environment=1")
         self._start(self.c, "join", *PENSTOCK, "join", self.nats, RUN, *counts, *kept)
+
+    def learn(self, host: Host) -> None:
+        """The learner there, or a node of it."""
+        self._serve(host, "learner", f"learner-{host.name}", self.folder / "shared" / RUN)
+
+    def _serve(self, host: Host, kind: str, name: str, folder: pathlib.Path) -> None:
+        place = ("--folder", str(folder), "--listen", "0.0.0.0:0", "--insecure", "--name", name)
+        joins = ("--join", self.nats, "--run", RUN, *place, "--ends-with-run")
+        self._start(host, name, *PENSTOCK, "serve", kind, *joins)
+
+    def kill(self, name: str) -> None:
+        """kill -9, and nobody starts it again by himself."""
+        process = self.services.pop(name)
+        process.kill()
+        process.wait()
 
     def until_step(self, step: int) -> None:
         """Waits for a step. Raises RuntimeError if a process has ended, or nothing comes."""
@@ -128,22 +147,27 @@ async def audited(folder: pathlib.Path) -> dict[str, Any]:
             return {"findings": verdict.findings, "trained": ledger.samples.trained, "failed": ledger.samples.failed}
 
 
-def main(folder: pathlib.Path) -> dict[str, Any]:
+def main(folder: pathlib.Path, nodes: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
     assets(folder / "assets")
     with network(["a", "b", "c"]) as hosts:
-        run = Hosts(folder, hosts)
+        run = Hosts(folder, hosts, nodes)
         run.start()
         run.until_step(2)
         before = run.metrics.read_text().count("\n")
         with run.c.parted():
             time.sleep(SECONDS)
             during = run.metrics.read_text().count("\n") - before
+        if nodes > 1:
+            run.until_step(before + 1)
+            run.kill("learner-c")
+            run.learn(run.c)
         run.until_step(STEPS)
         codes = run.ended()
     return {
         "codes": codes,
+        "learner": (folder / "logs" / "learner-b.log").read_text(errors="replace"),
         "during": during,
         "steps": run.metrics.read_text().count("\n"),
         **asyncio.run(audited(folder)),
@@ -153,5 +177,7 @@ def main(folder: pathlib.Path) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
-    print(json.dumps(main(parser.parse_args().folder.absolute())))  # noqa: T201 - its answer
+    parser.add_argument("--nodes", type=int, default=1, help="of the learner")
+    args = parser.parse_args()
+    print(json.dumps(main(args.folder.absolute(), args.nodes)))  # noqa: T201 - its answer
     sys.exit(0)

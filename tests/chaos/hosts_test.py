@@ -4,19 +4,32 @@ import json
 import os
 import pathlib
 import subprocess
+from typing import Any
 
 import pytest
 
 from tests.chaos.network import missing
 
 WHY = missing()
+pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 
-@pytest.mark.skipif(bool(WHY), reason=WHY)
-def test_a_run_on_three_hosts_outlives_a_partition_and_ends_by_itself(tmp_path: pathlib.Path) -> None:
+def run(folder: pathlib.Path, *words: str) -> dict[str, Any]:
+    """What came of a run in which everything is accounted for, and every process ended by itself."""
     program = os.path.join(os.environ.get("PENSTOCK_RUNFILES", ""), os.environ["PENSTOCK_CHAOS_HOSTS"])
-    done = subprocess.run([program, str(tmp_path / "run")], capture_output=True, text=True, timeout=540)
+    done = subprocess.run([program, str(folder), *words], capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert found["findings"] == [] and found["steps"] == 6 and found["trained"] == 6 * 8 * 2, found
     assert set(found["codes"].values()) == {0}, found["codes"]
+    return found
+
+
+def test_a_run_on_three_hosts_outlives_a_partition_and_ends_by_itself(tmp_path: pathlib.Path) -> None:
+    run(tmp_path / "run")
+
+
+def test_a_learner_on_two_hosts_outlives_a_partition_and_the_loss_of_a_node(tmp_path: pathlib.Path) -> None:
+    found = run(tmp_path / "run", "--nodes", "2")
+    assert "its nodes meet again" in found["learner"]
+    assert {"learner-b", "learner-c"} <= set(found["codes"])

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import dataclasses
 import logging
+import os
 import pathlib
 import platform
 import re
@@ -112,7 +113,9 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
         except NoBundle as none:
             raise RecipeError(names.run, [str(none)]) from none
         raw["model"]["path"] = str((folder / "model").absolute())
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    beside = path.with_name(f".{path.name}.{os.getpid()}")  # nodes of a learner share the folder
+    beside.write_text(yaml.safe_dump(raw, sort_keys=False))
+    os.replace(beside, path)
     recipe = load(path, rows=False)
     needing = sorted((kind, why) for kind in kinds if (why := _needs_weights(recipe, kind)))
     if needing and not has_weights(recipe.model.path):
