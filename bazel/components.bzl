@@ -111,6 +111,7 @@ OTHERS = {
     "tests/e2e/testing": "light",
     "tests/families": "light",
     "tests/fuzz": "learner",
+    "tests/manifests": "sinks",
     "tests/pods": "light",
     "tests/real": "learner",
     "tests/sinks": "sinks",

@@ -23,6 +23,7 @@ ROWS = {
     },
     "Generation": {
         "Tokens drawn a second": ("sum by (instance) (rate(rl_tokens_generated_total[5m]))", "short"),
+        "Requests in engines": ("sum by (instance) (rl_generation_running)", "short"),
         "Drafted tokens taken": (
             f"{_rate('rl_tokens_drafts_accepted_total')} / {_rate('rl_tokens_drafts_proposed_total')}",
             "percentunit",

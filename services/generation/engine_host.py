@@ -39,6 +39,7 @@ RETRY_SECONDS = 1.0
 START_SECONDS = 86400.0
 """Within which a process has an engine, or is of no use; one attempt to start it has its own bound."""
 _pause = metrics.histogram(metrics.PAUSE_SECONDS, "seconds without a token during a weight update")
+_running = metrics.gauge(metrics.REQUESTS_RUNNING, "requests in the engine, as looked at twice a second")
 _tokens = metrics.counter(metrics.TOKENS_GENERATED, "tokens drawn")
 
 StartEngine = Callable[[EngineSettings, PolicyVersion], Awaitable[Engine]]
@@ -223,6 +224,7 @@ class EngineHost:
 
     async def _until_woken(self) -> None:
         """Until a version is announced, a request found the engine dead, or it is time to look at its health."""
+        _running.set(self.running)
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 await self._wake.wait()

@@ -44,6 +44,15 @@ def test_the_recipe_names_its_files_where_containers_have_them(files: pathlib.Pa
     assert config["metadata"]["namespace"] == "mine" and not (files.parent / "k" / ".recipe.yaml").exists()
 
 
+def test_what_is_written_again_has_the_same_secrets(files: pathlib.Path) -> None:
+    made = []
+    for _ in range(2):
+        assert kube(files, "--files", str(files))[0] == 0
+        made.append((files.parent / "k" / "secrets.yaml").read_text())
+    assert made[0] == made[1] and "learner:" in made[0]
+    assert (files.parent / "k" / ".kept").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

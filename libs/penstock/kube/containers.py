@@ -15,8 +15,8 @@ GRPC, METRICS, PAGE, HTTP, NATS, MONITOR = 7000, 9400, 8080, 8000, 4222, 8222
 """Ports of every pod that has them."""
 DRAIN_SECONDS = 30
 USER = 65532
-FOLDER, FILES, KEY = "/run/penstock", "/files", "/key"
-"""Where a container has its own folder, the run's model and rows, and the key of the page."""
+FOLDER, FILES, KEY, LOGIN = "/run/penstock", "/files", "/key", "/login"
+"""Where a container has its own folder, the run's model and rows, the key of the page, and what it shows to NATS."""
 IMAGES = {
     "generation": "generation",
     "teacher": "generation",
@@ -52,6 +52,11 @@ def object_name(kind: str) -> str:
     return kind.replace("_", "-")
 
 
+def login_of(kind: str) -> str:
+    """The Secret with what a kind shows to NATS."""
+    return f"nats-{object_name('generation' if kind in ('teacher', 'judge') else kind)}"
+
+
 def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: bool = False) -> dict[str, Any]:
     """Of one kind of service. numbered: its name in the run ends with its number of the set."""
     serves = "generation" if kind in ("teacher", "judge") else kind
@@ -64,7 +69,7 @@ def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: 
         words += ["--name", f"{kind}-$(POD)" if numbered else "$(POD)"]
     words += ["--listen", f"0.0.0.0:{PAGE if kind == 'dashboard' else GRPC}"]
     words += ["--metrics-host", "0.0.0.0", "--metrics-port", str(METRICS), "--drain-seconds", str(DRAIN_SECONDS)]
-    words.append("--insecure")
+    words += ["--insecure", "--nats-token-file", f"{LOGIN}/login"]
     if kind == "gateway":
         variables.append(_field("ADDRESS", "status.podIP"))
         words += ["--http", f"0.0.0.0:{HTTP}", "--advertise-http", f"$(ADDRESS):{HTTP}"]
@@ -98,14 +103,15 @@ def volumes(kind: str, place: Place) -> list[dict[str, Any]]:
     if kind != "environment":
         claim = {"persistentVolumeClaim": {"claimName": place.files, "readOnly": True}}
         found.append({"name": "files", **({"hostPath": {"path": place.files}} if "/" in place.files else claim)})
+    found.append({"name": "login", "secret": {"secretName": login_of(kind), "defaultMode": 0o440}})
     if kind == "dashboard":
         found.append({"name": "key", "secret": {"secretName": "page", "defaultMode": 0o440}})
     return found
 
 
 def _mounts(kind: str, place: Place) -> list[dict[str, Any]]:
-    paths = {"tmp": "/tmp", "folder": FOLDER, "shm": "/dev/shm", "files": FILES, "key": KEY}
-    read_only = ("files", "key")
+    paths = {"tmp": "/tmp", "folder": FOLDER, "shm": "/dev/shm", "files": FILES, "key": KEY, "login": LOGIN}
+    read_only = ("files", "key", "login")
     return [
         {"name": v["name"], "mountPath": paths[v["name"]], **({"readOnly": True} if v["name"] in read_only else {})}
         for v in volumes(kind, place)
@@ -152,10 +158,12 @@ def nats_container(place: Place) -> dict[str, Any]:
 def create_container(place: Place) -> dict[str, Any]:
     """Makes the run on NATS, once; what is there goes on."""
     words = ["create", "/recipe/recipe.yaml", "--nats", f"nats://nats:{NATS}", "--monitor", f"http://nats:{MONITOR}"]
+    words += ["--nats-token-file", f"{LOGIN}/login"]
     mounts: list[dict[str, Any]] = [
         {"name": "recipe", "mountPath": "/recipe", "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "files", "mountPath": FILES, "readOnly": True},
+        {"name": "login", "mountPath": LOGIN, "readOnly": True},
     ]
     return {
         "name": "create",

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from penstock.access import METHODS
-from penstock.bus import RunLimits
+from penstock.bus import RunLimits, User, users_section
 from penstock.kube.containers import (
     DRAIN_SECONDS,
     GRPC,
@@ -28,6 +29,7 @@ from penstock.kube.containers import (
     Place,
     container,
     create_container,
+    login_of,
     nats_container,
     object_name,
     volumes,
@@ -55,20 +57,23 @@ port: {nats}
 http_port: {monitor}
 max_payload: 8MB
 jetstream {{ store_dir: /store, sync_interval: always, max_file_store: {store} }}
-"""
+{users}"""
 
 
-def manifests(recipe: Recipe, place: Place, page_key: str) -> dict[str, list[dict[str, Any]]]:
-    """By file, the objects of the run. page_key: what opens its page."""
+def manifests(
+    recipe: Recipe, place: Place, page_key: str, users: Mapping[str, User]
+) -> dict[str, list[dict[str, Any]]]:
+    """By file, the objects of the run. page_key: what opens its page; users: whom its NATS lets in, by kind."""
     counts = Counter(kind_of(name) for name in instances(recipe))
-    found = {"run.yaml": [_recipe(recipe), _create(place)], "nats.yaml": _nats(recipe, place)}
+    found = {"run.yaml": [_recipe(recipe), _create(place)], "nats.yaml": _nats(recipe, place, users)}
     for kind, count in counts.items():
         found[f"{object_name(kind)}.yaml"] = [
             _workload(recipe, kind, count, place),
             *_beside(kind, count, shared=recipe.learner.nodes > 1),
         ]
     found["network.yaml"] = _network(sorted(counts), nodes=recipe.learner.nodes)
-    found["page.yaml"] = [_object("v1", "Secret", "page", stringData={"page.key": page_key})]
+    logins = [_login(kind, user) for kind, user in users.items()]
+    found["secrets.yaml"] = [_object("v1", "Secret", "page", stringData={"page.key": page_key}), *logins]
     return {
         file: [{**each, "metadata": {**each["metadata"], "namespace": place.namespace}} for each in objects]
         for file, objects in found.items()
@@ -176,12 +181,17 @@ def _create(place: Place) -> dict[str, Any]:
     return _object("batch/v1", "Job", "create", spec={"backoffLimit": 20, "template": pod})
 
 
-def _nats(recipe: Recipe, place: Place) -> list[dict[str, Any]]:
+def _login(kind: str, user: User) -> dict[str, Any]:
+    """What a kind shows to NATS."""
+    return _object("v1", "Secret", login_of(kind), stringData={"login": f"{user.login.user}:{user.login.secret}"})
+
+
+def _nats(recipe: Recipe, place: Place, users: Mapping[str, User]) -> list[dict[str, Any]]:
     room = RunLimits(log_bytes=recipe.limits.log_bytes)
     store = room.log_bytes + room.tasks_bytes + room.ledger_bytes + room.blob_bytes + (1 << 30)
-    said = CONFIG.format(nats=NATS, monitor=MONITOR, store=store)
-    config = _object("v1", "ConfigMap", "nats", data={"nats.conf": said})
-    source = {"configMap": {"name": "nats"}}
+    said = CONFIG.format(nats=NATS, monitor=MONITOR, store=store, users=users_section(users))
+    config = _object("v1", "Secret", "nats", stringData={"nats.conf": said})
+    source = {"secret": {"secretName": "nats", "defaultMode": 0o440}}
     claim = _claim("store", f"{-(-store // (1 << 30)) + 2}Gi")
     pod = _pod("nats", [nats_container(place)], [{"name": "config", **source}])
     labels = _labels("nats")

@@ -3,20 +3,26 @@
 import argparse
 import itertools
 import pathlib
+import subprocess
 from typing import Any
 
 import pytest
 import yaml
 
-from penstock.access import KINDS, METHODS
-from penstock.kube import Place, manifests, written
+from penstock.access import KINDS, METHODS, Login, subjects_of
+from penstock.bus import RunNames, User, find_nats_server
+from penstock.kube import Place, components, manifests, written
 from penstock.kube.containers import GRPC, HTTP, METRICS
 from penstock.kube.manifests import SERVES, callers_of
 from penstock.process import flags
 from penstock.recipes import Recipe, resolve
+from penstock.telemetry import metrics
 from penstock.tiny_model import make_model
 
 PODS = ("Deployment", "StatefulSet", "Job")
+USERS: dict[str, User] = {
+    kind: User(Login(kind, f"{kind}'s"), each) for kind, each in subjects_of(RunNames("r")).items()
+}
 OWN = {"dashboard": ("--key-file",), "gateway": ("--http", "--advertise-http")}
 """Flags of a service beside those that all have."""
 
@@ -50,7 +56,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module", params=["cpu", "cuda"])
 def files(recipe: Recipe, request: pytest.FixtureRequest) -> dict[str, list[dict[str, Any]]]:
-    return manifests(recipe, Place(accelerator=request.param), "a key")
+    return manifests(recipe, Place(accelerator=request.param), "a key", USERS)
 
 
 def pods(files: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -113,7 +119,7 @@ def test_agents_reach_their_gateway_and_every_service_has_its_pods(recipe: Recip
     assert {m.partition("/")[0].rpartition(".")[2] for m in METHODS} == {*SERVES, "DiagnosticsService"}
     source = recipe.model_dump()
     source["environment"] |= {"name": "sorting_agent", "agent": True, "max_turns": 2, "rewards": ()}
-    made = manifests(Recipe.model_validate(source), Place(), "k")
+    made = manifests(Recipe.model_validate(source), Place(), "k", USERS)
     (deployment,) = (each for each in made["gateway.yaml"] if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     parser = flags("gateway", "")
@@ -125,8 +131,48 @@ def test_agents_reach_their_gateway_and_every_service_has_its_pods(recipe: Recip
     assert {"port": HTTP} in [port for rule in policy["spec"]["ingress"] for port in rule["ports"]]
 
 
+def test_each_pod_has_the_login_of_its_own_kind_and_nats_knows_it(files: dict[str, list[dict[str, Any]]]) -> None:
+    logins = {
+        e["metadata"]["name"]: e.get("stringData", {})
+        for e in itertools.chain(*files.values())
+        if e["kind"] == "Secret"
+    }
+    config = logins["nats"]["nats.conf"]
+    for each in pods(files):
+        spec = each["spec"]["template"]["spec"]
+        held = [v["secret"]["secretName"] for v in spec["volumes"] if v["name"] == "login"]
+        if each["metadata"]["name"] == "nats":
+            continue
+        name = each["metadata"]["name"]
+        kind = {"create": "operator", "judge": "generation", "teacher": "generation"}.get(name, name)
+        assert held == [f"nats-{kind}"], name
+        user, _, password = logins[held[0]]["login"].partition(":")
+        assert user == kind.replace("-", "_") and f'"user": "{user}", "password": "{password}"' in config
+
+
+def test_autoscalers_scale_what_is_there_by_what_is_there(
+    recipe: Recipe, files: dict[str, list[dict[str, Any]]]
+) -> None:
+    names = RunNames("r")
+    deployments = {e["metadata"]["name"] for e in itertools.chain(*files.values()) if e["kind"] == "Deployment"}
+    found = {each["metadata"]["name"]: each["spec"] for each in components(recipe, Place())["autoscaling"]}
+    assert set(found) <= deployments
+    lag = found["rollout"]["triggers"][0]["metadata"]
+    assert (lag["stream"], lag["consumer"]) == (names.tasks, names.consumer("train"))
+    asked = found["generation"]["triggers"][0]["metadata"]
+    assert metrics.REQUESTS_RUNNING.replace(".", "_") in asked["query"]
+    assert (found["generation"]["minReplicaCount"], found["rollout"]["minReplicaCount"]) == (3, 2)
+
+
+def test_a_real_nats_takes_its_configuration(files: dict[str, list[dict[str, Any]]], tmp_path: pathlib.Path) -> None:
+    (text,) = (e["stringData"]["nats.conf"] for e in files["nats.yaml"] if e["kind"] == "Secret")
+    (tmp_path / "nats.conf").write_text(text.replace("/store", str(tmp_path)))
+    told = subprocess.run([str(find_nats_server()), "-t", "-c", str(tmp_path / "nats.conf")], capture_output=True)
+    assert told.returncode == 0, told.stderr
+
+
 def test_counts_and_devices_are_the_recipes(recipe: Recipe) -> None:
-    found = {p["metadata"]["name"]: p["spec"] for p in pods(manifests(recipe, Place(accelerator="cuda"), "k"))}
+    found = {p["metadata"]["name"]: p["spec"] for p in pods(manifests(recipe, Place(accelerator="cuda"), "k", USERS))}
     assert (found["generation"]["replicas"], found["rollout"]["replicas"], found["judge"]["replicas"]) == (3, 2, 1)
 
     def gpus(name: str) -> object:
@@ -139,7 +185,7 @@ def test_counts_and_devices_are_the_recipes(recipe: Recipe) -> None:
 def test_nodes_of_a_learner_are_pods_of_one_job_that_share_a_folder_and_reach_each_other(recipe: Recipe) -> None:
     source = recipe.model_dump()
     source["learner"] |= {"nodes": 2}
-    made = manifests(Recipe.model_validate(source), Place(accelerator="cuda"), "k")
+    made = manifests(Recipe.model_validate(source), Place(accelerator="cuda"), "k", USERS)
     (job,) = (each["spec"] for each in made["learner.yaml"] if each["kind"] == "Job")
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (2, 2, "Indexed")
     (container,) = job["template"]["spec"]["containers"]
@@ -155,12 +201,16 @@ def test_nodes_of_a_learner_are_pods_of_one_job_that_share_a_folder_and_reach_ea
 
 
 def test_files_are_listed_and_a_secret_is_its_owners(
-    files: dict[str, list[dict[str, Any]]], tmp_path: pathlib.Path
+    recipe: Recipe, files: dict[str, list[dict[str, Any]]], tmp_path: pathlib.Path
 ) -> None:
-    written(files, tmp_path, "penstock")
+    written(files, tmp_path, "penstock", components(recipe, Place()))
     listed = yaml.safe_load((tmp_path / "kustomization.yaml").read_text())["resources"]
-    assert {path.name for path in tmp_path.iterdir()} == {"kustomization.yaml", *listed}
-    assert (tmp_path / "page.yaml").stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"kustomization.yaml", "components", *listed}
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("secrets.yaml", "nats.yaml")} == {0o600}
+    for name, (first, *_) in components(recipe, Place()).items():
+        beside = tmp_path / "components" / name
+        (file,) = yaml.safe_load((beside / "kustomization.yaml").read_text())["resources"]
+        assert next(yaml.safe_load_all((beside / file).read_text())) == first
     for name in listed:
         for each in yaml.safe_load_all((tmp_path / name).read_text()):
             assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "penstock"

@@ -1,18 +1,21 @@
 """`penstock kube`: a recipe's run as Kubernetes manifests."""
 
 import pathlib
-import secrets
 from typing import Annotated, Any
 
 import typer
 import yaml
 
+from penstock.cli.credentials import make_secrets, page_key_of, users_of
 from penstock.cli.words import Overrides
-from penstock.kube import Place, manifests, written
+from penstock.kube import Place, components, manifests, written
 from penstock.kube.containers import FILES
 from penstock.recipes import Recipe, RecipeError, dump, load, recorded
 from penstock.system.secret_files import write_secret
 from penstock.terminal import console, failed, plain
+
+KEPT = ".kept"
+"""Below the folder of the manifests: the run's secrets, which are the same when they are written again."""
 
 
 def kube(
@@ -36,7 +39,11 @@ def kube(
     place = Place(namespace, images, tag, claim, accelerator)
     try:
         moved = _moved(load(recipe, overrides or []), files.absolute(), output)
-        made = written(manifests(moved, place, secrets.token_urlsafe(32)), output, namespace)
+        kept = output / KEPT
+        kept.mkdir(mode=0o700, exist_ok=True)
+        make_secrets(kept, moved.run)
+        objects = manifests(moved, place, page_key_of(kept), users_of(kept, moved.run))
+        made = written(objects, output, namespace, components(moved, place))
     except (RecipeError, OSError, ValueError) as error:
         raise failed(str(error)) from error
     for path in made:

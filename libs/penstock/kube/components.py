@@ -1,0 +1,72 @@
+"""What a cluster may have beside Kubernetes, Prometheus' operator and KEDA: kustomize components, used where named.
+
+Scaling down is draining, so an autoscaler needs to know nothing of the run: rollouts follow the tasks that wait, engines
+the requests that run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.bus import RunNames
+from penstock.kube.containers import MONITOR, Place
+from penstock.recipes import Recipe
+
+PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
+"""Where KEDA asks; the place of Prometheus' operator."""
+MOST = 16
+"""Replicas of a kind."""
+BUSY = 0.75
+"""Of an engine's `generation.max_running`: above it another one is wanted."""
+
+
+def components(recipe: Recipe, place: Place) -> dict[str, list[dict[str, Any]]]:
+    """By component, its objects."""
+    found = {"monitoring": [_monitor(place)]}
+    if recipe.generates:
+        found["autoscaling"] = [_rollout(recipe, place), _generation(recipe, place)]
+    return found
+
+
+def _object(api: str, what: str, name: str, place: Place, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": api, "kind": what, "metadata": {"name": name, "namespace": place.namespace}, "spec": spec}
+
+
+def _monitor(place: Place) -> dict[str, Any]:
+    selector = {"matchLabels": {"app.kubernetes.io/part-of": "penstock"}}
+    spec = {"selector": selector, "podMetricsEndpoints": [{"port": "metrics", "interval": "10s"}]}
+    return _object("monitoring.coreos.com/v1", "PodMonitor", "penstock", place, spec)
+
+
+def _scaled(name: str, place: Place, least: int, trigger: dict[str, Any]) -> dict[str, Any]:
+    spec = {
+        "scaleTargetRef": {"name": name},
+        "minReplicaCount": least,
+        "maxReplicaCount": MOST,
+        "cooldownPeriod": 120,
+        "triggers": [trigger],
+    }
+    return _object("keda.sh/v1alpha1", "ScaledObject", name, place, spec)
+
+
+def _rollout(recipe: Recipe, place: Place) -> dict[str, Any]:
+    """One for each so many groups that wait to be played."""
+    names = RunNames(recipe.run)
+    lag = {
+        "natsServerMonitoringEndpoint": f"nats.{place.namespace}.svc:{MONITOR}",
+        "account": "$G",
+        "stream": names.tasks,
+        "consumer": names.consumer("train"),
+        "lagThreshold": str(recipe.rollout.groups_per_worker),
+    }
+    return _scaled("rollout", place, recipe.rollout.workers, {"type": "nats-jetstream", "metadata": lag})
+
+
+def _generation(recipe: Recipe, place: Place) -> dict[str, Any]:
+    """One for each so many requests in engines."""
+    asked = {
+        "serverAddress": PROMETHEUS,
+        "query": f'sum(rl_generation_running{{namespace="{place.namespace}"}})',
+        "threshold": str(max(1, round(BUSY * recipe.generation.max_running))),
+    }
+    return _scaled("generation", place, recipe.generation.replicas, {"type": "prometheus", "metadata": asked})
