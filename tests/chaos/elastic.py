@@ -1,6 +1,6 @@
 """A run scaled up and down while it runs: `python -m tests.chaos.elastic FOLDER` prints what came of it, as JSON.
 
-generation 1 → 3 → 1 and rollout 1 → 2 → 1, with fake engines. It says how many samples of the log each engine finished,
+generation 1 → 4 → 1 and rollout 1 → 3 → 1, with fake engines. It says how many samples of the log each engine finished,
 and what `penstock verify` says of the run.
 """
 
@@ -50,7 +50,7 @@ def main(folder: pathlib.Path) -> dict[str, Any]:
     run = Disturbed(folder, recipe(folder / "assets"))
     try:
         run.until_step(1)
-        up = run.told("scale", RUN, "generation=3", "rollout=2")
+        up = run.told("scale", RUN, "generation=4", "rollout=3")
         run.until_step(run.step + 3)
         down = run.told("scale", RUN, "generation=1", "rollout=1")
         run.until_step(run.step + 2)

@@ -1,4 +1,4 @@
-"""One run on three hosts that share no files: `python -m tests.chaos.hosts FOLDER [--nodes 2]`.
+"""One run on three hosts that share no files: `python -m tests.chaos.hosts FOLDER [--nodes 2] [--secured]`.
 
     a    NATS, coordinator, weight_sync, the data
     b    the learner, the model's weights
@@ -25,6 +25,7 @@ from penstock.audit import read_run
 from penstock.bus import EmbeddedServer, RunNames, connect, server_command, write_config
 from penstock.bus.embedded import STORE
 from tests.chaos.network import Host, network
+from tests.chaos.secured import Secured
 from tests.chaos.shapes import assets, shape
 
 RUN, STEPS, SECONDS = "r", 6, 10.0
@@ -47,10 +48,12 @@ def recipe(folder: pathlib.Path, nodes: int) -> dict[str, Any]:
 
 
 class Hosts:
-    """The run in `folder`, on hosts a, b and c. nodes: of the learner."""
+    """The run in `folder`, on hosts a, b and c. nodes: of the learner; secured: with certificates and identities."""
 
-    def __init__(self, folder: pathlib.Path, hosts: dict[str, Host], nodes: int) -> None:
+    def __init__(self, folder: pathlib.Path, hosts: dict[str, Host], nodes: int, secured: bool) -> None:
         self.nodes = nodes
+        addresses = [host.address for host in hosts.values()]
+        self.secured = Secured(folder / "secrets", RUN, addresses) if secured else None
         self.folder, self.a, self.b, self.c = folder, hosts["a"], hosts["b"], hosts["c"]
         self.nats = f"nats://{self.a.address}:{NATS_PORT}"
         self.metrics = folder / "a" / RUN / "metrics.jsonl"
@@ -58,7 +61,8 @@ class Hosts:
         shared = folder / "assets"
         self.recipe = folder / "a" / "recipe.json"
         self.recipe.parent.mkdir()
-        self.recipe.write_text(json.dumps(recipe(shared, nodes)))
+        made = recipe(shared, nodes) | ({"security": self.secured.recipe} if self.secured is not None else {})
+        self.recipe.write_text(json.dumps(made))
         for host in hosts.values():  # each has its own files, and none sees another's
             own = folder / host.name
             own.mkdir(exist_ok=True)
@@ -73,16 +77,19 @@ class Hosts:
 
     def start(self) -> None:
         """Everything, in the order of docs/fleet/hosts.md."""
-        store = self.folder / "a" / "nats"
-        config = write_config(store, store / STORE, NATS_PORT, 8222, host=self.a.address)
+        store, secured = self.folder / "a" / "nats", self.secured
+        users, files = (secured.users(), secured.files()) if secured is not None else ({}, None)
+        config = write_config(store, store / STORE, NATS_PORT, 8222, host=self.a.address, users=users, tls=files)
         self._start(self.a, "nats", *server_command(config))
-        monitor = f"http://{self.a.address}:8222"
-        self._run(self.a, "create", str(self.recipe), "--nats", self.nats, "--monitor", monitor)
+        monitor = f"http{'s' if secured is not None else ''}://{self.a.address}:8222"
+        shown = secured.login("operator") if secured is not None else []
+        self._run(self.a, "create", str(self.recipe), "--nats", self.nats, "--monitor", monitor, *shown)
         for kind in ("weight_sync", "coordinator"):
             self._serve(self.a, kind, kind, self.folder / "a" / RUN)
         for node in (self.b, self.c)[: self.nodes]:
             self.learn(node)
-        kept = ("--folder", str(self.folder / "c" / RUN), "--place", "c", "--flag=--insecure")
+        kept = ["--folder", str(self.folder / "c" / RUN), "--place", "c"]
+        kept += ["--flag=--insecure"] if secured is None else secured.join()
         counts = ("generation=1", "rollout=1", "environment=1")
         self._start(self.c, "join", *PENSTOCK, "join", self.nats, RUN, *counts, *kept)
 
@@ -91,7 +98,8 @@ class Hosts:
         self._serve(host, "learner", f"learner-{host.name}", self.folder / "shared" / RUN)
 
     def _serve(self, host: Host, kind: str, name: str, folder: pathlib.Path) -> None:
-        place = ("--folder", str(folder), "--listen", "0.0.0.0:0", "--insecure", "--name", name)
+        place = ["--folder", str(folder), "--listen", "0.0.0.0:0", "--name", name]
+        place += ["--insecure"] if self.secured is None else self.secured.service(kind)
         joins = ("--join", self.nats, "--run", RUN, *place, "--ends-with-run")
         self._start(host, name, *PENSTOCK, "serve", kind, *joins)
 
@@ -147,12 +155,12 @@ async def audited(folder: pathlib.Path) -> dict[str, Any]:
             return {"findings": verdict.findings, "trained": ledger.samples.trained, "failed": ledger.samples.failed}
 
 
-def main(folder: pathlib.Path, nodes: int) -> dict[str, Any]:
+def main(folder: pathlib.Path, nodes: int, secured: bool) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
     assets(folder / "assets")
     with network(["a", "b", "c"]) as hosts:
-        run = Hosts(folder, hosts, nodes)
+        run = Hosts(folder, hosts, nodes, secured)
         run.start()
         run.until_step(2)
         before = run.metrics.read_text().count("\n")
@@ -178,6 +186,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--nodes", type=int, default=1, help="of the learner")
+    parser.add_argument("--secured", action="store_true", help="certificates, identities and users of NATS")
     args = parser.parse_args()
-    print(json.dumps(main(args.folder.absolute(), args.nodes)))  # noqa: T201 - its answer
+    print(json.dumps(main(args.folder.absolute(), args.nodes, args.secured)))  # noqa: T201 - its answer
     sys.exit(0)

@@ -30,6 +30,7 @@ def test_a_run_on_three_hosts_outlives_a_partition_and_ends_by_itself(tmp_path: 
 
 
 def test_a_learner_on_two_hosts_outlives_a_partition_and_the_loss_of_a_node(tmp_path: pathlib.Path) -> None:
-    found = run(tmp_path / "run", "--nodes", "2")
+    """Under mutual TLS, with an identity for each kind and its user of NATS."""
+    found = run(tmp_path / "run", "--nodes", "2", "--secured")
     assert "its nodes meet again" in found["learner"]
     assert {"learner-b", "learner-c"} <= set(found["codes"])

@@ -1,7 +1,7 @@
 """What a cluster may have beside Kubernetes, Prometheus' operator and KEDA: kustomize components, used where named.
 
-Scaling down is draining, so an autoscaler needs to know nothing of the run: rollouts follow the tasks that wait, engines
-the requests that run.
+Scaling down is draining, so an autoscaler needs to know nothing of the run: rollouts follow the tasks that wait,
+engines the requests that run.
 """
 
 from __future__ import annotations

@@ -2,14 +2,19 @@
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+HERE = ("127.0.0.1",)
 
-def issue(directory: Path, name: str, issuer: str = "", *, uri: str = "", days: int = 1) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 (and `uri`) and its key in PEM, valid for some days, signed by `issuer` (made before
-    in the same directory) or by itself. Skips the test where there is no openssl."""
+
+def issue(
+    directory: Path, name: str, issuer: str = "", *, uri: str = "", days: int = 1, addresses: Sequence[str] = HERE
+) -> tuple[Path, Path]:
+    """A certificate for these IP addresses (and `uri`) and its key in PEM, valid for some days, signed by `issuer`
+    (made before in the same directory) or by itself. Skips the test where there is no openssl."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make certificates with")
     certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
@@ -28,15 +33,15 @@ def issue(directory: Path, name: str, issuer: str = "", *, uri: str = "", days: 
     command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
     if issuer:
         command += ["-CA", str(directory / f"{issuer}.crt"), "-CAkey", str(directory / f"{issuer}.key")]
-        names = f"IP:127.0.0.1,URI:{uri}" if uri else "IP:127.0.0.1"
+        names = ",".join([*(f"IP:{address}" for address in addresses), *([f"URI:{uri}"] if uri else [])])
         command += ["-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE"]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
 
 
-def issue_kinds(directory: Path, *kinds: str) -> Path:
+def issue_kinds(directory: Path, *kinds: str, addresses: Sequence[str] = HERE) -> Path:
     """An authority, and for each kind a certificate of it whose URI names the kind; gives the authority's."""
     authority, _ = issue(directory, "ca")
     for kind in kinds:
-        issue(directory, kind, "ca", uri=f"spiffe://penstock/{kind}")
+        issue(directory, kind, "ca", uri=f"spiffe://penstock/{kind}", addresses=addresses)
     return authority
