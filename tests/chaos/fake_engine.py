@@ -5,6 +5,7 @@ completion has a known distribution whatever interrupts it: one that goes on els
 """
 
 import asyncio
+import os
 import pathlib
 import random
 import sys
@@ -18,7 +19,7 @@ from services.generation.engine import Chunk, EngineSettings, Judgement, label
 
 END = 0.1
 TOKEN = 7
-SECONDS_A_TOKEN = 0.004
+SECONDS_A_TOKEN = float(os.environ.get("PENSTOCK_FAKE_SECONDS_A_TOKEN", "0.004"))
 
 
 class FakeEngine:
@@ -26,12 +27,12 @@ class FakeEngine:
 
     alive = True
 
-    def __init__(self, version: PolicyVersion) -> None:
-        self.version, self._running = version, 0
+    def __init__(self, version: PolicyVersion, running: int) -> None:
+        self.version, self._running, self._slots = version, 0, asyncio.Semaphore(running)
 
     @classmethod
     async def start(cls, settings: EngineSettings, version: PolicyVersion) -> Any:  # a fake, for an Engine
-        return cls(version)
+        return cls(version, settings.max_running)
 
     async def generate(
         self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
@@ -39,16 +40,21 @@ class FakeEngine:
         """Draws TOKEN until chance or the limit ends it."""
         self._running += 1
         try:
-            for left in reversed(range(sampling.max_tokens)):
-                await asyncio.sleep(SECONDS_A_TOKEN)
-                ends = random.random() < END
-                token = sampling.stop_token_ids[0] if ends else TOKEN
-                finish = "stop" if ends else "length" if left == 0 else None
-                yield Chunk([token], [-0.5], [(0, label(self.version))], finish, 0)
-                if ends:
-                    return
+            async with self._slots:
+                async for chunk in self._drawn(sampling):
+                    yield chunk
         finally:
             self._running -= 1
+
+    async def _drawn(self, sampling: SamplingParams) -> AsyncIterator[Chunk]:
+        for left in reversed(range(sampling.max_tokens)):
+            await asyncio.sleep(SECONDS_A_TOKEN)
+            ends = random.random() < END
+            token = sampling.stop_token_ids[0] if ends else TOKEN
+            finish = "stop" if ends else "length" if left == 0 else None
+            yield Chunk([token], [-0.5], [(0, label(self.version))], finish, 0)
+            if ends:
+                return
 
     async def score(self, request_id: str, tokens: Sequence[int], first: int, top: int) -> Judgement:
         """Finds every token alike."""

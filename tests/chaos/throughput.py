@@ -1,0 +1,77 @@
+"""What engines that are added during a run are worth: `python -m tests.chaos.throughput FOLDER` prints it as JSON.
+
+A run whose only bound is its engines: fakes of SECONDS a token that draw RUNNING completions at once. It has one engine,
+then four, then one; throughput is counted in samples that came to the log while so many were READY.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+from penstock.bus import RunNames, load_payload, read
+from penstock.cli.streams import streams_of
+from penstock.trajectories import decode
+from tests.chaos.elastic import recipe
+from tests.chaos.one_run import DISK, RUN, Disturbed
+
+SECONDS, RUNNING, MANY = 0.02, 4, 4
+WINDOW = 30.0
+"""Seconds of each phase that are counted."""
+
+
+async def ends_of(folder: pathlib.Path) -> list[tuple[float, str]]:
+    """When each sample of the log ended, and where."""
+    names = RunNames(RUN)
+    async with streams_of(folder) as bus:
+        found = [
+            decode(await load_payload(bus, names, entry.payload)) async for entry in read(bus, names.log, live=False)
+        ]
+    return [(sample.ended_at.ToNanoseconds() / 1e9, sample.engine) for sample in found]
+
+
+def phase(run: Disturbed, *words: str) -> tuple[float, float]:
+    """Scales, where there are words, and lets the run go on; the stretch that is counted."""
+    if words:
+        run.told("scale", RUN, *words)
+    begin = time.time()
+    time.sleep(WINDOW)  # it is time that is measured
+    return begin, time.time()
+
+
+def main(folder: pathlib.Path) -> dict[str, Any]:
+    (folder / DISK).mkdir(parents=True)
+    os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
+    os.environ["PENSTOCK_FAKE_SECONDS_A_TOKEN"] = str(SECONDS)
+    made = recipe(folder / "assets")
+    made["generation"]["max_running"] = RUNNING
+    made["staleness"] = {"max_versions": 8}
+    made["algorithm"] |= {"groups_per_step": 32, "group_size": 2}
+    run = Disturbed(folder, made)
+    try:
+        run.until_step(1)
+        phases = [phase(run), phase(run, f"generation={MANY}"), phase(run, "generation=1")]
+        run.stop()
+    finally:
+        with suppress(ProcessLookupError):
+            run.process.kill()
+        run.process.wait()
+    ends = asyncio.run(ends_of(run.run))
+    rates = [sum(begin <= at < end for at, _ in ends) / (end - begin) for begin, end in phases]
+    return {
+        "samples a second": [round(rate, 2) for rate in rates],
+        "four engines / one": round(rates[1] / (0.5 * (rates[0] + rates[2])), 2),
+        "verify": run.told("verify", RUN),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path)
+    print(json.dumps(main(parser.parse_args().folder.absolute())))  # noqa: T201 - its answer
+    sys.exit(0)
