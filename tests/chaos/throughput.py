@@ -1,6 +1,6 @@
 """What engines that are added during a run are worth: `python -m tests.chaos.throughput FOLDER` prints it as JSON.
 
-A run whose only bound is its engines: fakes of SECONDS a token that draw RUNNING completions at once. It has one engine,
+A run whose only bound is its engines: fakes of SECONDS a token that draw RUNNING completions at once. It has one,
 then four, then one; throughput is counted in samples that came to the log while so many were READY.
 """
 
