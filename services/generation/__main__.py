@@ -32,6 +32,7 @@ def settings_of(args: argparse.Namespace) -> EngineSettings:
         threads=args.threads,
         keep_kv_on_update=args.kv_on_update == "keep",
         speculative=args.speculative,
+        routes=args.routes,
     )
 
 
@@ -77,6 +78,7 @@ def main(start: StartEngine = Engine.start) -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
     parser.add_argument("--kv-on-update", choices=["keep", "recompute"], default="recompute")
     parser.add_argument("--speculative", type=json.loads, help="vLLM's speculative_config, as JSON")
+    parser.add_argument("--routes", action="store_true", help="record where a mixture of experts sends tokens")
     parser.add_argument("--check", action="store_true", help="say whether this could be served here, and end")
     args = parser.parse_args()
     try:

@@ -272,7 +272,7 @@ async def test_samples_have_seeds_of_their_own(running: Running) -> None:
     seen: list[int] = []
     drawn = running.engine.generate
 
-    def generate(name: str, prompt: Any, sampling: SamplingParams, steady: bool = False) -> Any:
+    def generate(name: str, prompt: Any, sampling: SamplingParams, steady: bool = False, routes_from: int | None = None) -> Any:
         seen.append(sampling.seed)
         return drawn(name, prompt, sampling, steady)
 

@@ -27,14 +27,14 @@ class FakeEngine:
     alive = True
 
     def __init__(self, version: PolicyVersion) -> None:
-        self.version, self._running = version, 0
+        self.version, self.routes, self._running = version, None, 0
 
     @classmethod
     async def start(cls, settings: EngineSettings, version: PolicyVersion) -> Any:  # a fake, for an Engine
         return cls(version)
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False, routes_from: int | None = None
     ) -> AsyncIterator[Chunk]:
         """Draws TOKEN until chance or the limit ends it."""
         self._running += 1

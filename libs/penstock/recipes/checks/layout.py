@@ -3,6 +3,7 @@
 from penstock.memory_plan import MEGATRON, Shapes, architecture, mixture_of, read_shapes
 from penstock.recipes.checks.memory import check_memory
 from penstock.recipes.recipe import Recipe
+from penstock.recipes.routing import KEY, cannot_replay
 from penstock.recipes.sections import Parallel
 
 
@@ -14,6 +15,7 @@ def check_layout(recipe: Recipe) -> list[str]:
         *_adapters(recipe),
         *_offload(recipe),
         *_router(recipe),
+        *_replay(recipe),
         *_devices(recipe),
     ]
 
@@ -201,6 +203,12 @@ def _router(recipe: Recipe) -> list[str]:
     if p.pipeline > 1 and recipe.learner.recompute == "full":
         problems.append(f"{key}: with learner.parallel.pipeline > 1 use learner.recompute=selective or none")
     return problems
+
+
+def _replay(recipe: Recipe) -> list[str]:
+    """Routes that nobody records, or nobody can follow."""
+    problem = cannot_replay(recipe) if recipe.learner.routing_replay else ""
+    return [f"{KEY}: {problem}"] if problem else []
 
 
 def _offload(recipe: Recipe) -> list[str]:

@@ -55,7 +55,7 @@ def plan(batch: Batch, cut: Cut, budget: int, chosen: Tensor | None = None) -> P
     packing.check_fits([weighing.padded(max(end - 1, 1)) for end in ends], budget)
     own = range(host.sequences) if chosen is None else torch.nonzero(chosen)[:, 0].tolist()
     kept = [i for i in own if ends[i]]
-    starts, groups, flat = host.starts.tolist(), host.groups.tolist(), host.tokens.numpy()
+    starts, groups, flat = host.starts.tolist(), host.groups.tolist(), _alike(host, cut)
     inputs = [flat[starts[i] : starts[i] + ends[i] - 1] for i in kept]
     items = _items(inputs, [groups[i] for i in kept], budget, cut, weighing)
     packs = packing.pack([i.tokens for i in items], budget, ranks=cut.ranks, work=[i.work for i in items])
@@ -86,6 +86,19 @@ def _ends(batch: Batch, cut: Cut) -> list[int]:
     np.maximum.at(last, batch.sequence_of_token.numpy(), np.where(batch.mask.numpy() > 0, within, 0))
     wanted = batch.lengths.numpy() if cut.keeps_ends else last + 1
     return [int(n) for n in np.where(last > 0, wanted, 0)]
+
+
+def _alike(batch: Batch, cut: Cut) -> NDArray[np.integer]:
+    """[T] numbers that are equal where tokens are; and, where routes are replayed, they too: what one token is computed
+    as depends on where it is sent."""
+    tokens = batch.tokens.numpy()
+    if batch.routes is None or not cut.layers or not cut.shares:
+        return tokens
+    columns = (tokens[:, None], batch.routes.flatten(1).numpy())
+    parts = np.concatenate([np.ascontiguousarray(each).view(np.uint8) for each in columns], 1)
+    numbers: dict[bytes, int] = {}
+    seen = parts.view(f"V{parts.shape[1]}")[:, 0].tolist()
+    return np.array([numbers.setdefault(each, len(numbers)) for each in seen])
 
 
 def _items(
