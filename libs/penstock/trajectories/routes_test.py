@@ -173,7 +173,7 @@ def test_what_was_recorded_stays_where_it_was_recorded(length: int, seed: int) -
         other[told] = rows_of(SMALL, 40, seed + 1)[told]  # whoever tells a row again may have routed it otherwise
         b.routed(packed(SMALL, other[first : first + count], first))
         told[first : min(first + count, len(b.tokens) - 1)] = True
-        b = b.copy() if rng.random() < 0.3 else b.given() if rng.random() < 0.3 else b
+        b = b.copy() if rng.random() < 0.3 else b
         lacking = int((~told).argmax())
         assert b.routes_from == lacking
     t = b.fill(pb.Trajectory())
