@@ -94,6 +94,12 @@ ROUTES_APART = _step(
     "mixtures that replay routes: share of these choices, one a token and layer, in which the learner's router would have "
     "chosen other experts",
 )
+ROUTES_UNSHARED = _step(
+    "rl.routes.unshared",
+    "share",
+    "mixtures that replay routes: share of the computed tokens that begin like others but went another way, and so were "
+    "computed apart",
+)
 TOKENS_GENERATED = _step("rl.tokens.generated", "tokens", "tokens that engines drew for the batch's groups")
 LENGTH_MEAN = _step("rl.completion.length.mean", "tokens", "mean length of the trained completions")
 LENGTH_MAX = _step("rl.completion.length.max", "tokens", "length of the longest trained completion")

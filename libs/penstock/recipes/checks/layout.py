@@ -207,8 +207,21 @@ def _router(recipe: Recipe) -> list[str]:
 
 def _replay(recipe: Recipe) -> list[str]:
     """Routes that nobody records, or nobody can follow."""
-    problem = cannot_replay(recipe) if recipe.learner.routing_replay else ""
-    return [f"{KEY}: {problem}"] if problem else []
+    if not recipe.learner.routing_replay:
+        return []
+    if problem := cannot_replay(recipe):
+        return [f"{KEY}: {problem}"]
+    shapes, room = read_shapes(recipe.model.path), recipe.limits.log_bytes
+    if shapes is None or recipe.mode == "evaluate":
+        return []
+    samples = recipe.groups_budget * recipe.algorithm.group_size
+    most = samples * recipe.generation.max_context * shapes.route_bytes
+    if most <= room:
+        return []
+    return [
+        f"{KEY}: the {samples:,} samples that may be in flight have up to {most:,} bytes of routes, and limits.log_bytes "
+        f"is {room:,}; use limits.log_bytes={most} or more, or {KEY}=false"
+    ]
 
 
 def _offload(recipe: Recipe) -> list[str]:

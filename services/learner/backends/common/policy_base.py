@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from penstock.telemetry import steps
 from penstock.trajectories import RouteShape
 from services.learner.backends.common.allocator import give_back
 from services.learner.backends.common.reference import ReferenceWeights
@@ -134,6 +135,8 @@ class PolicyBase(abc.ABC):
         if before is not None:
             said, sums, planned = said + before[0], sums + before[1], planned.beside(scored)
         experts = self._experts_used()
+        if planned.unshared is not None:
+            experts |= {steps.ROUTES_UNSHARED: planned.unshared}
         outcome = replace(stepped(self.optimizer, loss, (said[0], sums), planned), experts=experts)
         give_back()
         return outcome

@@ -116,8 +116,11 @@ def test_what_went_another_way_is_not_shared(model_dir: Path) -> None:
     alone, gradients, outcome = run_ranks(1, _train, model_dir, Parallel(), "none", False)[0]
     check(alone, gradients)
     assert outcome.computed == run_ranks(1, _computed, model_dir, False, False)[0]
+    found = run_ranks(1, _train, model_dir, Parallel(), "none")[0][2]
     same, different = (run_ranks(1, _computed, model_dir, True, routes)[0] for routes in (False, True))
     assert same < different < outcome.computed
+    assert found.experts[steps.ROUTES_UNSHARED] == pytest.approx(1 - same / different, abs=0.1)
+    assert steps.ROUTES_UNSHARED not in outcome.experts
 
 
 def _computed(model_dir: Path, shares: bool, routes: bool) -> int:
