@@ -27,8 +27,8 @@ from services.gateway.errors import BudgetSpent, CallRefused, ContextFull, Engin
 
 @dataclass(frozen=True)
 class Means:
-    """What the sessions of one source of tasks draw with. most_branches: contexts that a sample may have. routes: whether
-    those of a mixture are recorded."""
+    """What the sessions of one source of tasks draw with. most_branches: contexts that a sample may have. routes:
+    whether those of a mixture are recorded."""
 
     model: str
     chat: ChatTokenizer

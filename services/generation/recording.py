@@ -1,8 +1,8 @@
 """Inside vLLM's processes on CPU: the routes of a mixture of experts, recorded as vLLM does it on a GPU.
 
-vLLM (0.32) offers `enable_return_routed_experts` where its second model runner works, which wants Triton. What is behind
-the flag does not care for the runner: it asks for three calls around a step, which the worker extension makes, and for
-a scheduler that asks workers for routes.
+vLLM (0.32) offers `enable_return_routed_experts` where its second model runner works, which wants Triton. What is
+behind the flag does not care for the runner: it asks for three calls around a step, which the worker extension makes,
+and for a scheduler that asks workers for routes.
 """
 
 import types

@@ -1,8 +1,8 @@
 """The routes of one request, from vLLM's hands into chunks: sorted, without a gap, and never ahead of the tokens.
 
-vLLM gives them with a request's last output; until then they grow in its state, from which they are taken chunk by chunk.
-It forgets none where a prompt was in the prefix cache, and writes none anew where weights change in flight: a row is
-always of the pass that drew from it.
+vLLM gives them with a request's last output; until then they grow in its state, from which they are taken chunk by
+chunk. It forgets none where a prompt was in the prefix cache, and writes none anew where weights change in flight: a
+row is always of the pass that drew from it.
 """
 
 from collections.abc import Iterable

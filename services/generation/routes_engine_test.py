@@ -17,6 +17,8 @@ from services.generation.reference_testing import draw, version_file, weights
 from services.generation.routes_testing import PROMPT, SAMPLING, joined, mixture, routes_of, several
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return mixture(tmp_path_factory.mktemp("models") / "mixture")
@@ -100,7 +102,8 @@ async def test_a_row_is_of_the_weights_that_drew_from_it(
         labels = [label for c in drawn for _, label in c.spans]
         assert f"1.{step}" in labels and len(set(labels)) == 2, "both versions drew"
         old, new = (
-            (rows == each).flatten(1).all(1) for each in (routes_of(model, held, tokens), routes_of(model, tensors, tokens))
+            (rows == each).flatten(1).all(1)
+            for each in (routes_of(model, held, tokens), routes_of(model, tensors, tokens))
         )
         begins = int((~old).nonzero()[0])
         assert begins >= len(PROMPT) and new[begins:].all(), "after the first that is not of the old, all are new"

@@ -47,7 +47,7 @@ def mixture(folder: pathlib.Path) -> pathlib.Path:
 
 @torch.inference_mode()
 def routes_of(model: pathlib.Path, tensors: Mapping[str, torch.Tensor] | None, tokens: Sequence[int]) -> torch.Tensor:
-    """The experts [len(tokens) - 1, layers, top], rising, that a mixture sends inputs to; tensors: another version's."""
+    """The experts [len(tokens) - 1, layers, top], rising, of a mixture's inputs; tensors: another version's."""
     found = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     if tensors is not None:
         other = model.parent / "other"

@@ -34,7 +34,12 @@ class Engine:
         self._tokens, self._first, self._running = tokens, first, 0
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False, routes_from: int | None = None
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        steady: bool = False,
+        routes_from: int | None = None,
     ) -> AsyncIterator[Chunk]:
         """Chunk by chunk, with a turn of the event loop between them."""
         self._running += 1

@@ -1,7 +1,7 @@
 """What replaying a mixture's routes is worth, and what it costs: engine and learner on the same bfloat16 weights.
 
-A real engine draws samples and records where it sent each token; the learner scores them as it would without replay, and
-with it. The gap is the difference of the log-probs of what was drawn; what is left of it with replay is bfloat16 alone.
+A real engine draws samples and records where it sent each token; the learner scores them as it would without replay,
+and with it. The gap is the difference of the log-probs of what was drawn; with replay bfloat16 alone is left of it.
 Times are those of the same engine, and of the same step, with and without; bytes are those of a sample in the log.
 
     tiny     8 experts, 2 of them a token, 4 layers
@@ -138,7 +138,8 @@ def measure(report: Report, folder: pathlib.Path, name: str, args: argparse.Name
     first = {label: s.step() for label, s in sides.items()}
     seconds = rounds(args.rounds, **{label: s.step for label, s in sides.items()})
     plain, logged = (
-        statistics.fmean(each) for each in zip(*(bytes_of(s, RouteShape(layers, top, experts)) for s in samples), strict=True)
+        statistics.fmean(each)
+        for each in zip(*(bytes_of(s, RouteShape(layers, top, experts)) for s in samples), strict=True)
     )
     report.add(
         model=name,

@@ -34,7 +34,12 @@ class FakeEngine:
         return cls(version)
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False, routes_from: int | None = None
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        steady: bool = False,
+        routes_from: int | None = None,
     ) -> AsyncIterator[Chunk]:
         """Draws TOKEN until chance or the limit ends it."""
         self._running += 1

@@ -1,4 +1,4 @@
-"""Whether a mixture of experts trains on the routes that were drawn: what `learner.routing_replay` means where it is absent.
+"""Whether a mixture of experts trains on the routes that were drawn: what `learner.routing_replay` means if absent.
 
 The resolved recipe says true or false, so that a run that goes on, its engines and its workers agree.
 """
@@ -17,8 +17,8 @@ def cannot_replay(recipe: Recipe) -> str:
         return "backend transformers does not know a model's routers; use learner.backend=megatron, or false"
     if recipe.method.name not in ("policy_gradient", "critic", "distillation"):
         return (
-            f"algorithm.name {recipe.algorithm.name} trains on no token as it was drawn: nobody recorded its route; use "
-            "false"
+            f"algorithm.name {recipe.algorithm.name} trains on no token as it was drawn: nobody recorded its route; "
+            "use false"
         )
     return ""
 

@@ -1,4 +1,4 @@
-"""Routes come with a turn's tokens: over deaths, stop texts, later turns, and from the first sample of a shared call."""
+"""Routes come with a turn's tokens: over deaths, stop texts and later turns, and once for all who share a call."""
 
 import asyncio
 import time
@@ -29,8 +29,8 @@ def rows_of(tokens: list[int], of: int = 0) -> Rows:
 
 
 class Routing(FakeEngine):
-    """Draws 5 and 6 and 2, a token a chunk, with rows as asked for; sample i routes as `of` = i. `dies`: calls that break
-    after so many chunks."""
+    """Draws 5 and 6 and 2, a token a chunk, with rows as asked for; sample i routes as `of` = i. dies: after how many
+    tokens each call breaks."""
 
     dies: list[int]
 
@@ -70,7 +70,9 @@ async def turns(fake: Routing, *builders: TrajectoryBuilder, text: str = "") -> 
         until = time.monotonic() + 10
         await asyncio.gather(
             *(
-                pool.complete(each, "g", pb.RolloutWork(), sampling, until, lambda ts: "".join("ab"[t == 6] for t in ts))
+                pool.complete(
+                    each, "g", pb.RolloutWork(), sampling, until, lambda ts: "".join("ab"[t == 6] for t in ts)
+                )
                 for each in builders
             )
         )

@@ -85,20 +85,20 @@ EXPERTS_DEAD = _step("rl.experts.dead", "share", "mixtures: share of the experts
 ROUTES_KNOWN = _step(
     "rl.routes.known",
     "share",
-    "mixtures that replay routes: share of the trained samples' inputs that went to the experts which the engine recorded; "
-    "the others were routed anew",
+    "mixtures that replay routes: share of the trained samples' inputs that went to the experts which the engine "
+    "recorded; the others were routed anew",
 )
 ROUTES_APART = _step(
     "rl.routes.apart",
     "share",
-    "mixtures that replay routes: share of these choices, one a token and layer, in which the learner's router would have "
-    "chosen other experts",
+    "mixtures that replay routes: share of these choices, one a token and layer, in which the learner's router would "
+    "have chosen other experts",
 )
 ROUTES_UNSHARED = _step(
     "rl.routes.unshared",
     "share",
-    "mixtures that replay routes: share of the computed tokens that begin like others but went another way, and so were "
-    "computed apart",
+    "mixtures that replay routes: share of the computed tokens that begin like others but went another way, and so "
+    "were computed apart",
 )
 TOKENS_GENERATED = _step("rl.tokens.generated", "tokens", "tokens that engines drew for the batch's groups")
 LENGTH_MEAN = _step("rl.completion.length.mean", "tokens", "mean length of the trained completions")

@@ -258,8 +258,8 @@ def _unknown(routes: Tensor) -> int:
 def broadcast(batch: Batch | None, device: torch.device) -> Batch:
     """Rank 0's batch on every rank, on `device` (collective; other ranks pass None).
 
-    Two messages: the sizes and the kind, then all columns as one int32 tensor (floats by their bits). Routes are a third,
-    of bytes.
+    Two messages: the sizes and the kind, then all columns as one int32 tensor (floats by their bits). Routes are a
+    third, of bytes.
     """
     if dist.get_world_size() == 1:
         assert batch is not None

@@ -103,8 +103,8 @@ class Counters(Protocol):
 
 @dataclass(frozen=True)
 class Takes:
-    """What a policy can be trained on: ids of tokens below `vocabulary`, in samples of at most `longest` tokens. routes: of
-    a mixture that replays them, what a row has; of others no routes are read."""
+    """What a policy can be trained on: ids of tokens below `vocabulary`, in samples of at most `longest` tokens.
+    routes: of a mixture that replays them, what a row has; of others no routes are read."""
 
     vocabulary: int
     longest: int

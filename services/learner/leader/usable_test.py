@@ -1,4 +1,4 @@
-"""Samples with routes of another model are set aside before they are trained on; routes that nobody replays are not kept."""
+"""Samples with another model's routes are set aside before they are trained on; what nobody replays is not kept."""
 
 import numpy as np
 import pytest

@@ -71,7 +71,7 @@ def _routes(recipe: Recipe, row: int) -> str:
     step = sample * recipe.algorithm.groups_per_step * recipe.algorithm.group_size
     holds = recipe.limits.log_bytes // sample
     return (
-        f"routes: {row} bytes a token; with samples of {recipe.generation.max_context} tokens {_size(sample)} a sample, "
+        f"routes: {row} bytes a token; with samples of {recipe.generation.max_context} tokens {_size(sample)} each, "
         f"{_size(step)} of a step on each learner rank's host, and limits.log_bytes has room for {holds:,} samples "
         "(compressed they are about two thirds of it)"
     )

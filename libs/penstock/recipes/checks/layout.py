@@ -219,8 +219,8 @@ def _replay(recipe: Recipe) -> list[str]:
     if most <= room:
         return []
     return [
-        f"{KEY}: the {samples:,} samples that may be in flight have up to {most:,} bytes of routes, and limits.log_bytes "
-        f"is {room:,}; use limits.log_bytes={most} or more, or {KEY}=false"
+        f"{KEY}: the {samples:,} samples that may be in flight have up to {most:,} bytes of routes, and "
+        f"limits.log_bytes is {room:,}; use limits.log_bytes={most} or more, or {KEY}=false"
     ]
 
 

@@ -123,8 +123,8 @@ class Learner(Section):
     )
     routing_replay: bool | None = Field(
         default=None,
-        description="mixtures of experts: engines record which experts they sent each token to, and training sends it to "
-        "the same; where absent, wherever it can be done",
+        description="mixtures of experts: engines record which experts they sent each token to, and training sends it "
+        "to the same; where absent, wherever it can be done",
     )
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",

@@ -3,9 +3,9 @@
 The choice is the engine's; the weights of the chosen experts are this model's own, of its router's scores as they are
 now, and so are the gradients. A token whose row is unknown is routed anew.
 
-A hook stands where Megatron's own RouterReplay does, and takes nothing from it: that one keeps its rows in a global list,
-by the order of calls, which a pipeline with recomputation breaks without a word. Here the rows come with the micro-batch,
-on the pack that Megatron hands to every layer, also when it computes a layer again.
+A hook stands where Megatron's own RouterReplay does, and takes nothing from it: that one keeps its rows in a global
+list, by the order of calls, which a pipeline with recomputation breaks without a word. Here the rows come with the
+micro-batch, on the pack that Megatron hands to every layer, also when it computes a layer again.
 
 Invariant (test name): under every layout and recomputation, what is computed is what one process computes whose routers
 are told the same.

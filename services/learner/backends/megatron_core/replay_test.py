@@ -196,7 +196,12 @@ def _inputs(part: Any, batch: Batch) -> Tensor:
 
 
 def _beginnings(batch: Batch, spans: list[int]) -> list[tuple[int, int]]:
-    return [(s, n) for s, length in zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True) for n in spans if n < length]
+    return [
+        (s, n)
+        for s, length in zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)
+        for n in spans
+        if n < length
+    ]
 
 
 def test_a_step_says_how_much_its_routers_would_have_chosen_otherwise(model_dir: Path) -> None:

@@ -100,8 +100,8 @@ def _ends(batch: Batch, cut: Cut) -> list[int]:
 
 
 def _routed(batch: Batch) -> NDArray[np.integer]:
-    """[T] numbers that are equal where tokens and their routes are: a token that goes another way is computed as another,
-    and so is all that sees it."""
+    """[T] numbers that are equal where tokens and their routes are: a token that goes another way is computed as
+    another, and so is all that sees it."""
     assert batch.routes is not None
     columns = (batch.tokens.numpy()[:, None], batch.routes.flatten(1).numpy())
     parts = np.concatenate([np.ascontiguousarray(each).view(np.uint8) for each in columns], 1)

@@ -1,4 +1,4 @@
-"""Routes that are not a mixture's own, and transformers forced to take them, sequence by sequence: what replay is held to."""
+"""Routes that are not a mixture's own, and transformers forced to take them, sequence by sequence."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
