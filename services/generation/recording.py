@@ -1,27 +1,40 @@
 """Inside vLLM's processes on CPU: the routes of a mixture of experts, recorded as vLLM does it on a GPU.
 
-vLLM (0.32) offers `enable_return_routed_experts` where its second model runner works, which wants Triton. What is
-behind the flag does not care for the runner: it asks for three calls around a step, which the worker extension makes,
-and for a scheduler that asks workers for routes.
+vLLM (0.32) offers `enable_return_routed_experts` where its second model runner works, which wants Triton. Its capturer,
+which hears each router, does not care for the runner: the worker extension binds it, and hands its rows to the scheduler
+with a step's tokens; ours hands them out (`recorded.py`).
 """
 
-import types
 from typing import Any
 
-import numpy as np
-from vllm.distributed.aux_output_connector.connector import AuxOutputSchedulerConnector
-from vllm.distributed.aux_output_connector.worker import get_aux_output_connector
+from vllm.model_executor.layers.fused_moe.routed_experts_capturer import (
+    RoutedExpertsCapturer,
+    bind_routed_experts_capturer,
+)
+from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from services.generation.recorded import RecordedRoutes, Step
+from services.generation.routes import recorded_shape
 from services.generation.weight_backend import WorkerExtension
 
 
 class RecordingScheduler(Scheduler):
-    """Asks workers for routes, and hands them out with a request's tokens."""
+    """Hands out the rows that workers recorded with a request's tokens."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.aux_output_connector = AuxOutputSchedulerConnector()
+        whole, hashed = resolve_kv_cache_block_sizes(self.kv_cache_config, self.vllm_config)
+        blocks = self.kv_cache_config.num_blocks * (whole // hashed)
+        self._recorded = RecordedRoutes(recorded_shape(self.vllm_config), hashed, blocks)
+        self.aux_output_connector: Any = self._recorded
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """After a step."""
+        step = model_runner_output.aux_output_connector_output
+        if step is not None:
+            self._recorded.step(step, self.requests)
+        return super().update_from_output(scheduler_output, model_runner_output)
 
 
 class RecordingExtension(WorkerExtension):
@@ -32,32 +45,21 @@ class RecordingExtension(WorkerExtension):
 
     def record_routes(self) -> None:
         """Called once, before the first request."""
-        runner = self.model_runner
-        routes = get_aux_output_connector(runner.get_model(), self.vllm_config, runner.kv_cache_config)
-        execute, sample = runner.execute_model, runner.sample_tokens
-        drafted: dict[str, int] = {}
-
-        def execute_model(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
-            routes.begin_step(scheduled.aux_output_connector_metadata)
-            drafted.clear()
-            drafted.update((name, len(tokens)) for name, tokens in scheduled.scheduled_spec_decode_tokens.items())
-            return execute(scheduled, *args, **kwargs)
+        runner, shape = self.model_runner, recorded_shape(self.vllm_config)
+        most = self.vllm_config.scheduler_config.max_num_batched_tokens
+        capturer = RoutedExpertsCapturer(max_num_batched_tokens=most, vllm_config=self.vllm_config)
+        bind_routed_experts_capturer(runner.get_model(), capturer)
+        sample = runner.sample_tokens
 
         def sample_tokens(grammar: Any) -> Any:
             batch, count = runner.input_batch, runner.input_batch.num_reqs
-            step = types.SimpleNamespace(
-                req_ids=list(batch.req_ids),
-                query_start_loc_np=runner.query_start_loc.np[: count + 1].copy(),
-                num_computed_tokens_np=batch.num_computed_tokens_cpu[:count].copy(),
-            )
+            names, ends = list(batch.req_ids), runner.query_start_loc.np[1 : count + 1].tolist()
+            starts = batch.num_computed_tokens_cpu[:count].tolist()
             ran = runner.execute_model_state is not None
             output = sample(grammar)
-            pending = routes.prepare_output(step) if ran else None
-            if pending is not None:
-                sampled = np.array([len(tokens) for tokens in output.sampled_token_ids])
-                asked = np.array([drafted.get(name, 0) for name in step.req_ids])
-                pending.enqueue_cpu_copy(sampled, np.where(asked > 0, asked + 1 - sampled, 0))
-                output.aux_output_connector_output = pending.process_output()
+            if ran and count:
+                rows = capturer.device_buffer[: ends[-1]].numpy().astype(shape.dtype)
+                output.aux_output_connector_output = Step(names, starts, ends, rows)
             return output
 
-        runner.execute_model, runner.sample_tokens = execute_model, sample_tokens
+        runner.sample_tokens = sample_tokens
