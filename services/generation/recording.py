@@ -1,8 +1,8 @@
 """Inside vLLM's processes on CPU: the routes of a mixture of experts, recorded as vLLM does it on a GPU.
 
 vLLM (0.32) offers `enable_return_routed_experts` where its second model runner works, which wants Triton. Its capturer,
-which hears each router, does not care for the runner: the worker extension binds it, and hands its rows to the scheduler
-with a step's tokens; ours hands them out (`recorded.py`).
+which hears each router, does not care for the runner: the worker extension binds it, and hands its rows to the
+scheduler with a step's tokens; ours hands them out (`recorded.py`).
 """
 
 from typing import Any

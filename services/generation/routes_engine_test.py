@@ -12,7 +12,7 @@ import torch
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.trajectories.routes import RouteShape
 from penstock.trajectory.v1.trajectory_pb2 import Routes
-from services.generation.engine import Engine, EngineSettings
+from services.generation.engine import Chunk, Engine, EngineSettings
 from services.generation.reference_testing import draw, version_file, weights
 from services.generation.routes_testing import PROMPT, SAMPLING, joined, mixture, routes_of, several
 
@@ -44,7 +44,7 @@ async def test_rows_come_chunk_by_chunk_and_those_of_the_prompt_with_the_first_t
     assert sum(rows[1] for _, rows in told if rows) == len(PROMPT) + 49, "the last token was no input"
 
 
-async def chunks(engine: Engine, name: str, routes_from: int | None) -> AsyncIterator[object]:
+async def chunks(engine: Engine, name: str, routes_from: int | None) -> AsyncIterator[Chunk]:
     async for chunk in engine.generate(name, PROMPT, SAMPLING, routes_from=routes_from):
         yield chunk
 
@@ -112,5 +112,5 @@ async def test_a_row_is_of_the_weights_that_drew_from_it(
         assert torch.equal(torch.from_numpy(joined(late.routes)).long(), routes_of(model, held, PROMPT + late.tokens))
 
 
-async def collected(stream: AsyncIterator[object]) -> list:  # type: ignore[type-arg]
+async def collected(stream: AsyncIterator[Chunk]) -> list[Chunk]:
     return [chunk async for chunk in stream]

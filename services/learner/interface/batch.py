@@ -5,8 +5,9 @@ everywhere from the same numbers and never sent. Position t of every per-token a
 predicts at position t−1; position 0 is never trained.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -150,17 +151,14 @@ class Batch:
         within = torch.arange(int(lengths.sum()), device=lengths.device)
         within -= torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
         where = torch.repeat_interleave(self.starts[sequences], lengths) + within
-        return (
-            Batch(
-                self.kind,
-                self.lengths[sequences],
-                self.groups[sequences],
-                self.answers[sequences],
-                *(x[where] for x in self._columns()[3:]),
-                None if self.routes is None else self.routes[where.cpu()],
-            ),
-            where,
+        part = Batch(
+            self.kind,
+            self.lengths[sequences],
+            self.groups[sequences],
+            self.answers[sequences],
+            *(x[where] for x in self._columns()[3:]),
         )
+        return part._with_routes(None if self.routes is None else self.routes[where.cpu()]), where
 
     def check(self, vocabulary: int, positions: int) -> None:
         """Raises InvalidBatch for a token outside 0 … vocabulary−1, or a sequence with more inputs (all tokens but the
@@ -174,7 +172,10 @@ class Batch:
             raise InvalidBatch(f"a sequence has {longest} tokens, the model {positions} positions")
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.kind, *(x.to(device) for x in self._columns()), self.routes)
+        return Batch(self.kind, *(x.to(device) for x in self._columns()))._with_routes(self.routes)
+
+    def _with_routes(self, routes: Tensor | None) -> "Batch":
+        return replace(self, routes=routes)
 
     @property
     def routes_known(self) -> float:
@@ -280,18 +281,19 @@ def broadcast(batch: Batch | None, device: torch.device) -> Batch:
     lengths, groups, answers, tokens, *floats, others, their = flat.split(parts)
     mask, behaviour, signal, age = (f.view(torch.float32) for f in floats)
     others, their = others.view(t, k), their.view(torch.float32).view(t, k)
-    routes = _broadcast_routes(None if batch is None else batch.routes, t, *rows_of, device)
+    routes = _broadcast_routes(None if batch is None else batch.routes, (t, rows_of[0], rows_of[1]), rows_of[2], device)
     return Batch(kinds[kind], lengths, groups, answers, tokens, mask, behaviour, signal, age, others, their, routes)
 
 
 def _broadcast_routes(
-    routes: Tensor | None, tokens: int, layers: int, top: int, size: int, device: torch.device
+    routes: Tensor | None, shape: tuple[int, int, int], size: int, device: torch.device
 ) -> Tensor | None:
+    """size: bytes of a number, 0 where there are no routes."""
     if not size:
         return None
-    sent = torch.empty(tokens * layers * top * size, dtype=torch.uint8, device=device)
+    sent = torch.empty(math.prod(shape) * size, dtype=torch.uint8, device=device)
     if routes is not None:
         sent.copy_(routes.contiguous().view(-1).view(torch.uint8))
     dist.broadcast(sent, src=0)
     kind = torch.uint8 if size == 1 else torch.int16
-    return sent.cpu().view(kind).view(tokens, layers, top)
+    return sent.cpu().view(kind).view(shape)
