@@ -1,4 +1,4 @@
-"""Rows of routes, from the steps of an engine's worker to the requests that they belong to: in vLLM's scheduler, on CPU.
+"""Rows of routes, from the steps of an engine's worker to the requests they belong to: in vLLM's scheduler, on CPU.
 
 vLLM's own (0.32) hands out every row by itself, which was a fifth of a small model's step; here a step's rows are laid
 down in one piece a request, and handed out when there are enough of them for a chunk.

@@ -92,9 +92,10 @@ async def test_a_row_is_of_the_weights_that_drew_from_it(
     held = None
     for step, scale in ((1, 1.3), (2, 0.7)):
         tensors = weights(model, scale)
-        stream = engine.generate(f"flight{step}", PROMPT, SAMPLING, routes_from=0)
-        first = await anext(stream)
         manifest = version_file(tmp_path / "v.bin", tensors, step)
+        long = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=180)
+        stream = engine.generate(f"flight{step}", PROMPT, long, routes_from=0)
+        first = await anext(stream)
         _, rest = await asyncio.gather(engine.update(manifest, tmp_path / "v.bin"), collected(stream))
         drawn = [first, *rest]
         tokens = PROMPT + [token for chunk in drawn for token in chunk.tokens]
