@@ -30,6 +30,7 @@ ROWS = {
         ),
         "Pause of an update, median": (_quantile(0.5, "rl_weights_pause_bucket"), "s"),
         "Reward, 95th percentile": (_quantile(0.95, "rl_reward_duration_bucket", ", reward"), "s"),
+        "Samples too large with their routes": ("sum(increase(rl_routes_dropped_total[1h]))", "short"),
         "Agents' sessions": ("sum by (instance) (rl_gateway_sessions)", "short"),
         "Open episodes": ("sum by (environment) (rl_environment_episodes)", "short"),
         "Workers replaced": ("increase(rl_environment_worker_restarts_total[10m])", "short"),

@@ -37,6 +37,7 @@ def means_of(recipe: Recipe, chat: ChatTokenizer, replicas: Engines) -> dict[str
                 Longest.of(source, trained=each),
                 recipe.rollout.max_branches,
                 recipe.gateway.agent_sampling == "override",
+                each and bool(recipe.learner.routing_replay),
             )
             for each in (recipe.mode != "evaluate", False)
         )

@@ -37,10 +37,10 @@ class Begun:
 
 
 class Contexts:
-    """Those of one session."""
+    """Those of one session. routes: whether those of a mixture are recorded."""
 
-    def __init__(self, chat: ChatTokenizer) -> None:
-        self._chat = chat
+    def __init__(self, chat: ChatTokenizer, routes: bool = False) -> None:
+        self._chat, self._routes = chat, routes
         self._answers: dict[bytes, TrajectoryBuilder] = {}
         self._texts: dict[str, TrajectoryBuilder] = {}
         self._ends: list[TrajectoryBuilder] = []
@@ -64,7 +64,7 @@ class Contexts:
             builder = parent.copy()
             builder.context(messages[count].role, new)
             return Begun(builder, parent, digests[-1])
-        builder = TrajectoryBuilder()
+        builder = TrajectoryBuilder(self._routes)
         builder.context("user", self._chat.render(messages, tools=tools))
         return Begun(builder, None, digests[-1])
 
@@ -73,7 +73,7 @@ class Contexts:
         the tokens of that."""
         known = max((each for each in self._texts if prompt.startswith(each) and each != prompt), key=len, default="")
         parent = self._texts.get(known)
-        builder = TrajectoryBuilder() if parent is None else parent.copy()
+        builder = TrajectoryBuilder(self._routes) if parent is None else parent.copy()
         builder.context("user", self._chat.plain(prompt[len(known) :]))
         return Begun(builder, parent, prompt)
 

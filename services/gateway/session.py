@@ -27,7 +27,8 @@ from services.gateway.errors import BudgetSpent, CallRefused, ContextFull, Engin
 
 @dataclass(frozen=True)
 class Means:
-    """What the sessions of one source of tasks draw with. most_branches: contexts that a sample may have."""
+    """What the sessions of one source of tasks draw with. most_branches: contexts that a sample may have. routes:
+    whether those of a mixture are recorded."""
 
     model: str
     chat: ChatTokenizer
@@ -36,6 +37,7 @@ class Means:
     longest: Longest
     most_branches: int
     overrides: bool
+    routes: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Session:
     _running: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._contexts = Contexts(self.means.chat)
+        self._contexts = Contexts(self.means.chat, self.means.routes)
 
     async def ready(self) -> None:
         """Waits until the sample's engine has a version that may draw for it. Raises GenerationFailed.

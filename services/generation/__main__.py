@@ -34,6 +34,7 @@ def settings_of(args: argparse.Namespace) -> EngineSettings:
         keep_kv_on_update=args.kv_on_update == "keep",
         speculative=args.speculative,
         weights=has_weights(args.model),
+        routes=args.routes,
     )
 
 
@@ -90,6 +91,7 @@ def main(start: StartEngine = Engine.start) -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
     parser.add_argument("--kv-on-update", choices=["keep", "recompute"], default="recompute")
     parser.add_argument("--speculative", type=json.loads, help="vLLM's speculative_config, as JSON")
+    parser.add_argument("--routes", action="store_true", help="record where a mixture of experts sends tokens")
     parser.add_argument("--check", action="store_true", help="say whether this could be served here, and end")
     args = parser.parse_args()
     try:

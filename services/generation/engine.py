@@ -13,9 +13,12 @@ from typing import Any
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
 from penstock.system.parent_death import mortal_spawns
+from penstock.trajectories.routes import RouteShape
+from penstock.trajectory.v1.trajectory_pb2 import Routes
 from penstock.weights.v1.weights_pb2 import Manifest
 from services.generation import forks
 from services.generation.drafting import Acceptance
+from services.generation.routes import RequestRoutes, recorded_shape
 from services.generation.together import sizes
 
 logger = logging.getLogger(__name__)
@@ -25,7 +28,8 @@ logger = logging.getLogger(__name__)
 class EngineSettings:
     """How the engine is built. `memory_gib` is its KV cache on CPU; a GPU uses `gpu_memory_fraction`. speculative:
     vLLM's `speculative_config`, None to draft nothing. weights: whether the model directory has any; an engine without
-    has random ones until its first update, and none must ask it for a token before."""
+    has random ones until its first update, and none must ask it for a token before. routes: record where a mixture's
+    routers send tokens."""
 
     model: str
     dtype: str = "float32"
@@ -40,17 +44,20 @@ class EngineSettings:
     keep_kv_on_update: bool = False
     speculative: Mapping[str, Any] | None = None
     weights: bool = True
+    routes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Drawn tokens [n] with log-probabilities [n]; spans are (first, version label), `first` from the chunk's start."""
+    """Drawn tokens [n] with log-probabilities [n]; spans are (first, version label), `first` from the chunk's start.
+    routes: rows of the request's tokens that were not told before, where they are asked for and recorded."""
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
     spans: Sequence[tuple[int, str]]
     finish_reason: str | None
     cached_prompt_tokens: int
+    routes: Routes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Engine:
         from vllm.platforms import current_platform
 
         self._seeds = not current_platform.is_cpu()
+        self.routes: RouteShape | None = recorded_shape(llm.vllm_config) if settings.routes else None
 
     @classmethod
     def prepare(cls, settings: EngineSettings) -> None:
@@ -98,8 +106,10 @@ class Engine:
         from vllm import AsyncEngineArgs
         from vllm.config import WeightTransferConfig
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        by_hand = settings.routes and current_platform.is_cpu()
         llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=settings.model,
@@ -118,22 +128,33 @@ class Engine:
                 enable_prefix_caching=True,
                 disable_log_stats=True,
                 load_format="auto" if settings.weights else "dummy",
-                worker_extension_cls="services.generation.weight_backend.WorkerExtension",
+                worker_extension_cls="services.generation."
+                + ("recording.RecordingExtension" if by_hand else "weight_backend.WorkerExtension"),
+                scheduler_cls="services.generation.recording.RecordingScheduler" if by_hand else None,
+                enable_return_routed_experts=settings.routes and not by_hand,
                 weight_transfer_config=WeightTransferConfig(backend="penstock"),
                 speculative_config=dict(settings.speculative) if settings.speculative else None,
             ),
             stat_loggers=[Acceptance] if settings.speculative else None,
         )
         await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        if by_hand:
+            await llm.collective_rpc("record_routes", timeout=60)
         engine = cls(llm, settings, version)
         await llm.update_weight_version(label(version))
         return engine
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        steady: bool = False,
+        routes_from: int | None = None,
     ) -> AsyncIterator[Chunk]:
         """Draws one completion, chunk by chunk; the last chunk has a finish reason ("stop" or "length"). Chunks grow,
-        unless they are `steady`."""
+        unless they are `steady`. routes_from: the first row of routes that is wanted; those of the prompt are told with
+        the first token, which others may wait for."""
         from vllm import SamplingParams as VllmSampling
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -150,21 +171,26 @@ class Engine:
             logprobs=0,
             flat_logprobs=True,
             output_kind=RequestOutputKind.DELTA,
+            routed_experts_prompt_start=len(prompt) if routes_from is None else routes_from,
         )
+        rows = None if routes_from is None or self.routes is None else RequestRoutes(self.routes, routes_from)
         # The salt keeps a new request from reusing the KV that older weights left in the prefix cache.
         inputs = {"prompt_token_ids": list(prompt), "cache_salt": label(self.version)}
         done, least = 0, sizes(self._settings.chunk_tokens, steady)
         tokens, logprobs, size = list[int](), list[float](), next(least)
+        of_prompt = rows is not None and (routes_from or 0) < len(prompt)
         try:
             async for output in self._llm.generate(inputs, params, request_id):
                 completion = output.outputs[0]
                 tokens += completion.token_ids
                 logprobs += completion.logprobs.logprobs
-                if len(tokens) < size and completion.finish_reason is None:
+                if len(tokens) < size and completion.finish_reason is None and not of_prompt:
                     continue
-                spans = self._spans(request_id, completion, done, done + len(tokens))
-                yield Chunk(tokens, logprobs, spans, completion.finish_reason, output.num_cached_tokens or 0)
-                done += len(tokens)
+                state, ends, of_prompt = self._state(request_id), done + len(tokens), False
+                spans = _spans(state, completion, done, ends)
+                routes = None if rows is None else _routes(rows, state, completion, len(prompt) + ends - 1)
+                yield Chunk(tokens, logprobs, spans, completion.finish_reason, output.num_cached_tokens or 0, routes)
+                done = ends
                 tokens, logprobs, size = [], [], next(least)
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
@@ -230,16 +256,30 @@ class Engine:
         """Ends the engine's process."""
         self._llm.shutdown()
 
-    def _spans(self, request_id: str, completion: Any, start: int, end: int) -> list[tuple[int, str]]:
-        """Version spans of output tokens [start, end). vLLM gives them with the last output; before that it keeps them
-        in the request's state, which is where an unfinished request's are read."""
-        if completion.weight_versions is not None:
-            starts = [(s.version, s.start) for s in completion.weight_versions]
-        else:
-            states = self._llm.output_processor.request_states
-            starts = next((s.weight_version_starts for k, s in states.items() if k.startswith(request_id)), [])
-        inside = [(max(first, start) - start, name) for name, first in starts if first < end]
-        return [span for i, span in enumerate(inside) if i + 1 == len(inside) or inside[i + 1][0] > 0]
+    def _state(self, request_id: str) -> Any:
+        """Where vLLM keeps what it gives with a request's last output alone; None once that was given."""
+        states = self._llm.output_processor.request_states
+        return next((state for name, state in states.items() if name.startswith(request_id)), None)
+
+
+def _spans(state: Any, completion: Any, start: int, end: int) -> list[tuple[int, str]]:
+    """Version spans of output tokens [start, end)."""
+    if completion.weight_versions is not None:
+        starts = [(s.version, s.start) for s in completion.weight_versions]
+    else:
+        starts = [] if state is None else state.weight_version_starts
+    inside = [(max(first, start) - start, name) for name, first in starts if first < end]
+    return [span for i, span in enumerate(inside) if i + 1 == len(inside) or inside[i + 1][0] > 0]
+
+
+def _routes(rows: RequestRoutes, state: Any, completion: Any, inputs: int) -> Routes | None:
+    """Rows of the first so many inputs that were not told before."""
+    if completion.routed_experts is not None:
+        rows.add([completion.routed_experts])
+    elif state is not None:
+        rows.add(state.routed_experts_chunks)
+        state.routed_experts_chunks = []
+    return rows.take(inputs)
 
 
 def label(version: PolicyVersion) -> str:

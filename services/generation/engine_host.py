@@ -24,6 +24,7 @@ from penstock.generation.v1.generation_pb2 import GetEngineResponse
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
 from penstock.tensors import base_model
+from penstock.trajectories.routes import RouteShape
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
@@ -74,6 +75,11 @@ class EngineHost:
         """Requests in the engine."""
         return self._engine.running() if self._engine is not None and self._engine.alive else 0
 
+    @property
+    def routes(self) -> RouteShape | None:
+        """What the engine records of routes, if it does."""
+        return self._engine.routes if self._engine is not None else None
+
     async def ready(self) -> None:
         """Waits, listed, until the engine has begun to serve a version."""
         async with self.gate.passing(0, None, START_SECONDS):
@@ -87,14 +93,20 @@ class EngineHost:
             tasks.create_task(self.keep(channel))
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        steady: bool = False,
+        routes_from: int | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Draws one completion on the engine. Raises EngineDied."""
         engine = self._engine
         if engine is None:
             raise EngineDied("the engine is starting")
         try:
-            async with aclosing(engine.generate(request_id, prompt, sampling, steady)) as chunks:  # type: ignore[type-var]
+            drawn = engine.generate(request_id, prompt, sampling, steady, routes_from)
+            async with aclosing(drawn) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     self.tokens_generated += len(chunk.tokens)
                     _tokens.inc(len(chunk.tokens))

@@ -16,7 +16,7 @@ class FakeEngine:
 
     def __init__(self, version: PolicyVersion) -> None:
         self.version = version
-        self.alive = True
+        self.alive, self.routes = True, None
         self.stopped = False
         self.requests = 0
         self.valve = asyncio.Event()
@@ -29,7 +29,12 @@ class FakeEngine:
         self.drawn_while_undefined = 0
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        steady: bool = False,
+        routes_from: int | None = None,
     ) -> AsyncIterator[Chunk]:
         self.requests += 1
         try:

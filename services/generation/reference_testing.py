@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.tensors import make_manifest
 from penstock.tiny_model import make_model
+from penstock.trajectory.v1.trajectory_pb2 import Routes
 from penstock.weights.v1.weights_pb2 import Manifest
 from services.generation.engine import Engine
 
@@ -70,13 +71,14 @@ def expected(
 @dataclass
 class Drawn:
     """One completion: tokens [n], log-probabilities [n], spans (first, version label) from its start, how it ended,
-    and the sizes of its chunks."""
+    the sizes of its chunks, and their routes."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     spans: list[tuple[int, str]] = field(default_factory=list)
     finish: str | None = None
     chunks: list[int] = field(default_factory=list)
+    routes: list[Routes] = field(default_factory=list)
 
     def by_version(self) -> list[tuple[int, int, str]]:
         """(first, end, version label) of the parts."""
@@ -84,10 +86,13 @@ class Drawn:
         return [(first, end, label) for (first, label), end in zip(self.spans, ends, strict=True)]
 
 
-async def draw(engine: Engine, name: str, prompt: Sequence[int], sampling: SamplingParams) -> Drawn:
+async def draw(
+    engine: Engine, name: str, prompt: Sequence[int], sampling: SamplingParams, routes_from: int | None = None
+) -> Drawn:
     """A whole completion of the engine."""
     drawn = Drawn()
-    async for chunk in engine.generate(name, prompt, sampling):
+    async for chunk in engine.generate(name, prompt, sampling, routes_from=routes_from):
+        drawn.routes += [] if chunk.routes is None else [chunk.routes]
         assert len(chunk.tokens) == len(chunk.logprobs)
         drawn.spans += [(first + len(drawn.tokens), label) for first, label in chunk.spans]
         drawn.tokens += chunk.tokens

@@ -67,17 +67,21 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
                                 chunk.finish_reason or "", trajectory_pb2.FINISH_REASON_UNSPECIFIED
                             ),
                             cached_prompt_tokens=chunk.cached_prompt_tokens,
+                            routes=chunk.routes,
                         )
 
     def _drawing(self, request: pb.GenerateRequest, prompt: list[int], sample: int) -> AsyncGenerator[Chunk, None]:
         """One of a request's samples: by a name, and a seed if there is one, of its own."""
+        rows = request.routes_from if request.HasField("routes_from") else None
         if request.samples <= 1:
-            return self._host.generate(request.request_id, prompt, request.sampling, request.steady)
+            return self._host.generate(request.request_id, prompt, request.sampling, request.steady, rows)
+        if sample and rows is not None:  # what is before it was computed once, and is told with the first sample
+            rows = max(rows, len(prompt) - 1)
         sampling = SamplingParams()
         sampling.CopyFrom(request.sampling)
         if sampling.HasField("seed"):
             sampling.seed += sample
-        return self._host.generate(f"{request.request_id}/{sample:04}", prompt, sampling, request.steady)
+        return self._host.generate(f"{request.request_id}/{sample:04}", prompt, sampling, request.steady, rows)
 
     async def ScoreTokens(self, request: pb.ScoreTokensRequest, context: Any) -> pb.ScoreTokensResponse:
         tokens = from_int32s(request.tokens)
@@ -99,7 +103,7 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
             )
 
     async def GetEngine(self, request: pb.GetEngineRequest, context: Any) -> pb.GetEngineResponse:
-        host = self._host
+        host, rows = self._host, self._host.routes
         running = min(host.running, host.settings.max_running)
         return pb.GetEngineResponse(
             model=host.settings.model,
@@ -111,6 +115,9 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
             max_context=host.settings.max_context,
             tokens_generated=host.tokens_generated,
             engine_starts=host.engine_starts,
+            route_layers=rows.layers if rows else 0,
+            route_top=rows.top if rows else 0,
+            route_experts=rows.experts if rows else 0,
         )
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:

@@ -272,12 +272,34 @@ async def test_samples_have_seeds_of_their_own(running: Running) -> None:
     seen: list[int] = []
     drawn = running.engine.generate
 
-    def generate(name: str, prompt: Any, sampling: SamplingParams, steady: bool = False) -> Any:
+    def generate(name: str, prompt: Any, sampling: SamplingParams, *others: Any) -> Any:
         seen.append(sampling.seed)
-        return drawn(name, prompt, sampling, steady)
+        return drawn(name, prompt, sampling, *others)
 
     running.engine.generate = generate  # type: ignore[method-assign, assignment]
     asked = request(samples=3)
     asked.sampling.seed = 7
     await running.generate(asked)
     assert seen == [7, 8, 9]
+
+
+async def test_the_first_sample_has_the_prompts_rows_and_the_others_begin_at_its_last_token(running: Running) -> None:
+    seen: list[Any] = []
+    drawn = running.engine.generate
+
+    def generate(name: str, prompt: Any, sampling: SamplingParams, steady: bool, routes_from: int | None) -> Any:
+        seen.append(routes_from)
+        return drawn(name, prompt, sampling, steady, routes_from)
+
+    running.engine.generate = generate  # type: ignore[method-assign, assignment]
+    length = request().prompt_token_count
+    for samples, first in ((0, 1), (3, 0), (2, length)):
+        asked = request(samples=samples)
+        asked.routes_from = first
+        await running.generate(asked)
+    await running.generate(request())
+    assert seen == [1, 0, length - 1, length - 1, length, length, None]
+    asked.routes_from = length + 1
+    assert "routes_from must be at most prompt_token_count" in str(await running.refused(asked))
+    said = await rpc.call(running.stub.GetEngine(pb.GetEngineRequest()))
+    assert (said.route_layers, said.route_top, said.route_experts) == (0, 0, 0), "it records none"

@@ -101,7 +101,7 @@ def _said(tools: Tools, builder: TrajectoryBuilder) -> str:
 
 async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadline) -> pb.Trajectory:
     work = task.rollout
-    builder = TrajectoryBuilder()
+    builder = tools.builder(task)
     offered = json.loads(work.task.tools_json or "[]")
     builder.context("user", tools.chat.render(work.task.messages, tools=offered))
     sampling = _sampling(tools, work)
@@ -129,7 +129,7 @@ async def _one_turn(tools: Tools, task: pb.GroupTask, index: int, deadline: Dead
 
 
 async def _many_turns(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadline) -> pb.Trajectory:
-    work, builder, longest = task.rollout, TrajectoryBuilder(), tools.longest(task).tokens
+    work, builder, longest = task.rollout, tools.builder(task), tools.longest(task).tokens
     generating = playing = 0.0
     engine = ""
     if not await tools.places.some("an environment", on="environment", within=deadline.at - time.monotonic()):

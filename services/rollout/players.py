@@ -133,8 +133,8 @@ async def _tools(
     trained, measured = (Longest.of(recipe, trained=each) for each in (recipe.mode != "evaluate", False))
     outage = 0.0 if recipe.environment.address is None else recipe.limits.outage_seconds
     own, model = recipe.environment, recipe.model.path
-    most = recipe.rollout.max_branches
-    return Tools(model, chat, replicas, rewards, own, trained, measured, places, tutor, outage, gates, most)
+    most, routes = recipe.rollout.max_branches, bool(recipe.learner.routing_replay)
+    return Tools(model, chat, replicas, rewards, own, trained, measured, places, tutor, outage, gates, most, routes)
 
 
 async def _places(

@@ -12,6 +12,7 @@ from penstock.recipes import Longest
 from penstock.recipes.sections import Environment
 from penstock.replicas.engines import Engines
 from penstock.replicas.pool import Pool
+from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.rollout.frozen import Breathes
 from services.rollout.scoring import Scoring
@@ -41,7 +42,7 @@ class Tools:
     """What an episode is driven with. trained, measured: how long a sample may be that the learner reads, or none.
     outage: seconds for which the environment may be away, whenever the group is over; one of the run's has 0, and may
     be away until then. gateways, most_branches: for agents, through which they draw and how many contexts a sample of
-    theirs may have."""
+    theirs may have. routes: whether a mixture's routes are recorded of what is trained."""
 
     model: str
     chat: ChatTokenizer
@@ -55,6 +56,11 @@ class Tools:
     outage: float = 0.0
     gateways: Pool[Gate] = dataclasses.field(default_factory=Pool)
     most_branches: int = 16
+    routes: bool = False
+
+    def builder(self, task: pb.GroupTask) -> TrajectoryBuilder:
+        """Of a sample of the task."""
+        return TrajectoryBuilder(self.routes and task.kind == pb.TASK_KIND_TRAIN)
 
     def place(self, task: pb.GroupTask, index: int) -> Place:
         """Where a sample's episode is played: replicas share them, and a sample that comes again goes there again while

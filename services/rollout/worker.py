@@ -24,11 +24,12 @@ from penstock.rules.quarantine import BadEntry, Quarantine
 from penstock.telemetry import metrics
 from penstock.telemetry.tracing import extract, inject
 from penstock.telemetry.waits import progress
-from penstock.trajectories import encode, failed, read_task
+from penstock.trajectories import encode, failed, read_task, without_excess
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 logger = logging.getLogger(__name__)
 _finished = metrics.counter(metrics.SAMPLES_FINISHED, "samples by how they ended", ["status"])
+_routes_dropped = metrics.counter(metrics.ROUTES_DROPPED, "samples that were too large with their routes")
 
 # How long publishing one sample may take over restarts of NATS and a full log: generation pauses meanwhile.
 PUBLISH_SECONDS = 600.0
@@ -97,6 +98,9 @@ class Worker:
             t = failed(task, index, self._model, pb.Outcome.FAILURE_ENVIRONMENT, detail)
         else:
             t = await self._play(task, index, until)
+        if without_excess(t):
+            _routes_dropped.inc()
+            logger.warning("the sample is too large with its routes, and goes without", extra={"group": task.group})
         envelope = await store_payload(self._bus, self._names, encode(t))
         subject = self._names.log_subject(task.group, index)
         await publish_once(self._bus, subject, envelope, headers=inject(), within=PUBLISH_SECONDS)

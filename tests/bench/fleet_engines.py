@@ -27,14 +27,19 @@ NEWEST = 1 << 30
 class Engine:
     """What a host needs of an engine. Draws `tokens` tokens, the last of them one that ends an answer."""
 
-    alive = True
+    alive, routes = True, None
 
     def __init__(self, tokens: int, first: int) -> None:
         self.version = PolicyVersion(epoch=1, step=0)
         self._tokens, self._first, self._running = tokens, first, 0
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        steady: bool = False,
+        routes_from: int | None = None,
     ) -> AsyncIterator[Chunk]:
         """Chunk by chunk, with a turn of the event loop between them."""
         self._running += 1

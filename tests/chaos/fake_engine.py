@@ -28,14 +28,20 @@ class FakeEngine:
     alive = True
 
     def __init__(self, version: PolicyVersion, running: int) -> None:
-        self.version, self._running, self._slots = version, 0, asyncio.Semaphore(running)
+        self.version, self.routes = version, None
+        self._running, self._slots = 0, asyncio.Semaphore(running)
 
     @classmethod
     async def start(cls, settings: EngineSettings, version: PolicyVersion) -> Any:  # a fake, for an Engine
         return cls(version, settings.max_running)
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], sampling: SamplingParams, steady: bool = False
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        steady: bool = False,
+        routes_from: int | None = None,
     ) -> AsyncIterator[Chunk]:
         """Draws TOKEN until chance or the limit ends it."""
         self._running += 1

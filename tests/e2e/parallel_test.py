@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.e2e.testing.runs import adds_up, gone, recipe, training
+from penstock.tiny_model import make_model
+from tests.e2e.testing.runs import adds_up, gone, recipe, reward_first_character, training
 
 STEPS, GROUPS, SIZE = 4, 4, 4
 
@@ -47,6 +48,21 @@ def test_a_run_on_two_ranks_completes_and_its_counts_add_up(tmp_path: pathlib.Pa
         assert summary["staleness"]["max"] <= 2
         assert (run.run / "export" / "model.safetensors").is_file()
         assert gone(run.run, within=30), run.report("processes were left behind")
+
+
+def test_a_mixture_trains_on_the_routes_that_were_drawn(tmp_path: pathlib.Path) -> None:
+    """In bfloat16, where engine and learner choose otherwise for some tokens; nobody has to ask for it."""
+    path = recipe(tmp_path, steps=STEPS)
+    make_model(tmp_path / "assets" / "model", layers=3, intermediate=64, experts=8)
+    reward_first_character(path)
+    with training(tmp_path, path, "learner.ranks=2", "learner.parallel.expert=2", "model.dtype=bfloat16") as run:
+        assert run.end(within=400) == 0, run.report("the run failed")
+        assert adds_up(run.summary())
+        steps = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
+        assert [s["rl.routes.known"] for s in steps] == [1.0] * STEPS, "every input of every sample"
+        assert 0 < max(s["rl.routes.apart"] for s in steps) < 0.5
+        # Without replay the first step's is ten times as much (tests/bench/routes.py).
+        assert steps[0]["rl.policy.mismatch_kl"] < 1e-4
 
 
 def test_a_stopped_run_goes_on_under_another_layout(tmp_path: pathlib.Path) -> None:

@@ -35,6 +35,11 @@ class Shapes:
         head = 0 if self.tied else self.vocabulary * self.hidden
         return self.vocabulary * self.hidden + head + self.layers * self.layer_parameters() + self.hidden
 
+    @property
+    def route_bytes(self) -> int:
+        """Of a token's row of routes, as trajectory.proto has it; 0 in a dense model."""
+        return self.layers * self.experts_per_token * (1 if self.experts <= 255 else 2)
+
     def layer_parameters(self, tensor: int = 1, expert: int = 1) -> int:
         """Numbers of one layer on one of `tensor` and `expert` ranks: matrices are shared out, norms are not."""
         return self.layer_without_experts(tensor) + self.layer_experts(expert)

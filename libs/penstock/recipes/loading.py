@@ -19,6 +19,7 @@ from penstock.recipes.checks import check_recipe
 from penstock.recipes.hints import meant
 from penstock.recipes.hub import HubError, fetched
 from penstock.recipes.recipe import Recipe
+from penstock.recipes.routing import decided
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,6 +116,7 @@ def resolve(raw: dict[str, Any], overrides: Iterable[str] = (), *, source: str =
         raise RecipeError(source, [_sentence(raw, e) for e in error.errors()]) from error
     if fits:
         recipe = fitting.fitted(recipe)
+    recipe = decided(recipe)
     problems = check_recipe(recipe, rows=rows)
     if problems:
         raise RecipeError(source, problems)

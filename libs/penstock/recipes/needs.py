@@ -43,7 +43,8 @@ class Needs:
 
     published: bytes that rank 0 holds of versions while one is published: the whole model, gathered, and where what
     changed is published the one before. stored: most bytes of versions on weight_sync's disk: those that are kept, one
-    that is served beyond them, one that is pushed, each with its difference.
+    that is served beyond them, one that is pushed, each with its difference. routes: bytes of one token's row of
+    routes, where they are replayed.
     """
 
     shapes: Shapes
@@ -51,6 +52,7 @@ class Needs:
     stages: list[Stage]
     published: int
     stored: int
+    routes: int = 0
 
     @staticmethod
     def of(recipe: Recipe) -> "Needs | None":
@@ -67,7 +69,8 @@ class Needs:
         travels = recipe.weight_sync
         size, differ = shapes.parameters * BYTES[travels.dtype or recipe.model.dtype], travels.full_every > 1
         stored = (travels.keep_versions + 2) * size
-        return Needs(shapes, layout, needed, size * (2 if differ else 1), stored * 14 // 10 if differ else stored)
+        published, routes = size * (2 if differ else 1), shapes.route_bytes if recipe.learner.routing_replay else 0
+        return Needs(shapes, layout, needed, published, stored * 14 // 10 if differ else stored, routes)
 
     @staticmethod
     def of_host(recipe: Recipe) -> dict[str, int]:

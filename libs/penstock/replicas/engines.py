@@ -156,6 +156,8 @@ class Engines:
         request.sampling.ClearField("stop_texts")
         if work.HasField("pinned_step"):
             request.pinned_step = work.pinned_step
+        if builder.routes_from is not None:
+            request.routes_from = builder.routes_from
         # Who reads along ends the stream, which others would have to share.
         alone = request.steady or bool(builder.completion) or replica.calls.alone
         ask = replica.calls.one if alone else replica.calls.shared
@@ -183,6 +185,8 @@ def _draw(builder: TrajectoryBuilder, chunk: pb.GenerateResponse, stops: StopTex
     tokens, logprobs = from_int32s(chunk.tokens).tolist(), from_float32s(chunk.logprobs).tolist()
     kept = stops.end(builder.completion, tokens)
     builder.drawn(tokens[:kept], logprobs[:kept], [s for s in chunk.version_segments if kept is None or s.first < kept])
+    if builder.wants_routes and chunk.HasField("routes"):
+        builder.routed(chunk.routes)
     return kept is not None
 
 

@@ -18,6 +18,8 @@ import grpc
 from penstock import rpc
 from penstock.generation.v1 import generation_pb2 as pb
 from penstock.generation.v1 import generation_pb2_grpc
+from penstock.trajectories.routes import RouteShape, packed, unpacked
+from penstock.trajectory.v1.trajectory_pb2 import Routes
 
 Told = pb.GenerateResponse | Exception | None
 """What a sample's queue has: its chunks, then why there are no more, or None where the stream just ended."""
@@ -99,6 +101,8 @@ class Together:
             async for chunk in self.one(party.request, party.seconds):
                 several = several or chunk.sample > 0
                 party.queues[chunk.sample].put_nowait(chunk)
+                if chunk.sample == 0 and chunk.HasField("routes"):
+                    _share(chunk.routes, party)
         except rpc.RpcError as error:
             ended = error
         except IndexError:
@@ -122,3 +126,13 @@ class Together:
             first.put_nowait(ended)
         for queue in others:
             queue.put_nowait(ended)
+
+
+def _share(routes: Routes, party: _Party) -> None:
+    """The prompt's rows, which come with the first sample alone, for the others; each has that of the last token, from
+    which it draws, itself."""
+    count = party.request.prompt_token_count - 1 - routes.first
+    if count > 0 and len(party.queues) > 1:
+        shared = packed(RouteShape.of(routes), unpacked(routes)[:count], routes.first)
+        for queue in party.queues[1:]:
+            queue.put_nowait(pb.GenerateResponse(routes=shared))

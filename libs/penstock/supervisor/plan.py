@@ -162,6 +162,7 @@ def _arguments(
             yield from ("--memory-gib", g.memory_gib, "--gpu-memory-fraction", g.gpu_memory_fraction)
             yield from ("--tensor-parallel", g.tensor, "--chunk-tokens", g.chunk_tokens, "--threads", g.threads)
             yield from ("--kv-on-update", g.kv_on_update, *(("--compile",) if g.compile else ()))
+            yield from ("--routes",) if recipe.learner.routing_replay and recipe.mode == "train" else ()
             if g.speculative is not None:
                 yield from ("--speculative", json.dumps(g.speculative.config))
         case "teacher":

@@ -82,6 +82,24 @@ EXPERTS_ENTROPY = _step(
 )
 EXPERTS_LARGEST = _step("rl.experts.largest", "share", "mixtures: share of a layer's choices on its busiest expert")
 EXPERTS_DEAD = _step("rl.experts.dead", "share", "mixtures: share of the experts that no trained token was sent to")
+ROUTES_KNOWN = _step(
+    "rl.routes.known",
+    "share",
+    "mixtures that replay routes: share of the trained samples' inputs that went to the experts which the engine "
+    "recorded; the others were routed anew",
+)
+ROUTES_APART = _step(
+    "rl.routes.apart",
+    "share",
+    "mixtures that replay routes: share of these choices, one a token and layer, in which the learner's router would "
+    "have chosen other experts",
+)
+ROUTES_UNSHARED = _step(
+    "rl.routes.unshared",
+    "share",
+    "mixtures that replay routes: share of the computed tokens that begin like others but went another way, and so "
+    "were computed apart",
+)
 TOKENS_GENERATED = _step("rl.tokens.generated", "tokens", "tokens that engines drew for the batch's groups")
 LENGTH_MEAN = _step("rl.completion.length.mean", "tokens", "mean length of the trained completions")
 LENGTH_MAX = _step("rl.completion.length.max", "tokens", "length of the longest trained completion")

@@ -87,13 +87,19 @@ def make_model(
     head_dim: int = 32,
     intermediate: int = 512,
     context: int = 256,
+    experts: int = 0,
 ) -> None:
-    """Writes a randomly initialised Qwen3 with its tokenizer as a Hugging Face directory."""
+    """Writes a randomly initialised Qwen3 with its tokenizer as a Hugging Face directory.
+
+    experts: of which a token has two, each with `intermediate` numbers, in the place of every layer's MLP; 0: a dense
+    model.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from safetensors.numpy import save_file
-    from transformers import Qwen3Config
+    from transformers import Qwen3Config, Qwen3MoeConfig
 
-    config = Qwen3Config(
+    of_mixture = {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": intermediate}
+    config = (Qwen3MoeConfig if experts else Qwen3Config)(
         vocab_size=VOCABULARY,
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -108,8 +114,9 @@ def make_model(
         eos_token_id=2,
         pad_token_id=0,
         dtype="float32",
-        architectures=["Qwen3ForCausalLM"],
+        architectures=["Qwen3MoeForCausalLM" if experts else "Qwen3ForCausalLM"],
         initializer_range=0.06,
+        **({**of_mixture, "norm_topk_prob": True} if experts else {}),
     )
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
@@ -132,12 +139,17 @@ def make_model(
             at + "self_attn.o_proj.weight": weight(hidden, heads * head_dim),
             at + "self_attn.q_norm.weight": ones(head_dim),
             at + "self_attn.k_norm.weight": ones(head_dim),
-            at + "mlp.gate_proj.weight": weight(intermediate, hidden),
-            at + "mlp.up_proj.weight": weight(intermediate, hidden),
-            at + "mlp.down_proj.weight": weight(hidden, intermediate),
             at + "input_layernorm.weight": ones(hidden),
             at + "post_attention_layernorm.weight": ones(hidden),
         }
+        if experts:
+            tensors[at + "mlp.gate.weight"] = weight(experts, hidden)
+        for mlp in [f"{at}mlp.experts.{j}." for j in range(experts)] or [at + "mlp."]:
+            tensors |= {
+                mlp + "gate_proj.weight": weight(intermediate, hidden),
+                mlp + "up_proj.weight": weight(intermediate, hidden),
+                mlp + "down_proj.weight": weight(hidden, intermediate),
+            }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_tokenizer(folder)
 

@@ -4,11 +4,13 @@ from penstock.trajectories.arrays import float32s, from_float32s, from_int32s, i
 from penstock.trajectories.branches import Drawn, contexts, trained_tokens
 from penstock.trajectories.building import TrajectoryBuilder, demonstration, failed
 from penstock.trajectories.checks import TrajectoryError, check_trajectory, newest_step, oldest_step
-from penstock.trajectories.codec import decode, encode
+from penstock.trajectories.codec import decode, encode, without_excess
 from penstock.trajectories.entries import read_sample, read_task, refused, sample_key
+from penstock.trajectories.routes import RouteShape
 
 __all__ = [
     "Drawn",
+    "RouteShape",
     "TrajectoryBuilder",
     "TrajectoryError",
     "check_trajectory",
@@ -28,4 +30,5 @@ __all__ = [
     "refused",
     "sample_key",
     "trained_tokens",
+    "without_excess",
 ]

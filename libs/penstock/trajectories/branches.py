@@ -52,6 +52,8 @@ def of_contexts(t: pb.Trajectory, given: Sequence[pb.Branch]) -> pb.Trajectory:
     for field, value in main.ListFields():
         if isinstance(value, int | bytes):
             setattr(t, field.name, value)
+        elif isinstance(value, pb.Routes):
+            t.routes.CopyFrom(value)
         else:
             getattr(t, field.name).extend(value)
     t.branches.extend(others)

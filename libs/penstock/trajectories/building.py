@@ -10,6 +10,7 @@ import numpy as np
 
 from penstock.common.v1 import common_pb2
 from penstock.trajectories.arrays import float32s, int32s
+from penstock.trajectories.routes import RouteRows
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 Filled = TypeVar("Filled", pb.Trajectory, pb.Branch)
@@ -19,9 +20,12 @@ class TrajectoryBuilder:
     """Tokens, mask, log-probabilities, versions and turns of one episode as they come.
 
     Invariant: the four arrays always have the same length, and every generated token lies in a version segment.
+    wants_routes: whether the routes of a mixture of experts are asked for beside them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wants_routes: bool = False) -> None:
+        self.wants_routes = wants_routes
+        self._routes = RouteRows()
         self.tokens: list[int] = []
         self._mask: list[int] = []
         self._logprobs: list[float] = []
@@ -57,6 +61,16 @@ class TrajectoryBuilder:
                 self._segments.append(pb.VersionSegment(first=start + segment.first, version=segment.version))
         self._turns[-1].end = len(self.tokens)
 
+    def routed(self, routes: pb.Routes) -> None:
+        """Adds rows of what has been drawn from so far; those of tokens that are not here are left out. Raises
+        ValueError for rows that no router chose."""
+        self._routes.take(routes, len(self.tokens) - 1)
+
+    @property
+    def routes_from(self) -> int | None:
+        """The first row that is lacking, if any are asked for."""
+        return self._routes.lacking if self.wants_routes else None
+
     def end_completion(self, finish: pb.FinishReason) -> None:
         """Closes the policy's turn."""
         self._turns[-1].finish_reason = finish
@@ -69,7 +83,8 @@ class TrajectoryBuilder:
 
     def copy(self) -> TrajectoryBuilder:
         """Another that goes on from here by itself."""
-        other = TrajectoryBuilder()
+        other = TrajectoryBuilder(self.wants_routes)
+        other._routes = self._routes.copy()
         other.tokens, other._mask, other._logprobs = list(self.tokens), list(self._mask), list(self._logprobs)
         for turn in self._turns:
             other._turns.append(pb.Turn())
@@ -87,6 +102,7 @@ class TrajectoryBuilder:
     def take_in(self, other: TrajectoryBuilder) -> None:
         """Trains here, too, what `other` has drawn; this one begins with its tokens. What both have drawn stays as it
         is here."""
+        self._routes.fill_from(other._routes)
         versions = dict(self._versions())
         for at, version in other._versions():
             if not self._mask[at]:
@@ -122,6 +138,9 @@ class TrajectoryBuilder:
         t.logprobs = float32s(np.minimum(self._logprobs, 0.0))
         t.turns.extend(self._turns)
         t.version_segments.extend(self._segments)
+        routes = self._routes.packed()
+        if routes is not None:
+            t.routes.CopyFrom(routes)
         return t
 
 

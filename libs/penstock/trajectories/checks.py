@@ -13,6 +13,7 @@ from penstock.rules.protos import violations
 from penstock.rules.quarantine import BadEntry
 from penstock.trajectories.arrays import from_float32s, from_int32s
 from penstock.trajectories.branches import Drawn, contexts
+from penstock.trajectories.routes import unpacked
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
 
@@ -32,6 +33,7 @@ def check_trajectory(t: pb.Trajectory) -> None:
             where = name(t) if i == 0 else f"{name(t)}: branches[{i - 1}]"
             _check_arrays(each, where)
             _check_segments(each, where)
+            _check_routes(each, where)
         _check_branches(t)
 
 
@@ -108,6 +110,20 @@ def _check_arrays(t: Drawn, where: str) -> None:
         raise TrajectoryError(f"{where}: logprobs must be 0 where loss_mask is 0")
     if from_int32s(t.tokens).min() < 0:
         raise TrajectoryError(f"{where}: tokens holds a negative id")
+
+
+def _check_routes(t: Drawn, where: str) -> None:
+    if not t.HasField("routes"):
+        return
+    if t.routes.first or t.routes.count >= t.token_count:
+        raise TrajectoryError(
+            f"{where}: routes has {t.routes.count} rows from {t.routes.first} on; they begin at 0, and the last of "
+            f"{t.token_count} tokens has none"
+        )
+    try:
+        unpacked(t.routes)
+    except ValueError as error:
+        raise TrajectoryError(f"{where}: routes: {error}") from error
 
 
 def _check_segments(t: Drawn, where: str) -> None:

@@ -22,6 +22,17 @@ def encode(trajectory: pb.Trajectory) -> bytes:
     return zstandard.ZstdCompressor(level=1).compress(trajectory.SerializeToString())
 
 
+def without_excess(trajectory: pb.Trajectory, limit: int = MAX_BYTES) -> bool:
+    """Takes a sample's routes away where it is larger than the limit with them, so that the sample is not lost; whether
+    it did."""
+    parts: list[pb.Trajectory | pb.Branch] = [trajectory, *trajectory.branches]
+    if trajectory.ByteSize() <= limit or not any(each.HasField("routes") for each in parts):
+        return False
+    for each in parts:
+        each.ClearField("routes")
+    return True
+
+
 def decode(payload: bytes, limit: int = MAX_BYTES) -> pb.Trajectory:
     """The trajectory of a payload. Raises TrajectoryError if it is not one, or unpacks to more than `limit` bytes; see
     checks.check for its contents."""

@@ -67,6 +67,8 @@ const MORE = [
   { title: "Accuracy and margin", metrics: { accuracy: "rl.policy.accuracy", margin: "rl.policy.margin" } },
   { title: "Reward by part", family: "rl.reward.component." },
   { title: "Reward by source", family: "rl.reward.source." },
+  { title: "Experts", zero: true, metrics: { entropy: "rl.experts.entropy", "busiest": "rl.experts.largest", dead: "rl.experts.dead" } },
+  { title: "Routes", zero: true, metrics: { known: "rl.routes.known", apart: "rl.routes.apart" } },
   { title: "Host", unit: "shares in use", zero: true, metrics: { cores: "rl.system.cpu", memory: "rl.system.memory", disk: "rl.system.disk" } },
   { title: "Failed samples", unit: "share", zero: true, family: "rl.failed." },
 ];

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from penstock.trajectories import Drawn, contexts, from_float32s, from_int32s
+from penstock.trajectories.routes import unpacked
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.interface.batch import TrainingSample
 
@@ -23,7 +24,14 @@ def sample(t: Drawn, group: int, signal: float | ArrayLike = 0.0, member: int | 
         group=group,
         member=member,
         versions=versions(t),
+        routes=_routes(t),
     )
+
+
+def _routes(t: Drawn) -> NDArray[np.integer] | None:
+    """As TrainingSample has them: two bytes are read as signed, which torch computes with."""
+    rows = unpacked(t.routes) if t.HasField("routes") else None
+    return rows.view(np.int16) if rows is not None and rows.itemsize == 2 else rows
 
 
 def versions(t: Drawn) -> NDArray[np.int64]:

@@ -5,8 +5,9 @@ everywhere from the same numbers and never sent. Position t of every per-token a
 predicts at position t−1; position 0 is never trained.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,6 +39,8 @@ class TrainingSample:
       versions: [L] which version (step) drew the token, used where the mask is 1; None where nobody drew it.
       alternatives: [L, K] ids and [L, K] log-probs of what a teacher would rather have drawn; None where none was
         asked. K is the same for all samples of a batch.
+      routes: [n, layers, top] with n < L, the experts of a mixture that the engine sent the first n tokens to, as
+        `Batch.routes`; None where it recorded none.
     """
 
     tokens: ArrayLike
@@ -48,6 +51,7 @@ class TrainingSample:
     member: int | None = None
     versions: ArrayLike | None = None
     alternatives: tuple[ArrayLike, ArrayLike] | None = None
+    routes: NDArray[np.integer] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Batch:
     tokens: int32 [T]. mask (0.0 or 1.0), behaviour, signal, age (versions
     between the one that drew the token and the one that is trained): fp32 [T]. alternatives: int32 [T, K] ids and
     alternative_logprobs: fp32 [T, K], what a teacher would rather have drawn; K = 0 without one. kind: what the signal
-    means.
+    means. routes: uint8 or int16 [T, layers, top], the experts that a mixture sent each token to as an input; 255 or -1
+    where nobody recorded it. On the host wherever the rest is; None where no sample has any.
     """
 
     kind: Signal
@@ -72,6 +77,7 @@ class Batch:
     age: Tensor
     alternatives: Tensor
     alternative_logprobs: Tensor
+    routes: Tensor | None = None
 
     @staticmethod
     def from_samples(samples: Sequence[TrainingSample], kind: Signal, version: int = 0) -> "Batch":
@@ -94,6 +100,7 @@ class Batch:
             age=torch.from_numpy(age),
             alternatives=torch.from_numpy(others),
             alternative_logprobs=torch.from_numpy(their),
+            routes=_routes(samples, [len(c[0]) for c in columns]),
         )
 
     def expect(self, kind: Signal) -> None:
@@ -144,16 +151,14 @@ class Batch:
         within = torch.arange(int(lengths.sum()), device=lengths.device)
         within -= torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
         where = torch.repeat_interleave(self.starts[sequences], lengths) + within
-        return (
-            Batch(
-                self.kind,
-                self.lengths[sequences],
-                self.groups[sequences],
-                self.answers[sequences],
-                *(x[where] for x in self._columns()[3:]),
-            ),
-            where,
+        part = Batch(
+            self.kind,
+            self.lengths[sequences],
+            self.groups[sequences],
+            self.answers[sequences],
+            *(x[where] for x in self._columns()[3:]),
         )
+        return part._with_routes(None if self.routes is None else self.routes[where.cpu()]), where
 
     def check(self, vocabulary: int, positions: int) -> None:
         """Raises InvalidBatch for a token outside 0 … vocabulary−1, or a sequence with more inputs (all tokens but the
@@ -167,7 +172,16 @@ class Batch:
             raise InvalidBatch(f"a sequence has {longest} tokens, the model {positions} positions")
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.kind, *(x.to(device) for x in self._columns()))
+        return Batch(self.kind, *(x.to(device) for x in self._columns()))._with_routes(self.routes)
+
+    def _with_routes(self, routes: Tensor | None) -> "Batch":
+        return replace(self, routes=routes)
+
+    @property
+    def routes_known(self) -> float:
+        """Share of the inputs whose routes were recorded."""
+        inputs = len(self.tokens) - self.sequences
+        return 0.0 if self.routes is None else float((self.routes[:, 0, 0] != _unknown(self.routes)).sum()) / inputs
 
     def _columns(self) -> tuple[Tensor, ...]:
         per_token = (self.tokens, self.mask, self.behaviour, self.signal, self.age)
@@ -219,22 +233,47 @@ def _alternatives(i: int, sample: TrainingSample, trained: NDArray[np.bool_]) ->
     return np.where(trained[:, None], ids, np.int32(0)), np.where(trained[:, None], logprobs, np.float32(0))
 
 
+def _routes(samples: Sequence[TrainingSample], lengths: Sequence[int]) -> Tensor | None:
+    """The samples' rows at their tokens. Raises InvalidBatch for samples whose rows are of different models, or more
+    than there are inputs."""
+    some = next((s.routes for s in samples if s.routes is not None), None)
+    if some is None:
+        return None
+    rows = torch.from_numpy(some[:0])
+    whole = torch.full((sum(lengths), *rows.shape[1:]), _unknown(rows), dtype=rows.dtype)
+    start = 0
+    for i, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+        own = sample.routes
+        if own is not None:
+            if own.shape[1:] != some.shape[1:] or own.dtype != some.dtype or len(own) >= length:
+                raise InvalidBatch(f"sample {i}: {length} tokens, routes {own.shape} of {own.dtype}")
+            whole[start : start + len(own)] = torch.from_numpy(own)
+        start += length
+    return whole
+
+
+def _unknown(routes: Tensor) -> int:
+    return 255 if routes.dtype == torch.uint8 else -1
+
+
 def broadcast(batch: Batch | None, device: torch.device) -> Batch:
     """Rank 0's batch on every rank, on `device` (collective; other ranks pass None).
 
-    Two messages: the sizes and the kind, then all columns as one int32 tensor (floats by their bits).
+    Two messages: the sizes and the kind, then all columns as one int32 tensor (floats by their bits). Routes are a
+    third, of bytes.
     """
     if dist.get_world_size() == 1:
         assert batch is not None
         return batch.to(device)
     kinds = get_args(Signal)
-    sizes = torch.zeros(4, dtype=torch.int64, device=device)
+    sizes = torch.zeros(7, dtype=torch.int64, device=device)
     flat = None
     if batch is not None:
         flat = torch.cat([c.contiguous().view(-1).view(torch.int32) for c in batch._columns()]).to(device)
-        sizes.copy_(torch.tensor([batch.sequences, *batch.alternatives.shape, kinds.index(batch.kind)]))
+        rows = (0, 0, 0) if batch.routes is None else (*batch.routes.shape[1:], batch.routes.itemsize)
+        sizes.copy_(torch.tensor([batch.sequences, *batch.alternatives.shape, kinds.index(batch.kind), *rows]))
     dist.broadcast(sizes, src=0)
-    n, t, k, kind = (int(x) for x in sizes)
+    n, t, k, kind, *rows_of = (int(x) for x in sizes)
     parts = [n, n, n, t, t, t, t, t, t * k, t * k]
     if flat is None:
         flat = torch.empty(sum(parts), dtype=torch.int32, device=device)
@@ -242,4 +281,19 @@ def broadcast(batch: Batch | None, device: torch.device) -> Batch:
     lengths, groups, answers, tokens, *floats, others, their = flat.split(parts)
     mask, behaviour, signal, age = (f.view(torch.float32) for f in floats)
     others, their = others.view(t, k), their.view(torch.float32).view(t, k)
-    return Batch(kinds[kind], lengths, groups, answers, tokens, mask, behaviour, signal, age, others, their)
+    routes = _broadcast_routes(None if batch is None else batch.routes, (t, rows_of[0], rows_of[1]), rows_of[2], device)
+    return Batch(kinds[kind], lengths, groups, answers, tokens, mask, behaviour, signal, age, others, their, routes)
+
+
+def _broadcast_routes(
+    routes: Tensor | None, shape: tuple[int, int, int], size: int, device: torch.device
+) -> Tensor | None:
+    """size: bytes of a number, 0 where there are no routes."""
+    if not size:
+        return None
+    sent = torch.empty(math.prod(shape) * size, dtype=torch.uint8, device=device)
+    if routes is not None:
+        sent.copy_(routes.contiguous().view(-1).view(torch.uint8))
+    dist.broadcast(sent, src=0)
+    kind = torch.uint8 if size == 1 else torch.int16
+    return sent.cpu().view(kind).view(shape)

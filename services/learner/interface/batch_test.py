@@ -1,5 +1,7 @@
 """The batch: checks at its door, selection, and transport that changes no bit."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,38 @@ def test_what_was_made_for_one_trainer_is_refused_by_another() -> None:
         batch.expect("role")
         with pytest.raises(InvalidBatch, match="carry 'role'; this trainer takes 'advantage' alone"):
             batch.expect("advantage")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16])
+def test_routes_stay_at_their_tokens_and_are_unknown_where_nobody_recorded_them(kind: type) -> None:
+    rows: Any = np.arange(2 * 3 * 2).reshape(2, 3, 2).astype(kind)
+    samples = [
+        TrainingSample([1, 2], [0, 1], [0, -1.0]),
+        TrainingSample([1, 2, 3, 4], [0, 1, 1, 1], [0, -1, -1, -1.0], routes=rows, group=1),
+    ]
+    batch = Batch.from_samples(samples, "advantage")
+    unknown = 255 if kind is np.uint8 else -1
+    expected: Any = np.full((6, 3, 2), unknown, kind)
+    expected[2:4] = rows
+    (part, where) = batch.select(torch.tensor([1, 0]))
+    assert batch.routes is not None and part.routes is not None
+    assert np.array_equal(batch.routes.numpy(), expected) and np.array_equal(part.routes.numpy(), expected[where])
+    assert batch.routes_known == 2 / 4
+    for sent in run_ranks(2, _routed, samples):
+        assert sent.dtype == batch.routes.dtype and torch.equal(sent, batch.routes)
+    assert Batch.from_samples(samples[:1], "advantage").routes is None
+    wrong: Any
+    for wrong in (rows[:, :2], rows.astype(np.int32), np.zeros((4, 3, 2), kind)):
+        bad = TrainingSample([1, 2, 3, 4], [0, 1, 1, 1], [0, -1, -1, -1.0], routes=wrong)
+        with pytest.raises(InvalidBatch, match="sample 1: 4 tokens, routes"):
+            Batch.from_samples([samples[1], bad], "advantage")
+
+
+def _routed(samples: list[TrainingSample]) -> torch.Tensor:
+    made = Batch.from_samples(samples, "advantage") if torch.distributed.get_rank() == 0 else None
+    routes = broadcast(made, torch.device("cpu")).routes
+    assert routes is not None
+    return routes
 
 
 def _sent() -> Batch:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from penstock.trajectories import RouteShape
 from services.learner.interface.batch import Batch
 from services.learner.interface.rate import Rate
 from services.learner.interface.snapshot import Snapshot
@@ -102,10 +103,12 @@ class Counters(Protocol):
 
 @dataclass(frozen=True)
 class Takes:
-    """What a policy can be trained on: ids of tokens below `vocabulary`, in samples of at most `longest` tokens."""
+    """What a policy can be trained on: ids of tokens below `vocabulary`, in samples of at most `longest` tokens.
+    routes: of a mixture that replays them, what a row has; of others no routes are read."""
 
     vocabulary: int
     longest: int
+    routes: RouteShape | None = None
 
 
 class Policy(Protocol):

@@ -26,6 +26,7 @@ class PolicySpec:
       whose base they are.
     follows: the reference follows the policy, so it is saved and restored with it.
     router_coefficient: weight of a mixture's balance loss.
+    replays_routes: whether tokens go to the experts that the engine sent them to.
     head_chunk: tokens whose logits exist at once; None: as many as have HEAD_BYTES of fp32 logits on one rank.
     shard_optimizer: share Megatron's AdamW out over data × context ranks (ZeRO-1). Without it every rank has whole
       gradients, which tests compare.
@@ -40,6 +41,7 @@ class PolicySpec:
     keep_reference: bool = False
     follows: bool = False
     router_coefficient: float = 0.0
+    replays_routes: bool = False
     head_chunk: int | None = None
     shard_optimizer: bool = True
 
@@ -55,6 +57,7 @@ class PolicySpec:
             scores=recipe.trains_reward_model,
             keep_reference=recipe.compares_with_reference,
             router_coefficient=recipe.algorithm.router_coefficient,
+            replays_routes=bool(recipe.learner.routing_replay),
             follows=recipe.algorithm.reference.sync_every is not None,
         )
 

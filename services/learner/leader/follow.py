@@ -19,7 +19,7 @@ from penstock.trajectories import read_sample, refused, sample_key
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.interface.policy import Takes
 from services.learner.leader.assembly import Assembly
-from services.learner.leader.usable import check_takes
+from services.learner.leader.usable import check_takes, without_unread
 
 FOLD_SECONDS = 600.0
 
@@ -112,7 +112,7 @@ class Following:
             self.quarantine.add("log", entry.subject, entry.sequence, bad)
             await self._end(entry, bad)
         else:
-            self.assembly.add(t, entry.sequence)
+            self.assembly.add(without_unread(t, self._takes), entry.sequence)
 
     async def _end(self, entry: Entry, bad: BadEntry) -> None:
         """Ends the sample that an entry's subject names, if there is one."""

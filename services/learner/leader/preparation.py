@@ -37,7 +37,10 @@ def prepare(
     kept = [sources.kept(g) for g in groups]
     trained = [m.trajectory for g in kept for m in g.usable]
     metrics = _metrics(groups, trained, version) | failure_metrics(groups, failed)
-    return Prepared(sources.batch(kept, version), trained, metrics, schedule)
+    batch = sources.batch(kept, version)
+    if batch.routes is not None:
+        metrics[steps.ROUTES_KNOWN] = batch.routes_known
+    return Prepared(batch, trained, metrics, schedule)
 
 
 def _metrics(groups: Sequence[CompleteGroup], trained: Sequence[pb.Trajectory], version: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ from penstock.cli.chats import chat_of, ends
 from penstock.cli.drafting import undraftable
 from penstock.cli.foreign import unreachable
 from penstock.memory_plan import GIB
-from penstock.recipes import RecipeError, dump, load
+from penstock.recipes import Recipe, RecipeError, dump, load
 from penstock.recipes.checks.packages import check_packages
 from penstock.recipes.needs import Needs
 from penstock.recipes.pinning import pinned
@@ -60,7 +60,21 @@ def config(
         errors.print(f"memory: the shapes of {resolved.model.path} cannot be read", markup=False, highlight=False)
     else:
         errors.print(_memory(needs, learner.device_gib))
+        if needs.routes:
+            errors.print(_routes(resolved, needs.routes), markup=False, highlight=False, soft_wrap=True)
     errors.print(_host(Needs.of_host(resolved), host_memory()), markup=False, highlight=False, soft_wrap=True, end="")
+
+
+def _routes(recipe: Recipe, row: int) -> str:
+    """What recording a mixture's routes costs, before compression; a line."""
+    sample = row * recipe.generation.max_context
+    step = sample * recipe.algorithm.groups_per_step * recipe.algorithm.group_size
+    holds = recipe.limits.log_bytes // sample
+    return (
+        f"routes: {row} bytes a token; with samples of {recipe.generation.max_context} tokens {_size(sample)} each, "
+        f"{_size(step)} of a step on each learner rank's host, and limits.log_bytes has room for {holds:,} samples "
+        "(compressed they are about two thirds of it)"
+    )
 
 
 def _host(held: dict[str, int], has: int | None) -> str:

@@ -3,6 +3,7 @@
 from penstock.memory_plan import MEGATRON, Shapes, architecture, mixture_of, read_shapes
 from penstock.recipes.checks.memory import check_memory
 from penstock.recipes.recipe import Recipe
+from penstock.recipes.routing import KEY, cannot_replay
 from penstock.recipes.sections import Parallel
 
 
@@ -14,6 +15,7 @@ def check_layout(recipe: Recipe) -> list[str]:
         *_adapters(recipe),
         *_offload(recipe),
         *_router(recipe),
+        *_replay(recipe),
         *_devices(recipe),
     ]
 
@@ -207,6 +209,25 @@ def _router(recipe: Recipe) -> list[str]:
     if p.pipeline > 1 and recipe.learner.recompute == "full":
         problems.append(f"{key}: with learner.parallel.pipeline > 1 use learner.recompute=selective or none")
     return problems
+
+
+def _replay(recipe: Recipe) -> list[str]:
+    """Routes that nobody records, or nobody can follow."""
+    if not recipe.learner.routing_replay:
+        return []
+    if problem := cannot_replay(recipe):
+        return [f"{KEY}: {problem}"]
+    shapes, room = read_shapes(recipe.model.path), recipe.limits.log_bytes
+    if shapes is None or recipe.mode == "evaluate":
+        return []
+    samples = recipe.groups_budget * recipe.algorithm.group_size
+    most = samples * recipe.generation.max_context * shapes.route_bytes
+    if most <= room:
+        return []
+    return [
+        f"{KEY}: the {samples:,} samples that may be in flight have up to {most:,} bytes of routes, and "
+        f"limits.log_bytes is {room:,}; use limits.log_bytes={most} or more, or {KEY}=false"
+    ]
 
 
 def _offload(recipe: Recipe) -> list[str]:

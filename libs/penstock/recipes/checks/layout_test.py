@@ -8,6 +8,7 @@ import pytest
 
 from penstock.recipes import resolve
 from penstock.recipes.refusals_testing import problems
+from penstock.tiny_model import make_model
 
 
 def test_the_transformers_backend_refuses_what_it_does_not_have(raw: dict[str, Any]) -> None:
@@ -83,6 +84,22 @@ def test_a_reward_models_versions_are_whole(raw: dict[str, Any]) -> None:
     del raw["environment"]
     settings = ("algorithm.name=reward_model", "learner.lora={publish: adapters}")
     assert "learner.lora.publish: a reward model's score is trained whole" in problems(raw, *settings)
+
+
+def test_routes_are_replayed_where_a_mixture_draws_and_refused_elsewhere(raw: dict[str, Any]) -> None:
+    """Absent, the key is decided: the resolved recipe says which."""
+    key = "learner.routing_replay"
+    assert resolve(raw).learner.routing_replay is False, "a dense model"
+    assert "is no mixture of experts, and has no routes; use false" in problems(raw, f"{key}=true")
+    make_model(pathlib.Path(raw["model"]["path"]), hidden=32, layers=2, intermediate=16, experts=8)
+    assert resolve(raw).learner.routing_replay is True
+    assert resolve(raw, [f"{key}=false"]).learner.routing_replay is False
+    assert "use learner.backend=megatron, or false" in problems(raw, f"{key}=true", "learner.backend=transformers")
+    assert "trains on no token as it was drawn" in problems(raw, f"{key}=true", "algorithm.name=sft")
+    assert resolve(raw, ["algorithm.name=sft"]).learner.routing_replay is False
+    text = problems(raw, "limits.log_bytes=1000")
+    assert "samples that may be in flight have up to" in text and "or learner.routing_replay=false" in text
+    resolve(raw, ["limits.log_bytes=1000", f"{key}=false"])
 
 
 @pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts"])

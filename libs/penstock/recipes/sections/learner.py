@@ -127,6 +127,11 @@ class Learner(Section):
         description="what samples of a micro-batch begin with alike (the prompt of a group or a pair, a system "
         "message) is computed once; false computes every sample alone, to compare",
     )
+    routing_replay: bool | None = Field(
+        default=None,
+        description="mixtures of experts: engines record which experts they sent each token to, and training sends it "
+        "to the same; where absent, wherever it can be done",
+    )
     recompute: Literal["none", "selective", "full"] = Field(
         default="none",
         description="selective runs what is cheap (norms, activation functions) again in the backward pass; full keeps "

@@ -134,6 +134,7 @@ ALERTS = (
     Alert(metric="rl.policy.masked_share", above=0.5),
     Alert(metric="rl.policy.clip_share", above=0.5),
     Alert(metric="rl.policy.entropy", below=1e-3, steps=10),
+    Alert(metric="rl.routes.apart", above=0.5),
     Alert(metric="rl.failed", above=0.05),
     Alert(metric="rl.completion.truncated", above=0.5, steps=10),
 )

@@ -5,7 +5,7 @@ A backend gives one forward and backward pass over planned micro-batches (`_run`
 
 import abc
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from penstock.telemetry import steps
+from penstock.trajectories import RouteShape
 from services.learner.backends.common.allocator import give_back
 from services.learner.backends.common.reference import ReferenceWeights
 from services.learner.backends.common.steps import ScoreOnly, SteppingOptimizer, stepped
@@ -66,7 +68,7 @@ class PolicyBase(abc.ABC):
         """What a batch may hold, or `train_step` raises."""
         vocabulary, positions = self._knows
         room = self.spec.learner.micro_batch_tokens // self._cut.alignment * self._cut.alignment
-        return Takes(vocabulary, min(positions, room) + 1)
+        return Takes(vocabulary, min(positions, room) + 1, self._replayed())
 
     def logprobs(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """fp32 [T]: log-prob of every trained token under the current weights, 0 elsewhere; on every rank."""
@@ -100,7 +102,7 @@ class PolicyBase(abc.ABC):
         if as_reference is None:
             raise RuntimeError("the policy was created without keep_reference")
         self._settle()
-        with as_reference():
+        with as_reference(), self._routed_anew():
             return self.logprobs(batch, temperature)
 
     def follow(self, share: float) -> None:
@@ -133,6 +135,8 @@ class PolicyBase(abc.ABC):
         if before is not None:
             said, sums, planned = said + before[0], sums + before[1], planned.beside(scored)
         experts = self._experts_used()
+        if planned.unshared is not None:
+            experts |= {steps.ROUTES_UNSHARED: planned.unshared}
         outcome = replace(stepped(self.optimizer, loss, (said[0], sums), planned), experts=experts)
         give_back()
         return outcome
@@ -198,6 +202,14 @@ class PolicyBase(abc.ABC):
 
     def _zero_grad(self) -> None:
         self.optimizer.zero_grad()
+
+    def _replayed(self) -> RouteShape | None:
+        """Of a mixture that replays routes, what a row of them has."""
+        return None
+
+    def _routed_anew(self) -> AbstractContextManager[None]:
+        """In which no routes are replayed: those of a batch are the policy's, and of no other weights."""
+        return nullcontext()
 
     def _experts_used(self) -> dict[str, float]:
         """How evenly a mixture's experts were used in the batch that was trained; a collective."""

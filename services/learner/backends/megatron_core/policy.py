@@ -6,6 +6,7 @@ for name, tensor in policy.export(): ...        # Hugging Face names, complete o
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
 
+from penstock.trajectories import RouteShape
 from services.learner.backends.common.adapters import peft_names
 from services.learner.backends.common.expert_load import ExpertLoad
 from services.learner.backends.common.policy_base import PolicyBase
@@ -31,6 +33,7 @@ from services.learner.backends.megatron_core.heads import token_logprobs, token_
 from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.backends.megatron_core.lora import Adapters
 from services.learner.backends.megatron_core.optimizer import GuardedOptimizer
+from services.learner.backends.megatron_core.replay import RouterReplay
 from services.learner.backends.megatron_core.state import MegatronState
 from services.learner.backends.optim.muon import check_muon
 from services.learner.backends.packing.building import MicroBatch
@@ -64,6 +67,8 @@ class MegatronPolicy(PolicyBase):
         """part: see MegatronState."""
         self._adapters, self._chunks, self._models = adapters, chunks, [chunk.module for chunk in chunks]
         self.config, self.layout = config, layout
+        layers = [layer for network in self._models for layer in network.decoder.layers]
+        replays = spec.replays_routes and config.experts is not None
         super().__init__(
             spec,
             replace(
@@ -71,6 +76,7 @@ class MegatronPolicy(PolicyBase):
                 quadratic=config.attention_share,
                 shares=spec.learner.share_prefixes,
                 keeps_ends=spec.router_coefficient > 0,
+                layers=tuple(layer.layer_number - 1 for layer in layers) if replays else (),
             ),
             (config.vocab_size, config.max_positions),
             optimizer,
@@ -79,6 +85,10 @@ class MegatronPolicy(PolicyBase):
         )
         self._balance: RouterBalance | None = None
         self._load: ExpertLoad | None = None
+        self._replay: RouterReplay | None = None
+        if config.experts is not None and replays:
+            tensor = (layout.groups.tp.size(), layout.groups.tp.rank())
+            self._replay = RouterReplay(layers, config.experts.number, tensor, layout.device)
         self._schedule = get_forward_backward_func(
             pp_size=layout.groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None
         )
@@ -157,13 +167,25 @@ class MegatronPolicy(PolicyBase):
         self.optimizer.zero_grad()
 
     def _experts_used(self) -> dict[str, float]:
-        return {} if self._load is None else self._load.said()
+        found = {} if self._load is None else self._load.said()
+        return found if self._replay is None else found | self._replay.said()
+
+    def _replayed(self) -> RouteShape | None:
+        experts = self.config.experts
+        if self._replay is None or experts is None:
+            return None
+        return RouteShape(self.config.num_layers, experts.per_token, experts.number)
+
+    def _routed_anew(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._replay is None else self._replay.off()
 
     def _run(
         self, batch: Batch, parts: list[MicroBatch], loss: Loss, temperature: float, training: bool
     ) -> tuple[Tensor, Tensor]:
         if self._load is not None:
             self._load.begin()
+        if self._replay is not None:
+            self._replay.begin()
         said = torch.stack([torch.zeros_like(batch.behaviour)] * 3)
         if self._balance is not None:
             self._balance.batch(batch)

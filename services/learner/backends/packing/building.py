@@ -6,7 +6,7 @@ samples is an index. Targets are shifted *before* tokens are cut over context ra
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Cut:
       shares: whether what sequences begin with alike is computed once.
       keeps_ends: whether what stands behind a sequence's last trained token is computed: only where a loss looks at
         more than trained tokens.
+      layers: of a mixture whose routes are replayed, those that this rank has, from 0; none where they are not.
     """
 
     ranks: int
@@ -46,6 +47,7 @@ class Cut:
     quadratic: float = 0.0
     shares: bool = False
     keeps_ends: bool = False
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,20 @@ def build(chosen: Chosen, batch: Batch, cut: Cut, device: torch.device) -> Micro
     pack = describe_pack(lengths, padded, device, sharing, [s.parent for s in segments])
     tokens = np.zeros(pack.boundaries[-1], np.int64)
     flat = batch.tokens.numpy()
-    for start, s in zip(pack.boundaries, segments if chosen.spans else [], strict=False):
-        first = chosen.spans[s.sequence][0] + s.position
-        tokens[start : start + s.length] = flat[first : first + s.length]
+    stretches = [
+        (start, chosen.spans[s.sequence][0] + s.position, s.length)
+        for start, s in zip(pack.boundaries, segments if chosen.spans else [], strict=False)
+    ]
+    for start, first, length in stretches:
+        tokens[start : start + length] = flat[first : first + length]
     places, owners, predicted = _every(chosen, pack.boundaries)
     trained = batch.mask.numpy()[predicted] > 0
     held = _Held.of(places[trained], pack.boundaries, cut)
     index = torch.from_numpy(predicted[trained])
     targets = torch.cat([batch.tokens[index][:, None], batch.alternatives[index]], 1)[held.kept].to(torch.int64)
     local = zigzag.local_index(pack.boundaries, cut.context, cut.context_rank).to(device)
+    if batch.routes is not None and cut.layers:
+        pack = replace(pack, routes=_routes(batch.routes, stretches, pack.boundaries[-1], cut)[local.cpu()].to(device))
     return MicroBatch(
         tokens=torch.from_numpy(tokens).to(device)[local][None],
         positions=pack.positions[local][None],
@@ -123,6 +130,17 @@ def build(chosen: Chosen, batch: Batch, cut: Cut, device: torch.device) -> Micro
         join=None if held.join is None else held.join.to(device),
         room=held.room,
     )
+
+
+def _routes(routes: Tensor, stretches: Sequence[tuple[int, int, int]], length: int, cut: Cut) -> Tensor:
+    """The pack's rows, of this rank's layers; unknown where it is padded. stretches: (place in the pack, place in the
+    batch, tokens) of each segment."""
+    unknown = -1 if routes.dtype == torch.int16 else 255
+    layers = torch.tensor(cut.layers)
+    rows = torch.full((length, len(layers), routes.shape[2]), unknown, dtype=routes.dtype)
+    for start, first, size in stretches:
+        rows[start : start + size] = routes[first : first + size, layers]
+    return rows
 
 
 def _every(chosen: Chosen, boundaries: Sequence[int]) -> tuple[Ints, Ints, Ints]:

@@ -26,12 +26,15 @@ class Planned:
       `packing_imbalance`, work of the busiest data rank over the mean of all, 1 where it is equal.
     given, computed: input tokens of the samples, and what is left of them when what is equal stands once and what no
       trained token sees is left out; of all data ranks together, without padding.
+    unshared: share of what is computed that would not be if what begins alike had gone the same way; None where no
+      routes are replayed, or nothing is shared.
     """
 
     parts: list[MicroBatch]
     described: dict[str, float]
     given: int
     computed: int
+    unshared: float | None = None
 
     def beside(self, other: "Planned") -> "Planned":
         """Both, one after the other; what is said of micro-batches as a mean over them."""
@@ -41,7 +44,8 @@ class Planned:
             for name, value in self.described.items()
         }
         parts = [*self.parts, *other.parts]
-        return Planned(parts, described, self.given + other.given, self.computed + other.computed)
+        given, computed = self.given + other.given, self.computed + other.computed
+        return Planned(parts, described, given, computed, self.unshared)
 
 
 def plan(batch: Batch, cut: Cut, budget: int, chosen: Tensor | None = None) -> Planned:
@@ -55,9 +59,15 @@ def plan(batch: Batch, cut: Cut, budget: int, chosen: Tensor | None = None) -> P
     packing.check_fits([weighing.padded(max(end - 1, 1)) for end in ends], budget)
     own = range(host.sequences) if chosen is None else torch.nonzero(chosen)[:, 0].tolist()
     kept = [i for i in own if ends[i]]
-    starts, groups, flat = host.starts.tolist(), host.groups.tolist(), host.tokens.numpy()
-    inputs = [flat[starts[i] : starts[i] + ends[i] - 1] for i in kept]
-    items = _items(inputs, [groups[i] for i in kept], budget, cut, weighing)
+    starts, tokens = host.starts.tolist(), host.tokens.numpy()
+    groups = [int(host.groups[i]) for i in kept]
+    routed = host.routes is not None and bool(cut.layers) and cut.shares
+
+    def stretches(flat: NDArray[np.integer]) -> list[NDArray[np.integer]]:
+        return [flat[starts[i] : starts[i] + ends[i] - 1] for i in kept]
+
+    inputs = stretches(_routed(host) if routed else tokens)
+    items = _items(inputs, groups, budget, cut, weighing)
     packs = packing.pack([i.tokens for i in items], budget, ranks=cut.ranks, work=[i.work for i in items])
     bins = [[[items[i] for i in bin_] for bin_ in rank] for rank in packs.micro_batches]
     trees = [[_tree(bin_, inputs, cut, weighing) for bin_ in rank] for rank in bins]
@@ -75,6 +85,7 @@ def plan(batch: Batch, cut: Cut, budget: int, chosen: Tensor | None = None) -> P
         },
         sum(int(host.lengths[i]) - 1 for i in own),
         computed,
+        _unshared(items, _items(stretches(tokens), groups, budget, cut, weighing)) if routed else None,
     )
 
 
@@ -86,6 +97,23 @@ def _ends(batch: Batch, cut: Cut) -> list[int]:
     np.maximum.at(last, batch.sequence_of_token.numpy(), np.where(batch.mask.numpy() > 0, within, 0))
     wanted = batch.lengths.numpy() if cut.keeps_ends else last + 1
     return [int(n) for n in np.where(last > 0, wanted, 0)]
+
+
+def _routed(batch: Batch) -> NDArray[np.integer]:
+    """[T] numbers that are equal where tokens and their routes are: a token that goes another way is computed as
+    another, and so is all that sees it."""
+    assert batch.routes is not None
+    columns = (batch.tokens.numpy()[:, None], batch.routes.flatten(1).numpy())
+    parts = np.concatenate([np.ascontiguousarray(each).view(np.uint8) for each in columns], 1)
+    numbers: dict[bytes, int] = {}
+    seen = parts.view(f"V{parts.shape[1]}")[:, 0].tolist()
+    return np.array([numbers.setdefault(each, len(numbers)) for each in seen])
+
+
+def _unshared(items: list[Item], whole: list[Item]) -> float:
+    """whole: the items if all went the same way."""
+    computed = sum(item.tokens for item in items)
+    return 1.0 - sum(item.tokens for item in whole) / computed if computed else 0.0
 
 
 def _items(

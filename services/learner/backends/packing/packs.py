@@ -44,6 +44,8 @@ class Pack:
       parts: of a tree, which queries see which keys; none where no sequence shares anything.
       natural, held: with parts under context parallelism, what takes the tokens of all ranks, one rank behind the
         other, to natural order, and back.
+      routes: of a mixture whose routes are replayed, [t, layers of this rank, top] of the tokens that this context rank
+        has, in its order; as `Batch.routes`.
     """
 
     real: list[int]
@@ -54,6 +56,7 @@ class Pack:
     parts: list[Part] = field(default_factory=list)
     natural: Tensor | None = None
     held: Tensor | None = None
+    routes: Tensor | None = None
 
 
 @dataclass(frozen=True)
