@@ -13,7 +13,7 @@ from services.learner.nodes.node import KIND, NodeLife
 def main(nats: str, name: str, folder: str, hung: str) -> int:
     args = flags("learner", "tests").parse_args(["--nats", nats, "--run", "r1", "--name", name])
     args.part = KIND
-    command = [sys.executable, "-m", "services.learner.ranks.group_testing", "launch", hung, "60", "steps"]
+    command = [sys.executable, "-m", "services.learner.testing.group", "launch", hung, "60", "steps"]
 
     async def serve(process: Process, _: object) -> None:
         life = NodeLife(process, command, 2, pathlib.Path(folder) / "checkpoints", 60.0, "127.0.0.1")

@@ -60,7 +60,7 @@ def group(behaviour: str = "steps", collective: float = 600.0) -> Iterator[Group
     command = [
         sys.executable,
         "-m",
-        "services.learner.ranks.group_testing",
+        "services.learner.testing.group",
         "launch",
         str(HUNG),
         str(collective),

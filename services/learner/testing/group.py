@@ -1,6 +1,6 @@
 """A small group of real ranks under the real launcher, to be killed and stopped by tests.
 
-    python -m services.learner.ranks.group_testing launch HUNG_SECONDS COLLECTIVE_SECONDS BEHAVIOUR
+    python -m services.learner.testing.group launch HUNG_SECONDS COLLECTIVE_SECONDS BEHAVIOUR
 
 Every rank says `ready RANK PID` on standard output when it has come to step 3, and goes on for ever; the behaviour
 "stuck" makes rank 1 wait outside any collective then, "cannot" makes it find that it cannot go on.
@@ -53,7 +53,7 @@ def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
 def main() -> int:
     if sys.argv[1] == "launch":
         ranks = int(os.environ.get("PENSTOCK_TEST_RANKS", "2"))
-        return launch(ranks, [sys.executable, "-m", "services.learner.ranks.group_testing", "rank", *sys.argv[2:]])
+        return launch(ranks, [sys.executable, "-m", "services.learner.testing.group", "rank", *sys.argv[2:]])
     return rank(float(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
 
 
