@@ -14,7 +14,10 @@ from penstock.access.kinds import Kind
 from penstock.names import RunNames, TaskKind
 
 API = "$JS.API"
-PARTS: Mapping[str, tuple[str, ...]] = {"generation": ("generation", "teacher", "judge")}
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "generation": ("generation", "teacher", "judge"),
+    "environment": ("environment", "adapters"),
+}
 """The parts that a kind's processes play in a run, where those are not the kind alone."""
 
 

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from penstock.chat import TemplateError
+from penstock.cli.adapters import unadapted
 from penstock.cli.chats import chat_of, ends
 from penstock.cli.drafting import undraftable
 from penstock.cli.foreign import unreachable
 from penstock.memory_plan import GIB
-from penstock.recipes import RecipeError, dump, load
+from penstock.recipes import Recipe, RecipeError, dump, load
 from penstock.recipes.checks.packages import check_packages
 from penstock.recipes.needs import Needs
 from penstock.recipes.pinning import pinned
@@ -32,7 +33,7 @@ def config(
         resolved = pinned(load(recipe, overrides or []))
     except RecipeError as error:
         raise failed(str(error)) from error
-    if missing := [*check_packages(resolved), *asyncio.run(undraftable(resolved))]:
+    if missing := check_packages(resolved) or asyncio.run(_lacking(resolved)):
         raise failed("\n  ".join([f"{recipe}:", *missing]))
     if check and (away := asyncio.run(unreachable(resolved))):
         raise failed("\n  ".join([f"{recipe}:", *away]))
@@ -61,6 +62,11 @@ def config(
     else:
         errors.print(_memory(needs, learner.device_gib))
     errors.print(_host(Needs.of_host(resolved), host_memory()), markup=False, highlight=False, soft_wrap=True, end="")
+
+
+async def _lacking(recipe: Recipe) -> list[str]:
+    """What the environments of other programs do not have."""
+    return [*await undraftable(recipe), *await unadapted(recipe)]
 
 
 def _host(held: dict[str, int], has: int | None) -> str:
