@@ -104,6 +104,7 @@ OTHERS = {
     "deploy/images": "light",
     "deploy/monitoring": "light",
     "docs": "learner",
+    "examples/agents_of_others": "adapters",
     "examples/node_reward": "light",
     "examples/verifiers_sorting": "adapters",
     "tests/bench": "learner",

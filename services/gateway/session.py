@@ -41,12 +41,13 @@ class Means:
 @dataclass(frozen=True)
 class Call:
     """What an agent asks for. prompt: messages, or a text to go on with. tools: definitions that are offered.
-    most_tokens: of the answer, where the agent says so."""
+    most_tokens: of the answer, where the agent says so. id: of its answer."""
 
     prompt: Sequence[Message] | str
     tools: Sequence[Any] = ()
     most_tokens: int | None = None
     stops: Sequence[str] = ()
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Answer:
     logprobs: Sequence[float]
     finish: str
     prompt_tokens: int
+    id: str
 
 
 Heard = Callable[[Sequence[int]], None]
@@ -143,13 +145,14 @@ class Session:
         task.add_done_callback(self._running.discard)
         return task
 
-    async def end(self) -> list[TrajectoryBuilder]:
-        """Ends the calls in progress; the sample's contexts."""
+    async def end(self) -> tuple[list[TrajectoryBuilder], dict[str, int]]:
+        """Ends the calls in progress; the sample's contexts, and in which of them each answer is trained."""
         self.ended = True
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        return self._contexts.whole()
+        whole = self._contexts.whole()
+        return whole, self._contexts.places(whole)
 
     @property
     def running(self) -> int:
@@ -200,11 +203,11 @@ class Session:
             self.generating += time.monotonic() - began
         said = self._said(call, builder.completion)
         cut = finish == pb.FINISH_REASON_LENGTH
-        contexts.commit(begun, said)
+        contexts.commit(begun, said, call.id)
         self.engine, self.answered = engine or self.engine, self.answered + 1
         self.truncated = self.truncated or (cut and (call.most_tokens is None or granted < call.most_tokens))
         reason = "length" if cut else "tool_calls" if said.tool_calls else "stop"
-        return Answer(said, builder.completion, builder.completion_logprobs, reason, given)
+        return Answer(said, builder.completion, builder.completion_logprobs, reason, given, call.id)
 
     def _sampling(self, call: Call, given: int) -> tuple[SamplingParams, int]:
         """The sample's own, ended where the call says; and how many tokens the answer may have."""

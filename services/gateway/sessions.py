@@ -87,13 +87,14 @@ class Sessions:
 
 
 async def _closed(session: Session) -> pb.CloseSessionResponse:
-    contexts = await session.end()
+    contexts, answers = await session.end()
     response = pb.CloseSessionResponse(
         contexts=[each.fill(trajectory_pb2.Branch()) for each in contexts],
         engine=session.engine,
         calls=session.answered,
         truncated=session.truncated,
         failure=session.failure,
+        answers=answers,
     )
     response.generating.FromNanoseconds(int(session.generating * 1e9))
     return response
