@@ -4,26 +4,22 @@ A row has `question`, such as `17*23`, and `answer`. The reward is 1 where the a
 had asked the calculator; a guess is worth nothing.
 """
 
-import ast
 import operator
+import re
 from typing import Any
 
 from penstock.sdk import Scored, Task, agent
 
-CALLS = {ast.Mult: operator.mul, ast.Add: operator.add, ast.Sub: operator.sub}
+CALLS = {"*": operator.mul, "+": operator.add, "-": operator.sub}
 LONGEST = 40
 
 
 def calculated(expression: str) -> str:
     """The value of two numbers with *, + or - between them."""
-    try:
-        tree = ast.parse(expression[:LONGEST], mode="eval").body
-        assert (
-            isinstance(tree, ast.BinOp) and isinstance(tree.left, ast.Constant) and isinstance(tree.right, ast.Constant)
-        )
-        return str(CALLS[type(tree.op)](int(tree.left.value), int(tree.right.value)))
-    except (AssertionError, KeyError, SyntaxError, TypeError, ValueError):
+    found = re.fullmatch(r"(-?\d+) ?([*+-]) ?(-?\d+)", expression.strip()[:LONGEST])
+    if found is None:
         return "error: write two numbers"
+    return str(CALLS[found[2]](int(found[1]), int(found[3])))
 
 
 def scored(task: Task, said: Any, calls: list[str]) -> Scored:
@@ -55,7 +51,7 @@ def smolagents_calculator(task: Task, endpoint: Any) -> Scored:
     told = {"tool-call": "user", "tool-response": "user"}
     model = OpenAIModel("policy", api_base=endpoint.base_url, api_key=endpoint.key, custom_role_conversions=told)
     templates = {**EMPTY_PROMPT_TEMPLATES, "system_prompt": "calculate, then final_answer"}
-    player = ToolCallingAgent([calculate], model, templates, max_steps=3, verbosity_level=LogLevel.OFF)  # type: ignore[arg-type]
+    player = ToolCallingAgent([calculate], model, templates, max_steps=3, verbosity_level=LogLevel.OFF)
     return scored(task, player.run(str(task.row["question"])), calls)
 
 

@@ -23,7 +23,8 @@ logger = logging.getLogger("services.environment_adapters")
 async def serve(process: Process, args: argparse.Namespace) -> None:
     served = [Served.parsed(each) for each in args.serve]
     memory = int(args.memory_gib * (1 << 30))
-    async with hosting(process.server, Settings(served, args.workers, memory, args.lease_seconds)):
+    settings = Settings(served, args.workers, memory, args.lease_seconds, process.security)
+    async with hosting(process.server, settings):
         await process.serving()
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from penstock.rpc import Server
+from penstock.rpc import Security, Server
 from penstock.sdk.environments import Host
 from penstock.sdk.hosting.isolation import load_agent, load_environment
+from penstock.sdk.hosting.trust import trusting
 from penstock.sdk.hosting.worker_pool import MEMORY, Workers
 from penstock.sdk.serving import add_services
 from services.environment_adapters.adapting import Served
@@ -16,13 +17,21 @@ from services.environment_adapters.adapting import Served
 
 @dataclass(frozen=True)
 class Settings:
-    """How the service runs. served: what; workers: processes for environments, and as many for agents; memory: bytes of
-    address space that each of them may take beyond its imports; lease_seconds: of an episode that is not stepped."""
+    """How the service runs.
+
+    Attributes:
+        served: what.
+        workers: processes for environments, and as many for agents.
+        memory: bytes of address space that each of them may take beyond its imports.
+        lease_seconds: an episode that is not stepped for this long is closed.
+        security: the service's own; agents believe its authority.
+    """
 
     served: Sequence[Served]
     workers: int = 2
     memory: int = MEMORY
     lease_seconds: float = 120.0
+    security: Security = field(default_factory=Security)
 
 
 @asynccontextmanager
@@ -31,14 +40,18 @@ async def hosting(server: Server, settings: Settings) -> AsyncIterator[None]:
 
     Raises ValueError for what a library does not have.
     """
-    async with (
-        Workers(settings.workers, name="environment-worker", memory=settings.memory) as for_environments,
-        Workers(settings.workers, name="agent-worker", memory=settings.memory) as for_agents,
-    ):
-        turns = [each for each in settings.served if not each.adapter.agent]
-        agents = [each for each in settings.served if each.adapter.agent]
-        hosts: list[Host] = [await load_environment(for_environments, each.target, name=each.name) for each in turns]
-        players = [await load_agent(for_agents, each.target, name=each.name) for each in agents]
-        episodes = add_services(server, [], hosts, players, lease_seconds=settings.lease_seconds)
-        yield
-        await episodes.close_all()
+    count, memory = settings.workers, settings.memory
+    with trusting(settings.security) as trusted:
+        async with (
+            Workers(count, name="environment-worker", memory=memory) as for_environments,
+            Workers(count, name="agent-worker", memory=memory, variables=trusted) as for_agents,
+        ):
+            turns = [each for each in settings.served if not each.adapter.agent]
+            agents = [each for each in settings.served if each.adapter.agent]
+            hosts: list[Host] = [
+                await load_environment(for_environments, each.target, name=each.name) for each in turns
+            ]
+            players = [await load_agent(for_agents, each.target, name=each.name) for each in agents]
+            episodes = add_services(server, [], hosts, players, lease_seconds=settings.lease_seconds)
+            yield
+            await episodes.close_all()

@@ -11,7 +11,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.chat import ChatTokenizer, TemplateError
@@ -68,8 +68,9 @@ Heard = Callable[[Sequence[int]], None]
 
 @dataclass
 class _Shared:
-    """An answer that several may wait for; it ends when nobody does."""
+    """An answer that several may wait for; it ends when nobody does. asked: which call it answers."""
 
+    asked: Call
     task: asyncio.Task[Answer]
     waiting: int = 0
 
@@ -132,8 +133,10 @@ class Session:
         A caller that is cancelled ends the call, unless another one waits for the same.
         """
         shared = self._keyed.get(idempotency)
+        if shared is not None and replace(call, id=shared.asked.id) != shared.asked:
+            raise CallRefused("the Idempotency-Key was that of another request, and a new one wants a key of its own")
         if shared is None or shared.failed:
-            shared = _Shared(self.begin(call))
+            shared = _Shared(call, self.begin(call))
             if idempotency:
                 self._keyed[idempotency] = shared
         return await shared.given()
@@ -203,7 +206,7 @@ class Session:
             self.generating += time.monotonic() - began
         said = self._said(call, builder.completion)
         cut = finish == pb.FINISH_REASON_LENGTH
-        contexts.commit(begun, said, call.id)
+        contexts.commit(begun, said, call.id, chat.text(builder.completion))
         self.engine, self.answered = engine or self.engine, self.answered + 1
         self.truncated = self.truncated or (cut and (call.most_tokens is None or granted < call.most_tokens))
         reason = "length" if cut else "tool_calls" if said.tool_calls else "stop"

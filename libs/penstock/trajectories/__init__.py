@@ -26,6 +26,7 @@ __all__ = [
     "read_sample",
     "read_task",
     "refused",
+    "returns",
     "sample_key",
     "trained_tokens",
 ]
