@@ -7,6 +7,7 @@ VENVS = {
     "light": {"any": "light"},
     "generation": {"cpu": "generation.cpu", "cuda": "generation.cuda"},
     "learner": {"cpu": "learner.cpu", "cuda": "learner.cuda"},
+    "adapters": {"any": "adapters"},
     "tools": {"any": "tools"},
     "bench": {"any": "bench"},
     "sinks": {"any": "sinks"},

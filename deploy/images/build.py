@@ -14,7 +14,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
-VENVS = ("light", "generation", "learner")
+VENVS = ("light", "adapters", "generation", "learner")
 
 
 def main() -> int:

@@ -14,7 +14,12 @@ logger = logging.getLogger("services.environment")
 
 
 async def serve(process: Process, args: argparse.Namespace) -> None:
-    settings = Settings(workers=args.workers, memory=int(args.memory_gib * (1 << 30)), lease_seconds=args.lease_seconds)
+    settings = Settings(
+        workers=args.workers,
+        memory=int(args.memory_gib * (1 << 30)),
+        lease_seconds=args.lease_seconds,
+        security=process.security,
+    )
     async with hosting(process.server, settings):
         await process.serving()
 

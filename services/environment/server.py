@@ -13,6 +13,7 @@ from penstock.packages import hosted
 from penstock.rpc import Security, Server
 from penstock.sdk.environments import Host
 from penstock.sdk.hosting.isolation import load_agent, load_environment, load_reward
+from penstock.sdk.hosting.trust import trusting
 from penstock.sdk.hosting.worker_pool import MEMORY, Workers
 from penstock.sdk.rewards import Scorer
 from penstock.sdk.serving import add_services
@@ -61,19 +62,21 @@ async def hosting(server: Server, settings: Settings) -> AsyncIterator[None]:
 
     Raises ValueError as `running`.
     """
-    async with (
-        Workers(settings.workers, name="reward-worker", memory=settings.memory) as for_rewards,
-        Workers(settings.workers, name="environment-worker", memory=settings.memory) as for_environments,
-        Workers(settings.workers, name="agent-worker", memory=settings.memory) as for_agents,
-    ):
-        scorers: list[Scorer] = [
-            await load_reward(for_rewards, target, name=name) for name, target in settings.rewards.items()
-        ]
-        hosts: list[Host] = [
-            await load_environment(for_environments, target, name=name)
-            for name, target in settings.environments.items()
-        ]
-        agents = [await load_agent(for_agents, target, name=name) for name, target in settings.agents.items()]
-        episodes = add_services(server, scorers, hosts, agents, lease_seconds=settings.lease_seconds)
-        yield
-        await episodes.close_all()
+    count, memory = settings.workers, settings.memory
+    with trusting(settings.security) as trusted:
+        async with (
+            Workers(count, name="reward-worker", memory=memory) as for_rewards,
+            Workers(count, name="environment-worker", memory=memory) as for_environments,
+            Workers(count, name="agent-worker", memory=memory, variables=trusted) as for_agents,
+        ):
+            scorers: list[Scorer] = [
+                await load_reward(for_rewards, target, name=name) for name, target in settings.rewards.items()
+            ]
+            hosts: list[Host] = [
+                await load_environment(for_environments, target, name=name)
+                for name, target in settings.environments.items()
+            ]
+            agents = [await load_agent(for_agents, target, name=name) for name, target in settings.agents.items()]
+            episodes = add_services(server, scorers, hosts, agents, lease_seconds=settings.lease_seconds)
+            yield
+            await episodes.close_all()

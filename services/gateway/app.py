@@ -21,6 +21,7 @@ from starlette.routing import Mount, Route
 from penstock.chat import ChatTokenizer
 from services.gateway import chat_api, responses_api, sampling, text_api
 from services.gateway.errors import CallRefused, KeyUnknown, NotFound
+from services.gateway.http import ASKS_SECONDS
 from services.gateway.session import Answer, Call, Session
 from services.gateway.sessions import Sessions
 from services.gateway.streaming import chat_events
@@ -99,10 +100,14 @@ def _key(request: Request) -> str:
 async def _body(request: Request) -> dict[str, Any]:
     """The request's JSON object. Raises CallRefused."""
     raw = bytearray()
-    async for piece in request.stream():
-        raw += piece
-        if len(raw) > LARGEST:
-            raise CallRefused(f"the request has more than {LARGEST} bytes")
+    try:
+        async with asyncio.timeout(ASKS_SECONDS):
+            async for piece in request.stream():
+                raw += piece
+                if len(raw) > LARGEST:
+                    raise CallRefused(f"the request has more than {LARGEST} bytes")
+    except TimeoutError as error:
+        raise CallRefused(f"the request did not come whole within {ASKS_SECONDS:g} s") from error
     try:
         # Half surrogate pairs, which JSON can bring in, become question marks; what is no number is refused.
         plain = json.dumps(json.loads(bytes(raw)), ensure_ascii=False, allow_nan=False)

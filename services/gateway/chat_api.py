@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,9 +71,9 @@ def _text(content: Any, where: str) -> str:
     return "".join(found)
 
 
-def head(kind: str, prefix: str, model: str) -> dict[str, Any]:
-    """What every object of the API begins with."""
-    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+def head(kind: str, prefix: str, model: str, answer: str) -> dict[str, Any]:
+    """What every object of the API begins with. answer: the id of the answer, behind the kind's own prefix."""
+    return {"id": f"{prefix}-{answer}", "object": kind, "created": int(time.time()), "model": model}
 
 
 def completion(answer: Answer, body: Mapping[str, Any], model: str, chat: ChatTokenizer) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def completion(answer: Answer, body: Mapping[str, Any], model: str, chat: ChatTo
     choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
     if body.get("logprobs"):
         choice["logprobs"] = {"content": logprobs(answer, chat), "refusal": None}
-    return {**head("chat.completion", "chatcmpl", model), "choices": [choice], "usage": usage(answer)}
+    return {**head("chat.completion", "chatcmpl", model, answer.id), "choices": [choice], "usage": usage(answer)}
 
 
 def tool_calls(answer: Answer) -> list[dict[str, Any]]:

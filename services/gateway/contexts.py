@@ -44,6 +44,7 @@ class Contexts:
         self._answers: dict[bytes, TrajectoryBuilder] = {}
         self._texts: dict[str, TrajectoryBuilder] = {}
         self._ends: list[TrajectoryBuilder] = []
+        self._drawn: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -77,8 +78,9 @@ class Contexts:
         builder.context("user", self._chat.plain(prompt[len(known) :]))
         return Begun(builder, parent, prompt)
 
-    def commit(self, begun: Begun, said: Message) -> None:
-        """The call was answered with `said`: what was drawn belongs to the sample."""
+    def commit(self, begun: Begun, said: Message, answer: str, text: str) -> None:
+        """The call was answered with `said`, by that id: what was drawn belongs to the sample. text: all that was
+        drawn, a stop text too: a text that is sent goes on from what was drawn where it has all of that."""
         at = next((i for i, each in enumerate(self._ends) if each is begun.parent), None)
         builder = begun.builder
         if at is not None:
@@ -87,13 +89,21 @@ class Contexts:
             builder = builder.given(0 if begun.parent is None else len(begun.parent.tokens))
             self._ends.append(builder)
         if isinstance(begun.history, str):
-            self._texts[begun.history + said.content] = builder
+            self._texts[begun.history + text] = builder
         else:
             self._answers[_digest(begun.history, said)] = builder
+        self._drawn[answer] = list(builder.tokens)
 
     def whole(self) -> list[TrajectoryBuilder]:
         """The sample's contexts, the main one first."""
         return merged(self._ends)
+
+    def places(self, whole: Sequence[TrajectoryBuilder]) -> dict[str, int]:
+        """In which of the contexts each answer is trained, by its id."""
+        found: dict[str, int] = {}
+        for answer, tokens in self._drawn.items():
+            found[answer] = next(i for i, each in enumerate(whole) if each.trains(tokens))
+        return found
 
 
 def _digests(messages: Sequence[Message], tools: Sequence[Any]) -> list[bytes]:

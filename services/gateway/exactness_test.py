@@ -161,6 +161,7 @@ async def test_every_trained_token_is_one_that_an_engine_sent_in_its_place(seed:
     for stretch in found:
         assert stretch in sent, "a trained stretch is one answer of an engine, behind the very tokens it was asked with"
         sent.remove(stretch)
-    assert closed.calls == agent.whole
+    assert closed.calls == agent.whole == len(closed.answers), "and each answer is known by its id"
+    assert set(closed.answers.values()) == set(range(len(closed.contexts))), "no context is without an answer"
     drawn = {(prompt, tuple(tokens)) for prompt, tokens, _, _ in engine.sent}
     assert {(prompt, tuple(tokens)) for prompt, tokens, _, _ in found} == drawn, "each answer that was given is trained"

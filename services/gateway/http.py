@@ -9,10 +9,33 @@ from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from penstock.rpc import Security
+from penstock.rpc import Certificates, Security
 
 CONNECTIONS = 4096
+ASKS_SECONDS = 30.0
+"""In which a connection must have sent the head of a request, and then the whole of it."""
+LOOK_SECONDS = 60.0
+"""How often the certificate's files are looked at: they announce nothing."""
+
+
+class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Closes a connection that asks nothing: it holds one of CONNECTIONS. Between requests uvicorn itself does."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._asks = asyncio.get_running_loop().call_later(ASKS_SECONDS, self._closed)
+
+    def _closed(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:  # what it asked is answered, however long that takes; then it is looked at again
+            self._asks = asyncio.get_running_loop().call_later(ASKS_SECONDS, self._closed)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._asks.cancel()
+        super().connection_lost(error)
 
 
 class _Server(uvicorn.Server):
@@ -32,6 +55,7 @@ async def serving(app: ASGIApp, listen: str, security: Security) -> AsyncIterato
     host, _, port = listen.rpartition(":")
     config = uvicorn.Config(
         app,
+        http=_Connection,
         log_config=None,
         access_log=False,  # a line would hold the key
         limit_concurrency=CONNECTIONS,
@@ -43,8 +67,23 @@ async def serving(app: ASGIApp, listen: str, security: Security) -> AsyncIterato
     with socket.create_server((host.strip("[]"), int(port)), family=family, backlog=CONNECTIONS) as bound:
         server = _Server(config)
         work = asyncio.create_task(server.serve(sockets=[bound]))
+        renewing = asyncio.create_task(_renewed(config, held)) if pair is not None else None
         try:
             yield "http" if pair is None else "https", f"{host}:{bound.getsockname()[1]}"
         finally:
+            if renewing is not None:
+                renewing.cancel()
             server.should_exit = True
             await work
+
+
+async def _renewed(config: uvicorn.Config, held: Certificates | None) -> None:
+    """Shows a certificate that has come in the former one's place, for ever: connections that are open keep theirs."""
+    assert held is not None and held.certificate is not None
+    shown = held.changes
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        held.refresh()
+        if held.changes != shown and config.ssl is not None:
+            config.ssl.load_cert_chain(held.certificate, held.key)
+            shown = held.changes

@@ -90,7 +90,7 @@ def response(answer: Answer, body: Mapping[str, Any], model: str, chat: ChatToke
         {**_item("function_call", "fc"), "call_id": each.id, "name": each.name, "arguments": each.arguments_json}
         for each in said.tool_calls
     ]
-    head = chat_api.head("response", "resp", model)
+    head = chat_api.head("response", "resp", model, answer.id)
     cut = answer.finish == "length"
     use = chat_api.usage(answer)
     return {

@@ -19,11 +19,9 @@ class GatewayService(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> pb.OpenSessionResponse:
         seconds = request.lifetime.ToNanoseconds() / 1e9
-        session = self._sessions.open(request.key, request.task, request.index, seconds)
         try:
-            await session.ready()
+            await self._sessions.begin(request.key, request.task, request.index, seconds)
         except GenerationFailed as error:
-            await self._sessions.close(request.key)
             raise rpc.failed_precondition(str(error), reason="GENERATION_FAILED") from error
         return pb.OpenSessionResponse(url=self._url)
 

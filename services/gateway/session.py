@@ -11,7 +11,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.chat import ChatTokenizer, TemplateError
@@ -43,12 +43,13 @@ class Means:
 @dataclass(frozen=True)
 class Call:
     """What an agent asks for. prompt: messages, or a text to go on with. tools: definitions that are offered.
-    most_tokens: of the answer, where the agent says so."""
+    most_tokens: of the answer, where the agent says so. id: of its answer."""
 
     prompt: Sequence[Message] | str
     tools: Sequence[Any] = ()
     most_tokens: int | None = None
     stops: Sequence[str] = ()
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Answer:
     logprobs: Sequence[float]
     finish: str
     prompt_tokens: int
+    id: str
 
 
 Heard = Callable[[Sequence[int]], None]
@@ -68,8 +70,9 @@ Heard = Callable[[Sequence[int]], None]
 
 @dataclass
 class _Shared:
-    """An answer that several may wait for; it ends when nobody does."""
+    """An answer that several may wait for; it ends when nobody does. asked: which call it answers."""
 
+    asked: Call
     task: asyncio.Task[Answer]
     waiting: int = 0
 
@@ -132,8 +135,10 @@ class Session:
         A caller that is cancelled ends the call, unless another one waits for the same.
         """
         shared = self._keyed.get(idempotency)
+        if shared is not None and replace(call, id=shared.asked.id) != shared.asked:
+            raise CallRefused("the Idempotency-Key was that of another request, and a new one wants a key of its own")
         if shared is None or shared.failed:
-            shared = _Shared(self.begin(call))
+            shared = _Shared(call, self.begin(call))
             if idempotency:
                 self._keyed[idempotency] = shared
         return await shared.given()
@@ -145,13 +150,14 @@ class Session:
         task.add_done_callback(self._running.discard)
         return task
 
-    async def end(self) -> list[TrajectoryBuilder]:
-        """Ends the calls in progress; the sample's contexts."""
+    async def end(self) -> tuple[list[TrajectoryBuilder], dict[str, int]]:
+        """Ends the calls in progress; the sample's contexts, and in which of them each answer is trained."""
         self.ended = True
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        return self._contexts.whole()
+        whole = self._contexts.whole()
+        return whole, self._contexts.places(whole)
 
     @property
     def running(self) -> int:
@@ -202,11 +208,11 @@ class Session:
             self.generating += time.monotonic() - began
         said = self._said(call, builder.completion)
         cut = finish == pb.FINISH_REASON_LENGTH
-        contexts.commit(begun, said)
+        contexts.commit(begun, said, call.id, chat.text(builder.completion))
         self.engine, self.answered = engine or self.engine, self.answered + 1
         self.truncated = self.truncated or (cut and (call.most_tokens is None or granted < call.most_tokens))
         reason = "length" if cut else "tool_calls" if said.tool_calls else "stop"
-        return Answer(said, builder.completion, builder.completion_logprobs, reason, given)
+        return Answer(said, builder.completion, builder.completion_logprobs, reason, given, call.id)
 
     def _sampling(self, call: Call, given: int) -> tuple[SamplingParams, int]:
         """The sample's own, ended where the call says; and how many tokens the answer may have."""

@@ -28,9 +28,12 @@ REMEMBERED_SECONDS = 60.0
 
 @dataclass
 class _Held:
-    session: Session
+    """A session until it is closed, then what was drawn in it alone. opening: how many wait for it to begin."""
+
+    session: Session | None
     expiry: asyncio.TimerHandle
     closed: pb.CloseSessionResponse | None = None
+    opening: int = 0
 
 
 class Sessions:
@@ -40,16 +43,35 @@ class Sessions:
         self._means, self._most = means, most
         self._held: dict[str, _Held] = {}
 
+    async def begin(self, key: str, task: trajectory_pb2.GroupTask, index: int, seconds: float) -> None:
+        """Opens the session once its engine can draw for it. A caller that leaves before that closes it again, unless
+        another one waits for the same. Raises Abort as `open`, and GenerationFailed."""
+        session = self.open(key, task, index, seconds)
+        held = self._held[key]
+        held.opening += 1
+        try:
+            await session.ready()
+        except BaseException:
+            if held.opening == 1:
+                await self.close(key)
+            raise
+        finally:
+            held.opening -= 1
+
     def open(self, key: str, task: trajectory_pb2.GroupTask, index: int, seconds: float) -> Session:
-        """The session, idempotent by key. Raises Abort for a source that is not in the recipe, or without room."""
+        """The session, idempotent by key. Raises Abort for a source that is not in the recipe, for a key whose session
+        was closed, or without room."""
         if key in self._held:
-            return self._held[key].session
+            session = self._held[key].session
+            if session is None:
+                raise rpc.failed_precondition("the key's session was closed", reason="SESSION_CLOSED")
+            return session
         source = task.rollout.task.source
         if not task.HasField("rollout") or source not in self._means:
             known = ", ".join(self._means)
             text = f"source {source!r} has no agent in this recipe; sources of agents: {known}"
             raise rpc.invalid_argument(text, rpc.Violation("task.rollout.task.source", text))
-        if sum(held.closed is None for held in self._held.values()) >= self._most:
+        if sum(held.session is not None for held in self._held.values()) >= self._most:
             raise rpc.resource_exhausted(f"{self._most} sessions are open", reason="TOO_MANY_SESSIONS")
         session = Session(self._means[source][task.kind], task, index, time.monotonic() + seconds)
         expiry = asyncio.get_running_loop().call_later(seconds, self._expire, key)
@@ -60,7 +82,7 @@ class Sessions:
     def of(self, key: str) -> Session:
         """The session that a key opens. Raises KeyUnknown."""
         held = self._held.get(key)
-        if held is None or held.closed is not None:
+        if held is None or held.session is None:
             raise KeyUnknown("the key is of no open session: it is wrong, or its sample has ended")
         return held.session
 
@@ -69,31 +91,33 @@ class Sessions:
         held = self._held.get(key)
         if held is None:
             raise rpc.not_found("no such session: unknown, over, or of a gateway before this one", reason="NO_SESSION")
-        if held.closed is None:
+        if held.session is not None:
             closed = await _closed(held.session)
-            if held.closed is None:  # whoever closes it at once with this one comes to the same
-                held.closed = closed
+            if held.session is not None:  # whoever closes it at once with this one comes to the same
+                held.closed, held.session = closed, None
                 held.expiry.cancel()
                 if self._held.get(key) is held:
                     _open_sessions.dec()
                     held.expiry = asyncio.get_running_loop().call_later(REMEMBERED_SECONDS, self._expire, key)
+        assert held.closed is not None, "a session that is none any more was closed"
         return held.closed
 
     def _expire(self, key: str) -> None:
         held = self._held.pop(key, None)
-        if held is not None and held.closed is None:
+        if held is not None and held.session is not None:
             logger.info("a session's time is over", extra={"group": held.session.task.group})
             _open_sessions.dec()
 
 
 async def _closed(session: Session) -> pb.CloseSessionResponse:
-    contexts = await session.end()
+    contexts, answers = await session.end()
     response = pb.CloseSessionResponse(
         contexts=[each.fill(trajectory_pb2.Branch()) for each in contexts],
         engine=session.engine,
         calls=session.answered,
         truncated=session.truncated,
         failure=session.failure,
+        answers=answers,
     )
     response.generating.FromNanoseconds(int(session.generating * 1e9))
     return response

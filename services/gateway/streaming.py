@@ -65,7 +65,7 @@ async def chat_events(session: Session, call: Call, body: Mapping[str, Any], mod
     """A streamed `chat.completion`; whoever stops reading ends the call."""
     chat = session.means.chat
     pieces = Pieces(call, chat, session.means.environment.special_tokens)
-    begun = chat_api.head("chat.completion.chunk", "chatcmpl", model)
+    begun = chat_api.head("chat.completion.chunk", "chatcmpl", model, call.id)
     task = session.begin(call, pieces.heard)
     try:
         yield event(chat_api.delta(begun, {"role": "assistant", "content": ""}))

@@ -40,4 +40,8 @@ def completion(answer: Answer, body: Mapping[str, Any], model: str, chat: ChatTo
             "top_logprobs": None,
             "text_offset": [],
         }
-    return {**chat_api.head("text_completion", "cmpl", model), "choices": [choice], "usage": chat_api.usage(answer)}
+    return {
+        **chat_api.head("text_completion", "cmpl", model, answer.id),
+        "choices": [choice],
+        "usage": chat_api.usage(answer),
+    }

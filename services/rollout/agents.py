@@ -68,11 +68,25 @@ async def by_agent(tools: Tools, task: pb.GroupTask, index: int, deadline: Deadl
     t = ended(of_contexts(header(task, index, tools.model), drawn.contexts), components, drawn.truncated)
     if outcome.HasField("answer"):
         t.answer = outcome.answer
+    t.branch_rewards.extend(_earned(outcome, drawn, name))
     t.engine, t.environment_instance = drawn.engine, run.place
     generating = drawn.generating.ToNanoseconds() / 1e9
     t.timings.generating.FromNanoseconds(int(generating * 1e9))
     t.timings.environment.FromNanoseconds(int(max(0.0, took - generating) * 1e9))
     return t
+
+
+def _earned(outcome: env.AgentOutcome, drawn: gateway_pb2.CloseSessionResponse, agent: str) -> list[float]:
+    """What each context earned by itself; empty where the agent does not say. Raises EnvironmentFailed."""
+    if not outcome.rewards:
+        return []
+    earned = [0.0] * len(drawn.contexts)
+    for answer, value in outcome.rewards.items():
+        place = drawn.answers.get(answer.rpartition("-")[2])
+        if place is None:
+            raise EnvironmentFailed(f"{agent} gives a reward to {answer!r:.80}, which is no answer of this sample")
+        earned[place] += value
+    return earned
 
 
 async def gate_of(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import openai
 import pytest
 
 from penstock import rpc
@@ -24,7 +25,7 @@ from penstock.replicas.pool import Pool
 from penstock.sdk import Endpoint, Invalid, Scored, Task, agent
 from penstock.sdk.serving import add_services
 from penstock.testing.fake_engine import FakeEngine, Step, Tokens, serving
-from penstock.trajectories import check_trajectory, contexts, from_int32s, trained_tokens
+from penstock.trajectories import TrajectoryError, check_trajectory, contexts, from_int32s, trained_tokens
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.builtin.sorting_agent import sorting_agent
 from services.gateway.app import app
@@ -60,6 +61,17 @@ def several(task: Task, endpoint: Endpoint) -> Scored:
     say(endpoint, "sub-agent")
     say(endpoint, "a", first, "c")
     return Scored(0.5, {"part": 1.0}, answer=second)
+
+
+@agent(client="endpoint")
+async def stepwise(task: Task, endpoint: Endpoint) -> Scored:
+    """Knows what each of its answers was worth."""
+    client = openai.AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.key)
+    asked: list[list[Any]] = [[{"role": "user", "content": word}] for word in "abc"]
+    async with client:
+        answers = [await client.chat.completions.create(model="m", messages=each) for each in asked]
+    earned = {answers[0].id: 0.25, answers[2].id: 0.5}
+    return Scored(0.75, rewards=earned if task.row["prompt"] == "cab" else {"chatcmpl-0": 1.0})
 
 
 @agent(client="endpoint")
@@ -105,7 +117,6 @@ async def slow(task: Task, endpoint: Endpoint) -> float:
 def task_of(name: str) -> pb.GroupTask:
     task = pb.GroupTask(run="r", group="g00000001", kind=pb.TASK_KIND_TRAIN, group_size=2, seed=5)
     task.rollout.task.id, task.rollout.task.environment, task.rollout.task.source = "rows/1", name, "agents"
-    task.rollout.task.row_json = json.dumps({"prompt": "cab"})
     task.rollout.sampling.max_tokens = 16
     task.rollout.sampling.temperature = task.rollout.sampling.top_p = 1
     return task
@@ -127,7 +138,7 @@ async def run_of(chat: ChatTokenizer, engine: FakeEngine, most: int = 16, gone: 
         scheme, at = await stack.enter_async_context(http_serving(app(sessions), "127.0.0.1:0", rpc.Security()))
         server = await stack.enter_async_context(rpc.Server("gateway"))
         server.add(gateway_pb2_grpc.add_GatewayServiceServicer_to_server, GatewayService(sessions, f"{scheme}://{at}"))
-        add_services(server, [], [], [several, silent, broken, unsure, many, stubborn, slow, sorting_agent])
+        add_services(server, [], [], [several, stepwise, silent, broken, unsure, many, stubborn, slow, sorting_agent])
         await server.start()
         channel = await stack.enter_async_context(rpc.channel(server.address))
         scores = await stack.enter_async_context(scoring([], [server.address], rpc.Security(), {}, {}, 0.0))
@@ -149,8 +160,11 @@ async def run_of(chat: ChatTokenizer, engine: FakeEngine, most: int = 16, gone: 
             "m", chat, replicas, scores, environment, bound, bound, places, gateways=gateways, most_branches=most
         )
 
-        async def playing(name: str, seconds: float = 20.0, group: str = "g00000001") -> pb.Trajectory:
+        async def playing(
+            name: str, seconds: float = 20.0, group: str = "g00000001", row: dict[str, str] | None = None
+        ) -> pb.Trajectory:
             task = task_of(name)
+            task.rollout.task.row_json = json.dumps(row or {"prompt": "cab"})
             task.group = group
             return await play(tools, task, 1, time.monotonic() + seconds)
 
@@ -188,6 +202,21 @@ async def test_an_agent_without_a_sound_end_has_failed_with_its_type(
         t = await playing(name)
     assert (t.outcome.status, t.outcome.failure) == (FAILED, failure) and why in t.outcome.detail
     assert not t.HasField("reward") and not t.branches
+
+
+async def test_what_answers_earned_is_that_of_their_contexts(chat: ChatTokenizer) -> None:
+    engine = FakeEngine()
+    engine.answer = lambda prompt: [*chat.plain("ok"), chat.stop_token]
+    async with run_of(chat, engine) as playing:
+        t = await playing("stepwise")
+        check_trajectory(t)
+        assert (t.reward, list(t.branch_rewards), len(t.branches)) == (0.75, [0.25, 0.0, 0.5], 2)
+        wrong = await playing("stepwise", row={"prompt": "x"})
+    assert wrong.outcome.failure == pb.Outcome.FAILURE_ENVIRONMENT
+    assert "'chatcmpl-0', which is no answer of this sample" in wrong.outcome.detail
+    t.branch_rewards.append(1.0)
+    with pytest.raises(TrajectoryError, match="4 branch_rewards; there must be one for each of 3 contexts"):
+        check_trajectory(t)
 
 
 async def test_engines_that_fail_fail_the_sample_whatever_its_agent_says(chat: ChatTokenizer) -> None:

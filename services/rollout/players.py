@@ -60,6 +60,7 @@ class _Found:
         self._addresses, self._watcher, self._zone = addresses, watcher, zone
         self.generation = self._where("generation", addresses.generation)
         self.environment = self._where("environment", addresses.environment)
+        self.adapters = self._where("adapters", addresses.environment)
         self.gateway = self._where("gateway", addresses.gateway)
         self.teacher = self._where("teacher", addresses.teacher)
 
@@ -153,5 +154,6 @@ async def _places(
             episodes = environment_pb2_grpc.EnvironmentServiceStub(channel)
             yield Place(address, episodes, environment_pb2_grpc.AgentServiceStub(channel), breathes)
 
-    where = [environment.address] if environment.address else found.environment
+    ours = found.environment if environment.adapter is None else found.adapters
+    where = [environment.address] if environment.address else ours
     return await stack.enter_async_context(pool(where, opened))

@@ -17,6 +17,7 @@ API = "$JS.API"
 PARTS: Mapping[str, tuple[str, ...]] = {
     "generation": ("generation", "teacher", "judge"),
     "learner": ("learner", "learner_node"),
+    "environment": ("environment", "adapters"),
 }
 """The parts that a kind's processes play in a run, where those are not the kind alone."""
 

@@ -27,7 +27,7 @@ from penstock.recipes import Recipe, RecipeError, load, recorded
 from penstock.rpc import Certificates, is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
 from penstock.supervisor.devices import Devices, visible
-from penstock.supervisor.plan import nats_of
+from penstock.supervisor.plan import SHOWS, nats_of
 from penstock.supervisor.scaling import moves
 from penstock.telemetry.waits import waiting
 from penstock.tensors import has_weights
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 READ_MODEL = frozenset({"coordinator", "gateway", "generation", "learner", "rollout"})
 """Kinds that read the model's directory at all."""
-RUNS_AS = {"teacher": "generation", "judge": "generation"}
-"""Kinds that show themselves as another."""
 FIRST = "first"
 """The place that started the run, for `penstock scale`."""
 
@@ -63,7 +61,7 @@ class Joining:
         """How a kind shows itself to NATS. Raises OSError."""
         held = self._certificates
         context = held.context() if held is not None else None
-        text = "" if self.secrets is None else (self.secrets / nats_of(RUNS_AS.get(kind, kind))).read_text()
+        text = "" if self.secrets is None else (self.secrets / nats_of(SHOWS.get(kind, kind))).read_text()
         return Login.parsed(text, context)
 
     @property

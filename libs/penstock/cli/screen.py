@@ -15,6 +15,7 @@ from rich.text import Text
 from penstock import rpc
 from penstock.bus import BusError
 from penstock.chat import TemplateError
+from penstock.cli.adapters import unadapted
 from penstock.cli.chats import chat_of
 from penstock.cli.drafting import undraftable
 from penstock.cli.foreign import unreachable
@@ -70,7 +71,11 @@ async def train(
             errors.print(f"Cannot start: {problem}", markup=False, highlight=False)
             return exits.BAD_INPUT
         recipe = pinned(recipe)
-        if away := check_packages(recipe) or await undraftable(recipe) or await unreachable(recipe):
+        if away := check_packages(recipe) or [
+            *await undraftable(recipe),
+            *await unadapted(recipe),
+            *await unreachable(recipe),
+        ]:
             errors.print("Cannot start:", *away, sep="\n  ", markup=False, highlight=False)
             return exits.BAD_INPUT
         with held(runs, recipe) as folder:

@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.common.v1.common_pb2 import Message
 from penstock.datasets.conversations import message_of
-from penstock.datasets.reading import DatasetError, read
+from penstock.datasets.reading import DatasetError, Rows, read
 from penstock.recipes.sections import Data
 from penstock.recipes.sections.data import PROMPT
 from penstock.trajectory.v1 import trajectory_pb2 as pb
@@ -34,17 +34,24 @@ class Dataset:
     """The rows of a data set (see `reading`), as they are found; `trying` says which of them a recipe can use.
 
     prompts: whether a row says what the model is asked; a multi-turn environment does that itself. limit: rows taken,
-    from the first.
+    from the first. found: the rows, where they lie in no file.
 
     Attributes:
         rows: those that can be drawn. left_out: a sentence for each line or row that is not, in the order of finding.
     """
 
     def __init__(
-        self, path: pathlib.Path, data: Data, *, shuffle: bool, prompts: bool = True, limit: int | None = None
+        self,
+        path: pathlib.Path,
+        data: Data,
+        *,
+        shuffle: bool,
+        prompts: bool = True,
+        limit: int | None = None,
+        found: Rows | None = None,
     ) -> None:
         self.path, self._data, self._shuffle, self._prompts = path, data, shuffle, prompts
-        found = read(path)
+        found = found or read(path)
         if found.faults and data.bad_rows == "refuse":
             raise DatasetError(found.faults[0])
         self.rows, self._places, self.left_out = found.rows[:limit], found.places[:limit], found.faults

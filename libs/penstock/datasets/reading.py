@@ -51,6 +51,13 @@ def read(path: pathlib.Path) -> Rows:
     return found
 
 
+def numbered(name: str, count: int, *, held_out: bool) -> Rows:
+    """Rows that are numbers alone: the environment of that name makes a task of each."""
+    beside = {"held_out": True} if held_out else {}
+    rows = [{"index": number, **beside} for number in range(count)]
+    return Rows(rows, [(pathlib.Path(name), "task", number) for number in range(count)], [])
+
+
 def _add_table(found: Rows, path: pathlib.Path, rows: list[Row]) -> None:
     found.rows.extend(rows)
     found.places.extend((path, "row", number) for number in range(1, len(rows) + 1))

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from penstock.recipes import Recipe
+from penstock.supervisor.plan import RUNS
 
 GRPC, METRICS, PAGE, HTTP, NATS, MONITOR = 7000, 9400, 8080, 8000, 4222, 8222
 """Ports of every pod that has them."""
@@ -21,6 +22,7 @@ IMAGES = {
     "generation": "generation",
     "teacher": "generation",
     "judge": "generation",
+    "adapters": "adapters",
     "reward_model": "learner",
     "learner": "learner",
 }
@@ -59,8 +61,7 @@ def login_of(kind: str) -> str:
 
 def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: bool = False) -> dict[str, Any]:
     """Of one kind of service. numbered: its name in the run ends with its number of the set."""
-    serves = "generation" if kind in ("teacher", "judge") else kind
-    words = ["serve", serves, "--join", f"nats://nats:{NATS}", "--run", recipe.run, "--folder", FOLDER]
+    words = ["serve", RUNS.get(kind, kind), "--join", f"nats://nats:{NATS}", "--run", recipe.run, "--folder", FOLDER]
     variables = [{"name": "HOME", "value": "/tmp"}, _field("PENSTOCK_ZONE", "spec.nodeName")]
     several = kind == "learner" and recipe.learner.nodes > 1
     if several or kind not in ("coordinator", "learner", "weight_sync", "dashboard"):
@@ -100,7 +101,7 @@ def volumes(kind: str, place: Place) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {}}, {"name": "folder", "emptyDir": {}}]
     if kind in ("generation", "teacher", "judge", "learner", "reward_model"):
         found.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
-    if kind != "environment":
+    if kind not in ("environment", "adapters"):
         claim = {"persistentVolumeClaim": {"claimName": place.files, "readOnly": True}}
         found.append({"name": "files", **({"hostPath": {"path": place.files}} if "/" in place.files else claim)})
     found.append({"name": "login", "secret": {"secretName": login_of(kind), "defaultMode": 0o440}})

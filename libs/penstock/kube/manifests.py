@@ -43,8 +43,8 @@ SINGLE = ("coordinator", "dashboard")
 NUMBERED = ("judge", "reward_model")
 SERVES = {
     "CoordinatorService": ("coordinator",),
-    "EnvironmentService": ("environment",),
-    "AgentService": ("environment",),
+    "EnvironmentService": ("environment", "adapters"),
+    "AgentService": ("environment", "adapters"),
     "GatewayService": ("gateway",),
     "GenerationService": ("generation", "teacher", "judge"),
     "LearnerService": ("learner",),
@@ -230,7 +230,8 @@ def _ingress(kind: str, kinds: list[str]) -> list[dict[str, Any]]:
     if kind == "dashboard":
         return [*found, {"ports": [{"port": PAGE}]}]
     if kind == "gateway":  # agents, who run in environments
-        found.append({"from": [{"podSelector": {"matchLabels": _labels("environment")}}], "ports": [{"port": HTTP}]})
+        players = [{"podSelector": {"matchLabels": _labels(each)}} for each in ("environment", "adapters")]
+        found.append({"from": players, "ports": [{"port": HTTP}]})
     callers = [caller for caller in kinds if caller in callers_of(kind)]
     if not callers:
         return found

@@ -137,6 +137,12 @@ class Recipe(s.Section):
         return self.generates and any(environment.agent for environment in self.environments)
 
     @property
+    def adapted(self) -> list[s.Environment]:
+        """Environments of other libraries, which our adapters play: those of all sources, each name once."""
+        found = {e.name: e for e in self.environments if e.adapter is not None}
+        return list(found.values()) if self.generates else []
+
+    @property
     def only_foreign_environments(self) -> bool:
         """Whether everybody who plays and scores is another team's service: then none of ours is started."""
         return not any(r._needs_our_environment for r in self.sources.values())
@@ -144,7 +150,8 @@ class Recipe(s.Section):
     @property
     def _needs_our_environment(self) -> bool:
         if self.environment is None or self.environment.plays:
-            return self.environment is None or self.environment.address is None
+            own = self.environment
+            return own is None or (own.address is None and own.adapter is None)
         return any(not reward.is_served for reward in self.rewards())
 
     @property

@@ -18,6 +18,7 @@ from penstock.rules.bounds import LARGEST_REWARD as LARGEST
 from penstock.rules.bounds import LONGEST_NAME, MOST_COMPONENTS
 
 ANSWER_LENGTH = 4096
+MOST_ANSWERS = 1024
 FinishReason = Literal["unspecified", "stop", "length"]
 
 
@@ -53,12 +54,14 @@ class Scored:
     """A finite score with its named parts.
 
     `answer`: what was taken as the sample's answer, equal strings for equal answers, so that samples can vote (cons@k);
-    None where that has no meaning.
+    None where that has no meaning. `rewards`: of an agent alone: what answers of the model earned by themselves, by
+    their `id` in the API; contexts that earned different amounts are trained with advantages of their own.
     """
 
     value: float
     components: Mapping[str, float] = field(default_factory=dict)
     answer: str | None = None
+    rewards: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ def as_result(returned: object) -> Result:
     """The meaning of what a reward returned."""
     if isinstance(returned, Invalid):
         return returned
-    given: dict[str, Any] = {}
+    given, earned = dict[str, Any](), dict[str, Any]()
     value, answer = returned, None
     if isinstance(returned, Scored):
-        value, given = returned.value, dict(returned.components)
+        value, given, earned = returned.value, dict(returned.components), dict(returned.rewards)
         answer = returned.answer if returned.answer is None else str(returned.answer)[:ANSWER_LENGTH]
     components = dict[str, float]()
     if len(given) > MOST_COMPONENTS:
@@ -90,10 +93,18 @@ def as_result(returned: object) -> Result:
         if isinstance(found, str):
             return Invalid(f"component {name!r:.80} {found}")
         components[str(name)] = found
+    if len(earned) > MOST_ANSWERS:
+        return Invalid(f"{len(earned)} answers have rewards of their own; at most {MOST_ANSWERS} are taken")
+    rewards = dict[str, float]()
+    for name, part in earned.items():
+        found = as_number(part)
+        if isinstance(found, str):
+            return Invalid(f"the reward of answer {name!r:.80} {found}")
+        rewards[str(name)] = found
     number = as_number(value)
     if isinstance(number, str):
         return Invalid(f"the reward returned {_shown(value)}, which {number}")
-    return Scored(number, components, answer)
+    return Scored(number, components, answer, rewards)
 
 
 def as_number(value: object) -> float | str:

@@ -11,6 +11,10 @@ from penstock.packages import Overlay
 from penstock.recipes import Recipe
 from penstock.recipes.sections import Judge
 
+RUNS = {"teacher": "generation", "judge": "generation", "adapters": "environment_adapters"}
+"""The program that plays a part, where it is not that of the part's name."""
+SHOWS = {"teacher": "generation", "judge": "generation", "adapters": "environment"}
+"""The kind whose credentials a part shows, likewise."""
 SECRETS = pathlib.PurePath("secrets")
 CALLERS, PAGE_KEY = SECRETS / "callers.json", SECRETS / "page.key"
 """Where a run's directory has what its services are started with: whom they know, and what opens the page."""
@@ -22,6 +26,7 @@ LESS_MEMORY = {
     "judge": "memory_gib of the reward's judge",
     "reward_model": "batch_tokens of the reward's model",
     "environment": "environment.workers",
+    "adapters": "environment.workers",
 }
 """By kind of service, the keys of a recipe that most of its memory hangs on."""
 
@@ -89,6 +94,7 @@ def instances(recipe: Recipe) -> list[str]:
             names += [f"gateway-{i}" for i in range(recipe.gateway.replicas)]
         if not recipe.only_foreign_environments:
             names += [f"environment-{i}" for i in range(max(e.replicas for e in recipe.environments))]
+        names += [f"adapters-{i}" for i in range(max((e.replicas for e in recipe.adapted), default=0))]
         names += [f"reward_model-{i}" for i in range(len(recipe.reward_models))]
         names += [f"judge-{i}" for i in range(len(_judges(recipe)))]
     if recipe.mode != "evaluate":
@@ -118,17 +124,19 @@ def plan(
         ends = kind == "learner" or joins is not None
         arguments = tuple(str(a) for a in _arguments(name, kind, recipe, folder, secrets))
         common = ("--name", name, "--listen", addresses[name], "--trace-file", str(folder / "trace" / f"{name}.jsonl"))
-        runs = "generation" if kind in ("teacher", "judge") else kind
+        runs = RUNS.get(kind, kind)
         run = ["--nats", nats, "--run", recipe.run, *(joins.flags if joins is not None else ())]
         if kind == "gateway":  # where agents find it is where others do
             run += ["--http", f"{addresses[name].rpartition(':')[0]}:0"]
-        shown = (str(each) for each in _credentials(runs, recipe, secrets)) if secrets is not None else ()
+        shown = _credentials(SHOWS.get(kind, kind), recipe, secrets) if secrets is not None else ()
         variables = dict(given(name))
-        variables |= _packages(recipe, os.environ) if kind in ("environment", "coordinator") else {}
-        yield Service(name, addresses[name], (*launcher(runs), *common, *run, *shown, *arguments), ends, variables)
+        variables |= packages_of(recipe, os.environ) if kind in ("environment", "adapters", "coordinator") else {}
+        yield Service(
+            name, addresses[name], (*launcher(runs), *common, *run, *map(str, shown), *arguments), ends, variables
+        )
 
 
-def _packages(recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
+def packages_of(recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
     """Where a service finds the user's own packages: Bazel's launchers make PYTHONPATH anew, with PENSTOCK_PACKAGES at
     its end; elsewhere it is inherited."""
     if recipe.packages.folder is None:
@@ -182,6 +190,8 @@ def _arguments(
             yield from ("--max-running", j.max_running, "--tensor-parallel", j.tensor, "--threads", j.threads)
         case "environment":
             yield from ("--workers", max(e.workers for e in recipe.environments))
+        case "adapters":
+            yield from ("--workers", max(e.workers for e in recipe.adapted), *served(recipe))
         case "reward_model":
             models = list(recipe.reward_models.items())
             reward, m = models[int(name.rpartition("-")[2]) % len(models)]
@@ -198,6 +208,12 @@ def _arguments(
         case "dashboard":
             yield from ("--runs", folder.parent)
             yield from () if secrets is None else ("--key-file", secrets / PAGE_KEY)
+
+
+def served(recipe: Recipe) -> Iterator[str]:
+    """What the adapters' program is told to serve, or to look for."""
+    for each in recipe.adapted:
+        yield from ("--serve", json.dumps({"name": each.name, "settings": each.settings}))
 
 
 def _judges(recipe: Recipe) -> list[tuple[str, Judge]]:

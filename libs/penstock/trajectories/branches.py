@@ -28,6 +28,17 @@ def trained_tokens(t: pb.Trajectory) -> int:
     return sum(each.loss_mask.count(1) for each in contexts(t))
 
 
+def returns(t: pb.Trajectory, discount: float) -> list[float]:
+    """What each context is worth: what it earned and, discounted once for each, what those that began after it did.
+
+    A sample whose contexts earned nothing by themselves has earned its reward in the last of them.
+    """
+    earned = list(t.branch_rewards) or [*[0.0] * len(t.branches), t.reward]
+    for i in reversed(range(len(earned) - 1)):
+        earned[i] += discount * earned[i + 1]
+    return earned
+
+
 def merged(builders: Sequence[TrajectoryBuilder]) -> list[TrajectoryBuilder]:
     """The contexts without those that begin another: what they have drawn is trained there. They keep their order."""
     kept: list[TrajectoryBuilder] = []

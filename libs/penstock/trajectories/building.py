@@ -81,6 +81,11 @@ class TrajectoryBuilder:
         turn = self._turns[-1]
         return self.tokens[turn.start : turn.end]
 
+    def trains(self, tokens: Sequence[int]) -> bool:
+        """Whether it begins with these tokens, the last of which it trains."""
+        end = len(tokens)
+        return bool(tokens) and self.tokens[:end] == list(tokens) and self._mask[end - 1] == 1
+
     def copy(self) -> TrajectoryBuilder:
         """Another that goes on from here by itself."""
         other = TrajectoryBuilder(self.wants_routes)

@@ -72,6 +72,12 @@ def _check_rewards(t: pb.Trajectory) -> None:
             raise TrajectoryError(f"{name(t)}: a component's name has more than {bounds.LONGEST_NAME} characters")
     numbers = {"reward": t.reward} | {f"components[{c.name}].value": c.value for c in t.components}
     numbers |= {f"components[{c.name}].weight": c.weight for c in t.components}
+    numbers |= {f"branch_rewards[{i}]": value for i, value in enumerate(t.branch_rewards)}
+    if t.branch_rewards and len(t.branch_rewards) != len(contexts(t)):
+        raise TrajectoryError(
+            f"{name(t)}: {len(t.branch_rewards)} branch_rewards; there must be one for each of {len(contexts(t))} "
+            "contexts"
+        )
     for field, value in numbers.items():
         if abs(value) > bounds.LARGEST_REWARD:
             raise TrajectoryError(f"{name(t)}: {field} is {value:g}, beyond {bounds.LARGEST_REWARD:g}")

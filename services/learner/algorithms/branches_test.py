@@ -45,6 +45,51 @@ def test_every_context_has_the_samples_advantage() -> None:
     assert [len(list(s.tokens)) for s in made] == [6, 4, 5]  # type: ignore[arg-type]
 
 
+def branched(*rewards: float) -> CompleteGroup:
+    """The group, whose first sample's two contexts earned so much by themselves."""
+    made = group((1.0, [4, 2]), (0.0, [3]))
+    made.usable[0].trajectory.branch_rewards.extend(rewards)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("rewards", "discount", "wanted"),
+    [
+        # Worth 1/2 (a half of what came after it), 1 and 0: mean 1/2.
+        ([], 0.5, [0.0, 0.5, -0.5]),
+        # Worth 1/4 + 1, 1 and 0: mean 3/4.
+        ([0.25, 1.0], 1.0, [0.5, 0.25, -0.75]),
+        # Worth 1/4 + 1/2, 1 and 0: mean 7/12.
+        ([0.25, 1.0], 0.5, [1 / 6, 5 / 12, -7 / 12]),
+        # Worth 1 and 1: one answer, with one vote, as though nobody had said anything.
+        ([0.0, 1.0], 1.0, [0.5, 0.5, -0.5]),
+        # Nobody earned anything but the first: worth -1, 0 and 0.
+        ([-1.0, 0.0], 0.9, [-2 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_contexts_that_are_worth_different_amounts_are_answers_of_their_own(
+    rewards: list[float], discount: float, wanted: list[float]
+) -> None:
+    recipe = recipe_of(algorithm={"advantage": "dr_grpo", "branch_discount": discount})
+    made = AdvantageSamples(recipe).samples([branched(*rewards)])
+    assert [s.signal for s in made] == pytest.approx(wanted)
+    assert [(s.group, s.member) for s in made] == [(0, 0), (0, 0), (0, 1)]
+
+
+def test_lengths_of_such_answers_are_their_own() -> None:
+    """OPO weighs by length: (4 · 1/2 + 2 · 1 + 3 · 0) / 9 = 4/9."""
+    recipe = recipe_of(algorithm={"advantage": "opo", "branch_discount": 0.5})
+    made = AdvantageSamples(recipe).samples([branched()])
+    assert [s.signal for s in made] == pytest.approx([1 / 18, 5 / 9, -4 / 9])
+
+
+def test_normalisation_counts_such_answers_as_the_one_sample_that_they_are() -> None:
+    recipe = recipe_of(algorithm={"branch_discount": 0.5}, normalisation="sequence")
+    batch = Batch.from_samples(AdvantageSamples(recipe).samples([branched()]), "advantage")
+    found = resolve.weights(recipe)(batch)
+    assert found[batch.mask > 0].tolist() == pytest.approx([1 / 12] * 6 + [1 / 6] * 3)
+
+
 def test_lengths_are_of_all_trained_tokens() -> None:
     """OPO weighs by length: (6 · 1 + 3 · 0) / 9 = 2/3."""
     made = AdvantageSamples(recipe_of(algorithm={"advantage": "opo"})).samples([GROUP])

@@ -50,9 +50,9 @@ class Shaping:
             result = result + shaping.overlong_penalty(lengths, self._max_tokens, a.overlong_buffer)
         return result
 
-    def of(self, trajectories: Sequence[pb.Trajectory]) -> Tensor:
-        """float64 [N]: what each is worth."""
-        rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64)
+    def of(self, trajectories: Sequence[pb.Trajectory], given: Sequence[float] | None = None) -> Tensor:
+        """float64 [N]: what each is worth. given: rewards in place of the samples' own."""
+        rewards = torch.tensor([t.reward for t in trajectories] if given is None else given, dtype=torch.float64)
         drawn = torch.tensor([trained_tokens(t) for t in trajectories])
         cut_off = torch.tensor([t.outcome.status == pb.Outcome.STATUS_TRUNCATED for t in trajectories])
         return self.shaped(rewards, drawn, cut_off)

@@ -1,5 +1,7 @@
 """A trajectory of the log as training samples: one for each of its contexts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -9,9 +11,11 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.interface.batch import TrainingSample
 
 
-def sequences(t: pb.Trajectory, group: int, signal: float) -> list[TrainingSample]:
-    """The sample's contexts, which are one answer: each carries the same number."""
-    return [sample(each, group, signal, t.index) for each in contexts(t)]
+def sequences(t: pb.Trajectory, group: int, signals: Sequence[float]) -> list[TrainingSample]:
+    """The sample's contexts, which are one answer where answers are averaged. signals: one for all, or one for each."""
+    every = contexts(t)
+    each_own = list(signals) * (len(every) if len(signals) == 1 else 1)
+    return [sample(each, group, own, t.index) for each, own in zip(every, each_own, strict=True)]
 
 
 def sample(t: Drawn, group: int, signal: float | ArrayLike = 0.0, member: int | None = None) -> TrainingSample:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from penstock.chat import TemplateError
+from penstock.cli.adapters import unadapted
 from penstock.cli.chats import chat_of, ends
 from penstock.cli.drafting import undraftable
 from penstock.cli.foreign import unreachable
@@ -32,7 +33,7 @@ def config(
         resolved = pinned(load(recipe, overrides or []))
     except RecipeError as error:
         raise failed(str(error)) from error
-    if missing := [*check_packages(resolved), *asyncio.run(undraftable(resolved))]:
+    if missing := check_packages(resolved) or asyncio.run(_lacking(resolved)):
         raise failed("\n  ".join([f"{recipe}:", *missing]))
     if check and (away := asyncio.run(unreachable(resolved))):
         raise failed("\n  ".join([f"{recipe}:", *away]))
@@ -75,6 +76,11 @@ def _routes(recipe: Recipe, row: int) -> str:
         f"{_size(step)} of a step on each learner rank's host, and limits.log_bytes has room for {holds:,} samples "
         "(compressed they are about two thirds of it)"
     )
+
+
+async def _lacking(recipe: Recipe) -> list[str]:
+    """What the environments of other programs do not have."""
+    return [*await undraftable(recipe), *await unadapted(recipe)]
 
 
 def _host(held: dict[str, int], has: int | None) -> str:

@@ -1,18 +1,21 @@
 """`penstock env`: packages of a user's own beside those that our locks pin."""
 
 import pathlib
+import subprocess
 from typing import Annotated
 
 import typer
 
 from penstock.packages import Overlay, hosted
 from penstock.packages.installing import InstallFailed, install
+from penstock.supervisor.plan import launcher
 from penstock.system import exits
 from penstock.terminal import console, failed, plain
 
-READERS = ("environment", "coordinator")
-"""The services that import packages of others: rewards and environments, and trackers. They share an environment with
-the command line, and so one folder of packages."""
+READERS = ("environment", "coordinator", "adapters")
+"""The services that import packages of others: rewards and environments, trackers, and environments of other libraries.
+The first two share an environment with the command line, and so one folder of packages; that of the adapters, whose
+packages are those of another environment, serves them alone."""
 DEFAULT_FOLDER = pathlib.Path("packages")
 
 env = typer.Typer(help="Packages of your own: rewards, environments, trackers.", no_args_is_help=True)
@@ -39,6 +42,13 @@ def add(
             "files, which the recipe names by `plugins`"
         )
     overlay = Overlay(to)
+    if service == "adapters":
+        asked = ("--to", str(to.absolute()), "--install", *packages)
+        done = subprocess.run([*launcher("environment_adapters"), *asked], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise failed(f"cannot install {' '.join(packages)}:\n{done.stdout.strip()}", exits.FAILED)
+        console.print(plain(f"a recipe has them by packages.folder={to}"))
+        return
     try:
         install(overlay, packages)
     except InstallFailed as error:

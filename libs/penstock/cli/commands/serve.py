@@ -20,8 +20,10 @@ from penstock.supervisor.plan import launcher, runs_in
 from penstock.system import exits
 from penstock.terminal import failed
 
-SERVICES = tuple(kind for kind in KINDS if kind != "operator")
-NEEDS = {"generation": "vllm", "learner": "torch", "reward_model": "torch"}
+SERVICES = (*(kind for kind in KINDS if kind != "operator"), "environment_adapters")
+PARTS = {"environment_adapters": "adapters"}
+"""What a service is called in a run, where that is another name."""
+NEEDS = {"generation": "vllm", "learner": "torch", "reward_model": "torch", "environment_adapters": "verifiers"}
 """A package that tells the environment of a service from another's."""
 
 
@@ -68,7 +70,8 @@ async def joined_words(service: str, words: list[str]) -> list[str]:
     async with connect(args.join, name=args.name, login=login, within=None) as bus:
         recipe = await recipe_of(bus, RunNames(args.run), folder, [service])
     joining = Joining(args.join, args.run, folder)
-    name = args.name if args.name != service else f"{service}-{joining.place}-{os.getpid()}"
+    part = PARTS.get(service, service)
+    name = args.name if args.name != service else f"{part}-{joining.place}-{os.getpid()}"
     if service in ("coordinator", "learner", "weight_sync", "dashboard"):
         name = args.name
     (planned,) = plan(recipe, folder, args.join, {name: f"{joining.host}:0"}, Joins())

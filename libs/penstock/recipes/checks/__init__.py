@@ -1,5 +1,6 @@
 """Contradictions between a recipe's sections, each as one sentence that names the keys and the nearest way out."""
 
+from penstock.recipes.checks.adapters import check_adapters
 from penstock.recipes.checks.agents import check_agents
 from penstock.recipes.checks.algorithm import check_algorithm
 from penstock.recipes.checks.checkpoints import check_checkpoints
@@ -27,4 +28,5 @@ def check_recipe(recipe: Recipe, *, rows: bool = True) -> list[str]:
 
 def _of_source(recipe: Recipe, rows: bool) -> list[str]:
     found = check_data(recipe, rows=rows)
-    return [*check_unread(recipe), *check_algorithm(recipe), *check_agents(recipe), *found, *check_generation(recipe)]
+    playing = [*check_agents(recipe), *check_adapters(recipe)]
+    return [*check_unread(recipe), *check_algorithm(recipe), *playing, *found, *check_generation(recipe)]

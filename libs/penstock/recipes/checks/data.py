@@ -3,6 +3,7 @@
 import glob
 import os
 
+from penstock.packages.adapters import adapter_of
 from penstock.recipes.checks.paths import model_problems, vocabulary
 from penstock.recipes.checks.rewards import reward_problems
 from penstock.recipes.recipe import Recipe
@@ -12,7 +13,7 @@ def check_data(recipe: Recipe, *, rows: bool = True) -> list[str]:
     """Paths that lead nowhere, and a teacher with another vocabulary. rows: whether data files are looked for."""
     problems = [f"plugins: no file {p!r}" for p in recipe.plugins if p.endswith(".py") and not os.path.isfile(p)]
     for key, path in (("data.train", recipe.data.train), ("data.eval", recipe.data.eval)):
-        if rows and path is not None and not os.path.exists(path) and not glob.glob(path):
+        if rows and path is not None and adapter_of(path) is None and not os.path.exists(path) and not glob.glob(path):
             problems.append(f"{key}: no file {path!r}")
     if recipe.data.bad_rows == "skip" and recipe.data.check != "all":
         problems.append(

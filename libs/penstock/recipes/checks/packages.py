@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.packages import Overlay, hosted
+from penstock.packages.adapters import misspelt
 from penstock.recipes.recipe import Recipe
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb_project": "wandb", "mlflow_experiment": "mlflow"}
@@ -59,10 +60,12 @@ def _hosted(recipe: Recipe, beside: Iterable[pathlib.Path]) -> Iterator[str]:
             continue
         if environment.plays:
             kind, known = ("agent", agents) if environment.agent else ("environment", environments)
-            if environment.address is None and environment.name not in known:
+            if environment.address is None and (words := misspelt(environment.name)) and environment.name not in known:
+                yield f"{start}environment.name: {words}"
+            elif environment.address is None and environment.adapter is None and environment.name not in known:
                 yield _unknown(f"{start}environment.name", kind, environment.name, known)
             continue
-        for j, reward in enumerate(source.rewards()):
+        for j, reward in enumerate(source.rewards() if environment.adapter is None else ()):
             if not reward.is_served and reward.name not in rewards:
                 where = f"environment.rewards[{j}].name" if environment.rewards else "environment.name"
                 yield _unknown(f"{start}{where}", "reward", reward.name, rewards)

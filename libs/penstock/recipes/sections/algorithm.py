@@ -90,6 +90,13 @@ class Algorithm(Section):
         default=1.0, description="factor of the reward, where positive, of an answer that was cut off (stop properly)"
     )
     advantage_clip: float | None = Field(default=None, gt=0, description="largest absolute advantage; off if absent")
+    branch_discount: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="agents whose samples have several contexts: what a reward is worth to the context before the one "
+        "that earned it; 1 gives all of a sample's contexts its reward",
+    )
     router_coefficient: float = Field(
         default=0.0,
         ge=0,

@@ -31,7 +31,10 @@ PROMPT = "{prompt}"
 class Data(Section):
     """What to train on and to measure with: JSON Lines, parquet, or a Hugging Face dataset's directory."""
 
-    train: str = Field(description="training rows: a file, a pattern of parquet files, or a directory")
+    train: str = Field(
+        description="training rows: a file, a pattern of parquet files, or a directory; or the environment's name, "
+        "where its library makes tasks by number, of which limit says how many (10000 if absent)"
+    )
     eval: str | None = Field(default=None, description="held-out rows, likewise")
     prompt: str = Field(
         default=PROMPT,

@@ -1,9 +1,10 @@
 """`environment`: who plays the other side, and which rewards score what the policy does."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from penstock.packages.adapters import Adapter, adapter_of
 from penstock.recipes.sections.base import Fraction, Positive, Section
 
 
@@ -91,7 +92,13 @@ class Reward(Section):
 class Environment(Section):
     """Who plays the other side and who scores."""
 
-    name: str = Field(description="registered environment; for multi_turn it drives the episode")
+    name: str = Field(
+        description="registered environment; for multi_turn it drives the episode. LIBRARY:ID is one of another "
+        "library, such as reasoning_gym:chain_sum"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="what the other library's environment is made with; see docs/agents"
+    )
     multi_turn: bool = Field(
         default=False, description="drive episodes with Reset and Step instead of one prompt, one answer"
     )
@@ -118,6 +125,11 @@ class Environment(Section):
     credentials: Credentials = Field(default_factory=Credentials)
     replicas: Positive = Field(default=1, description="processes of our environment service")
     workers: Positive = Field(default=1, description="worker processes of each environment service")
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The library that its name is of, where our adapters play it."""
+        return adapter_of(self.name) if self.address is None else None
 
     @property
     def plays(self) -> bool:

@@ -76,4 +76,5 @@ async def _outcome(host: AgentHost, task: Task, request: pb.RunRequest) -> pb.Ag
         return pb.AgentOutcome(invalid_reason=text(result.reason) or "the agent gave no reason")
     components = {text(name): value for name, value in result.components.items()}
     answer = None if result.answer is None else text(result.answer)
-    return pb.AgentOutcome(reward=result.value, components=components, answer=answer)
+    rewards = {text(name): value for name, value in result.rewards.items()}
+    return pb.AgentOutcome(reward=result.value, components=components, answer=answer, rewards=rewards)

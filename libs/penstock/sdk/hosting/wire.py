@@ -132,7 +132,8 @@ def messages_from_json(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, 
 def result_to_json(result: Result) -> dict[str, Any]:
     """For a worker process."""
     if isinstance(result, Scored):
-        return {"value": result.value, "components": dict(result.components), "answer": result.answer}
+        scored = {"value": result.value, "components": dict(result.components), "answer": result.answer}
+        return {**scored, "rewards": dict(result.rewards)}
     return {"invalid": result.reason}
 
 
@@ -140,4 +141,6 @@ def result_from_json(fields: Mapping[str, Any]) -> Result:
     """The inverse of `result_to_json`; checked again, since the worker ran somebody's code."""
     if "invalid" in fields:
         return Invalid(str(fields["invalid"]))
-    return as_result(Scored(fields["value"], fields.get("components", {}), fields.get("answer")))
+    return as_result(
+        Scored(fields["value"], fields.get("components", {}), fields.get("answer"), fields.get("rewards", {}))
+    )

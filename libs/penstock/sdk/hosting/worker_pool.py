@@ -37,9 +37,9 @@ class WorkerFailed(Exception):
 class Worker:
     """One process. `generation` counts its replacements: state of an older generation is gone."""
 
-    def __init__(self, name: str, memory: int = 0) -> None:
+    def __init__(self, name: str, memory: int = 0, variables: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._memory = memory
+        self._memory, self._variables = memory, variables or {}
         self.generation = 0
         self._lock = asyncio.Lock()
         self._loaded = set[str]()
@@ -120,6 +120,7 @@ class Worker:
                 ),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(request_read, answer_write),
+                env={**os.environ, **self._variables},
             )
         finally:
             os.close(request_read)
@@ -148,12 +149,20 @@ class Workers:
 
     Args:
         memory: bytes of address space that each may take beyond what its imports take; 0 for any number.
+        variables: of each, beside those of here.
     """
 
-    def __init__(self, count: int = 2, *, name: str = "worker", memory: int = MEMORY) -> None:
+    def __init__(
+        self,
+        count: int = 2,
+        *,
+        name: str = "worker",
+        memory: int = MEMORY,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         if count < 1:
             raise ValueError(f"{count} workers: at least 1")
-        self.all = [Worker(f"{name}-{number}", memory) for number in range(count)]
+        self.all = [Worker(f"{name}-{number}", memory, variables) for number in range(count)]
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         for worker in self.all:
             self._idle.put_nowait(worker)

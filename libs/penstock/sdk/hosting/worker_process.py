@@ -10,6 +10,7 @@ asks for more gets a MemoryError, which fails its item, before the kernel kills 
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import inspect
 import json
@@ -34,20 +35,23 @@ from penstock.sdk.samples import as_result
 from penstock.system.parent_death import die_with_parent
 
 
+@functools.cache
 def resolve(target: str) -> Any:
-    """The object that `package.module:name` names.
+    """The object that `package.module:name` names, or what it makes of the arguments of `package.module:name({...})`,
+    which are JSON.
 
     Raises:
         ValueError: the text has another form.
         ImportError, AttributeError: there is no such object.
     """
-    module, separator, name = target.partition(":")
-    if not separator:
+    named, bracket, arguments = target.partition("(")
+    module, separator, name = named.partition(":")
+    if not separator or (bracket and not arguments.endswith(")")):
         raise ValueError(f"{target!r}: write package.module:name")
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
-    return found
+    return found(**json.loads(arguments[:-1])) if bracket else found
 
 
 class Requests:
