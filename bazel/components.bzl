@@ -108,6 +108,7 @@ OTHERS = {
     "examples/agents_of_others": "adapters",
     "examples/node_reward": "light",
     "examples/verifiers_sorting": "adapters",
+    "tests/agents": "adapters",
     "tests/bench": "learner",
     "tests/chaos": "light",
     "tests/e2e": "light",

@@ -1,6 +1,6 @@
 """What the warm-ups of the proofs imitate: an agent's own conversations with a policy that knows the answers.
 
-    python -m tests.walks.demonstrations smolagents FOLDER      writes FOLDER/sft.jsonl, train.jsonl, eval.jsonl
+    ./bazelw run //tests/agents:demonstrations -- smolagents FOLDER     writes sft.jsonl, train.jsonl, eval.jsonl
 
 The same agent is run that is trained afterwards, against a server that answers as a good policy would; what it was
 asked and said becomes a demonstration, its text as the policy draws it. Some are wrong: there is something to learn.
@@ -12,17 +12,19 @@ import asyncio
 import json
 import pathlib
 import random
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from penstock.sdk.agents import Endpoint, Task
-from services.environment_adapters.policy_testing import serving
 
 QUESTIONS, MEASURED, WRONG = 900, 128, 0.35
 NAME = "reasoning_gym:chain_sum"
@@ -75,6 +77,19 @@ class Teacher:
 
 def _text(content: Any) -> str:
     return content or "" if not isinstance(content, list) else "".join(part["text"] for part in content)
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    """The URL of an application for the block."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        running = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await running
 
 
 async def of_agent(name: str) -> list[dict[str, Any]]:
