@@ -20,7 +20,7 @@ from penstock.trajectories import decode
 from tests.chaos.elastic import recipe
 from tests.chaos.one_run import DISK, RUN, Disturbed
 
-SECONDS, RUNNING, MANY = 0.02, 4, 4
+SECONDS, RUNNING, MANY = 0.02, 2, 4
 WINDOW = 30.0
 """Seconds of each phase that are counted."""
 
