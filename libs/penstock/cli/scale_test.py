@@ -11,7 +11,7 @@ from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.cli.commands.scale import there
 from penstock.cli.commands.serve import joined_words
-from penstock.cli.joining import FIRST, Joining, recipe_of
+from penstock.cli.joining import FIRST, Joining, _needs_weights, recipe_of
 from penstock.cli.making import make_run
 from penstock.membership import Member, MemberState, View
 from penstock.recipes import Recipe, RecipeError, resolve
@@ -67,7 +67,7 @@ async def test_whoever_joins_finds_the_recipe_in_the_run_and_needs_no_rows(
         await joined_words("rollout", ["--join", nats.url])
 
 
-async def test_a_host_without_the_model_has_its_tokenizer_from_the_run_and_starts_no_engine(
+async def test_a_host_without_the_model_has_its_tokenizer_from_the_run_and_starts_no_learner(
     bus: Bus, recipe: Recipe, tmp_path: pathlib.Path
 ) -> None:
     await make_run(bus, recipe)
@@ -75,11 +75,30 @@ async def test_a_host_without_the_model_has_its_tokenizer_from_the_run_and_start
     found = await recipe_of(bus, RunNames("r1"), tmp_path / "here", ["rollout"])
     assert found.model.path == str(tmp_path / "here" / "model")
     assert ChatTokenizer(found.model.path).text([3]) == ChatTokenizer(tmp_path / "elsewhere").text([3])
-    with pytest.raises(RecipeError, match="model.path: no directory .*model' here, and generation needs the weights"):
-        await recipe_of(bus, RunNames("r1"), tmp_path / "there", ["generation", "rollout"])
+    assert await recipe_of(bus, RunNames("r1"), tmp_path / "engines", ["generation", "rollout"]), "they fetch a version"
+    with pytest.raises(RecipeError, match="model.path: no directory .*model' here, and learner needs its weights: tr"):
+        await recipe_of(bus, RunNames("r1"), tmp_path / "there", ["learner", "rollout"])
     await Bucket(bus, RunNames("r1")).put(RunNames("r1").model_key, b"\x00no archive")
     with pytest.raises(RecipeError, match="model bundle cannot be read"):
         await recipe_of(bus, RunNames("r1"), tmp_path / "bad", ["rollout"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"learner": {"lora": {"publish": "adapters"}}},
+            "learner.lora.publish=adapters publishes changes of them alone",
+        ),
+        ({"mode": "evaluate"}, "nobody publishes them where mode is 'evaluate'"),
+        ({"generation": {"speculative": {"method": "mtp"}}}, "drafts with a part of them that is not trained"),
+    ],
+)
+def test_engines_of_some_runs_need_the_weights(recipe: Recipe, changes: dict[str, Any], why: str) -> None:
+    said = recipe.model_dump()
+    merged = {key: {**said[key], **value} if isinstance(value, dict) else value for key, value in changes.items()}
+    assert why in _needs_weights(Recipe.model_validate({**said, **merged}), "generation")
+    assert not _needs_weights(recipe, "generation") and not _needs_weights(recipe, "rollout")
 
 
 async def test_making_a_run_again_says_that_it_goes_on(bus: Bus, recipe: Recipe) -> None:
