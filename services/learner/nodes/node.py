@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from penstock.bus import Bucket, BusError, KeyConflict
+from penstock.bus import Bucket, BusError
 from penstock.membership import GONE_SECONDS
 from penstock.process import Process
 from penstock.system import exits
@@ -107,13 +107,16 @@ class NodeLife:
                 with waiting(f"a node of the learner to be lost: {who} are all it has", on="the run", deadline=None):
                     await self._pause()
                 continue
-            stored = await self._bucket.last(self._names.learner_node_key(rank))
             try:  # fenced by what was seen: another may claim it too
+                stored = await self._bucket.last(self._names.learner_node_key(rank))
+                if stored is not None and stored.value and Node.of(stored.value) != held.get(rank):
+                    continue
                 revision = stored.revision if stored is not None else 0
                 await self._bucket.update(self._names.learner_node_key(rank), self._own.value(), revision)
                 self._rank = rank
-            except KeyConflict:
-                continue
+            except BusError as error:
+                logger.info("claiming a number again: %s", error)
+                await self._pause()
         logger.info("node %d of %d of the learner", self._rank, self._count)
         await self._tell()
 
@@ -127,7 +130,10 @@ class NodeLife:
             port = listener.getsockname()[1]
             host = f"[{self._host}]" if ":" in self._host else self._host
             group = Group(before.incarnation + 1, State.MEETING, f"{host}:{port}", uuid.uuid4().hex, self._own.host)
-            await asyncio.to_thread(shared.leave_mark, self._checkpoints, group.mark)
+            try:
+                await asyncio.to_thread(shared.leave_mark, self._checkpoints, group.mark)
+            except OSError as error:
+                raise NodeRefused(f"the learner's folder cannot be written: {error}") from error
             await self._decide(group)
             await self._until_met(group)
             await self._decide(replace(group, state=State.RUNNING))
@@ -186,7 +192,7 @@ class NodeLife:
             return ended(await self._nodes(), group.incarnation)
 
     async def _decide(self, group: Group) -> None:
-        await self._bucket.put(self._names.learner_group_key, group.value())
+        await self._say(self._names.learner_group_key, group.value())
 
     # ---- the others
 
@@ -239,9 +245,19 @@ class NodeLife:
     async def _tell(self, **changes: object) -> None:
         """Says something of this node."""
         self._own = replace(self._own, **changes)  # type: ignore[arg-type]
-        await self._bucket.put(self._names.learner_node_key(self._rank), self._own.value())
+        await self._say(self._names.learner_node_key(self._rank), self._own.value())
 
     # ---- both
+
+    async def _say(self, key: str, value: bytes) -> None:
+        """Writes a word of this node's own, however long NATS is away."""
+        while True:
+            try:
+                await self._bucket.put(key, value)
+                return
+            except BusError as error:
+                logger.info("saying it again: %s", error)
+                await asyncio.sleep(LOOK_SECONDS)
 
     async def _first(self, ranks: Ranks, other: Coroutine[Any, Any, Words]) -> Words:
         """How this node's ranks ended, or what came first."""

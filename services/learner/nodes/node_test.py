@@ -141,6 +141,18 @@ async def test_a_launcher_that_is_killed_is_a_group_that_ends(nodes: Nodes) -> N
         await nodes.until(State.RUNNING, 3)
 
 
+async def test_a_nats_that_is_away_is_waited_for(nodes: Nodes) -> None:
+    async with nodes.node("a"), nodes.node("b"):
+        await nodes.began(2)
+        await nodes.until(State.RUNNING, 1)
+        await nodes.nats.kill()
+        nodes.end(1, exits.FAILED, "rank 1 was killed", 2)
+        await asyncio.sleep(1.0)  # time in which nothing can be said
+        await nodes.nats.start()
+        await nodes.began(4)
+        await nodes.until(State.RUNNING, 2)
+
+
 async def test_nodes_that_do_not_share_a_folder_are_refused_in_one_sentence(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
