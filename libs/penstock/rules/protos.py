@@ -32,10 +32,15 @@ class Violation:
 
 
 def violations(message: Message) -> list[Violation]:
-    """The fields that break their rules."""
+    """The fields that break their rules. A rule that cannot be worked out for a message (its numbers overflow) is
+    broken by it."""
+    try:
+        broken = _VALIDATOR.collect_violations(message)
+    except protovalidate.EvaluationError as error:
+        return [Violation("", str(error), "penstock.evaluation")]
     found = [
         Violation(_path(each.proto.field.elements if each.proto.field else ()), each.proto.message, each.proto.rule_id)
-        for each in _VALIDATOR.collect_violations(message)
+        for each in broken
     ]
     return [*found, *_out_of_range(message, "")]
 
