@@ -1,5 +1,6 @@
 """What breaks the rules of the protos is said, whatever is in a message, and never raised."""
 
+import protovalidate
 import pytest
 
 from penstock.rules import protos
@@ -17,7 +18,7 @@ def test_numbers_that_are_too_large_for_a_rule_break_it() -> None:
 def test_a_rule_that_cannot_be_worked_out_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     class Overflowing:
         def collect_violations(self, message: object) -> list[object]:
-            raise protos.protovalidate.EvaluationError("error evaluating routes.gaps: unsigned integer overflow")
+            raise protovalidate.EvaluationError("error evaluating routes.gaps: unsigned integer overflow")
 
     monkeypatch.setattr(protos, "_VALIDATOR", Overflowing())
     (broken,) = violations(pb.Routes())
