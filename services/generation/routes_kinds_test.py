@@ -15,9 +15,9 @@ NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3,
 @pytest.mark.parametrize("kind", [{"speculative": NGRAM}, {"tensor_parallel": 2}], ids=["drafts", "ranks"])
 async def test_rows_are_those_of_transformers(kind: dict[str, Any], tmp_path: pathlib.Path) -> None:
     model = mixture(tmp_path / "mixture")
-    settings = EngineSettings(str(model), max_context=256, max_running=16, routes=True, **kind)
-    Engine.prepare(settings)
-    started = await Engine.start(settings, PolicyVersion())
+    started = await Engine.start(
+        EngineSettings(str(model), max_context=256, max_running=16, routes=True, **kind), PolicyVersion()
+    )
     try:
         await several(started, model, "k")
     finally:
