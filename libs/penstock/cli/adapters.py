@@ -33,8 +33,10 @@ async def unadapted(recipe: Recipe) -> list[str]:
         process.kill()
         await process.wait()
         return [f"environment.name: the adapters did not say within {SECONDS:g} s whether they have it"]
+    if process.returncode == 0:
+        return []  # what a library prints by itself is no problem
     lines = said.decode(errors="replace").splitlines()
-    if process.returncode and not lines:
+    if not lines:
         why = errors.decode(errors="replace").strip().rpartition("\n")[2]
         return [f"environment.name: the adapters' program cannot be run here: {why}"]
     return [f"environment.name: {line}" for line in lines]

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from penstock.recipes import Recipe
-from penstock.supervisor.plan import RUNS
+from penstock.supervisor.plan import RUNS, SHOWS
 
 GRPC, METRICS, PAGE, HTTP, NATS, MONITOR = 7000, 9400, 8080, 8000, 4222, 8222
 """Ports of every pod that has them."""
@@ -56,7 +56,7 @@ def object_name(kind: str) -> str:
 
 def login_of(kind: str) -> str:
     """The Secret with what a kind shows to NATS."""
-    return f"nats-{object_name('generation' if kind in ('teacher', 'judge') else kind)}"
+    return f"nats-{object_name(SHOWS.get(kind, kind))}"
 
 
 def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: bool = False) -> dict[str, Any]:

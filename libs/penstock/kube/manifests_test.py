@@ -12,7 +12,7 @@ import yaml
 from penstock.access import KINDS, METHODS, Login, subjects_of
 from penstock.bus import RunNames, User, find_nats_server
 from penstock.kube import Place, components, manifests, written
-from penstock.kube.containers import GRPC, HTTP, METRICS
+from penstock.kube.containers import GRPC, HTTP, METRICS, login_of
 from penstock.kube.manifests import SERVES, callers_of
 from penstock.process import flags
 from penstock.recipes import Recipe, resolve
@@ -169,6 +169,11 @@ def test_a_real_nats_takes_its_configuration(files: dict[str, list[dict[str, Any
     (tmp_path / "nats.conf").write_text(text.replace("/store", str(tmp_path)))
     told = subprocess.run([str(find_nats_server()), "-t", "-c", str(tmp_path / "nats.conf")], capture_output=True)
     assert told.returncode == 0, told.stderr
+
+
+@pytest.mark.parametrize("kind", ["adapters", "teacher", "judge", "environment", "learner"])
+def test_every_kind_has_a_login_that_is_made(kind: str) -> None:
+    assert login_of(kind) in {login_of(user) for user in USERS}
 
 
 def test_counts_and_devices_are_the_recipes(recipe: Recipe) -> None:
