@@ -84,7 +84,7 @@ class Process:
             announcing = [group.create_task(each) for each in self._taking_part(ready)]
             await self.server.until_stopped()
             await self._drained(tasks if gives_back else [])
-            for task in (*tasks, *announcing):
+            for task in (*announcing, *(() if gives_back else tasks)):  # cancelled twice it could not end in peace
                 task.cancel()
 
     def _taking_part(self, ready: Callable[[], Awaitable[None]] | None) -> list[Coroutine[Any, Any, None]]:

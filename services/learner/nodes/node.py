@@ -15,27 +15,39 @@ import pathlib
 import platform
 import socket
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from penstock.bus import Bucket, BusError
 from penstock.membership import GONE_SECONDS
 from penstock.process import Process
 from penstock.system import exits
 from penstock.telemetry.waits import waiting
 from services.learner.nodes import shared
+from services.learner.nodes.board import LOOK_SECONDS, Board, Overtaken
 from services.learner.nodes.claims import free
 from services.learner.nodes.ranks import Ranks, again
-from services.learner.nodes.standing import Group, Node, State, Words, cause, ended, gone, missing, named, refusal
+from services.learner.nodes.standing import (
+    KNOWN,
+    Group,
+    Node,
+    State,
+    Words,
+    cause,
+    ended,
+    gone,
+    missing,
+    named,
+    refusal,
+)
 from services.learner.ranks.meeting import Meeting
 
 logger = logging.getLogger(__name__)
 KIND = "learner_node"
 """As members of the run have it."""
-LOOK_SECONDS = 0.5
-SAID_SECONDS = 3.0
-"""How long node 0 hears the others out before it says why a group ended."""
+SAID_SECONDS = 15.0
+"""How long node 0 hears the others out before it says why a group ended: longer than a launcher takes to end its ranks,
+before which it says nothing."""
 SHORT_SECONDS, SHORT_LIVES = 20.0, 5
 """So many groups in a row that did not live longer end the learner."""
 
@@ -66,7 +78,7 @@ class NodeLife:
         self._process, self._part, self._command = process, process.joined, command
         self._count, self._checkpoints, self._rejoin, self._host = count, checkpoints, rejoin_seconds, host
         self._rank = rank if rank is not None else -1
-        self._bucket, self._names = Bucket(self._part.bus, self._part.names), self._part.names
+        self._board = Board(self._part.bus, self._part.names, count)
         self._own = Node(process.name, platform.node())
         self._short, self._ends = 0, ends
         self._met = asyncio.Event()
@@ -84,7 +96,10 @@ class NodeLife:
                 if not again(words.code):
                     break
                 logger.warning("the learner's ranks ended: %s; its nodes meet again", words.text)
-        except NodeRefused as refused:
+        except asyncio.CancelledError:  # it was asked to end, and the learner is not done
+            self._process.code = exits.FAILED
+            raise
+        except (NodeRefused, Overtaken) as refused:
             words = Words(str(refused), exits.BAD_INPUT, 0)
         except RunIsOver:
             over = self._part.watcher.over
@@ -98,7 +113,7 @@ class NodeLife:
         """Takes a number, or keeps the one it is told."""
         known = asyncio.get_running_loop().time() + GONE_SECONDS  # who is alive is heard by then
         while self._rank < 0:
-            held, alive = await self._nodes(0), self._alive()
+            held, alive = await self._board.nodes(0), self._alive()
             if asyncio.get_running_loop().time() < known:
                 alive |= {node.instance for node in held.values()}
             rank = free(held, self._count, self._own.instance, alive)
@@ -106,17 +121,8 @@ class NodeLife:
                 who = ", ".join(node.instance for node in held.values())
                 with waiting(f"a node of the learner to be lost: {who} are all it has", on="the run", deadline=None):
                     await self._pause()
-                continue
-            try:  # fenced by what was seen: another may claim it too
-                stored = await self._bucket.last(self._names.learner_node_key(rank))
-                if stored is not None and stored.value and Node.of(stored.value) != held.get(rank):
-                    continue
-                revision = stored.revision if stored is not None else 0
-                await self._bucket.update(self._names.learner_node_key(rank), self._own.value(), revision)
+            elif await self._board.claim(rank, self._own, held.get(rank)):
                 self._rank = rank
-            except BusError as error:
-                logger.info("claiming a number again: %s", error)
-                await self._pause()
         logger.info("node %d of %d of the learner", self._rank, self._count)
         await self._tell()
 
@@ -124,8 +130,11 @@ class NodeLife:
 
     async def _leading(self) -> Words:
         """One incarnation, from its meeting to its end."""
-        before = await self._group()
-        listener = socket.create_server((self._host, 0), family=_family(self._host), backlog=1024)
+        before = await self._board.take()
+        try:
+            listener = socket.create_server((self._host, 0), family=_family(self._host), backlog=1024)
+        except OSError as error:
+            raise NodeRefused(f"node 0 of the learner cannot listen on {self._host}: {error}") from error
         try:
             port = listener.getsockname()[1]
             host = f"[{self._host}]" if ":" in self._host else self._host
@@ -134,16 +143,16 @@ class NodeLife:
                 await asyncio.to_thread(shared.leave_mark, self._checkpoints, group.mark)
             except OSError as error:
                 raise NodeRefused(f"the learner's folder cannot be written: {error}") from error
-            await self._decide(group)
+            await self._board.decide(group)
             await self._until_met(group)
-            await self._decide(replace(group, state=State.RUNNING))
+            await self._board.decide(replace(group, state=State.RUNNING))
             self._met.set()
             ranks = await Ranks.start(self._command, self._meeting(group), listener.fileno())
         finally:
             listener.close()
         began = asyncio.get_running_loop().time()
         try:
-            words = await self._first(ranks, self._lost(group))
+            words = await _first(ranks, self._lost(group))
         finally:
             await ranks.stop()
         lived = asyncio.get_running_loop().time() - began
@@ -153,20 +162,20 @@ class NodeLife:
             if self._short >= SHORT_LIVES:
                 words = Words(f"{self._short} times in a row: {words.text}", exits.BAD_INPUT, 0)
         state = State.DONE if words.code == exits.DONE else State.ENDED
-        await self._decide(replace(group, state=state, reason=words.text, code=words.code))
+        await self._board.decide(replace(group, state=state, reason=words.text, code=words.code))
         return words
 
     async def _until_met(self, group: Group) -> None:
         """Waits, listed by their names, for the other nodes. Raises NodeRefused."""
         lacking = list(range(1, self._count))
         while lacking:
-            nodes, awaited = await self._nodes(), lacking
+            nodes, awaited = await self._board.nodes(), lacking
             with waiting(named(awaited, nodes), on=KIND, deadline=self._rejoin):
                 while lacking == awaited:
-                    nodes = await self._nodes()
+                    nodes = await self._board.nodes()
                     lacking = missing(nodes, self._count, group.incarnation, self._alive())
-                    if why := refusal(nodes, self._alive()):
-                        await self._decide(replace(group, state=State.ENDED, reason=why, code=exits.BAD_INPUT))
+                    if why := refusal(nodes, group.incarnation, self._alive()):
+                        await self._board.decide(replace(group, state=State.ENDED, reason=why, code=exits.BAD_INPUT))
                         raise NodeRefused(why)
                     if lacking == awaited:
                         await self._pause()
@@ -174,25 +183,22 @@ class NodeLife:
     async def _lost(self, group: Group) -> Words:
         """Waits until another node says that its ranks have ended, or is not heard any more."""
         while True:
-            nodes = await self._nodes()
+            nodes = await self._board.nodes()
             if said := ended(nodes, group.incarnation):
                 return cause(said)
             if why := gone(nodes, group.incarnation, self._alive()):
                 return Words(why, exits.FAILED, 1)
-            await asyncio.sleep(LOOK_SECONDS)
+            await _moment()
 
     async def _heard_out(self, group: Group, words: Words) -> list[Words]:
-        """What the others say of an end, if they do so soon."""
-        try:
-            async with asyncio.timeout(SAID_SECONDS if words.weight > 0 else 0.0):
-                while len(said := ended(await self._nodes(), group.incarnation)) < self._count - 1:
-                    await asyncio.sleep(LOOK_SECONDS)
-                return said
-        except TimeoutError:
-            return ended(await self._nodes(), group.incarnation)
-
-    async def _decide(self, group: Group) -> None:
-        await self._say(self._names.learner_group_key, group.value())
+        """What the others say of an end; where this node's word may be a consequence alone, for some seconds."""
+        until = asyncio.get_running_loop().time() + (0.0 if words.weight <= KNOWN else SAID_SECONDS)
+        with waiting("what other nodes of the learner say of the end", on=KIND, deadline=SAID_SECONDS):
+            while len(said := ended(await self._board.nodes(), group.incarnation)) < self._count - 1:
+                if asyncio.get_running_loop().time() >= until:
+                    break
+                await _moment()
+        return said
 
     # ---- the others
 
@@ -200,79 +206,59 @@ class NodeLife:
         """One incarnation, from its meeting to its end, as this node has it."""
         group = await self._until_called()
         if not await asyncio.to_thread(shared.find_mark, self._checkpoints, group.mark):
+            if (now := await self._board.group()) != group:
+                return _as_said(now)  # its node 0 was replaced, and the mark with it
             why = (
                 f"node {self._rank} of the learner (on {self._own.host}) does not see what node 0 (on {group.host}) "
                 f"writes in {self._checkpoints.absolute()}: its nodes must share that folder"
             )
-            await self._tell(refused=why)
+            await self._tell(met=group.incarnation, refused=why)
             raise NodeRefused(why)
         await self._tell(met=group.incarnation)
         with waiting(f"node 0 of the learner (on {group.host}) to begin", on=KIND, deadline=self._rejoin):
-            now = await self._until_other(group)
+            now = await self._until_other(group, self._pause)
         if (now.incarnation, now.state) != (group.incarnation, State.RUNNING):
             return _as_said(now)
         self._met.set()
         ranks = await Ranks.start(self._command, self._meeting(group))
         try:
-            words = await self._first(ranks, self._called_off(now))
+            words = await _first(ranks, self._called_off(now))
         finally:
             await ranks.stop()
-        if not again(words.code) and words.code != exits.DONE:
-            await self._tell(ended=group.incarnation, words=words)
-            return words
         if words.code != exits.DONE:
             await self._tell(ended=group.incarnation, words=words)
+            if not again(words.code):
+                return words
         with waiting("what node 0 of the learner says of the end", on=KIND, deadline=self._rejoin):
-            return _as_said(await self._until_other(now))
+            return _as_said(await self._until_other(now, self._pause))
 
     async def _until_called(self) -> Group:
         """Waits until node 0 calls for an incarnation of which this one has not been."""
         with waiting("node 0 of the learner", on=KIND, deadline=self._rejoin):
-            while (group := await self._group()).state != State.MEETING or group.incarnation <= self._own.met:
+            while (group := await self._board.group()).state != State.MEETING or group.incarnation <= self._own.met:
                 await self._pause()
         return group
 
-    async def _until_other(self, group: Group) -> Group:
-        """Waits until node 0 says something else than this of the group."""
-        while (now := await self._group()) == group:
-            await asyncio.sleep(LOOK_SECONDS)  # it answers nobody, and its user hears no key but the members'
+    async def _until_other(self, group: Group, pause: Callable[[], Awaitable[None]]) -> Group:
+        """Waits until node 0 says something else than this of the group. Raises what `pause` does."""
+        while (now := await self._board.group()) == group:
+            await pause()
         return now
 
     async def _called_off(self, group: Group) -> Words:
         """Waits until node 0 says that an incarnation is over, or another has begun."""
-        return _as_said(await self._until_other(group))
+        return _as_said(await self._until_other(group, _moment))
 
     async def _tell(self, **changes: object) -> None:
         """Says something of this node."""
         self._own = replace(self._own, **changes)  # type: ignore[arg-type]
-        await self._say(self._names.learner_node_key(self._rank), self._own.value())
+        await self._board.tell(self._rank, self._own)
 
     # ---- both
 
-    async def _say(self, key: str, value: bytes) -> None:
-        """Writes a word of this node's own, however long NATS is away."""
-        while True:
-            try:
-                await self._bucket.put(key, value)
-                return
-            except BusError as error:
-                logger.info("saying it again: %s", error)
-                await asyncio.sleep(LOOK_SECONDS)
-
-    async def _first(self, ranks: Ranks, other: Coroutine[Any, Any, Words]) -> Words:
-        """How this node's ranks ended, or what came first."""
-        own, elsewhere = asyncio.create_task(ranks.ended()), asyncio.create_task(other)
-        try:
-            await asyncio.wait({own, elsewhere}, return_when=asyncio.FIRST_COMPLETED)
-            return own.result() if own.done() else elsewhere.result()
-        finally:
-            for task in (own, elsewhere):
-                task.cancel()
-            await asyncio.gather(own, elsewhere, return_exceptions=True)
-
     async def _pause(self) -> None:
         """A moment of what is awaited before ranks run. Raises RunIsOver."""
-        await asyncio.sleep(LOOK_SECONDS)
+        await _moment()
         if self._ends and self._part.watcher.over:
             raise RunIsOver
 
@@ -283,29 +269,23 @@ class NodeLife:
         """Instances that are heard."""
         return frozenset(member.instance for member in self._part.watcher.view.of(KIND))
 
-    async def _group(self) -> Group:
-        """Node 0's last word; none of an incarnation where there is none, or it cannot be had now."""
-        while True:
-            try:
-                held = await self._bucket.get(self._names.learner_group_key)
-                return Group.of(held.value) if held is not None else Group()
-            except BusError as error:
-                logger.info("asking for the learner's group again: %s", error)
-                await asyncio.sleep(LOOK_SECONDS)
 
-    async def _nodes(self, first: int = 1) -> Mapping[int, Node]:
-        """The words of the nodes from `first` on, by number."""
-        while True:
-            try:
-                found = {}
-                for rank in range(first, self._count):
-                    held = await self._bucket.get(self._names.learner_node_key(rank))
-                    if held is not None:
-                        found[rank] = Node.of(held.value)
-                return found
-            except BusError as error:
-                logger.info("asking for the learner's nodes again: %s", error)
-                await asyncio.sleep(LOOK_SECONDS)
+async def _first(ranks: Ranks, other: Coroutine[Any, Any, Words]) -> Words:
+    """How this node's ranks ended, or what came first elsewhere."""
+    own, elsewhere = asyncio.create_task(ranks.ended()), asyncio.create_task(other)
+    try:
+        with waiting("the end of the learner's ranks", on="learner", deadline=None, idle=True):
+            await asyncio.wait({own, elsewhere}, return_when=asyncio.FIRST_COMPLETED)
+        return own.result() if own.done() else elsewhere.result()
+    finally:
+        for task in (own, elsewhere):
+            task.cancel()
+        await asyncio.gather(own, elsewhere, return_exceptions=True)
+
+
+async def _moment() -> None:
+    """Until it is worth looking again: nobody announces a key of the bucket."""
+    await asyncio.sleep(LOOK_SECONDS)
 
 
 def _as_said(group: Group) -> Words:

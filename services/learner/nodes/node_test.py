@@ -19,8 +19,9 @@ from penstock.rpc import Security, Server
 from penstock.system import exits
 from penstock.telemetry import waits
 from services.learner.nodes import shared
+from services.learner.nodes.board import Board, Overtaken
 from services.learner.nodes.node import KIND, NodeLife
-from services.learner.nodes.standing import Group, State
+from services.learner.nodes.standing import Group, Node, State
 
 
 class Nodes:
@@ -55,7 +56,7 @@ class Nodes:
         """Waits for so many lives of launchers; all of them: node, process, place."""
         path = self.folder / "began"
         async with asyncio.timeout(60):
-            while not path.is_file() or len(lines := path.read_text().splitlines()) < lives:
+            while not path.is_file() or len(lines := _lives(path)) < lives:
                 await asyncio.sleep(0.05)  # a file announces nothing
         return [(int(rank), int(pid), place) for rank, pid, place in map(str.split, lines)]
 
@@ -74,6 +75,10 @@ class Nodes:
             while (now := await self.group()).state != state or now.incarnation != incarnation:
                 await asyncio.sleep(0.05)
         return now
+
+
+def _lives(path: pathlib.Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if not line.startswith("#")]
 
 
 @pytest.fixture
@@ -156,7 +161,6 @@ async def test_a_nats_that_is_away_is_waited_for(nodes: Nodes) -> None:
 async def test_nodes_that_do_not_share_a_folder_are_refused_in_one_sentence(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "SEEN_SECONDS", 0.5)
     monkeypatch.setattr(shared.find_mark, "__defaults__", (0.5,))
     async with nodes.node("a") as (first, _), nodes.node("b", checkpoints="other") as (second, _):
         async with asyncio.timeout(30):
@@ -164,6 +168,58 @@ async def test_nodes_that_do_not_share_a_folder_are_refused_in_one_sentence(
         assert (first.code, second.code) == (exits.BAD_INPUT, exits.BAD_INPUT)
         assert "its nodes must share that folder" in (await nodes.group()).reason
     assert not (nodes.folder / "began").exists(), "nothing half started"
+
+
+async def test_a_run_that_is_over_is_met_for_no_more_by_anybody(nodes: Nodes) -> None:
+    """Three are to meet, and two are there."""
+    async with nodes.node("a", 3) as (first, _), nodes.node("b", 3) as (second, _):
+        async with asyncio.timeout(30):
+            while (held := await nodes.bucket.get(nodes.names.learner_node_key(1))) is None or not Node.of(
+                held.value
+            ).met:
+                await asyncio.sleep(0.05)
+        await nodes.bucket.put(nodes.names.over_key, b"done")
+        async with asyncio.timeout(30):
+            await asyncio.gather(first.server.until_stopped(), second.server.until_stopped())
+        assert (first.code, second.code) == (exits.DONE, exits.DONE)
+
+
+async def test_a_meeting_of_an_earlier_life_is_none_to_look_for_a_mark_of(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node 0 died while it met, and another one comes when somebody looks already."""
+    monkeypatch.setattr(shared.find_mark, "__defaults__", (4.0,))
+    stale = Group(7, State.MEETING, "127.0.0.1:1", "a mark that is not there", "gone")
+    await nodes.bucket.put(nodes.names.learner_group_key, stale.value())
+    async with nodes.node("b", rank=1):
+        await asyncio.sleep(1.0)  # it looks
+        async with nodes.node("a", rank=0):
+            assert {rank for rank, _, _ in await nodes.began(2)} == {0, 1}
+            await nodes.until(State.RUNNING, 8)
+
+
+async def test_a_node_that_is_asked_to_end_is_not_done(nodes: Nodes) -> None:
+    async with nodes.node("a") as (first, living), nodes.node("b"):
+        lives = await nodes.began(2)
+        first.server.stop()  # as SIGTERM does
+        await asyncio.wait_for(living, 30)
+        assert first.code == exits.FAILED
+        (pid,) = (pid for rank, pid, _ in lives if rank == 0)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        assert "asked to end" in (nodes.folder / "began").read_text(), "it had the time to end well"
+
+
+async def test_a_node_0_that_was_replaced_decides_nothing_more(nodes: Nodes, bus: Bus) -> None:
+    former, later = Board(bus, nodes.names, 2), Board(bus, nodes.names, 2)
+    await former.take()
+    await former.decide(Group(1, State.MEETING))
+    assert (await later.take()).incarnation == 1
+    await later.decide(Group(2, State.MEETING))
+    with pytest.raises(Overtaken, match="another process is node 0"):
+        await former.decide(Group(1, State.ENDED))
+    await later.decide(Group(2, State.RUNNING))
+    assert (await nodes.group()) == Group(2, State.RUNNING)
 
 
 async def test_a_run_that_is_over_is_met_for_no_more(nodes: Nodes) -> None:

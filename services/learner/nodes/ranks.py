@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 
 from penstock.system import exits
 from penstock.system.parent_death import mortal
-from services.learner.nodes.standing import Words
+from services.learner.nodes.standing import KNOWN, Words
 from services.learner.ranks.meeting import Meeting
 
 GRACE_SECONDS = 20.0
@@ -47,7 +47,8 @@ class Ranks:
             return Words(str(found["text"]), code, int(found["weight"]))
         except (OSError, ValueError, KeyError):
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            return Words(f"the launcher of its ranks (process {self._process.pid}) {how}", code, 3)
+            weight = KNOWN if code < 0 else KNOWN + 1
+            return Words(f"the launcher of its ranks (process {self._process.pid}) {how}", code, weight)
 
     async def stop(self) -> None:
         """Ends the ranks, with the time to end well."""

@@ -9,6 +9,7 @@ FOLDER/end-RANK   how the launcher of that node is to end: {"code": ..., "text":
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 
@@ -18,6 +19,14 @@ from services.learner.ranks.meeting import Meeting
 def main(folder: pathlib.Path) -> int:
     place = Meeting.here()
     assert place is not None
+
+    def asked(*_: object) -> None:
+        time.sleep(1.0)  # a checkpoint takes its time
+        with (folder / "began").open("a") as began:
+            began.write(f"# {place.rank} was asked to end\n")
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, asked)
     with (folder / "began").open("a") as began:
         began.write(f"{place.rank} {os.getpid()} {place.address}\n")
     end = folder / f"end-{place.rank}"

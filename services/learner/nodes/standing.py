@@ -31,6 +31,10 @@ class State(enum.StrEnum):
     DONE = "done"
 
 
+KNOWN = 2
+"""The weight of a rank that was killed: what weighs no more is a cause, and what weighs more may be a consequence."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Words:
     """Why ranks ended: what their launcher said, its exit code, and its weight: the least is the cause of the rest."""
@@ -99,14 +103,15 @@ def missing(nodes: Mapping[int, Node], count: int, incarnation: int, alive: froz
     """Which of the nodes 1 … count-1 are not there for an incarnation."""
 
     def there(node: Node | None) -> bool:
-        return node is not None and node.met == incarnation and node.instance in alive
+        return node is not None and node.met == incarnation and node.instance in alive and not node.refused
 
     return [rank for rank in range(1, count) if not there(nodes.get(rank))]
 
 
-def refusal(nodes: Mapping[int, Node], alive: frozenset[str]) -> str:
-    """Why a node that is there cannot be one; empty where all can."""
-    return next((node.refused for node in nodes.values() if node.refused and node.instance in alive), "")
+def refusal(nodes: Mapping[int, Node], incarnation: int, alive: frozenset[str]) -> str:
+    """Why a node that was called for an incarnation cannot be one of it; empty where all can."""
+    said = (node for node in nodes.values() if node.met == incarnation and node.instance in alive)
+    return next((node.refused for node in said if node.refused), "")
 
 
 def ended(nodes: Mapping[int, Node], incarnation: int) -> list[Words]:

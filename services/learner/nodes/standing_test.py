@@ -26,7 +26,7 @@ def test_no_incarnation_begins_before_every_node_has_met_for_it(
     nodes: dict[int, Node], alive: frozenset[str], count: int, incarnation: int
 ) -> None:
     lacking = missing(nodes, count, incarnation, alive)
-    there = {r for r, node in nodes.items() if node.met == incarnation and node.instance in alive}
+    there = {r for r, node in nodes.items() if node.met == incarnation and node.instance in alive and not node.refused}
     assert set(lacking) == set(range(1, count)) - there
     for rank in lacking:
         assert f"node {rank}" in named(lacking, nodes)
@@ -39,7 +39,8 @@ def test_a_group_is_whole_while_its_nodes_are_there_as_they_met(
 ) -> None:
     whole = all(node.instance in alive and node.met == incarnation for node in nodes.values())
     assert bool(gone(nodes, incarnation, alive)) == (not whole)
-    assert bool(refusal(nodes, alive)) == any(node.refused and node.instance in alive for node in nodes.values())
+    called = [node for node in nodes.values() if node.met == incarnation and node.instance in alive]
+    assert bool(refusal(nodes, incarnation, alive)) == any(node.refused for node in called)
 
 
 @given(st.lists(WORDS, min_size=1))

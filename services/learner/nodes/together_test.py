@@ -17,9 +17,12 @@ HUNG, SOON = 6.0, 90.0
 
 
 @contextmanager
-def node(nats: EmbeddedServer, folder: pathlib.Path, name: str) -> Iterator["subprocess.Popen[str]"]:
+def node(
+    nats: EmbeddedServer, folder: pathlib.Path, name: str, behaviour: str = "steps"
+) -> Iterator["subprocess.Popen[str]"]:
     """A node with two ranks."""
-    command = [sys.executable, "-m", "services.learner.nodes.together_testing", nats.url, name, str(folder), str(HUNG)]
+    program = [sys.executable, "-m", "services.learner.nodes.together_testing"]
+    command = [*program, nats.url, name, str(folder), str(HUNG), behaviour]
     log = (folder / f"{name}.log").open("w")
     variables = {**os.environ, "PENSTOCK_TEST_RANKS": "2"}
     process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=variables, start_new_session=True)
@@ -64,3 +67,20 @@ async def test_ranks_of_two_nodes_are_one_group_over_every_loss(nats: EmbeddedSe
         while pathlib.Path(f"/proc/{pid}").exists():
             assert time.monotonic() < until, "a rank outlived its node"
             time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("names")
+async def test_ranks_of_two_nodes_end_well_together_and_nobody_waits_for_who_is_gone(
+    nats: EmbeddedServer, tmp_path: pathlib.Path
+) -> None:
+    with node(nats, tmp_path, "a", "ends") as first, node(nats, tmp_path, "b", "ends") as second:
+        ready = time.monotonic() + SOON
+        while not all("ready" in (tmp_path / f"{name}.log").read_text() for name in "ab"):
+            assert time.monotonic() < ready, (tmp_path / "a.log").read_text()[-2000:]
+            time.sleep(0.1)  # a file announces nothing
+        began = time.monotonic()
+        assert (first.wait(SOON), second.wait(SOON)) == (0, 0), (tmp_path / "a.log").read_text()[-2000:]
+        assert time.monotonic() - began < 30, "half of the time in which a launcher gives a store up"
+    for name in "ab":
+        said = (tmp_path / f"{name}.log").read_text()
+        assert '"level": "error"' not in said and "Traceback" not in said, said[-3000:]

@@ -1,6 +1,6 @@
 """A node of real ranks, to be killed by tests.
 
-python -m services.learner.nodes.together_testing NATS NAME FOLDER HUNG_SECONDS
+python -m services.learner.nodes.together_testing NATS NAME FOLDER HUNG_SECONDS BEHAVIOUR
 """
 
 import pathlib
@@ -10,10 +10,10 @@ from penstock.process import Process, flags, run
 from services.learner.nodes.node import KIND, NodeLife
 
 
-def main(nats: str, name: str, folder: str, hung: str) -> int:
+def main(nats: str, name: str, folder: str, hung: str, behaviour: str) -> int:
     args = flags("learner", "tests").parse_args(["--nats", nats, "--run", "r1", "--name", name])
     args.part = KIND
-    command = [sys.executable, "-m", "services.learner.testing.group", "launch", hung, "60", "steps"]
+    command = [sys.executable, "-m", "services.learner.testing.group", "launch", hung, "60", behaviour]
 
     async def serve(process: Process, _: object) -> None:
         life = NodeLife(process, command, 2, pathlib.Path(folder) / "checkpoints", 60.0, "127.0.0.1")

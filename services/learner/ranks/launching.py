@@ -70,7 +70,7 @@ def launch(ranks: int, command: Sequence[str]) -> int:
 
 
 def _leave_together(place: Meeting) -> None:
-    """Waits until every launcher is through: the store that they leave by is node 0's, and ends with it."""
+    """Waits until every launcher is through: the store that they leave by is node 0's, and ends with its launcher."""
     with contextlib.suppress(RuntimeError):  # all ranks ended well, whoever does not hear of it
         store = place.store("left")
         store.set(str(place.rank), "1")

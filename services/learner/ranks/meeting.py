@@ -69,9 +69,10 @@ class Meeting:
         own = dist.TCPStore(host.strip("[]"), int(port), is_master=False, timeout=timedelta(seconds=seconds))
         return dist.PrefixStore(part, own)
 
-    def opened(self) -> dist.Store:
-        """For node 0's launcher: the store itself, which ends with it."""
-        assert self.listener is not None
+    def opened(self) -> dist.Store | None:
+        """The store itself, while what is returned lives; None but for node 0's launcher, which has its listener."""
+        if self.listener is None:
+            return None
         host, _, port = self.address.rpartition(":")
         return dist.TCPStore(
             host.strip("[]"),
@@ -88,7 +89,6 @@ class Agents(RendezvousHandler):
 
     def __init__(self, meeting: Meeting | None) -> None:
         self._meeting = meeting
-        self._store = meeting.opened() if meeting is not None and meeting.listener is not None else None
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Ranks do not use the address (see `store`)."""
@@ -140,8 +140,8 @@ def sweep(temporary: pathlib.Path) -> None:
 
 @contextmanager
 def meeting() -> Iterator[str]:
-    """For the launcher: the ranks that are started in the block meet in a folder of their own. Gives the name of the
-    rendezvous for torchrun's configuration."""
+    """For the launcher: the ranks that are started in the block meet in a folder of their own, or at a store that is
+    there for the block. Gives the name of the rendezvous for torchrun's configuration."""
     if BACKEND not in rendezvous_handler_registry._registry:  # noqa: SLF001 - it has no question of its own
         rendezvous_handler_registry.register(BACKEND, _handler)
     place = Meeting.here()
@@ -149,6 +149,7 @@ def meeting() -> Iterator[str]:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     if place is not None:
+        kept = place.opened()  # noqa: F841 - it is there as long as somebody holds it
         yield BACKEND
         return
     sweep(pathlib.Path(tempfile.gettempdir()))

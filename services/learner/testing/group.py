@@ -3,7 +3,8 @@
     python -m services.learner.testing.group launch HUNG_SECONDS COLLECTIVE_SECONDS BEHAVIOUR
 
 Every rank says `ready RANK PID` on standard output when it has come to step 3, and goes on for ever; the behaviour
-"stuck" makes rank 1 wait outside any collective then, "cannot" makes it find that it cannot go on.
+"stuck" makes rank 1 wait outside any collective then, "cannot" makes it find that it cannot go on, and with "ends" all
+of them end well.
 """
 
 import datetime
@@ -41,6 +42,11 @@ def rank(hung_seconds: float, collective_seconds: float, behaviour: str) -> int:
             if step == 3:
                 sys.stdout.write(f"ready {dist.get_rank()} {os.getpid()}\n")
                 sys.stdout.flush()
+                if behaviour == "ends":
+                    dist.barrier()
+                    watch.stop()
+                    dist.destroy_process_group()
+                    return exits.DONE
                 if dist.get_rank() == 1 and behaviour == "stuck":
                     wait_for_ever_outside_a_collective()
                 if dist.get_rank() == 1 and behaviour == "cannot":
