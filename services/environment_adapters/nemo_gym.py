@@ -35,12 +35,15 @@ def check(identity: str, settings: Mapping[str, Any]) -> None:
         raise Unknown(f"{identity!r} is no URL of a server; write nemo_gym:http://HOST:PORT")
     for name in settings:
         check_known("environment.settings of nemo_gym", name, SETTINGS)
+    steps = settings.get("max_steps", STEPS)
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise Unknown(f"environment.settings.max_steps: {steps!r} is no whole number from 1")
 
 
 def made(identity: str, settings: Mapping[str, Any]) -> Agent:
     """The agent of a resources server. Raises Unknown."""
     check(identity, settings)
-    steps = int(settings.get("max_steps", STEPS))
+    steps: int = settings.get("max_steps", STEPS)
 
     async def play(task: Task, endpoint: Endpoint) -> Scored | Invalid:
         asked = task.row.get("responses_create_params")

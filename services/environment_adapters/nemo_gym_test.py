@@ -104,3 +104,6 @@ async def test_a_row_of_another_kind_and_a_server_that_is_away_give_no_reward() 
             await made("http://127.0.0.1:9", {}).run(Task(ROW), endpoint, 30)
     with pytest.raises(Unknown, match=r"did you mean max_steps\?"):
         made("http://127.0.0.1:9", {"max_step": 3})
+    for steps in ("abc", 0, True, 1.5):
+        with pytest.raises(Unknown, match="max_steps: .* is no whole number from 1"):
+            made("http://127.0.0.1:9", {"max_steps": steps})

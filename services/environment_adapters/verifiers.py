@@ -21,7 +21,7 @@ from verifiers.clients import OpenAIChatCompletionsClient
 from verifiers.utils.env_utils import env_module_name, import_env_module
 
 from penstock.sdk.agents import Agent, Endpoint, Task
-from penstock.sdk.samples import Scored
+from penstock.sdk.samples import Invalid, Scored
 from services.environment_adapters.tasks import is_held_out, number_of
 from services.environment_adapters.unknown import Unknown, check_known, check_settings
 
@@ -44,8 +44,10 @@ def made(identity: str, settings: Mapping[str, Any]) -> Agent:
     if environment.requires_group_rollouts or environment.provides_advantages:
         raise Unknown(f"{identity}: its rubric judges a group's rollouts together; here each sample has its own reward")
 
-    async def play(task: Task, endpoint: Endpoint) -> Scored:
+    async def play(task: Task, endpoint: Endpoint) -> Scored | Invalid:
         held_out = is_held_out(task.row)
+        if held_out and environment.build_eval_dataset() is None:  # verifiers would take those that are trained on
+            return Invalid(f"{identity} has no evaluation set; leave data.eval out")
         rows = environment.get_eval_dataset() if held_out else environment.get_dataset()
         row: Any = rows[number_of(task.row) % len(rows)]
         async with AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.key) as client:

@@ -11,7 +11,7 @@ import verifiers as vf
 from datasets import Dataset
 
 from penstock.sdk.agents import AgentFailed, Task
-from penstock.sdk.samples import Scored
+from penstock.sdk.samples import Invalid, Scored
 from services.environment_adapters.policy_testing import policy
 from services.environment_adapters.unknown import Unknown
 from services.environment_adapters.verifiers import made
@@ -50,6 +50,13 @@ async def test_rows_that_are_measured_with_are_its_evaluation_set() -> None:
     async with policy([row["answer"]]) as (asked, endpoint):
         result = await made("verifiers-sorting", {}).run(Task({"index": 3, "held_out": True}), endpoint, 30)
     assert isinstance(result, Scored) and result.value == 1.0 and len(asked.asked) == 1
+
+
+async def test_a_package_without_an_evaluation_set_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verifiers.Environment.build_eval_dataset", lambda self: None)
+    async with policy(["?"]) as (asked, endpoint):
+        result = await made("verifiers-sorting", {}).run(Task({"index": 3, "held_out": True}), endpoint, 30)
+    assert isinstance(result, Invalid) and "has no evaluation set" in result.reason and not asked.asked
 
 
 async def test_a_rollout_that_fails_has_no_reward() -> None:

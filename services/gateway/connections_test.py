@@ -68,6 +68,11 @@ async def test_a_new_certificate_is_shown_to_who_comes_then(
     async with http.serving(app(Sessions({})), "127.0.0.1:0", security) as (scheme, at):
         port = at.rpartition(":")[2]
         first = await shown(port)
+        whole = certificate.read_text()
+        certificate.write_text(whole[: len(whole) // 2])  # being written
+        await asyncio.sleep(0.3)  # in which it is looked at, more than once
+        assert await shown(port) == first
+        certificate.write_text(whole)
         assert scheme == "https" and first == ssl.PEM_cert_to_DER_cert(certificate.read_text())
         issue(tmp_path, "gateway")
         async with asyncio.timeout(10):
@@ -90,6 +95,10 @@ async def test_a_caller_that_leaves_before_its_session_has_begun_leaves_none(cha
         await asyncio.wait([second])
         with pytest.raises(KeyUnknown):
             gateway.sessions.of(key)
+        held.set()
+        engine.script = [[Tokens(gateway.says("a"), finish=STOP)]]
+        await gateway.sessions.begin(key, task(), 0, 60.0)
+        assert gateway.sessions.of(key), "its caller asks again, for the same sample"
 
 
 async def test_a_key_of_one_request_is_not_that_of_another(chat: ChatTokenizer) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
@@ -13,6 +15,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from penstock.rpc import Certificates, Security
 
+logger = logging.getLogger(__name__)
 CONNECTIONS = 4096
 ASKS_SECONDS = 30.0
 """In which a connection must have sent the head of a request, and then the whole of it."""
@@ -28,7 +31,9 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._asks = asyncio.get_running_loop().call_later(ASKS_SECONDS, self._closed)
 
     def _closed(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        # Between two requests uvicorn itself counts, and has stopped where the next one has begun.
+        counts = getattr(self, "timeout_keep_alive_task", None) is not None
+        if self.cycle is None or (self.cycle.response_complete and not counts):
             self.transport.close()
         else:  # what it asked is answered, however long that takes; then it is looked at again
             self._asks = asyncio.get_running_loop().call_later(ASKS_SECONDS, self._closed)
@@ -78,12 +83,18 @@ async def serving(app: ASGIApp, listen: str, security: Security) -> AsyncIterato
 
 
 async def _renewed(config: uvicorn.Config, held: Certificates | None) -> None:
-    """Shows a certificate that has come in the former one's place, for ever: connections that are open keep theirs."""
+    """Shows a certificate that has come in the former one's place, for ever: connections that are open keep theirs. One
+    that cannot be read, being half written, leaves the former in use, and is read again."""
     assert held is not None and held.certificate is not None
     shown = held.changes
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         held.refresh()
-        if held.changes != shown and config.ssl is not None:
+        if held.changes == shown or config.ssl is None:
+            continue
+        try:
             config.ssl.load_cert_chain(held.certificate, held.key)
+        except (OSError, ssl.SSLError) as error:
+            logger.error("the new certificate cannot be shown yet: %s", error)
+        else:
             shown = held.changes

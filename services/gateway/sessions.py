@@ -44,16 +44,19 @@ class Sessions:
         self._held: dict[str, _Held] = {}
 
     async def begin(self, key: str, task: trajectory_pb2.GroupTask, index: int, seconds: float) -> None:
-        """Opens the session once its engine can draw for it. A caller that leaves before that closes it again, unless
-        another one waits for the same. Raises Abort as `open`, and GenerationFailed."""
+        """Opens the session once its engine can draw for it. One that has not begun when its caller leaves has never
+        been, unless another one waits for the same. Raises Abort as `open`, and GenerationFailed."""
         session = self.open(key, task, index, seconds)
         held = self._held[key]
         held.opening += 1
         try:
             await session.ready()
-        except BaseException:
-            if held.opening == 1:
-                await self.close(key)
+        except BaseException:  # cancelled or refused, it goes on; nothing was drawn
+            if held.opening == 1 and held.session is not None and self._held.get(key) is held:
+                del self._held[key]
+                held.expiry.cancel()
+                _open_sessions.dec()
+                await session.end()
             raise
         finally:
             held.opening -= 1

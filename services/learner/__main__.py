@@ -152,15 +152,16 @@ def _node(args: argparse.Namespace, recipe: Recipe) -> int:
     """One node of several. Its ranks, where the first of all is among them, have the addresses that the flags name."""
     from services.learner.nodes.claims import told_rank
     from services.learner.nodes.node import KIND, NodeLife
+    from services.learner.ranks.meeting import own_address
 
     name = args.name if args.name != "learner" else f"learner-{platform.node()}"
     try:
         rank = told_rank(args.node_rank, os.environ, platform.node(), recipe.learner.nodes)
-    except ValueError as error:
+        host = own_address(advertised(args.advertise or args.listen, args.nats).rpartition(":")[0].strip("[]"))
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"cannot start: {error}\n")
         return exits.BAD_INPUT
     listens, ends = args.listen.rpartition(":")[0], args.ends_with_run
-    own = args.advertise or args.listen
     flags_of_node = {"name": name, "part": KIND, "advertise": None, "ends_with_run": False, "metrics_port": 0}
     if rank in (None, 0):  # rank 0 is here, and listens there
         flags_of_node["listen"] = f"{listens}:0"
@@ -173,7 +174,7 @@ def _node(args: argparse.Namespace, recipe: Recipe) -> int:
             recipe.learner.nodes,
             args.run_directory / "checkpoints",
             recipe.learner.rejoin_seconds,
-            advertised(own, args.nats).rpartition(":")[0].strip("[]"),
+            host,
             rank,
             ends,
         )

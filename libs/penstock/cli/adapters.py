@@ -30,9 +30,11 @@ async def unadapted(recipe: Recipe) -> list[str]:
             async with asyncio.timeout(SECONDS):
                 said, errors = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return [f"environment.name: the adapters did not say within {SECONDS:g} s whether they have it"]
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode == 0:
         return []  # what a library prints by itself is no problem
     lines = said.decode(errors="replace").splitlines()

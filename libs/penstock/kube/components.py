@@ -14,6 +14,8 @@ from penstock.recipes import Recipe
 
 PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
 """Where KEDA asks; the place of Prometheus' operator."""
+KEDA = "keda"
+"""The namespace that it is installed in, as its own instructions have it."""
 MOST = 16
 """Replicas of a kind."""
 BUSY = 0.75
@@ -24,7 +26,7 @@ def components(recipe: Recipe, place: Place) -> dict[str, list[dict[str, Any]]]:
     """By component, its objects."""
     found = {"monitoring": [_monitor(place)]}
     if recipe.generates:
-        found["autoscaling"] = [_rollout(recipe, place), _generation(recipe, place)]
+        found["autoscaling"] = [_rollout(recipe, place), _generation(recipe, place), _asking(place)]
     return found
 
 
@@ -70,3 +72,14 @@ def _generation(recipe: Recipe, place: Place) -> dict[str, Any]:
         "threshold": str(max(1, round(BUSY * recipe.generation.max_running))),
     }
     return _scaled("generation", place, recipe.generation.replicas, {"type": "prometheus", "metadata": asked})
+
+
+def _asking(place: Place) -> dict[str, Any]:
+    """Lets KEDA, which is in a namespace of its own, ask NATS what waits."""
+    caller = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": KEDA}}}
+    spec = {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "nats"}},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [caller], "ports": [{"port": MONITOR}]}],
+    }
+    return _object("networking.k8s.io/v1", "NetworkPolicy", "autoscaling", place, spec)

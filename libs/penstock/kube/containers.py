@@ -93,7 +93,8 @@ def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: 
         "securityContext": LOCKED,
         "volumeMounts": _mounts(kind, place),
     }
-    return {**made, **_probes(kind)}
+    # Of several nodes a rank answers on that port, and only once all have met: whoever waits for others is not dead.
+    return made if several else {**made, **_probes(kind)}
 
 
 def volumes(kind: str, place: Place) -> list[dict[str, Any]]:

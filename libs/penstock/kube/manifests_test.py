@@ -155,8 +155,12 @@ def test_autoscalers_scale_what_is_there_by_what_is_there(
 ) -> None:
     names = RunNames("r")
     deployments = {e["metadata"]["name"] for e in itertools.chain(*files.values()) if e["kind"] == "Deployment"}
-    found = {each["metadata"]["name"]: each["spec"] for each in components(recipe, Place())["autoscaling"]}
-    assert set(found) <= deployments
+    made = components(recipe, Place())["autoscaling"]
+    found = {each["metadata"]["name"]: each["spec"] for each in made if each["kind"] == "ScaledObject"}
+    assert set(found) == {"rollout", "generation"} <= deployments
+    (asking,) = (each["spec"]["ingress"][0] for each in made if each["kind"] == "NetworkPolicy")
+    port = found["rollout"]["triggers"][0]["metadata"]["natsServerMonitoringEndpoint"].rpartition(":")[2]
+    assert [str(each["port"]) for each in asking["ports"]] == [port]
     lag = found["rollout"]["triggers"][0]["metadata"]
     assert (lag["stream"], lag["consumer"]) == (names.tasks, names.consumer("train"))
     asked = found["generation"]["triggers"][0]["metadata"]
@@ -196,6 +200,7 @@ def test_nodes_of_a_learner_are_pods_of_one_job_that_share_a_folder_and_reach_ea
     (container,) = job["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 2, "each node has its share of the ranks"
     assert container["args"][container["args"].index("--name") + 1] == "$(POD)"
+    assert not {key for key in container if key.endswith("Probe")}, "its port answers when all have met"
     (claim,) = (each["spec"] for each in made["learner.yaml"] if each["kind"] == "PersistentVolumeClaim")
     assert claim["accessModes"] == ["ReadWriteMany"]
     (policy,) = (each["spec"] for each in made["network.yaml"] if each["metadata"]["name"] == "learner")

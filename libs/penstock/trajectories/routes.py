@@ -62,6 +62,8 @@ def packed(shape: RouteShape, rows: Rows, first: int = 0) -> pb.Routes:
 def unpacked(routes: pb.Routes) -> Rows:
     """[count, layers, top]. Raises ValueError for rows that no router chose: which, and what is wrong with it."""
     shape = RouteShape.of(routes)
+    if not (shape.layers and shape.top and shape.experts):
+        raise ValueError(f"{shape}: a row has layers, and experts in each")
     size = routes.layers * routes.top * routes.count * np.dtype(shape.dtype).itemsize
     if len(routes.gaps) != size:
         raise ValueError(f"gaps has {len(routes.gaps)} bytes, and {routes.count} rows have {size}")

@@ -102,6 +102,14 @@ def test_no_bytes_are_anything_but_rows_or_refused(gaps: bytes, count: int, expe
     assert packed(shape, rows) == routes, "one way to say it"
 
 
+@pytest.mark.parametrize("empty", ["layers", "top", "experts"])
+def test_rows_of_nothing_are_refused(empty: str) -> None:
+    routes = pb.Routes(count=3, layers=1, top=1, experts=8)
+    routes.ClearField(empty)
+    with pytest.raises(ValueError):
+        unpacked(routes)
+
+
 def builder_of(prompt: int, drawn: int, rows: bool = True) -> TrajectoryBuilder:
     b = TrajectoryBuilder(wants_routes=True)
     b.context("user", list(range(prompt)))

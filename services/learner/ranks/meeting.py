@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -119,6 +120,14 @@ class Agents(RendezvousHandler):
 
 def _handler(parameters: RendezvousParameters) -> RendezvousHandler:
     return Agents(Meeting.here())
+
+
+def own_address(host: str) -> str:
+    """The address of this host that a name, or an address, means. Raises OSError for a name that nobody knows,
+    ValueError for an address that is not this host's: ranks listen on it."""
+    address = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    interface_of(address)
+    return address
 
 
 def interface_of(host: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -15,7 +15,8 @@ from penstock.environment.v1 import environment_pb2_grpc
 from penstock.rpc import Server, call, channel
 from penstock.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from penstock.sdk import check_environment
-from penstock.sdk.environments import Host, InProcess
+from penstock.sdk.environments import BadRow, Environment, Host, InProcess, Turn
+from penstock.sdk.hosting import worker_process
 from penstock.sdk.hosting.environment_service import EnvironmentService
 from penstock.sdk.hosting.hostile_testing import HostileEnvironment
 from penstock.sdk.hosting.isolation import load_environment
@@ -51,6 +52,30 @@ async def _hostile(isolated: bool = False, **settings: Any) -> AsyncIterator[Stu
 async def _reset(stub: Stub, request_id: str = "r", row: str = "{}") -> pb.ResetResponse:
     request = pb.ResetRequest(request_id=request_id, environment="hostile", row_json=row)
     return await call(stub.Reset(request, timeout=10))
+
+
+class HalfMade(Environment):
+    """Opens something, and cannot begin."""
+
+    summary, max_turns = "cannot begin", 1
+    opened: ClassVar[list[str]] = []
+
+    def reset(self, row: Mapping[str, Any], seed: int) -> str:
+        self.opened.append("a session")
+        raise BadRow("no such task")
+
+    def step(self, action: Message, finish_reason: str) -> Turn:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.opened.pop()
+
+
+async def test_an_episode_that_cannot_begin_is_closed_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "resolve", lambda target: HalfMade)
+    request = {"op": "reset", "target": "x:y", "row": {}, "seed": 0, "episode": "e"}
+    assert await worker_process.Requests().answer(request) == {"bad_row": "no such task"}
+    assert not HalfMade.opened
 
 
 async def _step(stub: Stub, episode: str, content: str, request_id: str = "s") -> pb.StepResponse:

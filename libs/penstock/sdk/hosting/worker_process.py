@@ -10,6 +10,7 @@ asks for more gets a MemoryError, which fails its item, before the kernel kills 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib
 import inspect
@@ -107,7 +108,12 @@ class Requests:
 
     async def _reset(self, request: Mapping[str, Any]) -> dict[str, Any]:
         environment: Environment = resolve(request["target"])()
-        messages = await _settle(environment.reset(request["row"], request["seed"]))
+        try:
+            messages = await _settle(environment.reset(request["row"], request["seed"]))
+        except BaseException:  # nobody else would close what it has opened
+            with contextlib.suppress(Exception):  # of what is half made; why it could not begin is what counts
+                await _settle(environment.close())
+            raise
         self._episodes[request["episode"]] = environment
         return {"messages": messages_to_json(messages)}
 
