@@ -11,7 +11,8 @@ import os
 import pathlib
 import random
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from penstock.bus import RunNames, load_payload, read
@@ -44,21 +45,28 @@ async def engines_of(folder: pathlib.Path) -> dict[str, int]:
     return found
 
 
-def main(folder: pathlib.Path) -> dict[str, Any]:
+@contextmanager
+def running(folder: pathlib.Path, made: dict[str, Any]) -> Iterator[Disturbed]:
+    """A run with fake engines from its first step on; it is asked to stop behind the block."""
     (folder / DISK).mkdir(parents=True)
     os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
-    run = Disturbed(folder, recipe(folder / "assets"))
+    run = Disturbed(folder, made)
     try:
         run.until_step(1)
-        up = run.told("scale", RUN, "generation=4", "rollout=3")
-        run.until_step(run.step + 3)
-        down = run.told("scale", RUN, "generation=1", "rollout=1")
-        run.until_step(run.step + 2)
+        yield run
         run.stop()
     finally:
         with suppress(ProcessLookupError):
             run.process.kill()
         run.process.wait()
+
+
+def main(folder: pathlib.Path) -> dict[str, Any]:
+    with running(folder, recipe(folder / "assets")) as run:
+        up = run.told("scale", RUN, "generation=4", "rollout=3")
+        run.until_step(run.step + 3)
+        down = run.told("scale", RUN, "generation=1", "rollout=1")
+        run.until_step(run.step + 2)
     engines = asyncio.run(engines_of(run.run))
     return {"up": up, "down": down, "engines": engines, "steps": run.step, "verify": run.told("verify", RUN)}
 

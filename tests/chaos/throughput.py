@@ -11,14 +11,13 @@ import os
 import pathlib
 import sys
 import time
-from contextlib import suppress
 from typing import Any
 
 from penstock.bus import RunNames, load_payload, read
 from penstock.cli.streams import streams_of
 from penstock.trajectories import decode
-from tests.chaos.elastic import recipe
-from tests.chaos.one_run import DISK, RUN, Disturbed
+from tests.chaos.elastic import recipe, running
+from tests.chaos.one_run import RUN, Disturbed
 
 SECONDS, RUNNING, MANY = 0.02, 2, 4
 WINDOW = 30.0
@@ -45,22 +44,13 @@ def phase(run: Disturbed, *words: str) -> tuple[float, float]:
 
 
 def main(folder: pathlib.Path) -> dict[str, Any]:
-    (folder / DISK).mkdir(parents=True)
-    os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
     os.environ["PENSTOCK_FAKE_SECONDS_A_TOKEN"] = str(SECONDS)
     made = recipe(folder / "assets")
     made["generation"]["max_running"] = RUNNING
     made["staleness"] = {"max_versions": 8}
     made["algorithm"] |= {"groups_per_step": 32, "group_size": 2}
-    run = Disturbed(folder, made)
-    try:
-        run.until_step(1)
+    with running(folder, made) as run:
         phases = [phase(run), phase(run, f"generation={MANY}"), phase(run, "generation=1")]
-        run.stop()
-    finally:
-        with suppress(ProcessLookupError):
-            run.process.kill()
-        run.process.wait()
     ends = asyncio.run(ends_of(run.run))
     rates = [sum(begin <= at < end for at, _ in ends) / (end - begin) for begin, end in phases]
     return {

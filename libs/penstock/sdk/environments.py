@@ -11,6 +11,7 @@ One instance is one episode. Methods may be coroutines or plain; plain ones run 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 from collections.abc import Mapping, Sequence
@@ -120,7 +121,12 @@ class InProcess:
     async def reset(self, row: Mapping[str, Any], seed: int) -> tuple[str, Sequence[Message]]:
         """See `Host`."""
         environment = self.kind()
-        messages = await self._call(environment.reset, row, seed)
+        try:
+            messages = await self._call(environment.reset, row, seed)
+        except BaseException:  # nobody else would close what it has opened
+            with contextlib.suppress(Exception):  # of what is half made; why it could not begin is what counts
+                await self._call(environment.close)
+            raise
         episode = str(next(self._numbers))
         self._open[episode] = environment
         return episode, tuple(messages)

@@ -7,13 +7,14 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from penstock.access import PARTS
 from penstock.packages import Overlay
 from penstock.recipes import Recipe
 from penstock.recipes.sections import Judge
 
 RUNS = {"teacher": "generation", "judge": "generation", "adapters": "environment_adapters"}
 """The program that plays a part, where it is not that of the part's name."""
-SHOWS = {"teacher": "generation", "judge": "generation", "adapters": "environment"}
+SHOWS = {part: kind for kind, parts in PARTS.items() for part in parts if part != kind}
 """The kind whose credentials a part shows, likewise."""
 SECRETS = pathlib.PurePath("secrets")
 CALLERS, PAGE_KEY = SECRETS / "callers.json", SECRETS / "page.key"
