@@ -124,7 +124,7 @@ def measure(report: Report, folder: pathlib.Path, name: str, args: argparse.Name
     """One row."""
     experts, top, layers, _ = MODELS[name]
     model, drawn = make_directory(folder / name, name, args.hidden), folder / f"{name}.npz"
-    side = pathlib.Path.cwd() / os.environ["PENSTOCK_BENCH_ROUTES_ENGINE"]
+    side = os.path.join(os.environ.get("PENSTOCK_RUNFILES", ""), os.environ["PENSTOCK_BENCH_ROUTES_ENGINE"])
     said = subprocess.run(
         [side, model, drawn, "--tokens", str(args.tokens), "--starts", str(args.starts)],
         check=True,
@@ -150,8 +150,9 @@ def measure(report: Report, folder: pathlib.Path, name: str, args: argparse.Name
         kl_replayed=gaps["replayed"]["kl"],
         bytes_a_token=plain,
         in_the_log=logged,
-        engine_tokens_a_second=speed["recording"],
-        engine_ratio=speed["not"] / speed["recording"],
+        engine_tokens_a_second=speed["tokens_a_second"],
+        engine_ratio=speed["time"],
+        engine_busy_ratio=speed["busy"],
         learner_ratio=median_ratio(seconds["replayed"], seconds["live"]),
     )
 
@@ -163,7 +164,9 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
             measure(report, pathlib.Path(folder), name, args)
-    report.note("bfloat16; ratios: time with recording, or replay, to time without; bytes of the routes alone")
+    report.note(
+        "bfloat16; ratios: time (busy: of processors) with recording, or replay, to without; bytes of the routes alone"
+    )
     report.finish()
     dist.destroy_process_group()
 
@@ -173,6 +176,6 @@ if __name__ == "__main__":
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--starts", type=int, default=2, help="engines of each kind that are started")
+    parser.add_argument("--starts", type=int, default=3, help="engines of each kind that are started")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     main(parser.parse_args())

@@ -18,8 +18,11 @@ from typing import Any
 from penstock.bus import RunNames, load_payload, read
 from penstock.cli.streams import streams_of
 from penstock.trajectories import decode
-from tests.chaos.one_run import DISK, RUN, Disturbed
+from tests.chaos.one_run import DISK, RUN, Broken, Disturbed
 from tests.chaos.shapes import ENDLESS, assets, shape
+
+SHARED_STEPS = 30
+"""Within so many steps each new engine has finished a sample."""
 
 
 def recipe(folder: pathlib.Path) -> dict[str, Any]:
@@ -45,6 +48,16 @@ async def engines_of(folder: pathlib.Path) -> dict[str, int]:
     return found
 
 
+def until_shared(run: Disturbed, engines: int) -> None:
+    """Waits until so many engines have finished samples: what the first steps train was drawn before there were more.
+    Raises Broken."""
+    for _ in range(SHARED_STEPS):
+        run.until_step(run.step + 1)
+        if len(asyncio.run(engines_of(run.run))) >= engines:
+            return
+    raise Broken(f"not {engines} engines have had a share of the work within {SHARED_STEPS} steps")
+
+
 @contextmanager
 def running(folder: pathlib.Path, made: dict[str, Any]) -> Iterator[Disturbed]:
     """A run with fake engines from its first step on; it is asked to stop behind the block."""
@@ -64,7 +77,7 @@ def running(folder: pathlib.Path, made: dict[str, Any]) -> Iterator[Disturbed]:
 def main(folder: pathlib.Path) -> dict[str, Any]:
     with running(folder, recipe(folder / "assets")) as run:
         up = run.told("scale", RUN, "generation=4", "rollout=3")
-        run.until_step(run.step + 3)
+        until_shared(run, 4)
         down = run.told("scale", RUN, "generation=1", "rollout=1")
         run.until_step(run.step + 2)
     engines = asyncio.run(engines_of(run.run))

@@ -11,7 +11,7 @@ def test_scaling_up_and_down_costs_no_sample(tmp_path: pathlib.Path) -> None:
     done = subprocess.run([program, str(tmp_path / "run")], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert "generation 4 of 4 ready, rollout 3 of 3 ready" in found["up"]
-    assert found["down"].splitlines()[-1] == "generation 1 of 1 ready, rollout 1 of 1 ready"
-    assert len(found["engines"]) == 4, "every engine had a share of the work"
-    assert "every promise is kept" in " ".join(found["verify"].split())
+    assert "generation 4 of 4 ready, rollout 3 of 3 ready" in found["up"], found
+    assert found["down"].splitlines()[-1] == "generation 1 of 1 ready, rollout 1 of 1 ready", found
+    assert len(found["engines"]) == 4, f"every engine had a share of the work: {found}"
+    assert "every promise is kept" in " ".join(found["verify"].split()), found
