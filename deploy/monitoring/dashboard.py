@@ -19,6 +19,10 @@ ROWS = {
         "Groups released, by fate": ("sum by (fate) (rate(rl_groups_released_total[10m]))", "short"),
         "Stalled": ("max(rl_run_stalled)", "short"),
         "Samples admitted a second": ("sum(rate(rl_samples_admitted_total[5m]))", "short"),
+        "Groups that wait for a worker": ("max(rl_tasks_pending)", "short"),
+        "Oldest group in flight": ("max(rl_groups_oldest)", "s"),
+        "Log of samples, taken": ("max(rl_log_used)", "percentunit"),
+        "Disk of the run, taken": ("max(rl_system_disk)", "percentunit"),
         "Entries set aside": ("sum by (stream) (rl_entries_quarantined_total)", "short"),
     },
     "Generation": {

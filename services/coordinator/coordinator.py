@@ -64,7 +64,7 @@ class Coordinator:
         self.alerts, self.totals = Alerts(recipe.telemetry.alerts), Totals()
         self._machine = Machine(folder)
         self.tasks = TaskMaker(recipe)
-        self.watch = Watch(bus, names, recipe.limits, self.state, self.following, peers)
+        self.watch = Watch(bus, names, recipe.limits, self.state, self.following, peers, folder)
         self.recorder = Recorder(folder, sinks, self._around, self.summary, self._texts)
         self._folds: dict[str, Fold] = {"alerts": self.alerts, "totals": self.totals}
         self._snapshots = Snapshots(bus, names, self.following, peers, self._folds, lambda: self.recorder.written)

@@ -3,14 +3,18 @@
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 
 import pytest
 import yaml
 
 from deploy.monitoring.dashboard import dashboard
+from penstock.kube.containers import METRICS, object_name
+from penstock.kube.manifests import SERVES
 from penstock.telemetry import metrics
 
-HERE = pathlib.Path("deploy/monitoring")
+HERE, COMPOSE = pathlib.Path("deploy/monitoring"), pathlib.Path("deploy/compose")
 MADE = re.compile(r"metrics\.(counter|gauge|histogram)\(\s*metrics\.([A-Z_]+),\s*\"[^\"]*\"(?:,\s*\[([^\]]*)\])?", re.S)
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 NAME = re.compile(r"\b(?:rl|rpc)_[a-z_]+")
@@ -60,3 +64,39 @@ def test_every_alert_says_what_to_do() -> None:
     rules = [rule for group in yaml.safe_load((HERE / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
     assert len({rule["alert"] for rule in rules}) == len(rules)
     assert all(rule["annotations"]["summary"].endswith(".") for rule in rules)
+
+
+def test_every_rule_is_tried_where_it_fires_and_where_it_is_quiet() -> None:
+    rules = {
+        rule["alert"]
+        for group in yaml.safe_load((HERE / "alerts.yaml").read_text())["groups"]
+        for rule in group["rules"]
+    }
+    tried = [
+        each
+        for test in yaml.safe_load((HERE / "alerts_test.yaml").read_text())["tests"]
+        for each in test["alert_rule_test"]
+    ]
+    for fires in (True, False):
+        assert {each["alertname"] for each in tried if bool(each["exp_alerts"]) is fires} == rules
+
+
+def test_rules_fire_and_are_quiet_as_promtool_says() -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool here: Debian's package prometheus has it")
+    done = subprocess.run(["promtool", "test", "rules", str(HERE / "alerts_test.yaml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compose_scrapes_every_kind_that_a_run_may_have() -> None:
+    (job,) = yaml.safe_load((COMPOSE / "prometheus.yaml").read_text())["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    kinds = {kind for kinds in SERVES.values() for kind in kinds} | {"rollout", "dashboard"}
+    assert (found["port"], set(found["names"])) == (METRICS, {object_name(kind) for kind in kinds})
+    mounted = [
+        source
+        for service in yaml.safe_load((COMPOSE / "monitoring.yaml").read_text())["services"].values()
+        for each in service.get("volumes", ())
+        if (source := each.partition(":")[0]).startswith(".")
+    ]
+    assert mounted and all((COMPOSE / source).is_file() for source in mounted)

@@ -1,4 +1,4 @@
-"""`penstock kube`: where containers find a recipe's files, and what it refuses."""
+"""`penstock kube` and `penstock compose`: where containers find a recipe's files, and what they refuse."""
 
 import json
 import pathlib
@@ -51,6 +51,19 @@ def test_what_is_written_again_has_the_same_secrets(files: pathlib.Path) -> None
         made.append((files.parent / "k" / "secrets.yaml").read_text())
     assert made[0] == made[1] and "learner:" in made[0]
     assert (files.parent / "k" / ".kept").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_compose_file_has_all_that_it_names_beside_it(files: pathlib.Path) -> None:
+    output = files.parent / "c"
+    words = ["compose", str(files / "recipe.yaml"), "--files", str(files), "--output", str(output)]
+    for _ in range(2):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+    services = yaml.safe_load((output / "compose.yaml").read_text())["services"]
+    sources = {each.partition(":")[0] for service in services.values() for each in service["volumes"]}
+    assert all((output / source).exists() for source in sources) and str(files) in sources
+    assert (output / "secrets").stat().st_mode & 0o777 == 0o700
+    assert yaml.safe_load((output / "recipe.yaml").read_text())["model"]["path"] == "/files/model"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import typer
 from penstock.cli.commands import inspect
 from penstock.cli.commands.audit import quarantine, verify
 from penstock.cli.commands.compare import compare, plot
+from penstock.cli.commands.compose import compose
 from penstock.cli.commands.config import config
 from penstock.cli.commands.create import create
 from penstock.cli.commands.env import env
@@ -84,6 +85,7 @@ app.command()(train)
 app.command()(create)
 app.command(name="join")(join_command)
 app.command()(kube)
+app.command()(compose)
 app.command()(scale)
 app.command(name="eval")(evaluate)
 app.command()(replay)

@@ -1,7 +1,8 @@
-"""A recipe's run as Kubernetes manifests: plain objects, in files that kustomize and people read."""
+"""A recipe's run as Kubernetes manifests, or as one Compose file: plain objects, in files that people read."""
 
 from penstock.kube.components import components
+from penstock.kube.compose import compose, kept
 from penstock.kube.manifests import Place, manifests
 from penstock.kube.writing import written
 
-__all__ = ["Place", "components", "manifests", "written"]
+__all__ = ["Place", "components", "compose", "kept", "manifests", "written"]

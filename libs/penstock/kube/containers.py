@@ -7,8 +7,10 @@ that is where it listens. Calls are plain text inside the namespace, which netwo
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from penstock.bus import RunLimits, User, users_section
 from penstock.recipes import Recipe
 from penstock.supervisor.plan import RUNS, SHOWS
 
@@ -31,6 +33,13 @@ LOCKED = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+
+CONFIG = """\
+port: {nats}
+http_port: {monitor}
+max_payload: 8MB
+jetstream {{ store_dir: /store, sync_interval: always, max_file_store: {store} }}
+{users}"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +147,17 @@ def _probes(kind: str) -> dict[str, Any]:
 
 def _field(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def store_bytes(recipe: Recipe) -> int:
+    """Most that a run keeps on NATS, and a gibibyte."""
+    room = RunLimits(log_bytes=recipe.limits.log_bytes)
+    return room.log_bytes + room.tasks_bytes + room.ledger_bytes + room.blob_bytes + (1 << 30)
+
+
+def nats_config(recipe: Recipe, users: Mapping[str, User]) -> str:
+    """Of the run's NATS, which lets these in."""
+    return CONFIG.format(nats=NATS, monitor=MONITOR, store=store_bytes(recipe), users=users_section(users))
 
 
 def nats_container(place: Place) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from penstock.access import METHODS
-from penstock.bus import RunLimits, User, users_section
+from penstock.bus import User
 from penstock.kube.containers import (
     DRAIN_SECONDS,
     GRPC,
@@ -30,8 +30,10 @@ from penstock.kube.containers import (
     container,
     create_container,
     login_of,
+    nats_config,
     nats_container,
     object_name,
+    store_bytes,
     volumes,
 )
 from penstock.recipes import Recipe, dump
@@ -52,12 +54,6 @@ SERVES = {
     "WeightSyncService": ("weight_sync",),
 }
 """Which kinds of pods offer a service. Diagnostics are everybody's."""
-CONFIG = """\
-port: {nats}
-http_port: {monitor}
-max_payload: 8MB
-jetstream {{ store_dir: /store, sync_interval: always, max_file_store: {store} }}
-{users}"""
 
 
 def manifests(
@@ -187,12 +183,9 @@ def _login(kind: str, user: User) -> dict[str, Any]:
 
 
 def _nats(recipe: Recipe, place: Place, users: Mapping[str, User]) -> list[dict[str, Any]]:
-    room = RunLimits(log_bytes=recipe.limits.log_bytes)
-    store = room.log_bytes + room.tasks_bytes + room.ledger_bytes + room.blob_bytes + (1 << 30)
-    said = CONFIG.format(nats=NATS, monitor=MONITOR, store=store, users=users_section(users))
-    config = _object("v1", "Secret", "nats", stringData={"nats.conf": said})
+    config = _object("v1", "Secret", "nats", stringData={"nats.conf": nats_config(recipe, users)})
     source = {"secret": {"secretName": "nats", "defaultMode": 0o440}}
-    claim = _claim("store", f"{-(-store // (1 << 30)) + 2}Gi")
+    claim = _claim("store", f"{-(-store_bytes(recipe) // (1 << 30)) + 2}Gi")
     pod = _pod("nats", [nats_container(place)], [{"name": "config", **source}])
     labels = _labels("nats")
     spec = {

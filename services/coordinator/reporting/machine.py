@@ -13,6 +13,14 @@ STAT, MEMINFO = pathlib.Path("/proc/stat"), pathlib.Path("/proc/meminfo")
 _IDLE = slice(3, 5)  # of the first line of /proc/stat: idle, and waiting for a disk
 
 
+def disk_used(folder: pathlib.Path) -> float | None:
+    """Share of the disk of a folder that is in use; None where nobody says so."""
+    with suppress(OSError):
+        usage = shutil.disk_usage(folder)
+        return usage.used / usage.total
+    return None
+
+
 class Machine:
     """Looked at whenever a step ends."""
 
@@ -31,9 +39,8 @@ class Machine:
             lines = (line.split(":") for line in self._meminfo.read_text().splitlines())
             sizes = {name: int(rest.split()[0]) for name, rest in lines}
             found[steps.SYSTEM_MEMORY] = 1 - sizes["MemAvailable"] / sizes["MemTotal"]
-        with suppress(OSError):
-            usage = shutil.disk_usage(self._folder)
-            found[steps.SYSTEM_DISK] = usage.used / usage.total
+        if (used := disk_used(self._folder)) is not None:
+            found[steps.SYSTEM_DISK] = used
         return found
 
     def _ticks(self) -> tuple[int, int] | None:

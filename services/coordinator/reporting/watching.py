@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import pathlib
 import time
 
 from penstock.bus import Bus, BusError, RunNames, TaskConsumer, stream_state
 from penstock.recipes.sections import Limits
 from penstock.telemetry import metrics
 from services.coordinator.reporting.explaining import computes, explain
+from services.coordinator.reporting.machine import disk_used
 from services.coordinator.reporting.recording import Recorder
 from services.coordinator.reporting.stalls import StallWatch
 from services.coordinator.reporting.summary import Services
@@ -18,6 +20,10 @@ from services.coordinator.state.run_state import RunState
 
 logger = logging.getLogger(__name__)
 _stalled = metrics.gauge(metrics.STALLED, "1 while the run has stalled")
+_pending = metrics.gauge(metrics.TASKS_PENDING, "groups that no worker has taken yet")
+_oldest = metrics.gauge(metrics.OLDEST_GROUP, "seconds since this process first saw the oldest group in flight")
+_log_used = metrics.gauge(metrics.LOG_USED, "share of the room for the log of samples that is taken")
+_disk_used = metrics.gauge(metrics.DISK_USED, "share of the disk of the run's directory that is taken")
 
 
 class Watch:
@@ -29,12 +35,20 @@ class Watch:
     """
 
     def __init__(
-        self, bus: Bus, names: RunNames, limits: Limits, state: RunState, following: Following, peers: Peers
+        self,
+        bus: Bus,
+        names: RunNames,
+        limits: Limits,
+        state: RunState,
+        following: Following,
+        peers: Peers,
+        folder: pathlib.Path,
     ) -> None:
         self.services = Services()
         self.stall = self.scarce = ""
         self._limits = limits
         self._bus, self._names, self._state, self._following, self._peers = bus, names, state, following, peers
+        self._folder, self._first_seen = folder, dict[str, float]()
         self._stalls = StallWatch(limits.stall_seconds)
 
     async def run(self, recorder: Recorder) -> None:
@@ -52,9 +66,11 @@ class Watch:
         try:
             backlog = await TaskConsumer(self._bus, self._names, "train").backlog()
             s.tasks_pending = backlog.pending
+            _pending.set(backlog.pending)
         except BusError as error:
             logger.debug("no backlog yet: %s", error)
         await self._look_at_log()
+        self._look_at_room(time.monotonic())
         found = await self._peers.engines()
         if found:
             s.serving_step = min(e.version.step for e in found)
@@ -62,9 +78,18 @@ class Watch:
             s.busy_looks += any(e.running for e in found)
         s.versions = await self._peers.versions() or s.versions
 
+    def _look_at_room(self, now: float) -> None:
+        in_flight = self._following.ledger.in_flight
+        self._first_seen = {name: self._first_seen.get(name, now) for name in in_flight}
+        _oldest.set(now - min(self._first_seen.values(), default=now))
+        if (used := disk_used(self._folder)) is not None:
+            _disk_used.set(used)
+
     async def _look_at_log(self) -> None:
         try:
-            scarce = scarce_log(self._limits, (await stream_state(self._bus, self._names.log)).fill)
+            fill = (await stream_state(self._bus, self._names.log)).fill
+            _log_used.set(fill)
+            scarce = scarce_log(self._limits, fill)
         except BusError as error:
             logger.debug("the log does not answer: %s", error)
             return

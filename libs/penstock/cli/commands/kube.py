@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from penstock.bus import User
 from penstock.cli.credentials import make_secrets, page_key_of, users_of
 from penstock.cli.words import Overrides
 from penstock.kube import Place, components, manifests, written
@@ -15,35 +16,35 @@ from penstock.system.secret_files import write_secret
 from penstock.terminal import console, failed, plain
 
 KEPT = ".kept"
-"""Below the folder of the manifests: the run's secrets, which are the same when they are written again."""
+"""Below the folder of what is written: the run's secrets, which are the same when it is written again."""
+Files = Annotated[pathlib.Path, typer.Option(help="folder with the model and the rows of the recipe")]
+Images = Annotated[str, typer.Option(help="what the images' names begin with")]
+Tag = Annotated[str, typer.Option(help="the images' tag")]
+Accelerator = Annotated[str, typer.Option(help="cpu or cuda")]
 
 
 def kube(
     recipe: Annotated[pathlib.Path, typer.Argument(help="recipe file (YAML)")],
     overrides: Overrides = None,
-    files: Annotated[
-        pathlib.Path, typer.Option(help="folder with the model and the rows of the recipe, which the claim will hold")
-    ] = pathlib.Path(),
+    files: Files = pathlib.Path(),
     output: Annotated[pathlib.Path, typer.Option(help="folder for the manifests")] = pathlib.Path("kubernetes"),
     namespace: Annotated[str, typer.Option(help="namespace of the run: one for each")] = Place.namespace,
-    images: Annotated[str, typer.Option(help="what the images' names begin with")] = Place.images,
-    tag: Annotated[str, typer.Option(help="the images' tag")] = Place.tag,
+    images: Images = Place.images,
+    tag: Tag = Place.tag,
     claim: Annotated[
         str, typer.Option(help="persistent volume claim with what --files has; with a slash, a path of the nodes")
     ] = Place.files,
-    accelerator: Annotated[str, typer.Option(help="cpu or cuda")] = Place.accelerator,
+    accelerator: Accelerator = Place.accelerator,
 ) -> None:
     """Write the manifests of a recipe's run, for `kubectl apply -k`: one namespace, closed by network policies."""
     if accelerator not in ("cpu", "cuda"):
         raise failed(f"--accelerator: {accelerator!r} is neither cpu nor cuda")
     place = Place(namespace, images, tag, claim, accelerator)
     try:
-        moved = _moved(load(recipe, overrides or []), files.absolute(), output)
-        kept = output / KEPT
-        kept.mkdir(mode=0o700, exist_ok=True)
-        make_secrets(kept, moved.run)
-        objects = manifests(moved, place, page_key_of(kept), users_of(kept, moved.run))
-        made = written(objects, output, namespace, components(moved, place))
+        there = moved(load(recipe, overrides or []), files.absolute(), output)
+        made = written(
+            manifests(there, place, *secrets_of(output, there.run)), output, namespace, components(there, place)
+        )
     except (RecipeError, OSError, ValueError) as error:
         raise failed(str(error)) from error
     for path in made:
@@ -51,7 +52,15 @@ def kube(
     console.print(plain(f"{claim} is to hold what {files.absolute()} has; then: kubectl apply -k {output}"))
 
 
-def _moved(recipe: Recipe, files: pathlib.Path, output: pathlib.Path) -> Recipe:
+def secrets_of(output: pathlib.Path, run: str) -> tuple[str, dict[str, User]]:
+    """What opens the run's page, and whom its NATS lets in, made with the first call. Raises OSError, ValueError."""
+    kept = output / KEPT
+    kept.mkdir(mode=0o700, exist_ok=True)
+    make_secrets(kept, run)
+    return page_key_of(kept), users_of(kept, run)
+
+
+def moved(recipe: Recipe, files: pathlib.Path, output: pathlib.Path) -> Recipe:
     """The recipe with its files where containers have them. Raises ValueError for one that is not below `files`."""
     said = _renamed(yaml.safe_load(dump(recipe)), files)
     output.mkdir(parents=True, exist_ok=True)

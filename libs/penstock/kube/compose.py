@@ -1,0 +1,164 @@
+"""A recipe's run as one Compose file: the same containers on one host. Pure.
+
+    docker compose -f FOLDER/compose.yaml up -d --scale generation=4
+
+Kinds that are all alike are one Compose service each, which `--scale` changes; those with a GPU or a part of their
+own are one service for each process. Whoever writes the file is the user of all containers: what they keep is theirs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.bus import User
+from penstock.kube.containers import (
+    FILES,
+    FOLDER,
+    KEY,
+    LOGIN,
+    PAGE,
+    Place,
+    container,
+    create_container,
+    login_of,
+    nats_config,
+    nats_container,
+    object_name,
+    volumes,
+)
+from penstock.recipes import Recipe, dump
+from penstock.supervisor.devices import Devices, wanted
+from penstock.supervisor.plan import instances, kind_of
+
+ENDS = ("create", "learner")
+"""Started again only where they fail: their end is that of their work."""
+KEEPS = ("coordinator", "learner", "nats")
+"""What has a folder that outlives its container."""
+GPUS = 1024
+"""More than a host has: which of them there are, its driver says."""
+SHARED_MEMORY = "2gb"
+
+
+def compose(
+    recipe: Recipe, place: Place, page_key: str, users: Mapping[str, User], owner: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The file's content, and the secrets that lie beside it, by path. owner: UID:GID of all containers; `place.files`
+    is the folder that they find at FILES.
+
+    Raises ValueError for a learner of several nodes, which are several hosts.
+    """
+    if recipe.learner.nodes > 1:
+        raise ValueError(f"learner.nodes: {recipe.learner.nodes} nodes are as many hosts, and Compose is one; set 1")
+    services = {
+        "nats": _service(nats_container(place), "nats", place, owner, {"/config/nats.conf": "./secrets/nats.conf"}),
+        "create": _service(create_container(place), "create", place, owner, {"/recipe/recipe.yaml": "./recipe.yaml"}),
+    }
+    names = instances(recipe)
+    alike = Counter(kind for name in names if _alike(recipe, kind := kind_of(name), place))
+    devices = Devices([str(i) for i in range(GPUS)])
+    for name in names:
+        kind = kind_of(name)
+        if kind in alike:
+            services[object_name(kind)] = {
+                **_service(_unnamed(container(recipe, kind, place)), kind, place, owner),
+                "deploy": {"replicas": alike[kind]},
+            }
+        else:
+            made = _service(_named(container(recipe, kind, place), name), kind, place, owner)
+            seen = devices.variables(recipe, name, names) if place.accelerator == "cuda" else {}
+            services[object_name(name)] = {
+                **_with_gpus(made, seen),
+                "networks": {"default": {"aliases": [object_name(kind)]}},
+            }
+    files = {
+        "recipe.yaml": dump(recipe),
+        "secrets/nats.conf": nats_config(recipe, users),
+        "secrets/page.key": f"{page_key}\n",
+    }
+    files |= {f"secrets/{login_of(kind)}": f"{user.login.user}:{user.login.secret}\n" for kind, user in users.items()}
+    return {"name": f"penstock-{recipe.run}", "services": services}, files
+
+
+def kept() -> list[str]:
+    """The folders, beside the file, of what outlives its container."""
+    return [f"kept/{kind}" for kind in KEEPS]
+
+
+def _alike(recipe: Recipe, kind: str, place: Place) -> bool:
+    """Whether the processes of a kind differ in nothing, and may be more or fewer."""
+    if kind in ("rollout", "environment", "adapters", "gateway"):
+        return True
+    return kind == "generation" and (place.accelerator == "cpu" or not wanted(recipe, "generation-0")[0])
+
+
+def _named(made: dict[str, Any], name: str) -> dict[str, Any]:
+    """A container whose process has a name of its own."""
+    words = made["args"]
+    if "--name" not in words:
+        return made
+    at = words.index("--name") + 1
+    return {**made, "args": [*words[:at], name, *words[at + 1 :]]}
+
+
+def _unnamed(made: dict[str, Any]) -> dict[str, Any]:
+    """A container whose process finds by itself what only a pod is told: its name, and where agents find it."""
+    words = list(made["args"])
+    for flag in {"--name", "--advertise-http"} & {*words}:
+        at = words.index(flag)
+        del words[at : at + 2]
+    return {**made, "args": words}
+
+
+def _service(
+    made: dict[str, Any], kind: str, place: Place, owner: str, given: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A container as Compose has it. given: further files, by where they are seen."""
+    held = {each["name"] for each in volumes("operator" if kind == "create" else kind, place)} if kind != "nats" else {}
+    binds = dict(given or {})
+    if kind in KEEPS:
+        binds["/store" if kind == "nats" else FOLDER] = f"./kept/{kind}"
+    if "files" in held:
+        binds[FILES] = place.files
+    if "key" in held:
+        binds[f"{KEY}/page.key"] = "./secrets/page.key"
+    if "login" in held:
+        binds[f"{LOGIN}/login"] = f"./secrets/{login_of('operator' if kind == 'create' else kind)}"
+    own = ["/tmp", *([FOLDER] if FOLDER not in binds and kind != "nats" else [])]
+    writes = {"/store", FOLDER}
+    found: dict[str, Any] = {"image": made["image"]}
+    if "command" in made:
+        found["entrypoint"] = made["command"]
+    else:
+        found["command"] = made["args"]
+    found |= {
+        "user": owner,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "restart": "on-failure" if kind in ENDS else "unless-stopped",
+        "stop_grace_period": "45s",
+        "volumes": [f"{here}:{there}{'' if there in writes else ':ro'}" for there, here in binds.items()],
+        "tmpfs": [f"{path}:mode=1777" for path in own],
+        "environment": {
+            "HOME": "/tmp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "${OTEL_EXPORTER_OTLP_ENDPOINT:-}",
+        },
+    }
+    if "shm" in held:
+        found["shm_size"] = SHARED_MEMORY
+    if kind == "dashboard":
+        found["ports"] = [f"127.0.0.1:{PAGE}:{PAGE}"]
+    return found
+
+
+def _with_gpus(made: dict[str, Any], seen: Mapping[str, str]) -> dict[str, Any]:
+    if not seen:
+        return made
+    asked = {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    return {
+        **made,
+        "environment": {**made["environment"], **seen},
+        "deploy": {"resources": {"reservations": {"devices": [asked]}}},
+    }
