@@ -10,7 +10,8 @@ from typing import Any
 from penstock import rpc
 from penstock.access import PARTS
 from penstock.generation.v1 import generation_pb2_grpc
-from penstock.process import Process, flags, run
+from penstock.process import Process, WrongAccelerator, check_accelerator, flags, run
+from penstock.system import exits
 from penstock.tensors import has_weights
 from services.generation.drafting import missing
 from services.generation.engine import Engine, EngineSettings
@@ -105,6 +106,10 @@ def main(start: StartEngine = Engine.start) -> int:
     if args.check:
         return 0
     if start == Engine.start:
+        try:
+            check_accelerator()
+        except WrongAccelerator as wrong:
+            parser.exit(exits.BAD_INPUT, f"cannot start: {wrong}\n")
         Engine.prepare(settings_of(args))
     return run(args, functools.partial(serve, start=start))
 

@@ -10,7 +10,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from penstock.process import Process, advertised, flags, observed, security, serve_metrics
+from penstock.process import Process, advertised, check_accelerator, flags, observed, security, serve_metrics
 from penstock.process import run as run_process
 from penstock.recipes import Recipe, RecipeError, load
 from penstock.rpc import Security
@@ -35,6 +35,7 @@ def main() -> int:
         return exits.BAD_INPUT
     try:
         held = security(args)
+        check_accelerator()
     except (OSError, ValueError) as error:
         sys.stderr.write(f"cannot start: {error}\n")
         return exits.BAD_INPUT

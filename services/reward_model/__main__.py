@@ -7,9 +7,10 @@ import sys
 
 import torch
 
-from penstock.process import Process, flags, run
+from penstock.process import Process, WrongAccelerator, check_accelerator, flags, run
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.sdk.hosting.reward_service import RewardService
+from penstock.system import exits
 from services.reward_model.model import RewardModel, RewardModelError
 from services.reward_model.scorer import AT_ONCE, ModelScorer
 
@@ -34,6 +35,10 @@ def main() -> int:
     if args.batch_tokens < 1 or args.threads < 1:
         parser.error("--batch-tokens and --threads must be at least 1")
     torch.set_num_threads(args.threads)
+    try:
+        check_accelerator()
+    except WrongAccelerator as wrong:
+        parser.exit(exits.BAD_INPUT, f"cannot start: {wrong}\n")
     try:
         model = RewardModel(args.model, args.dtype, args.batch_tokens)
     except RewardModelError as error:

@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -27,6 +27,10 @@ CALL_BACK_SECONDS = 3.0
 
 class Unreachable(ValueError):
     """Nobody answers at the address that a process would tell the others."""
+
+
+class OtherRelease(ValueError):
+    """The run is of a release that this program does not understand."""
 
 
 class PeerMoved(RuntimeError):
@@ -81,7 +85,7 @@ class Part:
 async def joined(args: argparse.Namespace, run: str, security: Security, metrics_port: int = 0) -> AsyncIterator[Part]:
     """Connects to the run's NATS, and waits, listed and without a deadline, until it is there and has the run.
 
-    Raises LoginRefused where NATS does not take the credentials.
+    Raises LoginRefused where NATS does not take the credentials, OtherRelease where the run is too old or new for this.
     """
     names = RunNames(run)
     async with AsyncExitStack() as stack:
@@ -89,6 +93,7 @@ async def joined(args: argparse.Namespace, run: str, security: Security, metrics
         bus = await stack.enter_async_context(connect(args.nats, name=args.name, login=login, within=None))
         await until_run(bus, names)
         watcher = await stack.enter_async_context(watching(bus, names))
+        check_release(watcher.view.members())
         member = Member(
             kind=args.part if "part" in args else args.service,
             instance=args.name,
@@ -100,6 +105,20 @@ async def joined(args: argparse.Namespace, run: str, security: Security, metrics
         )
         member.since.GetCurrentTime()
         yield Part(bus, names, watcher, member, stack)
+
+
+def check_release(members: Iterable[Member], own: str = VERSION) -> None:
+    """Raises OtherRelease where a member is of another major version, or further than one minor version from it."""
+    for member in members:
+        try:
+            (major, minor), (there, other) = (tuple(map(int, each.split(".")[:2])) for each in (own, member.version))
+        except ValueError:
+            continue  # it says nothing that can be compared
+        if major != there or abs(minor - other) > 1:
+            raise OtherRelease(
+                f"this is Penstock {own}, and {member.instance} of the run is {member.version}: releases work together "
+                f"within one minor version; start the run's"
+            )
 
 
 def nats_login(args: argparse.Namespace, held: Security) -> Login:

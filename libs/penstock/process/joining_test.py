@@ -10,6 +10,7 @@ import pytest
 from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
 from penstock.membership import Member, MemberState, NameTaken, Watcher, announcing, watching
 from penstock.process import PeerMoved, Process, Unreachable, advertised, check_reachable, flags, joined, run
+from penstock.process.joining import OtherRelease, check_release
 from penstock.rpc import Security, Server
 from penstock.system import exits
 
@@ -130,3 +131,27 @@ def test_a_run_without_its_name_is_refused() -> None:
 
     args = flags("weight_sync", "tests").parse_args(["--nats", "nats://127.0.0.1:1"])
     assert run(args, never) == exits.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("own", "there"), [("0.1.0", "0.1.9"), ("0.1.0", "0.2.0"), ("0.3.1", "0.2.0"), ("0.1.0", ""), ("0.1.0", "?")]
+)
+def test_neighbouring_releases_take_part_together(own: str, there: str) -> None:
+    check_release([Member(instance="coordinator", version=there)], own)
+
+
+@pytest.mark.parametrize(("own", "there"), [("0.1.0", "0.3.0"), ("0.4.0", "0.2.7"), ("1.0.0", "0.1.0")])
+def test_a_release_that_is_too_far_away_is_refused_by_name(own: str, there: str) -> None:
+    with pytest.raises(OtherRelease, match=f"this is Penstock {own}, and coordinator of the run is {there}"):
+        check_release([Member(instance="coordinator", version=there)], own)
+
+
+async def test_a_process_of_another_release_does_not_start(nats: EmbeddedServer, bus: Bus, names: RunNames) -> None:
+    member = Member(kind="coordinator", instance="coordinator", address="127.0.0.1:1", version="7.0.0")
+    async with announcing(bus, names, member):
+        code = await asyncio.to_thread(run, parsed(nats), _never)
+    assert code == exits.BAD_INPUT
+
+
+async def _never(_: Process, __: argparse.Namespace) -> None:
+    raise AssertionError("it must not begin")

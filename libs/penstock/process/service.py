@@ -22,7 +22,7 @@ import uvloop
 
 from penstock.bus import BusError, LoginRefused
 from penstock.membership import MemberState, NameTaken
-from penstock.process.joining import Part, PeerMoved, Unreachable, advertised, check_reachable, joined
+from penstock.process.joining import OtherRelease, Part, PeerMoved, Unreachable, advertised, check_reachable, joined
 from penstock.process.settings import security, serve_metrics
 from penstock.rpc import AddressInUse, Security, Server
 from penstock.system import exits
@@ -183,7 +183,7 @@ def _told_end(error: BaseException) -> tuple[int | None, str]:
         match each:
             case DiskFull() | PeerMoved():
                 return exits.FAILED, f"cannot go on: {each}"  # worth starting again
-            case AddressInUse() | Unreachable() | LoginRefused():
+            case AddressInUse() | Unreachable() | LoginRefused() | OtherRelease():
                 return exits.BAD_INPUT, f"cannot start: {each}"
             case NameTaken():
                 return exits.BAD_INPUT, f"cannot go on: {each}"

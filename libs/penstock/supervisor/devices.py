@@ -18,10 +18,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from penstock.recipes import Recipe
 from penstock.supervisor.plan import kind_of
+from penstock.system.gpus import DRIVER, gpus
 
 logger = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-DRIVER = pathlib.Path("/proc/driver/nvidia/gpus")
 
 
 def visible(environment: Mapping[str, str] = os.environ, driver: pathlib.Path = DRIVER) -> list[str]:
@@ -30,7 +30,7 @@ def visible(environment: Mapping[str, str] = os.environ, driver: pathlib.Path = 
     if said is not None:
         names = [name for each in said.split(",") if (name := each.strip())]
         return names[: names.index("-1")] if "-1" in names else names
-    return [str(i) for i in range(len(list(driver.iterdir())))] if driver.is_dir() else []
+    return [str(i) for i in range(gpus(driver))]
 
 
 def wanted(recipe: Recipe, name: str) -> tuple[int, Sequence[int] | None]:
