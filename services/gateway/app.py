@@ -22,6 +22,7 @@ from penstock.chat import ChatTokenizer
 from services.gateway import chat_api, responses_api, sampling, text_api
 from services.gateway.errors import CallRefused, KeyUnknown, NotFound
 from services.gateway.http import ASKS_SECONDS
+from services.gateway.responses_events import response_events
 from services.gateway.session import Answer, Call, Session
 from services.gateway.sessions import Sessions
 from services.gateway.streaming import chat_events
@@ -76,6 +77,9 @@ class _Door:
         session, body = await self._asked(request)
         call = _read(responses_api.call_of, body)
         headers = _overridden(body, session, responses_api.left_out)
+        if body.get("stream"):
+            events = response_events(session, call, body, _model(body, session))
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         return await _answered(request, session, call, body, headers, responses_api.response)
 
     async def models(self, request: Request) -> Response:

@@ -6,7 +6,6 @@ was comes back as several of them, and is put together again, so that it is reco
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,8 +14,8 @@ from services.gateway import chat_api, sampling
 from services.gateway.errors import CallRefused, Unsupported
 from services.gateway.session import Answer, Call
 
-UNSUPPORTED = ("previous_response_id", "conversation", "prompt", "stream", "background")
-"""What would need a memory of its own, or a form of answer that is not here."""
+UNSUPPORTED = ("previous_response_id", "conversation", "prompt", "background")
+"""What would need a memory of its own."""
 
 
 def call_of(body: Mapping[str, Any]) -> Call:
@@ -83,31 +82,23 @@ def response(answer: Answer, body: Mapping[str, Any], model: str, chat: ChatToke
     """The answer as a `response`."""
     output: list[dict[str, Any]] = []
     said = answer.message
-    if said.content or not said.tool_calls:
-        content = [{"type": "output_text", "text": said.content, "annotations": []}]
-        output.append({**_item("message", "msg"), "role": "assistant", "content": content})
-    output += [
-        {**_item("function_call", "fc"), "call_id": each.id, "name": each.name, "arguments": each.arguments_json}
-        for each in said.tool_calls
-    ]
-    head = chat_api.head("response", "resp", model, answer.id)
     cut = answer.finish == "length"
+    status = "incomplete" if cut else "completed"
+    if said.content or not said.tool_calls:
+        item = {"type": "message", "id": message_id(answer.id), "status": status, "role": "assistant"}
+        output.append({**item, "content": [part(said.content)]})
+    for i, each in enumerate(said.tool_calls):
+        item = {"type": "function_call", "id": f"fc_{answer.id}_{i}", "status": "completed", "call_id": each.id}
+        output.append({**item, "name": each.name, "arguments": each.arguments_json})
     use = chat_api.usage(answer)
     return {
-        **head,
-        "created_at": head["created"],
-        "status": "incomplete" if cut else "completed",
+        **begun(answer.id, body, model),
+        "status": status,
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "error": None,
-        "instructions": body.get("instructions"),
-        "metadata": body.get("metadata") or {},
         "output": output,
-        "parallel_tool_calls": True,
-        "tool_choice": body.get("tool_choice") or "auto",
-        "tools": body.get("tools") or [],
         "usage": {
             "input_tokens": use["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": use["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": use["total_tokens"],
@@ -115,5 +106,29 @@ def response(answer: Answer, body: Mapping[str, Any], model: str, chat: ChatToke
     }
 
 
-def _item(kind: str, prefix: str) -> dict[str, Any]:
-    return {"type": kind, "id": f"{prefix}_{uuid.uuid4().hex}", "status": "completed"}
+def begun(answer: str, body: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The `response` of which nothing is drawn yet. answer: its id."""
+    head = chat_api.head("response", "resp", model, answer)
+    return {
+        **head,
+        "created_at": head["created"],
+        "status": "in_progress",
+        "incomplete_details": None,
+        "error": None,
+        "instructions": body.get("instructions"),
+        "metadata": body.get("metadata") or {},
+        "output": [],
+        "parallel_tool_calls": True,
+        "tool_choice": body.get("tool_choice") or "auto",
+        "tools": body.get("tools") or [],
+    }
+
+
+def message_id(answer: str) -> str:
+    """Of the item that is an answer's text."""
+    return f"msg_{answer}"
+
+
+def part(text: str) -> dict[str, Any]:
+    """Text as the content of an item."""
+    return {"type": "output_text", "text": text, "annotations": []}
