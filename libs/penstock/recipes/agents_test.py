@@ -26,6 +26,7 @@ def test_an_agent_needs_a_gateway_and_our_environment_service(raw: dict[str, Any
         ([f"{AGENT[:-1]}, rewards: [{{name: format}}]}}"], "an agent gives the reward itself"),
         ([f"{AGENT[:-1]}, multi_turn: true}}"], "leave multi_turn out"),
         ([AGENT, "algorithm.overlong_buffer=8"], "bounds one call of an agent"),
+        ([AGENT, "algorithm.advantage=gdpo"], "earn a reward, which has no parts; use grpo"),
         ([AGENT, "algorithm.name=dpo", "algorithm.group_size=2"], "compares answers of one context each"),
     ],
 )

@@ -170,7 +170,9 @@ USES: Mapping[str, Use] = {
     ),
     "algorithm.reward_scale": Use(_shapes, _by_parts("give its parts weights instead")),
     "algorithm.branch_discount": Use(
-        lambda r: r.method.name == "policy_gradient" and _shapes(r) and any(e.agent for e in r.environments),
+        lambda r: (
+            r.method.name in ("policy_gradient", "critic") and _shapes(r) and any(e.agent for e in r.environments)
+        ),
         lambda r: "" if any(e.agent for e in r.environments) else "only samples of agents have several contexts",
     ),
     "algorithm.overlong_buffer": Use(_shapes, _by_parts("make length one of its parts")),

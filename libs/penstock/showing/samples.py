@@ -29,6 +29,7 @@ def readable(t: trajectory_pb2.Trajectory, chat: HasText) -> pb.Sample:
         ended_at=t.ended_at,
         traceparent=t.traceparent,
         components=t.components,
+        branch_rewards=t.branch_rewards,
     )
     if t.HasField("reward"):
         result.reward = t.reward

@@ -39,3 +39,11 @@ def test_the_texts_of_the_turns_are_the_samples_text_in_every_context() -> None:
         (True, "that", -0.5),
     ]
     assert (shown.oldest_step, shown.newest_step) == (2, 4)
+    assert not shown.branch_rewards
+
+
+def test_what_contexts_earned_is_shown() -> None:
+    task = pb.GroupTask(run="r", group="g00000001", kind=pb.TASK_KIND_TRAIN, group_size=1)
+    t = fill(header(task, 0, "m"), merged([context("what?", "this", step=4), context("and?", "that", step=2)]))
+    t.branch_rewards.extend([0.25, 1.0])
+    assert list(readable(t, cast(ChatTokenizer, Letters())).branch_rewards) == [0.25, 1.0]

@@ -27,12 +27,13 @@ function show(sample, lineage) {
     ["how it ended", `${enumName(outcome.status, "STATUS_")}${failure}${outcome.detail ? `: ${outcome.detail}` : ""}`],
     ["reward", sample.reward === undefined ? "none" : compact(sample.reward)],
     ...(sample.components ?? []).map((part) => [`  ${part.name}`, compact(part.value ?? 0)]),
+    ["earned by its contexts", (sample.branch_rewards ?? []).map(compact).join(", ")],
     ["versions", `${sample.oldest_step ?? 0} to ${sample.newest_step ?? 0}`],
     ["ended", sample.ended_at ?? ""],
     ["trace", sample.traceparent ?? ""],
   ];
   byId("sample-facts").tBodies[0].replaceChildren(...facts.filter(([, text]) => text).map(([name, text]) => fact(name, text)));
-  const branches = (sample.branches ?? []).flatMap(branch);
+  const branches = (sample.branches ?? []).flatMap((told, i) => branch(told, i, sample.branch_rewards?.[i + 1]));
   byId("sample-turns").replaceChildren(...(sample.turns ?? []).map(turn), ...branches, ...drawn(sample.pieces ?? []));
 }
 
@@ -50,8 +51,9 @@ function turn(told) {
 }
 
 // A further context of the sample: where its agent edited its history, say, or had another agent.
-function branch(told, number) {
-  return [element("h3", "branch", `branch ${number + 1}`), ...(told.turns ?? []).map(turn)];
+function branch(told, number, earned) {
+  const by = earned === undefined ? "" : ` · earned ${compact(earned)}`;
+  return [element("h3", "branch", `branch ${number + 1}${by}`), ...(told.turns ?? []).map(turn)];
 }
 
 // By version, where more than one drew it.

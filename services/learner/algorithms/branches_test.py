@@ -1,5 +1,6 @@
 """Samples with branches: one advantage for all contexts, and a loss that counts all trained tokens of the sample."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -120,6 +121,27 @@ def test_a_critics_contexts_each_end_with_the_reward() -> None:
     batch = Batch.from_samples(made, "reward")
     assert batch.signal[batch.signal != 0].tolist() == [1.0, 1.0]
     assert batch.answers.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "discount", "wanted"),
+    [
+        ([], 0.5, [0.5, 1.0, 0.0]),
+        ([0.25, 1.0], 0.5, [0.75, 1.0, 0.0]),
+        ([0.25, 1.0], 1.0, [1.25, 1.0, 0.0]),
+        ([-1.0, 0.0], 0.9, [-1.0, 0.0, 0.0]),
+    ],
+)
+def test_a_critics_contexts_each_end_with_what_they_are_worth(
+    rewards: list[float], discount: float, wanted: list[float]
+) -> None:
+    """By hand: what a context earned, and the discounted worth of the one that began after it."""
+    recipe = recipe_of(algorithm={"advantage": "gae", "branch_discount": discount})
+    made = CriticSamples(recipe).samples([branched(*rewards)])
+    ends = [np.asarray(s.signal) for s in made]
+    assert [float(each[-1]) for each in ends] == pytest.approx(wanted)
+    assert all(not each[:-1].any() for each in ends), "every other token's is 0"
+    assert [(s.group, s.member) for s in made] == [(0, 0), (0, 0), (0, 1)]
 
 
 def test_parts_of_a_batch_keep_their_answers() -> None:

@@ -132,6 +132,8 @@ def samples(
         if full:
             rows = {"prompt": s.prompt, "completion": s.completion, "reward": reward, "versions": versions}
             rows |= {part.name: f"{part.value:g}" for part in s.components}
+            if s.branch_rewards:
+                rows["earned by its contexts"] = ", ".join(f"{each:g}" for each in s.branch_rewards)
             for number, branch in enumerate(s.branches, 1):
                 rows[f"branch {number}"] = "".join(turn.text for turn in branch.turns)
             console.print(table_of(rows, f"{s.group}/{s.index}"))

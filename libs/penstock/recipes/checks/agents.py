@@ -1,5 +1,6 @@
 """What a recipe says of an environment that plays by itself, and of an agent, that could not be meant."""
 
+from penstock.recipes.choices import advantage_choice
 from penstock.recipes.recipe import Recipe
 
 
@@ -22,6 +23,11 @@ def check_agents(recipe: Recipe) -> list[str]:
         problems.append(
             f"environment.agent: algorithm.name {recipe.algorithm.name} compares answers of one context each, and an "
             "agent's samples may have several; use grpo"
+        )
+    if recipe.method.name == "policy_gradient" and advantage_choice(recipe.algorithm.advantage).by_parts:
+        problems.append(
+            f"algorithm.advantage: {recipe.algorithm.advantage} compares the parts of a reward, and contexts of an "
+            "agent may each earn a reward, which has no parts; use grpo"
         )
     if recipe.algorithm.overlong_buffer:
         problems.append(

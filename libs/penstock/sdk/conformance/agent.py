@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -24,7 +25,7 @@ async def check_agent(
     """Checks a service of agents; see `check_reward`. The model that they call answers "1" to everything."""
     async with (
         channel(address, security=security, transport=FOREIGN) as opened,
-        _model() as base_url,
+        _model() as (base_url, given),
     ):
         await ready(opened, address, within=10)
         stub = environment_pb2_grpc.AgentServiceStub(opened)
@@ -53,6 +54,11 @@ async def check_agent(
             kinds = [outcome.HasField("reward"), bool(outcome.invalid_reason), bool(outcome.failure)]
             expect(sum(kinds) == 1, f"the outcome has not one of reward, invalid_reason and failure: {outcome}")
 
+        async def rewards_answers_that_it_was_given() -> None:
+            earned = (await run())[-1].outcome.rewards
+            strange = sorted(set(earned) - given)
+            expect(not strange, f"it gives a reward to {strange}, which are ids of no answer of the model")
+
         async def refuses_an_unknown_agent() -> None:
             await refused(run(agent="no-such-agent"), grpc.StatusCode.NOT_FOUND)
 
@@ -66,6 +72,7 @@ async def check_agent(
                 "is healthy": optional(is_healthy_as(opened, "penstock.environment.v1.AgentService")),
                 "ends with one outcome": ends_with_one_outcome,
                 "says how it ended": says_how_it_ended,
+                "rewards no answer but those that it was given": rewards_answers_that_it_was_given,
                 "refuses an unknown agent with NOT_FOUND": refuses_an_unknown_agent,
                 "refuses a malformed row with INVALID_ARGUMENT": refuses_a_malformed_row,
             },
@@ -73,19 +80,22 @@ async def check_agent(
 
 
 @contextlib.asynccontextmanager
-async def _model() -> AsyncIterator[str]:
-    """The base URL of an OpenAI-compatible API that says "1"."""
-    server = await asyncio.start_server(_answer, "127.0.0.1", 0)
+async def _model() -> AsyncIterator[tuple[str, set[str]]]:
+    """The base URL of an OpenAI-compatible API that says "1", and the ids of the answers that it has given."""
+    given: set[str] = set()
+    server = await asyncio.start_server(functools.partial(_answer, given), "127.0.0.1", 0)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", given
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _answer(given: set[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
             fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
             await reader.readexactly(int(fields.get(b"content-length", b"0")))
-            model = {"id": "kit", "object": "chat.completion", "created": 0, "model": "kit"}
+            name = f"chatcmpl-kit{len(given)}"
+            given.add(name)
+            model = {"id": name, "object": "chat.completion", "created": 0, "model": "kit"}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
             body = json.dumps({**model, **ANSWER, "usage": usage}).encode()
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")

@@ -1,7 +1,8 @@
 """From scored groups to samples with rewards where they were given, which the learner's critic makes advantages of.
 
-An answer's reward belongs to its last trained token, after the same shaping as group baselines get;
-every other token's is 0. Groups are not compared: there may be one answer to a prompt.
+What a context is worth, its answer's reward where contexts earn nothing by themselves, belongs to its last trained
+token, after the same shaping as group baselines get; every other token's is 0.
+Groups are not compared: there may be one answer to a prompt.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penstock.recipes import Recipe
-from penstock.trajectories import Drawn, contexts
+from penstock.trajectories import Drawn, contexts, returns
 from services.learner.algorithms.rewards import GroupFilters, Shaping
 from services.learner.algorithms.samples import sample
 from services.learner.interface.batch import TrainingSample
@@ -23,19 +24,20 @@ class CriticSamples:
 
     def __init__(self, recipe: Recipe) -> None:
         self._filters, self._shaping = GroupFilters(recipe.algorithm.filters), Shaping(recipe)
+        self._discount = recipe.algorithm.branch_discount
 
     def filter_reason(self, rewards: Tensor) -> str | None:
         """See GroupFilters."""
         return self._filters.reason(rewards)
 
     def samples(self, groups: Sequence[CompleteGroup]) -> list[TrainingSample]:
-        """The usable members, each context with the reward at its last trained token."""
+        """The usable members, each context with what it is worth at its last trained token."""
         members = [(i, m.trajectory) for i, group in enumerate(groups) for m in group.usable]
-        worth = self._shaping.of([t for _, t in members])
+        every = [(i, t, each) for i, t in members for each in contexts(t)]
+        given = [value for _, t in members for value in returns(t, self._discount)]
+        worth = self._shaping.of([t for _, t, _ in every], given).tolist()
         return [
-            sample(each, i, _at_the_end(each, value), t.index)
-            for (i, t), value in zip(members, worth.tolist(), strict=True)
-            for each in contexts(t)
+            sample(each, i, _at_the_end(each, value), t.index) for (i, t, each), value in zip(every, worth, strict=True)
         ]
 
 
