@@ -17,10 +17,12 @@ from services.environment_adapters.unknown import Unknown
 
 @dataclass(frozen=True)
 class Served:
-    """An environment that the service serves, under the recipe's name."""
+    """An environment that the service serves, under the recipe's name. measured: whether tasks that it makes by itself
+    are measured with."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    measured: bool = False
 
     @classmethod
     def parsed(cls, text: str) -> Served:
@@ -32,7 +34,7 @@ class Served:
         settings = given.get("settings", {})
         if not isinstance(settings, dict):
             raise ValueError(f"--serve: settings of {given['name']!r} must be an object, not {settings!r:.80}")
-        return cls(given["name"], settings)
+        return cls(given["name"], settings, given.get("measured") is True)
 
     @property
     def adapter(self) -> Adapter:
@@ -53,6 +55,8 @@ def problem(served: Served) -> str | None:
     try:
         module = importlib.import_module(f"services.environment_adapters.{served.adapter.name}")
         module.check(identity_of(served.name), served.settings)
+        if served.measured and (measurable := getattr(module, "check_measured", None)) is not None:
+            measurable(identity_of(served.name), served.settings)
     except Unknown as error:
         return str(error)
     except ImportError as error:

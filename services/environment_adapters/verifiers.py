@@ -37,6 +37,16 @@ def check(identity: str, settings: Mapping[str, Any]) -> None:
     check_settings(load, settings)
 
 
+def check_measured(identity: str, settings: Mapping[str, Any]) -> None:
+    """Raises Unknown where the package has no evaluation set: verifiers would take rows that are trained on."""
+    try:
+        environment = verifiers.load_environment(identity, **settings)
+    except Exception as error:  # somebody's code
+        raise Unknown(f"{identity}: load_environment raised {type(error).__name__}: {error}"[:300]) from error
+    if environment.eval_dataset is None and environment.eval_dataset_source is None:
+        raise Unknown(f"data.eval: {identity} has no evaluation set; leave it out, or name a file of rows")
+
+
 def made(identity: str, settings: Mapping[str, Any]) -> Agent:
     """The agent of a package. Raises Unknown."""
     check(identity, settings)

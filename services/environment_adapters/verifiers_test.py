@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from penstock.sdk.agents import AgentFailed, Task
 from penstock.sdk.samples import Invalid, Scored
+from services.environment_adapters.adapting import Served, problem
 from services.environment_adapters.policy_testing import policy
 from services.environment_adapters.unknown import Unknown
 from services.environment_adapters.verifiers import made
@@ -57,6 +58,23 @@ async def test_a_package_without_an_evaluation_set_measures_nothing(monkeypatch:
     async with policy(["?"]) as (asked, endpoint):
         result = await made("verifiers-sorting", {}).run(Task({"index": 3, "held_out": True}), endpoint, 30)
     assert isinstance(result, Invalid) and "has no evaluation set" in result.reason and not asked.asked
+
+
+def test_a_package_without_an_evaluation_set_is_refused_where_it_is_measured_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = Served("verifiers:verifiers-sorting", {}, measured=True)
+    assert problem(named) is None
+    load = vf.load_environment
+
+    def without(identity: str, **settings: object) -> vf.Environment:
+        made = load(identity, **settings)
+        made.eval_dataset = made.eval_dataset_source = None
+        return made
+
+    monkeypatch.setattr("verifiers.load_environment", without)
+    assert problem(named) == "data.eval: verifiers-sorting has no evaluation set; leave it out, or name a file of rows"
+    assert problem(Served("verifiers:verifiers-sorting")) is None, "it may be trained on"
 
 
 async def test_a_rollout_that_fails_has_no_reward() -> None:

@@ -142,6 +142,10 @@ class Recipe(s.Section):
         found = {e.name: e for e in self.environments if e.adapter is not None}
         return list(found.values()) if self.generates else []
 
+    def measures(self, environment: s.Environment) -> bool:
+        """Whether tasks that an environment makes by itself are measured with."""
+        return any(r.data.eval == environment.name for r in self.sources.values())
+
     @property
     def only_foreign_environments(self) -> bool:
         """Whether everybody who plays and scores is another team's service: then none of ours is started."""

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from penstock.recipes import Recipe
-from penstock.supervisor.plan import instances, plan
+from penstock.supervisor.plan import instances, plan, served
 
 SUMS = "reasoning_gym:chain_sum"
 
@@ -22,6 +22,15 @@ def test_a_recipe_that_names_a_library_starts_its_adapters_and_no_other_environm
     words = list(service.command)
     assert words[words.index("--serve") + 1] == '{"name": "reasoning_gym:chain_sum", "settings": {"max_terms": 2}}'
     assert words[words.index("--workers") + 1] == "3"
+
+
+def test_adapters_hear_which_tasks_are_measured_with() -> None:
+    given = recipe({"name": SUMS, "multi_turn": True}).model_dump()
+    measured = Recipe.model_validate({**given, "data": {"train": SUMS, "eval": SUMS, "limit": 8}})
+    assert list(served(measured)) == [
+        "--serve",
+        '{"name": "reasoning_gym:chain_sum", "settings": {}, "measured": true}',
+    ]
 
 
 def test_a_recipe_of_others_starts_none_and_a_foreign_service_of_that_name_is_its_own() -> None:

@@ -214,7 +214,8 @@ def _arguments(
 def served(recipe: Recipe) -> Iterator[str]:
     """What the adapters' program is told to serve, or to look for."""
     for each in recipe.adapted:
-        yield from ("--serve", json.dumps({"name": each.name, "settings": each.settings}))
+        measured = {"measured": True} if recipe.measures(each) else {}
+        yield from ("--serve", json.dumps({"name": each.name, "settings": each.settings, **measured}))
 
 
 def _judges(recipe: Recipe) -> list[tuple[str, Judge]]:
