@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from penstock.sdk import Endpoint, Invalid, Message, Scored, Task, agent, check_
 from penstock.sdk.agents import AgentFailed, AgentHost
 from penstock.sdk.hosting.isolation import load_agent
 from penstock.sdk.hosting.worker_pool import Workers
+from penstock.sdk.hosting.worker_process import MOST_LEFT
 from penstock.sdk.serving import add_services
 
 HERE = "penstock.sdk.agents_test"
@@ -62,6 +64,31 @@ def hanging(task: Task, endpoint: Endpoint) -> float:
         pathlib.Path(path).write_text(str(os.getpid()))
     time.sleep(600)
     return 1.0
+
+
+@agent
+async def rewarding(task: Task, client: Any) -> Scored:
+    answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
+    name = answer.id if task.row.get("rewards") != "another" else "chatcmpl-mine"
+    return Scored(1.0, rewards={name: 1.0})
+
+
+LEAVE = threading.Event()
+
+
+@agent(client="endpoint")
+def leaving(task: Task, endpoint: Endpoint) -> Scored:
+    """Leaves threads that never end."""
+    for _ in range(int(task.row["threads"])):
+        threading.Thread(target=LEAVE.wait, daemon=True).start()
+    return Scored(1.0, answer=str(os.getpid()))
+
+
+@agent(client="endpoint")
+async def pooling(task: Task, endpoint: Endpoint) -> Scored:
+    """Leaves a pool of threads that wait for work."""
+    pids = await asyncio.gather(*(asyncio.to_thread(os.getpid) for _ in range(16)))
+    return Scored(1.0, answer=str(pids[0]))
 
 
 @agent(client="endpoint")
@@ -116,7 +143,16 @@ async def test_every_run_has_one_outcome_the_last_of_its_stream() -> None:
 async def test_a_service_of_agents_keeps_its_promises() -> None:
     async with served(good) as (address, _):
         report = await check_agent(address)
-    assert report.passed and len(report.checks) == 6, report
+    assert report.passed and len(report.checks) == 7, report
+
+
+@pytest.mark.parametrize(("makes", "kept"), [("its own", True), ("another", False)])
+async def test_a_reward_for_an_answer_that_nobody_gave_breaks_a_promise(makes: str, kept: bool) -> None:
+    async with served(rewarding) as (address, _):
+        report = await check_agent(address, row={"rewards": makes})
+    broken = [check for check in report.checks if not check.passed]
+    assert report.passed is kept and len(broken) == (0 if kept else 1)
+    assert kept or "chatcmpl-mine" in broken[0].detail
 
 
 async def test_an_agent_that_raises_hangs_or_dies_has_failed_and_has_no_reward() -> None:
@@ -134,6 +170,18 @@ async def test_an_agent_that_raises_hangs_or_dies_has_failed_and_has_no_reward()
         assert await host.run(task, ENDPOINT, 20.0) == Scored(3.0, {"messages": 1.0}, ENDPOINT.base_url)
         nonsense = await load_agent(workers, f"{HERE}:nonsense", name="nonsense")
         assert isinstance(await nonsense.run(Task(), ENDPOINT, 20.0), Invalid)
+
+
+async def test_threads_that_agents_leave_do_not_outlive_a_worker_for_ever() -> None:
+    async with Workers(1) as workers:
+        host = await load_agent(workers, f"{HERE}:leaving", name="leaving")
+        row = Task({"threads": MOST_LEFT // 3 + 1})
+        pids = [str((await host.run(row, ENDPOINT, 20.0)).answer) for _ in range(4)]  # type: ignore[union-attr]
+        assert pids[0] == pids[1] == pids[2] != pids[3], "some are let be, more of them end with their process"
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pids[0]), 0)
+        pool = await load_agent(workers, f"{HERE}:pooling", name="pooling")
+        assert len({(await pool.run(Task(), ENDPOINT, 20.0)).answer for _ in range(3)}) == 1  # type: ignore[union-attr]
 
 
 async def test_a_program_of_others_finds_the_policy_by_two_variables() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -60,6 +61,30 @@ async def test_agents_believe_the_runs_authority(tmp_path: Path) -> None:
             host = await load_agent(workers, f"{HERE}:by_both", name="by_both")
             with pytest.raises(AgentFailed, match="(?i)certificate"):
                 await host.run(Task(), endpoint, 30)
+
+
+@pytest.mark.parametrize("where", ["a file", "a folder", "nowhere"])
+def test_public_authorities_are_believed_too_wherever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Python names a file of them, a folder, or nothing: then the ones that come with clients are taken."""
+    public, _ = issue(tmp_path, "public")
+    own, _ = issue(tmp_path, "own")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "0a1b.0").symlink_to(public)
+    named: dict[str, Any] = {"cafile": None, "capath": None}
+    if where != "nowhere":
+        named["cafile" if where == "a file" else "capath"] = str(public if where == "a file" else folder)
+    usual = ssl.get_default_verify_paths()._replace(**named)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: usual)
+    with trusting(Security.of_files(authority=own)) as variables:
+        text = Path(variables["SSL_CERT_FILE"]).read_text()
+    assert own.read_text() in text
+    if where == "nowhere":
+        assert text.count("BEGIN CERTIFICATE") > 50
+    else:
+        assert public.read_text() in text and text.count("BEGIN CERTIFICATE") == 2
 
 
 def test_a_run_without_an_authority_changes_nothing() -> None:

@@ -1,8 +1,9 @@
 """Worker processes: where code that may hang or crash runs.
 
 A worker answers one request at a time. One that dies or takes too long is killed and replaced at its next use; whoever
-waited for it gets `WorkerFailed`. Workers die with their parent; they arrange that themselves, because a `preexec_fn`
-forces a real fork, and a fork of a process that runs gRPC crashed here.
+waited for it gets `WorkerFailed`. So is one that says that it is worn, after its answer.
+Workers die with their parent; they arrange that themselves, because a `preexec_fn` forces a real fork, and a fork of a
+process that runs gRPC crashed here.
 
 Invariant (`test_a_failed_worker_is_replaced_before_its_next_use`): after a failure the next request meets a new
 process.
@@ -69,7 +70,11 @@ class Worker:
             if target is not None and target not in self._loaded:
                 await self._within(START_SECONDS, {"op": "load", "target": target})
                 self._loaded.add(target)
-            return await self._within(seconds, request)
+            answer = await self._within(seconds, request)
+            if answer.get("worn"):
+                logger.warning("an agent leaves threads running", extra={"worker": self.name})
+                await self.kill()
+            return answer
 
     async def _within(self, seconds: float, request: Mapping[str, Any]) -> dict[str, Any]:
         try:

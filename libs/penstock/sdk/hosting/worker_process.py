@@ -3,6 +3,9 @@
 Requests and answers are JSON lines on two private pipes; standard output goes to standard error, so that a print in a
 reward cannot spoil an answer. `python -m penstock.sdk.hosting.worker_process REQUEST_FD ANSWER_FD PARENT_PID MEMORY`.
 
+Threads that agents leave running are let be, few of them: their keys open nothing any more. A process that has more
+than MOST_LEFT says with its answer that it is worn, and is replaced.
+
 MEMORY is how many bytes of address space it may take beyond what it has after importing (0: any number): a reward that
 asks for more gets a MemoryError, which fails its item, before the kernel kills a process of its choice.
 """
@@ -18,7 +21,9 @@ import json
 import os
 import resource
 import sys
+import threading
 from collections.abc import Mapping
+from concurrent.futures import thread
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,9 @@ from penstock.sdk.hosting.wire import (
 from penstock.sdk.rewards import Reward
 from penstock.sdk.samples import as_result
 from penstock.system.parent_death import die_with_parent
+
+MOST_LEFT = 8
+"""Threads that agents may leave running in a process."""
 
 
 @functools.cache
@@ -71,7 +79,7 @@ class Requests:
         except BadRow as error:
             return {"bad_row": str(error)}
         except BaseException as error:  # the process boundary: everything is told to the parent, SystemExit too
-            return {"error": f"{type(error).__name__}: {error}"[:300]}
+            return _failed(error)
 
     async def _load(self, request: Mapping[str, Any]) -> dict[str, Any]:
         _limit_memory(0)  # imports are not limited
@@ -102,9 +110,12 @@ class Requests:
         os.environ.update(endpoint.variables)
         agent: Agent = resolve(request["target"])
         try:
-            return result_to_json(await agent.outcome(task_from_json(request["task"]), endpoint))
+            result = result_to_json(await agent.outcome(task_from_json(request["task"]), endpoint))
+        except Exception as error:
+            result = _failed(error)
         finally:
             await _nothing_left()  # which would draw into the next sample
+        return {**result, "worn": _threads_left() > MOST_LEFT}
 
     async def _reset(self, request: Mapping[str, Any]) -> dict[str, Any]:
         environment: Environment = resolve(request["target"])()
@@ -139,6 +150,17 @@ async def _nothing_left() -> None:
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
+
+
+def _threads_left() -> int:
+    """Threads that do something: neither the main one nor those of a pool that wait for work."""
+    frames = sys._current_frames()
+    doing = [frames.get(each.ident or 0) for each in threading.enumerate() if each is not threading.main_thread()]
+    return sum(frame is not None and frame.f_code.co_filename != thread.__file__ for frame in doing)
+
+
+def _failed(error: BaseException) -> dict[str, Any]:
+    return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 
 async def _settle(value: Any) -> Any:
