@@ -1,6 +1,7 @@
 """Makes <repo>/venv from a lock file and writes <repo>/venv.json. Run by the py_venv repository rule.
 
 uv does the installing (several times faster than pip, with a shared cache); it comes from its own hash-pinned lock.
+What has no wheel is built by what build.lock.txt, beside that, pins.
 pip's settings decide where packages come from: its find-links folders are handed on, because uv does not read them.
 """
 
@@ -74,6 +75,7 @@ def main(lock: str, repo: str, installer_lock: str, prebuilt: str) -> None:
         run(sys.executable, "-m", "venv", "--without-pip", str(venv))
         run(
             uv, "pip", "sync", "-q", "--require-hashes", "--only-binary", ":all:", "--compile-bytecode",
+            "--build-constraints", str(pathlib.Path(installer_lock).with_name("build.lock.txt")),
             "--python", str(python), lock,
             env=uv_environment(pip_settings(sys.executable)),
         )  # fmt: skip

@@ -60,9 +60,11 @@ def _py_venv_impl(rctx):
     lock = _lock(rctx)
     script = rctx.path(rctx.attr._script)
     installer = rctx.path(rctx.attr._installer)
+    build = rctx.path(rctx.attr._build)  # which the script finds beside the installer's
     if hasattr(rctx, "watch"):
         rctx.watch(script)
         rctx.watch(installer)
+        rctx.watch(build)
     name = str(rctx.path(".").basename).split("venv_")[-1]
     prebuilt = rctx.os.environ.get("PENSTOCK_VENV_" + name.upper(), "")
     rctx.report_progress("making the venv of %s" % lock.basename)
@@ -79,6 +81,7 @@ py_venv = repository_rule(
     implementation = _py_venv_impl,
     attrs = {
         "locks": attr.label_keyed_string_dict(mandatory = True, allow_files = True, doc = "lock -> any, cpu or cuda"),
+        "_build": attr.label(default = "//bazel/venvs:build.lock.txt", allow_single_file = True),
         "_script": attr.label(default = "//bazel:make_venv.py", allow_single_file = True),
         "_installer": attr.label(default = "//bazel/venvs:installer.lock.txt", allow_single_file = True),
     },
