@@ -45,18 +45,27 @@ def task_of(number: int, tokens: int) -> pb.GroupTask:
     return task
 
 
-async def by_http(url: str, key: str, turns: int) -> None:
-    """An agent's conversation over one connection."""
+def key_of(round_: int, number: int) -> str:
+    """Of a session, by round and number."""
+    return f"{round_:04}-{number:027}"
+
+
+async def by_http(url: str, key: str, turns: int, tokens: int) -> None:
+    """An agent's conversation over one connection; answers of so many tokens at most."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     messages = [{"role": "user", "content": ASKED}]
     for _ in range(turns):
-        body = json.dumps({"model": "policy", "messages": messages}).encode()
+        body = json.dumps({"model": "policy", "messages": messages, "max_tokens": tokens}).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n"
-        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
         answered = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(answered.partition(b"content-length:")[2].split()[0])
-        said = json.loads(await reader.readexactly(length))["choices"][0]["message"]
+        answer = json.loads(await reader.readexactly(length))
+        if "choices" not in answer:
+            raise RuntimeError(f"{url} refuses: {answer}")
+        said = answer["choices"][0]["message"]
         messages += [{"role": "assistant", "content": said["content"]}, {"role": "user", "content": ASKED}]
     writer.close()
 
@@ -83,8 +92,9 @@ async def measured(sessions: int, one: Callable[[int], Awaitable[None]]) -> tupl
     return time.perf_counter() - began, time.process_time() - cpu
 
 
-async def _by_number(url: str, keys: Sequence[str], turns: int, number: int) -> None:
-    await by_http(url, keys[number], turns)
+async def turns_by_http(url: str, keys: Sequence[str], turns: int, tokens: int, number: int) -> None:
+    """The conversation of one of the sessions."""
+    await by_http(url, keys[number], turns, tokens)
 
 
 async def _directly(replicas: Engines, chat: ChatTokenizer, tokens: int, turns: int, number: int) -> None:
@@ -114,10 +124,10 @@ async def main(args: argparse.Namespace) -> None:
                 own = functools.partial(_directly, replicas, chat, tokens, args.turns)
                 both: dict[str, list[tuple[float, float]]] = {"gateway": [], "direct": []}
                 for turn in range(args.rounds + 1):  # the first warms up
-                    keys = [f"{turn:04}-{number:027}" for number in range(args.sessions)]
+                    keys = [key_of(turn, number) for number in range(args.sessions)]
                     for number, key in enumerate(keys):
                         sessions.open(key, task_of(number, tokens), 0, SECONDS)
-                    http = functools.partial(_by_number, f"{scheme}://{at}", keys, args.turns)
+                    http = functools.partial(turns_by_http, f"{scheme}://{at}", keys, args.turns, tokens)
                     both["gateway"].append(await measured(args.sessions, http))
                     both["direct"].append(await measured(args.sessions, own))
                     for key in keys:
