@@ -117,6 +117,7 @@ OTHERS = {
     "tests/fuzz": "learner",
     "tests/manifests": "sinks",
     "tests/pods": "light",
+    "tests/proofs": "light",
     "tests/real": "learner",
     "tests/sinks": "sinks",
     "tests/static": "light",

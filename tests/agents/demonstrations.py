@@ -14,6 +14,7 @@ import pathlib
 import random
 import socket
 import sys
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,7 +27,9 @@ from starlette.routing import Route
 
 from penstock.sdk.agents import Endpoint, Task
 
-QUESTIONS, MEASURED, WRONG = 900, 128, 0.35
+QUESTIONS = {"sdk": 900, "smolagents": 3000, "reasoning_gym": 3600}
+"""That are demonstrated. Conversations of smolagents are long, with noise in the middle of them to read over."""
+TASKS, MEASURED, WRONG = 900, 128, 0.35
 NAME = "reasoning_gym:chain_sum"
 SETTINGS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 
@@ -67,7 +70,7 @@ class Teacher:
             function = {"name": made["name"], "arguments": json.dumps(made["arguments"])}
             message |= {
                 "content": None,
-                "tool_calls": [{"id": f"c{answers}", "type": "function", "function": function}],
+                "tool_calls": [{"id": uuid.uuid4().hex[:9], "type": "function", "function": function}],
             }
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
         about = {"id": "c", "object": "chat.completion", "created": 0, "model": "policy"}
@@ -99,7 +102,7 @@ async def of_agent(name: str) -> list[dict[str, Any]]:
 
     player = getattr(agents_of_others, f"{name}_calculator")
     chance, found = random.Random(1), list[dict[str, Any]]()
-    rows = [question(chance) for _ in range(QUESTIONS)]
+    rows = [question(chance) for _ in range(QUESTIONS[name])]
     teacher = Teacher(ends=name == "smolagents")
     async with serving(Starlette(routes=[Route("/v1/chat/completions", teacher.chat, methods=["POST"])])) as url:
         for row in rows:
@@ -127,7 +130,7 @@ def of_reasoning_gym() -> list[dict[str, Any]]:
     from services.environment_adapters.reasoning_gym import reasoning_gym
 
     chance = random.Random(1)
-    tasks = reasoning_gym.create_dataset("chain_sum", seed=1 << 20, size=QUESTIONS * 4, **SETTINGS)
+    tasks = reasoning_gym.create_dataset("chain_sum", seed=1 << 20, size=QUESTIONS["reasoning_gym"], **SETTINGS)
     return [{"prompt": each["question"], "target": _worse(each["answer"], chance)} for each in tasks]
 
 
@@ -135,7 +138,7 @@ def main() -> None:
     name, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(2)
-    rows = [question(chance) for _ in range(QUESTIONS + MEASURED)]
+    rows = [question(chance) for _ in range(TASKS + MEASURED)]
     shown = of_reasoning_gym() if name == "reasoning_gym" else asyncio.run(of_agent(name))
     chance.shuffle(shown)
     for file, lines in (("sft", shown), ("eval", rows[:MEASURED]), ("train", rows[MEASURED:])):
