@@ -10,6 +10,7 @@ import asyncio
 import logging
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from penstock.bus import Bucket, Bus, RunNames, append
@@ -25,6 +26,7 @@ from services.coordinator.admission.deadlines import Deadlines
 from services.coordinator.admission.tasks import SHOWN, TaskMaker
 from services.coordinator.ending import Ending
 from services.coordinator.evaluation.evaluator import Evaluator
+from services.coordinator.evaluation.trials import Said, Trials
 from services.coordinator.reporting.alerts import Alerts
 from services.coordinator.reporting.machine import Machine
 from services.coordinator.reporting.recording import Recorder
@@ -69,6 +71,8 @@ class Coordinator:
         self._folds: dict[str, Fold] = {"alerts": self.alerts, "totals": self.totals}
         self._snapshots = Snapshots(bus, names, self.following, peers, self._folds, lambda: self.recorder.written)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
+        said = Said(self.decide, self._decided, self.pause)
+        self._trials = Trials(recipe, self.following, self.tasks, peers, said)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
         self._deadlines = Deadlines(bus, names, recipe, self.following, self._ending.give_up)
         self.admission = Admission(bus, names, recipe, self.following, self.tasks, self.state, self._ending.give_up)
@@ -84,6 +88,7 @@ class Coordinator:
             tasks.create_task(self._ending.run(self._evaluator))
             tasks.create_task(self._deadlines.run())
             tasks.create_task(self._snapshots.run())
+            tasks.create_task(self._trials.run())
             tasks.create_task(self._tell_over())
             tasks.create_task(record_recipe(self.bus, self.names, self.following, self.recipe))
 
@@ -96,7 +101,7 @@ class Coordinator:
         if over is not None and over.value:
             await bucket.put(self.names.over_key, b"")
         asked = Asked(self.bus, self.names)
-        self.state.begin(paused=await asked.paused())
+        self.state.begin(paused=await asked.paused(), why=await asked.paused_for())
         if reason := await asked.to_stop():
             self.state.stop(reason)
         for group in list(self.ledger.in_flight.values()):
@@ -109,19 +114,28 @@ class Coordinator:
         """Entries of the run's streams that this process has set aside."""
         return self.ledger.quarantine.counts.total() + self.following.quarantine.counts.total()
 
-    async def pause(self, paused: bool) -> None:
-        """Stops or resumes admission, also over restarts of this process."""
-        self.state.pause(paused)
-        await Asked(self.bus, self.names).pause(paused)
+    async def pause(self, paused: bool, why: str = "") -> None:
+        """Stops or resumes admission, also over restarts of this process. why: where it was no person's wish."""
+        self.state.pause(paused, why)
+        await Asked(self.bus, self.names).pause(paused, why)
         await self.following.notify()
 
-    async def decide(self, step: int, decision: weights_pb2.Decision, reason: str) -> weights_pb2.DecideVersionResponse:
+    async def decide(
+        self, step: int, decision: weights_pb2.Decision, reason: str, metrics: Mapping[str, float] | None = None
+    ) -> weights_pb2.DecideVersionResponse:
         """Has weight_sync promote a version, reject it or roll back to it, and records that it has.
 
         Raises rpc.RpcError, and BusError if it was done and could not be recorded: then it can be asked for again.
         """
         answer = await self.peers.decide(step, decision, reason)
-        decided = trajectory_pb2.VersionDecision(step=step, decision=decision, reason=reason)
+        await self._decided(step, decision, reason, metrics or {})
+        return answer
+
+    async def _decided(
+        self, step: int, decision: weights_pb2.Decision, reason: str, metrics: Mapping[str, float]
+    ) -> None:
+        """Records what weight_sync has done. metrics: by what a trial decided. Raises BusError."""
+        decided = trajectory_pb2.VersionDecision(step=step, decision=decision, reason=reason, metrics=metrics)
         decided.at.GetCurrentTime()
         subject = self.names.ledger_version_subject(step)
         await append(self.bus, subject, decided.SerializeToString(), expected_last_sequence=None)
@@ -131,7 +145,6 @@ class Coordinator:
             weights_pb2.Decision.Name(decision).removeprefix("DECISION_"),
             extra={"reason": reason},
         )
-        return answer
 
     async def stop(self, reason: str) -> None:
         """Ends the run after the step in progress, also over restarts of this process; the first reason stands.

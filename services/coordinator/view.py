@@ -10,7 +10,7 @@ def run(c: Coordinator) -> pb.Run:
     """A run as it stands now."""
     services = c.watch.services
     run = standing(c.recipe, c.ledger)
-    run.state, run.reason = c.state.value, c.state.reason or c.recorder.problem
+    run.state, run.reason = c.state.value, c.state.reason or c.state.paused_for or c.recorder.problem
     run.tasks_pending, run.stall = services.tasks_pending, c.watch.stall
     run.alerts.extend([*([c.watch.scarce] if c.watch.scarce else []), *(str(a) for a in c.alerts.standing)])
     run.members.extend(c.peers.members)

@@ -44,6 +44,8 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
     host = EngineHost(settings, receiver=process.name, start=start)
     servicer = Generation(host, vocabulary_of(args.model))
     process.server.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, servicer)
+    if process.part is not None and args.part == "generation":
+        host.serves = process.part.holds
     weight_sync, beside = args.weight_sync, list[Coroutine[Any, Any, None]]()
     if process.part is not None:
         process.part.member.serves, process.part.member.capacity = args.serves, args.max_running

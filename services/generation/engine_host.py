@@ -28,7 +28,7 @@ from penstock.trajectories.routes import RouteShape
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
-from services.generation.fetching import AnotherModel, FetchFailed
+from services.generation.fetching import FetchFailed
 from services.generation.gate import Gate
 from services.generation.receiving import Hands
 
@@ -44,6 +44,12 @@ _running = metrics.gauge(metrics.REQUESTS_RUNNING, "requests in the engine, as l
 _tokens = metrics.counter(metrics.TOKENS_GENERATED, "tokens drawn")
 
 StartEngine = Callable[[EngineSettings, PolicyVersion], Awaitable[Engine]]
+Serves = Callable[[int], Awaitable[None]]
+"""Told the step of a version when the engine begins to serve it."""
+
+
+async def _nobody(step: int) -> None:
+    """Tells nobody."""
 
 
 class EngineHost:
@@ -51,10 +57,13 @@ class EngineHost:
 
     Invariants (test names): requests only ever run on a version that was applied completely; one that starts without
     weights serves nothing before it has fetched a version.
+
+    serves: told of every version that it begins to serve.
     """
 
     def __init__(self, settings: EngineSettings, receiver: str, start: StartEngine = Engine.start) -> None:
         self.settings = settings
+        self.serves: Serves = _nobody
         self.gate = Gate()
         self.state: State = State.STATE_STARTING
         self.engine_starts = 0
@@ -188,7 +197,11 @@ class EngineHost:
         logger.info("engine started in %.1f s", time.monotonic() - started, extra={"starts": self.engine_starts})
         if self.settings.weights and not self._elsewhere():
             self.state = State.STATE_READY
-            await self.gate.open(self.version.step)
+            await self._open()
+
+    async def _open(self) -> None:
+        await self.gate.open(self.version.step)
+        await self.serves(self.version.step)
 
     async def _update(self, channel: grpc.aio.Channel, hands: Hands) -> None:
         assert self._engine is not None and self._target is not None
@@ -196,15 +209,15 @@ class EngineHost:
         began = time.monotonic()
         try:
             held = await hands.take(channel, target, self._base_model)
-        except AnotherModel as error:
-            await self._report(
-                channel, pb.ReportAppliedRequest(receiver=self._receiver, version=target, error=str(error)[:1000])
-            )
+        except FetchFailed as error:
+            if not isinstance(error.__cause__, rpc.RpcError):  # the version's fault, not the network's
+                report = pb.ReportAppliedRequest(receiver=self._receiver, version=target, error=str(error)[:1000])
+                await self._report(channel, report)
             raise
         if target != self._target:
             return  # another one is wanted meanwhile: this one may be rejected
         transfer = time.monotonic() - began
-        await self.gate.close_unpinned()
+        await self.gate.close_unpinned(taken_back=target.step < self.version.step)
         self.state = State.STATE_UPDATING
         report = pb.ReportAppliedRequest(
             receiver=self._receiver, version=held.manifest.version, path=held.way, bytes=held.crossed
@@ -222,7 +235,7 @@ class EngineHost:
             raise EngineDied(report.error) from error
         _pause.observe(pause)
         self.state = State.STATE_READY
-        await self.gate.open(self.version.step)
+        await self._open()
         report.pause.FromNanoseconds(int(pause * 1e9))
         report.transfer.FromNanoseconds(int(transfer * 1e9))
         await self._report(channel, report)

@@ -1,7 +1,7 @@
 """Holds requests back until the engine holds a version they may use.
 
 Invariants (test names): a request never starts on a version older than its min_step; a pinned request starts on exactly
-its version; weights are not swapped while a pinned request runs.
+its version; weights are not swapped while a pinned request runs; of a version that is taken back none runs on.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._step: int | None = None
-        self._pinned = 0
+        self._pinned: set[asyncio.Timeout] = set()
         self._changed = asyncio.Condition()
 
     async def open(self, step: int) -> None:
@@ -46,21 +46,31 @@ class Gate:
             async with asyncio.timeout(within):
                 async with self._changed:
                     await self._changed.wait_for(lambda: self._allows(min_step, pinned_step))
-                    self._pinned += pinned_step is not None
+                    pin = asyncio.timeout(None)
+                    if pinned_step is not None:
+                        self._pinned.add(pin)
         try:
-            yield
+            async with pin:
+                yield
+        except TimeoutError:
+            if not pin.expired():
+                raise
+            raise PinMissed(f"version {pinned_step} was taken back") from None
         finally:
             if pinned_step is not None:
+                self._pinned.discard(pin)
                 async with self._changed:
-                    self._pinned -= 1
                     self._changed.notify_all()
 
-    async def close_unpinned(self) -> None:
+    async def close_unpinned(self, *, taken_back: bool = False) -> None:
         """Waits until no pinned request runs, bounded by their own deadlines, and closes in the same moment: none can
-        begin between that and the swap."""
+        begin between that and the swap. taken_back: whether the version must not be used any more: they end at once."""
         with waiting("pinned requests", on="rollout", deadline=None):
             async with self._changed:
-                await self._changed.wait_for(lambda: self._pinned == 0)
+                while self._pinned:
+                    for pin in [each for each in self._pinned if taken_back and not each.expired()]:
+                        pin.reschedule(0.0)
+                    await self._changed.wait()
                 self._step = None
 
     def _allows(self, min_step: int, pinned_step: int | None) -> bool:

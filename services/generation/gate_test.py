@@ -135,3 +135,21 @@ async def test_a_request_that_gave_up_waiting_holds_nothing() -> None:
         async with gate.passing(0, 5, within=0.02):
             raise AssertionError
     await asyncio.wait_for(gate.close_unpinned(), 5)
+
+
+async def test_of_a_version_that_is_taken_back_no_pinned_request_runs_on() -> None:
+    gate = Gate()
+    await gate.open(3)
+    first, second, free = Passer(gate, pinned=3), Passer(gate, pinned=3), Passer(gate)
+    await turns()
+    async with asyncio.timeout(5):
+        await gate.close_unpinned(taken_back=True)
+    for each in (first, second):
+        with pytest.raises(PinMissed, match="version 3 was taken back"):
+            await each.task
+    await gate.open(2)
+    assert free.inside
+    await free.finish()
+    late = Passer(gate, pinned=2)
+    await turns()
+    await late.finish()

@@ -41,6 +41,7 @@ from services.learner.leader.preparation import Prepared
 from services.learner.leader.publishing import weights_of
 from services.learner.leader.status import State, Status
 from services.learner.leader.trained import Trained
+from services.learner.probes import probes_of
 from services.learner.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -175,15 +176,17 @@ class Life:
         limit = FIRST_STEP_SECONDS if usual is None else max(LEAST_SECONDS, 10 * usual)
         began = time.monotonic()
         with computing(f"step {step}", usual=usual, deadline=limit):
-            result = self.trainer.step(broadcast(prepared.batch if prepared else None, self.device))
+            batch = broadcast(prepared.batch if prepared else None, self.device)
+            result = self.trainer.step(batch)
             if self.recipe.algorithm.reference.due(step):
                 self.policy.follow(self.recipe.algorithm.reference.mix)
             ended = time.monotonic()
+            probes = probes_of(self.recipe, self.policy, batch)
             held_out = self.validation.measure(step, self.leader)
         self.took.append(ended - began)
         tensors = list(weights_of(self.recipe, self.policy))
         self.status.step = step
-        trained = Trained(step, prepared, result, held_out, began, ended)
+        trained = Trained(step, prepared, result, held_out, began, ended, probes)
         self.keeper.trained(step, self.leader.stepped(trained, tensors))
 
 

@@ -11,9 +11,10 @@ from services.weight_sync.store import VersionStore
 
 
 async def serve(process: Process, args: argparse.Namespace) -> None:
+    quota = int(args.staged_gib * (1 << 30))
     process.server.add(
         weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
-        WeightSync(VersionStore(args.directory, args.keep, int(args.staged_gib * (1 << 30)))),
+        WeightSync(VersionStore(args.directory, args.keep, quota, tries=args.canaries > 0), args.canaries),
         raw_requests=RAW_REQUESTS,
         raw_responses=RAW_RESPONSES,
     )
@@ -25,6 +26,9 @@ def main() -> int:
     parser.add_argument("--directory", type=pathlib.Path, required=True, help="where versions are kept (disk or tmpfs)")
     parser.add_argument("--keep", type=int, default=4, help="READY versions kept; older ones are retired")
     parser.add_argument("--staged-gib", type=float, default=512, help="most disk that versions being pushed may take")
+    parser.add_argument(
+        "--canaries", type=int, default=0, help="receivers that take each version on trial first; 0 serves it at once"
+    )
     return run(parser.parse_args(), serve)
 
 

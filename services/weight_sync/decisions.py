@@ -11,16 +11,16 @@ logger = logging.getLogger(__name__)
 LIFECYCLE = "lifecycle.json"
 
 
-def read(directory: pathlib.Path, kept: Collection[int]) -> Lifecycle:
+def read(directory: pathlib.Path, kept: Collection[int], tries: bool = False) -> Lifecycle:
     """What was decided of the kept versions. Where that is damaged nobody knows what was rejected, and all waits."""
     path = directory / LIFECYCLE
     try:
-        return Lifecycle.load(path.read_text(), kept)
+        return Lifecycle.load(path.read_text(), kept, tries)
     except FileNotFoundError:
-        return Lifecycle.load(Lifecycle().dump(), kept)
+        return Lifecycle.load(Lifecycle().dump(), kept, tries)
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.error("%s is damaged: no version is served until one is promoted: %s", path, error)
-        life = Lifecycle()
+        life = Lifecycle(tries)
         life.rolled_back = True
         for step in kept:
             life.commit(step)

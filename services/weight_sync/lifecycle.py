@@ -2,10 +2,14 @@
 
     committed -> READY                          the newest READY one is served
     committed -> VERIFIED -> READY              behind a rollback, until somebody promotes it
-    READY, VERIFIED -> REJECTED
+    committed -> VERIFIED -> CANARY -> READY    where versions are tried: one at a time, the newest that waits
+    READY, VERIFIED, CANARY -> REJECTED
+
+Where versions are tried, the first is READY at once: there is nothing that it could be compared with.
 
 Invariants (test names): what is rejected is never served; behind a rollback nothing newer is served until it is
-promoted; something that was served stays to be served, whatever is rejected.
+promoted; something that was served stays to be served, whatever is rejected; where versions are tried, one is on trial
+at a time, and it is newer than what is served.
 """
 
 import dataclasses
@@ -21,17 +25,21 @@ class NothingLeft(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """state: READY, VERIFIED or REJECTED. reason: why, where somebody decided it."""
+    """state: READY, VERIFIED, CANARY or REJECTED. reason: why, where somebody decided it."""
 
     state: pb.VersionState
     reason: str = ""
 
 
 class Lifecycle:
-    """The standing of each kept version, by its step; rolled_back: whether what is committed waits for a promotion."""
+    """The standing of each kept version, by its step; rolled_back: whether what is committed waits for a promotion.
 
-    def __init__(self) -> None:
+    tries: whether versions are tried before they are served.
+    """
+
+    def __init__(self, tries: bool = False) -> None:
         self.rolled_back = False
+        self._tries = tries
         self._standings: dict[int, Standing] = {}
 
     def standing(self, step: int) -> Standing:
@@ -46,10 +54,30 @@ class Lifecycle:
         """The step of the newest READY version, at most `ceiling` where that is given."""
         return max((s for s in self._standings if self.ready(s) and (ceiling is None or s <= ceiling)), default=None)
 
-    def commit(self, step: int) -> None:
-        """A version is complete."""
-        waits = self.rolled_back
-        self._standings[step] = Standing(pb.VERSION_STATE_VERIFIED if waits else pb.VERSION_STATE_READY)
+    def trying(self, ceiling: int | None = None) -> int | None:
+        """The step of the version on trial. Where none is, the newest that waits for one begins it, at most `ceiling`
+        where that is given."""
+        served = self.served()
+        if self.on_trial is None and self._tries and not self.rolled_back and served is not None:
+            waiting = self._steps(pb.VERSION_STATE_VERIFIED)
+            next_ = max((s for s in waiting if ceiling is None or s <= ceiling), default=served)
+            if next_ > served:
+                self._standings[next_] = Standing(pb.VERSION_STATE_CANARY)
+        return self.on_trial
+
+    @property
+    def on_trial(self) -> int | None:
+        """The step of the version on trial, if one is."""
+        return next(iter(self._steps(pb.VERSION_STATE_CANARY)), None)
+
+    def _steps(self, state: pb.VersionState) -> list[int]:
+        return [step for step, standing in self._standings.items() if standing.state == state]
+
+    def commit(self, step: int, wrong: str = "") -> None:
+        """A version is complete. wrong: what makes it one that must not be served."""
+        waits = self.rolled_back or (self._tries and self.served() is not None)
+        state = pb.VERSION_STATE_VERIFIED if waits else pb.VERSION_STATE_READY
+        self._standings[step] = Standing(pb.VERSION_STATE_REJECTED, wrong) if wrong else Standing(state)
 
     def forget(self, step: int) -> None:
         """A version is no longer kept."""
@@ -69,23 +97,25 @@ class Lifecycle:
                     )
                 self._standings[step] = Standing(pb.VERSION_STATE_REJECTED, reason)
             case pb.DECISION_ROLL_BACK:
-                for newer in [s for s in self._standings if s > step and self.ready(s)]:
-                    self._standings[newer] = Standing(pb.VERSION_STATE_VERIFIED)
+                for other, standing in list(self._standings.items()):
+                    if (other > step and self.ready(other)) or standing.state == pb.VERSION_STATE_CANARY:
+                        self._standings[other] = Standing(pb.VERSION_STATE_VERIFIED)
                 self._standings[step] = Standing(pb.VERSION_STATE_READY, reason)
                 self.rolled_back = True
             case _:
                 raise ValueError(f"decision {decision} is unknown")
 
     def dump(self) -> str:
-        """All of it as JSON."""
-        standings = {str(step): [int(s.state), s.reason] for step, s in self._standings.items()}
+        """All of it as JSON; a trial begins anew."""
+        begun = {pb.VERSION_STATE_CANARY: pb.VERSION_STATE_VERIFIED}
+        standings = {str(step): [int(begun.get(s.state, s.state)), s.reason] for step, s in self._standings.items()}
         return json.dumps({"rolled_back": self.rolled_back, "standings": standings})
 
     @staticmethod
-    def load(text: str, kept: Iterable[int]) -> "Lifecycle":
+    def load(text: str, kept: Iterable[int], tries: bool = False) -> "Lifecycle":
         """The inverse, of the versions that are kept. One that it does not name was committed last. Raises ValueError,
         KeyError or TypeError for what `dump` did not write."""
-        said, found = json.loads(text), Lifecycle()
+        said, found = json.loads(text), Lifecycle(tries)
         found.rolled_back = bool(said["rolled_back"])
         for step in sorted(kept):
             if str(step) in said["standings"]:

@@ -1,6 +1,7 @@
 """WeightSyncService over a VersionStore: who may call what is in weights.proto."""
 
 import asyncio
+import logging
 import statistics
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, Overlapp
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import errors as e
+from services.weight_sync.canaries import Canaries
 from services.weight_sync.files import Stored
 from services.weight_sync.holds import Holds, TooManyHolds
 from services.weight_sync.pushes import first_push, next_push
@@ -51,6 +53,7 @@ DIFFERENCE_ERRORS: rpc.Refusals = {
 PUSH_ERRORS: rpc.Refusals = {**ERRORS, ValueError: partial(rpc.out_of_range, reason="TOO_MANY_BYTES")}
 
 
+logger = logging.getLogger(__name__)
 _committed = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
 _received = metrics.counter(metrics.WEIGHT_BYTES, "bytes of tensors pushed")
 _sent = metrics.counter(metrics.WEIGHT_BYTES_SENT, "bytes of tensors sent to engines")
@@ -61,9 +64,10 @@ _applied = metrics.counter(metrics.VERSIONS_APPLIED, "versions that engines have
 class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     """One per process. Pushes and fetches touch bytes in threads; everything else is quick."""
 
-    def __init__(self, store: VersionStore) -> None:
+    def __init__(self, store: VersionStore, canaries: int = 0) -> None:
+        """canaries: how many receivers are told a version that is on trial, where the store has them tried."""
         self._store = store
-        self._holds = Holds()
+        self._holds, self._canaries = Holds(), Canaries(canaries)
         self._changed = asyncio.Condition()
         self._receivers: dict[str, pb.Receiver] = {}
         self._pauses: deque[float] = deque(maxlen=1000)
@@ -110,7 +114,10 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         with rpc.refusing(ERRORS):
-            self._store.commit(request.version, self._holds.ceiling(time.monotonic()))
+            wrong = await asyncio.to_thread(self._store.examine, request.version)
+            self._store.commit(request.version, self._holds.ceiling(time.monotonic()), wrong)
+        if wrong:
+            logger.error("version %d is rejected: %s", request.version.step, wrong)
         _committed.inc()
         _held.set(request.version.step)
         progress()
@@ -126,13 +133,18 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     ) -> AsyncIterator[pb.WatchVersionsResponse]:
         told = request.held if request.HasField("held") else None
         self._receiver(request.receiver)
-        while True:
-            seen, offered = self._changes, self._offered()
-            if offered is not None and self._is_for(offered, told):
-                told = offered
-                yield pb.WatchVersionsResponse(version=offered)
-                continue
-            await self._wait_for_change(seen)
+        self._canaries.come(request.receiver)
+        try:
+            while True:
+                seen, offered = self._changes, self._offered(request.receiver)
+                if offered is not None and self._is_for(offered, told):
+                    told = offered
+                    yield pb.WatchVersionsResponse(version=offered)
+                    continue
+                await self._wait_for_change(seen)
+        finally:
+            self._canaries.leave(request.receiver)
+            await self._announce()  # another one may have to take its place
 
     async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> pb.GetManifestResponse:
         stored = self._find(request.version)
@@ -168,6 +180,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     async def ReportApplied(self, request: pb.ReportAppliedRequest, context: Any) -> pb.ReportAppliedResponse:
         receiver = self._receiver(request.receiver)
         receiver.error = request.error
+        receiver.failed.CopyFrom(request.version if request.error else PolicyVersion())
         if not request.error:
             receiver.version.CopyFrom(request.version)
             self._applied += 1
@@ -187,6 +200,8 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return pb.DecideVersionResponse(served=self._store.served())
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
+        for name, receiver in self._receivers.items():
+            receiver.canary = self._canaries.are(name)
         response = pb.ListVersionsResponse(
             versions=self._store.infos(),
             receivers=self._receivers.values(),
@@ -212,8 +227,10 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         await self._announce()
         return pb.ReleaseHoldResponse()
 
-    def _offered(self) -> PolicyVersion | None:
-        return self._store.served(self._holds.ceiling(time.monotonic()))
+    def _offered(self, receiver: str) -> PolicyVersion | None:
+        ceiling = self._holds.ceiling(time.monotonic())
+        tried = self._store.trying(ceiling)
+        return tried if tried is not None and self._canaries.are(receiver) else self._store.served(ceiling)
 
     def _is_for(self, offered: PolicyVersion, told: PolicyVersion | None) -> bool:
         """Whether a receiver that was told one version is to be told another: a newer one, or any where the one before

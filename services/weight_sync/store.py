@@ -27,6 +27,7 @@ from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync import decisions
 from services.weight_sync.chains import chain, parent_of
 from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
+from services.weight_sync.examining import wrong_with
 from services.weight_sync.files import Staged, Stored, mapped, opened, opened_checked
 from services.weight_sync.lifecycle import Lifecycle, NothingLeft
 
@@ -41,16 +42,16 @@ class VersionStore:
     """The versions below `directory`, `keep` committed ones and the one that is served. Not safe for concurrent pushes
     of one version.
 
-    quota: bytes that versions being pushed may take together.
+    quota: bytes that versions being pushed may take together. tries: whether versions are tried before they are served.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int, quota: int = QUOTA) -> None:
+    def __init__(self, directory: pathlib.Path, keep: int, quota: int = QUOTA, tries: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._keep, self._quota = directory, keep, quota
+        self._directory, self._keep, self._quota, self._tries = directory, keep, quota, tries
         self._staged: dict[tuple[int, int], Staged] = {}
         self._retired: list[pb.VersionInfo] = []
         self._stored: dict[int, Stored] = {}
-        self._life = Lifecycle()
+        self._life = Lifecycle(tries)
         self._restore()
 
     @property
@@ -61,6 +62,11 @@ class VersionStore:
     def served(self, ceiling: int | None = None) -> PolicyVersion | None:
         """The newest READY version whose step is at most `ceiling` (None: no bound)."""
         step = self._life.served(ceiling)
+        return self._stored[step].manifest.version if step is not None else None
+
+    def trying(self, ceiling: int | None = None) -> PolicyVersion | None:
+        """The version on trial; a new one is at most `ceiling` (None: no bound)."""
+        step = self._life.trying(ceiling)
         return self._stored[step].manifest.version if step is not None else None
 
     def ready(self, version: PolicyVersion) -> bool:
@@ -79,7 +85,7 @@ class VersionStore:
         except NothingLeft as error:
             raise Refused(str(error)) from error
         except OSError as error:
-            self._life = Lifecycle.load(before, self._stored)
+            self._life = Lifecycle.load(before, self._stored, self._tries)
             raise NoRoom(f"disk full: what is decided of version {step} cannot be kept ({error.strerror})") from error
 
     def get(self, version: PolicyVersion) -> Stored | None:
@@ -159,12 +165,22 @@ class VersionStore:
         """What makes a version of the one that a receiver has. Raises NotKept, NoDifference."""
         return chain(self.get, version, held)
 
-    def commit(self, version: PolicyVersion, held: int | None = None) -> PolicyVersion:
-        """Makes a staged version READY, or VERIFIED behind a rollback. Committing one again changes nothing.
+    def examine(self, version: PolicyVersion) -> str:
+        """What is wrong with a staged version whose bytes have all come, as a sentence: bytes that are not on the disk
+        as they came, or numbers that are not finite. Empty if nothing is, or none are tried."""
+        staged = self._staged.get((version.epoch, version.step))
+        if not self._tries or staged is None or not staged.receiver.complete:
+            return ""
+        return wrong_with(staged.manifest, mapped(staged.path, staged.manifest.total_size))
+
+    def commit(self, version: PolicyVersion, held: int | None = None, wrong: str = "") -> PolicyVersion:
+        """Makes a staged version READY, or VERIFIED behind a rollback or before its trial. Committing one again changes
+        nothing.
 
         After NoRoom it is staged as before.
 
         `held`: the step receivers are held at, if they are: the version they use there is not retired meanwhile.
+        `wrong`: what `examine` says of it; then it is REJECTED.
         """
         if (version.epoch, version.step) not in self._staged and self.get(version) is not None:
             return version
@@ -174,9 +190,13 @@ class VersionStore:
             raise Incomplete(f"{staged.receiver.received} of {staged.manifest.total_size} bytes received")
         final = self._path(version).with_suffix(".bin")
         temporary = final.with_suffix(".manifest.staging")
+        self._life.commit(version.step, wrong)
         try:
             temporary.write_bytes(staged.manifest.SerializeToString())
+            if wrong:
+                decisions.write(self._directory, self._life)
         except OSError as error:
+            self._life.forget(version.step)
             temporary.unlink(missing_ok=True)
             why = f"the version store cannot hold the manifest of step {version.step} ({error.strerror})"
             raise NoRoom(f"disk full: {why}") from error
@@ -186,7 +206,6 @@ class VersionStore:
         temporary.rename(final.with_suffix(".manifest"))
         del self._staged[version.epoch, version.step]
         self._stored[version.step] = opened(staged.manifest, final)
-        self._life.commit(version.step)
         for epoch, step in list(self._staged):
             if epoch < version.epoch or step <= version.step:
                 self.abort(PolicyVersion(epoch=epoch, step=step))  # it could not be committed any more
@@ -221,7 +240,7 @@ class VersionStore:
         for path in [*self._directory.glob("*.bin"), *self._directory.glob("*.difference")]:
             if not path.with_suffix(".manifest").exists():
                 path.unlink()
-        self._life = decisions.read(self._directory, self._stored)
+        self._life = decisions.read(self._directory, self._stored, self._tries)
         self._retire(None)
 
     def _check_is_next(self, version: PolicyVersion) -> None:
@@ -254,7 +273,7 @@ class VersionStore:
             )
 
     def _retire(self, held: int | None) -> None:
-        in_use = {self._life.served(), None if held is None else self._life.served(held)}
+        in_use = {self._life.served(), self._life.on_trial, None if held is None else self._life.served(held)}
         for step in sorted(self._stored)[: -self._keep]:
             if step in in_use:
                 continue

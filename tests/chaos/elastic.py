@@ -59,15 +59,16 @@ def until_shared(run: Disturbed, engines: int) -> None:
 
 
 @contextmanager
-def running(folder: pathlib.Path, made: dict[str, Any]) -> Iterator[Disturbed]:
-    """A run with fake engines from its first step on; it is asked to stop behind the block."""
+def running(folder: pathlib.Path, made: dict[str, Any], first_step: int = 1) -> Iterator[Disturbed]:
+    """A run with fake engines from its first step on; it is asked to stop behind the block, if it has not ended."""
     (folder / DISK).mkdir(parents=True)
     os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
     run = Disturbed(folder, made)
     try:
-        run.until_step(1)
+        run.until_step(first_step)
         yield run
-        run.stop()
+        if not run.over:
+            run.stop()
     finally:
         with suppress(ProcessLookupError):
             run.process.kill()

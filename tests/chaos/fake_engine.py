@@ -2,12 +2,19 @@
 
 The fake draws ordinary tokens one by one and ends a completion with probability END at each, so the length of a
 completion has a known distribution whatever interrupts it: one that goes on elsewhere goes on as if nothing had been.
+
+PENSTOCK_FAKE_FAULT plants what a trial of versions must find: `KIND@STEP`, of that version alone.
+
+    scores   the log-probs of given tokens are others than before
+    long     no completion ends before its limit, for which the reward falls
+    dies     the process of the engine that first holds it is killed, once
 """
 
 import asyncio
 import os
 import pathlib
 import random
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -19,6 +26,7 @@ from services.generation.engine import Chunk, EngineSettings, Judgement, label
 
 END = 0.1
 TOKEN = 7
+FAULT, _, FAULTY = os.environ.get("PENSTOCK_FAKE_FAULT", "").partition("@")
 SECONDS_A_TOKEN = float(os.environ.get("PENSTOCK_FAKE_SECONDS_A_TOKEN", "0.004"))
 
 
@@ -55,7 +63,7 @@ class FakeEngine:
     async def _drawn(self, sampling: SamplingParams) -> AsyncIterator[Chunk]:
         for left in reversed(range(sampling.max_tokens)):
             await asyncio.sleep(SECONDS_A_TOKEN)
-            ends = random.random() < END
+            ends = random.random() < END and not self._has("long")
             token = sampling.stop_token_ids[0] if ends else TOKEN
             finish = "stop" if ends else "length" if left == 0 else None
             yield Chunk([token], [-0.5], [(0, label(self.version))], finish, 0)
@@ -64,13 +72,21 @@ class FakeEngine:
 
     async def score(self, request_id: str, tokens: Sequence[int], first: int, top: int) -> Judgement:
         """Finds every token alike."""
-        count = len(tokens) - first
-        return Judgement([-0.5] * count, [[TOKEN] * top] * count, [[-0.5] * top] * count)
+        count, said = len(tokens) - first, -30.0 if self._has("scores") else -0.5
+        return Judgement([said] * count, [[TOKEN] * top] * count, [[-0.5] * top] * count)
 
     async def update(self, manifest: Manifest, path: pathlib.Path) -> float:
         """Takes a version's name; its bytes were checked on the way here."""
         self.version = manifest.version
+        if self._has("dies"):
+            died = pathlib.Path(os.environ["PENSTOCK_FAKE_DIED"])
+            if not died.exists():
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
         return 0.0
+
+    def _has(self, fault: str) -> bool:
+        return fault == FAULT and str(self.version.step) == FAULTY
 
     def running(self) -> int:
         return self._running

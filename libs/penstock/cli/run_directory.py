@@ -61,6 +61,7 @@ MAY_CHANGE = (
     "telemetry.",
     "weight_sync.keep_versions",
     "weight_sync.full_every",
+    "weight_sync.canary",
     "security",
 )
 ADDRESSES = "addresses.json"

@@ -125,6 +125,17 @@ class Ledger:
         """Whether a step's report was there, be it forgotten since."""
         return 0 < step <= self.forgotten or step in self.reports
 
+    @property
+    def promoted(self) -> int:
+        """The newest version that somebody promoted; 0 where nobody did, which is the model that everybody starts
+        with."""
+        kept = (Decision.DECISION_PROMOTE, Decision.DECISION_ROLL_BACK)
+        return max((step for step, d in self.decisions.items() if d.decision in kept), default=0)
+
+    def rejected(self, step: int) -> bool:
+        """Whether a version was rejected, and not promoted since."""
+        return step in self.decisions and self.decisions[step].decision == Decision.DECISION_REJECT
+
     def become(self, other: "Ledger") -> None:
         """Takes over the state of another, which is not to be used any more."""
         self.__dict__.update(other.__dict__)
@@ -138,6 +149,9 @@ class Ledger:
         for held in (self.batches, self.reports, self.failed):
             for old in [s for s in held if s <= step]:
                 del held[old]
+        standing = self.promoted
+        for old in [s for s in self.decisions if s <= step and s not in (standing, self.rolled_back)]:
+            del self.decisions[old]
         before = training_group(self.next_number)
         for group in [g for g in self.groups.values() if g.step is not None and g.step <= step and g.name < before]:
             del self.groups[group.name]

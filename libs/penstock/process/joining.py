@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 from penstock.access import Login
-from penstock.bus import Bus, RunNames, connect, until_run
+from penstock.bus import Bus, BusError, RunNames, connect, until_run
 from penstock.membership import Announcer, Member, MemberState, View, Watcher, announcing, watching
 from penstock.rpc import Security
 from penstock.system.version import VERSION
@@ -74,6 +74,16 @@ class Part:
         for listener in self._listeners:
             self.announcer.when_written_off(listener)
         return self.announcer
+
+    async def holds(self, step: int) -> None:
+        """Says which version of the policy this engine holds, with the next announcement where NATS is away.
+
+        Raises NameTaken."""
+        self.member.step = step
+        try:
+            await self.say(self.member.state)
+        except BusError as error:
+            logger.warning("cannot announce version %d yet: %s", step, error)
 
     async def say(self, state: MemberState) -> None:
         """Says how far it is; nothing where it has not been announced. Raises NameTaken, BusError."""

@@ -117,6 +117,11 @@ class Recipe(s.Section):
         return self.mode != "replay" and (self.rolls_out or self.evaluates)
 
     @property
+    def canary(self) -> s.Canary | None:
+        """How versions are tried before they are served; None where they are not."""
+        return self.weight_sync.canary if self.mode == "train" else None
+
+    @property
     def trains_reward_model(self) -> bool:
         """Whether what is trained scores answers instead of writing them."""
         return self.method.scores

@@ -7,6 +7,8 @@ moment.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -66,17 +68,21 @@ class Replica:
 
 
 class Engines:
-    """All replicas. `attempts` bounds failures of a turn; waiting for an absent replica is bounded by time instead."""
+    """All replicas. `attempts` bounds failures of a turn; waiting for an absent replica is bounded by time instead.
 
-    def __init__(self, replicas: Pool[Replica], attempts: int, timeout: float) -> None:
-        self._replicas, self._attempts, self._timeout = replicas, attempts, timeout
+    where: their membership, where that says which version each holds.
+    """
 
-    def choose(self, group: str) -> Replica:
-        """The replica for a request of `group` now; there must be one."""
+    def __init__(self, replicas: Pool[Replica], attempts: int, timeout: float, where: Members | None = None) -> None:
+        self._replicas, self._attempts, self._timeout, self._where = replicas, attempts, timeout, where
+
+    def choose(self, group: str, pinned_step: int | None = None) -> Replica:
+        """The replica for a request of `group` now; there must be one. With `pinned_step` one that holds that version,
+        where any is known to."""
         now = time.monotonic()
-        usable = {r.address: r for r in self._replicas if r.avoid_until <= now} or {
-            r.address: r for r in self._replicas
-        }
+        holding = self._where.holding(pinned_step) if self._where is not None and pinned_step is not None else None
+        able = [r for r in self._replicas if holding is None or r.address in holding] or self._replicas
+        usable = {r.address: r for r in able if r.avoid_until <= now} or {r.address: r for r in able}
         wanted = usable[preferred(group, usable)]
         least = min(usable.values(), key=lambda r: r.in_flight)
         return least if wanted.in_flight - least.in_flight > IMBALANCE else wanted
@@ -115,7 +121,10 @@ class Engines:
                 raise GenerationFailed(f"no replica generated within {self._timeout:g} s ({failed})")
             if not await self._replicas.some("a generation replica", on="generation", within=left):
                 raise GenerationFailed(f"no replica took part in the run for {left:g} s")
-            replica = self.choose(group)
+            pinned = work.pinned_step if work.HasField("pinned_step") else None
+            if pinned is not None and not await self._held(pinned, left):
+                raise GenerationFailed(f"no replica held version {pinned} within {left:g} s")
+            replica = self.choose(group, pinned)
             try:
                 finish = await self._attempt(replica, builder, group, work, sampling, stops, left, heard)
             except Alone:
@@ -132,6 +141,17 @@ class Engines:
                 continue  # where another one can go on, at once
             builder.end_completion(finish)
             return finish, replica.address
+
+    async def _held(self, step: int, within: float) -> bool:
+        """Waits, listed, until a replica may hold the version; False if none does after `within` seconds."""
+        where = self._where
+        if where is None or where.holding(step):
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                wanted = f"a replica with version {step}"
+                await where.watcher.until(lambda _: bool(where.holding(step)), wanted, on="generation", idle=False)
+        return bool(where.holding(step))
 
     async def _attempt(
         self,
@@ -209,4 +229,4 @@ async def engines(where: Where, security: rpc.Security, attempts: int, timeout: 
     if not isinstance(where, Members) and not where:
         raise ValueError("at least one generation address is needed")
     async with replicas_of(where, security) as replicas:
-        yield Engines(replicas, attempts, timeout)
+        yield Engines(replicas, attempts, timeout, where if isinstance(where, Members) else None)

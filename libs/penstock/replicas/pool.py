@@ -34,6 +34,11 @@ class Members:
     serves: str = ""
     zone: str = ""
 
+    def holding(self, step: int) -> set[str]:
+        """Addresses of those that may hold this version of the policy: whoever says it, or says of none."""
+        ready = self.watcher.view.ready(self.kind, self.serves)
+        return {m.address for m in ready if not m.HasField("step") or m.step == step}
+
 
 Where = Sequence[str] | Members
 Open = Callable[[str], AbstractAsyncContextManager[T]]

@@ -11,7 +11,7 @@ from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.membership import Member, MemberState, announcing, watching
 from penstock.replicas.engines import engines, replicas_of
 from penstock.replicas.pool import Members, Pool, pool
-from penstock.testing.fake_engine import FakeEngine, Tokens, serving
+from penstock.testing.fake_engine import FakeEngine, Step, Tokens, serving
 from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 
@@ -82,6 +82,38 @@ async def test_a_turn_waits_for_a_replica_that_comes(bus: Bus, names: RunNames) 
         async with announcing(bus, names, member("late", address)):
             finish, where = await asyncio.wait_for(turn, 15)
     assert (finish, where, builder.completion) == (pb.FINISH_REASON_STOP, address, [5, 2])
+
+
+async def test_what_is_pinned_to_a_version_goes_to_whoever_says_that_it_holds_it(bus: Bus, names: RunNames) -> None:
+    """Nobody does at first; the others are not asked, be they preferred or not."""
+    script: list[list[Step]] = [[Tokens([5, 2], step=3, finish=pb.FINISH_REASON_STOP)] for _ in range(8)]
+    fakes = [FakeEngine(list(script)) for _ in range(3)]
+    sampling, work = SamplingParams(temperature=1, top_p=1, max_tokens=8, stop_token_ids=[2]), pb.RolloutWork()
+    work.pinned_step = 3
+    async with (
+        serving(*fakes) as addresses,
+        watching(bus, names) as watcher,
+        engines(Members(watcher, "generation"), rpc.Security(), 3, 10) as replicas,
+    ):
+        members = [member(f"g{i}", address) for i, address in enumerate(addresses)]
+        for each in members:
+            each.step = 2
+        async with announcing(bus, names, members[0]), announcing(bus, names, members[1]):
+            async with announcing(bus, names, members[2]) as canary:
+                builders = [TrajectoryBuilder() for _ in range(8)]
+                for builder in builders:
+                    builder.context("user", [3, 4])
+                end = time.monotonic() + 20
+                turns = [
+                    asyncio.create_task(replicas.complete(builder, f"g{i}", work, sampling, end))
+                    for i, builder in enumerate(builders)
+                ]
+                await until(lambda: len(watcher.view.ready("generation")) == 3)
+                assert not any(fake.requests for fake in fakes)
+                canary.member.step = 3
+                await canary.say(READY)
+                assert {where for _, where in await asyncio.wait_for(asyncio.gather(*turns), 15)} == {addresses[2]}
+    assert not fakes[0].requests and not fakes[1].requests
 
 
 def test_a_pool_of_those_that_stay_is_a_sequence() -> None:

@@ -164,6 +164,8 @@ def _arguments(
     match kind:
         case "weight_sync":
             yield from ("--directory", folder / "versions", "--keep", recipe.weight_sync.keep_versions)
+            if recipe.canary is not None:
+                yield from ("--canaries", recipe.canary.replicas)
         case "generation":
             g = recipe.generation
             yield from ("--model", recipe.model.path)

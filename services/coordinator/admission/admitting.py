@@ -49,7 +49,7 @@ class Admission:
     ) -> None:
         self._bus, self._names, self._following, self._tasks, self._state = bus, names, following, tasks, state
         self._give_up = give_up
-        self._model, self._sources = recipe.model.path, recipe.sources
+        self._model, self._sources, self._tries = recipe.model.path, recipe.sources, recipe.canary is not None
         self._deadline_seconds = recipe.limits.group_deadline_seconds
         self._pacing = Pacing(recipe.staleness.max_versions, recipe.algorithm.groups_per_step, recipe.steps)
 
@@ -70,11 +70,13 @@ class Admission:
             await self._following.changed(seen, TICK_SECONDS)
 
     def admissible(self) -> list[tuple[Slot, Draw]]:
-        """What there is room for now, with the rows it is about; under a rollback, what the version that is served may
-        draw."""
+        """What there is room for now, with the rows it is about; under a rollback, or where versions are tried, what
+        the version that is served may draw."""
         slots = self._pacing.admissible(self._following.ledger)
         served = self._following.ledger.rolled_back
         slots = [slot for slot in slots if served < 0 or slot.min_step <= served]
+        if self._tries:
+            slots = [slot for slot in slots if slot.min_step <= self._following.ledger.promoted]
         return list(zip(slots, self._tasks.drawing.draws(slots, self._following.ledger), strict=True))
 
     async def admit(self, slot: Slot, draw: Draw) -> bool:

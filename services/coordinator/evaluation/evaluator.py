@@ -53,7 +53,9 @@ class Evaluator:
             async with asyncio.TaskGroup() as tasks:
                 holding = tasks.create_task(self._hold(step))
                 await self._until_due(step, stopping)
-                if not stopping():
+                if following.ledger.rejected(step):
+                    self.given_up.add(step)
+                elif not stopping():
                     await self._evaluate(step)
                 holding.cancel()
         try:
@@ -66,7 +68,13 @@ class Evaluator:
         await self._following.until(lambda: step in self._following.ledger.evaluations or stopping())
 
     async def _until_due(self, step: int, stopping: Callable[[], bool]) -> None:
-        await self._following.until(lambda: self._following.ledger.step >= step or stopping())
+        """Until there is the version, and where versions are tried, until that was decided of it."""
+        ledger, tries = self._following.ledger, self._recipe.canary is not None
+
+        def due() -> bool:
+            return ledger.step >= step and (not tries or step <= ledger.promoted or ledger.rejected(step))
+
+        await self._following.until(lambda: due() or stopping())
 
     async def _hold(self, step: int) -> None:
         while True:

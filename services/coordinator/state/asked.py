@@ -14,15 +14,20 @@ class Asked:
 
     async def paused(self) -> bool:
         """Whether the run was paused last, and not resumed."""
-        return await self._of(self._names.paused_key) == b"1"
+        return (await self._of(self._names.paused_key)).startswith(b"1")
+
+    async def paused_for(self) -> str:
+        """Why it was; empty where a person wanted it, or it is not."""
+        return (await self._of(self._names.paused_key))[2:].decode(errors="replace")
 
     async def to_stop(self) -> str:
         """Why the run is to end; empty if nobody asked for it."""
         return (await self._of(self._names.stopping_key)).decode(errors="replace")
 
-    async def pause(self, paused: bool) -> None:
+    async def pause(self, paused: bool, why: str = "") -> None:
         """The run is paused, or goes on, which also forgets a stop."""
-        await self._bucket.put(self._names.paused_key, b"1" if paused else b"0")
+        said = f"1 {why}".strip() if paused else "0"
+        await self._bucket.put(self._names.paused_key, said.encode(errors="replace"))
         if not paused:
             await self._bucket.put(self._names.stopping_key, b"")
 

@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.diagnostics.v1 import diagnostics_pb2, diagnostics_pb2_grpc
 from penstock.generation.v1 import generation_pb2, generation_pb2_grpc
@@ -22,6 +23,7 @@ from penstock.weights.v1 import weights_pb2, weights_pb2_grpc
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 ASK_SECONDS = 3.0
+SCORE_SECONDS = 30.0
 SILENT = ("coordinator", "dashboard")
 """Kinds that nobody asks what they wait for."""
 
@@ -65,6 +67,25 @@ class Peers:
         stubs = [weights_pb2_grpc.WeightSyncServiceStub(self.channels[n]) for n in self._named("weight_sync")]
         found = await _answers(s.ListVersions(weights_pb2.ListVersionsRequest(), timeout=ASK_SECONDS) for s in stubs)
         return found[0] if found else None
+
+    async def manifest(self, version: PolicyVersion) -> weights_pb2.Manifest:
+        """A version's manifest. Raises rpc.RpcError."""
+        for name in self._named("weight_sync"):
+            stub = weights_pb2_grpc.WeightSyncServiceStub(self.channels[name])
+            request = weights_pb2.GetManifestRequest(version=version)
+            answer: weights_pb2.GetManifestResponse = await rpc.call(stub.GetManifest(request, timeout=ASK_SECONDS))
+            return answer.manifest
+        raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "no weight_sync takes part in the run now")
+
+    async def score(
+        self, engine: str, request: generation_pb2.ScoreTokensRequest
+    ) -> generation_pb2.ScoreTokensResponse:
+        """What an engine, by its name as a receiver, says of tokens. Raises rpc.RpcError."""
+        for name in self._named("generation"):
+            if name in (engine, f"generation-{engine}"):
+                stub = generation_pb2_grpc.GenerationServiceStub(self.channels[name])
+                return await rpc.call(stub.ScoreTokens(request, timeout=SCORE_SECONDS))
+        raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, f"{engine} does not take part in the run now")
 
     async def decide(self, step: int, decision: weights_pb2.Decision, reason: str) -> weights_pb2.DecideVersionResponse:
         """Promotes a version, rejects it, or rolls back to it. Raises rpc.RpcError."""

@@ -24,11 +24,12 @@ class RunState:
 
     Attributes:
         value: the state as the proto has it. reason: why the run ends or ended as it does; empty if nothing is to say.
+        paused_for: why it was paused last, where that was not a person's wish.
     """
 
     def __init__(self) -> None:
         self.value: pb.RunState = pb.RUN_STATE_STARTING
-        self.reason = ""
+        self.reason = self.paused_for = ""
         self._ending = False
         self._asked = False
 
@@ -62,14 +63,16 @@ class RunState:
         """Whether a run that stands still has stalled."""
         return self.value in (pb.RUN_STATE_RUNNING, pb.RUN_STATE_STOPPING)
 
-    def begin(self, *, paused: bool) -> None:
+    def begin(self, *, paused: bool, why: str = "") -> None:
         """The run was restored. What was asked meanwhile is newer than `paused`, and stands."""
         if self.value == pb.RUN_STATE_STARTING:
+            self.paused_for = why
             self._become(pb.RUN_STATE_PAUSED if paused else pb.RUN_STATE_RUNNING)
 
-    def pause(self, paused: bool) -> None:
+    def pause(self, paused: bool, why: str = "") -> None:
         """Pauses or resumes, unless the run ends or has ended."""
-        if not self._ending:
+        if not self._ending and not self.over:
+            self.paused_for = why
             self._become(pb.RUN_STATE_PAUSED if paused else pb.RUN_STATE_RUNNING)
 
     def stop(self, reason: str) -> None:

@@ -140,8 +140,14 @@ async def publish(bus: Bus, names: RunNames, t: pb.Trajectory) -> None:
     await publish_once(bus, names.log_subject(t.group, t.index), await store_payload(bus, names, encode(t)))
 
 
-async def play_worker(bus: Bus, names: RunNames, kind: str, seen: list[pb.GroupTask] | None = None) -> None:
-    """Completes every task at once, for ever."""
+async def play_worker(
+    bus: Bus,
+    names: RunNames,
+    kind: str,
+    seen: list[pb.GroupTask] | None = None,
+    reward: Callable[[int], float] | None = None,
+) -> None:
+    """Completes every task at once, for ever. reward: of a version's samples; 0 and 1 by turns if absent."""
     consumer = TaskConsumer(bus, names, "eval" if kind == "eval" else "train", ack_wait=5, max_in_flight=16)
     async for task in consumer:
         async with task:
@@ -150,7 +156,8 @@ async def play_worker(bus: Bus, names: RunNames, kind: str, seen: list[pb.GroupT
                 seen.append(work)
             for index in range(work.group_size):
                 step = work.rollout.pinned_step if kind == "eval" else work.rollout.min_step
-                await publish(bus, names, drawn(work, index, reward=(index + work.row) % 2, step=step))
+                value = (index + work.row) % 2 if reward is None else reward(step)
+                await publish(bus, names, drawn(work, index, reward=value, step=step))
             await task.done()
 
 

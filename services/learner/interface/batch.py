@@ -174,6 +174,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return Batch(self.kind, *(x.to(device) for x in self._columns()))._with_routes(self.routes)
 
+    def without_routes(self) -> "Batch":
+        """The same, of which every token is routed anew."""
+        return self._with_routes(None)
+
     def _with_routes(self, routes: Tensor | None) -> "Batch":
         return replace(self, routes=routes)
 

@@ -1,12 +1,17 @@
 """What becomes of a complete group before it may be trained: usable, or released with a reason.
 
 A group is judged the moment it is complete, not when its turn comes: one without signal gives its slot back at once.
+Where versions are tried, one that a version on trial took part in waits for what is decided of that.
+
+Invariant (test name): no token of a rejected version is trained.
 """
 
 import logging
 
 from penstock.bus import Bus, Fenced, RunNames, append
+from penstock.ledger import Ledger
 from penstock.telemetry import metrics
+from penstock.trajectories import contexts
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.sources import Sources
 from services.learner.interface.group import CompleteGroup
@@ -16,6 +21,7 @@ from services.learner.leader.follow import Following
 logger = logging.getLogger(__name__)
 RELEASED = metrics.counter(metrics.GROUPS_RELEASED, "groups released", ["fate"])
 
+REJECTED = "drawn_by_rejected_version"
 _REASONS = {
     "zero_variance": pb.FILTER_REASON_ZERO_VARIANCE,
     "pass_rate": pb.FILTER_REASON_PASS_RATE,
@@ -48,12 +54,34 @@ def verdict(group: CompleteGroup, min_fraction: float, sources: Sources) -> pb.L
     return pb.LedgerEvent(group=group.name, filtered=filtered)
 
 
+def tried(group: CompleteGroup, ledger: Ledger) -> pb.LedgerEvent | bool:
+    """Of a group where versions are tried: the terminal event of one that a rejected version drew a token of; else
+    whether all its versions are decided of. Pure."""
+    steps = {s.version.step for m in group.usable for c in contexts(m.trajectory) for s in c.version_segments}
+    if rejected := sorted(step for step in steps if ledger.rejected(step)):
+        filtered = pb.Filtered(reason=pb.FILTER_REASON_OWN, name=f"{REJECTED}_{rejected[0]}")
+        return pb.LedgerEvent(group=group.name, filtered=filtered)
+    return max(steps, default=0) <= ledger.promoted
+
+
 class Judge:
-    """Judges groups as they complete, and writes what it decides before anybody acts on it."""
+    """Judges groups as they complete, and writes what it decides before anybody acts on it.
+
+    trial: whether versions are tried before they are served, and what a rejected one drew is not trained.
+    """
 
     def __init__(
-        self, bus: Bus, names: RunNames, following: Following, sources: Sources, min_fraction: float, epoch: Epoch
+        self,
+        bus: Bus,
+        names: RunNames,
+        following: Following,
+        sources: Sources,
+        min_fraction: float,
+        epoch: Epoch,
+        *,
+        trial: bool = False,
     ) -> None:
+        self._trial = trial
         self._bus, self._names, self._following = bus, names, following
         self._sources, self._fraction, self._epoch = sources, min_fraction, epoch
 
@@ -61,16 +89,24 @@ class Judge:
         """Judges until cancelled."""
         assembly = self._following.assembly
         while True:
-            await self._following.until(lambda: bool(assembly.unjudged()))
+            await self._following.until(lambda: bool(self._ripe()))
             await self._epoch.check()
             await self._following.current()
-            for group in assembly.unjudged():
-                event = verdict(group, self._fraction, self._sources)
+            for group, event in self._ripe():
+                event = event or verdict(group, self._fraction, self._sources)
                 if event is None:
                     assembly.keep(group)
                 else:
                     await self.release(group, event)
             await self._following.decided()
+
+    def _ripe(self) -> list[tuple[CompleteGroup, pb.LedgerEvent | None]]:
+        """The complete groups that can be judged now, with the event of those that their versions decide."""
+        groups = self._following.assembly.unjudged()
+        if not self._trial:
+            return [(group, None) for group in groups]
+        found = [(group, tried(group, self._following.ledger)) for group in groups]
+        return [(group, None if event is True else event) for group, event in found if event is not False]
 
     async def release(self, group: CompleteGroup, event: pb.LedgerEvent) -> None:
         """Gives the group's slot back, for the reason that `event` has."""

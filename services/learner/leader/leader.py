@@ -26,7 +26,7 @@ from penstock.process import Part, advertised, joined
 from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from penstock.weights.v1.weights_pb2 import Adapters
+from penstock.weights.v1.weights_pb2 import Adapters, Probe
 from services.learner.algorithms.sources import Sources
 from services.learner.checkpoints.resume import Position
 from services.learner.interface.errors import CannotGoOn
@@ -90,8 +90,8 @@ class Leader(Protocol):
         """Whether weight_sync has lost the version that the weights are, or is that of a fork and never had it."""
         ...
 
-    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        """Begins to publish a version; `settle` waits for it."""
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]], probes: Sequence[Probe] = ()) -> None:
+        """Begins to publish a version, with what it says of a few samples; `settle` waits for it."""
         ...
 
     def evaluated(self, report: pb.EvaluationReport) -> None:
@@ -123,7 +123,7 @@ class Idle:
     def lacks(self, step: int) -> bool:
         return False
 
-    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]], probes: Sequence[Probe] = ()) -> None:
         pass
 
     def evaluated(self, report: pb.EvaluationReport) -> None:
@@ -151,11 +151,14 @@ class RunLeader:
         status: Status,
         trims: bool,
         full_every: int,
+        tries: bool,
     ) -> None:
         """adapters: said of what is published, where that is these alone. trims: whether checkpoints give room.
-        full_every: of so many versions one is published whole."""
+        full_every: of so many versions one is published whole. tries: whether versions are tried, which begins with the
+        one that all others are compared with."""
         self._link, self._opened, self._batches = link, opened, opened.batches
         self._sources, self._adapters, self._status, self._trims = sources, adapters, status, trims
+        self._tries = tries
         self._publishing: concurrent.futures.Future[bool] | None = None
         self._differences = Differences(full_every)
         self._given = opened.held is not None  # whether anything was published that engines could start from
@@ -173,7 +176,7 @@ class RunLeader:
             self._crowded_at = step - 1
             logger.info("the log is nearly full: a checkpoint gives it room", extra={"step": step - 1})
             return Command.SAVE, None
-        if step == 1 and not self._given and self._link.do(self._opened.awaited(), 30):
+        if step == 1 and not self._given and (self._tries or self._link.do(self._opened.awaited(), 30)):
             self._given = True
             return Command.PUBLISH, None
         status.state = State.STATE_WAITING
@@ -192,7 +195,7 @@ class RunLeader:
         self._link.do(self._batches.trained(trained.step), 30)
         report = report_of(trained, self._status)
         self._link.do(self._batches.report(report), 150)
-        self.publish(trained.step, tensors)
+        self.publish(trained.step, tensors, trained.probes)
         tie(trained.step, trained.prepared.trajectories, trained.seconds)
         return report.metrics
 
@@ -200,7 +203,7 @@ class RunLeader:
         held = self._opened.held
         return step > 0 and (held is None or held.step < step)
 
-    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]]) -> None:
+    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]], probes: Sequence[Probe] = ()) -> None:
         self.settle()
         version = publish(
             self._opened.channel,
@@ -211,6 +214,7 @@ class RunLeader:
             self._adapters,
             recorded=max(step, self._opened.following.ledger.step),
             differences=self._differences,
+            probes=probes,
         )
         self._publishing = self._link.begin(version)
 
@@ -264,7 +268,8 @@ def leading(
     with linked() as link:
         opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), JOIN_SECONDS)
         trims, full_every = not recipe.limits.keep_log, recipe.weight_sync.full_every
-        yield RunLeader(link, opened, sources, adapters_of(recipe), status, trims, full_every)
+        tries = recipe.canary is not None
+        yield RunLeader(link, opened, sources, adapters_of(recipe), status, trims, full_every, tries)
 
 
 async def _open(
@@ -293,7 +298,8 @@ async def _open(
     epoch = await take_epoch(Bucket(bus, names), above=held.epoch if held is not None else 0)
     status.epoch = epoch.number
     following = Following(bus, names, algorithm.groups_per_step, status.step, position.log_cursor, takes)
-    judge = Judge(bus, names, following, sources, algorithm.min_group_fraction, epoch)
+    trial = recipe.canary is not None and not recipe.canary.train_rejected
+    judge = Judge(bus, names, following, sources, algorithm.min_group_fraction, epoch, trial=trial)
     server = await stack.enter_async_context(
         Server(flags.name, flags.listen, security=addresses.security, reflection=flags.reflection)
     )

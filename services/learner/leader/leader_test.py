@@ -11,7 +11,7 @@ from services.learner.leader.leader import Idle, RunLeader
 
 def leader(held: PolicyVersion | None) -> RunLeader:
     opened = SimpleNamespace(batches=None, held=held, watcher=None)
-    return RunLeader(cast(Any, None), cast(Any, opened), cast(Any, None), None, cast(Any, None), True, 1)
+    return RunLeader(cast(Any, None), cast(Any, opened), cast(Any, None), None, cast(Any, None), True, 1, False)
 
 
 @pytest.mark.parametrize(

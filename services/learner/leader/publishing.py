@@ -32,6 +32,7 @@ PUSH_SECONDS = 600.0
 COMMITTED = (
     pb.VERSION_STATE_READY,
     pb.VERSION_STATE_VERIFIED,
+    pb.VERSION_STATE_CANARY,
     pb.VERSION_STATE_REJECTED,
 )
 RETRY = rpc.Retry(
@@ -89,18 +90,20 @@ async def publish(
     *,
     recorded: int,
     differences: Differences | None = None,
+    probes: Sequence[pb.Probe] = (),
 ) -> bool:
     """Makes version (epoch, step) READY; False if this is a replayed step, whose version weight_sync has had before.
 
     `tensors`: (Hugging Face name, CPU tensor), or what `adapters` says. `recorded`: the newest step that has a batch.
     `differences`: what was published before, where that is kept; then what has changed is pushed, and all of it only
-    where weight_sync cannot use that.
+    where weight_sync cannot use that. `probes`: what the weights say of a few samples.
     Raises AnotherLearner; CannotGoOn for a version that no learner of this run has made; rpc.RpcError after `within`
     seconds of trying.
     """
     buffers = [(name, _dtype(t), list(t.shape), _bytes_of(t)) for name, t in tensors]
     kept, data = differences or Differences(1), [b[3] for b in buffers]
     manifest = await asyncio.to_thread(make_manifest, epoch, step, buffers, kept.parent, adapters)
+    manifest.probes.extend(probes)
     difference = await asyncio.to_thread(kept.to, manifest, data)
 
     async def attempt(left: float) -> bool:

@@ -32,11 +32,12 @@ async def leader(
     max_age: int = 2,
     drop: bool = False,
     schedule: pb.Schedule = SCHEDULE,
+    trial: bool = False,
 ) -> AsyncIterator[Batches]:
     sources = Sources({"": AdvantageSamples(recipe_of(algorithm={"filters": {"zero_variance": drop}}))})
     following = Following(bus, NAMES, groups_per_step=2, trained_step=trained_step, log_cursor=0, takes=TAKES)
     number = Epoch(Bucket(bus, NAMES), epoch)
-    judge = Judge(bus, NAMES, following, sources, min_fraction=1.0, epoch=number)
+    judge = Judge(bus, NAMES, following, sources, min_fraction=1.0, epoch=number, trial=trial)
     running = [asyncio.create_task(work()) for work in (following.run, judge.run)]
     try:
         yield Batches(bus, NAMES, following, judge, max_age, number, schedule)

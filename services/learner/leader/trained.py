@@ -1,10 +1,11 @@
 """What a step was, and what is said of it in the ledger."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from penstock.telemetry import metrics, steps
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from penstock.weights.v1.weights_pb2 import Probe
 from services.learner.interface.step_result import StepResult
 from services.learner.leader.preparation import Prepared
 from services.learner.leader.status import Status
@@ -20,6 +21,7 @@ class Trained:
     prepared: what it was trained on; None on every rank but 0.
     held_out: what held-out rows say of it, where that was measured.
     began, ended: time.monotonic() before the batch was sent to all ranks, and when the step was taken.
+    probes: what the weights that it made say of a few samples, where versions are tried.
     """
 
     step: int
@@ -28,6 +30,7 @@ class Trained:
     held_out: Mapping[str, float]
     began: float
     ended: float
+    probes: Sequence[Probe] = ()
 
     @property
     def seconds(self) -> float:

@@ -13,6 +13,7 @@ from penstock.recipes.sections.preferences import PairLoss, Preference, RewardMo
 from penstock.recipes.sections.run import (
     ALERTS,
     Alert,
+    Canary,
     Evaluation,
     Gateway,
     Limits,
@@ -28,6 +29,7 @@ __all__ = [
     "ALERTS",
     "Alert",
     "Algorithm",
+    "Canary",
     "Checkpoints",
     "Credentials",
     "Critic",

@@ -105,6 +105,29 @@ class Packages(Section):
     )
 
 
+class Canary(Section):
+    """A trial of every version before it is served: a few engines take it, play held-out tasks and are compared with
+    the learner and with the version before. What fails is rejected, and those engines go back."""
+
+    replicas: Positive = Field(default=1, description="engines that take a version first")
+    samples: Positive = Field(default=64, description="held-out samples that they play, as far as there are so many")
+    mismatch_kl: float = Field(
+        default=0.05, gt=0, description="most KL between engine and learner over samples of the last batch"
+    )
+    reward_drop: float = Field(
+        default=0.1, ge=0, description="most by which the mean reward may be below that of the version served before"
+    )
+    seconds: float = Field(default=120.0, gt=0, le=3600, description="a trial that is not over by then has failed")
+    on_reject: Literal["pause", "continue"] = Field(
+        default="pause",
+        description="pause: nothing is admitted until somebody resumes the run; continue: the last good version is "
+        "served on, as far as staleness.max_versions allows",
+    )
+    train_rejected: bool = Field(
+        default=False, description="train what versions drew on trial, without waiting for what becomes of them"
+    )
+
+
 class WeightSync(Section):
     """The version store."""
 
@@ -117,6 +140,7 @@ class WeightSync(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="type in which tensors are published; that of the engines, model.dtype, if absent"
     )
+    canary: Canary | None = Field(default=None, description="absent: every version is served as soon as it is complete")
 
 
 class Alert(Section):

@@ -1,0 +1,242 @@
+"""Tries every version before it is served, and has it promoted or rejected: `weight_sync.canary`.
+
+    weight_sync says which is on trial -> its canaries take it -> the learner's log-probs against theirs, and held-out
+    tasks pinned to it -> verdict -> weight_sync -> ledger
+
+The tasks are the first of the version's evaluation, under the same names: an evaluation of it plays on from there, and
+a coordinator that is started again finds what was played in the log. What weight_sync decided and the ledger does not
+have, because a coordinator died in between or because the version was refused at once, is recorded first.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock import rpc
+from penstock.bus import BusError, publish_once
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.generation.v1.generation_pb2 import ScoreTokensRequest
+from penstock.recipes import Recipe
+from penstock.recipes.sections import Canary
+from penstock.telemetry.waits import waiting
+from penstock.trajectories import from_float32s
+from penstock.trajectory.v1 import trajectory_pb2 as pb
+from penstock.weights.v1 import weights_pb2
+from services.coordinator.admission.tasks import TaskMaker
+from services.coordinator.evaluation.verdict import Found, Samples, verdict
+from services.coordinator.state.following import TICK_SECONDS, Following
+from services.coordinator.state.peers import Peers
+
+logger = logging.getLogger(__name__)
+AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+LONGEST_REASON = 1000
+Decide = Callable[[int, weights_pb2.Decision, str, Mapping[str, float]], Awaitable[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What a trial has done. decide: weight_sync does it and the ledger has it; record: the ledger has it; pause: the
+    run is paused, with the reason."""
+
+    decide: Decide
+    record: Decide
+    pause: Callable[[bool, str], Awaitable[None]]
+
+
+class Trials:
+    """Those of one run."""
+
+    def __init__(self, recipe: Recipe, following: Following, tasks: TaskMaker, peers: Peers, said: Said) -> None:
+        self._recipe, self._following, self._tasks, self._peers, self._said = recipe, following, tasks, peers, said
+        self._played: dict[int, Samples] = {}
+
+    async def run(self) -> None:
+        """Tries version after version; never ends, where versions are tried."""
+        canary = self._recipe.canary
+        while canary is not None:
+            seen = self._following.changes
+            try:
+                listed = await self._peers.versions()
+                if listed is not None:
+                    await self._record(listed)
+                    if (tried := _on_trial(listed)) is not None:
+                        await self._try(canary, tried)
+                        continue
+            except (rpc.RpcError, BusError) as error:
+                logger.warning("a trial begins anew: %s", error)
+            await self._following.changed(seen, TICK_SECONDS)  # weight_sync announces nothing to whoever is no receiver
+
+    async def _record(self, listed: weights_pb2.ListVersionsResponse) -> None:
+        """Has the ledger say what weight_sync has decided."""
+        await self._following.current()
+        ledger = self._following.ledger
+        for info in listed.versions:
+            step = info.version.step
+            if info.state == weights_pb2.VERSION_STATE_REJECTED and step <= ledger.step and not ledger.rejected(step):
+                await self._said.record(step, weights_pb2.DECISION_REJECT, info.reason, {})
+                await self._rejected(step, info.reason)
+        if ledger.promoted < listed.served.step <= ledger.step:
+            await self._said.record(listed.served.step, weights_pb2.DECISION_PROMOTE, "it is served", {})
+        await self._following.current()
+
+    async def _try(self, canary: Canary, version: PolicyVersion) -> None:
+        """Tries a version, and decides of it unless somebody else did meanwhile."""
+        step, before = version.step, self._following.ledger.promoted
+        tasks = self._chosen(canary, step)
+        keys = [(task.group, index) for task in tasks for index in range(task.group_size)]
+        found = Found(len(keys))
+        logger.info("version %d is tried on %d samples", step, len(keys))
+        with waiting(f"the trial of version {step}", on="generation", deadline=canary.seconds):
+            over = await self._measured(canary, version, tasks, keys, found)
+        if over:
+            logger.info("the trial of version %d is over: it was decided of", step)
+            return
+        found.samples = await self._samples(step, keys)
+        found.before = self._played.get(before) or await self._samples(before, self._keys(canary, before))
+        decided = self._following.ledger.decisions.get(before)
+        if decided is not None and "reward" in decided.metrics:
+            found.before_reward = decided.metrics["reward"]
+        try:
+            reason, numbers = verdict(canary, found, self._recipe.evaluation.reward)
+        except ValueError as error:  # samples that have no such part of the reward
+            reason, numbers = str(error), {}
+        if not reason:
+            await self._said.decide(step, weights_pb2.DECISION_PROMOTE, "its trial was good", numbers)
+            self._played = {step: found.samples}
+            return
+        await self._said.decide(step, weights_pb2.DECISION_REJECT, reason[:LONGEST_REASON], numbers)
+        await self._rejected(step, reason)
+
+    async def _rejected(self, step: int, reason: str) -> None:
+        """Pauses the run where it is to be paused, or could not go on."""
+        await self._following.current()
+        canary, ledger = self._recipe.canary, self._following.ledger
+        if canary is None:
+            return
+        newest, least = ledger.step == step, max(0, ledger.step - self._recipe.staleness.max_versions)
+        stuck = newest and not ledger.in_flight and least > ledger.promoted
+        if canary.on_reject == "pause" or stuck:
+            await self._said.pause(True, f"version {step} was rejected by its trial: {reason}"[:LONGEST_REASON])
+
+    async def _measured(
+        self,
+        canary: Canary,
+        version: PolicyVersion,
+        tasks: list[pb.GroupTask],
+        keys: list[tuple[str, int]],
+        found: Found,
+    ) -> bool:
+        """Fills in what is found until all of it is, or the time is over; whether somebody decided meanwhile."""
+        whole = asyncio.create_task(self._whole(canary, version, tasks, keys, found))
+        watched = asyncio.create_task(self._watched(version, found))
+        try:
+            done, _ = await asyncio.wait({whole, watched}, timeout=canary.seconds, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+            return watched in done and not found.failure
+        finally:
+            for task in (whole, watched):
+                task.cancel()
+            await asyncio.gather(whole, watched, return_exceptions=True)
+
+    async def _whole(
+        self,
+        canary: Canary,
+        version: PolicyVersion,
+        tasks: list[pb.GroupTask],
+        keys: list[tuple[str, int]],
+        found: Found,
+    ) -> None:
+        following = self._following
+        for task in tasks:
+            subject = following.names.task_subject("eval", task.group)
+            await publish_once(following.bus, subject, task.SerializeToString())
+        await self._scored(version, found)
+        await asyncio.gather(*(following.find_evaluated(group, index) for group, index in keys))
+        await following.until(lambda: all(key in following.evaluated for key in keys))
+
+    async def _watched(self, version: PolicyVersion, found: Found) -> None:
+        """Until the version is on trial no more, or an engine cannot take it."""
+        while True:
+            seen = self._following.changes
+            listed = await self._peers.versions()
+            if listed is not None:
+                if _on_trial(listed) != version:
+                    return
+                for receiver in listed.receivers:
+                    if receiver.error and receiver.failed == version:
+                        found.failure = f"{receiver.name} cannot take it: {receiver.error}"
+                        return
+            await self._following.changed(seen, TICK_SECONDS)
+
+    async def _scored(self, version: PolicyVersion, found: Found) -> None:
+        """Asks all engines that hold the version about the tokens that the learner says something of."""
+        probes = (await self._peers.manifest(version)).probes
+        while True:
+            seen = self._following.changes
+            listed = await self._peers.versions()
+            holders = [r.name for r in listed.receivers if r.version == version] if listed is not None else []
+            try:
+                gaps = [gap for name in holders for gap in await self._gaps(name, version, probes)]
+                if holders:
+                    found.held, found.gaps = True, gaps if probes else None
+                    return
+            except rpc.RpcError as error:
+                if error.code not in AGAIN:
+                    found.held, found.failure = True, f"it cannot score: {error}"
+                    return
+                logger.info("a canary is asked again: %s", error)
+            await self._following.changed(seen, TICK_SECONDS)
+
+    async def _gaps(self, name: str, version: PolicyVersion, probes: Any) -> list[float]:
+        """What the learner says minus what an engine says of each token. Raises rpc.RpcError."""
+        gaps = list[float]()
+        for number, probe in enumerate(probes):
+            if 1 not in probe.mask:
+                continue
+            first = probe.mask.find(1)
+            request = ScoreTokensRequest(
+                request_id=f"trial-{version.step}-{number}",
+                tokens=probe.tokens,
+                token_count=probe.token_count,
+                first=first,
+            )
+            answer = await self._peers.score(name, request)
+            if (answer.version.epoch, answer.version.step) != (version.epoch, version.step):
+                raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, f"{name} holds version {answer.version.step} now")
+            own, engines = from_float32s(probe.logprobs)[first:], from_float32s(answer.logprobs)
+            masked = [at for at, each in enumerate(probe.mask[first:]) if each]
+            gaps += [float(own[at]) - float(engines[at]) for at in masked]
+        return gaps
+
+    def _chosen(self, canary: Canary, step: int) -> list[pb.GroupTask]:
+        """The first tasks of the version's evaluation, of all sources alike, that make so many samples."""
+        deadline = Timestamp()
+        deadline.FromNanoseconds(time.time_ns() + int(canary.seconds * 1e9))
+        chosen, count = list[pb.GroupTask](), 0
+        for task in sorted(self._tasks.evaluation(step, deadline), key=lambda task: task.row):
+            if count < canary.samples:
+                chosen.append(task)
+                count += task.group_size
+        return chosen
+
+    def _keys(self, canary: Canary, step: int) -> list[tuple[str, int]]:
+        return [(task.group, index) for task in self._chosen(canary, step) for index in range(task.group_size)]
+
+    async def _samples(self, step: int, keys: list[tuple[str, int]]) -> Samples:
+        """What the log has of these, by their place in the evaluation of their version."""
+        following = self._following
+        await asyncio.gather(*(following.find_evaluated(group, index) for group, index in keys))
+        got = {key: following.evaluated.pop(key) for key in keys if key in following.evaluated}
+        return {(group.partition("-")[2], index): t for (group, index), t in got.items()}
+
+
+def _on_trial(listed: weights_pb2.ListVersionsResponse) -> PolicyVersion | None:
+    states = ((info.state, info.version) for info in listed.versions)
+    return next((version for state, version in states if state == weights_pb2.VERSION_STATE_CANARY), None)
