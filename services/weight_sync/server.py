@@ -132,7 +132,9 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         self, request: pb.WatchVersionsRequest, context: Any
     ) -> AsyncIterator[pb.WatchVersionsResponse]:
         told = request.held if request.HasField("held") else None
-        self._receiver(request.receiver)
+        receiver = self._receiver(request.receiver)
+        if told is not None and not receiver.HasField("version"):  # it holds what an earlier life of this process gave
+            receiver.version.CopyFrom(told)
         self._canaries.come(request.receiver)
         try:
             while True:

@@ -202,6 +202,8 @@ async def test_a_trial_goes_on_behind_a_restart_and_what_was_rejected_stays_so(t
         assert reasons[1] == "not finite: a has 64 values that are NaN or infinite"
     async with serving(tmp_path) as stub, watching(stub, "a", held=held) as heard:
         await push(stub, 3)
+        listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+        assert [(r.name, r.version == held, r.canary) for r in listed.receivers] == [("a", True, True)]
         assert await states(stub) == {0: READY, 1: pb.VERSION_STATE_REJECTED, 2: CANARY, 3: VERIFIED}
         await decide(stub, 2, REJECT)
         assert await heard.get() == 3

@@ -29,7 +29,7 @@ def found() -> pb.ListVersionsResponse:
     receiver = weights_pb2.Receiver(name="generation-0", version=SERVED, path=weights_pb2.PATH_DIFFERENCE)
     receiver.bytes = 1 << 18
     receiver.pause.FromMilliseconds(250)
-    away = weights_pb2.Receiver(name="generation-1", error="OSError: full")
+    away = weights_pb2.Receiver(name="generation-1", error="OSError: full", canary=True)
     return pb.ListVersionsResponse(versions=[rejected, ready, gone], receivers=[away, receiver], served=SERVED)
 
 
@@ -53,7 +53,7 @@ def test_kept_versions_are_listed_and_retired_ones_when_asked_for() -> None:
 def test_receivers_are_listed_with_the_path_by_which_their_version_came() -> None:
     rows = shown(module._receivers(found()))
     assert rows[0][:7] == ["generation-0", "7", "1", "difference", "0.25", "0.000 s", "0.250 s"]
-    assert rows[1][:5] == ["generation-1", "-", "-", "-", "-"] and rows[1][-1] == "OSError: full"
+    assert rows[1][:5] == ["generation-1 (canary)", "-", "-", "-", "-"] and rows[1][-1] == "OSError: full"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ export function showVersions(answer) {
     "receivers",
     (answer.receivers ?? []).map((r) => [
       r.name,
-      r.version ? String(r.version.step ?? 0) : "",
+      (r.version ? String(r.version.step ?? 0) : "") + (r.canary ? " (canary)" : ""),
       enumName(r.path, "PATH_").toLowerCase(),
       r.version ? mib(r.bytes) : "",
       seconds(r.transfer),

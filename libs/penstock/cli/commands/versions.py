@@ -84,7 +84,7 @@ def _receivers(found: pb.ListVersionsResponse) -> Table:
         held = r.HasField("version")
         path = weights_pb2.Path.Name(r.path).removeprefix("PATH_").lower() if r.path else "-"
         cells = (
-            r.name,
+            f"{r.name} (canary)" if r.canary else r.name,
             str(r.version.step) if held else "-",
             str(r.version.epoch) if held else "-",
             path,
