@@ -201,6 +201,7 @@ class EngineHost:
 
     async def _open(self) -> None:
         await self.gate.open(self.version.step)
+        logger.info("version %d is served", self.version.step)
         await self.serves(self.version.step)
 
     async def _update(self, channel: grpc.aio.Channel, hands: Hands) -> None:

@@ -22,12 +22,9 @@ import sys
 import time
 from typing import Any
 
-from google.protobuf.json_format import ParseDict
-
 from penstock.audit import read_run
 from penstock.bus import RunNames, load_payload, read
 from penstock.cli.streams import streams_of
-from penstock.coordinator.v1.coordinator_pb2 import ListVersionsResponse
 from penstock.ledger import Fate
 from penstock.trajectories import contexts, decode
 from penstock.weights.v1.weights_pb2 import Decision
@@ -64,20 +61,30 @@ def said(run: Disturbed, words: str) -> None:
 
 
 def back(run: Disturbed) -> float:
-    """Seconds between the rejection of version 1 and the word of the last engine that it holds another."""
+    """Seconds between the rejection of version 1 and the next version that each engine with it served, the longest."""
+    said = next(line for line in lines(run, "coordinator") if "version 1: REJECT" in line["message"])
+    rejected = datetime.datetime.fromisoformat(said["at"])
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        listed = ParseDict(json.loads(run.told("versions", RUN, "--json")), ListVersionsResponse())
-        seen = [r.seen_at.ToDatetime(datetime.UTC) for r in listed.receivers if r.version.step != 1]
-        if len(seen) == len(listed.receivers) == 2:
-            decided = next(line for line in _lines(run) if "version 1: REJECT" in line["message"])
-            at = datetime.datetime.fromisoformat(decided["at"])
-            return (max(seen) - at).total_seconds()
+        after = list[float | None]()
+        for engine in ("generation-0", "generation-1"):
+            served = [line for line in lines(run, engine) if line["message"].endswith("is served")]
+            steps = [line["message"] for line in served]
+            if "version 1 is served" in steps:
+                next_ = steps.index("version 1 is served") + 1
+                at = datetime.datetime.fromisoformat(served[next_]["at"]) if next_ < len(served) else None
+                after.append(None if at is None else (at - rejected).total_seconds())
+        left = [seconds for seconds in after if seconds is not None]
+        if left and len(left) == len(after):
+            return max(left)
+        time.sleep(0.05)
     raise Broken("an engine never went back")
 
 
-def _lines(run: Disturbed) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (run.run / "logs" / "coordinator.log").read_text().splitlines()]
+def lines(run: Disturbed, service: str) -> list[dict[str, str]]:
+    """What a service wrote into its log."""
+    written = (run.run / "logs" / f"{service}.log").read_text().splitlines()
+    return [json.loads(line) for line in written if line.startswith("{") and line.endswith("}")]
 
 
 async def told(run: pathlib.Path) -> dict[str, Any]:
