@@ -29,7 +29,10 @@ def main() -> int:
     parser.add_argument(
         "--canaries", type=int, default=0, help="receivers that take each version on trial first; 0 serves it at once"
     )
-    return run(parser.parse_args(), serve)
+    args = parser.parse_args()
+    if args.canaries < 0:
+        parser.error(f"--canaries: {args.canaries} is less than 0, which serves every version at once")
+    return run(args, serve)
 
 
 if __name__ == "__main__":

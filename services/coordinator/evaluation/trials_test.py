@@ -247,3 +247,16 @@ async def test_what_weight_sync_decided_before_the_ledger_knew_is_recorded(
         decided = await world.decided()
         await settled(made, lambda: made.state.value == coordinator_pb2.RUN_STATE_PAUSED)
     assert (decided.decision, decided.reason) == (REJECT, world.store.states[1][1])
+
+
+async def test_what_a_person_decides_in_the_middle_stands_and_ends_the_trial(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    world = world_of(bus, names, folder, tmp_path, chat)
+    world.store.held = False
+    await world.first_step()
+    async with playing(world), world.coordinator() as made:
+        await settled(made, lambda: len([k for k in made.following.evaluated if k[0].startswith("e00000001")]) == 4)
+        world.store.states[1] = (READY, "")
+        decided = await world.decided()
+        assert (decided.decision, decided.reason) == (PROMOTE, "it is served") and made.state.admitting
