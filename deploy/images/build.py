@@ -23,11 +23,15 @@ def main() -> int:
     parser.add_argument("--name", default="localhost/penstock", help="what the images' names begin with")
     parser.add_argument("--tag", default="latest")
     parser.add_argument("--venv", action="append", choices=VENVS, help="this one alone; repeat for more")
+    parser.add_argument(
+        "--builder", choices=["podman", "docker"], help="podman where it is there; they share no images"
+    )
     parser.add_argument("further", nargs="*", help="words for the builder, behind --")
     args = parser.parse_args()
-    builder = next((found for each in ("podman", "docker") if (found := shutil.which(each))), None)
+    builders = [args.builder] if args.builder else ["podman", "docker"]
+    builder = next((found for each in builders if (found := shutil.which(each))), None)
     if builder is None:
-        parser.error("neither podman nor docker is on PATH")
+        parser.error(f"{' and '.join(builders)}: not on PATH")
     for venv in args.venv or VENVS:
         name, began = f"{args.name}-{venv}-{args.accelerator}:{args.tag}", time.monotonic()
         command = [builder, "build", "-f", "deploy/images/Containerfile", "-t", name]

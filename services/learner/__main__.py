@@ -102,7 +102,7 @@ def _work(args: argparse.Namespace, recipe: Recipe, held: Security, watch: "Watc
     from services.learner.interface.errors import CannotGoOn, LayoutError, UnsupportedModel
     from services.learner.leader.leader import Addresses
     from services.learner.ranks.watching import leave
-    from services.learner.run import export_checkpoint, learn
+    from services.learner.run import Evicted, export_checkpoint, learn
 
     try:
         if args.export is not None:
@@ -123,6 +123,9 @@ def _work(args: argparse.Namespace, recipe: Recipe, held: Security, watch: "Watc
         logger.error("cannot go on: %s", error)
         get_error_handler().record_exception(error)
         return exits.BAD_INPUT
+    except Evicted as evicted:
+        logger.warning("%s", evicted)
+        return exits.FAILED
     except RuntimeError as error:
         if watch is not None:  # most likely a collective: where are the others?
             logger.exception("a rank's work failed; meanwhile %s", where := watch.whereabouts())

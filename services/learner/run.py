@@ -75,7 +75,7 @@ def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callab
     if dist.get_rank() == 0:
         leads = leading(recipe, addresses, status, sources, resume.position, policy.takes, folder / "checkpoints")
     with leads as leader:
-        signal.signal(signal.SIGTERM, lambda *_: status.drain_wanted.set())
+        signal.signal(signal.SIGTERM, lambda *_: status.evicted.set())
         logger.info("learning from step %d", resume.step, extra={"epoch": status.epoch})
         keeper = Keeper(
             folder / "checkpoints",
@@ -98,6 +98,12 @@ def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callab
             export(policy, recipe, folder / "export")
             status.state = State.STATE_DONE
             logger.info("done", extra={"step": status.step})
+    if status.ends_early:
+        raise Evicted(f"told to end at step {status.step}, and the run goes on")
+
+
+class Evicted(Exception):
+    """SIGTERM came to the process of a run that is not over: whoever keeps it is to start it again."""
 
 
 @dataclasses.dataclass(frozen=True)

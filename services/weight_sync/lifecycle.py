@@ -59,11 +59,15 @@ class Lifecycle:
         where that is given."""
         served = self.served()
         if self.on_trial is None and self._tries and not self.rolled_back and served is not None:
-            waiting = self._steps(pb.VERSION_STATE_VERIFIED)
-            next_ = max((s for s in waiting if ceiling is None or s <= ceiling), default=served)
-            if next_ > served:
+            next_ = self.waiting(ceiling)
+            if next_ is not None and next_ > served:
                 self._standings[next_] = Standing(pb.VERSION_STATE_CANARY)
         return self.on_trial
+
+    def waiting(self, ceiling: int | None = None) -> int | None:
+        """The newest version that waits for a trial or a promotion, at most `ceiling` where that is given."""
+        steps = self._steps(pb.VERSION_STATE_VERIFIED)
+        return max((s for s in steps if ceiling is None or s <= ceiling), default=None)
 
     @property
     def on_trial(self) -> int | None:

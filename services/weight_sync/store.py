@@ -273,7 +273,8 @@ class VersionStore:
             )
 
     def _retire(self, held: int | None) -> None:
-        in_use = {self._life.served(), self._life.on_trial, None if held is None else self._life.served(held)}
+        in_use = {self._life.served(), self._life.on_trial, self._life.waiting(held)}
+        in_use |= {None if held is None else self._life.served(held)}
         for step in sorted(self._stored)[: -self._keep]:
             if step in in_use:
                 continue

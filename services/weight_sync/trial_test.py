@@ -222,3 +222,13 @@ async def test_bytes_that_changed_on_the_disk_before_the_commit_are_rejected(tmp
         listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
         assert listed.versions[0].reason == "corrupted: the checksum of a's 256 bytes differs"
         assert listed.served.step == 0
+
+
+def test_what_waits_for_its_trial_is_known_while_an_older_one_is_tried_and_held_back() -> None:
+    life = Lifecycle(tries=True)
+    for step in range(8, 15):
+        life.commit(step)
+        assert life.trying(10) in (None, 9)
+    assert (life.served(), life.on_trial, life.waiting(10), life.waiting()) == (8, 9, 10, 14)
+    life.decide(9, pb.DECISION_PROMOTE, "")
+    assert life.trying(10) == 10

@@ -1,6 +1,7 @@
 """A run scaled up and down while it runs: `python -m tests.chaos.elastic FOLDER` prints what came of it, as JSON.
 
-generation 1 → 4 → 1 and rollout 1 → 3 → 1, with fake engines. It says how many samples of the log each engine finished,
+generation 1 → 4 → 1 and rollout 1 → 3 → 1, with fake engines, after a learner that was told to end, as a host that is
+drained tells it: another one goes on. It says how many samples of the log each engine finished,
 and what `penstock verify` says of the run.
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -77,6 +79,9 @@ def running(folder: pathlib.Path, made: dict[str, Any], first_step: int = 1) -> 
 
 def main(folder: pathlib.Path) -> dict[str, Any]:
     with running(folder, recipe(folder / "assets")) as run:
+        for pid in run.processes("learner"):
+            os.kill(pid, signal.SIGTERM)
+        run.until_step(run.step + 4)
         up = run.told("scale", RUN, "generation=4", "rollout=3")
         until_shared(run, 4)
         down = run.told("scale", RUN, "generation=1", "rollout=1")

@@ -30,7 +30,7 @@ from penstock.system import exits
 from penstock.system.parent_death import die_with_parent
 from penstock.trajectories import decode
 from tests.chaos.faults import LAUNCHER, PACE, Fault, Host, chosen, parted, wrong_clock
-from tests.chaos.shapes import ENDLESS, assets, shape
+from tests.chaos.shapes import ENDLESS, KINDS, assets, shape
 
 DISK, DISK_BYTES = "disk", 512 << 20
 STALLED_SECONDS = 240.0
@@ -207,12 +207,13 @@ def replayed(run: Disturbed) -> str:
     return "" if weights[0].read_bytes() == weights[1].read_bytes() else "a replay of its log gives other weights"
 
 
-def play(folder: pathlib.Path, seed: int, faults: int, fake: bool) -> dict[str, Any]:
-    """Disturbs a run of the seed's shape so many times; what came of it. fake: whether its engines are."""
+def play(folder: pathlib.Path, seed: int, faults: int, fake: bool, kind: str = "") -> dict[str, Any]:
+    """Disturbs a run of the seed's shape so many times; what came of it. fake: whether its engines are. kind: as of
+    `shape`."""
     rng = random.Random(seed)
     (folder / DISK).mkdir()
     isolated = isolate(folder / DISK)
-    recipe = shape(rng, assets(folder / "assets"), fake)
+    recipe = shape(rng, assets(folder / "assets"), fake, kind)
     done, problem, run = Counter[str](), "", Disturbed(folder, recipe)
     host, lengths, findings, trained = (
         Host(folder / DISK, run.processes, run.port, run.clock),
@@ -246,7 +247,7 @@ def play(folder: pathlib.Path, seed: int, faults: int, fake: bool) -> dict[str, 
             run.process.kill()
         run.process.wait()
     a = recipe["algorithm"]
-    known = fake and a["name"] == "grpo" and "multi_turn" not in recipe["environment"]  # the law of its lengths
+    known = fake and a["name"] == "grpo" and recipe["environment"]["name"] == "length"  # the law of its lengths
     return {
         "seed": seed,
         "shape": f"{a['name']} {recipe['environment']['name']} {a['groups_per_step']} x {a['group_size']}, staleness "
@@ -266,7 +267,7 @@ def main(args: argparse.Namespace) -> int:
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.engine == "fake":
         os.environ["PENSTOCK_LAUNCH_GENERATION"] = os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"]
-    found = play(args.folder.absolute(), args.seed, args.faults, args.engine == "fake")
+    found = play(args.folder.absolute(), args.seed, args.faults, args.engine == "fake", args.kind)
     print(json.dumps(found))  # noqa: T201 - its answer
     if found["problems"] and args.keep is not None:
         shutil.copytree(args.folder, args.keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("nats", "versions"))
@@ -279,5 +280,6 @@ if __name__ == "__main__":
     parser.add_argument("seed", type=int)
     parser.add_argument("faults", type=int)
     parser.add_argument("--engine", choices=["fake", "real"], default="fake", help="what generation launches")
+    parser.add_argument("--kind", choices=KINDS, default="", help="what is played; any but an agent where absent")
     parser.add_argument("--keep", type=pathlib.Path, help="where the folder of a run that broke a promise is kept")
     sys.exit(main(parser.parse_args()))

@@ -91,7 +91,7 @@ def test_rules_fire_and_are_quiet_as_promtool_says() -> None:
 def test_compose_scrapes_every_kind_that_a_run_may_have() -> None:
     (job,) = yaml.safe_load((COMPOSE / "prometheus.yaml").read_text())["scrape_configs"]
     (found,) = job["dns_sd_configs"]
-    kinds = {kind for kinds in SERVES.values() for kind in kinds} | {"rollout", "dashboard"}
+    kinds = {kind for kinds in SERVES.values() for kind in kinds} | {"rollout"}
     assert (found["port"], set(found["names"])) == (METRICS, {object_name(kind) for kind in kinds})
     mounted = [
         source

@@ -66,6 +66,34 @@ def test_a_compose_file_has_all_that_it_names_beside_it(files: pathlib.Path) -> 
     assert yaml.safe_load((output / "recipe.yaml").read_text())["model"]["path"] == "/files/model"
 
 
+def test_files_are_found_by_bare_names_and_by_patterns(files: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    raw = json.loads((files / "recipe.yaml").read_text())
+    raw["model"]["path"], raw["data"] = "model", {"train": "rows.jsonl", "eval": str(files / "row*.jsonl")}
+    (files / "recipe.yaml").write_text(json.dumps(raw))
+    assert kube(files)[0] == 0
+    recipe = yaml.safe_load(
+        next(yaml.safe_load_all((files.parent / "k" / "run.yaml").read_text()))["data"]["recipe.yaml"]
+    )
+    assert recipe["model"]["path"] == "/files/model"
+    assert (recipe["data"]["train"], recipe["data"]["eval"]) == ("/files/rows.jsonl", "/files/row*.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--output", "{files}/compose"], "is below --files"),
+        (["--user", "me"], "'me' is no UID:GID"),
+        (["--accelerator", "cuda", "--gpus", "0"], "--gpus: this host has none"),
+        (["packages.folder={files}"], "packages.folder: "),
+    ],
+)
+def test_what_compose_cannot_do_is_refused_in_a_sentence(files: pathlib.Path, words: list[str], why: str) -> None:
+    given = ["--files", str(files), "--output", str(files.parent / "c"), *(word.format(files=files) for word in words)]
+    done = CliRunner().invoke(app, ["compose", str(files / "recipe.yaml"), *given])
+    assert done.exit_code == 2 and why in " ".join(done.output.split()), done.output
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

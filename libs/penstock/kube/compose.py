@@ -8,6 +8,7 @@ own are one service for each process. Whoever writes the file is the user of all
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -34,39 +35,47 @@ from penstock.supervisor.plan import instances, kind_of
 
 ENDS = ("create", "learner")
 """Started again only where they fail: their end is that of their work."""
-KEEPS = ("coordinator", "learner", "nats")
+KEEPS = ("coordinator", "learner", "nats", "weight_sync")
 """What has a folder that outlives its container."""
-GPUS = 1024
-"""More than a host has: which of them there are, its driver says."""
-SHARED_MEMORY = "2gb"
+SHARED_MEMORY = "512gb"
+"""A bound, of which only what is used counts: an engine has two versions there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """Where all of it runs. user: UID:GID of all containers; gpus: how many it has; otlp: where spans go, if at all."""
+
+    user: str
+    gpus: int = 0
+    otlp: str = ""
 
 
 def compose(
-    recipe: Recipe, place: Place, page_key: str, users: Mapping[str, User], owner: str
+    recipe: Recipe, place: Place, page_key: str, users: Mapping[str, User], host: Host
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The file's content, and the secrets that lie beside it, by path. owner: UID:GID of all containers; `place.files`
-    is the folder that they find at FILES.
+    """The file's content, and the secrets that lie beside it, by path; `place.files` is the folder that
+    containers find at FILES.
 
     Raises ValueError for a learner of several nodes, which are several hosts.
     """
     if recipe.learner.nodes > 1:
         raise ValueError(f"learner.nodes: {recipe.learner.nodes} nodes are as many hosts, and Compose is one; set 1")
     services = {
-        "nats": _service(nats_container(place), "nats", place, owner, {"/config/nats.conf": "./secrets/nats.conf"}),
-        "create": _service(create_container(place), "create", place, owner, {"/recipe/recipe.yaml": "./recipe.yaml"}),
+        "nats": _service(nats_container(place), "nats", place, host, {"/config/nats.conf": "./secrets/nats.conf"}),
+        "create": _service(create_container(place), "create", place, host, {"/recipe/recipe.yaml": "./recipe.yaml"}),
     }
     names = instances(recipe)
     alike = Counter(kind for name in names if _alike(recipe, kind := kind_of(name), place))
-    devices = Devices([str(i) for i in range(GPUS)])
+    devices = Devices([str(i) for i in range(host.gpus)])
     for name in names:
         kind = kind_of(name)
         if kind in alike:
             services[object_name(kind)] = {
-                **_service(_unnamed(container(recipe, kind, place)), kind, place, owner),
+                **_service(_unnamed(container(recipe, kind, place)), kind, place, host),
                 "deploy": {"replicas": alike[kind]},
             }
         else:
-            made = _service(_named(container(recipe, kind, place), name), kind, place, owner)
+            made = _service(_named(container(recipe, kind, place), name), kind, place, host)
             seen = devices.variables(recipe, name, names) if place.accelerator == "cuda" else {}
             services[object_name(name)] = {
                 **_with_gpus(made, seen),
@@ -112,7 +121,7 @@ def _unnamed(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _service(
-    made: dict[str, Any], kind: str, place: Place, owner: str, given: Mapping[str, str] | None = None
+    made: dict[str, Any], kind: str, place: Place, host: Host, given: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """A container as Compose has it. given: further files, by where they are seen."""
     held = {each["name"] for each in volumes("operator" if kind == "create" else kind, place)} if kind != "nats" else {}
@@ -133,19 +142,18 @@ def _service(
     else:
         found["command"] = made["args"]
     found |= {
-        "user": owner,
+        "user": host.user,
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "restart": "on-failure" if kind in ENDS else "unless-stopped",
         "stop_grace_period": "45s",
         "volumes": [f"{here}:{there}{'' if there in writes else ':ro'}" for there, here in binds.items()],
-        "tmpfs": [f"{path}:mode=1777" for path in own],
-        "environment": {
-            "HOME": "/tmp",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": "${OTEL_EXPORTER_OTLP_ENDPOINT:-}",
-        },
+        "tmpfs": [f"{path}:mode=1777,exec" for path in own],
+        "environment": {"HOME": "/tmp", **({"OTEL_EXPORTER_OTLP_ENDPOINT": host.otlp} if host.otlp else {})},
     }
+    if kind != "nats":
+        found["depends_on"] = ["nats"]  # which ends last
     if "shm" in held:
         found["shm_size"] = SHARED_MEMORY
     if kind == "dashboard":

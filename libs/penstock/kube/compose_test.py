@@ -6,7 +6,7 @@ import pytest
 
 from penstock.access import Login, subjects_of
 from penstock.bus import RunNames, User
-from penstock.kube import Place, compose, kept
+from penstock.kube import Host, Place, compose, kept
 from penstock.process import flags
 from penstock.recipes import Recipe, resolve
 from penstock.tiny_model import make_model
@@ -38,8 +38,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def made(recipe: Recipe, accelerator: str = "cpu") -> tuple[dict[str, Any], dict[str, str]]:
-    content, files = compose(recipe, Place(files="/srv/files", accelerator=accelerator), "a key", USERS, "1000:1000")
+def made(recipe: Recipe, accelerator: str = "cpu", gpus: int = 12) -> tuple[dict[str, Any], dict[str, str]]:
+    content, files = compose(
+        recipe, Place(files="/srv/files", accelerator=accelerator), "a key", USERS, Host("1000:1000", gpus)
+    )
     services: dict[str, Any] = content["services"]
     return services, files
 
@@ -88,6 +90,8 @@ def test_each_process_has_gpus_of_its_own(source: dict[str, Any]) -> None:
     }
     devices = [device for each in seen.values() for device in each.split(",")]
     assert len(devices) == len(set(devices)) == 4 + 3 * 2 + 2 * 1, seen
+    few, _ = made(resolve(source), "cuda", gpus=1)
+    assert few["learner"]["environment"]["CUDA_VISIBLE_DEVICES"] == "0", "where too few are there they are shared"
     assert services["generation-1"]["networks"]["default"]["aliases"] == ["generation"]
 
 

@@ -40,6 +40,8 @@ AVOID_SECONDS = 1.0
 # A group leaves its preferred replica when that one has this many more requests than the least loaded.
 IMBALANCE = 16
 # The replica is gone or full: no attempt was made.
+PIN_MISSED = "PIN_MISSED"
+"""Why an engine refuses what is pinned to a version that it does not hold any more."""
 ABSENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 # Worth asking again: absent, or failed in itself. Anything else would fail again.
 RETRIED = (
@@ -132,6 +134,9 @@ class Engines:
             except rpc.RpcError as error:
                 if len(builder.completion) > drawn:
                     tries.progressed()
+                if pinned is not None and error.reason == PIN_MISSED and not self._gone(pinned):
+                    await tries.pause(error, on=f"generation {replica.address}")
+                    continue  # another one has the version, or is about to
                 replica.avoid_until = time.monotonic() + AVOID_SECONDS
                 if not tries.worthwhile(error):
                     raise GenerationFailed(f"{replica.address}: {error}") from error
@@ -142,16 +147,25 @@ class Engines:
             builder.end_completion(finish)
             return finish, replica.address
 
+    def _gone(self, step: int) -> bool:
+        """Whether no replica will hold a version again, as far as is known."""
+        return self._where is None or self._where.passed(step)
+
     async def _held(self, step: int, within: float) -> bool:
-        """Waits, listed, until a replica may hold the version; False if none does after `within` seconds."""
+        """Waits, listed, until a replica may hold the version, or all have passed it, which they say themselves; False
+        if neither is so after `within` seconds."""
         where = self._where
-        if where is None or where.holding(step):
+
+        def settled() -> bool:
+            return where is None or bool(where.holding(step)) or where.passed(step)
+
+        if where is None or settled():
             return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 wanted = f"a replica with version {step}"
-                await where.watcher.until(lambda _: bool(where.holding(step)), wanted, on="generation", idle=False)
-        return bool(where.holding(step))
+                await where.watcher.until(lambda _: settled(), wanted, on="generation", idle=False)
+        return settled()
 
     async def _attempt(
         self,

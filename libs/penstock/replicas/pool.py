@@ -39,6 +39,11 @@ class Members:
         ready = self.watcher.view.ready(self.kind, self.serves)
         return {m.address for m in ready if not m.HasField("step") or m.step == step}
 
+    def passed(self, step: int) -> bool:
+        """Whether all of them hold a later version, so that nobody will hold this one again."""
+        ready = self.watcher.view.ready(self.kind, self.serves)
+        return bool(ready) and all(m.HasField("step") and m.step > step for m in ready)
+
 
 Where = Sequence[str] | Members
 Open = Callable[[str], AbstractAsyncContextManager[T]]

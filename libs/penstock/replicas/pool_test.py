@@ -118,3 +118,14 @@ async def test_what_is_pinned_to_a_version_goes_to_whoever_says_that_it_holds_it
 
 def test_a_pool_of_those_that_stay_is_a_sequence() -> None:
     assert list(Pool(["a", "b"])) == ["a", "b"] and not Pool[str]()
+
+
+async def test_what_is_pinned_to_a_version_that_all_have_passed_is_refused_at_once(bus: Bus, names: RunNames) -> None:
+    async with watching(bus, names) as watcher:
+        where, passed = Members(watcher, "generation"), member("g0", "127.0.0.1:1")
+        assert not where.passed(3)
+        passed.step = 4
+        async with announcing(bus, names, passed):
+            await until(lambda: len(watcher.view.ready("generation")) == 1)
+            assert where.passed(3) and not where.holding(3)
+            assert not where.passed(4) and where.holding(4) == {"127.0.0.1:1"}

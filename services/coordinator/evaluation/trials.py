@@ -34,7 +34,12 @@ from services.coordinator.state.following import TICK_SECONDS, Following
 from services.coordinator.state.peers import Peers
 
 logger = logging.getLogger(__name__)
-AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+AGAIN = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,  # a full engine is no fault of the version's
+)
 LONGEST_REASON = 1000
 Decide = Callable[[int, weights_pb2.Decision, str, Mapping[str, float]], Awaitable[Any]]
 
@@ -79,8 +84,8 @@ class Trials:
         for info in listed.versions:
             step = info.version.step
             if info.state == weights_pb2.VERSION_STATE_REJECTED and step <= ledger.step and not ledger.rejected(step):
-                await self._said.record(step, weights_pb2.DECISION_REJECT, info.reason, {})
                 await self._rejected(step, info.reason)
+                await self._said.record(step, weights_pb2.DECISION_REJECT, info.reason, {})
         if ledger.promoted < listed.served.step <= ledger.step:
             await self._said.record(listed.served.step, weights_pb2.DECISION_PROMOTE, "it is served", {})
         await self._following.current()
@@ -110,8 +115,8 @@ class Trials:
             await self._said.decide(step, weights_pb2.DECISION_PROMOTE, "its trial was good", numbers)
             self._played = {step: found.samples}
             return
+        await self._rejected(step, reason)  # first: whoever is started again finds the decision, and pauses no more
         await self._said.decide(step, weights_pb2.DECISION_REJECT, reason[:LONGEST_REASON], numbers)
-        await self._rejected(step, reason)
 
     async def _rejected(self, step: int, reason: str) -> None:
         """Pauses the run where it is to be paused, or could not go on."""
@@ -181,7 +186,9 @@ class Trials:
         while True:
             seen = self._following.changes
             listed = await self._peers.versions()
-            holders = [r.name for r in listed.receivers if r.version == version] if listed is not None else []
+            holders = (
+                [r.name for r in listed.receivers if r.canary and r.version == version] if listed is not None else []
+            )
             try:
                 gaps = [gap for name in holders for gap in await self._gaps(name, version, probes)]
                 if holders:
@@ -211,6 +218,9 @@ class Trials:
             if (answer.version.epoch, answer.version.step) != (version.epoch, version.step):
                 raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, f"{name} holds version {answer.version.step} now")
             own, engines = from_float32s(probe.logprobs)[first:], from_float32s(answer.logprobs)
+            if len(engines) != len(own):
+                said = f"{name} gives {len(engines)} log-probs for {len(own)} tokens"
+                raise rpc.RpcError(grpc.StatusCode.INTERNAL, said)
             masked = [at for at, each in enumerate(probe.mask[first:]) if each]
             gaps += [float(own[at]) - float(engines[at]) for at in masked]
         return gaps

@@ -79,8 +79,8 @@ class Watch:
         s.versions = await self._peers.versions() or s.versions
 
     def _look_at_room(self, now: float) -> None:
-        in_flight = self._following.ledger.in_flight
-        self._first_seen = {name: self._first_seen.get(name, now) for name in in_flight}
+        moves = self._state.expected_to_move  # a paused run, and one that is over, keep theirs
+        self._first_seen = {n: self._first_seen.get(n, now) for n in self._following.ledger.in_flight if moves}
         _oldest.set(now - min(self._first_seen.values(), default=now))
         if (used := disk_used(self._folder)) is not None:
             _disk_used.set(used)

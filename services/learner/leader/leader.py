@@ -166,7 +166,7 @@ class RunLeader:
 
     def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
         status = self._status
-        if status.drain_wanted.is_set():
+        if status.drain_wanted.is_set() or status.evicted.is_set():
             return Command.FINISH if status.finish_wanted.is_set() else Command.END, None
         if status.save_wanted.is_set() and not saving:
             status.save_wanted.clear()

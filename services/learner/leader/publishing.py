@@ -180,7 +180,7 @@ async def _push(
 
     push: Any = channel.stream_unary(how.method, response_deserializer=how.response.FromString)
     await rpc.call(push(messages(), timeout=PUSH_SECONDS))
-    await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=manifest.version), timeout=60))
+    await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=manifest.version), timeout=PUSH_SECONDS))
     _versions.inc()
     _bytes.inc(sent)
     progress()

@@ -24,6 +24,12 @@ class Status:
     save_wanted: threading.Event = dataclasses.field(default_factory=threading.Event)
     drain_wanted: threading.Event = dataclasses.field(default_factory=threading.Event)
     finish_wanted: threading.Event = dataclasses.field(default_factory=threading.Event)
+    evicted: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether its process was told to end, and not its run."""
+        return self.evicted.is_set() and not self.drain_wanted.is_set()
 
     def saved(self, step: int) -> None:
         """A checkpoint of `step` is on the disk."""

@@ -1,5 +1,6 @@
 """`penstock kube`: a recipe's run as Kubernetes manifests."""
 
+import glob
 import pathlib
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from penstock.recipes import Recipe, RecipeError, dump, load, recorded
 from penstock.system.secret_files import write_secret
 from penstock.terminal import console, failed, plain
 
+FILED = ("path", "train", "eval")
+"""Keys of a recipe whose values may be names of files."""
 KEPT = ".kept"
 """Below the folder of what is written: the run's secrets, which are the same when it is written again."""
 Files = Annotated[pathlib.Path, typer.Option(help="folder with the model and the rows of the recipe")]
@@ -61,7 +64,13 @@ def secrets_of(output: pathlib.Path, run: str) -> tuple[str, dict[str, User]]:
 
 
 def moved(recipe: Recipe, files: pathlib.Path, output: pathlib.Path) -> Recipe:
-    """The recipe with its files where containers have them. Raises ValueError for one that is not below `files`."""
+    """The recipe with its files where containers have them. Raises ValueError for one that is not below `files`, and
+    for packages, which containers have in their images alone."""
+    if recipe.packages.folder is not None:
+        raise ValueError(
+            f"packages.folder: {recipe.packages.folder!r} is a folder of this host; build images that have its "
+            "packages (a Containerfile FROM ours), and leave it out"
+        )
     said = _renamed(yaml.safe_load(dump(recipe)), files)
     output.mkdir(parents=True, exist_ok=True)
     beside = output / ".recipe.yaml"
@@ -73,13 +82,16 @@ def moved(recipe: Recipe, files: pathlib.Path, output: pathlib.Path) -> Recipe:
 
 
 def _renamed(value: Any, files: pathlib.Path, key: str = "") -> Any:
+    """What names files of here, as containers have it: values of FILED, and whatever else looks like a path."""
     if isinstance(value, dict):
         return {name: _renamed(each, files, f"{key}.{name}".lstrip(".")) for name, each in value.items()}
     if isinstance(value, list):
         return [_renamed(each, files, key) for each in value]
-    if not isinstance(value, str) or "/" not in value or "://" in value or not pathlib.Path(value).exists():
+    if not isinstance(value, str) or "://" in value or not ("/" in value or key.rpartition(".")[2] in FILED):
         return value
     path = pathlib.Path(value).absolute()
+    if not (glob.glob(value) if glob.has_magic(value) else path.exists()):
+        return value  # a name of a hub's, or of a library's
     if not path.is_relative_to(files):
         raise ValueError(f"{key}: {value} is not below {files}; --files names the folder that has all of the recipe's")
     return f"{FILES}/{path.relative_to(files)}"
