@@ -60,6 +60,7 @@ class Trials:
     def __init__(self, recipe: Recipe, following: Following, tasks: TaskMaker, peers: Peers, said: Said) -> None:
         self._recipe, self._following, self._tasks, self._peers, self._said = recipe, following, tasks, peers, said
         self._played: dict[int, Samples] = {}
+        self._told: int | None = None  # the rejected version that a store which was lost serves
 
     async def run(self) -> None:
         """Tries version after version; never ends, where versions are tried."""
@@ -70,7 +71,9 @@ class Trials:
                 listed = await self._peers.versions()
                 if listed is not None:
                     await self._record(listed)
-                    if (tried := _on_trial(listed)) is not None:
+                    if (
+                        tried := _on_trial(listed)
+                    ) is not None and self._peers.engine_ready:  # its time counts from then
                         await self._try(canary, tried)
                         continue
             except (rpc.RpcError, BusError) as error:
@@ -86,8 +89,13 @@ class Trials:
             if info.state == weights_pb2.VERSION_STATE_REJECTED and step <= ledger.step and not ledger.rejected(step):
                 await self._rejected(step, info.reason)
                 await self._said.record(step, weights_pb2.DECISION_REJECT, info.reason, {})
-        if ledger.promoted < listed.served.step <= ledger.step:
-            await self._said.record(listed.served.step, weights_pb2.DECISION_PROMOTE, "it is served", {})
+        served = listed.served.step
+        if ledger.promoted < served <= ledger.step and ledger.rejected(served):
+            if self._told != served:
+                await self._said.pause(True, f"version {served} is served, and was rejected: promote it, or roll back")
+            self._told = served
+        elif ledger.promoted < served <= ledger.step:
+            await self._said.record(served, weights_pb2.DECISION_PROMOTE, "it is served", {})
         await self._following.current()
 
     async def _try(self, canary: Canary, version: PolicyVersion) -> None:

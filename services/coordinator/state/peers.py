@@ -41,6 +41,11 @@ class Peers:
         """Everybody who takes part in the run, by kind and instance."""
         return self.watcher.view.members() if self.watcher is not None else []
 
+    @property
+    def engine_ready(self) -> bool:
+        """Whether an engine may draw, as far as the membership says."""
+        return self.watcher is None or bool(self.watcher.view.ready("generation"))
+
     async def waits(self) -> list[pb.ServiceWaits]:
         """What every service waits for; the unreachable ones say so, and of those that are gone without a word it is
         said."""
