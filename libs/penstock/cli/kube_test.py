@@ -1,6 +1,7 @@
 """`penstock kube` and `penstock compose`: where containers find a recipe's files, and what they refuse."""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -56,6 +57,7 @@ def test_what_is_written_again_has_the_same_secrets(files: pathlib.Path) -> None
 def test_a_compose_file_has_all_that_it_names_beside_it(files: pathlib.Path) -> None:
     output = files.parent / "c"
     words = ["compose", str(files / "recipe.yaml"), "--files", str(files), "--output", str(output)]
+    words += ["--user", f"{os.getuid()}:{os.getgid()}"]  # Bazel's sandbox knows no other user
     for _ in range(2):
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, done.output
