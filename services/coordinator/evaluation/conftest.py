@@ -1,5 +1,5 @@
-"""A real nats-server, a connection and a run's names."""
+"""A real nats-server, a connection, a run with its recipe and tokenizer."""
 
-from penstock.testing.nats.fixtures import bus, names, nats
+from services.coordinator.testing.fixtures import bus, chat, folder, names, nats
 
-__all__ = ["bus", "names", "nats"]
+__all__ = ["bus", "chat", "folder", "names", "nats"]
