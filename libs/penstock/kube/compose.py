@@ -3,7 +3,7 @@
     docker compose -f FOLDER/compose.yaml up -d --scale generation=4
 
 Kinds that are all alike are one Compose service each, which `--scale` changes; those with a GPU or a part of their
-own are one service for each process. Whoever writes the file is the user of all containers: what they keep is theirs.
+own are one service for each process. All containers have one user, to whom belongs what they keep.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Host:
 def compose(
     recipe: Recipe, place: Place, page_key: str, users: Mapping[str, User], host: Host
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The file's content, and the secrets that lie beside it, by path; `place.files` is the folder that
+    """The file's content, and by path what lies beside it: recipe and secrets. `place.files` is the folder that
     containers find at FILES.
 
     Raises ValueError for a learner of several nodes, which are several hosts.

@@ -71,9 +71,8 @@ class Trials:
                 listed = await self._peers.versions()
                 if listed is not None:
                     await self._record(listed)
-                    if (
-                        tried := _on_trial(listed)
-                    ) is not None and self._peers.engine_ready:  # its time counts from then
+                    tried = _on_trial(listed)
+                    if tried is not None and self._peers.engine_ready:  # its time counts from then
                         await self._try(canary, tried)
                         continue
             except (rpc.RpcError, BusError) as error:

@@ -20,8 +20,8 @@ from penstock.terminal import console, failed, plain
 
 def compose(
     recipe: Annotated[pathlib.Path, typer.Argument(help="recipe file (YAML)")],
+    files: Files,
     overrides: Overrides = None,
-    files: Files = pathlib.Path(),
     output: Annotated[
         pathlib.Path, typer.Option(help="folder for the file, and for what the run keeps")
     ] = pathlib.Path("compose"),
