@@ -13,7 +13,9 @@ token is computed again after an update; what a draft that was rejected left beh
 import collections
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from penstock.trajectories.routes import RouteShape, Rows
 
@@ -21,24 +23,25 @@ ENOUGH = 16
 """Rows that are handed out at once, but a request's first and last."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a worker computed: of each request by `names`, tokens `starts` on, their rows [ends[i - 1], ends[i])."""
+class Step(NamedTuple):
+    """What a worker computed: of each request by `names`, tokens `starts` on, their rows [ends[i - 1], ends[i]) of
+    `rows`, which are bytes: of so small an array numpy's own work, and pickle's, would be most of what recording costs.
+    """
 
     names: list[str]
     starts: list[int]
     ends: list[int]
-    rows: Rows
+    rows: bytes
 
 
 @dataclass
 class _Request:
-    """rows: of all tokens so far, `end` of them laid down. told: those that were handed out, or nobody wants. stored:
-    blocks that are remembered."""
+    """rows: the bytes of those of all tokens so far. told: how many were handed out, or nobody wants. stored: blocks
+    that are remembered."""
 
-    rows: Rows
+    of: Any
     told: int
-    end: int = 0
+    rows: bytearray = field(default_factory=bytearray)
     stored: int = 0
     fresh: bool = True
 
@@ -52,43 +55,53 @@ class RecordedRoutes:
     block: int
     blocks: int
     _requests: dict[str, _Request] = field(default_factory=dict)
-    _known: "collections.OrderedDict[Any, Rows]" = field(default_factory=collections.OrderedDict)
+    _known: "collections.OrderedDict[Any, bytes]" = field(default_factory=collections.OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._unknown = self.shape.unknown_rows(1).tobytes()
+        self._block = self.block * len(self._unknown)
 
     def step(self, step: Step, requests: Mapping[str, Any]) -> None:
         """Lays down a step's rows. requests: vLLM's, by name; one that is gone is passed over."""
-        cached, begin = dict[str, int](), 0
+        cached, begin, size = list[tuple[_Request, int]](), 0, len(self._unknown)
         for name, start, end in zip(step.names, step.starts, step.ends, strict=True):
-            rows, begin, request = step.rows[begin:end], end, requests.get(name)
-            if request is None:
-                continue
-            own = self._requests.get(name)
+            own, first = self._requests.get(name), begin
+            begin = end
             if own is None:
+                if name not in requests:
+                    continue
+                request = requests[name]
                 wanted = request.sampling_params.routed_experts_prompt_start
-                own = self._requests[name] = _Request(self.shape.unknown_rows(request.num_prompt_tokens + 64), wanted)
+                own = self._requests[name] = _Request(request, wanted)
                 if start:
-                    cached[name] = start
-            own.end = max(own.end, start)
-            self._lay(own, rows[own.end - start :])
-            if name not in cached:
-                self._remember(own, request)
-        for name, start in cached.items():  # after all rows of the step: its own requests share blocks, too
-            self._recall(self._requests[name], start, requests[name])
-            self._remember(self._requests[name], requests[name])
+                    cached.append((own, start))
+            lacking = start * size - len(own.rows)
+            if lacking > 0:
+                own.rows += self._unknown * (start - len(own.rows) // size)
+                lacking = 0
+            own.rows += step.rows[first * size - lacking : end * size]
+            if len(own.rows) >= (own.stored + 1) * self._block and not (cached and cached[-1][0] is own):
+                self._remember(own)
+        for own, start in cached:  # after all rows of the step: its own requests share blocks, too
+            self._recall(own, start)
+            self._remember(own)
 
     def take_output(self, request: Any, _: Any) -> Rows | None:
         """A request's rows that are to be told with its output."""
         own = self._requests.get(request.request_id)
         if own is None:
             return None
-        own.end = min(own.end, request.num_tokens - 1)
+        size = len(self._unknown)
+        end = min(len(own.rows) // size, request.num_tokens - 1)
+        del own.rows[end * size :]
         ended = request.is_finished()
         if ended:
             del self._requests[request.request_id]
-        if own.end <= own.told or not (ended or own.fresh or own.end - own.told >= ENOUGH):
+        if end <= own.told or not (ended or own.fresh or end - own.told >= ENOUGH):
             return None
-        rows = own.rows[own.told : own.end].copy()
-        own.told, own.fresh = own.end, False
-        return rows
+        rows = np.frombuffer(bytes(own.rows[own.told * size :]), self.shape.dtype)
+        own.told, own.fresh = end, False
+        return rows.reshape(-1, self.shape.layers, self.shape.top)
 
     def request_finished(self, request: Any) -> None:
         """It stopped, and its last rows are about to be asked for; or it is to be computed again; or it was given up,
@@ -105,27 +118,18 @@ class RecordedRoutes:
         for own in self._requests.values():
             own.stored = 0
 
-    def _lay(self, own: _Request, rows: Rows) -> None:
-        end = own.end + len(rows)
-        if end > len(own.rows):
-            larger = self.shape.unknown_rows(2 * end)
-            larger[: own.end] = own.rows[: own.end]
-            own.rows = larger
-        own.rows[own.end : end] = rows
-        own.end = end
-
-    def _remember(self, own: _Request, request: Any) -> None:
-        full = min(len(request.block_hashes), own.end // self.block)
+    def _remember(self, own: _Request) -> None:
+        full = min(len(own.of.block_hashes), len(own.rows) // self._block)
         for at in range(own.stored, full):
-            self._known[request.block_hashes[at]] = own.rows[at * self.block : (at + 1) * self.block].copy()
+            self._known[own.of.block_hashes[at]] = bytes(own.rows[at * self._block : (at + 1) * self._block])
         own.stored = max(own.stored, full)
         while len(self._known) > self.blocks:
             self._known.popitem(last=False)
 
-    def _recall(self, own: _Request, start: int, request: Any) -> None:
+    def _recall(self, own: _Request, start: int) -> None:
         for at in range(start // self.block):
-            rows = self._known.get(request.block_hashes[at])
+            rows = self._known.get(own.of.block_hashes[at])
             if rows is not None:
-                self._known.move_to_end(request.block_hashes[at])
-                own.rows[at * self.block : (at + 1) * self.block] = rows
+                self._known.move_to_end(own.of.block_hashes[at])
+                own.rows[at * self._block : (at + 1) * self._block] = rows
         own.stored = start // self.block

@@ -7,6 +7,7 @@ scheduler with a step's tokens; ours hands them out (`recorded.py`).
 
 from typing import Any
 
+from vllm.model_executor.layers.fused_moe.layer import MoERunner
 from vllm.model_executor.layers.fused_moe.routed_experts_capturer import (
     RoutedExpertsCapturer,
     bind_routed_experts_capturer,
@@ -43,9 +44,16 @@ class RecordingExtension(WorkerExtension):
     model_runner: Any
     vllm_config: Any
 
-    def record_routes(self) -> None:
-        """Called once, before the first request."""
+    def record_routes(self, on: bool = True) -> None:
+        """Called before the first request. Not `on`: nothing is recorded until it is called again, and nothing of
+        recording is left in the worker's way (benchmarks compare both in one engine). Never while requests run."""
         runner, shape = self.model_runner, recorded_shape(self.vllm_config)
+        if not on:
+            del runner.sample_tokens
+            for module in runner.get_model().modules():
+                if isinstance(module, MoERunner):
+                    module.router.set_capture_fn(None)
+            return
         most = self.vllm_config.scheduler_config.max_num_batched_tokens
         capturer = RoutedExpertsCapturer(max_num_batched_tokens=most, vllm_config=self.vllm_config)
         bind_routed_experts_capturer(runner.get_model(), capturer)
@@ -58,7 +66,7 @@ class RecordingExtension(WorkerExtension):
             ran = runner.execute_model_state is not None
             output = sample(grammar)
             if ran and count:
-                rows = capturer.device_buffer[: ends[-1]].numpy().astype(shape.dtype)
+                rows = capturer.device_buffer[: ends[-1]].numpy().astype(shape.dtype).tobytes()
                 output.aux_output_connector_output = Step(names, starts, ends, rows)
             return output
 

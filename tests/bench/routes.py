@@ -152,7 +152,9 @@ def measure(report: Report, folder: pathlib.Path, name: str, args: argparse.Name
         in_the_log=logged,
         engine_tokens_a_second=speed["tokens_a_second"],
         engine_ratio=speed["time"],
+        engine_off=speed["time_off"],
         engine_busy_ratio=speed["busy"],
+        engine_busy_off=speed["busy_off"],
         learner_ratio=median_ratio(seconds["replayed"], seconds["live"]),
     )
 
@@ -176,6 +178,6 @@ if __name__ == "__main__":
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--starts", type=int, default=3, help="engines of each kind that are started")
+    parser.add_argument("--starts", type=int, default=2, help="engines that are started, one after another")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     main(parser.parse_args())

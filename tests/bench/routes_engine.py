@@ -1,15 +1,15 @@
 """The engine's half of `routes`: draws samples with their routes, and what recording them costs. Prints one JSON line.
 
-Engines that record and engines that do not are started in turn: two at once would share the cores. One start differs
-from the next by more than recording can cost, and a round from the next too, so that medians over all rounds of all
-starts are told, of the time and of the processors' time of all processes.
+One start of an engine differs from the next by up to a quarter, which is more than recording can cost. So one engine
+draws both ways: a round that records and one that does not, in random order, pair by pair. What is told is the median
+of the pairs' ratios over all pairs of all starts, of the time and of the processors' time of all processes, and how far
+off that median may be: half the width of its 95 % interval, by resampling the pairs.
 """
 
 import argparse
 import asyncio
 import json
 import pathlib
-import statistics
 import time
 from typing import Any
 
@@ -37,46 +37,52 @@ def busy_seconds() -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
-async def measured(
-    args: argparse.Namespace, records: bool
-) -> tuple[list[tuple[float, float]], list[Any], list[list[int]]]:
-    """Seconds and processors' seconds of each round, and what was drawn with which prompts."""
+async def measured(args: argparse.Namespace, seed: int) -> tuple[np.ndarray[Any, Any], list[Any], list[list[int]]]:
+    """Seconds and processors' seconds [pairs, without and with, 2], and what was drawn at last with which prompts."""
     settings = EngineSettings(
-        str(args.model), dtype=args.dtype, max_context=512, max_running=args.requests, routes=records
+        str(args.model), dtype=args.dtype, max_context=512, max_running=args.requests, routes=True
     )
     engine = await Engine.start(settings, PolicyVersion())
     sampling = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=args.tokens)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, args.vocabulary, 64).tolist() for _ in range(args.requests)]
-    rows = 0 if records else None
+    found, order = np.zeros((args.rounds, 2, 2)), np.random.default_rng(seed)
+
+    async def round_(name: str, records: bool) -> tuple[tuple[float, float], list[Any]]:
+        rows = 0 if records else None
+        began, busy = time.perf_counter(), busy_seconds()
+        drawn = await asyncio.gather(*(draw(engine, f"{name}-{i}", p, sampling, rows) for i, p in enumerate(prompts)))
+        return (time.perf_counter() - began, busy_seconds() - busy), drawn
+
     try:
-        await asyncio.gather(*(draw(engine, f"w{i}", p, sampling, rows) for i, p in enumerate(prompts)))
-        found = []
-        for round_ in range(args.rounds):
-            began, busy = time.perf_counter(), busy_seconds()
-            drawn = await asyncio.gather(
-                *(draw(engine, f"{round_}-{i}", p, sampling, rows) for i, p in enumerate(prompts))
-            )
-            found.append((time.perf_counter() - began, busy_seconds() - busy))
+        _, drawn = await round_("warm", True)
+        recording = True
+        for pair in range(args.rounds):
+            for records in order.permutation([False, True]).tolist():
+                if records != recording:
+                    await engine._llm.collective_rpc("record_routes", timeout=60, args=(records,))
+                    recording = records
+                found[pair, int(records)], what = await round_(f"{pair}-{records}", records)
+                drawn = what if records else drawn
     finally:
         engine.stop()
     return found, drawn, prompts
 
 
 async def main(args: argparse.Namespace) -> None:
-    found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    for records in (True, False) * args.starts:
-        rounds, drawn, prompts = await measured(args, records)
-        found[records] += rounds
-        if records:
-            columns = {f"routes{i}": rows for i, (_, _, rows) in enumerate(drawn)}
-            tokens, logprobs = (np.array([each[i] for each in drawn]) for i in (0, 1))
-            np.savez(args.out, prompts=np.array(prompts), tokens=tokens, logprobs=logprobs, **columns)
-    (with_, busy_with), (without, busy_without) = (
-        [statistics.median(column) for column in zip(*found[records], strict=True)] for records in (True, False)
-    )
-    tokens_a_second = args.requests * args.tokens / with_
-    print(json.dumps({"tokens_a_second": tokens_a_second, "time": with_ / without, "busy": busy_with / busy_without}))
+    starts = [await measured(args, seed) for seed in range(args.starts)]
+    _, drawn, prompts = starts[-1]
+    columns = {f"routes{i}": rows for i, (_, _, rows) in enumerate(drawn)}
+    tokens, logprobs = (np.array([each[i] for each in drawn]) for i in (0, 1))
+    np.savez(args.out, prompts=np.array(prompts), tokens=tokens, logprobs=logprobs, **columns)
+    found = np.concatenate([pairs for pairs, _, _ in starts])
+    ratios = found[:, 1] / found[:, 0]
+    again = np.random.default_rng(0).integers(len(ratios), size=(2000, len(ratios)))
+    low, high = np.quantile(np.median(ratios[again], axis=1), [0.025, 0.975], axis=0)
+    (time_, busy), (time_off, busy_off) = np.median(ratios, axis=0).tolist(), ((high - low) / 2).tolist()
+    tokens_a_second = args.requests * args.tokens / float(np.median(found[:, 1, 0]))
+    said = {"time": time_, "time_off": time_off, "busy": busy, "busy_off": busy_off}
+    print(json.dumps({"tokens_a_second": tokens_a_second, **said}))
 
 
 if __name__ == "__main__":
@@ -87,6 +93,6 @@ if __name__ == "__main__":
     parser.add_argument("--vocabulary", type=int, default=512)
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=20, help="pairs of a start")
     parser.add_argument("--starts", type=int, default=2)
     asyncio.run(main(parser.parse_args()))
