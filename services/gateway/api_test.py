@@ -152,11 +152,11 @@ async def test_a_session_draws_no_more_calls_than_its_environment_allows(chat: C
     environment = Environment(name="agent", agent=True, max_turns=2)
     async with door(chat, engine, environment=environment) as gateway:
         key = gateway.open()
-        replies = [await gateway.post(CHAT, asked(), key) for _ in range(3)]
+        replies = [await gateway.post(CHAT, asked(stream=streams), key) for streams in (False, True, False, True)]
         closed = await gateway.closed(key)
-    assert [reply.status for reply in replies] == [200, 200, 429]
+    assert [reply.status for reply in replies] == [200, 200, 429, 429], "also of streams, which have not begun"
     assert "2 calls (environment.max_turns)" in replies[2].error["message"]
-    assert "x-should-retry: false" in replies[2].head
+    assert "x-should-retry: false" in replies[2].head and "x-should-retry: false" in replies[3].head
     assert closed.truncated and closed.calls == 2
 
 

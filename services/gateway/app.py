@@ -64,7 +64,7 @@ class _Door:
         call = _read(chat_api.call_of, body)
         headers = _overridden(body, session)
         if body.get("stream"):
-            events = chat_events(session, call, body, _model(body, session))
+            events = chat_events(session, session.admit(call), body, _model(body, session))
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         return await _answered(request, session, call, body, headers, chat_api.completion)
 
@@ -78,7 +78,7 @@ class _Door:
         call = _read(responses_api.call_of, body)
         headers = _overridden(body, session, responses_api.left_out)
         if body.get("stream"):
-            events = response_events(session, call, body, _model(body, session))
+            events = response_events(session, session.admit(call), body, _model(body, session))
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         return await _answered(request, session, call, body, headers, responses_api.response)
 

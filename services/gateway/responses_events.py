@@ -2,7 +2,8 @@
 
     created in_progress  item.added part.added delta… text.done part.done item.done  item.added arguments…  completed
 
-Text is sent as `streaming` has it, calls when the answer is whole. A call that is refused is an `error` event.
+Text is sent as `streaming` has it, calls when the answer is whole. An answer that fails while it is drawn ends with an
+`error` event; what is refused never begins a stream.
 
 Invariants (test names): every event is one of the official client's types, in their order; the last one has the answer
 that is given whole; a stream that is left leaves no trace.
@@ -16,7 +17,7 @@ from typing import Any
 
 from services.gateway import responses_api
 from services.gateway.errors import CallRefused, KeyUnknown
-from services.gateway.session import Call, Session
+from services.gateway.session import Admitted, Session
 from services.gateway.streaming import Pieces, event
 
 LAST = {"completed": "response.completed", "incomplete": "response.incomplete"}
@@ -59,12 +60,14 @@ def _call(item: Mapping[str, Any], index: int) -> Iterator[dict[str, Any]]:
     yield {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
-async def _events(session: Session, call: Call, body: Mapping[str, Any], model: str) -> AsyncGenerator[dict[str, Any]]:
+async def _events(
+    session: Session, admitted: Admitted, body: Mapping[str, Any], model: str
+) -> AsyncGenerator[dict[str, Any]]:
     """The events without their numbers. Raises CallRefused."""
-    chat = session.means.chat
+    chat, call = session.means.chat, admitted.call
     pieces = Pieces(call, chat, session.means.environment.special_tokens)
     text = _Message(call.id)
-    task = session.begin(call, pieces.heard)
+    task = session.begin(admitted, pieces.heard)
     try:
         begun = responses_api.begun(call.id, body, model)
         yield {"type": "response.created", "response": begun}
@@ -89,11 +92,11 @@ async def _events(session: Session, call: Call, body: Mapping[str, Any], model: 
 
 
 async def response_events(
-    session: Session, call: Call, body: Mapping[str, Any], model: str
+    session: Session, admitted: Admitted, body: Mapping[str, Any], model: str
 ) -> AsyncGenerator[str, None]:
     """A streamed `response`; whoever stops reading ends the call."""
     numbers = itertools.count()
-    events = _events(session, call, body, model)
+    events = _events(session, admitted, body, model)
     try:
         async for each in events:
             yield _said(each, next(numbers))

@@ -10,6 +10,7 @@ import openai
 import pytest
 from openai.types.responses import ResponseStreamEvent
 
+from penstock import rpc
 from penstock.chat import ChatTokenizer
 from penstock.testing.fake_engine import FakeEngine, Step, Tokens
 from penstock.trajectory.v1 import trajectory_pb2
@@ -106,14 +107,19 @@ async def test_the_last_event_has_the_answer_that_is_given_whole(chat: ChatToken
     assert len(closed.contexts) == 2
 
 
-async def test_a_call_that_is_refused_is_an_error_of_the_stream(chat: ChatTokenizer) -> None:
+async def test_what_is_refused_has_its_status_before_a_stream_begins(chat: ChatTokenizer) -> None:
     async with door(chat, FakeEngine(), longest=4) as gateway:
-        events = await streamed(gateway, gateway.open(), input="far too long for that")
-        refused = await gateway.post(
-            "/v1/responses", {"stream": True, "input": "x", "temperature": 0.1}, gateway.open()
-        )
-    assert events[-1]["type"] == "error" and events[-1]["code"] == "context_length_exceeded"
-    assert refused.status == 400 and refused.error["code"] == "sampling_fixed"
+        said: list[dict[str, Any]] = [{"input": "far too long for that"}, {"input": "x", "temperature": 0.1}]
+        refused = [await gateway.post("/v1/responses", {"stream": True, **each}, gateway.open()) for each in said]
+    assert [each.status for each in refused] == [400, 400]
+    assert [each.error["code"] for each in refused] == ["context_length_exceeded", "sampling_fixed"]
+
+
+async def test_an_answer_that_fails_while_it_is_drawn_is_an_error_of_the_stream(chat: ChatTokenizer) -> None:
+    engine = FakeEngine(script=[[rpc.invalid_argument("no", rpc.Violation("sampling", "no"))]])
+    async with door(chat, engine) as gateway:
+        events = await streamed(gateway, gateway.open(), input="x")
+    assert events[-1]["type"] == "error" and events[-1]["code"] == "generation_failed"
 
 
 async def test_a_stream_that_is_left_leaves_no_trace(chat: ChatTokenizer) -> None:

@@ -21,7 +21,7 @@ from penstock.recipes.sections import Environment
 from penstock.replicas.engines import Engines, GenerationFailed
 from penstock.trajectories import TrajectoryBuilder
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.gateway.contexts import Contexts
+from services.gateway.contexts import Begun, Contexts
 from services.gateway.errors import BudgetSpent, CallRefused, ContextFull, EnginesFailed, KeyUnknown
 
 
@@ -62,6 +62,16 @@ class Answer:
     finish: str
     prompt_tokens: int
     id: str
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A call that may be drawn: in which context, how, and how many tokens the run grants its answer."""
+
+    call: Call
+    begun: Begun
+    sampling: SamplingParams
+    granted: int
 
 
 Heard = Callable[[Sequence[int]], None]
@@ -138,14 +148,27 @@ class Session:
         if shared is not None and replace(call, id=shared.asked.id) != shared.asked:
             raise CallRefused("the Idempotency-Key was that of another request, and a new one wants a key of its own")
         if shared is None or shared.failed:
-            shared = _Shared(call, self.begin(call))
+            shared = _Shared(call, self.begin(self.admit(call)))
             if idempotency:
                 self._keyed[idempotency] = shared
         return await shared.given()
 
-    def begin(self, call: Call, heard: Heard = lambda tokens: None) -> asyncio.Task[Answer]:
+    def admit(self, call: Call) -> Admitted:
+        """What a call is before it is drawn; it counts from here on. Raises CallRefused."""
+        self._count()
+        try:
+            begun = (
+                self._contexts.begin_text(call.prompt)
+                if isinstance(call.prompt, str)
+                else self._contexts.begin(call.prompt, call.tools)
+            )
+        except TemplateError as error:
+            raise CallRefused(str(error), "messages") from error
+        return Admitted(call, begun, *self._sampling(call, len(begun.builder.tokens)))
+
+    def begin(self, admitted: Admitted, heard: Heard = lambda tokens: None) -> asyncio.Task[Answer]:
         """The answer as it is drawn. The task raises CallRefused; cancelled, it leaves no trace in the sample."""
-        task = asyncio.create_task(self._draw(call, heard))
+        task = asyncio.create_task(self._draw(admitted, heard))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
@@ -164,7 +187,7 @@ class Session:
         """Calls in progress."""
         return len(self._running)
 
-    def _admit(self) -> None:
+    def _count(self) -> None:
         if self.ended:
             raise KeyUnknown("the sample has ended")
         if self.failure:
@@ -177,26 +200,18 @@ class Session:
             raise BudgetSpent(f"the sample has made its {most} calls (environment.max_turns)")
         self.begun += 1
 
-    async def _draw(self, call: Call, heard: Heard) -> Answer:
-        self._admit()
-        chat, contexts = self.means.chat, self._contexts
-        try:
-            begun = (
-                contexts.begin_text(call.prompt)
-                if isinstance(call.prompt, str)
-                else contexts.begin(call.prompt, call.tools)
-            )
-        except TemplateError as error:
-            raise CallRefused(str(error), "messages") from error
+    async def _draw(self, admitted: Admitted, heard: Heard) -> Answer:
+        if self.ended:
+            raise KeyUnknown("the sample has ended")
+        call, begun, chat = admitted.call, admitted.begun, self.means.chat
         builder, given = begun.builder, len(begun.builder.tokens)
-        sampling, granted = self._sampling(call, given)
         began = time.monotonic()
         try:
             finish, engine = await self.means.engines.complete(
                 builder,
                 self.task.group,
                 self.task.rollout,
-                sampling,
+                admitted.sampling,
                 self.until,
                 chat.text,
                 lambda: heard(builder.completion),
@@ -208,9 +223,9 @@ class Session:
             self.generating += time.monotonic() - began
         said = self._said(call, builder.completion)
         cut = finish == pb.FINISH_REASON_LENGTH
-        contexts.commit(begun, said, call.id, chat.text(builder.completion))
+        self._contexts.commit(begun, said, call.id, chat.text(builder.completion))
         self.engine, self.answered = engine or self.engine, self.answered + 1
-        self.truncated = self.truncated or (cut and (call.most_tokens is None or granted < call.most_tokens))
+        self.truncated = self.truncated or (cut and (call.most_tokens is None or admitted.granted < call.most_tokens))
         reason = "length" if cut else "tool_calls" if said.tool_calls else "stop"
         return Answer(said, builder.completion, builder.completion_logprobs, reason, given, call.id)
 

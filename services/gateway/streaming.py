@@ -16,7 +16,7 @@ from typing import Any
 from penstock.chat import ChatTokenizer
 from services.gateway import chat_api
 from services.gateway.errors import CallRefused, KeyUnknown
-from services.gateway.session import Answer, Call, Session, before_stop
+from services.gateway.session import Admitted, Answer, Call, Session, before_stop
 
 
 def event(value: Mapping[str, Any]) -> str:
@@ -61,12 +61,14 @@ class Pieces:
                 yield piece
 
 
-async def chat_events(session: Session, call: Call, body: Mapping[str, Any], model: str) -> AsyncGenerator[str, None]:
+async def chat_events(
+    session: Session, admitted: Admitted, body: Mapping[str, Any], model: str
+) -> AsyncGenerator[str, None]:
     """A streamed `chat.completion`; whoever stops reading ends the call."""
-    chat = session.means.chat
+    chat, call = session.means.chat, admitted.call
     pieces = Pieces(call, chat, session.means.environment.special_tokens)
     begun = chat_api.head("chat.completion.chunk", "chatcmpl", model, call.id)
-    task = session.begin(call, pieces.heard)
+    task = session.begin(admitted, pieces.heard)
     try:
         yield event(chat_api.delta(begun, {"role": "assistant", "content": ""}))
         async for piece in pieces.more(task):
