@@ -30,9 +30,10 @@ def attend_pack(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float | None
 def attend_tree(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float | None, window: int | None = None) -> Tensor:
     """As `attend_pack`, by the pack's parts. Where context ranks cut queries q is of this rank's; k and v are of all
     tokens in natural order, and there is no window."""
+    parts = pack.parts if window is None else pack.within(window)
     repeat = q.shape[1] // k.shape[1]
-    seen = [_seen(part, pack.positions, repeat, scale, window) for part in pack.parts]
-    return attend_parts(q, k, v, pack.parts, seen)
+    seen = [_seen(part, pack.positions, repeat, scale, window) for part in parts]
+    return attend_parts(q, k, v, parts, seen)
 
 
 def attend_buckets(

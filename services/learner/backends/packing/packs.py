@@ -17,6 +17,7 @@ from torch import Tensor
 
 from services.learner.backends.packing import zigzag
 from services.learner.backends.packing.parts import Part, chunked_parts, whole_parts
+from services.learner.backends.packing.windows import windowed
 
 _LARGEST_STRETCH = 1.25
 """Sequences share a bucket while its longest is at most this times its shortest."""
@@ -57,6 +58,15 @@ class Pack:
     natural: Tensor | None = None
     held: Tensor | None = None
     routes: Tensor | None = None
+    _windowed: dict[int, list[Part]] = field(default_factory=dict, compare=False)
+
+    def within(self, window: int) -> list[Part]:
+        """The parts as far as a window of so many tokens lets them be seen; worked out once for all layers."""
+        if window not in self._windowed:
+            positions = self.positions.cpu()
+            cut = windowed([part.on(positions.device) for part in self.parts], positions, window)
+            self._windowed[window] = [part.on(self.positions.device) for part in cut]
+        return self._windowed[window]
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,22 @@ def test_a_tree_attends_as_one_masked_call(
 
 
 @settings(deadline=None)
+@given(seed=st.integers(0, 10_000), window=st.sampled_from([1, 3, 7, 30]))
+def test_no_part_has_what_nobody_sees_of_it(seed: int, window: int) -> None:
+    """So that work grows with the window, and not with the square of a sequence; each key is seen by some query."""
+    pack = described(*random_tree(seed))
+    for part in pack.within(window):
+        queries, keys = (rows.take(pack.positions)[0] for rows in (part.queries, part.keys))
+        assert part.reach >= int(queries.max() - keys.min())
+        if part.causal:
+            assert part.queries.length <= window
+        else:
+            distance = queries[:, None] - keys
+            sees = (distance >= 0) & (distance < window)
+            assert sees.any(0).all() and sees.any(1).all()
+
+
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), heads=st.sampled_from(HEADS), ranks=st.sampled_from([2, 3]))
 def test_context_ranks_attend_to_their_part_of_it(seed: int, heads: tuple[int, int, int], ranks: int) -> None:
     """Each with its zigzag queries, and the keys of all."""
