@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -109,6 +110,33 @@ async def test_a_failed_worker_is_replaced_before_its_next_use() -> None:
             assert isinstance(result, Invalid) and reason in result.reason
             assert await scorer.score(Sample("2")) == Scored(0.5)
             assert workers.all[0].generation == before + 1
+
+
+async def test_no_more_workers_import_at_once_than_may(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each leaves its name while it imports, and notes how many did."""
+    module = f"""
+import os, pathlib, time
+from penstock.sdk import reward
+folder = pathlib.Path({str(tmp_path)!r})
+own = folder / f"importing-{{os.getpid()}}"
+own.touch()
+for _ in range(50):
+    with (folder / "seen").open("a") as seen:
+        print(len(list(folder.glob("importing-*"))), file=seen)
+    time.sleep(0.002)
+own.unlink()
+
+@reward
+def slow(sample) -> float:
+    return 1.0
+"""
+    (tmp_path / "slow_module.py").write_text(module)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    async with Workers(6, variables={"PYTHONPATH": path}) as workers:
+        request = {"op": "load", "target": "slow_module:slow"}
+        await asyncio.gather(*(worker.call(request, seconds=60) for worker in workers.all))
+    assert {int(line) for line in (tmp_path / "seen").read_text().split()} == {1, 2}
 
 
 async def test_a_blocking_reward_delays_no_other_call() -> None:

@@ -1,12 +1,12 @@
 """Worker processes: where code that may hang or crash runs.
 
 A worker answers one request at a time. One that dies or takes too long is killed and replaced at its next use; whoever
-waited for it gets `WorkerFailed`. So is one that says that it is worn, after its answer.
+waited for it gets `WorkerFailed`. So is one that says that it is worn, after its answer. Workers of a pool import
+what they run a few at a time.
 Workers die with their parent; they arrange that themselves, because a `preexec_fn` forces a real fork, and a fork of a
 process that runs gRPC crashed here.
 
-Invariant (`test_a_failed_worker_is_replaced_before_its_next_use`): after a failure the next request meets a new
-process.
+Invariants (test names): a failed worker is replaced before its next use; no more workers import at once than may.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from penstock.telemetry import metrics
 from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
-START_SECONDS = 60.0
+START_SECONDS = 300.0
+"""In which a worker has imported its target, once it is its turn: as many import at once as there are processors. More
+would make each slower, and where importing takes minutes of one, all of them too slow, again and again."""
 MEMORY = 4 << 30
 _MAX_ANSWER = 64 << 20
 _restarts = metrics.counter(metrics.WORKER_RESTARTS, "Worker processes replaced after a failure.")
@@ -36,10 +38,19 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One process. `generation` counts its replacements: state of an older generation is gone."""
+    """One process. `generation` counts its replacements: state of an older generation is gone. starting: held while it
+    imports."""
 
-    def __init__(self, name: str, memory: int = 0, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        memory: int = 0,
+        variables: Mapping[str, str] | None = None,
+        starting: asyncio.Semaphore | None = None,
+    ) -> None:
         self.name = name
+        self._starting = starting or asyncio.Semaphore()
+        self._lost = ""
         self._memory, self._variables = memory, variables or {}
         self.generation = 0
         self._lock = asyncio.Lock()
@@ -64,15 +75,17 @@ class Worker:
             dead = self._process is None or self._process.returncode is not None
             if generation is not None and (dead or generation != self.generation):
                 raise WorkerFailed(f"{self.name} was replaced since")
-            if dead:
-                await self._start()
             target = request.get("target")
-            if target is not None and target not in self._loaded:
-                await self._within(START_SECONDS, {"op": "load", "target": target})
-                self._loaded.add(target)
+            if dead or (target is not None and target not in self._loaded):
+                async with self._starting:
+                    if dead:
+                        await self._start()
+                    if target is not None:
+                        await self._within(START_SECONDS, {"op": "load", "target": target})
+                        self._loaded.add(target)
             answer = await self._within(seconds, request)
             if answer.get("worn"):
-                logger.warning("an agent leaves threads running", extra={"worker": self.name})
+                self._lost = "an agent has left threads running"
                 await self.kill()
             return answer
 
@@ -83,13 +96,16 @@ class Worker:
                     return await self._exchange(request)
         except TimeoutError as error:
             await self.kill()
+            self._lost = f"{request['op']} took longer than {seconds:g} s"
             raise WorkerFailed(f"{self.name} took longer than {seconds:g} s and was killed") from error
         except (OSError, EOFError, ValueError) as error:
             await self.kill()
             code = self._process.returncode if self._process else None
+            self._lost = f"it died (exit status {code})"
             raise WorkerFailed(f"{self.name} died (exit status {code})") from error
         except BaseException:
             await self.kill()  # cancelled: the answer would be read by the next caller
+            self._lost = f"whoever waited for its {request['op']} did not any more"
             raise
 
     async def _exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +123,9 @@ class Worker:
     async def _start(self) -> None:
         if self.generation:
             _restarts.inc()
-            logger.warning("a worker process is replaced", extra={"worker": self.name, "generation": self.generation})
+            why = self._lost or "it ended by itself"
+            logger.warning(f"a worker process is replaced: {why}", extra={"worker": self.name})
+        self._lost = ""
         self.generation += 1
         self._loaded.clear()
         request_read, request_write = os.pipe()
@@ -167,7 +185,8 @@ class Workers:
     ) -> None:
         if count < 1:
             raise ValueError(f"{count} workers: at least 1")
-        self.all = [Worker(f"{name}-{number}", memory, variables) for number in range(count)]
+        starting = asyncio.Semaphore(os.cpu_count() or 1)
+        self.all = [Worker(f"{name}-{number}", memory, variables, starting) for number in range(count)]
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         for worker in self.all:
             self._idle.put_nowait(worker)
