@@ -168,10 +168,10 @@ async def measure(folder: pathlib.Path, replicas: int, samples: int, tokens: int
     }
     async with processes(first, folder) as running:
         addresses = {name: f"127.0.0.1:{port}" for name, port in zip(OURS, ports, strict=True)}
-        for i, address in enumerate(json.loads(await until(announced))):
-            addresses[f"generation-{i}"] = address
-        wanted = {"weight_sync": "127.0.0.1:1", "learner": "127.0.0.1:1", **addresses}
+        wanted = {"weight_sync": "127.0.0.1:1", "learner": "127.0.0.1:1", "generation-0": "127.0.0.1:1", **addresses}
         services = {s.name: s.command for s in plan(asked, run, url, wanted) if s.name in OURS}
+        for address in json.loads(await until(announced)):  # they are no members of the run
+            services["rollout-0"] += ("--generation", address)
         async with connect(url, name="bench", login=login_of(run), monitor_url=monitor, within=60) as bus:
             await ensure_run(bus, names, RunLimits(log_bytes=4 << 30, tasks_bytes=1 << 28, ledger_bytes=1 << 28))
             for kind in get_args(TaskKind):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -121,3 +122,22 @@ def test_a_conversation_that_the_template_refuses_is_named(tmp_path: pathlib.Pat
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
     with pytest.raises(TemplateError, match="roles must alternate"):
         ChatTokenizer(tmp_path).render([m("user", "a"), m("user", "b")])
+
+
+def test_the_prompt_of_a_group_is_rendered_once(chat: ChatTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what one of its samples does to the tokens is not seen by the next."""
+    asked, render = list[bool](), chat._template.render
+
+    def counted(*args: Any, **named: Any) -> str:
+        asked.append(True)
+        return render(*args, **named)
+
+    monkeypatch.setattr(chat._template, "render", counted)
+    question = [Message(role="user", content="what was never asked before")]
+    first = chat.render(question)
+    first.append(-1)
+    assert [chat.render([Message(role="user", content=question[0].content)]) for _ in range(7)] == [first[:-1]] * 7
+    assert len(asked) == 1
+    chat.render(question, generate=False)
+    chat.render(question, tools=[{"type": "function", "function": {"name": "f"}}])
+    assert len(asked) == 3

@@ -10,6 +10,7 @@ belongs to the next context.
 """
 
 import functools
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,9 @@ from penstock.chat.ends import ends_of
 from penstock.chat.template import TURN, Template, TemplateError
 from penstock.chat.words import Words
 from penstock.common.v1.common_pb2 import Message, ToolCall
+
+RENDERINGS = 32
+"""Conversations whose tokens are kept: the samples of a group ask for the same one, one behind the other."""
 
 
 class ChatTokenizer:
@@ -50,6 +54,7 @@ class ChatTokenizer:
         self._said = Template(self._tokenizer, own, thinking, parts)
         self._own = own
         self._heard = set[str]()
+        self._kept = functools.lru_cache(RENDERINGS)(self._rendered)
         self._ends = ends_of(model, self._tokenizer, self._template, self._words)
 
     def _wants_parts(self, thinking: bool | None) -> bool:
@@ -90,7 +95,13 @@ class ChatTokenizer:
 
     def render(self, messages: Sequence[Message], *, generate: bool = True, tools: Sequence[Any] = ()) -> list[int]:
         """Tokens of a conversation; with `generate`, up to where the assistant's next turn begins."""
-        return self._words.encoded(self._template.render(messages, generate=generate, tools=tools))
+        return list(
+            self._kept(tuple(m.SerializeToString(deterministic=True) for m in messages), generate, _json(tools))
+        )
+
+    def _rendered(self, messages: tuple[bytes, ...], generate: bool, tools: str) -> tuple[int, ...]:
+        said = [Message.FromString(each) for each in messages]
+        return tuple(self._words.encoded(self._template.render(said, generate=generate, tools=json.loads(tools))))
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a text that is no conversation. Control tokens in it become text, as in messages."""
@@ -259,3 +270,7 @@ class ChatTokenizer:
         if found is None:
             return Message(role="assistant", content=self.text(tokens, control_tokens=control_tokens))
         return Message(role="assistant", content=found[0], tool_calls=found[1])
+
+
+def _json(tools: Sequence[Any]) -> str:
+    return json.dumps(list(tools)) if tools else "[]"
