@@ -42,6 +42,7 @@ ERRORS: rpc.Refusals = {
     e.NoDifference: partial(rpc.not_found, reason="NO_DIFFERENCE"),
     e.NotKept: partial(rpc.not_found, reason="NO_VERSION"),
     e.Incomplete: partial(rpc.failed_precondition, reason="INCOMPLETE"),
+    e.NotWritten: partial(rpc.failed_precondition, reason="NOT_WRITTEN"),
     e.NoRoom: partial(rpc.resource_exhausted, reason="NO_ROOM"),
     TooManyHolds: partial(rpc.resource_exhausted, reason="TOO_MANY_HOLDS"),
 }
@@ -77,7 +78,11 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
         with rpc.refusing(ERRORS):
             await asyncio.to_thread(self._store.begin, request.manifest)
-        return pb.BeginVersionResponse()
+            places = self._store.staging.places(request.manifest.version)
+        if places is None:
+            return pb.BeginVersionResponse()
+        path, difference = places
+        return pb.BeginVersionResponse(path=str(path), difference_path=str(difference or ""), boot_id=boot_id() or "")
 
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:  # AsyncIterator[bytes]: raw
         messages = aiter(requests)
@@ -87,12 +92,12 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         version, data = first_push(first)
         with rpc.refusing(PUSH_ERRORS):
             try:
-                async with Overlapped(partial(self._store.feed, version)) as feeding:
+                async with Overlapped(partial(self._store.staging.feed, version)) as feeding:
                     await feeding.put(data)
                     async for message in messages:
                         await feeding.put(next_push(message, version))
             except ChecksumError:
-                self._store.abort(version)
+                self._store.staging.abort(version)
                 raise
         _received.inc(feeding.received)
         return pb.PushTensorsResponse(received=feeding.received)
@@ -104,16 +109,18 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             return pb.PushDifferenceResponse()
         version, data = first_push(first)
         with rpc.refusing(DIFFERENCE_ERRORS):
-            async with Overlapped(partial(self._store.feed_difference, version)) as feeding:
+            async with Overlapped(partial(self._store.staging.feed_difference, version)) as feeding:
                 await feeding.put(data)
                 async for message in messages:
                     await feeding.put(next_push(message, version))
-            await asyncio.to_thread(self._store.apply_difference, version)
+            await asyncio.to_thread(self._store.staging.apply_difference, version)
         _received.inc(feeding.received)
         return pb.PushDifferenceResponse(received=feeding.received)
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
-        with rpc.refusing(ERRORS):
+        with rpc.refusing(DIFFERENCE_ERRORS):
+            if request.written:
+                await asyncio.to_thread(self._store.staging.take_written, request.version, request.written)
             wrong = await asyncio.to_thread(self._store.examine, request.version)
             self._store.commit(request.version, self._holds.ceiling(time.monotonic()), wrong)
         if wrong:
@@ -125,7 +132,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return pb.CommitVersionResponse()
 
     async def AbortVersion(self, request: pb.AbortVersionRequest, context: Any) -> pb.AbortVersionResponse:
-        self._store.abort(request.version)
+        self._store.staging.abort(request.version)
         return pb.AbortVersionResponse()
 
     async def WatchVersions(

@@ -1,48 +1,57 @@
-"""A version made of the one before and what changed, block by block; of several differences, in one go."""
+"""A version made of the one before and what changed, block by block; of several differences, in one go.
 
-from collections.abc import Iterator, Sequence
+Blocks are independent, so several cores make them, and each is copied and changed while it is in the processor's cache.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 
 from penstock.differences import records as codec
 from penstock.differences.encoding import HEAD, MAGIC
-from penstock.differences.layout import Layout, blocks
+from penstock.differences.layout import Block, Layout, blocks, threads
 from penstock.differences.records import DifferenceError
 
+Record = tuple[int, memoryview]
+"""Kind and payload of one block in one difference."""
 
-def applied(layout: Layout, old: Sequence[memoryview], differences: Sequence[memoryview]) -> Iterator[memoryview]:
-    """The bytes of the last version in pieces, in order: `old` with one difference after the other.
 
-    A piece is only good until the next one is asked for. Raises DifferenceError where one is none of this layout, also
-    behind the last piece; that the bytes are the version's own is for its checksums to say.
+def make(
+    layout: Layout, old: Sequence[memoryview], differences: Sequence[memoryview], into: Sequence[memoryview]
+) -> None:
+    """Makes the last version of `old` and one difference after the other, in `into`, tensor by tensor.
+
+    `into` may be `old` itself: then what is the same is not touched. Raises DifferenceError where a difference is none
+    of this layout, and then leaves what cannot be used; that the bytes are the version's own is for checksums to say.
     """
-    records = [_Records(difference) for difference in differences]
-    for block in blocks(layout, old):
-        data = old[block.tensor][block.start : block.start + block.size]
-        for each in records:
-            kind, payload = each.next()
-            data = codec.apply(kind, payload, data, block.item)
-        yield data
-    for each in records:
-        each.end()
+    todo = list(blocks(layout, old))
+    chains = list(zip(*(_records(difference, len(todo)) for difference in differences), strict=True))
+
+    def one(block: Block, chain: tuple[Record, ...]) -> None:
+        part = slice(block.start, block.start + block.size)
+        target = np.frombuffer(into[block.tensor][part], codec.WORDS[block.item])
+        if into is not old:
+            np.copyto(target, np.frombuffer(old[block.tensor][part], codec.WORDS[block.item]))
+        for kind, payload in chain:
+            codec.apply(kind, payload, target)
+
+    with ThreadPoolExecutor(threads(), "differences") as pool:
+        list(pool.map(one, todo, chains or [()] * len(todo)))
 
 
-class _Records:
-    """A difference's records, one after the other."""
-
-    def __init__(self, data: memoryview) -> None:
-        if bytes(data[: len(MAGIC)]) != MAGIC:
-            raise DifferenceError(f"a difference begins with {MAGIC!r}, not with {bytes(data[: len(MAGIC)])!r}")
-        self._data, self._at = data, len(MAGIC)
-
-    def next(self) -> tuple[int, memoryview]:
-        """Kind and payload."""
-        start = self._at + HEAD
-        head = self._data[self._at : start]
-        self._at = start + int.from_bytes(head[1:], "little")
-        if self._at > len(self._data) or len(head) < HEAD:
-            raise DifferenceError(f"a difference of {len(self._data)} bytes ends within a record")
-        return head[0], self._data[start : self._at]
-
-    def end(self) -> None:
-        """Raises DifferenceError unless that was all of it."""
-        if self._at != len(self._data):
-            raise DifferenceError(f"{len(self._data) - self._at} bytes stand behind a difference's last record")
+def _records(difference: memoryview, count: int) -> list[Record]:
+    """One for each block. Raises DifferenceError."""
+    if bytes(difference[: len(MAGIC)]) != MAGIC:
+        raise DifferenceError(f"a difference begins with {MAGIC!r}, not with {bytes(difference[: len(MAGIC)])!r}")
+    found, at = list[Record](), len(MAGIC)
+    for _ in range(count):
+        start = at + HEAD
+        head = difference[at:start]
+        at = start + int.from_bytes(head[1:], "little")
+        if at > len(difference) or len(head) < HEAD:
+            raise DifferenceError(f"a difference of {len(difference)} bytes ends within a record")
+        found.append((head[0], difference[start:at]))
+    if at != len(difference):
+        raise DifferenceError(f"{len(difference) - at} bytes stand behind a difference's last record")
+    return found

@@ -1,17 +1,24 @@
 """How a version's tensors lie, and the blocks in which they are compared: alike in two versions, or there is no
 difference of them."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from penstock.tensors.manifest import ITEM_BYTES, Buffer
 from penstock.weights.v1 import weights_pb2 as pb
 
+MOST_THREADS = 4
 BLOCK_BYTES = 4 << 20
 """Of a tensor that are compared at once: a few copies of it fit a processor's cache, and 32 bits count its bytes."""
 
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, dtype and shape of every tensor, in order."""
+
+
+def threads() -> int:
+    """On which blocks are compared and made."""
+    return min(MOST_THREADS, os.cpu_count() or 1)
 
 
 class Block(NamedTuple):

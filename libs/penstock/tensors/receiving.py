@@ -1,22 +1,37 @@
-"""Takes a version's bytes as a stream and checks every tensor on the way.
+"""Takes a version's bytes and checks every tensor: as a stream, on the way, or where they lie in one piece.
 
-A piece is written and hashed while it is in the processor's cache, and in a thread while the next one is received:
-`Overlapped`. Writing is a system call (`Output`), not a copy into a map: neither holds Python's lock.
+A piece of a stream is written and hashed while it is in the processor's cache, and in a thread while the next one is
+received: `Overlapped`. Writing is a system call (`Output`), not a copy into a map: neither holds Python's lock.
 """
 
 import asyncio
+import errno
+import mmap
 import os
 import pathlib
+import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
 
-from penstock.tensors.manifest import Buffer, hasher
+from penstock.tensors.manifest import Buffer, checksums, hasher
 from penstock.weights.v1 import weights_pb2 as pb
 
 
 class ChecksumError(ValueError):
     """A tensor's bytes are not those of the manifest."""
+
+
+def check_tensors(manifest: pb.Manifest, whole: memoryview) -> None:
+    """Raises ChecksumError unless a version's bytes, in one piece, are those of its manifest."""
+    sums = checksums([whole[t.offset : t.offset + t.size] for t in manifest.tensors])
+    for tensor, found in zip(manifest.tensors, sums, strict=True):
+        if found != tensor.checksum:
+            raise _differs(tensor)
+
+
+def _differs(tensor: pb.Tensor) -> ChecksumError:
+    return ChecksumError(f"tensor {tensor.name!r}: the checksum of its {tensor.size} bytes differs")
 
 
 class Receiver:
@@ -62,31 +77,49 @@ class Receiver:
             if self.received < tensor.offset + tensor.size:
                 return
             if self._hash.digest() != tensor.checksum:
-                raise ChecksumError(f"tensor {tensor.name!r}: the checksum of its {tensor.size} bytes differs")
+                raise _differs(tensor)
             self._next, self._hash = self._next + 1, hasher()
 
 
 class Output:
-    """A file of a version's size, written from any thread; closed when nobody holds it any more.
+    """A file of a version's size, written from any thread; closed by `close`, or when nobody holds it any more.
 
     The room is taken at once. again: whether a file of that size may be written over; whoever does so knows that nobody
-    reads it. Raises OSError.
+    reads it. identity: device and inode. Raises OSError.
     """
 
     def __init__(self, path: pathlib.Path, size: int, *, again: bool = False) -> None:
         kept = again and path.is_file() and path.stat().st_size == size
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if kept else os.O_TRUNC)
-        descriptor = os.open(path, flags, 0o644)
-        weakref.finalize(self, os.close, descriptor)
-        self._descriptor = descriptor
+        self._descriptor = os.open(path, flags, 0o644)
+        self._closing = weakref.finalize(self, os.close, self._descriptor)
+        self._size, self._in_use = size, threading.Lock()
         if size:
-            os.posix_fallocate(descriptor, 0, size)
+            os.posix_fallocate(self._descriptor, 0, size)
+        found = os.fstat(self._descriptor)
+        self.identity = (found.st_dev, found.st_ino)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Puts all of `data` at `offset`. Raises OSError."""
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+        with self._in_use:
+            while data:
+                written = os.pwrite(self._opened(), data, offset)
+                data, offset = data[written:], offset + written
+
+    def view(self) -> memoryview:
+        """Its bytes, to be changed in place. Raises OSError."""
+        with self._in_use:
+            return memoryview(mmap.mmap(self._opened(), self._size)) if self._size else memoryview(bytearray())
+
+    def close(self) -> None:
+        """Nothing is written through it any more, but by who has a `view`."""
+        with self._in_use:
+            self._closing()
+
+    def _opened(self) -> int:
+        if not self._closing.alive:  # its number may be another file's by now
+            raise OSError(errno.EBADF, "the file is closed")
+        return self._descriptor
 
 
 class Overlapped:
