@@ -27,12 +27,14 @@ from google.protobuf.message import DecodeError
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import DifferenceError, layout_of, make, tensors_in
+from penstock.differences import DifferenceError, beside, in_place, layout_of, make, tensors_in
 from penstock.system.boot import boot_id
 from penstock.telemetry import metrics
-from penstock.tensors import ChecksumError, check_tensors, unframe
+from penstock.tensors import ChecksumError, check_sums, unframe
 from penstock.weights.v1 import weights_pb2 as pb
-from services.generation.fetching import FETCH_SECONDS, READY_SECONDS, described, failing, fetch_whole, opened
+from services.generation.bulk import Bulk
+from services.generation.fetching import FETCH_SECONDS, READY_SECONDS, described, failing, fetch_whole
+from services.generation.slots import Slot
 
 LITTLE = 0.05
 """Of a version's bytes: a difference of more is not kept beside the version."""
@@ -72,15 +74,16 @@ class Hands:
     host: which one this is, as the store says it; None maps nothing.
     """
 
-    def __init__(self, folder: pathlib.Path, host: str | None = None) -> None:
+    def __init__(self, folder: pathlib.Path, host: str | None = None, bulk: Bulk | None = None) -> None:
         self.held: Held | None = None
         self._older: _Older | None = None
-        self._files, self._host = (folder / "version-0.bin", folder / "version-1.bin"), host
+        self._slots = tuple(Slot(folder / f"version-{i}.bin") for i in range(2))
+        self._host, self._bulk = host, bulk
 
     @staticmethod
-    def here(folder: pathlib.Path) -> "Hands":
+    def here(folder: pathlib.Path, bulk: Bulk | None = None) -> "Hands":
         """With this host's own name."""
-        return Hands(folder, boot_id())
+        return Hands(folder, boot_id(), bulk)
 
     async def take(self, channel: grpc.aio.Channel, version: PolicyVersion, model: Callable[[], bytes] = bytes) -> Held:
         """Takes a version into the hands; what was in them before is there until then.
@@ -113,25 +116,26 @@ class Hands:
                 self._unlink()
                 return held
         before, older, self._older = self.held, self._older, None
-        path = next(each for each in self._files if before is None or each != before.file)
+        slot = next(each for each in self._slots if before is None or each.path != before.file)
         try:
-            chain = await self._differing(channel, manifest, path, older)
+            chain = await self._differing(channel, manifest, slot, older)
             if chain is None:
-                return Held(manifest, path, pb.PATH_WHOLE, await fetch_whole(channel, manifest, path))
+                way = await fetch_whole(channel, manifest, slot, self._bulk)
+                return Held(manifest, slot.path, way, manifest.total_size)
         except BaseException:
-            path.unlink(missing_ok=True)
+            slot.discard()
             raise
         crossed = sum(map(len, chain))
-        if before is not None and before.file in self._files and crossed < LITTLE * manifest.total_size:
+        if before is not None and before.descriptor is None and crossed < LITTLE * manifest.total_size:
             self._older = _Older(before.manifest, chain)
-        return Held(manifest, path, pb.PATH_DIFFERENCE, crossed)
+        return Held(manifest, slot.path, pb.PATH_DIFFERENCE, crossed)
 
     def _unlink(self) -> None:
-        for each in self._files:
-            each.unlink(missing_ok=True)
+        for each in self._slots:
+            each.discard()
 
     async def _differing(
-        self, channel: grpc.aio.Channel, manifest: pb.Manifest, path: pathlib.Path, older: _Older | None
+        self, channel: grpc.aio.Channel, manifest: pb.Manifest, slot: Slot, older: _Older | None
     ) -> list[memoryview] | None:
         """Makes a version of the one in the hands; what that took, or None where it cannot be."""
         before = self.held
@@ -139,7 +143,7 @@ class Hands:
             return None
         try:
             chain = await _differences(channel, manifest, before.manifest.version)
-            await asyncio.to_thread(_make, manifest, path, before, chain, older)
+            await asyncio.to_thread(_make, manifest, slot, before, chain, older)
         except rpc.RpcError as error:
             logger.info("version %d is fetched whole: %s", manifest.version.step, error)
             return None
@@ -205,20 +209,17 @@ async def _differences(channel: grpc.aio.Channel, manifest: pb.Manifest, held: P
     return chain
 
 
-def _make(
-    manifest: pb.Manifest, path: pathlib.Path, before: Held, chain: list[memoryview], older: _Older | None
-) -> None:
+def _make(manifest: pb.Manifest, slot: Slot, before: Held, chain: list[memoryview], older: _Older | None) -> None:
     """Makes a version beside the one before, and checks every tensor.
 
     Raises DifferenceError, ChecksumError, OSError.
     """
-    layout, whole = layout_of(manifest), opened(path, manifest).view()
-    into = tensors_in(manifest, whole)
+    layout, into = layout_of(manifest), tensors_in(manifest, slot.open(manifest.total_size))
     if older is not None and layout_of(older.manifest) == layout:
-        make(layout, into, [*older.chain, *chain], into)
+        sums = make(layout, [*older.chain, *chain], in_place(into))
     else:
-        make(layout, tensors_in(before.manifest, _bytes_of(before)), chain, into)
-    check_tensors(manifest, whole)
+        sums = make(layout, chain, beside(tensors_in(before.manifest, _bytes_of(before)), into))
+    check_sums(manifest, sums)
 
 
 def _bytes_of(held: Held) -> memoryview:

@@ -89,7 +89,8 @@ async def test_what_leads_on_is_applied_to_the_version_before_in_place(weights: 
                 continue  # skipped: two differences at once
             if step == 6:  # damaged behind our back: seen by its checksums, and cured
                 (older,) = {*folder.iterdir()} - {hands.held.file if hands.held else folder}
-                older.write_bytes(older.read_bytes()[:-1] + b"x")
+                with older.open("r+b") as file:
+                    file.write(b"x")
             held = await hands.take(channel, last.version)
             assert has(held) == whole(step) and held.way == (WHOLE if step == 6 else DIFFERENCE)
             assert (hands._older is None) == (step == 6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import DifferenceError, encoded, layout_of, make, tensors_in
+from penstock.differences import DifferenceError, encoded, in_place, layout_of, make, tensors_in
 from penstock.tensors import ChecksumError, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import chain
@@ -86,7 +86,7 @@ def test_a_chain_leads_from_exactly_what_the_receiver_has(tmp_path: pathlib.Path
     assert len(chain) == 4 - held
     made = bytearray(whole(held))
     tensors = tensors_in(versions[held], memoryview(made))
-    make(layout_of(versions[4]), tensors, chain, tensors)
+    make(layout_of(versions[4]), chain, in_place(tensors))
     assert made == whole(4)
 
 

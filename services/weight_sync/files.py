@@ -2,9 +2,10 @@
 
 import dataclasses
 import mmap
+import os
 import pathlib
 
-from penstock.tensors import check_tensors
+from penstock.tensors import check_file
 from penstock.weights.v1 import weights_pb2 as pb
 
 
@@ -29,11 +30,12 @@ def opened(manifest: pb.Manifest, path: pathlib.Path, way: pb.Path = pb.PATH_UNS
 
 def opened_checked(manifest: pb.Manifest, path: pathlib.Path) -> Stored:
     """As `opened`, with every checksum. Raises OSError, ValueError."""
-    stored = opened(manifest, path)
-    if stored.view.nbytes != manifest.total_size:
-        raise ValueError(f"{stored.view.nbytes} of {manifest.total_size} bytes")
-    check_tensors(manifest, stored.view)
-    return stored
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != manifest.total_size:
+            raise ValueError(f"{size} of {manifest.total_size} bytes")
+        check_file(manifest, file.fileno())
+    return opened(manifest, path)
 
 
 def mapped(path: pathlib.Path, size: int) -> memoryview:

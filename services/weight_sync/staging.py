@@ -9,18 +9,22 @@ nothing; what was taken as a learner wrote it does not change until it is commit
 """
 
 import dataclasses
+import errno
+import os
 import pathlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import DifferenceError, layout_of, make, tensors_in
-from penstock.tensors import Output, Receiver, check_tensors
+from penstock.differences import BLOCK_BYTES, Block, DifferenceError, layout_of, make
+from penstock.tensors import Output, Receiver, check_sums
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import Get, parent_of
 from services.weight_sync.errors import NoParent, NoRoom, NotStaged, Refused, StoreError
 from services.weight_sync.files import mapped
-from services.weight_sync.written import Held, can_lease
+from services.weight_sync.leases import alone, can_lease
+from services.weight_sync.written import Held
 
 STAGED = 2
 """Versions that are pushed at once. A learner pushes one after the other; the second is that of one started again."""
@@ -75,6 +79,7 @@ class Staging:
         self._directory, self._get, self._quota = directory, get, quota
         self._staged: dict[tuple[int, int], Staged] = {}
         self._leases = can_lease(directory)
+        self._spare = directory / "spare.staging"
 
     @property
     def manifests(self) -> list[pb.Manifest]:
@@ -94,12 +99,17 @@ class Staging:
         self._within_quota(version.step, manifest.total_size)
         path = self._directory / f"{stem(version)}.staging"
         try:
-            output = Output(path, manifest.total_size)
+            self._use_spare(path, manifest.total_size)
+            output = Output(path, manifest.total_size, again=True)
         except OSError as error:
             path.unlink(missing_ok=True)
             needed = f"step {version.step} needs {manifest.total_size} bytes"
             raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
         self._staged[version.epoch, version.step] = Staged(manifest, path, output, Receiver(manifest, output.write))
+
+    def spare(self, path: pathlib.Path) -> None:
+        """The next version may have the file of one that is retired: making room anew costs more than filling it."""
+        path.replace(self._spare)
 
     def places(self, version: PolicyVersion) -> tuple[pathlib.Path, pathlib.Path | None] | None:
         """The files that a learner on this host may write instead of pushing: the version's, and that of what makes it
@@ -195,6 +205,15 @@ class Staging:
         if staged is not None:
             staged.discard()
 
+    def _use_spare(self, path: pathlib.Path, size: int) -> None:
+        """Gives the spare file another name, if it fits and no receiver has it open; else it goes. Raises OSError."""
+        if not self._spare.exists():
+            return
+        if self._leases and self._spare.stat().st_size == size and alone(self._spare):
+            self._spare.rename(path)
+        else:
+            self._spare.unlink()
+
     def _open(self, version: PolicyVersion) -> Staged:
         """One of which more may come: nothing changes what was made of its parent, or taken as it was written."""
         staged = self.find(version)
@@ -205,7 +224,7 @@ class Staging:
     def _written(self, staged: Staged) -> Held:
         staged.output.close()
         held = Held(staged.path, staged.output.identity, staged.manifest.total_size)
-        check_tensors(staged.manifest, held.view())
+        held.check_bytes(staged.manifest)
         return held
 
     def _written_difference(self, staged: Staged) -> Held:
@@ -218,10 +237,31 @@ class Staging:
         return held
 
     def _make(self, staged: Staged, difference: memoryview) -> None:
-        parent, whole = parent_of(self._get, staged.manifest), staged.output.view()
-        old = tensors_in(parent.manifest, parent.view)
-        make(layout_of(staged.manifest), old, [difference], tensors_in(staged.manifest, whole))
-        check_tensors(staged.manifest, whole)
+        """Block by block through memory that stays in the processor's cache: a map of either file would cost more."""
+        manifest, own = staged.manifest, threading.local()
+        parent = parent_of(self._get, manifest)
+        try:
+            old = parent.path.open("rb")
+        except FileNotFoundError as error:
+            raise NoParent(f"step {parent.manifest.version.step} was retired meanwhile") from error
+
+        with old, staged.output.opened() as write:
+
+            def start(block: Block) -> memoryview:
+                if not hasattr(own, "memory"):
+                    own.memory = memoryview(bytearray(BLOCK_BYTES))
+                memory: memoryview = own.memory[: block.size]
+                if (
+                    os.preadv(old.fileno(), [memory], parent.manifest.tensors[block.tensor].offset + block.start)
+                    < block.size
+                ):
+                    raise OSError(errno.EIO, f"{parent.path.name} is cut")
+                return memory
+
+            def end(block: Block, memory: memoryview) -> None:
+                write(memory, manifest.tensors[block.tensor].offset + block.start)
+
+            check_sums(manifest, make(layout_of(manifest), [difference], start, end))
         staged.applied = True
 
     def _difference_of(self, staged: Staged) -> Output:

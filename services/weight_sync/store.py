@@ -48,8 +48,9 @@ class VersionStore:
         self._retired: list[pb.VersionInfo] = []
         self._stored: dict[int, Stored] = {}
         self._life = Lifecycle(tries)
-        self._restore()
+        self._clear()
         self.staging = Staging(directory, self.get, quota)
+        self._restore()
 
     @property
     def newest(self) -> PolicyVersion | None:
@@ -159,10 +160,13 @@ class VersionStore:
         staging = [self._info(m, pb.VERSION_STATE_STAGING) for m in self.staging.manifests]
         return sorted([*kept, *staging, *self._retired], key=lambda i: i.version.step, reverse=True)
 
-    def _restore(self) -> None:
-        """Takes up the versions that are whole; what a crash or a power cut left behind is removed."""
+    def _clear(self) -> None:
+        """Removes what was being pushed when a process before this one ended."""
         for partial in self._directory.glob("*.staging"):
             partial.unlink()
+
+    def _restore(self) -> None:
+        """Takes up the versions that are whole; what a crash or a power cut left of others is removed."""
         for path in self._directory.glob("*.manifest"):
             try:
                 manifest = pb.Manifest.FromString(path.read_bytes())
@@ -200,7 +204,7 @@ class VersionStore:
             stored = self._stored.pop(step)
             self._life.forget(step)
             stored.path.with_suffix(".manifest").unlink(missing_ok=True)
-            stored.path.unlink(missing_ok=True)
+            self.staging.spare(stored.path)
             stored.path.with_suffix(".difference").unlink(missing_ok=True)
             self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
 

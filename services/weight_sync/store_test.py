@@ -114,7 +114,10 @@ def test_at_most_keep_versions_are_held_and_readers_of_a_retired_one_finish(tmp_
     held = store.get(push(store, 1))
     for step in range(2, 6):
         push(store, step)
-    assert files(tmp_path) == [f"{s:08d}-0001.{kind}" for s in (4, 5) for kind in ("bin", "manifest")]
+    assert files(tmp_path) == [
+        *(f"{s:08d}-0001.{kind}" for s in (4, 5) for kind in ("bin", "manifest")),
+        "spare.staging",
+    ]
     assert [(i.version.step, i.state) for i in store.infos()] == [
         *((s, pb.VERSION_STATE_READY) for s in (5, 4)),
         *((s, pb.VERSION_STATE_RETIRED) for s in (3, 2, 1)),
@@ -122,7 +125,36 @@ def test_at_most_keep_versions_are_held_and_readers_of_a_retired_one_finish(tmp_
     assert store.get(manifest(1).version) is None
     assert held is not None and bytes(held.view) == whole(1)
     assert VersionStore(tmp_path, keep=1).newest == manifest(5).version
-    assert len(files(tmp_path)) == 2
+    assert len(files(tmp_path)) == 3
+
+
+def test_the_next_version_has_a_retired_ones_file_unless_somebody_has_it_open(tmp_path: pathlib.Path) -> None:
+    store = VersionStore(tmp_path, keep=1)
+
+    def inode(step: int) -> int:
+        return (tmp_path / f"{step:08d}-0001.bin").stat().st_ino
+
+    push(store, 1)
+    first = inode(1)
+    push(store, 2)
+    push(store, 3)
+    assert inode(3) == first
+    mapped, opened = store.get(manifest(3).version), (tmp_path / "00000003-0001.bin").open("rb")
+    push(store, 4)
+    push(store, 5)
+    assert mapped is not None and bytes(mapped.view) == opened.read() == whole(3) and inode(5) != first
+    del mapped
+    push(store, 6)
+    push(store, 7)
+    opened.seek(0)
+    assert opened.read() == whole(3), "a receiver reads on"
+    large = make_manifest(1, 8, [("a", "float32", [2000], bytes(8000))])
+    store.begin(large)
+    assert not (tmp_path / "spare.staging").exists()
+    store.staging.feed(large.version, memoryview(bytes(8000)))
+    store.commit(large.version)
+    kept = store.get(large.version)
+    assert kept is not None and bytes(kept.view) == bytes(8000)
 
 
 def test_without_room_a_version_is_refused_and_leaves_nothing(

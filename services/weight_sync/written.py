@@ -12,12 +12,14 @@ import contextlib
 import fcntl
 import os
 import pathlib
-import signal
 import stat
 import weakref
 
+from penstock.tensors import check_file
+from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.errors import NotWritten
 from services.weight_sync.files import mapping
+from services.weight_sync.leases import lease
 
 Identity = tuple[int, int]
 """Device and inode of a file."""
@@ -37,11 +39,15 @@ class Held:
             raise NotWritten(f"{path.name} is not the file that was made for it ({error.strerror})") from error
         self.release = weakref.finalize(self, _release, self._descriptor)
         self._check_identity()
-        if not lease(self._descriptor):
+        if not lease(self._descriptor, fcntl.F_RDLCK):
             raise NotWritten(f"{path.name} is still open for writing")
         self.size = os.fstat(self._descriptor).st_size
         if size is not None and self.size != size:
             raise NotWritten(f"{path.name} has {self.size} bytes, and its version {size}")
+
+    def check_bytes(self, manifest: pb.Manifest) -> None:
+        """Raises tensors.ChecksumError unless it has a version's bytes, OSError."""
+        check_file(manifest, self._descriptor)
 
     def view(self) -> memoryview:
         """Its bytes. Raises OSError."""
@@ -68,30 +74,3 @@ def _release(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # it had none
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     os.close(descriptor)
-
-
-def lease(descriptor: int) -> bool:
-    """Takes a read lease; whether nobody has the file open for writing. Raises OSError where there are no leases."""
-    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # which nobody minds: the lease is looked at instead
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def can_lease(directory: pathlib.Path) -> bool:
-    """Whether there are leases on files of a folder."""
-    path = directory / "lease.staging"
-    try:
-        path.touch()
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return lease(descriptor)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-        path.unlink(missing_ok=True)

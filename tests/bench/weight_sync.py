@@ -30,8 +30,10 @@ from penstock.bus.embedded import free_ports
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.supervisor.child import Child
 from penstock.supervisor.plan import launcher
+from penstock.system.boot import boot_id
 from penstock.tensors import checksum
 from penstock.weights.v1 import weights_pb2 as pb
+from services.generation.bulk import Bulk
 from services.generation.receiving import Hands
 from services.learner.leader.differences import Differences
 from services.learner.leader.publishing import publish
@@ -110,11 +112,13 @@ async def measured(args: argparse.Namespace, address: str, memory: pathlib.Path)
     tensors = [(f"tensor.{i}", torch.randn(elements).to(torch.bfloat16)) for i in range(args.tensors)]
     data = memoryview(torch.cat([t for _, t in tensors]).view(torch.uint8).numpy())
     source, watch, shares = np.frombuffer(data, np.uint8), Stopwatch(), list[float]()
-    copy = source.copy()
+    copy, host = source.copy(), None if args.streamed or args.slow else boot_id()
     folders = [memory / name for name in ("elsewhere", "here")]
     for folder in folders:
         folder.mkdir()
-    elsewhere, here = Hands(folders[0]), Hands.here(folders[1])
+    bulk = None if args.slow else Bulk("127.0.0.1")
+    elsewhere, here = Hands(folders[0], None, bulk), Hands.here(folders[1])
+    whole = pb.PATH_WHOLE if bulk is None else pb.PATH_BULK
     tcp = Tcp(len(data))
     try:
         async with rpc.channel(address) as channel:
@@ -134,11 +138,13 @@ async def measured(args: argparse.Namespace, address: str, memory: pathlib.Path)
                 watch.stop("memcpy")
                 checksum(data)
                 watch.stop("checksum")
-                assert await publish(channel, 1, step, tensors, within=300, recorded=step, differences=kept)
+                assert await publish(channel, 1, step, tensors, within=300, recorded=step, differences=kept, host=host)
                 watch.stop("push, whole")
-                await taken(elsewhere, step, pb.PATH_WHOLE)
+                await taken(elsewhere, step, whole)
                 watch.stop("fetch, whole")
-                assert await publish(channel, 1, step + 1, changed, within=300, recorded=step, differences=kept)
+                assert await publish(
+                    channel, 1, step + 1, changed, within=300, recorded=step, differences=kept, host=host
+                )
                 watch.stop("push, difference")
                 shares.append(await taken(elsewhere, step + 1, pb.PATH_DIFFERENCE) / len(data))
                 watch.stop("fetch, difference")
@@ -199,6 +205,7 @@ if __name__ == "__main__":
     parser.add_argument("--tensors", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--changed", type=float, default=0.0112, help="share of the elements that a step changes")
+    parser.add_argument("--streamed", action="store_true", help="push as from another host")
     parser.add_argument("--slow", action="store_true", help="a link of 1 Gbit/s and 5 ms")
     parser.add_argument(
         "--directory", default=os.environ.get("TMPDIR"), help="where the store lies (a disk by default)"

@@ -2,16 +2,28 @@
 
 import contextlib
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.differences import DifferenceError, Layout, blocks, encoded, layout, layout_of, make, tensors_in
+from penstock.differences import (
+    DifferenceError,
+    Layout,
+    beside,
+    blocks,
+    encoded,
+    in_place,
+    layout,
+    layout_of,
+    make,
+    tensors_in,
+)
 from penstock.differences import records as codec
 from penstock.differences.encoding import HEAD, MAGIC
-from penstock.tensors import make_manifest
+from penstock.tensors import checksum, make_manifest
 from penstock.tensors.manifest import ITEM_BYTES
 
 Version = list[bytes]
@@ -47,9 +59,10 @@ def views(version: Version) -> list[memoryview]:
 def made_of(of: Layout, old: Version, *differences: bytes) -> bytes:
     """What differences make, beside the old version and in its place."""
     into, place = ([memoryview(bytearray(data)) for data in version] for version in ([bytes(len(d)) for d in old], old))
-    make(of, views(old), [memoryview(d) for d in differences], into)
-    make(of, place, [memoryview(d) for d in differences], place)
-    assert into == place
+    chain, ended = [memoryview(d) for d in differences], Counter[int]()
+    sums = make(of, chain, beside(views(old), into), lambda block, made: ended.update({block.tensor: len(made)}))
+    assert sums == make(of, chain, in_place(place)) == [checksum(t) for t in into] and into == place
+    assert [ended[i] for i in range(len(old))] == [len(t) for t in into]
     return b"".join(into)
 
 
@@ -78,7 +91,7 @@ def test_a_tensor_of_many_blocks_is_no_different(dtype: str, share: float, monke
     new = stepped(of, old, 2, share)
     difference = encoded(of, old, new, most=ANY)
     assert difference is not None and made_of(of, old, difference) == b"".join(new)
-    assert len(list(blocks(of, old))) > 10
+    assert len(list(blocks(of))) > 10
 
 
 def test_a_small_step_costs_a_small_share_of_the_bytes() -> None:

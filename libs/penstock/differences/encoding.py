@@ -25,7 +25,7 @@ def encoded(layout: Layout, old: Sequence[Buffer], new: Sequence[Buffer], most: 
     room, seen = most * sum(sizes), 0
     pieces, length = [MAGIC], len(MAGIC)
     before, after = ([memoryview(data).cast("B") for data in side] for side in (old, new))
-    todo = blocks(layout, new)
+    todo = blocks(layout)
 
     def one(block: Block) -> tuple[int, bytes]:
         part = slice(block.start, block.start + block.size)

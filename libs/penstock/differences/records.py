@@ -48,11 +48,11 @@ def encode(old: Buffer, new: Buffer, item: int) -> tuple[Kind, bytes]:
     """The smallest record of `new`, of the size of `old`, whose elements have `item` bytes."""
     before, after = (np.frombuffer(each, WORDS[item]) for each in (old, new))
     changes: Words = np.bitwise_xor(before, after)
-    places = _changed(changes)
+    places, changed = _changed(changes)
     if not places.size:
         return Kind.SAME, b""
     if places.size * DENSE < changes.size:
-        kind, payload = Kind.SPARSE, _packed(_sparse(places, changes[places]))
+        kind, payload = Kind.SPARSE, _packed(_sparse(places, changed))
     else:
         kind, payload = Kind.XOR, _packed(_planes(changes).tobytes())
     whole = memoryview(new).cast("B")
@@ -78,14 +78,17 @@ def apply(kind: int, payload: memoryview, block: Words) -> None:
             raise DifferenceError(f"a record of kind {kind}")
 
 
-def _changed(changes: Words) -> npt.NDArray[np.intp]:
-    """Where words are not 0, in order. Eight bytes at once are looked at first: most of them are."""
-    if changes.nbytes % 8:
-        return np.flatnonzero(changes)
-    few = changes.reshape(-1, 8 // changes.itemsize)
-    rows = np.flatnonzero(changes.view(np.uint64))
-    of, columns = few[rows].nonzero()
-    return rows[of] * few.shape[1] + columns
+def _changed(changes: Words) -> tuple[npt.NDArray[np.intp], Words]:
+    """Where words are not 0, in order, and those words. Eight bytes at once are looked at first: most of them are."""
+    each = 8 // changes.itemsize
+    if changes.size % each:
+        places = np.flatnonzero(changes != 0)
+        return places, changes[places]
+    rows = changes.view(np.uint64)
+    found = np.flatnonzero(rows != 0)
+    words: Words = rows[found].view(changes.dtype)
+    which = np.flatnonzero(words != 0)
+    return found[which // each] * each + which % each, words[which]
 
 
 def _sparse(places: npt.NDArray[np.intp], changes: Words) -> bytes:

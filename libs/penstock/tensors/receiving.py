@@ -11,23 +11,42 @@ import os
 import pathlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 
-from penstock.tensors.manifest import Buffer, checksums, hasher
+from penstock.tensors.manifest import Buffer, hasher, on_cores
 from penstock.weights.v1 import weights_pb2 as pb
+
+PIECE_BYTES = 1 << 20
 
 
 class ChecksumError(ValueError):
     """A tensor's bytes are not those of the manifest."""
 
 
-def check_tensors(manifest: pb.Manifest, whole: memoryview) -> None:
-    """Raises ChecksumError unless a version's bytes, in one piece, are those of its manifest."""
-    sums = checksums([whole[t.offset : t.offset + t.size] for t in manifest.tensors])
+def check_sums(manifest: pb.Manifest, sums: Iterable[bytes]) -> None:
+    """Raises ChecksumError unless these are the checksums of a version's tensors."""
     for tensor, found in zip(manifest.tensors, sums, strict=True):
         if found != tensor.checksum:
             raise _differs(tensor)
+
+
+def check_file(manifest: pb.Manifest, descriptor: int) -> None:
+    """Raises ChecksumError unless a version's bytes, in a file, are those of its manifest.
+
+    They are read, not mapped: the faults of a new map cost more than the copy, which stays in the processor's cache.
+    """
+
+    def one(tensor: pb.Tensor) -> bytes:
+        sum_, piece, at, end = hasher(), memoryview(bytearray(PIECE_BYTES)), tensor.offset, tensor.offset + tensor.size
+        while at < end and (read := os.preadv(descriptor, [piece[: end - at]], at)):
+            sum_.update(piece[:read])
+            at += read
+        return sum_.digest()
+
+    check_sums(manifest, on_cores(one, manifest.tensors, manifest.total_size))
 
 
 def _differs(tensor: pb.Tensor) -> ChecksumError:
@@ -47,7 +66,7 @@ class Receiver:
         self.received = 0
         self._manifest, self._write = manifest, write
         self._next, self._hash = 0, hasher()
-        self._take(memoryview(b""))  # tensors without a byte have arrived
+        self.take(memoryview(b""))  # tensors without a byte have arrived
 
     @property
     def complete(self) -> bool:
@@ -65,10 +84,11 @@ class Receiver:
         if end > self._manifest.total_size:
             raise ValueError(f"{end} bytes received, the version has {self._manifest.total_size}")
         self._write(view, self.received)
-        self._take(view)
+        self.take(view)
         return self.received
 
-    def _take(self, view: memoryview) -> None:
+    def take(self, view: memoryview) -> None:
+        """Checks the next bytes, which are where they belong already. Raises ChecksumError."""
         while not self.complete:
             tensor = self._manifest.tensors[self._next]
             part = view[: tensor.offset + tensor.size - self.received]
@@ -101,10 +121,14 @@ class Output:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Puts all of `data` at `offset`. Raises OSError."""
+        with self.opened() as put:
+            put(data, offset)
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[memoryview, int], None]]:
+        """What writes as `write` does, from several threads at once; it is not closed meanwhile."""
         with self._in_use:
-            while data:
-                written = os.pwrite(self._opened(), data, offset)
-                data, offset = data[written:], offset + written
+            yield partial(_put, self._opened())
 
     def view(self) -> memoryview:
         """Its bytes, to be changed in place. Raises OSError."""
@@ -120,6 +144,12 @@ class Output:
         if not self._closing.alive:  # its number may be another file's by now
             raise OSError(errno.EBADF, "the file is closed")
         return self._descriptor
+
+
+def _put(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 class Overlapped:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import make
+from penstock.differences import in_place, make
 from penstock.recipes import Recipe
 from penstock.recipes.sections import WeightSync
 from penstock.weights.v1 import weights_pb2 as pb
@@ -162,7 +162,7 @@ def bytes_of(step: int) -> bytes:
 def made(before: int, difference: bytes) -> bytes:
     layout = (("a", "bfloat16", (4096,)), ("b", "float32", (0,)))
     tensors = [memoryview(bytearray(bytes_of(before))), memoryview(bytearray())]
-    make(layout, tensors, [memoryview(difference)], tensors)
+    make(layout, [memoryview(difference)], in_place(tensors))
     return bytes(tensors[0])
 
 
