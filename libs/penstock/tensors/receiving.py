@@ -20,6 +20,8 @@ from penstock.tensors.manifest import Buffer, hasher, on_cores
 from penstock.weights.v1 import weights_pb2 as pb
 
 PIECE_BYTES = 1 << 20
+BLOCK = 512
+"""Bytes that `st_blocks` counts."""
 
 
 class ChecksumError(ValueError):
@@ -114,9 +116,9 @@ class Output:
         self._descriptor = os.open(path, flags, 0o644)
         self._closing = weakref.finalize(self, os.close, self._descriptor)
         self._size, self._in_use = size, threading.Lock()
-        if size:
-            os.posix_fallocate(self._descriptor, 0, size)
         found = os.fstat(self._descriptor)
+        if size and not (kept and found.st_blocks * BLOCK >= size):
+            os.posix_fallocate(self._descriptor, 0, size)
         self.identity = (found.st_dev, found.st_ino)
 
     def write(self, data: memoryview, offset: int) -> None:

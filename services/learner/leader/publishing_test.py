@@ -38,6 +38,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     FetchTensors: ClassVar[Any]
     GetManifest: ClassVar[Any]
     HoldVersions: ClassVar[Any]
+    OpenBulk: ClassVar[Any]
     ReleaseHold: ClassVar[Any]
     ReportApplied: ClassVar[Any]
     WatchVersions: ClassVar[Any]
