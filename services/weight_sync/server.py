@@ -82,10 +82,12 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         with rpc.refusing(ERRORS):
             await asyncio.to_thread(self._store.begin, request.manifest)
             places = self._store.staging.places(request.manifest.version)
-        if places is None:
-            return pb.BeginVersionResponse()
-        path, difference = places
-        return pb.BeginVersionResponse(path=str(path), difference_path=str(difference or ""), boot_id=boot_id() or "")
+        ways = {receiver.path for receiver in self._receivers.values()}
+        answer = pb.BeginVersionResponse(boot_id=boot_id() or "", all_mapped=ways == {pb.PATH_MAPPED})
+        if places is not None:
+            path, difference = places
+            answer.path, answer.difference_path = str(path), str(difference or "")
+        return answer
 
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:  # AsyncIterator[bytes]: raw
         messages = aiter(requests)

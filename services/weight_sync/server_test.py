@@ -204,6 +204,12 @@ async def test_a_learner_on_the_stores_host_writes_its_file_and_is_told_what_is_
     assert [(v.state, v.path) for v in listed.versions] == [(pb.VERSION_STATE_READY, pb.PATH_MAPPED)]
     fetched = [m.data async for m in stub.FetchTensors(pb.FetchTensorsRequest(version=manifest(1).version))]
     assert b"".join(fetched) == whole(1)
+    for name, path, mapped in (("g0", pb.PATH_MAPPED, True), ("g1", pb.PATH_BULK, False), ("g1", pb.PATH_MAPPED, True)):
+        await rpc.call(
+            stub.ReportApplied(pb.ReportAppliedRequest(receiver=name, version=manifest(1).version, path=path))
+        )
+        begun = await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=manifest(2))))
+        assert begun.all_mapped == mapped
     second = await push(stub, 2)
     listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
     assert [(v.version.step, v.path) for v in listed.versions][0] == (second.step, pb.PATH_WHOLE)

@@ -213,6 +213,15 @@ def tell(report: Report, seconds: dict[str, list[float]], shares: list[float], s
                 differing, whole
             ),
         }
+    if f"push, whole, {SAME}" in seconds:
+        here, there = (
+            [sum(pair) for pair in zip(seconds[push], seconds[take], strict=True)]
+            for push, take in (
+                (f"push, whole, {SAME}", f"take here, mapped, {SAME}"),
+                (f"push, whole, {OTHER}", f"fetch, whole, {OTHER}"),
+            )
+        )
+        figures["step's end to serving, whole: all on one host / all on others"] = median_ratio(here, there)
     for name, value in figures.items():
         report.note(f"{name}: {value:.3f}")
     report.note(f"{size / 1e9:.2f} GB; of_tcp: share of raw TCP's rate, median over rounds (1 = equal)")

@@ -124,11 +124,11 @@ async def publish(
         nonlocal difference
         if difference is not None:
             try:
-                return await _push(channel, manifest, [memoryview(difference)], recorded, DIFFERENCE, host)
+                return await _push(channel, manifest, [memoryview(difference)], recorded, DIFFERENCE, host, kept)
             except UNUSABLE as error:
                 logger.warning("version %d is pushed whole: %s", step, error)
                 difference = None
-        return await _push(channel, manifest, data, recorded, TENSORS, host)
+        return await _push(channel, manifest, data, recorded, TENSORS, host, kept)
 
     what = f"version {step} to be READY"
     if not await rpc.retried(RETRY, within, attempt, what=what, on="weight_sync"):
@@ -175,6 +175,7 @@ async def _push(
     recorded: int,
     how: _How,
     host: str | None,
+    kept: Differences,
 ) -> bool:
     stub, version = weights_pb2_grpc.WeightSyncServiceStub(channel), manifest.version
     try:
@@ -187,6 +188,7 @@ async def _push(
         logger.info("version %d is not pushed, its step is a replayed one: %s", version.step, error)
         return False
 
+    kept.wanted = not begun.all_mapped or host != begun.boot_id
     place, written = getattr(begun, how.place), pb.WRITTEN_UNSPECIFIED
     size = manifest.total_size if how is TENSORS else 0
     if place and host == begun.boot_id and await asyncio.to_thread(write, place, size, buffers):
@@ -201,7 +203,7 @@ async def _push(
         if not written or error.reason not in ("NOT_WRITTEN", "CHECKSUM"):
             raise
         logger.warning("what was written of version %d is not taken, it is pushed: %s", version.step, error)
-        return await _push(channel, manifest, buffers, recorded, how, None)
+        return await _push(channel, manifest, buffers, recorded, how, None, kept)
     _versions.inc()
     _bytes.inc(sum(map(len, buffers)))
     progress()

@@ -227,7 +227,7 @@ class Beside(Store):
     def __init__(self, folder: pathlib.Path, refusals: Sequence[rpc.Abort] = ()) -> None:
         super().__init__([])
         self.folder, self.refusals, self.written = folder, list(refusals), list[int]()
-        self.boot_id = "here"
+        self.boot_id, self.all_mapped = "here", False
 
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
         await super().BeginVersion(request, context)
@@ -235,7 +235,9 @@ class Beside(Store):
         for place, size in zip(places, (request.manifest.total_size, 0), strict=True):
             place.write_bytes(bytes(size))
         path, beside = map(str, places)
-        return pb.BeginVersionResponse(path=path, difference_path=beside, boot_id=self.boot_id)
+        return pb.BeginVersionResponse(
+            path=path, difference_path=beside, boot_id=self.boot_id, all_mapped=self.all_mapped
+        )
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         if request.written and self.refusals:
@@ -254,6 +256,20 @@ def test_on_weight_syncs_host_its_files_are_written_and_nothing_is_streamed(tmp_
     whole, difference = pb.WRITTEN_TENSORS, pb.WRITTEN_DIFFERENCE
     assert store.written == [whole, difference, difference, whole] and store.data == bytes_of(4)
     assert [made(n, d) for n, d in zip((1, 2), store.differences, strict=True)] == [bytes_of(2), bytes_of(3)]
+
+
+def test_where_all_engines_are_on_the_host_no_difference_is_made_and_elsewhere_one_is(tmp_path: pathlib.Path) -> None:
+    whole, difference, streamed = pb.WRITTEN_TENSORS, pb.WRITTEN_DIFFERENCE, pb.WRITTEN_UNSPECIFIED
+    store, differences = Beside(tmp_path), Differences(every=9)
+    store.all_mapped = True
+    publish_all(store, differences, 1, 2, host="here")
+    assert store.written == [whole, whole] and differences.parent is not None
+    store.all_mapped = False  # an engine of another host has come: told with version 3
+    publish_all(store, differences, 3, 4, host="here")
+    assert store.written[2:] == [whole, difference] and made(3, store.differences[0]) == bytes_of(4)
+    store.all_mapped = True
+    publish_all(store, differences, 5, 6, host="elsewhere")  # the learner's own way is worth it
+    assert store.written[4:] == [streamed] * 2 and len(store.differences) == 3
 
 
 @pytest.mark.parametrize(
