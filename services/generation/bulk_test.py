@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import rpc
-from penstock.rpc import Security
+from penstock.rpc import Certificates, Security
 from penstock.tensors import make_manifest
 from penstock.tensors.manifest import ITEM_BYTES
+from penstock.testing.certificates import issue
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.generation import bulk as module
@@ -119,6 +120,29 @@ async def test_a_socket_that_cannot_be_reached_is_left_alone_for_a_while(
             held = await hands.take(channel, (await weights.publish(step)).version)
             assert (held.way, bytes_of(held)) == (pb.PATH_WHOLE, whole(step))
     assert len(tried) == 1
+
+
+async def test_with_certificates_it_is_tls_and_without_a_good_one_the_stream_is_taken(
+    tmp_path: pathlib.Path, folder: pathlib.Path
+) -> None:
+    ca, _ = issue(tmp_path, "ca")
+    issue(tmp_path, "strangers")
+
+    def held(name: str, issuer: str) -> Certificates:
+        certificate, key = issue(tmp_path, name, issuer)
+        return Certificates.of_files(authority=ca, certificate=certificate, key=key)
+
+    server = held("server", "ca")
+    clients = (held("client", "ca"), None, held("stranger", "strangers"), Certificates.of_files(authority=ca))
+    async with weight_sync(tmp_path / "store", has_bulk=True, certificates=server) as weights:
+        made = await weights.publish(1)
+        async with connected(weights) as channel:
+            for client in clients:
+                hands = Hands(folder, None, Bulk("127.0.0.1", client))
+                found = await hands.take(channel, made.version)
+                assert found.way == (pb.PATH_BULK if client is clients[0] else pb.PATH_WHOLE)
+                assert bytes_of(found) == whole(1)
+                hands.release()
 
 
 @pytest.mark.parametrize("sent", [whole(2), whole(1)[:-1] + b"x"], ids=["another version's", "a wrong byte"])

@@ -9,6 +9,7 @@ import grpc
 
 from penstock import rpc
 from penstock.differences import encoded, layout_of, tensors_in
+from penstock.rpc import Certificates
 from penstock.tensors import CHUNK_BYTES, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
@@ -97,10 +98,14 @@ async def weight_sync(
     servicer: type[WeightSync] = WeightSync,
     listen: str = "127.0.0.1:0",
     has_bulk: bool = False,
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[Weights]:
-    """The service, with `servicer` in place of the real one where a test needs it to misbehave."""
+    """The service, with `servicer` in place of the real one where a test needs it to misbehave.
+
+    certificates: of the bulk socket.
+    """
     store = VersionStore(directory, keep=2)
-    with Bulk("127.0.0.1", 0) if has_bulk else contextlib.nullcontext() as bulk:
+    with Bulk("127.0.0.1", 0, certificates) if has_bulk else contextlib.nullcontext() as bulk:
         made = servicer(store, bulk=bulk)
         async with served(made, listen) as address:
             yield Weights(store, made, address, bulk)
