@@ -62,6 +62,7 @@ class FakeStore(weights_pb2_grpc.WeightSyncServiceServicer):
     FetchTensors: ClassVar[Any]
     GetManifest: ClassVar[Any]
     HoldVersions: ClassVar[Any]
+    OpenBulk: ClassVar[Any]
     PushDifference: ClassVar[Any]
     PushTensors: ClassVar[Any]
     ReleaseHold: ClassVar[Any]

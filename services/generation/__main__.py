@@ -13,6 +13,7 @@ from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, WrongAccelerator, check_accelerator, flags, run
 from penstock.system import exits
 from penstock.tensors import has_weights
+from services.generation.bulk import Bulk
 from services.generation.drafting import missing
 from services.generation.engine import Engine, EngineSettings
 from services.generation.engine_host import EngineHost, StartEngine
@@ -64,7 +65,8 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
         await process.serving(host.run(None), ready=ready)
         return
     async with rpc.channel(weight_sync, security=process.security, stream_seconds=86400) as channel:
-        await process.serving(host.run(channel), *beside, ready=ready)
+        bulk = Bulk.beside(weight_sync, process.security)
+        await process.serving(host.run(channel, bulk), *beside, ready=ready)
 
 
 def main(start: StartEngine = Engine.start) -> int:

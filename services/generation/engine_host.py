@@ -27,6 +27,7 @@ from penstock.tensors import base_model
 from penstock.trajectories.routes import RouteShape
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
+from services.generation.bulk import Bulk
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
 from services.generation.fetching import FetchFailed
 from services.generation.gate import Gate
@@ -94,12 +95,13 @@ class EngineHost:
         async with self.gate.passing(0, None, START_SECONDS):
             return
 
-    async def run(self, channel: grpc.aio.Channel | None) -> None:
-        """Runs until cancelled. Without a channel to weight_sync the model stays as it was loaded."""
+    async def run(self, channel: grpc.aio.Channel | None, bulk: Bulk | None = None) -> None:
+        """Runs until cancelled. Without a channel to weight_sync the model stays as it was loaded. bulk: its socket for
+        whole versions."""
         async with asyncio.TaskGroup() as tasks:
             if channel is not None:
                 tasks.create_task(self.follow(channel))
-            tasks.create_task(self.keep(channel))
+            tasks.create_task(self.keep(channel, bulk))
 
     async def generate(
         self,
@@ -158,10 +160,10 @@ class EngineHost:
         held = self._target or held
         return pb.WatchVersionsRequest(receiver=self._receiver, held=held)
 
-    async def keep(self, channel: grpc.aio.Channel | None) -> None:
+    async def keep(self, channel: grpc.aio.Channel | None, bulk: Bulk | None = None) -> None:
         """Keeps the engine alive and at the target version for ever."""
         with tempfile.TemporaryDirectory(prefix="penstock-weights-", dir=_memory_folder()) as folder:
-            hands = Hands.here(pathlib.Path(folder))
+            hands = Hands.here(pathlib.Path(folder), bulk)
             async with AsyncExitStack() as stack:
                 stack.callback(hands.release)
                 stack.callback(self._stop)

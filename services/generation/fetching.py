@@ -1,4 +1,5 @@
-"""Fetches a version from weight_sync into a file on this host, checked tensor by tensor, resumable.
+"""Fetches a version from weight_sync into a file on this host, checked tensor by tensor, resumable: by the bulk socket,
+or as gRPC's stream.
 
 Which way the bytes come is for `receiving.py` to choose.
 """
@@ -15,9 +16,11 @@ from google.protobuf.message import DecodeError
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.tensors import ManifestError, Output, Overlapped, Receiver, check_manifest, unframe
+from penstock.tensors import ManifestError, Overlapped, Receiver, check_manifest, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
+from services.generation.bulk import Bulk
+from services.generation.slots import Slot
 
 FETCH_SECONDS = 600.0
 READY_SECONDS = 30.0
@@ -45,7 +48,7 @@ async def fetch(
     """
     with failing(version):
         manifest = (await described(channel, version, model)).manifest
-        await fetch_whole(channel, manifest, path)
+        await fetch_whole(channel, manifest, Slot(path), None)
     return manifest
 
 
@@ -78,16 +81,14 @@ async def described(
     return answer
 
 
-async def fetch_whole(channel: grpc.aio.Channel, manifest: pb.Manifest, path: pathlib.Path) -> int:
-    """Writes a version's bytes to `path`; gives how many. Raises as `failing` expects, after several attempts."""
-    output = await asyncio.to_thread(opened, path, manifest)
-    await _fill(channel, Receiver(manifest, output.write), manifest.version)
-    return manifest.total_size
-
-
-def opened(path: pathlib.Path, manifest: pb.Manifest) -> Output:
-    """A file for a version, of one byte at least: an empty one cannot be mapped by the engine. Raises OSError."""
-    return Output(path, max(1, manifest.total_size), again=True)
+async def fetch_whole(channel: grpc.aio.Channel, manifest: pb.Manifest, slot: Slot, bulk: Bulk | None) -> pb.Path:
+    """Puts a version's bytes into `slot`; by which way. Raises as `failing` expects, after several attempts."""
+    whole = await asyncio.to_thread(slot.open, manifest.total_size)
+    receiver = Receiver(manifest, slot.write)
+    if bulk is not None and not receiver.complete and await bulk.fill(channel, manifest.version, whole, receiver):
+        return pb.PATH_BULK
+    await _fill(channel, receiver, manifest.version)
+    return pb.PATH_WHOLE
 
 
 async def _fill(channel: grpc.aio.Channel, receiver: Receiver, version: PolicyVersion) -> None:

@@ -3,8 +3,10 @@
     the store's file on this host, mapped  >  differences from what is in the hands  >  all bytes
 
 The next version is made beside the one in the hands, while the engine draws with that: two files that are written in
-turn, so at most two versions are in memory, and nothing but loading is left for the engine's pause. Whatever the way,
-every tensor was checked against its manifest: here, or by the store whose file it is.
+turn, so at most two versions are in memory, and nothing but loading is left for the engine's pause. The file that is
+written has the version before the one in the hands: where it is known what leads from that to this, both differences
+are applied to it in place, and nothing is copied. Whatever the way, every tensor was checked against its manifest:
+here, or by the store whose file it is.
 
 Invariants (test names): a receiver with anything in its hands ends with the right bytes; a difference that makes
 another version is counted, said, and cured by all bytes.
@@ -25,12 +27,17 @@ from google.protobuf.message import DecodeError
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import DifferenceError, applied, layout_of, tensors_in
+from penstock.differences import DifferenceError, beside, in_place, layout_of, make, tensors_in
 from penstock.system.boot import boot_id
 from penstock.telemetry import metrics
-from penstock.tensors import ChecksumError, Receiver, unframe
+from penstock.tensors import ChecksumError, check_sums, unframe
 from penstock.weights.v1 import weights_pb2 as pb
-from services.generation.fetching import FETCH_SECONDS, READY_SECONDS, described, failing, fetch_whole, opened
+from services.generation.bulk import Bulk
+from services.generation.fetching import FETCH_SECONDS, READY_SECONDS, described, failing, fetch_whole
+from services.generation.slots import Slot
+
+LITTLE = 0.05
+"""Of a version's bytes: a difference of more is not kept beside the version."""
 
 logger = logging.getLogger(__name__)
 _mismatches = metrics.counter(metrics.DIFFERENCES_WRONG, "differences that did not make their version")
@@ -53,20 +60,30 @@ class Held:
             os.close(self.descriptor)
 
 
+@dataclass(frozen=True)
+class _Older:
+    """The version in the file that is not in the hands, and what leads from it to the one that is."""
+
+    manifest: pb.Manifest
+    chain: list[memoryview]
+
+
 class Hands:
     """One replica's. folder: for versions that are not mapped, in memory.
 
     host: which one this is, as the store says it; None maps nothing.
     """
 
-    def __init__(self, folder: pathlib.Path, host: str | None = None) -> None:
+    def __init__(self, folder: pathlib.Path, host: str | None = None, bulk: Bulk | None = None) -> None:
         self.held: Held | None = None
-        self._files, self._host = (folder / "version-0.bin", folder / "version-1.bin"), host
+        self._older: _Older | None = None
+        self._slots = tuple(Slot(folder / f"version-{i}.bin") for i in range(2))
+        self._host, self._bulk = host, bulk
 
     @staticmethod
-    def here(folder: pathlib.Path) -> "Hands":
+    def here(folder: pathlib.Path, bulk: Bulk | None = None) -> "Hands":
         """With this host's own name."""
-        return Hands(folder, boot_id())
+        return Hands(folder, boot_id(), bulk)
 
     async def take(self, channel: grpc.aio.Channel, version: PolicyVersion, model: Callable[[], bytes] = bytes) -> Held:
         """Takes a version into the hands; what was in them before is there until then.
@@ -98,29 +115,35 @@ class Hands:
             if held is not None:
                 self._unlink()
                 return held
-        before = self.held.file if self.held is not None else None
-        path = next(each for each in self._files if each != before)
+        before, older, self._older = self.held, self._older, None
+        slot = next(each for each in self._slots if before is None or each.path != before.file)
         try:
-            crossed = await self._differing(channel, manifest, path)
-            if crossed is not None:
-                return Held(manifest, path, pb.PATH_DIFFERENCE, crossed)
-            return Held(manifest, path, pb.PATH_WHOLE, await fetch_whole(channel, manifest, path))
+            chain = await self._differing(channel, manifest, slot, older)
+            if chain is None:
+                way = await fetch_whole(channel, manifest, slot, self._bulk)
+                return Held(manifest, slot.path, way, manifest.total_size)
         except BaseException:
-            path.unlink(missing_ok=True)
+            slot.discard()
             raise
+        crossed = sum(map(len, chain))
+        if before is not None and before.descriptor is None and crossed < LITTLE * manifest.total_size:
+            self._older = _Older(before.manifest, chain)
+        return Held(manifest, slot.path, pb.PATH_DIFFERENCE, crossed)
 
     def _unlink(self) -> None:
-        for each in self._files:
-            each.unlink(missing_ok=True)
+        for each in self._slots:
+            each.discard()
 
-    async def _differing(self, channel: grpc.aio.Channel, manifest: pb.Manifest, path: pathlib.Path) -> int | None:
-        """Makes a version of the one in the hands; the bytes it took, or None where that cannot be."""
+    async def _differing(
+        self, channel: grpc.aio.Channel, manifest: pb.Manifest, slot: Slot, older: _Older | None
+    ) -> list[memoryview] | None:
+        """Makes a version of the one in the hands; what that took, or None where it cannot be."""
         before = self.held
         if before is None or layout_of(before.manifest) != layout_of(manifest):
             return None
         try:
             chain = await _differences(channel, manifest, before.manifest.version)
-            await asyncio.to_thread(_make, manifest, path, before, chain)
+            await asyncio.to_thread(_make, manifest, slot, before, chain, older)
         except rpc.RpcError as error:
             logger.info("version %d is fetched whole: %s", manifest.version.step, error)
             return None
@@ -133,7 +156,7 @@ class Hands:
                 error,
             )
             return None
-        return sum(map(len, chain))
+        return chain
 
 
 def _mapped(manifest: pb.Manifest, path: str) -> Held | None:
@@ -186,15 +209,17 @@ async def _differences(channel: grpc.aio.Channel, manifest: pb.Manifest, held: P
     return chain
 
 
-def _make(manifest: pb.Manifest, path: pathlib.Path, before: Held, chain: list[memoryview]) -> None:
+def _make(manifest: pb.Manifest, slot: Slot, before: Held, chain: list[memoryview], older: _Older | None) -> None:
     """Makes a version beside the one before, and checks every tensor.
 
     Raises DifferenceError, ChecksumError, OSError.
     """
-    output = opened(path, manifest)
-    receiver = Receiver(manifest, output.write)
-    for piece in applied(layout_of(manifest), tensors_in(before.manifest, _bytes_of(before)), chain):
-        receiver.feed(piece)
+    layout, into = layout_of(manifest), tensors_in(manifest, slot.open(manifest.total_size))
+    if older is not None and layout_of(older.manifest) == layout:
+        sums = make(layout, [*older.chain, *chain], in_place(into))
+    else:
+        sums = make(layout, chain, beside(tensors_in(before.manifest, _bytes_of(before)), into))
+    check_sums(manifest, sums)
 
 
 def _bytes_of(held: Held) -> memoryview:

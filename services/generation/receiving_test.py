@@ -79,6 +79,23 @@ async def test_elsewhere_all_bytes_come_once_and_then_what_has_changed(
         assert (other.way, has(other)) == (WHOLE, whole(5))
 
 
+async def test_what_leads_on_is_applied_to_the_version_before_in_place(weights: Weights, folder: pathlib.Path) -> None:
+    hands, last = Hands(folder), await weights.publish(1)
+    async with connected(weights) as channel:
+        await hands.take(channel, last.version)
+        for step in range(2, 8):
+            last = await weights.publish_difference(last, step)
+            if step == 4:
+                continue  # skipped: two differences at once
+            if step == 6:  # damaged behind our back: seen by its checksums, and cured
+                (older,) = {*folder.iterdir()} - {hands.held.file if hands.held else folder}
+                with older.open("r+b") as file:
+                    file.write(b"x")
+            held = await hands.take(channel, last.version)
+            assert has(held) == whole(step) and held.way == (WHOLE if step == 6 else DIFFERENCE)
+            assert (hands._older is None) == (step == 6)
+
+
 @pytest.mark.parametrize("path", ["", "/nowhere/version.bin", "/dev/zero", __file__])
 async def test_what_cannot_be_mapped_is_fetched(folder: pathlib.Path, tmp_path: pathlib.Path, path: str) -> None:
     class Elsewhere(WeightSync):

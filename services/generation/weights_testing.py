@@ -9,9 +9,11 @@ import grpc
 
 from penstock import rpc
 from penstock.differences import encoded, layout_of, tensors_in
+from penstock.rpc import Certificates
 from penstock.tensors import CHUNK_BYTES, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
+from services.weight_sync.bulk import Bulk
 from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 
@@ -46,6 +48,7 @@ class Weights:
     store: VersionStore
     servicer: WeightSync
     address: str
+    bulk: Bulk | None = None
 
     async def publish(self, step: int, epoch: int = 1, base: bytes | None = None) -> pb.Manifest:
         """Makes a version READY, as a learner does."""
@@ -91,11 +94,26 @@ def _messages(made: pb.Manifest) -> Iterator[pb.PushTensorsRequest]:
 
 @contextlib.asynccontextmanager
 async def weight_sync(
-    directory: pathlib.Path, servicer: type[WeightSync] = WeightSync, listen: str = "127.0.0.1:0"
+    directory: pathlib.Path,
+    servicer: type[WeightSync] = WeightSync,
+    listen: str = "127.0.0.1:0",
+    has_bulk: bool = False,
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[Weights]:
-    """The service, with `servicer` in place of the real one where a test needs it to misbehave."""
+    """The service, with `servicer` in place of the real one where a test needs it to misbehave.
+
+    certificates: of the bulk socket.
+    """
     store = VersionStore(directory, keep=2)
-    made = servicer(store)
+    with Bulk("127.0.0.1", 0, certificates) if has_bulk else contextlib.nullcontext() as bulk:
+        made = servicer(store, bulk=bulk)
+        async with served(made, listen) as address:
+            yield Weights(store, made, address, bulk)
+
+
+@contextlib.asynccontextmanager
+async def served(made: WeightSync, listen: str) -> AsyncIterator[str]:
+    """Where a servicer is reached."""
     async with rpc.Server("weight_sync", listen) as server:
         server.add(
             weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
@@ -104,7 +122,7 @@ async def weight_sync(
             raw_responses=RAW_RESPONSES,
         )
         await server.start()
-        yield Weights(store, made, server.address)
+        yield server.address
 
 
 @contextlib.asynccontextmanager

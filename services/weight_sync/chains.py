@@ -9,23 +9,24 @@ from collections.abc import Callable
 
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import layout_of
+from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.errors import NoDifference, NoParent, NotKept
-from services.weight_sync.files import Staged, Stored
+from services.weight_sync.files import Stored
 
 Get = Callable[[PolicyVersion], Stored | None]
 """A kept version, by step and epoch."""
 
 
-def parent_of(get: Get, staged: Staged) -> Stored:
+def parent_of(get: Get, manifest: pb.Manifest) -> Stored:
     """What a version being pushed is a difference from. Raises NoParent."""
-    step, parent = staged.manifest.version.step, staged.manifest.parent
-    if not staged.manifest.HasField("parent"):
+    step, parent = manifest.version.step, manifest.parent
+    if not manifest.HasField("parent"):
         raise NoParent(f"step {step} differs from nothing: its manifest names no parent")
     stored = get(parent)
     if stored is None or stored.manifest.version.digest != parent.digest:
         named = f"step {parent.step} of epoch {parent.epoch}"
         raise NoParent(f"step {step} differs from {named}, which is not kept with that digest")
-    if layout_of(stored.manifest) != layout_of(staged.manifest):
+    if layout_of(stored.manifest) != layout_of(manifest):
         raise NoParent(f"step {step} has other tensors than step {parent.step}")
     return stored
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import DifferenceError, applied, encoded, layout_of, tensors_in
+from penstock.differences import DifferenceError, encoded, in_place, layout_of, make, tensors_in
 from penstock.tensors import ChecksumError, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import chain
@@ -43,7 +43,7 @@ def difference(old: pb.Manifest, new: pb.Manifest) -> bytes:
 
 def push(store: VersionStore, made: pb.Manifest) -> pb.Manifest:
     store.begin(made)
-    store.feed(made.version, memoryview(whole(made.version.step)))
+    store.staging.feed(made.version, memoryview(whole(made.version.step)))
     store.commit(made.version)
     return made
 
@@ -53,8 +53,8 @@ def push_difference(store: VersionStore, parent: pb.Manifest, step: int, data: b
     data = difference(parent, made) if data is None else data
     store.begin(made)
     for start in range(0, len(data), 100):
-        store.feed_difference(made.version, memoryview(data)[start : start + 100])
-    store.apply_difference(made.version)
+        store.staging.feed_difference(made.version, memoryview(data)[start : start + 100])
+    store.staging.apply_difference(made.version)
     store.commit(made.version)
     return made
 
@@ -84,8 +84,10 @@ def test_a_chain_leads_from_exactly_what_the_receiver_has(tmp_path: pathlib.Path
         versions[step] = push_difference(store, versions[step - 1], step)
     chain = store.differences(versions[4].version, versions[held].version)  # version 1 itself is retired
     assert len(chain) == 4 - held
-    old = tensors_in(versions[held], memoryview(whole(held)))
-    assert b"".join(applied(layout_of(versions[4]), old, chain)) == whole(4)
+    made = bytearray(whole(held))
+    tensors = tensors_in(versions[held], memoryview(made))
+    make(layout_of(versions[4]), chain, in_place(tensors))
+    assert made == whole(4)
 
 
 def test_without_a_way_that_is_shorter_than_the_whole_there_is_none(tmp_path: pathlib.Path) -> None:
@@ -135,7 +137,7 @@ def test_what_differs_from_nothing_that_is_kept_is_refused_at_its_first_byte(tmp
     for said, made in cases.items():
         store.begin(made)
         with pytest.raises(NoParent, match=said):
-            store.feed_difference(made.version, memoryview(b"PSD1"))
+            store.staging.feed_difference(made.version, memoryview(b"PSD1"))
     assert store.served() == first.version
 
 
@@ -144,10 +146,10 @@ def test_a_parent_that_is_retired_meanwhile_is_said_and_the_whole_can_still_be_p
     first = push(store, manifest(1))
     made = manifest(2, parent=first)
     store.begin(made)
-    store.feed_difference(made.version, memoryview(difference(first, made)))
+    store.staging.feed_difference(made.version, memoryview(difference(first, made)))
     store._stored.clear()
     with pytest.raises(NoParent):
-        store.apply_difference(made.version)
+        store.staging.apply_difference(made.version)
     push(store, made)
     assert bytes_of(store, made.version) == whole(2)
 
@@ -162,9 +164,9 @@ def test_bytes_that_make_another_version_leave_nothing_behind(tmp_path: pathlib.
         push_difference(store, first, 3, b"garbage")
     with pytest.raises(DifferenceError, match="more than the 4000 bytes"):
         push_difference(store, first, 3, bytes(SIZE + 1))
-    store.abort(PolicyVersion(epoch=1, step=3))
+    store.staging.abort(PolicyVersion(epoch=1, step=3))
     with pytest.raises(NotStaged):
-        store.apply_difference(PolicyVersion(epoch=1, step=3))
+        store.staging.apply_difference(PolicyVersion(epoch=1, step=3))
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert store.served() == first.version
     assert bytes_of(store, push_difference(store, first, 3).version) == whole(3)
@@ -175,6 +177,6 @@ def test_a_difference_counts_towards_the_quota_of_what_is_pushed(tmp_path: pathl
     first = push(store, manifest(1))
     made = manifest(2, parent=first)
     store.begin(made)
-    store.feed_difference(made.version, memoryview(bytes(50)))
+    store.staging.feed_difference(made.version, memoryview(bytes(50)))
     with pytest.raises(NoRoom, match="--staged-gib"):
-        store.feed_difference(made.version, memoryview(bytes(1)))
+        store.staging.feed_difference(made.version, memoryview(bytes(1)))

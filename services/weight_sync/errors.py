@@ -33,5 +33,9 @@ class Incomplete(StoreError):
     """Bytes are missing."""
 
 
+class NotWritten(StoreError):
+    """What is in the file that a learner on this host was to write cannot be taken."""
+
+
 class NoRoom(StoreError):
     """The disk cannot hold the version."""

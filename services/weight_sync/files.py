@@ -2,56 +2,40 @@
 
 import dataclasses
 import mmap
+import os
 import pathlib
 
-from penstock.tensors import Output, Receiver, checksums
+from penstock.tensors import check_file
 from penstock.weights.v1 import weights_pb2 as pb
-
-
-@dataclasses.dataclass
-class Staged:
-    """A version being pushed. output: of its bytes. difference: what came of that, where it comes as one."""
-
-    manifest: pb.Manifest
-    path: pathlib.Path
-    output: Output
-    receiver: Receiver
-    difference: Output | None = None
-    differing: int = 0
-
-    @property
-    def difference_path(self) -> pathlib.Path:
-        return self.path.with_suffix(".difference.staging")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """A committed version. `view` maps its bytes; it stays valid for whoever holds it after the version was retired.
-    `difference` maps what makes it of its parent."""
+    `difference` maps what makes it of its parent. `way`: how it came, if this process knows."""
 
     manifest: pb.Manifest
     path: pathlib.Path
     view: memoryview
     difference: memoryview | None = None
+    way: pb.Path = pb.PATH_UNSPECIFIED
 
 
-def opened(manifest: pb.Manifest, path: pathlib.Path) -> Stored:
+def opened(manifest: pb.Manifest, path: pathlib.Path, way: pb.Path = pb.PATH_UNSPECIFIED) -> Stored:
     """A committed version whose bytes are in `path`. Raises OSError."""
     beside = path.with_suffix(".difference")
     difference = mapped(beside, beside.stat().st_size) if beside.exists() else None
-    return Stored(manifest, path, mapped(path, manifest.total_size), difference)
+    return Stored(manifest, path, mapped(path, manifest.total_size), difference, way)
 
 
 def opened_checked(manifest: pb.Manifest, path: pathlib.Path) -> Stored:
     """As `opened`, with every checksum. Raises OSError, ValueError."""
-    stored = opened(manifest, path)
-    if stored.view.nbytes != manifest.total_size:
-        raise ValueError(f"{stored.view.nbytes} of {manifest.total_size} bytes")
-    sums = checksums([stored.view[t.offset : t.offset + t.size] for t in manifest.tensors])
-    for t, found in zip(manifest.tensors, sums, strict=True):
-        if found != t.checksum:
-            raise ValueError(f"the checksum of {t.name!r} differs")
-    return stored
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != manifest.total_size:
+            raise ValueError(f"{size} of {manifest.total_size} bytes")
+        check_file(manifest, file.fileno())
+    return opened(manifest, path)
 
 
 def mapped(path: pathlib.Path, size: int) -> memoryview:
@@ -59,4 +43,9 @@ def mapped(path: pathlib.Path, size: int) -> memoryview:
     if not size:
         return memoryview(b"")
     with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        return mapping(file.fileno(), size)
+
+
+def mapping(descriptor: int, size: int) -> memoryview:
+    """As `mapped`, of an open file."""
+    return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)) if size else memoryview(b"")

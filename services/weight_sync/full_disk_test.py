@@ -20,7 +20,7 @@ def manifest(step: int, size: int = SIZE) -> pb.Manifest:
 
 def push(store: VersionStore, step: int) -> None:
     store.begin(manifest(step))
-    store.feed(manifest(step).version, memoryview(bytes([step]) * SIZE))
+    store.staging.feed(manifest(step).version, memoryview(bytes([step]) * SIZE))
 
 
 def steps(store: VersionStore) -> list[int]:

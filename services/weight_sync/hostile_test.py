@@ -52,6 +52,7 @@ async def test_every_rpc_withstands_hostile_requests(tmp_path: pathlib.Path) -> 
                 "WatchVersions": pb.WatchVersionsRequest(receiver="g"),
                 "GetManifest": pb.GetManifestRequest(version=version),
                 "FetchTensors": pb.FetchTensorsRequest(version=version, offset=8),
+                "OpenBulk": pb.OpenBulkRequest(version=version, offset=8),
                 "FetchDifference": pb.FetchDifferenceRequest(version=version, held=version),
                 "DecideVersion": pb.DecideVersionRequest(step=1, decision=pb.DECISION_PROMOTE),
                 "ReportApplied": (report, applied),

@@ -19,11 +19,13 @@ from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, Overlapp
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import errors as e
+from services.weight_sync.bulk import Bulk
 from services.weight_sync.canaries import Canaries
 from services.weight_sync.files import Stored
 from services.weight_sync.holds import Holds, TooManyHolds
 from services.weight_sync.pushes import first_push, next_push
 from services.weight_sync.store import VersionStore
+from services.weight_sync.tickets import Grant
 
 RAW_REQUESTS, RAW_RESPONSES = ("PushTensors", "PushDifference"), ("FetchTensors", "FetchDifference")
 """What passes as raw frames: whoever adds the servicer to a server says so."""
@@ -42,6 +44,7 @@ ERRORS: rpc.Refusals = {
     e.NoDifference: partial(rpc.not_found, reason="NO_DIFFERENCE"),
     e.NotKept: partial(rpc.not_found, reason="NO_VERSION"),
     e.Incomplete: partial(rpc.failed_precondition, reason="INCOMPLETE"),
+    e.NotWritten: partial(rpc.failed_precondition, reason="NOT_WRITTEN"),
     e.NoRoom: partial(rpc.resource_exhausted, reason="NO_ROOM"),
     TooManyHolds: partial(rpc.resource_exhausted, reason="TOO_MANY_HOLDS"),
 }
@@ -64,9 +67,10 @@ _applied = metrics.counter(metrics.VERSIONS_APPLIED, "versions that engines have
 class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     """One per process. Pushes and fetches touch bytes in threads; everything else is quick."""
 
-    def __init__(self, store: VersionStore, canaries: int = 0) -> None:
-        """canaries: how many receivers are told a version that is on trial, where the store has them tried."""
-        self._store = store
+    def __init__(self, store: VersionStore, canaries: int = 0, bulk: Bulk | None = None) -> None:
+        """canaries: how many receivers are told a version that is on trial, where the store has them tried.
+        bulk: the socket for whole versions, if there is one."""
+        self._store, self._bulk = store, bulk
         self._holds, self._canaries = Holds(), Canaries(canaries)
         self._changed = asyncio.Condition()
         self._receivers: dict[str, pb.Receiver] = {}
@@ -77,7 +81,13 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
         with rpc.refusing(ERRORS):
             await asyncio.to_thread(self._store.begin, request.manifest)
-        return pb.BeginVersionResponse()
+            places = self._store.staging.places(request.manifest.version)
+        ways = {receiver.path for receiver in self._receivers.values()}
+        answer = pb.BeginVersionResponse(boot_id=boot_id() or "", all_mapped=ways == {pb.PATH_MAPPED})
+        if places is not None:
+            path, difference = places
+            answer.path, answer.difference_path = str(path), str(difference or "")
+        return answer
 
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:  # AsyncIterator[bytes]: raw
         messages = aiter(requests)
@@ -87,12 +97,12 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         version, data = first_push(first)
         with rpc.refusing(PUSH_ERRORS):
             try:
-                async with Overlapped(partial(self._store.feed, version)) as feeding:
+                async with Overlapped(partial(self._store.staging.feed, version)) as feeding:
                     await feeding.put(data)
                     async for message in messages:
                         await feeding.put(next_push(message, version))
             except ChecksumError:
-                self._store.abort(version)
+                self._store.staging.abort(version)
                 raise
         _received.inc(feeding.received)
         return pb.PushTensorsResponse(received=feeding.received)
@@ -104,16 +114,18 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             return pb.PushDifferenceResponse()
         version, data = first_push(first)
         with rpc.refusing(DIFFERENCE_ERRORS):
-            async with Overlapped(partial(self._store.feed_difference, version)) as feeding:
+            async with Overlapped(partial(self._store.staging.feed_difference, version)) as feeding:
                 await feeding.put(data)
                 async for message in messages:
                     await feeding.put(next_push(message, version))
-            await asyncio.to_thread(self._store.apply_difference, version)
+            await asyncio.to_thread(self._store.staging.apply_difference, version)
         _received.inc(feeding.received)
         return pb.PushDifferenceResponse(received=feeding.received)
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
-        with rpc.refusing(ERRORS):
+        with rpc.refusing(DIFFERENCE_ERRORS):
+            if request.written:
+                await asyncio.to_thread(self._store.staging.take_written, request.version, request.written)
             wrong = await asyncio.to_thread(self._store.examine, request.version)
             self._store.commit(request.version, self._holds.ceiling(time.monotonic()), wrong)
         if wrong:
@@ -125,7 +137,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return pb.CommitVersionResponse()
 
     async def AbortVersion(self, request: pb.AbortVersionRequest, context: Any) -> pb.AbortVersionResponse:
-        self._store.abort(request.version)
+        self._store.staging.abort(request.version)
         return pb.AbortVersionResponse()
 
     async def WatchVersions(
@@ -155,17 +167,19 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         )
 
     async def FetchTensors(self, request: pb.FetchTensorsRequest, context: Any) -> Any:  # AsyncIterator[bytes]: raw
-        stored = self._find(request.version)
-        size = stored.manifest.total_size
-        if request.offset > size:
-            raise rpc.out_of_range(f"offset: {request.offset} is beyond the end, {size}", reason="OFFSET")
-        if request.offset == 0:
-            self._full += size
+        stored, size = self._wanted(request)
         for start in range(request.offset, size, CHUNK_BYTES):
             chunk = stored.view[start : start + CHUNK_BYTES]
             self._sent += chunk.nbytes
             _sent.inc(chunk.nbytes)
             yield frame(chunk, field=pb.FetchTensorsResponse.DATA_FIELD_NUMBER)
+
+    async def OpenBulk(self, request: pb.OpenBulkRequest, context: Any) -> pb.OpenBulkResponse:
+        stored, size = self._wanted(request)
+        if self._bulk is None:
+            raise rpc.failed_precondition("there is no bulk socket: fetch the tensors", reason="NO_BULK")
+        ticket = self._bulk.tickets.issue(Grant(stored.path, request.offset, size), time.monotonic())
+        return pb.OpenBulkResponse(ticket=ticket, port=self._bulk.port)
 
     async def FetchDifference(self, request: pb.FetchDifferenceRequest, context: Any) -> Any:  # as FetchTensors
         with rpc.refusing(ERRORS):
@@ -207,7 +221,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         response = pb.ListVersionsResponse(
             versions=self._store.infos(),
             receivers=self._receivers.values(),
-            sent_bytes=self._sent,
+            sent_bytes=self._sent + (self._bulk.sent if self._bulk is not None else 0),
             full_bytes=self._full,
             applied=self._applied,
             served=self._store.served(),
@@ -264,6 +278,16 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
                 f"step {version.step} of epoch {version.epoch} is unknown or retired", reason="NO_VERSION"
             )
         return stored
+
+    def _wanted(self, request: pb.FetchTensorsRequest | pb.OpenBulkRequest) -> tuple[Stored, int]:
+        """The version of which a receiver wants the bytes, and how many it has."""
+        stored = self._find(request.version)
+        size = stored.manifest.total_size
+        if request.offset > size:
+            raise rpc.out_of_range(f"offset: {request.offset} is beyond the end, {size}", reason="OFFSET")
+        if request.offset == 0:
+            self._full += size
+        return stored, size
 
     def _receiver(self, name: str) -> pb.Receiver:
         """A receiver's entry, made the last to be forgotten."""

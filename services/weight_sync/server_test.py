@@ -184,6 +184,37 @@ async def test_the_file_of_a_version_is_told_with_its_host(stub: Any) -> None:
     assert pathlib.Path(answer.path).read_bytes() == whole(1) and answer.boot_id == (boot_id() or "")
 
 
+async def test_a_learner_on_the_stores_host_writes_its_file_and_is_told_what_is_wrong_with_it(stub: Any) -> None:
+    async def writing(data: bytes, written: pb.Written = pb.WRITTEN_TENSORS) -> Any:
+        begun = await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=manifest(1))))
+        assert begun.boot_id == (boot_id() or "") and not begun.difference_path
+        with pathlib.Path(begun.path).open("r+b") as file:
+            file.write(data)
+        return stub.CommitVersion(pb.CommitVersionRequest(version=manifest(1).version, written=written))
+
+    error = await refusal(await writing(whole(1) + b"x"))
+    assert (error.code, error.reason) == (CODES.FAILED_PRECONDITION, "NOT_WRITTEN")
+    error = await refusal(await writing(whole(2)))
+    assert (error.code, error.reason) == (CODES.DATA_LOSS, "CHECKSUM")
+    error = await refusal(await writing(whole(1), pb.WRITTEN_DIFFERENCE))
+    assert (error.code, error.reason) == (CODES.NOT_FOUND, "NO_PARENT")
+    assert not (await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))).versions
+    await rpc.call(await writing(whole(1)))
+    listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+    assert [(v.state, v.path) for v in listed.versions] == [(pb.VERSION_STATE_READY, pb.PATH_MAPPED)]
+    fetched = [m.data async for m in stub.FetchTensors(pb.FetchTensorsRequest(version=manifest(1).version))]
+    assert b"".join(fetched) == whole(1)
+    for name, path, mapped in (("g0", pb.PATH_MAPPED, True), ("g1", pb.PATH_BULK, False), ("g1", pb.PATH_MAPPED, True)):
+        await rpc.call(
+            stub.ReportApplied(pb.ReportAppliedRequest(receiver=name, version=manifest(1).version, path=path))
+        )
+        begun = await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=manifest(2))))
+        assert begun.all_mapped == mapped
+    second = await push(stub, 2)
+    listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+    assert [(v.version.step, v.path) for v in listed.versions][0] == (second.step, pb.PATH_WHOLE)
+
+
 async def test_corrupted_bytes_are_data_loss_and_nothing_is_offered(stub: Any) -> None:
     m = manifest(1)
     await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))

@@ -1,6 +1,6 @@
 """The versions this process holds: staged, verified, served, retired. Files on local disk or tmpfs.
 
-    begin -> STAGING -> feed ... -> commit -> READY -> (newer ones come) -> RETIRED
+    begin -> STAGING -> (staging.py) -> commit -> READY -> (newer ones come) -> RETIRED
 
 What else may become of a committed version is in `lifecycle.py`, and on disk by `decisions.py`.
 
@@ -10,8 +10,7 @@ that was pushed as a difference from the version before it has this beside it, <
 that have that version.
 
 Invariants (test names): a half-pushed version is never visible; the newest kept step never goes down; an older
-learner's incarnation is refused; no version is so new that none could come after it; what is being pushed stays within
-the quota; what is served is not retired; a difference makes its version of its parent, or nothing.
+learner's incarnation is refused; no version is so new that none could come after it; what is served is not retired.
 """
 
 import logging
@@ -20,21 +19,19 @@ import pathlib
 from google.protobuf.message import DecodeError
 
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import DifferenceError, applied, layout_of, tensors_in
 from penstock.rules import bounds
-from penstock.tensors import ManifestError, Output, Receiver, check_manifest
+from penstock.tensors import ManifestError, check_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync import decisions
-from services.weight_sync.chains import chain, parent_of
-from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
+from services.weight_sync.chains import chain
+from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, Refused
 from services.weight_sync.examining import wrong_with
-from services.weight_sync.files import Staged, Stored, mapped, opened, opened_checked
+from services.weight_sync.files import Stored, mapped, opened, opened_checked
 from services.weight_sync.lifecycle import Lifecycle, NothingLeft
+from services.weight_sync.staging import Staging, stem
 
 logger = logging.getLogger(__name__)
 
-STAGED = 2
-"""Versions that are pushed at once. A learner pushes one after the other; the second is that of one started again."""
 QUOTA = 512 << 30
 
 
@@ -47,11 +44,12 @@ class VersionStore:
 
     def __init__(self, directory: pathlib.Path, keep: int, quota: int = QUOTA, tries: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._keep, self._quota, self._tries = directory, keep, quota, tries
-        self._staged: dict[tuple[int, int], Staged] = {}
+        self._directory, self._keep, self._tries = directory, keep, tries
         self._retired: list[pb.VersionInfo] = []
         self._stored: dict[int, Stored] = {}
         self._life = Lifecycle(tries)
+        self._clear()
+        self.staging = Staging(directory, self.get, quota)
         self._restore()
 
     @property
@@ -102,64 +100,7 @@ class VersionStore:
             if version.epoch >= newest.epoch and held is not None and held.manifest.version.digest == version.digest:
                 raise AlreadyStored(f"step {version.step} is READY with this digest")
         self._check_is_next(version)
-        self.abort(version)
-        self._make_room(manifest)
-        path = self._path(version).with_suffix(".staging")
-        try:
-            output = Output(path, manifest.total_size)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            needed = f"step {version.step} needs {manifest.total_size} bytes"
-            raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
-        self._staged[version.epoch, version.step] = Staged(manifest, path, output, Receiver(manifest, output.write))
-
-    def feed(self, version: PolicyVersion, data: memoryview) -> int:
-        """Takes the next bytes of a staged version; gives the bytes received. Raises NoRoom, tensors.ChecksumError."""
-        try:
-            return self._find(version).receiver.feed(data)
-        except OSError as error:
-            self.abort(version)
-            raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
-
-    def feed_difference(self, version: PolicyVersion, data: memoryview) -> int:
-        """Takes the next bytes of what makes a staged version of its parent; gives the bytes received.
-
-        Raises NoParent, NoRoom, NotStaged; DifferenceError where there are more bytes than a whole version has.
-        """
-        staged = self._find(version)
-        try:
-            if staged.difference is None:
-                parent_of(self.get, staged)
-                staged.difference = Output(staged.difference_path, 0)
-            self._within_quota(version.step, data.nbytes)
-            if staged.differing + data.nbytes > staged.manifest.total_size:
-                raise DifferenceError(f"more than the {staged.manifest.total_size} bytes of the whole version")
-            staged.difference.write(data, staged.differing)
-        except OSError as error:
-            self.abort(version)
-            raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
-        staged.differing += data.nbytes
-        return staged.differing
-
-    def apply_difference(self, version: PolicyVersion) -> None:
-        """Makes a staged version of its parent, and checks every tensor. After an error it is not staged any more.
-
-        Raises NoParent, NoRoom, NotStaged, DifferenceError, tensors.ChecksumError.
-        """
-        staged = self._find(version)
-        parent = parent_of(self.get, staged)
-        staged.receiver = Receiver(staged.manifest, staged.output.write)  # whatever came before
-        try:
-            old = tensors_in(parent.manifest, parent.view)
-            difference = mapped(staged.difference_path, staged.differing)
-            for piece in applied(layout_of(staged.manifest), old, [difference]):
-                staged.receiver.feed(piece)
-        except OSError as error:
-            self.abort(version)
-            raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
-        except ValueError:
-            self.abort(version)
-            raise
+        self.staging.begin(manifest)
 
     def differences(self, version: PolicyVersion, held: PolicyVersion) -> list[memoryview]:
         """What makes a version of the one that a receiver has. Raises NotKept, NoDifference."""
@@ -168,8 +109,10 @@ class VersionStore:
     def examine(self, version: PolicyVersion) -> str:
         """What is wrong with a staged version whose bytes have all come, as a sentence: bytes that are not on the disk
         as they came, or numbers that are not finite. Empty if nothing is, or none are tried."""
-        staged = self._staged.get((version.epoch, version.step))
-        if not self._tries or staged is None or not staged.receiver.complete:
+        if not self._tries or not self.staging.has(version):
+            return ""
+        staged = self.staging.find(version)
+        if not staged.complete:
             return ""
         return wrong_with(staged.manifest, mapped(staged.path, staged.manifest.total_size))
 
@@ -177,17 +120,19 @@ class VersionStore:
         """Makes a staged version READY, or VERIFIED behind a rollback or before its trial. Committing one again changes
         nothing.
 
-        After NoRoom it is staged as before.
+        After NoRoom it is staged as before. Raises NotWritten where what was written on this host may have changed
+        since it was taken; Incomplete, NotStaged, Refused.
 
         `held`: the step receivers are held at, if they are: the version they use there is not retired meanwhile.
         `wrong`: what `examine` says of it; then it is REJECTED.
         """
-        if (version.epoch, version.step) not in self._staged and self.get(version) is not None:
+        if not self.staging.has(version) and self.get(version) is not None:
             return version
         self._check_is_next(version)  # a newer learner may have committed since the push began
-        staged = self._find(version)
-        if not staged.receiver.complete:
+        staged = self.staging.find(version)
+        if not staged.complete:
             raise Incomplete(f"{staged.receiver.received} of {staged.manifest.total_size} bytes received")
+        self.staging.check_held(staged)
         final = self._path(version).with_suffix(".bin")
         temporary = final.with_suffix(".manifest.staging")
         self._life.commit(version.step, wrong)
@@ -201,34 +146,27 @@ class VersionStore:
             why = f"the version store cannot hold the manifest of step {version.step} ({error.strerror})"
             raise NoRoom(f"disk full: {why}") from error
         staged.path.rename(final)
-        if staged.differing:
+        if staged.applied:
             staged.difference_path.rename(final.with_suffix(".difference"))
         temporary.rename(final.with_suffix(".manifest"))
-        del self._staged[version.epoch, version.step]
-        self._stored[version.step] = opened(staged.manifest, final)
-        for epoch, step in list(self._staged):
-            if epoch < version.epoch or step <= version.step:
-                self.abort(PolicyVersion(epoch=epoch, step=step))  # it could not be committed any more
+        self.staging.committed(version)
+        self._stored[version.step] = opened(staged.manifest, final, staged.way)
         self._retire(held)
         return staged.manifest.version
-
-    def abort(self, version: PolicyVersion) -> None:
-        """Forgets a staged version, if there is one."""
-        staged = self._staged.pop((version.epoch, version.step), None)
-        if staged is not None:
-            staged.path.unlink(missing_ok=True)
-            staged.difference_path.unlink(missing_ok=True)
 
     def infos(self) -> list[pb.VersionInfo]:
         """Every known version, newest first."""
         kept = [self._kept_info(stored) for stored in self._stored.values()]
-        staging = [self._info(s.manifest, pb.VERSION_STATE_STAGING) for s in self._staged.values()]
+        staging = [self._info(m, pb.VERSION_STATE_STAGING) for m in self.staging.manifests]
         return sorted([*kept, *staging, *self._retired], key=lambda i: i.version.step, reverse=True)
 
-    def _restore(self) -> None:
-        """Takes up the versions that are whole; what a crash or a power cut left behind is removed."""
+    def _clear(self) -> None:
+        """Removes what was being pushed when a process before this one ended."""
         for partial in self._directory.glob("*.staging"):
             partial.unlink()
+
+    def _restore(self) -> None:
+        """Takes up the versions that are whole; what a crash or a power cut left of others is removed."""
         for path in self._directory.glob("*.manifest"):
             try:
                 manifest = pb.Manifest.FromString(path.read_bytes())
@@ -257,21 +195,6 @@ class VersionStore:
         if version.step <= newest.step:
             raise Refused(f"step {version.step} is not after step {newest.step}, which was committed")
 
-    def _make_room(self, manifest: pb.Manifest) -> None:
-        """Forgets the oldest version being pushed where there are too many. Raises NoRoom beyond the quota."""
-        while len(self._staged) >= STAGED:
-            epoch, step = min(self._staged)
-            self.abort(PolicyVersion(epoch=epoch, step=step))
-        self._within_quota(manifest.version.step, manifest.total_size)
-
-    def _within_quota(self, step: int, more: int) -> None:
-        held = sum(staged.manifest.total_size + staged.differing for staged in self._staged.values())
-        if held + more > self._quota:
-            raise NoRoom(
-                f"step {step} needs {more} bytes, and {held} of the {self._quota} for versions being pushed are taken "
-                "(--staged-gib)"
-            )
-
     def _retire(self, held: int | None) -> None:
         in_use = {self._life.served(), self._life.on_trial, self._life.waiting(held)}
         in_use |= {None if held is None else self._life.served(held)}
@@ -281,23 +204,17 @@ class VersionStore:
             stored = self._stored.pop(step)
             self._life.forget(step)
             stored.path.with_suffix(".manifest").unlink(missing_ok=True)
-            stored.path.unlink(missing_ok=True)
+            self.staging.spare(stored.path)
             stored.path.with_suffix(".difference").unlink(missing_ok=True)
             self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
 
-    def _find(self, version: PolicyVersion) -> Staged:
-        try:
-            return self._staged[version.epoch, version.step]
-        except KeyError:
-            raise NotStaged(f"step {version.step} of epoch {version.epoch} is not being pushed") from None
-
     def _path(self, version: PolicyVersion) -> pathlib.Path:
-        return self._directory / f"{version.step:08d}-{version.epoch:04d}"
+        return self._directory / stem(version)
 
     def _kept_info(self, stored: Stored) -> pb.VersionInfo:
         standing = self._life.standing(stored.manifest.version.step)
         info = self._info(stored.manifest, standing.state)
-        info.reason = standing.reason
+        info.reason, info.path = standing.reason, stored.way
         info.difference = stored.difference.nbytes if stored.difference is not None else 0
         return info
 

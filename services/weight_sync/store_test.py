@@ -11,7 +11,8 @@ from penstock.tensors import ChecksumError, ManifestError, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.decisions import LIFECYCLE
 from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
-from services.weight_sync.store import STAGED, VersionStore
+from services.weight_sync.staging import STAGED
+from services.weight_sync.store import VersionStore
 
 
 def whole(step: int) -> bytes:
@@ -26,7 +27,7 @@ def manifest(step: int, epoch: int = 1, data: bytes | None = None) -> pb.Manifes
 def push(store: VersionStore, step: int, epoch: int = 1) -> PolicyVersion:
     m = manifest(step, epoch)
     store.begin(m)
-    store.feed(m.version, memoryview(whole(step)))
+    store.staging.feed(m.version, memoryview(whole(step)))
     return store.commit(m.version)
 
 
@@ -40,11 +41,11 @@ def test_a_half_pushed_version_is_never_visible(tmp_path: pathlib.Path) -> None:
     store.begin(m)
     for end in (0, 999, 1000, 2999):
         assert store.newest is None and store.get(m.version) is None
-        received = store.feed(m.version, memoryview(whole(1))[:end]) if end else 0
+        received = store.staging.feed(m.version, memoryview(whole(1))[:end]) if end else 0
         with pytest.raises(Incomplete, match=f"{received} of 3000 bytes"):
             store.commit(m.version)
         store.begin(m)
-    store.feed(m.version, memoryview(whole(1)))
+    store.staging.feed(m.version, memoryview(whole(1)))
     assert store.newest is None
     store.commit(m.version)
     stored = store.get(m.version)
@@ -56,7 +57,7 @@ def test_what_a_crash_left_of_a_push_is_forgotten(tmp_path: pathlib.Path) -> Non
     push(before, 1)
     m = manifest(2)
     before.begin(m)
-    before.feed(m.version, memoryview(whole(2))[:1500])
+    before.staging.feed(m.version, memoryview(whole(2))[:1500])
     # A kill between the two renames of a commit leaves the bytes without their manifest.
     (tmp_path / "00000003-0001.bin").write_bytes(whole(3))
     after = VersionStore(tmp_path, keep=4)
@@ -64,7 +65,7 @@ def test_what_a_crash_left_of_a_push_is_forgotten(tmp_path: pathlib.Path) -> Non
     assert [pb.VersionState.Name(i.state) for i in after.infos()] == ["VERSION_STATE_READY"]
     assert files(tmp_path) == ["00000001-0001.bin", "00000001-0001.manifest"]
     with pytest.raises(NotStaged):
-        after.feed(m.version, memoryview(b"x"))
+        after.staging.feed(m.version, memoryview(b"x"))
     assert push(after, 2).step == 2
 
 
@@ -89,7 +90,7 @@ def test_a_push_begun_before_the_fence_cannot_be_committed_after_it(tmp_path: pa
     store = VersionStore(tmp_path, keep=4)
     old = manifest(6, epoch=1)
     store.begin(old)
-    store.feed(old.version, memoryview(whole(6)))
+    store.staging.feed(old.version, memoryview(whole(6)))
     push(store, 6, epoch=2)
     with pytest.raises(Refused, match="fenced"):
         store.commit(old.version)
@@ -113,7 +114,10 @@ def test_at_most_keep_versions_are_held_and_readers_of_a_retired_one_finish(tmp_
     held = store.get(push(store, 1))
     for step in range(2, 6):
         push(store, step)
-    assert files(tmp_path) == [f"{s:08d}-0001.{kind}" for s in (4, 5) for kind in ("bin", "manifest")]
+    assert files(tmp_path) == [
+        *(f"{s:08d}-0001.{kind}" for s in (4, 5) for kind in ("bin", "manifest")),
+        "spare.staging",
+    ]
     assert [(i.version.step, i.state) for i in store.infos()] == [
         *((s, pb.VERSION_STATE_READY) for s in (5, 4)),
         *((s, pb.VERSION_STATE_RETIRED) for s in (3, 2, 1)),
@@ -121,7 +125,36 @@ def test_at_most_keep_versions_are_held_and_readers_of_a_retired_one_finish(tmp_
     assert store.get(manifest(1).version) is None
     assert held is not None and bytes(held.view) == whole(1)
     assert VersionStore(tmp_path, keep=1).newest == manifest(5).version
-    assert len(files(tmp_path)) == 2
+    assert len(files(tmp_path)) == 3
+
+
+def test_the_next_version_has_a_retired_ones_file_unless_somebody_has_it_open(tmp_path: pathlib.Path) -> None:
+    store = VersionStore(tmp_path, keep=1)
+
+    def inode(step: int) -> int:
+        return (tmp_path / f"{step:08d}-0001.bin").stat().st_ino
+
+    push(store, 1)
+    first = inode(1)
+    push(store, 2)
+    push(store, 3)
+    assert inode(3) == first
+    mapped, opened = store.get(manifest(3).version), (tmp_path / "00000003-0001.bin").open("rb")
+    push(store, 4)
+    push(store, 5)
+    assert mapped is not None and bytes(mapped.view) == opened.read() == whole(3) and inode(5) != first
+    del mapped
+    push(store, 6)
+    push(store, 7)
+    opened.seek(0)
+    assert opened.read() == whole(3), "a receiver reads on"
+    large = make_manifest(1, 8, [("a", "float32", [2000], bytes(8000))])
+    store.begin(large)
+    assert not (tmp_path / "spare.staging").exists()
+    store.staging.feed(large.version, memoryview(bytes(8000)))
+    store.commit(large.version)
+    kept = store.get(large.version)
+    assert kept is not None and bytes(kept.view) == bytes(8000)
 
 
 def test_without_room_a_version_is_refused_and_leaves_nothing(
@@ -145,12 +178,12 @@ def test_wrong_bytes_and_surplus_bytes_are_refused(tmp_path: pathlib.Path) -> No
     m = manifest(1)
     store.begin(m)
     with pytest.raises(ChecksumError, match="'a'"):
-        store.feed(m.version, memoryview(bytes(1000)))
+        store.staging.feed(m.version, memoryview(bytes(1000)))
     store.begin(m)
     with pytest.raises(ValueError, match="3001 bytes received"):
-        store.feed(m.version, memoryview(whole(1) + b"x"))
-    store.abort(m.version)
-    store.abort(m.version)
+        store.staging.feed(m.version, memoryview(whole(1) + b"x"))
+    store.staging.abort(m.version)
+    store.staging.abort(m.version)
     assert files(tmp_path) == [] and store.infos() == []
     with pytest.raises(NotStaged):
         store.commit(m.version)
@@ -167,7 +200,7 @@ def test_a_version_of_empty_tensors_can_be_stored(tmp_path: pathlib.Path) -> Non
     m = make_manifest(1, 1, [("nothing", "float32", [0], b"")])
     store = VersionStore(tmp_path, keep=2)
     store.begin(m)
-    store.feed(m.version, memoryview(b""))
+    store.staging.feed(m.version, memoryview(b""))
     store.commit(m.version)
     assert VersionStore(tmp_path, keep=2).newest == m.version
 
@@ -179,7 +212,7 @@ def test_what_is_being_pushed_stays_within_the_quota(tmp_path: pathlib.Path) -> 
         store.begin(manifest(step))
         assert len(list(tmp_path.glob("*.staging"))) <= STAGED
     with pytest.raises(NotStaged):
-        store.feed(manifest(1).version, memoryview(b""))
+        store.staging.feed(manifest(1).version, memoryview(b""))
     small = VersionStore(tmp_path / "small", keep=2, quota=size - 1)
     with pytest.raises(NoRoom, match=r"--staged-gib"):
         small.begin(manifest(1))

@@ -87,6 +87,7 @@ METHODS: Mapping[str, Rule] = {
     f"{_WEIGHTS}WatchVersions": _rule("generation"),
     f"{_WEIGHTS}GetManifest": _rule("coordinator", "generation", "operator"),
     f"{_WEIGHTS}FetchTensors": _rule("generation", "operator"),
+    f"{_WEIGHTS}OpenBulk": _rule("generation", "operator"),
     f"{_WEIGHTS}FetchDifference": _rule("generation", "operator"),
     f"{_WEIGHTS}ReportApplied": _rule("generation"),
     f"{_WEIGHTS}DecideVersion": _rule("coordinator", "operator"),

@@ -23,7 +23,11 @@ def found() -> pb.ListVersionsResponse:
         version=PolicyVersion(epoch=1, step=8), state=weights_pb2.VERSION_STATE_REJECTED, size=3 << 20, reason="[b]NaN"
     )
     ready = weights_pb2.VersionInfo(
-        version=SERVED, state=weights_pb2.VERSION_STATE_READY, size=3 << 20, difference=1 << 18
+        version=SERVED,
+        state=weights_pb2.VERSION_STATE_READY,
+        size=3 << 20,
+        difference=1 << 18,
+        path=weights_pb2.PATH_MAPPED,
     )
     gone = weights_pb2.VersionInfo(version=PolicyVersion(epoch=1, step=1), state=weights_pb2.VERSION_STATE_RETIRED)
     receiver = weights_pb2.Receiver(name="generation-0", version=SERVED, path=weights_pb2.PATH_DIFFERENCE)
@@ -42,11 +46,11 @@ def shown(table: Table) -> list[list[str]]:
 
 def test_kept_versions_are_listed_and_retired_ones_when_asked_for() -> None:
     rows = shown(module._versions(found(), retired=False))
-    assert [row[:5] for row in rows] == [
-        ["8", "1", "rejected", "3.0", "-"],
-        ["7", "1", "ready, served", "3.0", "0.25"],
+    assert [row[:6] for row in rows] == [
+        ["8", "1", "rejected", "3.0", "-", "-"],
+        ["7", "1", "ready, served", "3.0", "0.25", "mapped"],
     ]
-    assert rows[1][5:7] == ["00010203", "1"] and rows[0][-1] == "[b]NaN"
+    assert rows[1][6:8] == ["00010203", "1"] and rows[0][-1] == "[b]NaN"
     assert [row[2] for row in shown(module._versions(found(), retired=True))][-1] == "retired"
 
 

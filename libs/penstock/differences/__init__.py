@@ -8,7 +8,7 @@ in a difference says what it is between: the manifests of the two versions do, a
 what was made of it.
 """
 
-from penstock.differences.applying import applied
+from penstock.differences.applying import beside, in_place, make
 from penstock.differences.encoding import encoded
 from penstock.differences.layout import BLOCK_BYTES, Block, Layout, blocks, layout_of, tensors_in
 from penstock.differences.records import DifferenceError
@@ -18,9 +18,11 @@ __all__ = [
     "Block",
     "DifferenceError",
     "Layout",
-    "applied",
+    "beside",
     "blocks",
     "encoded",
+    "in_place",
     "layout_of",
+    "make",
     "tensors_in",
 ]

@@ -1,16 +1,29 @@
 """A difference makes exactly the later version of the earlier one, through any chain, or says that it cannot."""
 
+import contextlib
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.differences import DifferenceError, Layout, applied, blocks, encoded, layout, layout_of, tensors_in
+from penstock.differences import (
+    DifferenceError,
+    Layout,
+    beside,
+    blocks,
+    encoded,
+    in_place,
+    layout,
+    layout_of,
+    make,
+    tensors_in,
+)
 from penstock.differences import records as codec
 from penstock.differences.encoding import HEAD, MAGIC
-from penstock.tensors import make_manifest
+from penstock.tensors import checksum, make_manifest
 from penstock.tensors.manifest import ITEM_BYTES
 
 Version = list[bytes]
@@ -43,8 +56,14 @@ def views(version: Version) -> list[memoryview]:
     return [memoryview(data) for data in version]
 
 
-def make(of: Layout, old: Version, *differences: bytes) -> bytes:
-    return b"".join(applied(of, views(old), [memoryview(d) for d in differences]))
+def made_of(of: Layout, old: Version, *differences: bytes) -> bytes:
+    """What differences make, beside the old version and in its place."""
+    into, place = ([memoryview(bytearray(data)) for data in version] for version in ([bytes(len(d)) for d in old], old))
+    chain, ended = [memoryview(d) for d in differences], Counter[int]()
+    sums = make(of, chain, beside(views(old), into), lambda block, made: ended.update({block.tensor: len(made)}))
+    assert sums == make(of, chain, in_place(place)) == [checksum(t) for t in into] and into == place
+    assert [ended[i] for i in range(len(old))] == [len(t) for t in into]
+    return b"".join(into)
 
 
 @given(LAYOUTS, st.lists(SHARES, min_size=1, max_size=4), st.integers(0, 2**32 - 1))
@@ -58,9 +77,9 @@ def test_any_chain_of_differences_makes_the_last_version_of_the_first(
     for old, new in zip(versions, versions[1:], strict=False):
         difference = encoded(of, old, new, most=ANY)
         assert difference is not None
-        assert make(of, old, difference) == b"".join(new)
+        assert made_of(of, old, difference) == b"".join(new)
         chain.append(difference)
-    assert make(of, versions[0], *chain) == b"".join(versions[-1])
+    assert made_of(of, versions[0], *chain) == b"".join(versions[-1])
 
 
 @pytest.mark.parametrize("dtype", sorted(ITEM_BYTES))
@@ -71,8 +90,8 @@ def test_a_tensor_of_many_blocks_is_no_different(dtype: str, share: float, monke
     old = first(of, 1)
     new = stepped(of, old, 2, share)
     difference = encoded(of, old, new, most=ANY)
-    assert difference is not None and make(of, old, difference) == b"".join(new)
-    assert len(list(blocks(of, old))) > 10
+    assert difference is not None and made_of(of, old, difference) == b"".join(new)
+    assert len(list(blocks(of))) > 10
 
 
 def test_a_small_step_costs_a_small_share_of_the_bytes() -> None:
@@ -83,7 +102,7 @@ def test_a_small_step_costs_a_small_share_of_the_bytes() -> None:
     words[chance.random(words.size) < 0.0112] += 1
     difference = encoded(of, old, [words.tobytes()], most=0.4)
     assert difference is not None and len(difference) < 0.012 * len(old[0])
-    assert make(of, old, difference) == words.tobytes()
+    assert made_of(of, old, difference) == words.tobytes()
 
 
 def test_a_difference_of_more_than_the_share_is_none() -> None:
@@ -99,7 +118,7 @@ def test_versions_whose_only_change_is_in_the_first_blocks_are_still_encoded(mon
     old = first(of, 7)
     new = [first(of, 8)[0], old[1]]
     difference = encoded(of, old, new, most=0.4)
-    assert difference is not None and make(of, old, difference) == b"".join(new)
+    assert difference is not None and made_of(of, old, difference) == b"".join(new)
 
 
 @settings(max_examples=300)
@@ -123,7 +142,7 @@ def test_damaged_bytes_make_a_version_of_the_right_size_or_an_error(seed: int, s
         case _:
             damaged = bytearray(chance.randbytes(len(damaged)))
     try:
-        whole = make(of, old, bytes(damaged))
+        whole = made_of(of, old, bytes(damaged))
     except DifferenceError:
         return
     assert len(whole) == sum(map(len, old))
@@ -132,20 +151,18 @@ def test_damaged_bytes_make_a_version_of_the_right_size_or_an_error(seed: int, s
 @pytest.mark.parametrize("kind", [*range(6), 255])
 @given(st.binary(max_size=60))
 def test_whatever_bytes_are_given_for_a_payload_they_make_a_block_or_an_error(kind: int, payload: bytes) -> None:
-    old = bytes(64)
     for given_bytes in (payload, codec._packed(payload)):
-        try:
-            made = codec.apply(kind, memoryview(given_bytes), memoryview(old), 2)
-        except DifferenceError:
-            continue
-        assert len(made) == len(old)
+        around = np.zeros(96, np.uint16)
+        with contextlib.suppress(DifferenceError):
+            codec.apply(kind, memoryview(given_bytes), around[32:64])
+        assert not around[:32].any() and not around[64:].any(), "nothing is written beside the block"
 
 
 def test_a_frame_that_declares_more_than_a_block_can_need_is_refused_before_it_is_unpacked() -> None:
     bomb = codec._packed(bytes(1 << 26))
     for kind in (codec.Kind.SPARSE, codec.Kind.XOR):
         with pytest.raises(DifferenceError, match="unpacks to 67108864 bytes"):
-            codec.apply(kind, memoryview(bomb), memoryview(bytes(4096)), 4)
+            codec.apply(kind, memoryview(bomb), np.zeros(1024, np.uint32))
 
 
 def test_another_layout_is_noticed_where_its_blocks_are_others() -> None:
@@ -155,13 +172,13 @@ def test_another_layout_is_noticed_where_its_blocks_are_others() -> None:
     assert difference is not None
     longer: Layout = (("a", "float32", (11,)),)
     with pytest.raises(DifferenceError):
-        make(longer, first(longer, 1), difference)
+        made_of(longer, first(longer, 1), difference)
     with pytest.raises(DifferenceError, match="bytes stand behind"):
-        make((), [], difference)
+        made_of((), [], difference)
     with pytest.raises(DifferenceError, match="begins with"):
-        make(of, old, b"")
+        made_of(of, old, b"")
     with pytest.raises(DifferenceError, match="ends within a record"):
-        make(of, old, MAGIC + bytes(HEAD - 1))
+        made_of(of, old, MAGIC + bytes(HEAD - 1))
 
 
 def test_the_layout_is_the_manifests() -> None:

@@ -1,17 +1,15 @@
 """The difference between two versions, as long as it is worth one."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from penstock.differences import records as codec
-from penstock.differences.layout import Block, Layout, blocks
+from penstock.differences.layout import Block, Layout, blocks, threads
 from penstock.tensors.manifest import Buffer
 
 MAGIC = b"PSD1"
 HEAD = 5
-MOST_THREADS = 4
 LOOK = 16
 """Blocks behind which it is asked whether the rest is worth encoding: in float32 nearly everything changes."""
 
@@ -27,14 +25,13 @@ def encoded(layout: Layout, old: Sequence[Buffer], new: Sequence[Buffer], most: 
     room, seen = most * sum(sizes), 0
     pieces, length = [MAGIC], len(MAGIC)
     before, after = ([memoryview(data).cast("B") for data in side] for side in (old, new))
-    todo = blocks(layout, new)
+    todo = blocks(layout)
 
     def one(block: Block) -> tuple[int, bytes]:
         part = slice(block.start, block.start + block.size)
         return codec.encode(before[block.tensor][part], after[block.tensor][part], block.item)
 
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads, "differences") as pool:
+    with ThreadPoolExecutor(threads(), "differences") as pool:
         while group := list(islice(todo, LOOK)):
             for block, (kind, payload) in zip(group, pool.map(one, group), strict=True):
                 pieces += [bytes([kind]), len(payload).to_bytes(4, "little"), payload]

@@ -1,17 +1,25 @@
 """How a version's tensors lie, and the blocks in which they are compared: alike in two versions, or there is no
 difference of them."""
 
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from penstock.tensors.manifest import ITEM_BYTES, Buffer
+from penstock.tensors.manifest import ITEM_BYTES
 from penstock.weights.v1 import weights_pb2 as pb
 
+MOST_THREADS = 4
 BLOCK_BYTES = 4 << 20
 """Of a tensor that are compared at once: a few copies of it fit a processor's cache, and 32 bits count its bytes."""
 
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, dtype and shape of every tensor, in order."""
+
+
+def threads() -> int:
+    """On which blocks are compared and made."""
+    return min(MOST_THREADS, os.cpu_count() or 1)
 
 
 class Block(NamedTuple):
@@ -33,9 +41,10 @@ def tensors_in(manifest: pb.Manifest, whole: memoryview) -> list[memoryview]:
     return [whole[t.offset : t.offset + t.size] for t in manifest.tensors]
 
 
-def blocks(layout: Layout, tensors: Sequence[Buffer]) -> Iterator[Block]:
+def blocks(layout: Layout) -> Iterator[Block]:
     """The blocks of a version, in order; a tensor without a byte has none."""
-    for index, ((_, dtype, _), data) in enumerate(zip(layout, tensors, strict=True)):
-        size, item = memoryview(data).nbytes, ITEM_BYTES[dtype]
+    for index, (_, dtype, shape) in enumerate(layout):
+        item = ITEM_BYTES[dtype]
+        size = math.prod(shape) * item
         for start in range(0, size, BLOCK_BYTES):
             yield Block(index, start, min(BLOCK_BYTES, size - start), item)

@@ -48,45 +48,47 @@ def encode(old: Buffer, new: Buffer, item: int) -> tuple[Kind, bytes]:
     """The smallest record of `new`, of the size of `old`, whose elements have `item` bytes."""
     before, after = (np.frombuffer(each, WORDS[item]) for each in (old, new))
     changes: Words = np.bitwise_xor(before, after)
-    places = _changed(changes)
+    places, changed = _changed(changes)
     if not places.size:
         return Kind.SAME, b""
     if places.size * DENSE < changes.size:
-        kind, payload = Kind.SPARSE, _packed(_sparse(places, changes[places]))
+        kind, payload = Kind.SPARSE, _packed(_sparse(places, changed))
     else:
         kind, payload = Kind.XOR, _packed(_planes(changes).tobytes())
     whole = memoryview(new).cast("B")
     return (kind, payload) if len(payload) < len(whole) else (Kind.WHOLE, bytes(whole))
 
 
-def apply(kind: int, payload: memoryview, old: memoryview, item: int) -> memoryview:
-    """The block that `encode` was given, of the size of `old`. Raises DifferenceError."""
+def apply(kind: int, payload: memoryview, block: Words) -> None:
+    """Makes the block that `encode` was given of the one before, in place. Raises DifferenceError."""
     match kind:
         case Kind.SAME:
             if payload:
                 raise DifferenceError(f"a block that is the same has {len(payload)} bytes of difference")
-            return old
         case Kind.SPARSE:
-            return _with_changes(_unpacked(payload, None, len(old), item), old, item)
+            _change(_unpacked(payload, None, block.nbytes, block.itemsize), block)
         case Kind.XOR:
-            planes = np.frombuffer(_unpacked(payload, len(old), len(old), item), np.uint8)
-            changes = planes.reshape(item, -1).T.copy().view(WORDS[item]).reshape(-1)
-            return _bytes(np.bitwise_xor(np.frombuffer(old, WORDS[item]), changes))
+            planes = np.frombuffer(_unpacked(payload, block.nbytes, block.nbytes, block.itemsize), np.uint8)
+            block ^= planes.reshape(block.itemsize, -1).T.copy().view(block.dtype).reshape(-1)
         case Kind.WHOLE:
-            if len(payload) != len(old):
-                raise DifferenceError(f"a block of {len(old)} bytes is given anew with {len(payload)}")
-            return payload
-    raise DifferenceError(f"a record of kind {kind}")
+            if len(payload) != block.nbytes:
+                raise DifferenceError(f"a block of {block.nbytes} bytes is given anew with {len(payload)}")
+            block[:] = np.frombuffer(payload, block.dtype)
+        case _:
+            raise DifferenceError(f"a record of kind {kind}")
 
 
-def _changed(changes: Words) -> npt.NDArray[np.intp]:
-    """Where words are not 0, in order. Eight bytes at once are looked at first: most of them are."""
-    if changes.nbytes % 8:
-        return np.flatnonzero(changes)
-    few = changes.reshape(-1, 8 // changes.itemsize)
-    rows = np.flatnonzero(changes.view(np.uint64))
-    of, columns = few[rows].nonzero()
-    return rows[of] * few.shape[1] + columns
+def _changed(changes: Words) -> tuple[npt.NDArray[np.intp], Words]:
+    """Where words are not 0, in order, and those words. Eight bytes at once are looked at first: most of them are."""
+    each = 8 // changes.itemsize
+    if changes.size % each:
+        places = np.flatnonzero(changes != 0)
+        return places, changes[places]
+    rows = changes.view(np.uint64)
+    found = np.flatnonzero(rows != 0)
+    words: Words = rows[found].view(changes.dtype)
+    which = np.flatnonzero(words != 0)
+    return found[which // each] * each + which % each, words[which]
 
 
 def _sparse(places: npt.NDArray[np.intp], changes: Words) -> bytes:
@@ -97,9 +99,10 @@ def _sparse(places: npt.NDArray[np.intp], changes: Words) -> bytes:
     return b"".join((head.tobytes(), near.tobytes(), far.tobytes(), _planes(changes).tobytes()))
 
 
-def _with_changes(raw: bytes, old: memoryview, item: int) -> memoryview:
+def _change(raw: bytes, words: Words) -> None:
+    item = words.itemsize
     count, distant = (int(n) for n in np.frombuffer(raw, "<u4", 2))
-    if len(raw) != HEAD + count * (1 + item) + 4 * distant or count > len(old) // item:
+    if len(raw) != HEAD + count * (1 + item) + 4 * distant or count > words.size:
         raise DifferenceError(f"{count} changes, {distant} of them far apart, in {len(raw)} bytes")
     near = np.frombuffer(raw, np.uint8, count, HEAD)
     gaps, far = near.astype(np.int64), near == FAR
@@ -107,16 +110,10 @@ def _with_changes(raw: bytes, old: memoryview, item: int) -> memoryview:
         raise DifferenceError(f"{int(far.sum())} long gaps are announced, and {distant} are there")
     gaps[far] = np.frombuffer(raw, "<u4", distant, HEAD + count)
     places = np.cumsum(gaps + 1) - 1
-    words = np.frombuffer(old, WORDS[item]).copy()
     if count and places[-1] >= words.size:
         raise DifferenceError(f"element {int(places[-1])} changes, in a block of {words.size}")
     planes = np.frombuffer(raw, np.uint8, count * item, HEAD + count + 4 * distant)
-    words[places] ^= planes.reshape(item, -1).T.copy().view(WORDS[item]).reshape(-1)
-    return _bytes(words)
-
-
-def _bytes(words: Words) -> memoryview:
-    return words.view(np.uint8).data
+    words[places] ^= planes.reshape(item, -1).T.copy().view(words.dtype).reshape(-1)
 
 
 def _planes(words: Words) -> Bytes:

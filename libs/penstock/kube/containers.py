@@ -14,7 +14,7 @@ from penstock.bus import RunLimits, User, users_section
 from penstock.recipes import Recipe
 from penstock.supervisor.plan import RUNS, SHOWS
 
-GRPC, METRICS, PAGE, HTTP, NATS, MONITOR = 7000, 9400, 8080, 8000, 4222, 8222
+GRPC, BULK, METRICS, PAGE, HTTP, NATS, MONITOR = 7000, 7001, 9400, 8080, 8000, 4222, 8222
 """Ports of every pod that has them."""
 DRAIN_SECONDS = 30
 USER = 65532
@@ -83,6 +83,8 @@ def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: 
     if kind == "gateway":
         variables.append(_field("ADDRESS", "status.podIP"))
         words += ["--http", f"0.0.0.0:{HTTP}", "--advertise-http", f"$(ADDRESS):{HTTP}"]
+    if kind == "weight_sync":
+        words += ["--bulk-port", str(BULK)]
     if kind == "learner":
         words.append("--ends-with-run")
     if kind == "dashboard":
@@ -92,6 +94,8 @@ def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: 
     ]
     if kind == "gateway":
         ports.append({"name": "http", "containerPort": HTTP})
+    if kind == "weight_sync":
+        ports.append({"name": "bulk", "containerPort": BULK})
     made: dict[str, Any] = {
         "name": object_name(kind),
         "image": place.image(kind),

@@ -18,6 +18,7 @@ import yaml
 from penstock.access import METHODS
 from penstock.bus import User
 from penstock.kube.containers import (
+    BULK,
     DRAIN_SECONDS,
     GRPC,
     HTTP,
@@ -153,7 +154,8 @@ def _beside(kind: str, count: int, shared: bool) -> list[dict[str, Any]]:
         ports = [{"name": "page", "port": PAGE, "targetPort": "page"}]
         found.append(_object("v1", "Service", kind, spec={"selector": selector, "ports": ports}))
     if kind == "weight_sync" or kind in NUMBERED:
-        ports = [{"name": "grpc", "port": GRPC, "targetPort": "grpc"}]
+        named = {"grpc": GRPC, **({"bulk": BULK} if kind == "weight_sync" else {})}
+        ports = [{"name": name, "port": port, "targetPort": name} for name, port in named.items()]
         found.append(_object("v1", "Service", kind, spec={"clusterIP": "None", "selector": selector, "ports": ports}))
     if count > 1:
         spec = {"maxUnavailable": 1, "selector": {"matchLabels": selector}}
@@ -225,6 +227,10 @@ def _ingress(kind: str, kinds: list[str]) -> list[dict[str, Any]]:
     if kind == "gateway":  # agents, who run in environments
         players = [{"podSelector": {"matchLabels": _labels(each)}} for each in ("environment", "adapters")]
         found.append({"from": players, "ports": [{"port": HTTP}]})
+    if kind == "weight_sync":  # whoever may have a ticket for the bulk socket
+        may = METHODS["penstock.weights.v1.WeightSyncService/OpenBulk"].callers
+        fetching = [{"podSelector": {"matchLabels": _labels(each)}} for each in kinds if each in may]
+        found += [{"from": fetching, "ports": [{"port": BULK}]}] if fetching else []
     callers = [caller for caller in kinds if caller in callers_of(kind)]
     if not callers:
         return found

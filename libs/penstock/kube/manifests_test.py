@@ -12,7 +12,7 @@ import yaml
 from penstock.access import KINDS, METHODS, Login, subjects_of
 from penstock.bus import RunNames, User, find_nats_server
 from penstock.kube import Place, components, manifests, written
-from penstock.kube.containers import GRPC, HTTP, METRICS, login_of
+from penstock.kube.containers import BULK, GRPC, HTTP, METRICS, login_of
 from penstock.kube.manifests import SERVES, callers_of
 from penstock.process import flags
 from penstock.recipes import Recipe, resolve
@@ -23,7 +23,7 @@ PODS = ("Deployment", "StatefulSet", "Job")
 USERS: dict[str, User] = {
     kind: User(Login(kind, f"{kind}'s"), each) for kind, each in subjects_of(RunNames("r")).items()
 }
-OWN = {"dashboard": ("--key-file",), "gateway": ("--http", "--advertise-http")}
+OWN = {"dashboard": ("--key-file",), "gateway": ("--http", "--advertise-http"), "weight_sync": ("--bulk-port",)}
 """Flags of a service beside those that all have."""
 
 
@@ -113,6 +113,19 @@ def test_who_may_call_may_reach_and_nobody_else(files: dict[str, list[dict[str, 
         for rule in policies["generation"]["ingress"]
         for pod in rule.get("from", ())
     }
+
+
+def test_engines_alone_reach_the_bulk_socket(files: dict[str, list[dict[str, Any]]]) -> None:
+    (policy,) = (each["spec"] for each in files["network.yaml"] if each["metadata"]["name"] == "weight-sync")
+    (rule,) = (rule for rule in policy["ingress"] if {"port": BULK} in rule["ports"])
+    names = [pod["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for pod in rule["from"]]
+    assert names == ["generation"] and rule["ports"] == [{"port": BULK}]
+    (service,) = (each["spec"] for each in files["weight-sync.yaml"] if each["kind"] == "Service")
+    assert {"name": "bulk", "port": BULK, "targetPort": "bulk"} in service["ports"]
+    (pods,) = (each["spec"]["template"]["spec"] for each in files["weight-sync.yaml"] if "template" in each["spec"])
+    (container,) = pods["containers"]
+    assert {"name": "bulk", "containerPort": BULK} in container["ports"]
+    assert container["args"][container["args"].index("--bulk-port") + 1] == str(BULK)
 
 
 def test_agents_reach_their_gateway_and_every_service_has_its_pods(recipe: Recipe) -> None:

@@ -112,6 +112,18 @@ class Certificates:
             found.load_cert_chain(self.certificate, self.key)
         return found
 
+    def server_context(self) -> ssl.SSLContext:
+        """For a server that is not gRPC, as the files are now. Raises ValueError without certificate and key."""
+        if self.certificate is None:
+            raise ValueError(f"{self.authority}: a server with TLS needs certificate and key, too")
+        found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        found.minimum_version = ssl.TLSVersion.TLSv1_2
+        found.load_cert_chain(self.certificate, self.key)
+        if self.mutual:
+            found.verify_mode = ssl.CERT_REQUIRED
+            found.load_verify_locations(self.authority)
+        return found
+
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         pair = [(self.pem.key or b"", self.pem.certificate or b"")]
         return grpc.ssl_server_certificate_configuration(pair, root_certificates=self.pem.authority)

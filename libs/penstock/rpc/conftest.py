@@ -74,6 +74,7 @@ class RawWeights(weights_pb2_grpc.WeightSyncServiceServicer):
     FetchTensors: ClassVar[Any]
     GetManifest: ClassVar[Any]
     HoldVersions: ClassVar[Any]
+    OpenBulk: ClassVar[Any]
     ListVersions: ClassVar[Any]
     PushDifference: ClassVar[Any]
     ReleaseHold: ClassVar[Any]

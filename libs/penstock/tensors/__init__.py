@@ -3,7 +3,7 @@
 from penstock.tensors.base_model import base_model
 from penstock.tensors.framing import frame, unframe
 from penstock.tensors.manifest import ManifestError, check_manifest, checksum, checksums, digest, make_manifest
-from penstock.tensors.receiving import ChecksumError, Output, Overlapped, Receiver
+from penstock.tensors.receiving import ChecksumError, Output, Overlapped, Receiver, check_file, check_sums
 from penstock.tensors.weights import has_weights
 
 __all__ = [
@@ -14,7 +14,9 @@ __all__ = [
     "Overlapped",
     "Receiver",
     "base_model",
+    "check_file",
     "check_manifest",
+    "check_sums",
     "checksum",
     "checksums",
     "digest",

@@ -8,13 +8,17 @@ threads run meanwhile, so tensors are hashed on several cores.
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import xxhash
 
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.weights.v1 import weights_pb2 as pb
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -41,10 +45,15 @@ def checksum(data: Buffer) -> bytes:
 
 def checksums(buffers: Sequence[Buffer]) -> list[bytes]:
     """The checksum of each buffer, on several cores where that is worth a thread."""
-    if sum(memoryview(b).nbytes for b in buffers) < PARALLEL_BYTES:
-        return [checksum(b) for b in buffers]
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "checksums") as threads:
-        return list(threads.map(checksum, buffers))
+    return on_cores(checksum, buffers, sum(memoryview(b).nbytes for b in buffers))
+
+
+def on_cores(work: Callable[[T], R], parts: Iterable[T], size: int) -> list[R]:
+    """What comes of each part, on several cores where `size` bytes are worth a thread."""
+    if size < PARALLEL_BYTES:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "tensors") as threads:
+        return list(threads.map(work, parts))
 
 
 def digest(tensors: Iterable[pb.Tensor]) -> bytes:

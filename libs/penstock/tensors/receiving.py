@@ -1,22 +1,58 @@
-"""Takes a version's bytes as a stream and checks every tensor on the way.
+"""Takes a version's bytes and checks every tensor: as a stream, on the way, or where they lie in one piece.
 
-A piece is written and hashed while it is in the processor's cache, and in a thread while the next one is received:
-`Overlapped`. Writing is a system call (`Output`), not a copy into a map: neither holds Python's lock.
+A piece of a stream is written and hashed while it is in the processor's cache, and in a thread while the next one is
+received: `Overlapped`. Writing is a system call (`Output`), not a copy into a map: neither holds Python's lock.
 """
 
 import asyncio
+import errno
+import mmap
 import os
 import pathlib
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 
-from penstock.tensors.manifest import Buffer, hasher
+from penstock.tensors.manifest import Buffer, hasher, on_cores
 from penstock.weights.v1 import weights_pb2 as pb
+
+PIECE_BYTES = 1 << 20
+BLOCK = 512
+"""Bytes that `st_blocks` counts."""
 
 
 class ChecksumError(ValueError):
     """A tensor's bytes are not those of the manifest."""
+
+
+def check_sums(manifest: pb.Manifest, sums: Iterable[bytes]) -> None:
+    """Raises ChecksumError unless these are the checksums of a version's tensors."""
+    for tensor, found in zip(manifest.tensors, sums, strict=True):
+        if found != tensor.checksum:
+            raise _differs(tensor)
+
+
+def check_file(manifest: pb.Manifest, descriptor: int) -> None:
+    """Raises ChecksumError unless a version's bytes, in a file, are those of its manifest.
+
+    They are read, not mapped: the faults of a new map cost more than the copy, which stays in the processor's cache.
+    """
+
+    def one(tensor: pb.Tensor) -> bytes:
+        sum_, piece, at, end = hasher(), memoryview(bytearray(PIECE_BYTES)), tensor.offset, tensor.offset + tensor.size
+        while at < end and (read := os.preadv(descriptor, [piece[: end - at]], at)):
+            sum_.update(piece[:read])
+            at += read
+        return sum_.digest()
+
+    check_sums(manifest, on_cores(one, manifest.tensors, manifest.total_size))
+
+
+def _differs(tensor: pb.Tensor) -> ChecksumError:
+    return ChecksumError(f"tensor {tensor.name!r}: the checksum of its {tensor.size} bytes differs")
 
 
 class Receiver:
@@ -32,7 +68,7 @@ class Receiver:
         self.received = 0
         self._manifest, self._write = manifest, write
         self._next, self._hash = 0, hasher()
-        self._take(memoryview(b""))  # tensors without a byte have arrived
+        self.take(memoryview(b""))  # tensors without a byte have arrived
 
     @property
     def complete(self) -> bool:
@@ -50,10 +86,11 @@ class Receiver:
         if end > self._manifest.total_size:
             raise ValueError(f"{end} bytes received, the version has {self._manifest.total_size}")
         self._write(view, self.received)
-        self._take(view)
+        self.take(view)
         return self.received
 
-    def _take(self, view: memoryview) -> None:
+    def take(self, view: memoryview) -> None:
+        """Checks the next bytes, which are where they belong already. Raises ChecksumError."""
         while not self.complete:
             tensor = self._manifest.tensors[self._next]
             part = view[: tensor.offset + tensor.size - self.received]
@@ -62,31 +99,59 @@ class Receiver:
             if self.received < tensor.offset + tensor.size:
                 return
             if self._hash.digest() != tensor.checksum:
-                raise ChecksumError(f"tensor {tensor.name!r}: the checksum of its {tensor.size} bytes differs")
+                raise _differs(tensor)
             self._next, self._hash = self._next + 1, hasher()
 
 
 class Output:
-    """A file of a version's size, written from any thread; closed when nobody holds it any more.
+    """A file of a version's size, written from any thread; closed by `close`, or when nobody holds it any more.
 
     The room is taken at once. again: whether a file of that size may be written over; whoever does so knows that nobody
-    reads it. Raises OSError.
+    reads it. identity: device and inode. Raises OSError.
     """
 
     def __init__(self, path: pathlib.Path, size: int, *, again: bool = False) -> None:
         kept = again and path.is_file() and path.stat().st_size == size
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if kept else os.O_TRUNC)
-        descriptor = os.open(path, flags, 0o644)
-        weakref.finalize(self, os.close, descriptor)
-        self._descriptor = descriptor
-        if size:
-            os.posix_fallocate(descriptor, 0, size)
+        self._descriptor = os.open(path, flags, 0o644)
+        self._closing = weakref.finalize(self, os.close, self._descriptor)
+        self._size, self._in_use = size, threading.Lock()
+        found = os.fstat(self._descriptor)
+        if size and not (kept and found.st_blocks * BLOCK >= size):
+            os.posix_fallocate(self._descriptor, 0, size)
+        self.identity = (found.st_dev, found.st_ino)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Puts all of `data` at `offset`. Raises OSError."""
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+        with self.opened() as put:
+            put(data, offset)
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[memoryview, int], None]]:
+        """What writes as `write` does, from several threads at once; it is not closed meanwhile."""
+        with self._in_use:
+            yield partial(_put, self._opened())
+
+    def view(self) -> memoryview:
+        """Its bytes, to be changed in place. Raises OSError."""
+        with self._in_use:
+            return memoryview(mmap.mmap(self._opened(), self._size)) if self._size else memoryview(bytearray())
+
+    def close(self) -> None:
+        """Nothing is written through it any more, but by who has a `view`."""
+        with self._in_use:
+            self._closing()
+
+    def _opened(self) -> int:
+        if not self._closing.alive:  # its number may be another file's by now
+            raise OSError(errno.EBADF, "the file is closed")
+        return self._descriptor
+
+
+def _put(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 class Overlapped:

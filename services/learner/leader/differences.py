@@ -1,7 +1,8 @@
 """What was published last, kept so that the next version can be pushed as what has changed since.
 
 Every so many versions, and where too much has changed, a version is pushed whole. In float32 nearly all of a model
-changes in a step; that is seen in its first blocks, and costs little to see.
+changes in a step; that is seen in its first blocks, and costs little to see. Where learner, weight_sync and all engines
+are on one host nobody has use for a difference, and none is made.
 
 Invariant (test name): a difference is only ever from what weight_sync took last from this learner.
 """
@@ -17,12 +18,16 @@ WORTH = 0.4
 
 
 class Differences:
-    """One learner's. every: of so many versions one is pushed whole; 1 keeps nothing."""
+    """One learner's. every: of so many versions one is pushed whole; 1 keeps nothing.
+
+    wanted: whether anybody has use for one, as weight_sync said when the version before was begun.
+    """
 
     def __init__(self, every: int) -> None:
         self._every = every
         self._last: tuple[pb.Manifest, Sequence[memoryview]] | None = None
         self._left = 0
+        self.wanted = True
 
     @property
     def parent(self) -> PolicyVersion | None:
@@ -31,7 +36,7 @@ class Differences:
 
     def to(self, manifest: pb.Manifest, buffers: Sequence[memoryview]) -> bytes | None:
         """What makes a version, the bytes of its tensors, of the one before; None if it is to be pushed whole."""
-        if self._last is None or not self._left:
+        if self._last is None or not self._left or not self.wanted:
             return None
         before, old = self._last
         if layout_of(before) != layout_of(manifest):

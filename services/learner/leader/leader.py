@@ -25,6 +25,7 @@ from penstock.membership import MemberState, NameTaken, Watcher
 from penstock.process import Part, advertised, joined
 from penstock.recipes import Recipe
 from penstock.rpc import Security, Server
+from penstock.system.boot import boot_id
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1.weights_pb2 import Adapters, Probe
 from services.learner.algorithms.sources import Sources
@@ -215,6 +216,7 @@ class RunLeader:
             recorded=max(step, self._opened.following.ledger.step),
             differences=self._differences,
             probes=probes,
+            host=boot_id(),
         )
         self._publishing = self._link.begin(version)
 

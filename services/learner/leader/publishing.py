@@ -1,4 +1,7 @@
-"""Hands a version to weight_sync: manifest, bytes, commit. Repeated until it is READY, or refused for good."""
+"""Hands a version to weight_sync: manifest, bytes, commit. Repeated until it is READY, or refused for good.
+
+The bytes are written into weight_sync's own file where that is on this host (`writing.py`), and streamed else.
+"""
 
 import asyncio
 import dataclasses
@@ -23,6 +26,7 @@ from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Policy
 from services.learner.leader.differences import Differences
 from services.learner.leader.epochs import AnotherLearner
+from services.learner.leader.writing import write
 
 logger = logging.getLogger(__name__)
 _versions = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
@@ -50,16 +54,24 @@ RETRY = rpc.Retry(
 
 @dataclasses.dataclass(frozen=True)
 class _How:
-    """A method that pushes, and its messages."""
+    """A method that pushes, and its messages. place: the field that names the file to be written instead."""
 
+    place: str
+    written: pb.Written
     method: str
     request: type[pb.PushTensorsRequest] | type[pb.PushDifferenceRequest]
     response: type[pb.PushTensorsResponse] | type[pb.PushDifferenceResponse]
 
 
 _SERVICE = "/penstock.weights.v1.WeightSyncService/"
-TENSORS = _How(f"{_SERVICE}PushTensors", pb.PushTensorsRequest, pb.PushTensorsResponse)
-DIFFERENCE = _How(f"{_SERVICE}PushDifference", pb.PushDifferenceRequest, pb.PushDifferenceResponse)
+TENSORS = _How("path", pb.WRITTEN_TENSORS, f"{_SERVICE}PushTensors", pb.PushTensorsRequest, pb.PushTensorsResponse)
+DIFFERENCE = _How(
+    "difference_path",
+    pb.WRITTEN_DIFFERENCE,
+    f"{_SERVICE}PushDifference",
+    pb.PushDifferenceRequest,
+    pb.PushDifferenceResponse,
+)
 UNUSABLE = (rpc.errors.NotFound, rpc.errors.InvalidArgument, rpc.errors.DataLoss, rpc.errors.ResourceExhausted)
 """Errors by which weight_sync says that it cannot make the version of a difference, which needs room beside it: the
 whole is another matter."""
@@ -91,12 +103,14 @@ async def publish(
     recorded: int,
     differences: Differences | None = None,
     probes: Sequence[pb.Probe] = (),
+    host: str | None = None,
 ) -> bool:
     """Makes version (epoch, step) READY; False if this is a replayed step, whose version weight_sync has had before.
 
     `tensors`: (Hugging Face name, CPU tensor), or what `adapters` says. `recorded`: the newest step that has a batch.
     `differences`: what was published before, where that is kept; then what has changed is pushed, and all of it only
-    where weight_sync cannot use that. `probes`: what the weights say of a few samples.
+    where weight_sync cannot use that. `probes`: what the weights say of a few samples. `host`: which one this is, as
+    weight_sync says it; None writes none of its files.
     Raises AnotherLearner; CannotGoOn for a version that no learner of this run has made; rpc.RpcError after `within`
     seconds of trying.
     """
@@ -110,11 +124,11 @@ async def publish(
         nonlocal difference
         if difference is not None:
             try:
-                return await _push(channel, manifest, [memoryview(difference)], recorded, DIFFERENCE)
+                return await _push(channel, manifest, [memoryview(difference)], recorded, DIFFERENCE, host, kept)
             except UNUSABLE as error:
                 logger.warning("version %d is pushed whole: %s", step, error)
                 difference = None
-        return await _push(channel, manifest, data, recorded, TENSORS)
+        return await _push(channel, manifest, data, recorded, TENSORS, host, kept)
 
     what = f"version {step} to be READY"
     if not await rpc.retried(RETRY, within, attempt, what=what, on="weight_sync"):
@@ -155,36 +169,52 @@ def check_replayed(ours: PolicyVersion, held: PolicyVersion | None, recorded: in
 
 
 async def _push(
-    channel: grpc.aio.Channel, manifest: pb.Manifest, buffers: Iterable[memoryview], recorded: int, how: "_How"
+    channel: grpc.aio.Channel,
+    manifest: pb.Manifest,
+    buffers: Sequence[memoryview],
+    recorded: int,
+    how: _How,
+    host: str | None,
+    kept: Differences,
 ) -> bool:
-    stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+    stub, version = weights_pb2_grpc.WeightSyncServiceStub(channel), manifest.version
     try:
-        await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=manifest), timeout=60))
+        begun = await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=manifest), timeout=60))
     except rpc.errors.AlreadyExists as error:
-        logger.info("version %d is not pushed: %s", manifest.version.step, error)
+        logger.info("version %d is not pushed: %s", version.step, error)
         return False
     except rpc.errors.FailedPrecondition as error:
-        check_replayed(manifest.version, await newest(channel), recorded)
-        logger.info("version %d is not pushed, its step is a replayed one: %s", manifest.version.step, error)
+        check_replayed(version, await newest(channel), recorded)
+        logger.info("version %d is not pushed, its step is a replayed one: %s", version.step, error)
         return False
 
-    sent = 0
-
-    async def messages() -> AsyncIterator[bytes]:
-        nonlocal sent
-        yield how.request(version=manifest.version).SerializeToString()
-        for buffer in buffers:
-            sent += len(buffer)
-            for start in range(0, len(buffer), CHUNK_BYTES):
-                yield frame(buffer[start : start + CHUNK_BYTES], how.request.DATA_FIELD_NUMBER)
-
-    push: Any = channel.stream_unary(how.method, response_deserializer=how.response.FromString)
-    await rpc.call(push(messages(), timeout=PUSH_SECONDS))
-    await rpc.call(stub.CommitVersion(pb.CommitVersionRequest(version=manifest.version), timeout=PUSH_SECONDS))
+    kept.wanted = not begun.all_mapped or host != begun.boot_id
+    place, written = getattr(begun, how.place), pb.WRITTEN_UNSPECIFIED
+    size = manifest.total_size if how is TENSORS else 0
+    if place and host == begun.boot_id and await asyncio.to_thread(write, place, size, buffers):
+        written = how.written
+    else:
+        push: Any = channel.stream_unary(how.method, response_deserializer=how.response.FromString)
+        await rpc.call(push(_messages(version, buffers, how), timeout=PUSH_SECONDS))
+    commit = pb.CommitVersionRequest(version=version, written=written)
+    try:
+        await rpc.call(stub.CommitVersion(commit, timeout=PUSH_SECONDS))
+    except (rpc.errors.FailedPrecondition, rpc.errors.DataLoss) as error:
+        if not written or error.reason not in ("NOT_WRITTEN", "CHECKSUM"):
+            raise
+        logger.warning("what was written of version %d is not taken, it is pushed: %s", version.step, error)
+        return await _push(channel, manifest, buffers, recorded, how, None, kept)
     _versions.inc()
-    _bytes.inc(sent)
+    _bytes.inc(sum(map(len, buffers)))
     progress()
     return True
+
+
+async def _messages(version: PolicyVersion, buffers: Iterable[memoryview], how: _How) -> AsyncIterator[bytes]:
+    yield how.request(version=version).SerializeToString()
+    for buffer in buffers:
+        for start in range(0, len(buffer), CHUNK_BYTES):
+            yield frame(buffer[start : start + CHUNK_BYTES], how.request.DATA_FIELD_NUMBER)
 
 
 def _dtype(t: Tensor) -> str:

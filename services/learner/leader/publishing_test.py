@@ -1,23 +1,27 @@
 """A version is handed over until it is READY: what passes is repeated, what is refused for good is not."""
 
 import asyncio
+import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import applied
+from penstock.differences import in_place, make
 from penstock.recipes import Recipe
 from penstock.recipes.sections import WeightSync
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Policy
-from services.learner.leader import publishing
+from services.learner.leader import publishing, writing
 from services.learner.leader.differences import Differences
 from services.learner.leader.epochs import AnotherLearner
 
@@ -34,6 +38,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     FetchTensors: ClassVar[Any]
     GetManifest: ClassVar[Any]
     HoldVersions: ClassVar[Any]
+    OpenBulk: ClassVar[Any]
     ReleaseHold: ClassVar[Any]
     ReportApplied: ClassVar[Any]
     WatchVersions: ClassVar[Any]
@@ -139,16 +144,14 @@ def version(step: int) -> list[tuple[str, torch.Tensor]]:
     return [("a", weights), ("b", torch.zeros(0))]
 
 
-def publish_all(store: Store, differences: Differences, *steps: int) -> list[bool]:
+def publish_all(store: Store, differences: Differences, *steps: int, host: str | None = None) -> list[bool]:
     async def run() -> list[bool]:
         async with rpc.Server("weight_sync") as server:
             server.add(weights_pb2_grpc.add_WeightSyncServiceServicer_to_server, store)
             await server.start()
             async with rpc.channel(server.address) as channel:
-                return [
-                    await publishing.publish(channel, 1, step, version(step), 10.0, recorded=9, differences=differences)
-                    for step in steps
-                ]
+                kept: Any = {"recorded": 9, "differences": differences, "host": host}
+                return [await publishing.publish(channel, 1, step, version(step), 10.0, **kept) for step in steps]
 
     return asyncio.run(run())
 
@@ -159,8 +162,9 @@ def bytes_of(step: int) -> bytes:
 
 def made(before: int, difference: bytes) -> bytes:
     layout = (("a", "bfloat16", (4096,)), ("b", "float32", (0,)))
-    old = [memoryview(bytes_of(before)), memoryview(b"")]
-    return b"".join(applied(layout, old, [memoryview(difference)]))
+    tensors = [memoryview(bytearray(bytes_of(before))), memoryview(bytearray())]
+    make(layout, [memoryview(difference)], in_place(tensors))
+    return bytes(tensors[0])
 
 
 def test_a_difference_is_only_ever_from_what_weight_sync_took_last() -> None:
@@ -215,3 +219,109 @@ def test_a_difference_that_is_not_worth_it_or_not_wanted_is_not_pushed() -> None
     publish_all(store, Differences(every=9), 3, 4000)
     assert store.differences == [] and store.parents == [None, None, None, 3]
     assert Differences(every=1).parent is None
+
+
+class Beside(Store):
+    """A store on this host, with files of its own. refusals: what commits of what was written end with, in turn."""
+
+    def __init__(self, folder: pathlib.Path, refusals: Sequence[rpc.Abort] = ()) -> None:
+        super().__init__([])
+        self.folder, self.refusals, self.written = folder, list(refusals), list[int]()
+        self.boot_id, self.all_mapped = "here", False
+
+    async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
+        await super().BeginVersion(request, context)
+        places = [self.folder / f"{kind}.staging" for kind in ("tensors", "difference")]
+        for place, size in zip(places, (request.manifest.total_size, 0), strict=True):
+            place.write_bytes(bytes(size))
+        path, beside = map(str, places)
+        return pb.BeginVersionResponse(
+            path=path, difference_path=beside, boot_id=self.boot_id, all_mapped=self.all_mapped
+        )
+
+    async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
+        if request.written and self.refusals:
+            raise self.refusals.pop(0)
+        self.written.append(request.written)
+        if request.written == pb.WRITTEN_TENSORS:
+            self.data = (self.folder / "tensors.staging").read_bytes()
+        if request.written == pb.WRITTEN_DIFFERENCE:
+            self.differences.append((self.folder / "difference.staging").read_bytes())
+        return await super().CommitVersion(request, context)
+
+
+def test_on_weight_syncs_host_its_files_are_written_and_nothing_is_streamed(tmp_path: pathlib.Path) -> None:
+    store, differences = Beside(tmp_path), Differences(every=3)
+    assert publish_all(store, differences, 1, 2, 3, 4, host="here") == [True] * 4
+    whole, difference = pb.WRITTEN_TENSORS, pb.WRITTEN_DIFFERENCE
+    assert store.written == [whole, difference, difference, whole] and store.data == bytes_of(4)
+    assert [made(n, d) for n, d in zip((1, 2), store.differences, strict=True)] == [bytes_of(2), bytes_of(3)]
+
+
+def test_where_all_engines_are_on_the_host_no_difference_is_made_and_elsewhere_one_is(tmp_path: pathlib.Path) -> None:
+    whole, difference, streamed = pb.WRITTEN_TENSORS, pb.WRITTEN_DIFFERENCE, pb.WRITTEN_UNSPECIFIED
+    store, differences = Beside(tmp_path), Differences(every=9)
+    store.all_mapped = True
+    publish_all(store, differences, 1, 2, host="here")
+    assert store.written == [whole, whole] and differences.parent is not None
+    store.all_mapped = False  # an engine of another host has come: told with version 3
+    publish_all(store, differences, 3, 4, host="here")
+    assert store.written[2:] == [whole, difference] and made(3, store.differences[0]) == bytes_of(4)
+    store.all_mapped = True
+    publish_all(store, differences, 5, 6, host="elsewhere")  # the learner's own way is worth it
+    assert store.written[4:] == [streamed] * 2 and len(store.differences) == 3
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        rpc.failed_precondition("still open for writing", reason="NOT_WRITTEN"),
+        rpc.data_loss("these are other bytes: its folder is not ours", reason="CHECKSUM"),
+    ],
+)
+def test_what_weight_sync_does_not_take_as_it_was_written_is_streamed(
+    tmp_path: pathlib.Path, refusal: rpc.Abort
+) -> None:
+    store = Beside(tmp_path, [refusal])
+    assert publish_all(store, Differences(1), 1, host="here") == [True]
+    assert (store.begun, store.written, store.data) == (2, [pb.WRITTEN_UNSPECIFIED], bytes_of(1))
+
+
+@pytest.mark.parametrize("host", [None, "elsewhere"])
+def test_on_another_host_everything_is_streamed(tmp_path: pathlib.Path, host: str | None) -> None:
+    store = Beside(tmp_path)
+    assert publish_all(store, Differences(9), 1, 2, host=host) == [True] * 2
+    assert store.written == [pb.WRITTEN_UNSPECIFIED] * 2
+    assert not any(b"".join(p.read_bytes() for p in tmp_path.iterdir()))
+
+
+BUFFERS = st.lists(st.binary(max_size=3000), max_size=6)
+
+
+@settings(max_examples=60)
+@given(BUFFERS, st.integers(1, 700))
+def test_buffers_of_any_size_lie_one_behind_the_other(
+    tmp_path_factory: pytest.TempPathFactory, buffers: list[bytes], piece: int
+) -> None:
+    place = tmp_path_factory.mktemp("store") / "v.staging"
+    whole = b"".join(buffers)
+    place.write_bytes(bytes(len(whole)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(writing, "PIECE_BYTES", piece)
+        assert writing.write(str(place), len(whole), [memoryview(b) for b in buffers])
+    assert place.read_bytes() == whole
+
+
+def test_nothing_is_written_but_into_a_staged_file_of_the_right_size(tmp_path: pathlib.Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"keep")
+    named = {name: tmp_path / f"{name}.staging" for name in ("link", "second", "longer", "folder", "pipe", "gone")}
+    named["link"].symlink_to(kept)
+    named["second"].write_bytes(b"keep")
+    (tmp_path / "beside").hardlink_to(named["second"])
+    named["longer"].write_bytes(b"keeps")
+    named["folder"].mkdir()
+    os.mkfifo(named["pipe"])
+    for place in (kept, *named.values()):
+        assert not writing.write(str(place), 4, [memoryview(b"oops")]), place
+    assert kept.read_bytes() == named["second"].read_bytes() == b"keep" and named["longer"].read_bytes() == b"keeps"

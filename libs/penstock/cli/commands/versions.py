@@ -56,7 +56,7 @@ def _decide(run: str, runs: Runs, step: int, decision: weights_pb2.Decision, rea
 
 
 def _versions(found: pb.ListVersionsResponse, retired: bool) -> Table:
-    table = Table("version", "epoch", "state", "MiB", "difference", "digest", "held by", "made", "reason")
+    table = Table("version", "epoch", "state", "MiB", "difference", "path", "digest", "held by", "made", "reason")
     for info in found.versions:
         if info.state == weights_pb2.VERSION_STATE_RETIRED and not retired:
             continue
@@ -69,6 +69,7 @@ def _versions(found: pb.ListVersionsResponse, retired: bool) -> Table:
             f"{state}, served" if served else state,
             f"{info.size / MIB:.1f}",
             f"{info.difference / MIB:.2f}" if info.difference else "-",
+            _path(info.path),
             version.digest.hex()[:8],
             str(holders) if holders else "-",
             f"{info.created_at.ToDatetime(datetime.UTC):%H:%M:%S}",
@@ -82,12 +83,11 @@ def _receivers(found: pb.ListVersionsResponse) -> Table:
     table = Table("receiver", "version", "epoch", "path", "MiB", "transfer", "pause", "seen", "error")
     for r in sorted(found.receivers, key=lambda r: r.name):
         held = r.HasField("version")
-        path = weights_pb2.Path.Name(r.path).removeprefix("PATH_").lower() if r.path else "-"
         cells = (
             f"{r.name} (canary)" if r.canary else r.name,
             str(r.version.step) if held else "-",
             str(r.version.epoch) if held else "-",
-            path,
+            _path(r.path),
             f"{r.bytes / MIB:.2f}" if held else "-",
             f"{r.transfer.ToTimedelta().total_seconds():.3f} s" if held else "-",
             f"{r.pause.ToTimedelta().total_seconds():.3f} s" if held else "-",
@@ -96,3 +96,8 @@ def _receivers(found: pb.ListVersionsResponse) -> Table:
         )
         table.add_row(*map(plain, cells))
     return table
+
+
+def _path(path: weights_pb2.Path) -> str:
+    """How bytes came, where that is known."""
+    return weights_pb2.Path.Name(path).removeprefix("PATH_").lower() if path else "-"

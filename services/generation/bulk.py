@@ -1,0 +1,124 @@
+"""Takes whole versions from weight_sync's bulk socket, into memory, where it can be reached.
+
+What comes is hashed in a thread while the next bytes are received, and where a connection breaks the next one goes on.
+Whatever else goes wrong, gRPC's stream takes over from the same byte; only wrong bytes are an error.
+
+Invariants (test names): a broken connection goes on where it was; what cannot be had by the bulk socket is streamed.
+"""
+
+import asyncio
+import logging
+import queue
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import grpc
+
+from penstock import rpc
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.rpc import Certificates, Security
+from penstock.telemetry.waits import waiting
+from penstock.tensors import Receiver
+from penstock.weights.v1 import weights_pb2 as pb
+from penstock.weights.v1 import weights_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5.0
+STALL_SECONDS = 30.0
+"""A weight_sync that sends no byte for so long is gone."""
+AGAIN_SECONDS = 300.0
+"""After which a socket that could not be reached is tried again."""
+BREAKS = 5
+PIECE_BYTES = 4 << 20
+FETCH_SECONDS = 600.0
+
+
+class Bulk:
+    """The socket beside weight_sync's gRPC port. host: where both are."""
+
+    def __init__(self, host: str, certificates: Certificates | None = None) -> None:
+        self._host, self._certificates = host, certificates
+        self._not_before = 0.0
+
+    @staticmethod
+    def beside(address: str, security: Security) -> "Bulk | None":
+        """Of the weight_sync with this gRPC address; None where that is no host's."""
+        if address.startswith("unix:"):
+            return None
+        return Bulk(address.rpartition("/")[2].rpartition(":")[0].strip("[]"), security.certificates)
+
+    async def fill(
+        self, channel: grpc.aio.Channel, version: PolicyVersion, whole: memoryview, receiver: Receiver
+    ) -> bool:
+        """Fills `whole` from where the receiver is; whether it is complete. Raises RpcError where the version is not to
+        be had at all, ChecksumError."""
+        stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+        for _ in range(BREAKS):
+            before = receiver.received
+            if time.monotonic() < self._not_before:
+                return False
+            try:
+                request = pb.OpenBulkRequest(version=version, offset=before)
+                offered = await rpc.call(stub.OpenBulk(request, timeout=30))
+                await self._pour(offered, whole, receiver)
+            except rpc.errors.NotFound:
+                raise
+            except (rpc.RpcError, OSError) as error:
+                logger.info(
+                    "the bulk socket breaks at byte %d of version %d: %s", receiver.received, version.step, error
+                )
+            if receiver.complete:
+                return True
+            if receiver.received == before:
+                return False
+        return False
+
+    async def _pour(self, offered: pb.OpenBulkResponse, whole: memoryview, receiver: Receiver) -> None:
+        try:
+            connection = await asyncio.to_thread(self._connected, offered.port)
+        except OSError:
+            self._not_before = time.monotonic() + AGAIN_SECONDS
+            raise
+        with closing(connection), waiting("weights", on="weight_sync", deadline=FETCH_SECONDS):
+            try:
+                await asyncio.to_thread(_pour, connection, offered.ticket, whole, receiver)
+            except asyncio.CancelledError:
+                connection.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+                raise
+
+    def _connected(self, port: int) -> socket.socket:
+        connection = socket.create_connection((self._host, port), CONNECT_SECONDS)
+        try:
+            if self._certificates is not None:
+                connection = self._certificates.context().wrap_socket(connection, server_hostname=self._host)
+        except BaseException:
+            connection.close()
+            raise
+        connection.settimeout(STALL_SECONDS)
+        return connection
+
+
+def _pour(connection: socket.socket, ticket: bytes, whole: memoryview, receiver: Receiver) -> None:
+    """Receives until the end, a break or a wrong byte. Raises OSError, ChecksumError."""
+    ends: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+
+    def check() -> None:
+        while (end := ends.get()) is not None:
+            receiver.take(whole[receiver.received : end])
+
+    with ThreadPoolExecutor(1, "bulk") as threads:
+        checking, at = threads.submit(check), receiver.received
+        try:
+            connection.sendall(ticket)
+            while at < len(whole) and not checking.done():
+                read = connection.recv_into(whole[at : at + PIECE_BYTES])
+                if not read:
+                    break
+                at += read
+                ends.put(at)
+        finally:
+            ends.put(None)
+        checking.result()

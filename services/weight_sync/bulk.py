@@ -1,0 +1,138 @@
+"""The bulk socket beside the gRPC port: a version's bytes as they are, to whoever shows a ticket.
+
+One gRPC stream carries half of what a socket does, before any check (docs/benchmarks.md). Who may fetch is asked where
+a ticket is given, by OpenBulk; a connection has nothing to say but that ticket. Each has a thread, and sends from a
+buffer that is read from the file: a map's first faults, and sendfile's pages of 4 KiB, cost more than that copy.
+
+Invariants (test names): a wrong, used or expired ticket gets no byte, and is counted; a peer that sends or reads
+nothing is cut; with TLS nobody without a certificate gets as far as a ticket.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+from penstock.rpc import Certificates
+from penstock.telemetry import metrics
+from services.weight_sync.tickets import TICKET_BYTES, Grant, Tickets
+
+logger = logging.getLogger(__name__)
+
+TICKET_WAIT_SECONDS = 10.0
+"""Within which a connection has shown its ticket, handshake included."""
+STALL_SECONDS = 30.0
+"""A peer that takes no byte for so long is gone."""
+MOST_CONNECTIONS = 64
+SERVING = "bulk connection"
+"""The name of each one's thread."""
+PIECE_BYTES = 1 << 20
+
+_refused = metrics.counter(metrics.TICKETS_REFUSED, "connections to the bulk socket without a good ticket")
+
+
+class Bulk:
+    """The socket, which is open in the block. sent: bytes that left by it. Raises OSError where it cannot listen."""
+
+    def __init__(self, host: str, port: int, certificates: Certificates | None = None) -> None:
+        self.tickets, self.sent = Tickets(), 0
+        self._certificates, self._lock = certificates, threading.Lock()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+        self.port = int(self._listening.getsockname()[1])
+        self._open: set[socket.socket] = set()
+        self._accepting = threading.Thread(target=self._accept, name="bulk", daemon=True)
+
+    def __enter__(self) -> "Bulk":
+        self._accepting.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends it, and what is being sent."""
+        self._listening.shutdown(socket.SHUT_RDWR)  # which wakes `accept`
+        self._accepting.join()
+        self._listening.close()
+        with self._lock:
+            for each in self._open:
+                _shut(each)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return  # it was shut
+            with self._lock:
+                full = len(self._open) >= MOST_CONNECTIONS
+                if not full:
+                    self._open.add(connection)
+            if full:
+                connection.close()  # the peer takes the stream instead
+            else:
+                threading.Thread(target=self._serve, args=(connection,), name=SERVING, daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                until = time.monotonic() + TICKET_WAIT_SECONDS
+                if self._certificates is None:
+                    self._answer(connection, until)
+                else:
+                    connection.settimeout(TICKET_WAIT_SECONDS)
+                    with self._certificates.server_context().wrap_socket(connection, server_side=True) as secured:
+                        self._answer(secured, until)
+        except (OSError, ValueError) as error:  # a handshake that fails, a peer that went or stalled
+            logger.info("a bulk connection ends: %s", error)
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+
+    def _answer(self, connection: socket.socket, until: float) -> None:
+        grant = self.tickets.redeem(_ticket(connection, until), time.monotonic())
+        if grant is None:
+            _refused.inc()
+            return
+        connection.settimeout(STALL_SECONDS)
+        sent = 0
+        try:
+            for piece in _pieces(grant):
+                connection.sendall(piece)
+                sent += len(piece)
+        finally:
+            with self._lock:
+                self.sent += sent
+
+
+def _ticket(connection: socket.socket, until: float) -> bytes:
+    """What a peer shows within its time. Raises OSError."""
+    shown = b""
+    while len(shown) < TICKET_BYTES:
+        connection.settimeout(max(0.01, until - time.monotonic()))
+        piece = connection.recv(TICKET_BYTES - len(shown))
+        if not piece or time.monotonic() >= until:
+            break
+        shown += piece
+    return shown
+
+
+def _pieces(grant: Grant) -> Iterator[memoryview]:
+    memory, at = memoryview(bytearray(PIECE_BYTES)), grant.offset
+    with grant.path.open("rb") as file:
+        while at < grant.end:
+            read = os.preadv(file.fileno(), [memory[: grant.end - at]], at)
+            if not read:
+                raise OSError(f"{grant.path.name} is cut")
+            yield memory[:read]
+            at += read
+
+
+def _shut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError as error:  # it has gone by itself
+        logger.debug("a bulk connection was gone: %s", error)

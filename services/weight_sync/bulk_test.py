@@ -1,0 +1,152 @@
+"""The bulk socket gives a version's bytes to who shows a good ticket, and cuts everybody else."""
+
+import contextlib
+import pathlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from penstock.rpc import Certificates
+from penstock.testing.certificates import issue
+from services.weight_sync import bulk as module
+from services.weight_sync.bulk import Bulk
+from services.weight_sync.tickets import TICKET_BYTES, TICKET_SECONDS, Grant
+
+DATA = bytes(range(256)) * 40_000  # more than the buffers of a connection
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    made = tmp_path / "version.bin"
+    made.write_bytes(DATA)
+    return made
+
+
+@pytest.fixture
+def bulk() -> Iterator[Bulk]:
+    with Bulk("127.0.0.1", 0) as running:
+        yield running
+
+
+def issued(bulk: Bulk, path: pathlib.Path, offset: int = 0, ago: float = 0.0) -> bytes:
+    return bulk.tickets.issue(Grant(path, offset, len(DATA)), time.monotonic() - ago)
+
+
+def connected(bulk: Bulk) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", bulk.port), timeout=10)
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What comes until the other side ends it."""
+    found = bytearray()
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(1 << 20):
+            found += piece
+    return bytes(found)
+
+
+def asked(bulk: Bulk, ticket: bytes) -> bytes:
+    with connected(bulk) as connection:
+        connection.sendall(ticket)
+        return rest(connection)
+
+
+def refused() -> float:
+    return float(module._refused._value.get())
+
+
+@pytest.mark.parametrize("offset", [0, 1, len(DATA) - 1, len(DATA)])
+def test_a_ticket_gives_the_bytes_from_its_offset(bulk: Bulk, path: pathlib.Path, offset: int) -> None:
+    assert asked(bulk, issued(bulk, path, offset)) == DATA[offset:]
+    assert bulk.sent == len(DATA) - offset
+
+
+def test_a_wrong_used_or_expired_ticket_gets_no_byte_and_is_counted(bulk: Bulk, path: pathlib.Path) -> None:
+    before, good = refused(), issued(bulk, path)
+    assert asked(bulk, good) == DATA
+    expired = issued(bulk, path, ago=TICKET_SECONDS)
+    for n, ticket in enumerate((good, bytes(TICKET_BYTES), expired, b"GET / HTTP/1.1\r\nHost: weights\r\n\r\n"), 1):
+        assert asked(bulk, ticket) == b"" and refused() == before + n
+    assert bulk.sent == len(DATA)
+
+
+def test_a_peer_that_sends_or_reads_nothing_is_cut(
+    bulk: Bulk, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICKET_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "STALL_SECONDS", 0.2)
+    with connected(bulk) as silent, connected(bulk) as halfway:
+        halfway.sendall(issued(bulk, path)[:-1])
+        assert rest(silent) == rest(halfway) == b""
+    with connected(bulk) as deaf:
+        deaf.sendall(issued(bulk, path))
+        assert deaf.recv(1) == DATA[:1]
+        ended()
+        assert len(rest(deaf)) < len(DATA)
+    assert asked(bulk, issued(bulk, path)) == DATA
+
+
+def test_a_file_that_is_gone_or_cut_ends_the_connection(bulk: Bulk, path: pathlib.Path) -> None:
+    ticket, longer = issued(bulk, path), bulk.tickets.issue(Grant(path, 0, len(DATA) + 1), time.monotonic())
+    assert asked(bulk, longer) == DATA
+    path.unlink()
+    assert asked(bulk, ticket) == b""
+
+
+def test_of_too_many_connections_the_last_is_closed(
+    bulk: Bulk, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_CONNECTIONS", 1)
+    with connected(bulk) as first:
+        assert asked(bulk, issued(bulk, path)) == b""
+        first.sendall(issued(bulk, path))
+        assert rest(first) == DATA
+
+
+def test_the_end_of_the_service_ends_what_is_sent(path: pathlib.Path) -> None:
+    with Bulk("127.0.0.1", 0) as bulk:
+        connection = connected(bulk)
+        connection.sendall(issued(bulk, path))
+        assert connection.recv(1) == DATA[:1]
+    with connection:
+        assert len(rest(connection)) < len(DATA)
+    with pytest.raises(ConnectionRefusedError):
+        connected(bulk)
+
+
+def test_with_tls_nobody_without_a_certificate_gets_as_far_as_a_ticket(
+    tmp_path: pathlib.Path, path: pathlib.Path
+) -> None:
+    ca, _ = issue(tmp_path, "ca")
+    issue(tmp_path, "strangers")
+
+    def held(name: str, issuer: str) -> Certificates:
+        certificate, key = issue(tmp_path, name, issuer)
+        return Certificates.of_files(authority=ca, certificate=certificate, key=key)
+
+    server, client, stranger = held("server", "ca"), held("client", "ca"), held("stranger", "strangers")
+    with Bulk("127.0.0.1", 0, server) as bulk:
+        before, ticket = refused(), issued(bulk, path)
+
+        def asking(context: ssl.SSLContext) -> bytes:
+            with context.wrap_socket(connected(bulk), server_hostname="127.0.0.1") as connection:
+                connection.sendall(ticket)
+                return rest(connection)
+
+        assert DATA[:100] not in asked(bulk, ticket)  # an alert, in plain text
+        for nobody in (stranger, Certificates.of_files(authority=ca)):
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                assert asking(nobody.context()) == b""
+        assert refused() == before, "no ticket was looked at"
+        assert asking(client.context()) == DATA
+
+
+def ended() -> None:
+    """Waits until no connection is served."""
+    for each in threading.enumerate():
+        if each.name == module.SERVING:
+            each.join(10)
