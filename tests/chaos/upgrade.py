@@ -6,18 +6,22 @@ one ended, how many steps there were, and what `penstock verify` says.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
+from penstock.bus import RunNames
+from penstock.cli.streams import streams_of
+from penstock.membership import watching
+from penstock.supervisor.plan import kind_of
 from penstock.system.version import VERSION
 from tests.chaos.elastic import recipe, running
-from tests.chaos.one_run import RUN, STALLED_SECONDS, Broken, Disturbed
+from tests.chaos.one_run import RUN, STALLED_SECONDS, Disturbed
 
 ROLES = ("weight_sync", "generation-0", "environment-0", "rollout-0", "coordinator")
 MAJOR, MINOR, PATCH = map(int, VERSION.split("."))
@@ -30,7 +34,7 @@ def launched(folder: pathlib.Path, releases: pathlib.Path) -> None:
     program = os.path.join(os.environ.get("PENSTOCK_RUNFILES", ""), os.environ["PENSTOCK_CHAOS_RELEASED"])
     folder.mkdir(parents=True)
     releases.mkdir()
-    for kind in (role.partition("-")[0] for role in ROLES):
+    for kind in map(kind_of, ROLES):
         script = folder / kind
         script.write_text(f'#!/bin/sh\nexec "{program}" {kind} "{releases}" "$@"\n')
         script.chmod(0o755)
@@ -38,23 +42,22 @@ def launched(folder: pathlib.Path, releases: pathlib.Path) -> None:
     os.environ["PENSTOCK_CHAOS_FAKE_ENGINE"] = str(folder / "generation")
 
 
-def announced(run: Disturbed) -> dict[str, str]:
-    """The release of everybody who takes part; nothing while the coordinator is away."""
-    try:
-        members = json.loads(run.told("status", RUN, "--json")).get("members", [])
-    except ValueError:
-        return {}
-    return {each["instance"]: each["version"] for each in members}
+async def announced(run: Disturbed, role: str = "", release: str = "") -> dict[str, str]:
+    """The release of everybody who takes part, once a role is READY with the given one."""
+    async with streams_of(run.run) as bus, watching(bus, RunNames(RUN)) as watcher, asyncio.timeout(STALLED_SECONDS):
+        await watcher.until(
+            lambda view: not role or any((m.instance, m.version) == (role, release) for m in view.ready(kind_of(role))),
+            f"{role} of release {release}",
+            on=role,
+        )
+        return {each.instance: each.version for each in watcher.view.members()}
 
 
 def replaced(run: Disturbed, role: str) -> None:
     """Ends a process as an operator does, and waits until one of the next release is in its place."""
     for pid in run.processes(role):
         os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + STALLED_SECONDS
-    while announced(run).get(role) != NEXT:
-        if time.monotonic() > end:
-            raise Broken(f"no {role} of release {NEXT} takes part: {announced(run)}")
+    asyncio.run(announced(run, role, NEXT))
 
 
 def refused(run: Disturbed, releases: pathlib.Path) -> tuple[int, str]:
@@ -79,15 +82,15 @@ def main(folder: pathlib.Path) -> dict[str, Any]:
     releases = folder / "releases"
     launched(folder / "launch", releases)
     with running(folder, recipe(folder / "assets")) as run:
-        before = announced(run)
+        before = asyncio.run(announced(run))
         for role in ROLES:
-            (releases / role.partition("-")[0]).write_text(NEXT)
+            (releases / kind_of(role)).write_text(NEXT)
             replaced(run, role)
             run.until_step(run.step + 2)
-        after = announced(run)
+        after = asyncio.run(announced(run))
         code, words = refused(run, releases)
         run.until_step(run.step + 2)
-        left = announced(run)
+        left = asyncio.run(announced(run))
     found = {"before": before, "after": after, "left": left, "code": code, "words": words, "starts": run.starts}
     return found | {"steps": run.step, "verify": run.told("verify", RUN)}
 
