@@ -21,6 +21,7 @@ ROWS = {
         "Samples admitted a second": ("sum(rate(rl_samples_admitted_total[5m]))", "short"),
         "Groups that wait for a worker": ("max(rl_tasks_pending)", "short"),
         "Oldest group in flight": ("max(rl_groups_oldest)", "s"),
+        "Groups passed over": ("max(rl_groups_passed_over)", "short"),
         "Log of samples, taken": ("max(rl_log_used)", "percentunit"),
         "Disk of the run, taken": ("max(rl_system_disk)", "percentunit"),
         "Entries set aside": ("sum by (stream) (rl_entries_quarantined_total)", "short"),

@@ -66,12 +66,12 @@ class Coordinator:
         self.alerts, self.totals = Alerts(recipe.telemetry.alerts), Totals()
         self._machine = Machine(folder)
         self.tasks = TaskMaker(recipe)
-        self.watch = Watch(bus, names, recipe.limits, self.state, self.following, peers, folder)
+        self.watch = Watch(bus, names, recipe, self.state, self.following, peers, folder)
         self.recorder = Recorder(folder, sinks, self._around, self.summary, self._texts)
         self._folds: dict[str, Fold] = {"alerts": self.alerts, "totals": self.totals}
         self._snapshots = Snapshots(bus, names, self.following, peers, self._folds, lambda: self.recorder.written)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
-        said = Said(self.decide, self._decided, self.pause)
+        said = Said(self._verdict, self._decided, self.pause)
         self._trials = Trials(recipe, self.following, self.tasks, peers, said)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
         self._deadlines = Deadlines(bus, names, recipe, self.following, self._ending.give_up)
@@ -120,16 +120,21 @@ class Coordinator:
         await Asked(self.bus, self.names).pause(paused, why)
         await self.following.notify()
 
-    async def decide(
-        self, step: int, decision: weights_pb2.Decision, reason: str, metrics: Mapping[str, float] | None = None
-    ) -> weights_pb2.DecideVersionResponse:
-        """Has weight_sync promote a version, reject it or roll back to it, and records that it has.
+    async def decide(self, step: int, decision: weights_pb2.Decision, reason: str) -> weights_pb2.DecideVersionResponse:
+        """Has weight_sync promote a version, reject it or roll back to it, and records that it has: a person's wish.
 
         Raises rpc.RpcError, and BusError if it was done and could not be recorded: then it can be asked for again.
         """
         answer = await self.peers.decide(step, decision, reason)
-        await self._decided(step, decision, reason, metrics or {})
+        await self._decided(step, decision, reason, {})
         return answer
+
+    async def _verdict(
+        self, step: int, decision: weights_pb2.Decision, reason: str, metrics: Mapping[str, float]
+    ) -> None:
+        """As `decide`, for a trial: what a person decided meanwhile stands. Raises FailedPrecondition then."""
+        await self.peers.decide(step, decision, reason, verdict=True)
+        await self._decided(step, decision, reason, metrics)
 
     async def _decided(
         self, step: int, decision: weights_pb2.Decision, reason: str, metrics: Mapping[str, float]

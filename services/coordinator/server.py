@@ -11,6 +11,7 @@ from penstock.showing.reader import Reader
 from services.coordinator import view
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.reporting.explaining import dead_groups, explain
+from services.coordinator.state.standstill import standstill
 
 WATCH_SECONDS = 0.5
 HEARTBEAT_SECONDS = 10.0
@@ -71,5 +72,6 @@ class CoordinatorServicer(Reader):
 
     async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:
         services = await self._c.peers.waits()
-        said = [explain(services), self._c.watch.scarce, dead_groups(self._c.ledger.reports)]
+        waits = standstill(self._c.ledger, self._c.recipe)
+        said = [waits, explain(services), self._c.watch.scarce, dead_groups(self._c.ledger.reports)]
         return pb.ExplainStallResponse(explanation="; ".join(filter(None, said)), services=services)

@@ -29,7 +29,7 @@ from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.generation.bulk import Bulk
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
-from services.generation.fetching import FetchFailed
+from services.generation.fetching import AnotherModel, FetchFailed
 from services.generation.gate import Gate
 from services.generation.receiving import Hands
 
@@ -72,8 +72,9 @@ class EngineHost:
         self._receiver, self._start = receiver, start
         self._engine: Engine | None = None
         self._target: PolicyVersion | None = None
+        self._taken_back: PolicyVersion | None = None  # what must not be drawn with any more
         self._wake = asyncio.Event()
-        self._base_model = functools.cache(functools.partial(base_model, settings.model))
+        self._digest = functools.cache(functools.partial(base_model, settings.model))
 
     @property
     def version(self) -> PolicyVersion:
@@ -147,6 +148,8 @@ class EngineHost:
             try:
                 with rpc.translated():
                     async for told in stub.WatchVersions(self._watching()):
+                        if told.taken_back:
+                            self._taken_back = self._told()
                         self._target = told.version
                         self._wake.set()
             except rpc.RpcError as error:
@@ -155,10 +158,21 @@ class EngineHost:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _watching(self) -> pb.WatchVersionsRequest:
-        """held: the version that it is about to have, or has: what weight_sync need not tell it again."""
+        return pb.WatchVersionsRequest(receiver=self._receiver, held=self._told())
+
+    def _told(self) -> PolicyVersion | None:
+        """The version that it is about to have, or has: what weight_sync need not tell it again."""
         held = self._engine.version if self._engine is not None and self._engine.version.epoch else None
-        held = self._target or held
-        return pb.WatchVersionsRequest(receiver=self._receiver, held=held)
+        return self._target or held
+
+    def _base_model(self) -> bytes:
+        """Of what adapters are merged into. Raises AnotherModel where there is nothing of it, OSError, ValueError."""
+        if not self.settings.weights:
+            raise AnotherModel(
+                f"the run publishes adapters alone, and {self.settings.model} has no weights that they could be merged "
+                "into: give this host the weights of the run's model, or set learner.lora.publish: merged in the recipe"
+            )
+        return self._digest()
 
     async def keep(self, channel: grpc.aio.Channel | None, bulk: Bulk | None = None) -> None:
         """Keeps the engine alive and at the target version for ever."""
@@ -220,7 +234,8 @@ class EngineHost:
         if target != self._target:
             return  # another one is wanted meanwhile: this one may be rejected
         transfer = time.monotonic() - began
-        await self.gate.close_unpinned(taken_back=target.step < self.version.step)
+        back = target.step < self.version.step or self.version == self._taken_back
+        await self.gate.close_unpinned(taken_back=back)
         self.state = State.STATE_UPDATING
         report = pb.ReportAppliedRequest(
             receiver=self._receiver, version=held.manifest.version, path=held.way, bytes=held.crossed

@@ -196,6 +196,40 @@ async def test_adapters_on_another_model_are_never_applied_and_the_receiver_says
         await until_reported(weights, 2)
 
 
+async def test_adapters_for_an_engine_without_weights_are_refused_in_a_sentence(
+    weights: Weights, tmp_path: pathlib.Path
+) -> None:
+    factory = Factory()
+    settings = EngineSettings(str(tmp_path), weights=False)
+    async with connected(weights) as channel, running(EngineHost(settings, "g0", start=factory), channel):
+        await weights.publish(1, base=bytes(32))
+        async with asyncio.timeout(20):
+            while not (error := (await weights.receivers()).get("g0", pb.Receiver()).error):
+                await asyncio.sleep(0.01)
+    assert error.startswith(
+        f"the run publishes adapters alone, and {tmp_path} has no weights that they could be merged"
+    )
+
+
+async def test_one_that_goes_on_from_a_rejected_version_waits_for_none_that_is_pinned_to_it(weights: Weights) -> None:
+    factory = Factory()
+    async with hosting(weights, factory) as host:
+        for step in (1, 2):
+            await weights.publish(step)
+            await until(at(host, step))
+        engine = factory.engines[0]
+        engine.valve.clear()
+        pinned, free = asyncio.create_task(draw(host, 5, pinned=2)), asyncio.create_task(draw(host, 1))
+        await until(lambda: engine.requests == 2)
+        weights.store.decide(2, pb.DECISION_REJECT, "worse")  # announced with the next, as of a canary
+        await weights.publish(3)
+        await until(at(host, 3))
+        with pytest.raises(PinMissed, match="version 2 was taken back"):
+            await pinned
+        engine.valve.set()
+        assert await free == ["1.3"]
+
+
 async def test_a_dead_engine_is_started_again_at_the_newest_version(weights: Weights) -> None:
     await weights.publish(1)
     factory = Factory()

@@ -1,5 +1,6 @@
 """What was decided of versions, on disk before it counts: the file `lifecycle.json` beside them."""
 
+import json
 import logging
 import os
 import pathlib
@@ -12,12 +13,15 @@ LIFECYCLE = "lifecycle.json"
 
 
 def read(directory: pathlib.Path, kept: Collection[int], tries: bool = False) -> Lifecycle:
-    """What was decided of the kept versions. Where that is damaged nobody knows what was rejected, and all waits."""
+    """What was decided of the kept versions. Where that is damaged nobody knows what was rejected, and all waits.
+
+    What the file does not name was committed while versions were tried, or were not, as the file says: where that
+    changes it is written before anything is committed. Raises OSError where it cannot be.
+    """
     path = directory / LIFECYCLE
     try:
-        return Lifecycle.load(path.read_text(), kept, tries)
-    except FileNotFoundError:
-        return Lifecycle.load(Lifecycle().dump(), kept, tries)
+        text = path.read_text() if path.exists() else Lifecycle().dump()
+        life = Lifecycle.load(text, kept, tries)
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.error("%s is damaged: no version is served until one is promoted: %s", path, error)
         life = Lifecycle(tries)
@@ -25,6 +29,9 @@ def read(directory: pathlib.Path, kept: Collection[int], tries: bool = False) ->
         for step in kept:
             life.commit(step)
         return life
+    if json.loads(text).get("tries") is not tries:
+        write(directory, life)
+    return life
 
 
 def write(directory: pathlib.Path, life: Lifecycle) -> None:

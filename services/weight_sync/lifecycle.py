@@ -9,7 +9,8 @@ Where versions are tried, the first is READY at once: there is nothing that it c
 
 Invariants (test names): what is rejected is never served; behind a rollback nothing newer is served until it is
 promoted; something that was served stays to be served, whatever is rejected; where versions are tried, one is on trial
-at a time, and it is newer than what is served.
+at a time, and it is newer than what is served; what a rollback took back is served by nobody's verdict but a person's;
+a version that was served is not tried, and none waits for a trial where versions are not tried (any more).
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ class NothingLeft(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """state: READY, VERIFIED, CANARY or REJECTED. reason: why, where somebody decided it."""
+    """state: READY, VERIFIED, CANARY or REJECTED. reason: why, where somebody decided it: a VERIFIED version with one
+    was taken back by a rollback, and is not tried again."""
 
     state: pb.VersionState
     reason: str = ""
@@ -34,12 +36,12 @@ class Standing:
 class Lifecycle:
     """The standing of each kept version, by its step; rolled_back: whether what is committed waits for a promotion.
 
-    tries: whether versions are tried before they are served.
+    tries: whether what is committed is tried before it is served.
     """
 
     def __init__(self, tries: bool = False) -> None:
         self.rolled_back = False
-        self._tries = tries
+        self.tries = tries
         self._standings: dict[int, Standing] = {}
 
     def standing(self, step: int) -> Standing:
@@ -58,15 +60,19 @@ class Lifecycle:
         """The step of the version on trial. Where none is, the newest that waits for one begins it, at most `ceiling`
         where that is given."""
         served = self.served()
-        if self.on_trial is None and self._tries and not self.rolled_back and served is not None:
-            next_ = self.waiting(ceiling)
+        if self.on_trial is None and self.tries and not self.rolled_back and served is not None:
+            next_ = self.waiting(ceiling, untried=True)
             if next_ is not None and next_ > served:
                 self._standings[next_] = Standing(pb.VERSION_STATE_CANARY)
         return self.on_trial
 
-    def waiting(self, ceiling: int | None = None) -> int | None:
-        """The newest version that waits for a trial or a promotion, at most `ceiling` where that is given."""
+    def waiting(self, ceiling: int | None = None, *, untried: bool = False) -> int | None:
+        """The newest version that waits for a trial or a promotion, at most `ceiling` where that is given.
+
+        untried: for a trial.
+        """
         steps = self._steps(pb.VERSION_STATE_VERIFIED)
+        steps = [step for step in steps if not untried or not self._standings[step].reason]
         return max((s for s in steps if ceiling is None or s <= ceiling), default=None)
 
     @property
@@ -79,7 +85,7 @@ class Lifecycle:
 
     def commit(self, step: int, wrong: str = "") -> None:
         """A version is complete. wrong: what makes it one that must not be served."""
-        waits = self.rolled_back or (self._tries and self.served() is not None)
+        waits = self.rolled_back or (self.tries and self.served() is not None)
         state = pb.VERSION_STATE_VERIFIED if waits else pb.VERSION_STATE_READY
         self._standings[step] = Standing(pb.VERSION_STATE_REJECTED, wrong) if wrong else Standing(state)
 
@@ -102,7 +108,10 @@ class Lifecycle:
                 self._standings[step] = Standing(pb.VERSION_STATE_REJECTED, reason)
             case pb.DECISION_ROLL_BACK:
                 for other, standing in list(self._standings.items()):
-                    if (other > step and self.ready(other)) or standing.state == pb.VERSION_STATE_CANARY:
+                    if other > step and self.ready(other):
+                        why = f"taken back by a rollback to version {step}"
+                        self._standings[other] = Standing(pb.VERSION_STATE_VERIFIED, why)
+                    elif standing.state == pb.VERSION_STATE_CANARY:
                         self._standings[other] = Standing(pb.VERSION_STATE_VERIFIED)
                 self._standings[step] = Standing(pb.VERSION_STATE_READY, reason)
                 self.rolled_back = True
@@ -113,14 +122,17 @@ class Lifecycle:
         """All of it as JSON; a trial begins anew."""
         begun = {pb.VERSION_STATE_CANARY: pb.VERSION_STATE_VERIFIED}
         standings = {str(step): [int(begun.get(s.state, s.state)), s.reason] for step, s in self._standings.items()}
-        return json.dumps({"rolled_back": self.rolled_back, "standings": standings})
+        return json.dumps({"tries": self.tries, "rolled_back": self.rolled_back, "standings": standings})
 
     @staticmethod
     def load(text: str, kept: Iterable[int], tries: bool = False) -> "Lifecycle":
-        """The inverse, of the versions that are kept. One that it does not name was committed last. Raises ValueError,
-        KeyError or TypeError for what `dump` did not write."""
-        said, found = json.loads(text), Lifecycle(tries)
-        found.rolled_back = bool(said["rolled_back"])
+        """The inverse, of the versions that are kept. One that it does not name was committed last, by what held then:
+        whether versions are tried may be another matter now. Raises ValueError, KeyError or TypeError for what `dump`
+        did not write."""
+        said = json.loads(text)
+        rolled_back = bool(said["rolled_back"])
+        found = Lifecycle(bool(said.get("tries", tries)))
+        found.rolled_back = rolled_back
         for step in sorted(kept):
             if str(step) in said["standings"]:
                 state, reason = said["standings"][str(step)]
@@ -128,4 +140,9 @@ class Lifecycle:
                 found._standings[step] = Standing(state, str(reason))
             else:
                 found.commit(step)
+        found.tries = tries
+        if not tries and not found.rolled_back:
+            for step, standing in list(found._standings.items()):
+                if standing == Standing(pb.VERSION_STATE_VERIFIED):  # it waited for a trial
+                    found._standings[step] = Standing(pb.VERSION_STATE_READY)
         return found

@@ -152,8 +152,10 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             while True:
                 seen, offered = self._changes, self._offered(request.receiver)
                 if offered is not None and self._is_for(offered, told):
+                    yield pb.WatchVersionsResponse(
+                        version=offered, taken_back=told is not None and self._taken_back(told)
+                    )
                     told = offered
-                    yield pb.WatchVersionsResponse(version=offered)
                     continue
                 await self._wait_for_change(seen)
         finally:
@@ -211,7 +213,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
 
     async def DecideVersion(self, request: pb.DecideVersionRequest, context: Any) -> pb.DecideVersionResponse:
         with rpc.refusing(ERRORS):
-            self._store.decide(request.step, request.decision, request.reason)
+            self._store.decide(request.step, request.decision, request.reason, verdict=request.verdict)
         await self._announce()
         return pb.DecideVersionResponse(served=self._store.served())
 
@@ -254,6 +256,10 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         if told is None or (offered.step, offered.epoch) == (told.step, told.epoch):
             return told is None
         return offered.step > told.step or offered.epoch > told.epoch or not self._store.ready(told)
+
+    def _taken_back(self, told: PolicyVersion) -> bool:
+        """Whether what a receiver was told must not be used any more, rather than being superseded or retired."""
+        return self._store.get(told) is not None and not self._store.ready(told)
 
     async def _announce(self) -> None:
         self._changes += 1

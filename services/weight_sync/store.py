@@ -71,11 +71,14 @@ class VersionStore:
         """Whether a version is kept and READY."""
         return self.get(version) is not None and self._life.ready(version.step)
 
-    def decide(self, step: int, decision: pb.Decision, reason: str) -> None:
-        """Decides of a kept version, for good: on disk before it counts. Raises NotKept, Refused, NoRoom."""
+    def decide(self, step: int, decision: pb.Decision, reason: str, *, verdict: bool = False) -> None:
+        """Decides of a kept version, for good: on disk before it counts. verdict: whether by its trial, which must be
+        under way. Raises NotKept, Refused, NoRoom."""
         if step not in self._stored:
             kept = ", ".join(map(str, sorted(self._stored))) or "none"
             raise NotKept(f"version {step} is not kept (kept: {kept})")
+        if verdict and step != self._life.on_trial:
+            raise Refused(f"version {step} is not on trial any more: somebody decided meanwhile, or it begins anew")
         before = self._life.dump()
         try:
             self._life.decide(step, decision, reason)

@@ -47,6 +47,56 @@ def test_where_versions_are_tried_one_is_on_trial_at_a_time_and_it_is_newer_than
     assert (life.served(), life.trying(), life.standing(3).state) == (2, None, VERIFIED)
 
 
+def test_the_way_out_of_a_rollback_tries_what_was_on_trial_and_never_what_was_fled_from() -> None:
+    life = committed(0, 1)
+    life.trying()
+    life.decide(1, PROMOTE, "")
+    life.commit(2)
+    life.trying()
+    life.decide(2, PROMOTE, "")
+    life.commit(3)
+    assert (life.served(), life.trying()) == (2, 3)
+    life.decide(1, ROLL_BACK, "worse")
+    assert life.standing(2).reason == "taken back by a rollback to version 1"
+    again = Lifecycle.load(life.dump(), range(4), tries=True)
+    for each in (life, again):
+        each.decide(1, PROMOTE, "")
+        assert (each.served(), each.trying()) == (1, 3)
+        each.decide(3, REJECT, "worse")
+        assert (each.served(), each.trying()) == (1, None), "version 2 waits for a person"
+        each.decide(2, PROMOTE, "")
+        assert each.served() == 2
+
+
+def stored(folder: pathlib.Path, *steps: int, tries: bool) -> VersionStore:
+    store = VersionStore(folder, keep=9, tries=tries)
+    for step in steps:
+        made, data = manifest(step)
+        store.begin(made)
+        store.feed(made.version, memoryview(data))
+        store.commit(made.version)
+    return store
+
+
+def of(store: VersionStore) -> tuple[int | None, int | None]:
+    served, tried = store.served(), store.trying()
+    return served.step if served else None, tried.step if tried else None
+
+
+def test_versions_that_were_served_are_not_tried_where_trials_are_switched_on_and_none_waits_where_they_are_off(
+    tmp_path: pathlib.Path,
+) -> None:
+    assert of(stored(tmp_path, 0, 1, 2, tries=False)) == (2, None)
+    assert of(stored(tmp_path, tries=True)) == (2, None)
+    assert of(stored(tmp_path, 3, tries=True)) == (2, 3)
+    assert of(stored(tmp_path, tries=True)) == (2, 3), "a restart with trials tries what waits"
+    assert of(stored(tmp_path, tries=False)) == (3, None)
+    store = stored(tmp_path, 4, tries=False)
+    store.decide(3, ROLL_BACK, "")
+    assert of(stored(tmp_path, tries=True)) == (3, None)
+    assert of(stored(tmp_path, tries=False)) == (3, None), "a rollback stands"
+
+
 def test_what_is_wrong_with_a_version_keeps_it_from_its_trial() -> None:
     life = committed(0)
     life.commit(1, wrong="not finite")
@@ -146,8 +196,9 @@ async def watching(stub: Any, name: str, held: PolicyVersion | None = None) -> A
             await asyncio.gather(listening, return_exceptions=True)
 
 
-async def decide(stub: Any, step: int, decision: pb.Decision) -> None:
-    await rpc.call(stub.DecideVersion(pb.DecideVersionRequest(step=step, decision=decision, reason="said")))
+async def decide(stub: Any, step: int, decision: pb.Decision, verdict: bool = False) -> None:
+    request = pb.DecideVersionRequest(step=step, decision=decision, reason="said", verdict=verdict)
+    await rpc.call(stub.DecideVersion(request))
 
 
 async def states(stub: Any) -> dict[int, pb.VersionState]:
@@ -176,6 +227,42 @@ async def test_a_version_on_trial_is_told_to_its_canary_alone_and_a_rejected_one
                 assert await first.get() == 3
                 await decide(stub, 3, REJECT)
                 assert await first.get() == 2 and second.empty()
+
+
+async def test_a_verdict_decides_of_nothing_once_a_person_has(tmp_path: pathlib.Path) -> None:
+    async with serving(tmp_path) as stub, watching(stub, "a") as heard:
+        for step in (0, 1):
+            await push(stub, step)
+            assert await heard.get() == step
+        await decide(stub, 0, ROLL_BACK)
+        assert await heard.get() == 0
+        for verdict in (PROMOTE, REJECT):
+            with pytest.raises(rpc.errors.FailedPrecondition, match="version 1 is not on trial any more"):
+                await decide(stub, 1, verdict, verdict=True)
+        assert await states(stub) == {0: READY, 1: VERIFIED}
+        await decide(stub, 0, PROMOTE)
+        assert await heard.get() == 1
+        await decide(stub, 1, PROMOTE, verdict=True)
+        assert await states(stub) == {0: READY, 1: READY}
+
+
+async def test_a_receiver_is_told_whether_what_it_has_must_not_be_used_any_more(tmp_path: pathlib.Path) -> None:
+    async with serving(tmp_path) as stub:
+        await push(stub, 0)
+        told = stub.WatchVersions(pb.WatchVersionsRequest(receiver="a"))
+        answers = [await told.read()]
+        for step in (1, 2):
+            await push(stub, step)
+        answers.append(await told.read())
+        await decide(stub, 1, REJECT)
+        answers.append(await told.read())
+        await decide(stub, 2, PROMOTE)
+        await push(stub, 3)
+        answers.append(await told.read())
+        assert [(each.version.step, each.taken_back) for each in answers] == [
+            (0, False), (1, False), (2, True), (3, False)
+        ]  # fmt: skip
+        told.cancel()
 
 
 async def test_where_the_canary_goes_another_takes_its_place(tmp_path: pathlib.Path) -> None:

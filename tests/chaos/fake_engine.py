@@ -3,7 +3,9 @@
 The fake draws ordinary tokens one by one and ends a completion with probability END at each, so the length of a
 completion has a known distribution whatever interrupts it: one that goes on elsewhere goes on as if nothing had been.
 
-PENSTOCK_FAKE_FAULT plants what a trial of versions must find: `KIND@STEP`, of that version alone.
+PENSTOCK_FAKE_FAULTS plants what trials of versions must find: its first word in the learner's first version that any
+engine takes, which is the one that is tried first, whatever its number; and so on. Which were taken is written into the
+folder PENSTOCK_FAKE_TAKEN.
 
     scores   the log-probs of given tokens are others than before
     long     no completion ends before its limit, for which the reward falls
@@ -17,6 +19,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
@@ -26,7 +29,7 @@ from services.generation.engine import Chunk, EngineSettings, Judgement, label
 
 END = 0.1
 TOKEN = 7
-FAULT, _, FAULTY = os.environ.get("PENSTOCK_FAKE_FAULT", "").partition("@")
+FAULTS = os.environ.get("PENSTOCK_FAKE_FAULTS", "").split()
 SECONDS_A_TOKEN = float(os.environ.get("PENSTOCK_FAKE_SECONDS_A_TOKEN", "0.004"))
 
 
@@ -37,6 +40,7 @@ class FakeEngine:
 
     def __init__(self, version: PolicyVersion, running: int) -> None:
         self.version, self.routes = version, None
+        self._fault = ""  # that of the version
         self._running, self._slots = 0, asyncio.Semaphore(running)
 
     @classmethod
@@ -63,7 +67,7 @@ class FakeEngine:
     async def _drawn(self, sampling: SamplingParams) -> AsyncIterator[Chunk]:
         for left in reversed(range(sampling.max_tokens)):
             await asyncio.sleep(SECONDS_A_TOKEN)
-            ends = random.random() < END and not self._has("long")
+            ends = random.random() < END and self._fault != "long"
             token = sampling.stop_token_ids[0] if ends else TOKEN
             finish = "stop" if ends else "length" if left == 0 else None
             yield Chunk([token], [-0.5], [(0, label(self.version))], finish, 0)
@@ -72,27 +76,36 @@ class FakeEngine:
 
     async def score(self, request_id: str, tokens: Sequence[int], first: int, top: int) -> Judgement:
         """Finds every token alike."""
-        count, said = len(tokens) - first, -30.0 if self._has("scores") else -0.5
+        count, said = len(tokens) - first, -30.0 if self._fault == "scores" else -0.5
         return Judgement([said] * count, [[TOKEN] * top] * count, [[-0.5] * top] * count)
 
     async def update(self, manifest: Manifest, path: pathlib.Path) -> float:
         """Takes a version's name; its bytes were checked on the way here."""
         self.version = manifest.version
-        if self._has("dies"):
-            died = pathlib.Path(os.environ["PENSTOCK_FAKE_DIED"])
+        self._fault = fault_of(self.version.step)
+        if self._fault == "dies":
+            died = pathlib.Path(os.environ["PENSTOCK_FAKE_TAKEN"]) / "died"
             if not died.exists():
                 died.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return 0.0
-
-    def _has(self, fault: str) -> bool:
-        return fault == FAULT and str(self.version.step) == FAULTY
 
     def running(self) -> int:
         return self._running
 
     def stop(self) -> None:
         """Has nothing to end."""
+
+
+def fault_of(step: int) -> str:
+    """What is planted in a version that an engine takes; nothing in most."""
+    for number, fault in enumerate(FAULTS if step else ()):
+        taken = pathlib.Path(os.environ["PENSTOCK_FAKE_TAKEN"]) / str(number)
+        with suppress(FileExistsError), taken.open("x") as new:
+            new.write(str(step))
+        if taken.read_text() == str(step):
+            return fault
+    return ""
 
 
 if __name__ == "__main__":

@@ -178,12 +178,13 @@ async def connect(
     refused: asyncio.Future[LoginRefused] = asyncio.get_running_loop().create_future()
 
     async def on_error(error: Exception) -> None:
-        failures[:] = [str(error)]
+        said = str(error) or type(error).__name__
+        failures[:] = [said]
         if (why := unwelcome(error)) and not refused.done():
             refused.set_result(LoginRefused(f"connect to {url}", 0, why))
         if "permissions violation" in str(error).lower():
             denials.append(str(error))
-        logger.info("connection to NATS: %s", error or type(error).__name__, extra={"connection": name})
+        logger.info("connection to NATS: %s", said, extra={"connection": name})
 
     async def on_disconnect() -> None:
         if not client.is_closed:

@@ -1,4 +1,7 @@
-"""Whom commands ask about a run: its coordinator, or its files where nothing of it runs any more."""
+"""Whom commands ask about a run: its coordinator, or its files where nothing of it runs any more.
+
+Where the run's directory is elsewhere, as with containers, PENSTOCK_COORDINATOR says where the coordinator answers.
+"""
 
 import asyncio
 import json
@@ -17,7 +20,9 @@ from penstock.cli.run_directory import ADDRESSES, RunRefused, locked
 from penstock.cli.streams import NATS, run_server
 from penstock.cli.words import unknown_run
 from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.coordinator.v1.coordinator_pb2 import GetRunRequest
 from penstock.histories.history import summary_of
+from penstock.kube.containers import COORDINATOR as GIVEN
 from penstock.recipes import Recipe, RecipeError, recorded
 from penstock.showing.over import RunOver
 from penstock.system import exits
@@ -26,19 +31,25 @@ from penstock.terminal import failed
 Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
 T = TypeVar("T")
 COORDINATOR = "coordinator"
+NAME_SECONDS = 5.0
 
 
 def ask(run: str, runs: pathlib.Path, call: Callable[[Stub], Awaitable[T]]) -> T:
     """What `call` says of the run below `runs`; ends the command with a clear line if nobody can be asked."""
-    folder = runs / run
-    if not (folder / "recipe.yaml").is_file():
+    folder, given = runs / run, os.environ.get(GIVEN, "")
+    if not given and not (folder / "recipe.yaml").is_file():
         raise failed(unknown_run(run, runs))
 
     async def asked() -> T:
         async with AsyncExitStack() as stack:
-            address = await stack.enter_async_context(coordinator_of(folder))
-            channel = await stack.enter_async_context(rpc.channel(address, security=shown_to(folder, address)))
-            return await rpc.call(call(coordinator_pb2_grpc.CoordinatorServiceStub(channel)))
+            address = given or await stack.enter_async_context(coordinator_of(folder))
+            security = shown_to(folder, address) if not given or folder.is_dir() else rpc.Security()
+            stub = coordinator_pb2_grpc.CoordinatorServiceStub(
+                await stack.enter_async_context(rpc.channel(address, security=security))
+            )
+            if given:
+                await _check_is_of(run, stub, address)
+            return await rpc.call(call(stub))
 
     try:
         return asyncio.run(asked())
@@ -50,6 +61,13 @@ def ask(run: str, runs: pathlib.Path, call: Callable[[Stub], Awaitable[T]]) -> T
         raise failed(f"run {run!r} is another user's, or not whole: {error}") from error
     except (RunRefused, RecipeError, TemplateError, ValueError) as error:
         raise failed(f"run {run!r}: {error}") from error
+
+
+async def _check_is_of(run: str, stub: Stub, address: str) -> None:
+    """Raises RunRefused where another run's coordinator answers: what is asked may end it."""
+    told = (await rpc.call(stub.GetRun(GetRunRequest(), timeout=NAME_SECONDS))).run.name
+    if told != run:
+        raise RunRefused(f"the coordinator at {address} ({GIVEN}) is that of {told!r}")
 
 
 @asynccontextmanager

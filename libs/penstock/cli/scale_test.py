@@ -60,7 +60,9 @@ async def test_whoever_joins_finds_the_recipe_in_the_run_and_needs_no_rows(
         args.add_argument(flag)
     given, _ = args.parse_known_args(found)
     assert (given.nats, given.run, given.zone) == (nats.url, "r1", "a")
-    assert given.name.startswith("rollout-") and "--ends-with-run" in found and "--join" not in found
+    assert given.name.startswith("rollout-") and "--join" not in found
+    assert "--ends-with-run" not in found, "a container that ended would be started again, and again"
+    assert "--ends-with-run" in await joined_words("rollout", [*words, "--ends-with-run"])
     assert yaml.safe_load(pathlib.Path(given.recipe).read_text())["environment"]["name"] == "sort_characters"
     assert not {"--generation", "--environment", "--token-file"} & set(found)
     with pytest.raises(ValueError, match="--join: which run is it"):

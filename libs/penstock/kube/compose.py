@@ -150,7 +150,11 @@ def _service(
         "stop_grace_period": "45s",
         "volumes": [f"{here}:{there}{'' if there in writes else ':ro'}" for there, here in binds.items()],
         "tmpfs": [f"{path}:mode=1777,exec" for path in own],
-        "environment": {"HOME": "/tmp", **({"OTEL_EXPORTER_OTLP_ENDPOINT": host.otlp} if host.otlp else {})},
+        "environment": {
+            "HOME": "/tmp",
+            **{each["name"]: each["value"] for each in made.get("env", ()) if "value" in each},
+            **({"OTEL_EXPORTER_OTLP_ENDPOINT": host.otlp} if host.otlp else {}),
+        },
     }
     if kind != "nats":
         found["depends_on"] = ["nats"]  # which ends last

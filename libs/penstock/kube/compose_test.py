@@ -7,6 +7,7 @@ import pytest
 from penstock.access import Login, subjects_of
 from penstock.bus import RunNames, User
 from penstock.kube import Host, Place, compose, kept
+from penstock.kube.containers import COORDINATOR
 from penstock.process import flags
 from penstock.recipes import Recipe, resolve
 from penstock.tiny_model import make_model
@@ -79,6 +80,16 @@ def test_what_is_alike_may_be_more_and_what_is_not_has_a_name(source: dict[str, 
     names = [services[f"judge-{i}"]["command"] for i in range(2)]
     assert [words[words.index("--name") + 1] for words in names] == ["judge-0", "judge-1"]
     assert services["learner"]["restart"] == services["create"]["restart"] == "on-failure"
+    ends = [name for name, service in services.items() if "--ends-with-run" in service.get("command", ())]
+    assert ends == ["learner"], "any other would be started again, and again"
+
+
+def test_commands_in_the_coordinators_container_ask_it(source: dict[str, Any]) -> None:
+    services, _ = made(resolve(source))
+    words = services["coordinator"]["command"]
+    port = words[words.index("--listen") + 1].rpartition(":")[2]
+    told = {name: service["environment"].get(COORDINATOR) for name, service in services.items()}
+    assert told.pop("coordinator") == f"127.0.0.1:{port}" and not any(told.values())
 
 
 def test_each_process_has_gpus_of_its_own(source: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ GRPC, BULK, METRICS, PAGE, HTTP, NATS, MONITOR = 7000, 7001, 9400, 8080, 8000, 4
 """Ports of every pod that has them."""
 DRAIN_SECONDS = 30
 USER = 65532
+COORDINATOR = "PENSTOCK_COORDINATOR"
+"""The variable that says to commands where the run's coordinator answers."""
 FOLDER, FILES, KEY, LOGIN = "/run/penstock", "/files", "/key", "/login"
 """Where a container has its own folder, the run's model and rows, the key of the page, and what it shows to NATS."""
 IMAGES = {
@@ -87,6 +89,8 @@ def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: 
         words += ["--bulk-port", str(BULK)]
     if kind == "learner":
         words.append("--ends-with-run")
+    if kind == "coordinator":  # commands that are given in its container ask it
+        variables.append({"name": COORDINATOR, "value": f"127.0.0.1:{GRPC}"})
     if kind == "dashboard":
         words += ["--key-file", f"{KEY}/page.key"]
     ports = [

@@ -28,7 +28,17 @@ LARGEST = 256 << 20
 """Bytes of the JSON: more is refused before it is unpacked."""
 QUARANTINED_KEPT = 100
 M = TypeVar("M", bound=Message)
-_PLAIN = ("sequence", "step", "forgotten", "next_number", "rolled_back", "refused", "failures", "draws")
+_PLAIN = (
+    "sequence",
+    "step",
+    "forgotten",
+    "next_number",
+    "rolled_back",
+    "taken_back",
+    "refused",
+    "failures",
+    "draws",
+)
 
 
 class BadSnapshot(ValueError):

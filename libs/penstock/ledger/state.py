@@ -90,7 +90,8 @@ class Ledger:
         rewards: by source and row, mean rewards of its groups, in order, the newest of them.
         recipes: with which the run went on, in order.
         decisions: by version, what was decided of it last. rolled_back: the version that is served until somebody
-            promotes one; −1 where no rollback stands.
+            promotes it or a newer one; −1 where no rollback stands. taken_back: promoted versions that a rollback took
+            back, until they are promoted again.
     """
 
     def __init__(self) -> None:
@@ -103,6 +104,7 @@ class Ledger:
         self.samples = SampleCounts()
         self.sequence = self.step = self.forgotten = self.next_number = 0
         self.rolled_back = -1
+        self.taken_back: list[int] = []
         self.began: datetime.datetime | None = None
         self.quarantine = Quarantine()
         self.refused: dict[str, int] = {}
@@ -129,8 +131,16 @@ class Ledger:
     def promoted(self) -> int:
         """The newest version that somebody promoted; 0 where nobody did, which is the model that everybody starts
         with."""
+        return max(self._promoted(), default=0)
+
+    @property
+    def served(self) -> int:
+        """The newest of them that no rollback took back: what is served."""
+        return max((step for step in self._promoted() if step not in self.taken_back), default=0)
+
+    def _promoted(self) -> list[int]:
         kept = (Decision.DECISION_PROMOTE, Decision.DECISION_ROLL_BACK)
-        return max((step for step, d in self.decisions.items() if d.decision in kept), default=0)
+        return [step for step, d in self.decisions.items() if d.decision in kept]
 
     def rejected(self, step: int) -> bool:
         """Whether a version was rejected, and not promoted since."""
@@ -149,9 +159,10 @@ class Ledger:
         for held in (self.batches, self.reports, self.failed):
             for old in [s for s in held if s <= step]:
                 del held[old]
-        standing = self.promoted
-        for old in [s for s in self.decisions if s <= step and s not in (standing, self.rolled_back)]:
+        standing = (self.promoted, self.served, self.rolled_back)
+        for old in [s for s in self.decisions if s <= step and s not in standing]:
             del self.decisions[old]
+        self.taken_back = [s for s in self.taken_back if s in self.decisions]
         before = training_group(self.next_number)
         for group in [g for g in self.groups.values() if g.step is not None and g.step <= step and g.name < before]:
             del self.groups[group.name]
@@ -227,9 +238,11 @@ class Ledger:
             raise LedgerError(f"ledger entry {sequence}: version {decision.step} is decided of, and no batch made it")
         self.sequence = sequence
         self.decisions[decision.step] = decision
+        self.taken_back = [step for step in self.taken_back if step != decision.step]
         if decision.decision == Decision.DECISION_ROLL_BACK:
             self.rolled_back = decision.step
-        elif decision.decision == Decision.DECISION_PROMOTE:
+            self.taken_back = sorted({*self.taken_back, *(s for s in self._promoted() if s > decision.step)})
+        elif decision.decision == Decision.DECISION_PROMOTE and decision.step >= self.rolled_back:
             self.rolled_back = -1
 
     def apply(self, subject: str, payload: bytes, sequence: int) -> None:

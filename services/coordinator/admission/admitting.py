@@ -76,7 +76,7 @@ class Admission:
         served = self._following.ledger.rolled_back
         slots = [slot for slot in slots if served < 0 or slot.min_step <= served]
         if self._tries:
-            slots = [slot for slot in slots if slot.min_step <= self._following.ledger.promoted]
+            slots = [slot for slot in slots if slot.min_step <= self._following.ledger.served]
         return list(zip(slots, self._tasks.drawing.draws(slots, self._following.ledger), strict=True))
 
     async def admit(self, slot: Slot, draw: Draw) -> bool:

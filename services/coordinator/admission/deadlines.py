@@ -11,12 +11,13 @@ came first is the sample's one end.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from penstock.bus import Bus, RunNames, StreamFull, publish_once, store_payload
 from penstock.ledger import Group
 from penstock.recipes import Recipe
 from penstock.rules.allowance import allowance
+from penstock.telemetry import metrics
 from penstock.trajectories import encode, failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.state.following import TICK_SECONDS, Following
@@ -28,6 +29,9 @@ OVER = "the group's deadline passed"
 # Workers end their samples at the deadline themselves, or after an outage of another team's service; this much later
 # the coordinator does it for dead ones.
 GRACE_SECONDS = 5.0
+_passed_over = metrics.gauge(
+    metrics.GROUPS_PASSED_OVER, "groups in flight beyond their deadline that steps behind their turn went on without"
+)
 
 
 class Deadlines:
@@ -38,7 +42,7 @@ class Deadlines:
         self, bus: Bus, names: RunNames, recipe: Recipe, following: Following, give_up: Callable[[str], None]
     ) -> None:
         self._bus, self._names, self._following, self._give_up = bus, names, following, give_up
-        self._model, self._limits = recipe.model.path, recipe.limits
+        self._model, self._limits, self._bound = recipe.model.path, recipe.limits, recipe.staleness.max_versions
         self._extra = recipe.outage_seconds + GRACE_SECONDS
         self._due = dict[str, float]()  # when a group in flight is overdue, in seconds of the monotonic clock
         self._closed: set[str] = set()
@@ -49,6 +53,7 @@ class Deadlines:
         while True:
             await self._following.changed(self._following.changes, TICK_SECONDS)
             late = self._overdue()
+            _passed_over.set(passed_over(late, self._following.ledger.step, self._bound))
             left = [group for group in late if group.name not in self._closed]  # the learner releases those in its turn
             if not left:
                 self._full_since = None
@@ -80,6 +85,15 @@ class Deadlines:
         if now - self._full_since >= self._limits.stall_seconds:
             self._give_up(f"{group.name} is overdue, and {full_log(self._limits)}")
             await self._following.notify()
+
+
+def passed_over(late: Iterable[Group], step: int, bound: int) -> int:
+    """How many of the overdue groups the learner should have released: they have all their ends, their turn is over.
+
+    Of a group that is admitted at step v the batch is that of step v + bound + 1 at the latest (see `pacing`). A group
+    that waits its turn is none of these, however long a step takes.
+    """
+    return sum(step - group.admitted.at_step > bound + 1 for group in late)
 
 
 def header_of(names: RunNames, group: Group) -> pb.GroupTask:

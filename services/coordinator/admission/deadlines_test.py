@@ -61,9 +61,22 @@ def watched(
     following: Any, seconds: float = 60.0, outage: float = 0.0, reasons: list[str] | None = None
 ) -> deadlines.Deadlines:
     limits = Limits(stall_seconds=2.0, group_deadline_seconds=seconds)
-    recipe: Any = types.SimpleNamespace(model=types.SimpleNamespace(path="m"), limits=limits, outage_seconds=outage)
+    recipe: Any = types.SimpleNamespace(
+        model=types.SimpleNamespace(path="m"),
+        limits=limits,
+        outage_seconds=outage,
+        staleness=types.SimpleNamespace(max_versions=1),
+    )
     told = [] if reasons is None else reasons
     return deadlines.Deadlines(following.bus, following.names, recipe, following, told.append)
+
+
+def test_a_group_that_waits_its_turn_is_not_passed_over_however_long_a_step_takes() -> None:
+    late = [group("a", -7200), group("b", -3600)]
+    for each, step in zip(late, (3, 4), strict=True):
+        each.admitted.at_step = step
+    assert [deadlines.passed_over(late, step, bound=1) for step in (3, 4, 5, 6, 7)] == [0, 0, 0, 1, 2]
+    assert deadlines.passed_over([], 9, bound=1) == 0, "those that are not overdue may be passed over by shorter ones"
 
 
 def test_a_group_is_overdue_after_its_time_the_grace_and_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:

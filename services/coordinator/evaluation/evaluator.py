@@ -19,7 +19,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission import deadlines
 from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.evaluation import plan as evaluation_plan
-from services.coordinator.state.following import Following
+from services.coordinator.state.following import Following, Sample
 from services.coordinator.state.peers import Peers
 
 logger = logging.getLogger(__name__)
@@ -90,20 +90,8 @@ class Evaluator:
         deadline.FromNanoseconds(time.time_ns() + int(seconds * 1e9))
         tasks = self._tasks.evaluation(step, deadline)
         wanted = [(t.group, i) for t in tasks for i in range(t.group_size)]
-        for task in tasks:
-            subject = following.names.task_subject("eval", task.group)
-            await publish_once(following.bus, subject, task.SerializeToString())
-        await asyncio.gather(*(following.find_evaluated(group, index) for group, index in wanted))
-        limit = seconds + deadlines.GRACE_SECONDS + self._recipe.outage_seconds
-        with waiting(f"evaluation of version {step}", on="rollout", deadline=limit):
-            try:
-                async with asyncio.timeout(limit):
-                    await following.until(lambda: all(key in following.evaluated for key in wanted))
-            except TimeoutError:
-                left = [key for key in wanted if key not in following.evaluated]
-                await asyncio.gather(*(following.find_evaluated(group, index) for group, index in left))
-                logger.warning("evaluation of version %d is reported with what it has", step)
-        samples = [following.evaluated.pop(key) for key in wanted if key in following.evaluated]
+        with following.awaiting(wanted):
+            samples = await self._played(step, tasks, wanted)
         try:
             wanted_of = self._recipe.evaluation
             result = evaluation_plan.report(step, samples, solved_at=wanted_of.solved_reward, reward=wanted_of.reward)
@@ -120,3 +108,21 @@ class Evaluator:
             logger.info("evaluation %d was recorded by another coordinator", step)
         await following.until(lambda: step in following.ledger.evaluations)
         logger.info("evaluated", extra={"step": step, "reward": result.metrics["reward"]})
+
+    async def _played(self, step: int, tasks: list[pb.GroupTask], wanted: list[Sample]) -> list[pb.Trajectory]:
+        """The samples of an evaluation, in their order, once all have ended or their time is over."""
+        following, seconds = self._following, self._recipe.limits.group_deadline_seconds
+        for task in tasks:
+            subject = following.names.task_subject("eval", task.group)
+            await publish_once(following.bus, subject, task.SerializeToString())
+        await asyncio.gather(*(following.find_evaluated(group, index) for group, index in wanted))
+        limit = seconds + deadlines.GRACE_SECONDS + self._recipe.outage_seconds
+        with waiting(f"evaluation of version {step}", on="rollout", deadline=limit):
+            try:
+                async with asyncio.timeout(limit):
+                    await following.until(lambda: all(key in following.evaluated for key in wanted))
+            except TimeoutError:
+                left = [key for key in wanted if key not in following.evaluated]
+                await asyncio.gather(*(following.find_evaluated(group, index) for group, index in left))
+                logger.warning("evaluation of version %d is reported with what it has", step)
+        return [following.evaluated[key] for key in wanted if key in following.evaluated]

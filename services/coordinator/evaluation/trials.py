@@ -30,8 +30,9 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1 import weights_pb2
 from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.evaluation.verdict import Found, Samples, verdict
-from services.coordinator.state.following import TICK_SECONDS, Following
+from services.coordinator.state.following import TICK_SECONDS, Following, Sample
 from services.coordinator.state.peers import Peers
+from services.coordinator.state.standstill import standstill
 
 logger = logging.getLogger(__name__)
 AGAIN = (
@@ -45,9 +46,24 @@ Decide = Callable[[int, weights_pb2.Decision, str, Mapping[str, float]], Awaitab
 
 
 @dataclasses.dataclass(frozen=True)
+class Trial:
+    """One version's. found: what is known of it so far."""
+
+    canary: Canary
+    version: PolicyVersion
+    tasks: list[pb.GroupTask]
+    found: Found
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Those that are to be played."""
+        return samples_of(self.tasks)
+
+
+@dataclasses.dataclass(frozen=True)
 class Said:
-    """What a trial has done. decide: weight_sync does it and the ledger has it; record: the ledger has it; pause: the
-    run is paused, with the reason."""
+    """What a trial has done. decide: weight_sync does it, unless the trial is over, and the ledger has it; record: the
+    ledger has it; pause: the run is paused, with the reason."""
 
     decide: Decide
     record: Decide
@@ -66,21 +82,24 @@ class Trials:
         """Tries version after version; never ends, where versions are tried."""
         canary = self._recipe.canary
         while canary is not None:
-            seen = self._following.changes
+            seen, served = self._following.changes, self._following.ledger.served
             try:
                 listed = await self._peers.versions()
                 if listed is not None:
-                    await self._record(listed)
+                    await self._record(listed, served)
                     tried = _on_trial(listed)
                     if tried is not None and self._peers.engine_ready:  # its time counts from then
                         await self._try(canary, tried)
                         continue
+            except rpc.errors.FailedPrecondition as error:
+                logger.info("a verdict comes too late: %s", error)
             except (rpc.RpcError, BusError) as error:
                 logger.warning("a trial begins anew: %s", error)
             await self._following.changed(seen, TICK_SECONDS)  # weight_sync announces nothing to whoever is no receiver
 
-    async def _record(self, listed: weights_pb2.ListVersionsResponse) -> None:
-        """Has the ledger say what weight_sync has decided."""
+    async def _record(self, listed: weights_pb2.ListVersionsResponse, before: int) -> None:
+        """Has the ledger say what weight_sync has decided. before: what was served, as the ledger knew it before that
+        was asked: a rollback that came in between is no promotion of what was rolled back."""
         await self._following.current()
         ledger = self._following.ledger
         for info in listed.versions:
@@ -89,28 +108,29 @@ class Trials:
                 await self._rejected(step, info.reason)
                 await self._said.record(step, weights_pb2.DECISION_REJECT, info.reason, {})
         served = listed.served.step
-        if ledger.promoted < served <= ledger.step and ledger.rejected(served):
+        if before < served <= ledger.step and ledger.rejected(served):
             if self._told != served:
                 await self._said.pause(True, f"version {served} is served, and was rejected: promote it, or roll back")
             self._told = served
-        elif ledger.promoted < served <= ledger.step:
+        elif max(before, ledger.served) < served <= ledger.step:
             await self._said.record(served, weights_pb2.DECISION_PROMOTE, "it is served", {})
         await self._following.current()
 
     async def _try(self, canary: Canary, version: PolicyVersion) -> None:
         """Tries a version, and decides of it unless somebody else did meanwhile."""
-        step, before = version.step, self._following.ledger.promoted
+        step, before = version.step, self._following.ledger.served
         tasks = self._chosen(canary, step)
-        keys = [(task.group, index) for task in tasks for index in range(task.group_size)]
-        found = Found(len(keys))
-        logger.info("version %d is tried on %d samples", step, len(keys))
-        with waiting(f"the trial of version {step}", on="generation", deadline=canary.seconds):
-            over = await self._measured(canary, version, tasks, keys, found)
-        if over:
-            logger.info("the trial of version %d is over: it was decided of", step)
-            return
-        found.samples = await self._samples(step, keys)
-        found.before = self._played.get(before) or await self._samples(before, self._keys(canary, before))
+        trial = Trial(canary, version, tasks, Found(len(samples_of(tasks))))
+        found = trial.found
+        logger.info("version %d is tried on %d samples", step, found.wanted)
+        with self._following.awaiting(trial.samples):
+            with waiting(f"the trial of version {step}", on="generation", deadline=canary.seconds):
+                over = await self._measured(trial)
+            if over:
+                logger.info("the trial of version %d is over: it was decided of", step)
+                return
+            found.samples = await self._samples(trial.tasks)
+        found.before = self._played.get(before) or await self._samples(self._chosen(canary, before))
         decided = self._following.ledger.decisions.get(before)
         if decided is not None and "reward" in decided.metrics:
             found.before_reward = decided.metrics["reward"]
@@ -122,59 +142,47 @@ class Trials:
             await self._said.decide(step, weights_pb2.DECISION_PROMOTE, "its trial was good", numbers)
             self._played = {step: found.samples}
             return
+        if _on_trial(await self._peers.versions()) != version:
+            return  # somebody decided of it in the last moment
         await self._rejected(step, reason)  # first: whoever is started again finds the decision, and pauses no more
         await self._said.decide(step, weights_pb2.DECISION_REJECT, reason[:LONGEST_REASON], numbers)
 
     async def _rejected(self, step: int, reason: str) -> None:
         """Pauses the run where it is to be paused, or could not go on."""
         await self._following.current()
-        canary, ledger = self._recipe.canary, self._following.ledger
+        canary = self._recipe.canary
         if canary is None:
             return
-        newest, least = ledger.step == step, max(0, ledger.step - self._recipe.staleness.max_versions)
-        stuck = newest and not ledger.in_flight and least > ledger.promoted
-        if canary.on_reject == "pause" or stuck:
+        if canary.on_reject == "pause" or standstill(self._following.ledger, self._recipe, rejected=step):
             await self._said.pause(True, f"version {step} was rejected by its trial: {reason}"[:LONGEST_REASON])
 
-    async def _measured(
-        self,
-        canary: Canary,
-        version: PolicyVersion,
-        tasks: list[pb.GroupTask],
-        keys: list[tuple[str, int]],
-        found: Found,
-    ) -> bool:
+    async def _measured(self, trial: Trial) -> bool:
         """Fills in what is found until all of it is, or the time is over; whether somebody decided meanwhile."""
-        whole = asyncio.create_task(self._whole(canary, version, tasks, keys, found))
-        watched = asyncio.create_task(self._watched(version, found))
+        whole, watched = asyncio.create_task(self._whole(trial)), asyncio.create_task(self._watched(trial))
+        within = trial.canary.seconds
         try:
-            done, _ = await asyncio.wait({whole, watched}, timeout=canary.seconds, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({whole, watched}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
-            return watched in done and not found.failure
+            return watched in done and not trial.found.failure
         finally:
             for task in (whole, watched):
                 task.cancel()
             await asyncio.gather(whole, watched, return_exceptions=True)
 
-    async def _whole(
-        self,
-        canary: Canary,
-        version: PolicyVersion,
-        tasks: list[pb.GroupTask],
-        keys: list[tuple[str, int]],
-        found: Found,
-    ) -> None:
+    async def _whole(self, trial: Trial) -> None:
         following = self._following
-        for task in tasks:
+        for task in trial.tasks:
             subject = following.names.task_subject("eval", task.group)
             await publish_once(following.bus, subject, task.SerializeToString())
-        await self._scored(version, found)
-        await asyncio.gather(*(following.find_evaluated(group, index) for group, index in keys))
-        await following.until(lambda: all(key in following.evaluated for key in keys))
+        await self._scored(trial.version, trial.found)
+        samples = trial.samples
+        await asyncio.gather(*(following.find_evaluated(group, index) for group, index in samples))
+        await following.until(lambda: all(sample in following.evaluated for sample in samples))
 
-    async def _watched(self, version: PolicyVersion, found: Found) -> None:
+    async def _watched(self, trial: Trial) -> None:
         """Until the version is on trial no more, or an engine cannot take it."""
+        version = trial.version
         while True:
             seen = self._following.changes
             listed = await self._peers.versions()
@@ -183,7 +191,7 @@ class Trials:
                     return
                 for receiver in listed.receivers:
                     if receiver.error and receiver.failed == version:
-                        found.failure = f"{receiver.name} cannot take it: {receiver.error}"
+                        trial.found.failure = f"{receiver.name} cannot take it: {receiver.error}"
                         return
             await self._following.changed(seen, TICK_SECONDS)
 
@@ -243,17 +251,22 @@ class Trials:
                 count += task.group_size
         return chosen
 
-    def _keys(self, canary: Canary, step: int) -> list[tuple[str, int]]:
-        return [(task.group, index) for task in self._chosen(canary, step) for index in range(task.group_size)]
-
-    async def _samples(self, step: int, keys: list[tuple[str, int]]) -> Samples:
-        """What the log has of these, by their place in the evaluation of their version."""
-        following = self._following
-        await asyncio.gather(*(following.find_evaluated(group, index) for group, index in keys))
-        got = {key: following.evaluated.pop(key) for key in keys if key in following.evaluated}
+    async def _samples(self, tasks: list[pb.GroupTask]) -> Samples:
+        """What the log has of the samples of these, by their place in the evaluation of their version."""
+        following, samples = self._following, samples_of(tasks)
+        with following.awaiting(samples):
+            await asyncio.gather(*(following.find_evaluated(group, index) for group, index in samples))
+            got = {sample: following.evaluated[sample] for sample in samples if sample in following.evaluated}
         return {(group.partition("-")[2], index): t for (group, index), t in got.items()}
 
 
-def _on_trial(listed: weights_pb2.ListVersionsResponse) -> PolicyVersion | None:
+def samples_of(tasks: list[pb.GroupTask]) -> list[Sample]:
+    """Those that come of tasks."""
+    return [(task.group, index) for task in tasks for index in range(task.group_size)]
+
+
+def _on_trial(listed: weights_pb2.ListVersionsResponse | None) -> PolicyVersion | None:
+    if listed is None:
+        return None
     states = ((info.state, info.version) for info in listed.versions)
     return next((version for state, version in states if state == weights_pb2.VERSION_STATE_CANARY), None)

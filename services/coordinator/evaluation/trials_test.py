@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from penstock import rpc
 from penstock.bus import Bus, RunNames, append
 from penstock.chat import ChatTokenizer
@@ -16,12 +18,15 @@ from penstock.trajectories import float32s, int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1 import weights_pb2, weights_pb2_grpc
 from services.coordinator.coordinator import Coordinator
+from services.coordinator.server import CoordinatorServicer
 from services.coordinator.state.peers import peers
 from services.coordinator.testing.run import (
     SIZE,
+    drawn,
     make_coordinator,
     make_recipe,
     play_worker,
+    publish,
     running,
     settled,
     train,
@@ -53,6 +58,8 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         self.states = {0: (READY, ""), 1: (CANARY, "")}
         self.error = ""
         self.held = True
+        self.late, self.refused = False, 0  # whether a person rolls back just before a verdict
+        self.coordinator: Coordinator | None = None
 
     async def ListVersions(self, request: Any, context: Any) -> weights_pb2.ListVersionsResponse:
         infos = [
@@ -76,6 +83,15 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         return weights_pb2.GetManifestResponse(manifest=weights_pb2.Manifest(version=request.version, probes=[probe]))
 
     async def DecideVersion(self, request: Any, context: Any) -> weights_pb2.DecideVersionResponse:
+        if request.decision == weights_pb2.DECISION_ROLL_BACK:
+            self.states[1] = (weights_pb2.VERSION_STATE_VERIFIED, "")
+            return weights_pb2.DecideVersionResponse()
+        if self.late and request.verdict:
+            assert self.coordinator is not None
+            await self.coordinator.decide(0, weights_pb2.DECISION_ROLL_BACK, "worse")
+        if request.verdict and self.states[request.step][0] != CANARY:
+            self.refused += 1
+            raise rpc.failed_precondition("it is not on trial any more", reason="VERSION_REFUSED")
         self.states[request.step] = (READY if request.decision == PROMOTE else REJECTED, request.reason)
         return weights_pb2.DecideVersionResponse()
 
@@ -115,8 +131,10 @@ class World:
 
     @asynccontextmanager
     async def coordinator(self, **canary: Any) -> AsyncIterator[Coordinator]:
+        keys = {key: canary.pop(key) for key in list(canary) if "__" in key}
         wanted = {"samples": 4, "seconds": 10, **canary}
-        recipe = make_recipe(self.folder, data__eval=str(self.folder / "eval.jsonl"), weight_sync__canary=wanted)
+        keys |= {"data__eval": str(self.folder / "eval.jsonl"), "weight_sync__canary": wanted}
+        recipe = make_recipe(self.folder, **keys)
         async with rpc.Server("both") as server:
             server.add(weights_pb2_grpc.add_WeightSyncServiceServicer_to_server, self.store)
             server.add(generation_pb2_grpc.add_GenerationServiceServicer_to_server, self.engine)
@@ -124,6 +142,7 @@ class World:
             addresses = {"weight_sync": server.address, "generation-0": server.address}
             async with peers(addresses, rpc.Security()) as found:
                 made = make_coordinator(self.bus, self.names, recipe, self.files, self.chat, found)
+                self.store.coordinator = made
                 async with running(made.run(), within=60):
                     yield made
 
@@ -196,6 +215,53 @@ async def test_a_reward_that_falls_is_rejected_and_the_run_goes_on_where_it_may(
         assert decided.reason == "the reward fell from 1 to 0, by more than reward_drop 0.1"
         assert made.state.admitting
         assert all(slot.min_step == 0 for slot, _ in made.admission.admissible())
+
+
+async def test_a_resume_that_cannot_help_says_so_at_once(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    world = world_of(bus, names, folder, tmp_path, chat)
+    world.engine.apart = 3.0
+    await world.first_step()
+    async with playing(world), world.coordinator(staleness__max_versions=0) as made:
+        await settled(made, lambda: made.state.value == coordinator_pb2.RUN_STATE_PAUSED)
+        await world.decided()
+        assert not made.watch.stall
+        await made.pause(False)
+        await settled(made, lambda: bool(made.watch.stall))
+        assert made.watch.stall.startswith("version 0 is served, all that are newer were rejected")
+        explained = await CoordinatorServicer(made).ExplainStall(coordinator_pb2.ExplainStallRequest(), None)
+        assert explained.explanation.startswith(made.watch.stall)
+        await made.decide(1, PROMOTE, "it is good enough")
+        await settled(made, lambda: not made.watch.stall)
+
+
+async def test_samples_that_come_behind_a_trial_are_not_kept(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    world = world_of(bus, names, folder, tmp_path, chat)
+    world.store.held = False
+    await world.first_step()
+    async with playing(world), world.coordinator() as made:
+        await settled(made, lambda: len([k for k in made.following.evaluated if k[0].startswith("e00000001")]) == 4)
+        world.store.states[1] = (READY, "")
+        await settled(made, lambda: not made.following.evaluated)
+        late = max(made.tasks.evaluation(1, Timestamp()), key=lambda task: task.row)
+        seen = made.following.log.count
+        await publish(bus, names, drawn(late, 0, step=1))
+        await settled(made, lambda: made.following.log.count > seen)
+        assert not made.following.evaluated
+
+
+async def test_a_rollback_in_the_last_moment_of_a_trial_stands(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    world = world_of(bus, names, folder, tmp_path, chat)
+    world.store.late = True
+    await world.first_step()
+    async with playing(world), world.coordinator() as made:
+        await settled(made, lambda: world.store.refused > 0 and made.ledger.rolled_back == 0)
+        assert 1 not in made.ledger.decisions
 
 
 async def test_an_engine_that_cannot_take_it_and_one_that_never_does_reject_it(

@@ -6,7 +6,7 @@ import pathlib
 import time
 
 from penstock.bus import Bus, BusError, RunNames, TaskConsumer, stream_state
-from penstock.recipes.sections import Limits
+from penstock.recipes import Recipe
 from penstock.telemetry import metrics
 from services.coordinator.reporting.explaining import computes, explain
 from services.coordinator.reporting.machine import disk_used
@@ -17,6 +17,7 @@ from services.coordinator.state.following import TICK_SECONDS, Following
 from services.coordinator.state.peers import Peers
 from services.coordinator.state.room import scarce_log
 from services.coordinator.state.run_state import RunState
+from services.coordinator.state.standstill import standstill
 
 logger = logging.getLogger(__name__)
 _stalled = metrics.gauge(metrics.STALLED, "1 while the run has stalled")
@@ -30,7 +31,8 @@ class Watch:
     """What was seen last.
 
     Attributes:
-        services: the look at the other services. stall: why nothing has moved for long; empty while the run moves.
+        services: the look at the other services. stall: why nothing has moved for long, or will until a person decides
+            of a version; empty while the run moves.
         scarce: that the log has little room; empty while there is enough.
     """
 
@@ -38,7 +40,7 @@ class Watch:
         self,
         bus: Bus,
         names: RunNames,
-        limits: Limits,
+        recipe: Recipe,
         state: RunState,
         following: Following,
         peers: Peers,
@@ -46,10 +48,10 @@ class Watch:
     ) -> None:
         self.services = Services()
         self.stall = self.scarce = ""
-        self._limits = limits
+        self._recipe, self._limits = recipe, recipe.limits
         self._bus, self._names, self._state, self._following, self._peers = bus, names, state, following, peers
         self._folder, self._first_seen = folder, dict[str, float]()
-        self._stalls = StallWatch(limits.stall_seconds)
+        self._stalls = StallWatch(recipe.limits.stall_seconds)
 
     async def run(self, recorder: Recorder) -> None:
         """Looks, and lets the recorder try again what a full disk delayed; never ends."""
@@ -102,6 +104,12 @@ class Watch:
         somebody computes."""
         now = time.monotonic()
         position = (self._following.ledger.sequence, self._following.log.count)
+        if self._state.admitting and (why := standstill(self._following.ledger, self._recipe)):
+            if not self.stall:
+                logger.warning("the run waits for a person: %s", why)
+            self.stall = why
+            _stalled.set(1)
+            return
         if self._stalls.look(position, self._state.expected_to_move, now):
             waits = await self._peers.waits()
             if computes(waits):

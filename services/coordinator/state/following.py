@@ -5,7 +5,9 @@ them decides on a prefix of the ledger: who decides waits for `current` first.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 from penstock.bus import Bus, Entry, RunNames, last_entry, load_payload, read, stream_state
 from penstock.ledger import Fold, Ledger
@@ -18,6 +20,8 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.state.log_tail import LogTail
 
 FOLD_SECONDS = 600.0
+Sample = tuple[str, int]
+"""By its group and its index there."""
 TICK_SECONDS = 1.0  # those who wait for change look this often at what announces none
 
 
@@ -28,7 +32,7 @@ class Following:
         ledger: every decision so far. log: the newest samples.
         quarantine: what of the other streams was set aside (the ledger has its own).
         snapshot: the entry of the ledger that it began behind, 0 for none.
-        evaluated: samples of evaluations by (group, index), as the log brought them.
+        evaluated: samples of evaluations by (group, index), as the log brought them: those that somebody waits for.
     """
 
     def __init__(self, bus: Bus, names: RunNames) -> None:
@@ -36,7 +40,8 @@ class Following:
         self.ledger = Ledger()
         self.quarantine = Quarantine()
         self.log = LogTail()
-        self.evaluated: dict[tuple[str, int], pb.Trajectory] = {}
+        self.evaluated: dict[Sample, pb.Trajectory] = {}
+        self._awaited = Counter[Sample]()
         self.changes = self.snapshot = 0
         self._changed = asyncio.Condition()
 
@@ -79,12 +84,24 @@ class Following:
             if t is None:
                 continue
             self.log.add(t)
-            if t.kind == pb.TASK_KIND_EVAL:
+            if (t.group, t.index) in self._awaited:
                 self.evaluated[t.group, t.index] = t
                 await self.notify()
 
+    @contextmanager
+    def awaiting(self, samples: Collection[Sample]) -> Iterator[None]:
+        """Keeps what the log brings of these samples of evaluations in `evaluated`, for the block."""
+        self._awaited.update(samples)
+        try:
+            yield
+        finally:
+            self._awaited -= Counter(samples)
+            for sample in samples:
+                if sample not in self._awaited:
+                    self.evaluated.pop(sample, None)
+
     async def find_evaluated(self, group: str, index: int) -> None:
-        """Takes a sample that ended before this process looked: an evaluation goes on over restarts."""
+        """Takes an awaited sample that ended before this process looked: an evaluation goes on over restarts."""
         if (group, index) not in self.evaluated:
             entry = await last_entry(self.bus, self.names.log, self.names.log_subject(group, index))
             t = await self._sample(entry) if entry is not None else None

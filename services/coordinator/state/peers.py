@@ -92,11 +92,14 @@ class Peers:
                 return await rpc.call(stub.ScoreTokens(request, timeout=SCORE_SECONDS))
         raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, f"{engine} does not take part in the run now")
 
-    async def decide(self, step: int, decision: weights_pb2.Decision, reason: str) -> weights_pb2.DecideVersionResponse:
-        """Promotes a version, rejects it, or rolls back to it. Raises rpc.RpcError."""
+    async def decide(
+        self, step: int, decision: weights_pb2.Decision, reason: str, *, verdict: bool = False
+    ) -> weights_pb2.DecideVersionResponse:
+        """Promotes a version, rejects it, or rolls back to it. verdict: by its trial, while that is under way. Raises
+        rpc.RpcError."""
         for name in self._named("weight_sync"):
             stub = weights_pb2_grpc.WeightSyncServiceStub(self.channels[name])
-            request = weights_pb2.DecideVersionRequest(step=step, decision=decision, reason=reason)
+            request = weights_pb2.DecideVersionRequest(step=step, decision=decision, reason=reason, verdict=verdict)
             return await rpc.call(stub.DecideVersion(request, timeout=ASK_SECONDS))
         raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, "no weight_sync takes part in the run now")
 

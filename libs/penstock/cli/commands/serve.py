@@ -74,7 +74,7 @@ async def joined_words(service: str, words: list[str]) -> list[str]:
     name = args.name if args.name != service else f"{part}-{joining.place}-{os.getpid()}"
     if service in ("coordinator", "learner", "weight_sync", "dashboard"):
         name = args.name
-    (planned,) = plan(recipe, folder, args.join, {name: f"{joining.host}:0"}, Joins())
+    (planned,) = plan(recipe, folder, args.join, {name: f"{joining.host}:0"}, Joins(flags=()))
     return [*planned.command[runs_in(planned.command) :], *_without(words, "--join", "--folder")]
 
 
