@@ -73,7 +73,7 @@ def stored(folder: pathlib.Path, *steps: int, tries: bool) -> VersionStore:
     for step in steps:
         made, data = manifest(step)
         store.begin(made)
-        store.feed(made.version, memoryview(data))
+        store.staging.feed(made.version, memoryview(data))
         store.commit(made.version)
     return store
 

@@ -44,6 +44,7 @@ PROMOTE, REJECT = weights_pb2.DECISION_PROMOTE, weights_pb2.DECISION_REJECT
 class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     """Has version 0 served and version 1 on trial, which `generation-0` holds unless it failed to take it."""
 
+    OpenBulk: ClassVar[Any]
     AbortVersion: ClassVar[Any]
     BeginVersion: ClassVar[Any]
     CommitVersion: ClassVar[Any]
