@@ -86,9 +86,10 @@ async def there(address: str) -> AsyncIterator[None]:
     await server.stop(None)
 
 
-async def away(on: str, seconds: float) -> Wait:
-    """What is waited for, once it has been for so long."""
+async def away(on: str, seconds: float, waiting: asyncio.Task[Any]) -> Wait:
+    """What a task waits for, once it has for so long. Raises what the task does, should it end."""
     while True:
+        assert not waiting.done(), waiting.result()
         for wait in snapshot():
             if wait.on == on and time.time() - wait.since > seconds:
                 return wait
@@ -105,7 +106,7 @@ async def test_items_wait_by_name_for_a_reward_that_went_away_and_are_scored_whe
         async with there(address):
             assert total((await scorer.score(item)).components) == 1.0
         waiting = asyncio.create_task(scorer.score(item))
-        wait = await away(f"reward {address}", SECONDS)
+        wait = await away(f"reward {address}", SECONDS, waiting)
         assert wait.what == "1 scores of theirs" and not waiting.done(), "longer than the reward's own time"
         async with there(address):
             assert total((await waiting).components) == 1.0
@@ -136,7 +137,7 @@ async def test_items_wait_for_a_foreign_reward_that_is_frozen(tmp_path: pathlib.
                     break
             os.kill(process.pid, signal.SIGSTOP)
             waiting = asyncio.create_task(scorer.score(pb.ScoreItem(id="0", completion="quick")))
-            await away(f"reward {address}", 5.0)
+            await away(f"reward {address}", 5.0, waiting)
             assert not waiting.done(), "three times its own time and more"
             os.kill(process.pid, signal.SIGCONT)
             assert total((await waiting).components) == 1.0
@@ -171,7 +172,7 @@ async def test_an_episode_waits_for_a_foreign_environment_that_is_frozen(
                     break
             os.kill(process.pid, signal.SIGSTOP)
             waiting = asyncio.create_task(reset())
-            await away(f"environment {address}", 5.0)
+            await away(f"environment {address}", 5.0, waiting)
             assert not waiting.done(), "five times the time of a call"
             os.kill(process.pid, signal.SIGCONT)
             assert (await waiting).episode == "e"

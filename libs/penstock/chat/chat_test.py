@@ -141,3 +141,13 @@ def test_the_prompt_of_a_group_is_rendered_once(chat: ChatTokenizer, monkeypatch
     chat.render(question, generate=False)
     chat.render(question, tools=[{"type": "function", "function": {"name": "f"}}])
     assert len(asked) == 3
+
+
+def test_a_template_that_says_the_date_is_asked_each_time(tmp_path: pathlib.Path) -> None:
+    make_model(tmp_path)
+    path = tmp_path / "chat_template.jinja"
+    template = path.read_text() if path.is_file() else ChatTokenizer(tmp_path)._tokenizer.chat_template
+    path.write_text("{% set now = strftime_now('%f') %}" + template)
+    chat = ChatTokenizer(tmp_path)
+    assert chat.render([m("user", "a")]) == chat.render([m("user", "a")])
+    assert chat._kept.cache_info().hits == 0

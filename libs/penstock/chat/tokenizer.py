@@ -54,7 +54,8 @@ class ChatTokenizer:
         self._said = Template(self._tokenizer, own, thinking, parts)
         self._own = own
         self._heard = set[str]()
-        self._kept = functools.lru_cache(RENDERINGS)(self._rendered)
+        dated = "strftime_now" in str(self._tokenizer.chat_template)  # says another thing on another day
+        self._kept = functools.lru_cache(0 if dated else RENDERINGS)(self._rendered)
         self._ends = ends_of(model, self._tokenizer, self._template, self._words)
 
     def _wants_parts(self, thinking: bool | None) -> bool:

@@ -36,8 +36,10 @@ NAME_SECONDS = 5.0
 
 def ask(run: str, runs: pathlib.Path, call: Callable[[Stub], Awaitable[T]]) -> T:
     """What `call` says of the run below `runs`; ends the command with a clear line if nobody can be asked."""
-    folder, given = runs / run, os.environ.get(GIVEN, "")
-    if not given and not (folder / "recipe.yaml").is_file():
+    folder = runs / run
+    here = (folder / "recipe.yaml").is_file()
+    given = "" if here else os.environ.get(GIVEN, "")
+    if not given and not here:
         raise failed(unknown_run(run, runs))
 
     async def asked() -> T:

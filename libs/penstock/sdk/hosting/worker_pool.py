@@ -72,13 +72,12 @@ class Worker:
             WorkerFailed: see there.
         """
         async with self._lock:
-            dead = self._process is None or self._process.returncode is not None
-            if generation is not None and (dead or generation != self.generation):
+            if generation is not None and (self._dead or generation != self.generation):
                 raise WorkerFailed(f"{self.name} was replaced since")
             target = request.get("target")
-            if dead or (target is not None and target not in self._loaded):
+            if self._dead or (target is not None and target not in self._loaded):
                 async with self._starting:
-                    if dead:
+                    if self._dead:
                         await self._start()
                     if target is not None:
                         await self._within(START_SECONDS, {"op": "load", "target": target})
@@ -88,6 +87,10 @@ class Worker:
                 self._lost = "an agent has left threads running"
                 await self.kill()
             return answer
+
+    @property
+    def _dead(self) -> bool:
+        return self._process is None or self._process.returncode is not None
 
     async def _within(self, seconds: float, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
