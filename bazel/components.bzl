@@ -40,6 +40,7 @@ LIBRARIES = {
     "testing/chat_templates": "light",
     "testing/clean_environment": "light",
     "testing/fake_engine": "light",
+    "testing/freezing": "light",
     "testing/hostile_messages": "light",
     "testing/nats": "light",
     "testing/small_disk": "light",

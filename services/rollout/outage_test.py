@@ -21,6 +21,7 @@ from penstock.recipes.sections import Reward
 from penstock.reward.v1 import reward_pb2 as pb
 from penstock.reward.v1 import reward_pb2_grpc
 from penstock.telemetry.waits import Wait, snapshot
+from penstock.testing.freezing import freeze
 from services.rollout import episode
 from services.rollout.failures import EnvironmentFailed, RewardFailed
 from services.rollout.frozen import breath_of
@@ -135,7 +136,7 @@ async def test_items_wait_for_a_foreign_reward_that_is_frozen(tmp_path: pathlib.
                 with contextlib.suppress(RewardFailed):
                     assert total((await scorer.score(pb.ScoreItem(id="0", completion="quick"))).components) == 1.0
                     break
-            os.kill(process.pid, signal.SIGSTOP)
+            freeze(process.pid)
             waiting = asyncio.create_task(scorer.score(pb.ScoreItem(id="0", completion="quick")))
             await away(f"reward {address}", 5.0, waiting)
             assert not waiting.done(), "three times its own time and more"
@@ -170,7 +171,7 @@ async def test_an_episode_waits_for_a_foreign_environment_that_is_frozen(
                 with contextlib.suppress(EnvironmentFailed):
                     assert (await reset()).episode == "e"
                     break
-            os.kill(process.pid, signal.SIGSTOP)
+            freeze(process.pid)
             waiting = asyncio.create_task(reset())
             await away(f"environment {address}", 5.0, waiting)
             assert not waiting.done(), "five times the time of a call"

@@ -25,6 +25,7 @@ from penstock.bus import (
 from penstock.bus.embedded import free_ports, write_config
 from penstock.bus.streams import stream_configs
 from penstock.telemetry.waits import snapshot
+from penstock.testing.freezing import freeze
 
 
 async def test_ensuring_twice_changes_nothing(bus: Bus, names: RunNames, small: RunLimits) -> None:
@@ -91,7 +92,7 @@ async def test_durability_that_cannot_be_verified_is_refused(server: EmbeddedSer
 
 async def test_a_hung_server_is_a_named_error_within_bounds(server: EmbeddedServer, bus: Bus, names: RunNames) -> None:
     assert server.process is not None
-    server.process.send_signal(signal.SIGSTOP)
+    freeze(server.process.pid)
     try:
         loop = asyncio.get_running_loop()
         started = loop.time()
