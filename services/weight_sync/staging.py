@@ -23,7 +23,8 @@ from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import Get, parent_of
 from services.weight_sync.errors import NoParent, NoRoom, NotStaged, Refused, StoreError
 from services.weight_sync.files import mapped
-from services.weight_sync.leases import alone, can_lease
+from services.weight_sync.leases import can_lease
+from services.weight_sync.spares import Spare
 from services.weight_sync.written import Held
 
 STAGED = 2
@@ -72,14 +73,14 @@ class Staged:
 class Staging:
     """Those below a folder. Not safe for concurrent pushes of one version.
 
-    get: a kept version. quota: bytes that they may take together.
+    get: a kept version. quota: bytes that they may take together. spare: the file that the next one may have.
     """
 
     def __init__(self, directory: pathlib.Path, get: Get, quota: int) -> None:
         self._directory, self._get, self._quota = directory, get, quota
         self._staged: dict[tuple[int, int], Staged] = {}
         self._leases = can_lease(directory)
-        self._spare = directory / "spare.staging"
+        self.spare = Spare(directory, self._leases)
 
     @property
     def manifests(self) -> list[pb.Manifest]:
@@ -99,17 +100,13 @@ class Staging:
         self._within_quota(version.step, manifest.total_size)
         path = self._directory / f"{stem(version)}.staging"
         try:
-            self._use_spare(path, manifest.total_size)
+            self.spare.give(path, manifest.total_size)
             output = Output(path, manifest.total_size, again=True)
         except OSError as error:
             path.unlink(missing_ok=True)
             needed = f"step {version.step} needs {manifest.total_size} bytes"
             raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
         self._staged[version.epoch, version.step] = Staged(manifest, path, output, Receiver(manifest, output.write))
-
-    def spare(self, path: pathlib.Path) -> None:
-        """The next version may have the file of one that is retired: making room anew costs more than filling it."""
-        path.replace(self._spare)
 
     def places(self, version: PolicyVersion) -> tuple[pathlib.Path, pathlib.Path | None] | None:
         """The files that a learner on this host may write instead of pushing: the version's, and that of what makes it
@@ -204,15 +201,6 @@ class Staging:
         staged = self._staged.pop((version.epoch, version.step), None)
         if staged is not None:
             staged.discard()
-
-    def _use_spare(self, path: pathlib.Path, size: int) -> None:
-        """Gives the spare file another name, if it fits and no receiver has it open; else it goes. Raises OSError."""
-        if not self._spare.exists():
-            return
-        if self._leases and self._spare.stat().st_size == size and alone(self._spare):
-            self._spare.rename(path)
-        else:
-            self._spare.unlink()
 
     def _open(self, version: PolicyVersion) -> Staged:
         """One of which more may come: nothing changes what was made of its parent, or taken as it was written."""

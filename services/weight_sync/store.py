@@ -207,7 +207,7 @@ class VersionStore:
             stored = self._stored.pop(step)
             self._life.forget(step)
             stored.path.with_suffix(".manifest").unlink(missing_ok=True)
-            self.staging.spare(stored.path)
+            self.staging.spare.keep(stored.path)
             stored.path.with_suffix(".difference").unlink(missing_ok=True)
             self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
 

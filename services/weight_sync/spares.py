@@ -1,0 +1,25 @@
+"""The file of a retired version, which the next one may have: making room anew costs more than filling it."""
+
+import pathlib
+
+from services.weight_sync.leases import alone
+
+
+class Spare:
+    """The one below a folder. leases: whether it can be told who has it open."""
+
+    def __init__(self, directory: pathlib.Path, leases: bool) -> None:
+        self._path, self._leases = directory / "spare.staging", leases
+
+    def keep(self, path: pathlib.Path) -> None:
+        """Takes the file of a retired version."""
+        path.replace(self._path)
+
+    def give(self, path: pathlib.Path, size: int) -> None:
+        """Gives the file the name `path`, if it fits and no receiver has it open; else it goes. Raises OSError."""
+        if not self._path.exists():
+            return
+        if self._leases and self._path.stat().st_size == size and alone(self._path):
+            self._path.rename(path)
+        else:
+            self._path.unlink()
