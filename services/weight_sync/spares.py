@@ -16,10 +16,17 @@ class Spare:
         path.replace(self._path)
 
     def give(self, path: pathlib.Path, size: int) -> None:
-        """Gives the file the name `path`, if it fits and no receiver has it open; else it goes. Raises OSError."""
+        """Gives the file the name `path`, if it fits, and nobody has it open or by another name; else it goes.
+
+        Raises OSError.
+        """
         if not self._path.exists():
             return
-        if self._leases and self._path.stat().st_size == size and alone(self._path):
+        if self._fits(size):
             self._path.rename(path)
         else:
             self._path.unlink()
+
+    def _fits(self, size: int) -> bool:
+        found = self._path.lstat()
+        return self._leases and found.st_size == size and found.st_nlink == 1 and alone(self._path)
