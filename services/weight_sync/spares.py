@@ -20,13 +20,13 @@ class Spare:
 
         Raises OSError.
         """
-        if not self._path.exists():
+        try:
+            self._path.rename(path)  # first: what is the spare may be another file after the check
+        except FileNotFoundError:
             return
-        if self._fits(size):
-            self._path.rename(path)
-        else:
-            self._path.unlink()
+        if not self._fits(path, size):
+            path.unlink()
 
-    def _fits(self, size: int) -> bool:
-        found = self._path.lstat()
-        return self._leases and found.st_size == size and found.st_nlink == 1 and alone(self._path)
+    def _fits(self, path: pathlib.Path, size: int) -> bool:
+        found = path.lstat()
+        return self._leases and found.st_size == size and found.st_nlink == 1 and alone(path)
