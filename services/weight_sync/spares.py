@@ -1,8 +1,11 @@
 """The file of a retired version, which the next one may have: making room anew costs more than filling it."""
 
+import logging
 import pathlib
 
 from services.weight_sync.leases import alone
+
+logger = logging.getLogger(__name__)
 
 
 class Spare:
@@ -28,5 +31,9 @@ class Spare:
             path.unlink()
 
     def _fits(self, path: pathlib.Path, size: int) -> bool:
-        found = path.lstat()
-        return self._leases and found.st_size == size and found.st_nlink == 1 and alone(path)
+        try:
+            found = path.lstat()
+            return self._leases and found.st_size == size and found.st_nlink == 1 and alone(path)
+        except OSError as error:  # another user's, say
+            logger.info("a retired version's file is not filled again: %s", error)
+            return False

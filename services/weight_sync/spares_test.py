@@ -1,5 +1,6 @@
 """A retired version's file is filled again only where nobody could notice."""
 
+import errno
 import os
 import pathlib
 
@@ -23,6 +24,19 @@ def test_a_file_that_has_another_name_is_not_filled_again(tmp_path: pathlib.Path
     spare.keep(file)
     spare.give(place, SIZE)
     assert [each.name for each in tmp_path.iterdir()] == ["backup"]
+
+
+def test_a_file_of_which_it_cannot_be_known_makes_room_for_the_next(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_ours(path: pathlib.Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    spare = Spare(tmp_path, leases=True)
+    spare.keep(retired(tmp_path))
+    monkeypatch.setattr(spares, "alone", not_ours)
+    spare.give(tmp_path / "next.staging", SIZE)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("leased", [True, False])
