@@ -15,8 +15,12 @@ class Spare:
         self._path, self._leases = directory / "spare.staging", leases
 
     def keep(self, path: pathlib.Path) -> None:
-        """Takes the file of a retired version."""
-        path.replace(self._path)
+        """Takes the file of a retired version, if that can be: a commit does not fail for it."""
+        try:
+            path.replace(self._path)
+        except OSError as error:
+            logger.warning("the file of a retired version cannot be kept: %s", error)
+            path.unlink(missing_ok=True)
 
     def give(self, path: pathlib.Path, size: int) -> None:
         """Gives the file the name `path`, if it fits, and nobody has it open or by another name; else it goes.

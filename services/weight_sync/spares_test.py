@@ -26,6 +26,14 @@ def test_a_file_that_has_another_name_is_not_filled_again(tmp_path: pathlib.Path
     assert [each.name for each in tmp_path.iterdir()] == ["backup"]
 
 
+def test_a_file_that_cannot_be_kept_goes(tmp_path: pathlib.Path) -> None:
+    spare, file = Spare(tmp_path, leases=True), retired(tmp_path)
+    (tmp_path / "spare.staging").mkdir()
+    spare.keep(file)
+    spare.keep(file)
+    assert not file.exists()
+
+
 def test_a_file_of_which_it_cannot_be_known_makes_room_for_the_next(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,18 @@ def test_the_next_version_has_a_retired_ones_file_unless_somebody_has_it_open(tm
     assert kept is not None and bytes(kept.view) == bytes(8000)
 
 
+def test_a_commit_holds_though_the_file_of_what_it_retires_is_gone(tmp_path: pathlib.Path) -> None:
+    store = VersionStore(tmp_path, keep=1)
+    push(store, 1)
+    (tmp_path / "00000001-0001.bin").unlink()
+    push(store, 2)
+    assert files(tmp_path) == ["00000002-0001.bin", "00000002-0001.manifest"]
+    assert [(i.version.step, i.state) for i in store.infos()] == [
+        (2, pb.VERSION_STATE_READY),
+        (1, pb.VERSION_STATE_RETIRED),
+    ]
+
+
 def test_without_room_a_version_is_refused_and_leaves_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
