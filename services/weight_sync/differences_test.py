@@ -1,6 +1,7 @@
 """Versions pushed as differences: they make their version of their parent, or nothing; and lead receivers to it."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import DifferenceError, encoded, in_place, layout_of, make, tensors_in
 from penstock.tensors import ChecksumError, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
+from services.weight_sync import staging
 from services.weight_sync.chains import chain
 from services.weight_sync.errors import NoDifference, NoParent, NoRoom, NotKept, NotStaged
 from services.weight_sync.files import Stored
@@ -170,6 +172,27 @@ def test_bytes_that_make_another_version_leave_nothing_behind(tmp_path: pathlib.
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert store.served() == first.version
     assert bytes_of(store, push_difference(store, first, 3).version) == whole(3)
+
+
+def test_a_difference_that_makes_nothing_leaves_what_was_begun_again_meanwhile(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = VersionStore(tmp_path, keep=9)
+    first = push(store, manifest(1))
+    made = manifest(2, parent=first)
+    store.begin(made)
+    store.staging.feed_difference(made.version, memoryview(b"garbage"))
+
+    def making(*what: Any) -> list[bytes]:
+        store.begin(made)  # the learner asked again, and pushes now
+        return make(*what)
+
+    monkeypatch.setattr(staging, "make", making)
+    with pytest.raises(DifferenceError):
+        store.staging.apply_difference(made.version)
+    store.staging.feed(made.version, memoryview(whole(2)))
+    store.commit(made.version)
+    assert bytes_of(store, made.version) == whole(2)
 
 
 def test_a_difference_counts_towards_the_quota_of_what_is_pushed(tmp_path: pathlib.Path) -> None:

@@ -134,7 +134,7 @@ class Staging:
         staged = self.find(version)
         if staged.held is not None:
             return  # and the commit that it was for went wrong
-        with self._dropping(version):
+        with self._dropping(staged):
             held = self._written(staged) if written == pb.WRITTEN_TENSORS else self._written_difference(staged)
         if self._staged.get((version.epoch, version.step)) is not staged:
             raise NotStaged(f"step {version.step} was begun again while it was checked")
@@ -146,7 +146,7 @@ class Staging:
         Raises NoRoom, NotStaged, Refused, ValueError for too many, tensors.ChecksumError.
         """
         staged = self._open(version)
-        with self._dropping(version, but=ValueError):
+        with self._dropping(staged, but=ValueError):
             return staged.receiver.feed(data)
 
     def feed_difference(self, version: PolicyVersion, data: memoryview) -> int:
@@ -155,7 +155,7 @@ class Staging:
         Raises NoParent, NoRoom, NotStaged, Refused; DifferenceError for more bytes than a whole version has.
         """
         staged = self._open(version)
-        with self._dropping(version, but=(ValueError, StoreError)):
+        with self._dropping(staged, but=(ValueError, StoreError)):
             output = self._difference_of(staged)
             self._check_difference(staged, staged.differing + data.nbytes)
             output.write(data, staged.differing)
@@ -168,7 +168,7 @@ class Staging:
         Raises NoParent, NoRoom, NotStaged, Refused, DifferenceError, tensors.ChecksumError.
         """
         staged = self._open(version)
-        with self._dropping(version, but=NoParent):
+        with self._dropping(staged, but=NoParent):
             self._make(staged, mapped(staged.difference_path, staged.differing))
         staged.way = pb.PATH_DIFFERENCE
 
@@ -186,7 +186,7 @@ class Staging:
     def check_held(self, staged: Staged) -> None:
         """Raises NotWritten where what a learner wrote may have changed since it was taken."""
         if staged.held is not None:
-            with self._dropping(staged.manifest.version):
+            with self._dropping(staged):
                 staged.held.check()
 
     def committed(self, version: PolicyVersion) -> None:
@@ -256,7 +256,7 @@ class Staging:
         """The file for what makes a version of its parent. Raises NoParent, NoRoom."""
         if staged.difference is None:
             parent_of(self._get, staged.manifest)
-            with self._dropping(staged.manifest.version):
+            with self._dropping(staged):
                 staged.difference = Output(staged.difference_path, 0)
         return staged.difference
 
@@ -275,17 +275,24 @@ class Staging:
             )
 
     @contextmanager
-    def _dropping(self, version: PolicyVersion, but: _Errors = ()) -> Iterator[None]:
-        """Forgets a version where something goes wrong in the block; `but`: what it outlives. Raises NoRoom."""
+    def _dropping(self, staged: Staged, but: _Errors = ()) -> Iterator[None]:
+        """Forgets a version where something goes wrong in the block, but not one that was begun again meanwhile; `but`:
+        what it outlives. Raises NoRoom."""
+        version = staged.manifest.version
+
+        def drop() -> None:
+            if self._staged.get((version.epoch, version.step)) is staged:
+                self.abort(version)
+
         try:
             yield
         except but:
             raise
         except OSError as error:
-            self.abort(version)
+            drop()
             raise NoRoom(f"disk full: bytes of step {version.step} cannot be written ({error.strerror})") from error
         except Exception:
-            self.abort(version)
+            drop()
             raise
 
 

@@ -5,6 +5,7 @@ import mmap
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import DifferenceError, encoded, layout_of, tensors_in
-from penstock.tensors import ChecksumError, make_manifest
+from penstock.tensors import ChecksumError, check_file, make_manifest
 from penstock.tensors.manifest import ITEM_BYTES
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync import leases
+from services.weight_sync import leases, written
 from services.weight_sync.errors import NoRoom, NotStaged, NotWritten, Refused
 from services.weight_sync.store import VersionStore
 
@@ -203,6 +204,25 @@ def test_a_file_that_may_have_changed_after_the_check_is_refused(
         store.commit(manifest(1).version)
     assert store.newest is None and not list(tmp_path.glob("*.staging"))
     assert push(store, 1).version == store.served()
+
+
+def test_a_check_that_fails_leaves_what_was_begun_again_meanwhile(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, made = VersionStore(tmp_path, keep=4), manifest(1)
+    begun(store, made)
+
+    def checking(*what: Any) -> None:
+        store.begin(made)  # the learner asked again, and pushes now
+        store.staging.feed(made.version, memoryview(whole(1))[:500])
+        check_file(*what)
+
+    monkeypatch.setattr(written, "check_file", checking)
+    with pytest.raises(ChecksumError):
+        store.staging.take_written(made.version, TENSORS)
+    store.staging.feed(made.version, memoryview(whole(1))[500:])
+    store.commit(made.version)
+    assert bytes_of(store, made.version) == whole(1)
 
 
 def test_what_was_taken_is_not_changed_by_a_push(tmp_path: pathlib.Path) -> None:
