@@ -27,6 +27,8 @@ TICKET_WAIT_SECONDS = 10.0
 STALL_SECONDS = 30.0
 """A peer that takes no byte for so long is gone."""
 MOST_CONNECTIONS = 64
+PAUSE_SECONDS = 1.0
+"""Before the next try to accept a connection, where that failed: for want of descriptors, say."""
 SERVING = "bulk connection"
 """The name of each one's thread."""
 PIECE_BYTES = 1 << 20
@@ -44,6 +46,7 @@ class Bulk:
         self._listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
         self.port = int(self._listening.getsockname()[1])
         self._open: set[socket.socket] = set()
+        self._closing = threading.Event()
         self._accepting = threading.Thread(target=self._accept, name="bulk", daemon=True)
 
     def __enter__(self) -> "Bulk":
@@ -54,6 +57,7 @@ class Bulk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends it, and what is being sent."""
+        self._closing.set()
         self._listening.shutdown(socket.SHUT_RDWR)  # which wakes `accept`
         self._accepting.join()
         self._listening.close()
@@ -62,19 +66,31 @@ class Bulk:
                 _shut(each)
 
     def _accept(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 connection, _ = self._listening.accept()
-            except OSError:
-                return  # it was shut
+            except OSError as error:
+                if not self._closing.is_set():
+                    logger.warning("the bulk socket accepts nobody for now: %s", error)
+                    self._closing.wait(PAUSE_SECONDS)
+                continue
             with self._lock:
                 full = len(self._open) >= MOST_CONNECTIONS
                 if not full:
                     self._open.add(connection)
             if full:
                 connection.close()  # the peer takes the stream instead
-            else:
+                continue
+            try:
                 threading.Thread(target=self._serve, args=(connection,), name=SERVING, daemon=True).start()
+            except RuntimeError as error:  # there may be no more threads
+                logger.warning("a bulk connection is not served: %s", error)
+                connection.close()
+                self._forget(connection)
+
+    def _forget(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._open.discard(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -89,8 +105,7 @@ class Bulk:
         except (OSError, ValueError) as error:  # a handshake that fails, a peer that went or stalled
             logger.info("a bulk connection ends: %s", error)
         finally:
-            with self._lock:
-                self._open.discard(connection)
+            self._forget(connection)
 
     def _answer(self, connection: socket.socket, until: float) -> None:
         grant = self.tickets.redeem(_ticket(connection, until), time.monotonic())

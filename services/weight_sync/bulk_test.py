@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import resource
 import socket
 import ssl
 import threading
@@ -105,6 +106,34 @@ def test_of_too_many_connections_the_last_is_closed(
         assert asked(bulk, issued(bulk, path)) == b""
         first.sendall(issued(bulk, path))
         assert rest(first) == DATA
+
+
+def test_it_goes_on_accepting_after_there_were_no_descriptors_or_no_threads(
+    bulk: Bulk, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, (soft, hard) = threading.Event(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(module.logger, "warning", lambda *_: said.set())
+    with socket.socket() as connection:
+        connection.settimeout(10)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (connection.fileno() + 1, hard))
+        try:
+            connection.connect(("127.0.0.1", bulk.port))
+            assert said.wait(10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        connection.sendall(issued(bulk, path))
+        assert rest(connection) == DATA
+
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none)
+        assert asked(bulk, issued(bulk, path)) == b""
+    assert asked(bulk, issued(bulk, path)) == DATA
+    ended()
+    assert not bulk._open
 
 
 def test_the_end_of_the_service_ends_what_is_sent(path: pathlib.Path) -> None:
