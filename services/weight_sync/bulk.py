@@ -42,8 +42,7 @@ class Bulk:
     def __init__(self, host: str, port: int, certificates: Certificates | None = None) -> None:
         self.tickets, self.sent = Tickets(), 0
         self._certificates, self._lock = certificates, threading.Lock()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+        self._listening = _listening(host, port)
         self.port = int(self._listening.getsockname()[1])
         self._open: set[socket.socket] = set()
         self._closing = threading.Event()
@@ -121,6 +120,14 @@ class Bulk:
         finally:
             with self._lock:
                 self.sent += sent
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Listens where gRPC would: `::` is every address of both kinds. Raises OSError."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, address = min(found)  # IPv4, of a name that has both
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, backlog=MOST_CONNECTIONS, dualstack_ipv6=both)
 
 
 def _ticket(connection: socket.socket, until: float) -> bytes:

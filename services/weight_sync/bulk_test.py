@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -136,6 +137,35 @@ def test_it_goes_on_accepting_after_there_were_no_descriptors_or_no_threads(
     assert not bulk._open
 
 
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("::", ["127.0.0.1", "::1"]),
+        ("::1", ["::1"]),
+        ("0.0.0.0", ["127.0.0.1"]),
+        ("", ["127.0.0.1"]),
+        ("localhost", ["127.0.0.1"]),
+        ("six", ["::1"]),
+    ],
+)
+def test_it_listens_at_the_addresses_of_its_host(
+    path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, host: str, reached: list[str]
+) -> None:
+    real = socket.getaddrinfo
+    if ":" in "".join(reached):
+        skip_without_ipv6()
+
+    def resolved(name: str | None, *more: Any, **options: Any) -> Any:
+        return real("::1" if name == "six" else name, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    with Bulk(host, 0) as bulk:
+        for address in reached:
+            with socket.create_connection((address, bulk.port), timeout=10) as connection:
+                connection.sendall(issued(bulk, path))
+                assert rest(connection) == DATA
+
+
 def test_the_end_of_the_service_ends_what_is_sent(path: pathlib.Path) -> None:
     with Bulk("127.0.0.1", 0) as bulk:
         connection = connected(bulk)
@@ -179,3 +209,10 @@ def ended() -> None:
     for each in threading.enumerate():
         if each.name == module.SERVING:
             each.join(10)
+
+
+def skip_without_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"this host has no IPv6: {error}")
