@@ -33,6 +33,7 @@ SERVING = "bulk connection"
 """The name of each one's thread."""
 PIECE_BYTES = 1 << 20
 
+bytes_sent = metrics.counter(metrics.WEIGHT_BYTES_SENT, "bytes of tensors sent to engines")
 _refused = metrics.counter(metrics.TICKETS_REFUSED, "connections to the bulk socket without a good ticket")
 
 
@@ -112,14 +113,11 @@ class Bulk:
             _refused.inc()
             return
         connection.settimeout(STALL_SECONDS)
-        sent = 0
-        try:
-            for piece in _pieces(grant):
-                connection.sendall(piece)
-                sent += len(piece)
-        finally:
+        for piece in _pieces(grant):
+            connection.sendall(piece)
+            bytes_sent.inc(len(piece))
             with self._lock:
-                self.sent += sent
+                self.sent += len(piece)
 
 
 def _listening(host: str, port: int) -> socket.socket:

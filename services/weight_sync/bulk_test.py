@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from penstock.rpc import Certificates
+from penstock.telemetry import metrics
 from penstock.testing.certificates import issue
 from services.weight_sync import bulk as module
 from services.weight_sync.bulk import Bulk
@@ -61,10 +62,15 @@ def refused() -> float:
     return float(module._refused._value.get())
 
 
+def sent() -> float:
+    return float(metrics.counter(metrics.WEIGHT_BYTES_SENT, "")._value.get())
+
+
 @pytest.mark.parametrize("offset", [0, 1, len(DATA) - 1, len(DATA)])
 def test_a_ticket_gives_the_bytes_from_its_offset(bulk: Bulk, path: pathlib.Path, offset: int) -> None:
+    before = sent()
     assert asked(bulk, issued(bulk, path, offset)) == DATA[offset:]
-    assert bulk.sent == len(DATA) - offset
+    assert bulk.sent == sent() - before == len(DATA) - offset
 
 
 def test_a_wrong_used_or_expired_ticket_gets_no_byte_and_is_counted(bulk: Bulk, path: pathlib.Path) -> None:

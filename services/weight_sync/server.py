@@ -19,7 +19,7 @@ from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, Overlapp
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import errors as e
-from services.weight_sync.bulk import Bulk
+from services.weight_sync.bulk import Bulk, bytes_sent
 from services.weight_sync.canaries import Canaries
 from services.weight_sync.files import Stored
 from services.weight_sync.holds import Holds, TooManyHolds
@@ -59,7 +59,6 @@ PUSH_ERRORS: rpc.Refusals = {**ERRORS, ValueError: partial(rpc.out_of_range, rea
 logger = logging.getLogger(__name__)
 _committed = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
 _received = metrics.counter(metrics.WEIGHT_BYTES, "bytes of tensors pushed")
-_sent = metrics.counter(metrics.WEIGHT_BYTES_SENT, "bytes of tensors sent to engines")
 _held = metrics.gauge(metrics.VERSION_HELD, "step of the newest READY version")
 _applied = metrics.counter(metrics.VERSIONS_APPLIED, "versions that engines have applied")
 
@@ -173,7 +172,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         for start in range(request.offset, size, CHUNK_BYTES):
             chunk = stored.view[start : start + CHUNK_BYTES]
             self._sent += chunk.nbytes
-            _sent.inc(chunk.nbytes)
+            bytes_sent.inc(chunk.nbytes)
             yield frame(chunk, field=pb.FetchTensorsResponse.DATA_FIELD_NUMBER)
 
     async def OpenBulk(self, request: pb.OpenBulkRequest, context: Any) -> pb.OpenBulkResponse:
@@ -192,7 +191,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             for start in range(0, each.nbytes, CHUNK_BYTES):
                 chunk = each[start : start + CHUNK_BYTES]
                 self._sent += chunk.nbytes
-                _sent.inc(chunk.nbytes)
+                bytes_sent.inc(chunk.nbytes)
                 yield frame(chunk, field=pb.FetchDifferenceResponse.DATA_FIELD_NUMBER)
 
     async def ReportApplied(self, request: pb.ReportAppliedRequest, context: Any) -> pb.ReportAppliedResponse:
