@@ -77,12 +77,16 @@ class Weights:
             stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
             await rpc.call(stub.DecideVersion(pb.DecideVersionRequest(step=step, decision=decision)))
 
-    async def receivers(self) -> dict[str, pb.Receiver]:
-        """What receivers have reported."""
+    async def listed(self) -> pb.ListVersionsResponse:
+        """What it says of its versions and receivers."""
         async with rpc.channel(self.address) as channel:
             stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
-            answer = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
-        return {r.name: r for r in answer.receivers}
+            answer: pb.ListVersionsResponse = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+        return answer
+
+    async def receivers(self) -> dict[str, pb.Receiver]:
+        """What receivers have reported."""
+        return {r.name: r for r in (await self.listed()).receivers}
 
 
 def _messages(made: pb.Manifest) -> Iterator[pb.PushTensorsRequest]:

@@ -38,10 +38,13 @@ _refused = metrics.counter(metrics.TICKETS_REFUSED, "connections to the bulk soc
 
 
 class Bulk:
-    """The socket, which is open in the block. sent: bytes that left by it. Raises OSError where it cannot listen."""
+    """The socket, which is open in the block. Raises OSError where it cannot listen.
+
+    sent: bytes that left by it. full: those of the versions whose first byte did.
+    """
 
     def __init__(self, host: str, port: int, certificates: Certificates | None = None) -> None:
-        self.tickets, self.sent = Tickets(), 0
+        self.tickets, self.sent, self.full = Tickets(), 0, 0
         self._certificates, self._lock = certificates, threading.Lock()
         self._listening = _listening(host, port)
         self.port = int(self._listening.getsockname()[1])
@@ -113,11 +116,14 @@ class Bulk:
             _refused.inc()
             return
         connection.settimeout(STALL_SECONDS)
+        first = grant.offset == 0
         for piece in _pieces(grant):
             connection.sendall(piece)
             bytes_sent.inc(len(piece))
             with self._lock:
                 self.sent += len(piece)
+                self.full += grant.end if first else 0
+            first = False
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -169,6 +169,8 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
 
     async def FetchTensors(self, request: pb.FetchTensorsRequest, context: Any) -> Any:  # AsyncIterator[bytes]: raw
         stored, size = self._wanted(request)
+        if request.offset == 0:
+            self._full += size
         for start in range(request.offset, size, CHUNK_BYTES):
             chunk = stored.view[start : start + CHUNK_BYTES]
             self._sent += chunk.nbytes
@@ -223,7 +225,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             versions=self._store.infos(),
             receivers=self._receivers.values(),
             sent_bytes=self._sent + (self._bulk.sent if self._bulk is not None else 0),
-            full_bytes=self._full,
+            full_bytes=self._full + (self._bulk.full if self._bulk is not None else 0),
             applied=self._applied,
             served=self._store.served(),
         )
@@ -290,8 +292,6 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         size = stored.manifest.total_size
         if request.offset > size:
             raise rpc.out_of_range(f"offset: {request.offset} is beyond the end, {size}", reason="OFFSET")
-        if request.offset == 0:
-            self._full += size
         return stored, size
 
     def _receiver(self, name: str) -> pb.Receiver:
