@@ -5,12 +5,13 @@ a ticket is given, by OpenBulk; a connection has nothing to say but that ticket.
 buffer that is read from the file: a map's first faults, and sendfile's pages of 4 KiB, cost more than that copy.
 
 Invariants (test names): a wrong, used or expired ticket gets no byte, and is counted; a peer that sends or reads
-nothing is cut; with TLS nobody without a certificate gets as far as a ticket.
+nothing is cut; with TLS nobody without a certificate gets as far as a ticket, and is counted.
 """
 
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -97,24 +98,37 @@ class Bulk:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            with connection:
-                until = time.monotonic() + TICKET_WAIT_SECONDS
-                if self._certificates is None:
-                    self._answer(connection, until)
-                else:
-                    connection.settimeout(TICKET_WAIT_SECONDS)
-                    with self._certificates.server_context().wrap_socket(connection, server_side=True) as secured:
-                        self._answer(secured, until)
+            with connection, self._secured(connection) as secured:
+                grant = self._granted(secured)
+                if grant is not None:
+                    self._send(secured, grant)
         except (OSError, ValueError) as error:  # a handshake that fails, a peer that went or stalled
             logger.info("a bulk connection ends: %s", error)
         finally:
             self._forget(connection)
 
-    def _answer(self, connection: socket.socket, until: float) -> None:
-        grant = self.tickets.redeem(_ticket(connection, until), time.monotonic())
-        if grant is None:
-            _refused.inc()
-            return
+    def _secured(self, connection: socket.socket) -> socket.socket:
+        """With TLS it has the connection from now on, whose handshake is still to come."""
+        if self._certificates is None:
+            return connection
+        context = self._certificates.server_context()
+        return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+
+    def _granted(self, connection: socket.socket) -> Grant | None:
+        """What the ticket is for that a peer shows in its time, handshake included; None, and counted, where that is no
+        good one. Raises OSError, counted too."""
+        until, grant = time.monotonic() + TICKET_WAIT_SECONDS, None
+        try:
+            if isinstance(connection, ssl.SSLSocket):
+                connection.settimeout(TICKET_WAIT_SECONDS)  # of all of the handshake
+                connection.do_handshake()
+            grant = self.tickets.redeem(_ticket(connection, until), time.monotonic())
+        finally:
+            if grant is None:
+                _refused.inc()
+        return grant
+
+    def _send(self, connection: socket.socket, grant: Grant) -> None:
         connection.settimeout(STALL_SECONDS)
         first = grant.offset == 0
         for piece in _pieces(grant):

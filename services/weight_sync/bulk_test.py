@@ -87,9 +87,12 @@ def test_a_peer_that_sends_or_reads_nothing_is_cut(
 ) -> None:
     monkeypatch.setattr(module, "TICKET_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(module, "STALL_SECONDS", 0.2)
-    with connected(bulk) as silent, connected(bulk) as halfway:
+    before = refused()
+    with connected(bulk) as silent, connected(bulk) as halfway, connected(bulk) as gone:
         halfway.sendall(issued(bulk, path)[:-1])
-        assert rest(silent) == rest(halfway) == b""
+        gone.shutdown(socket.SHUT_WR)
+        assert rest(silent) == rest(halfway) == rest(gone) == b""
+    assert refused() == before + 3
     with connected(bulk) as deaf:
         deaf.sendall(issued(bulk, path))
         assert deaf.recv(1) == DATA[:1]
@@ -183,8 +186,8 @@ def test_the_end_of_the_service_ends_what_is_sent(path: pathlib.Path) -> None:
         connected(bulk)
 
 
-def test_with_tls_nobody_without_a_certificate_gets_as_far_as_a_ticket(
-    tmp_path: pathlib.Path, path: pathlib.Path
+def test_with_tls_nobody_without_a_certificate_gets_as_far_as_a_ticket_and_is_counted(
+    tmp_path: pathlib.Path, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ca, _ = issue(tmp_path, "ca")
     issue(tmp_path, "strangers")
@@ -206,8 +209,26 @@ def test_with_tls_nobody_without_a_certificate_gets_as_far_as_a_ticket(
         for nobody in (stranger, Certificates.of_files(authority=ca)):
             with contextlib.suppress(ssl.SSLError, ConnectionError):
                 assert asking(nobody.context()) == b""
-        assert refused() == before, "no ticket was looked at"
-        assert asking(client.context()) == DATA
+        ended()
+        assert refused() == before + 3
+        assert asking(client.context()) == DATA and refused() == before + 3
+        monkeypatch.setattr(module, "TICKET_WAIT_SECONDS", 0.3)
+        assert trickled(bulk) < 5, "the time is that of the whole handshake"
+        ended()
+        assert refused() == before + 4
+
+
+def trickled(bulk: Bulk) -> float:
+    """For how many seconds a peer is borne that begins a handshake and sends a byte of it now and then."""
+    hello, began = bytes([22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]) + bytes(500), time.monotonic()
+    with connected(bulk) as connection, contextlib.suppress(ConnectionError):
+        connection.settimeout(0.05)
+        for each in range(len(hello)):
+            connection.sendall(hello[each : each + 1])
+            with contextlib.suppress(TimeoutError):
+                assert connection.recv(1) == b""
+                break
+    return time.monotonic() - began
 
 
 def ended() -> None:
