@@ -12,7 +12,7 @@ import queue
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 
 import grpc
 
@@ -30,10 +30,11 @@ CONNECT_SECONDS = 5.0
 STALL_SECONDS = 30.0
 """A weight_sync that sends no byte for so long is gone."""
 AGAIN_SECONDS = 300.0
-"""After which a socket that could not be reached is tried again."""
+"""After which a socket that gave nothing is tried again."""
 BREAKS = 5
 PIECE_BYTES = 4 << 20
 FETCH_SECONDS = 600.0
+"""The most that one connection takes, however slowly bytes come."""
 
 
 class Bulk:
@@ -73,21 +74,25 @@ class Bulk:
             if receiver.complete:
                 return True
             if receiver.received == before:
+                self._not_before = time.monotonic() + AGAIN_SECONDS
                 return False
         return False
 
     async def _pour(self, offered: pb.OpenBulkResponse, whole: memoryview, receiver: Receiver) -> None:
-        try:
-            connection = await asyncio.to_thread(self._connected, offered.port)
-        except OSError:
-            self._not_before = time.monotonic() + AGAIN_SECONDS
-            raise
-        with closing(connection), waiting("weights", on="weight_sync", deadline=FETCH_SECONDS):
-            try:
-                await asyncio.to_thread(_pour, connection, offered.ticket, whole, receiver)
-            except asyncio.CancelledError:
-                connection.shutdown(socket.SHUT_RDWR)  # which wakes the thread
-                raise
+        """Until the end, a break or the deadline. Then nothing is being received. Raises OSError, ChecksumError."""
+        with waiting("weights", on="weight_sync", deadline=FETCH_SECONDS):
+            async with asyncio.timeout(FETCH_SECONDS):
+                with closing(await asyncio.to_thread(self._connected, offered.port)) as connection:
+                    pouring = asyncio.ensure_future(
+                        asyncio.to_thread(_pour, connection, offered.ticket, whole, receiver)
+                    )
+                    try:
+                        await asyncio.shield(pouring)
+                    except asyncio.CancelledError:
+                        with suppress(OSError):  # it was gone
+                            connection.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+                        await asyncio.wait([pouring])
+                        raise
 
     def _connected(self, port: int) -> socket.socket:
         connection = socket.create_connection((self._host, port), CONNECT_SECONDS)

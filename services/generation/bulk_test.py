@@ -3,6 +3,7 @@
 import asyncio
 import pathlib
 import socket
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from penstock import rpc
 from penstock.rpc import Certificates, Security
+from penstock.telemetry.waits import snapshot
 from penstock.tensors import make_manifest
 from penstock.tensors.manifest import ITEM_BYTES
 from penstock.testing.certificates import issue
@@ -111,10 +113,11 @@ async def test_what_cannot_be_had_by_the_bulk_socket_is_streamed(
 async def test_a_socket_that_cannot_be_reached_is_left_alone_for_a_while(
     tmp_path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = list[int]()
+    tried, waits = list[int](), list[str]()
 
     def unreachable(self: Bulk, port: int) -> socket.socket:
         tried.append(port)
+        waits.extend(wait.what for wait in snapshot())
         raise ConnectionRefusedError
 
     monkeypatch.setattr(Bulk, "_connected", unreachable)
@@ -123,7 +126,50 @@ async def test_a_socket_that_cannot_be_reached_is_left_alone_for_a_while(
         for step in (1, 2):
             held = await hands.take(channel, (await weights.publish(step)).version)
             assert (held.way, bytes_of(held)) == (pb.PATH_WHOLE, whole(step))
-    assert len(tried) == 1
+    assert len(tried) == 1 and "weights" in waits
+
+
+async def test_a_socket_that_says_nothing_is_left_alone_for_a_while(
+    tmp_path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STALL_SECONDS", 0.1)
+    async with weight_sync(tmp_path / "store", has_bulk=True) as weights, connected(weights) as channel:
+        assert weights.bulk is not None
+        hands = Hands(folder, None, Bulk.beside(weights.address, Security()))
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            weights.bulk.port = silent.getsockname()[1]
+            for step in (1, 2):
+                assert bytes_of(await hands.take(channel, (await weights.publish(step)).version)) == whole(step)
+            silent.accept()[0].close()
+            silent.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                silent.accept()
+
+
+async def test_a_connection_that_takes_too_long_is_cut_and_the_next_goes_on_where_it_was(
+    tmp_path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offsets, over = list[int](), threading.Event()
+
+    def pieces(grant: Grant) -> Iterator[memoryview]:
+        offsets.append(grant.offset)
+        at, end = grant.offset, SIZE if offsets[1:] else SIZE // 2
+        yield memoryview(whole(1)[at:end])
+        for each in range(end, SIZE):  # one byte now and then: never silent for long
+            if over.wait(0.01):
+                return
+            yield memoryview(whole(1)[each : each + 1])
+
+    monkeypatch.setattr(serving, "_pieces", pieces)
+    monkeypatch.setattr(module, "FETCH_SECONDS", 1.0)
+    async with weight_sync(tmp_path / "store", has_bulk=True) as weights:
+        made = await weights.publish(1)
+        async with connected(weights) as channel, asyncio.timeout(20):
+            hands = Hands(folder, None, Bulk.beside(weights.address, Security()))
+            held = await hands.take(channel, made.version)
+        over.set()
+    assert (held.way, bytes_of(held)) == (pb.PATH_BULK, whole(1))
+    assert len(offsets) >= 2 and 0 < offsets[1] < SIZE
 
 
 async def test_with_certificates_it_is_tls_and_without_a_good_one_the_stream_is_taken(
