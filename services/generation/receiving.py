@@ -114,6 +114,7 @@ class Hands:
             held = await asyncio.to_thread(_mapped, manifest, answer.path)
             if held is not None:
                 self._unlink()
+                self._older = None
                 return held
         before, older, self._older = self.held, self._older, None
         slot = next(each for each in self._slots if before is None or each.path != before.file)

@@ -14,7 +14,7 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.system.boot import boot_id
 from penstock.tensors import frame
 from penstock.weights.v1 import weights_pb2 as pb
-from services.generation import receiving
+from services.generation import receiving, weights_testing
 from services.generation.fetching import FetchFailed
 from services.generation.receiving import Hands, Held
 from services.generation.weights_testing import SIZE, Weights, connected, weight_sync, whole
@@ -94,6 +94,28 @@ async def test_what_leads_on_is_applied_to_the_version_before_in_place(weights: 
             held = await hands.take(channel, last.version)
             assert has(held) == whole(step) and held.way == (WHOLE if step == 6 else DIFFERENCE)
             assert (hands._older is None) == (step == 6)
+
+
+async def test_a_version_that_was_mapped_is_led_on_from_by_itself_alone(
+    weights: Weights, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(step: int) -> bytes:
+        return bytes([step]) * 64 + b"x" * (SIZE - 64)
+
+    monkeypatch.setattr(weights_testing, "whole", changed)
+    hands, wrong = Hands(folder), receiving._mismatches._value.get()
+    async with connected(weights) as channel:
+        first = await weights.publish(1)
+        await hands.take(channel, first.version)
+        second = await weights.publish_difference(first, 2)
+        await hands.take(channel, second.version)
+        hands._host = boot_id()
+        third = await weights.publish_difference(second, 3)
+        assert (await hands.take(channel, third.version)).way == MAPPED
+        hands._host = None
+        held = await hands.take(channel, (await weights.publish_difference(third, 4)).version)
+        assert (held.way, has(held)) == (DIFFERENCE, changed(4))
+    assert receiving._mismatches._value.get() == wrong
 
 
 @pytest.mark.parametrize("path", ["", "/nowhere/version.bin", "/dev/zero", __file__])
