@@ -4,12 +4,13 @@ import contextlib
 import mmap
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.common.v1.common_pb2 import PolicyVersion
@@ -76,12 +77,12 @@ SHAPES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SHAPES, st.integers(0, 2**32 - 1))
 def test_what_is_written_is_the_version_whatever_its_sizes_and_over_a_restart(
-    tmp_path_factory: pytest.TempPathFactory, shapes: list[tuple[str, int]], seed: int
+    tmp_path: pathlib.Path, shapes: list[tuple[str, int]], seed: int
 ) -> None:
-    folder, chance = tmp_path_factory.mktemp("store"), np.random.default_rng(seed)
+    folder, chance = pathlib.Path(tempfile.mkdtemp(dir=tmp_path)), np.random.default_rng(seed)
     data = [chance.bytes(count * ITEM_BYTES[dtype]) for dtype, count in shapes]
     listed = [(f"t{i}", dtype, [count], data[i]) for i, (dtype, count) in enumerate(shapes)]
     made, store = make_manifest(1, 1, listed), VersionStore(folder, keep=2)
