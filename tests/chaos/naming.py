@@ -117,6 +117,7 @@ def _named(run: Disturbed, *words: str) -> float | None:
         said = " ".join(run.told("explain", RUN).split())
         if any(each in said for each in words):
             return asked
+    print(f"not {words}: {said}", file=sys.stderr)  # noqa: T201 - for whoever reads why
     return None
 
 

@@ -18,4 +18,4 @@ def test_whatever_a_run_waits_for_is_named(tmp_path: pathlib.Path) -> None:
     patience = SECONDS + 3 * found["a command"]  # a busy machine takes its time for the command itself
     assert set(CASES) < set(found)
     late = [role for role, seconds in found.items() if seconds is None or seconds > patience]
-    assert not late, found
+    assert not late, f"{found}\n{done.stderr[-4000:]}"
