@@ -24,11 +24,7 @@ def read(directory: pathlib.Path, kept: Collection[int], tries: bool = False) ->
         life = Lifecycle.load(text, kept, tries)
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.error("%s is damaged: no version is served until one is promoted: %s", path, error)
-        life = Lifecycle(tries)
-        life.rolled_back = True
-        for step in kept:
-            life.commit(step)
-        return life
+        return Lifecycle.unknown(kept, tries, f"{LIFECYCLE} was damaged: it may have been rejected")
     if json.loads(text).get("tries") is not tries:
         write(directory, life)
     return life

@@ -10,7 +10,8 @@ Where versions are tried, the first is READY at once: there is nothing that it c
 Invariants (test names): what is rejected is never served; behind a rollback nothing newer is served until it is
 promoted; something that was served stays to be served, whatever is rejected; where versions are tried, one is on trial
 at a time, and it is newer than what is served; what a rollback took back is served by nobody's verdict but a person's;
-a version that was served is not tried, and none waits for a trial where versions are not tried (any more).
+a version that was served is not tried; none waits for a trial where versions are not tried any more; what waits for a
+person goes on to, over restarts and writes that fail.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ class NothingLeft(Exception):
 @dataclasses.dataclass(frozen=True)
 class Standing:
     """state: READY, VERIFIED, CANARY or REJECTED. reason: why, where somebody decided it: a VERIFIED version with one
-    was taken back by a rollback, and is not tried again."""
+    waits for a person, and is not tried: a rollback took it back, or nobody knows what was decided of it."""
 
     state: pb.VersionState
     reason: str = ""
@@ -127,8 +128,8 @@ class Lifecycle:
     @staticmethod
     def load(text: str, kept: Iterable[int], tries: bool = False) -> "Lifecycle":
         """The inverse, of the versions that are kept. One that it does not name was committed last, by what held then:
-        whether versions are tried may be another matter now. Raises ValueError, KeyError or TypeError for what `dump`
-        did not write."""
+        whether versions are tried may be another matter now, and what waited for a trial then is READY. Raises
+        ValueError, KeyError or TypeError for what `dump` did not write."""
         said = json.loads(text)
         rolled_back = bool(said["rolled_back"])
         found = Lifecycle(bool(said.get("tries", tries)))
@@ -140,9 +141,17 @@ class Lifecycle:
                 found._standings[step] = Standing(state, str(reason))
             else:
                 found.commit(step)
-        found.tries = tries
-        if not tries and not found.rolled_back:
+        if found.tries and not tries and not found.rolled_back:
             for step, standing in list(found._standings.items()):
                 if standing == Standing(pb.VERSION_STATE_VERIFIED):  # it waited for a trial
                     found._standings[step] = Standing(pb.VERSION_STATE_READY)
+        found.tries = tries
+        return found
+
+    @staticmethod
+    def unknown(kept: Iterable[int], tries: bool, why: str) -> "Lifecycle":
+        """Of kept versions of which nobody knows what was decided: as behind a rollback, and all wait for a person."""
+        found = Lifecycle(tries)
+        found.rolled_back = True
+        found._standings = {step: Standing(pb.VERSION_STATE_VERIFIED, why) for step in sorted(kept)}
         return found

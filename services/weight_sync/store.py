@@ -13,6 +13,7 @@ Invariants (test names): a half-pushed version is never visible; the newest kept
 learner's incarnation is refused; no version is so new that none could come after it; what is served is not retired.
 """
 
+import copy
 import logging
 import pathlib
 
@@ -79,14 +80,14 @@ class VersionStore:
             raise NotKept(f"version {step} is not kept (kept: {kept})")
         if verdict and step != self._life.on_trial:
             raise Refused(f"version {step} is not on trial any more: somebody decided meanwhile, or it begins anew")
-        before = self._life.dump()
+        before = copy.deepcopy(self._life)
         try:
             self._life.decide(step, decision, reason)
             decisions.write(self._directory, self._life)
         except NothingLeft as error:
             raise Refused(str(error)) from error
         except OSError as error:
-            self._life = Lifecycle.load(before, self._stored, self._tries)
+            self._life = before
             raise NoRoom(f"disk full: what is decided of version {step} cannot be kept ({error.strerror})") from error
 
     def get(self, version: PolicyVersion) -> Stored | None:

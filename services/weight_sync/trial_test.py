@@ -68,35 +68,6 @@ def test_the_way_out_of_a_rollback_tries_what_was_on_trial_and_never_what_was_fl
         assert each.served() == 2
 
 
-def stored(folder: pathlib.Path, *steps: int, tries: bool) -> VersionStore:
-    store = VersionStore(folder, keep=9, tries=tries)
-    for step in steps:
-        made, data = manifest(step)
-        store.begin(made)
-        store.staging.feed(made.version, memoryview(data))
-        store.commit(made.version)
-    return store
-
-
-def of(store: VersionStore) -> tuple[int | None, int | None]:
-    served, tried = store.served(), store.trying()
-    return served.step if served else None, tried.step if tried else None
-
-
-def test_versions_that_were_served_are_not_tried_where_trials_are_switched_on_and_none_waits_where_they_are_off(
-    tmp_path: pathlib.Path,
-) -> None:
-    assert of(stored(tmp_path, 0, 1, 2, tries=False)) == (2, None)
-    assert of(stored(tmp_path, tries=True)) == (2, None)
-    assert of(stored(tmp_path, 3, tries=True)) == (2, 3)
-    assert of(stored(tmp_path, tries=True)) == (2, 3), "a restart with trials tries what waits"
-    assert of(stored(tmp_path, tries=False)) == (3, None)
-    store = stored(tmp_path, 4, tries=False)
-    store.decide(3, ROLL_BACK, "")
-    assert of(stored(tmp_path, tries=True)) == (3, None)
-    assert of(stored(tmp_path, tries=False)) == (3, None), "a rollback stands"
-
-
 def test_what_is_wrong_with_a_version_keeps_it_from_its_trial() -> None:
     life = committed(0)
     life.commit(1, wrong="not finite")
