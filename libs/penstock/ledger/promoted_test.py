@@ -50,12 +50,17 @@ def test_what_a_rollback_took_back_is_not_served_until_it_is_promoted_again() ->
     assert (behind.served, behind.promoted, behind.rolled_back) == (1, 3, 1)
     out = decided(*back, (1, PROMOTE))
     assert (out.served, out.promoted, out.rolled_back) == (1, 3, -1)
+    rejected = [(0, PROMOTE), *back, (1, REJECT)]
+    assert decided(*rejected, (0, PROMOTE)).rolled_back == -1, "it is what is served since"
+    assert decided(*rejected[:3], (2, ROLL_BACK), (2, REJECT), (0, PROMOTE)).rolled_back == 2, "version 1 is served"
     assert decided(*back, (0, PROMOTE)).rolled_back == 1, "an older one changes nothing of what is served"
     assert [decided(*back, (step, PROMOTE)).served for step in (2, 3, 4)] == [2, 3, 4]
 
 
 @given(DECISIONS)
-def test_what_is_served_is_what_weight_sync_says_of_the_same_decisions(decisions: list[tuple[int, Decision]]) -> None:
+def test_what_is_served_and_rolled_back_is_what_weight_sync_says_of_the_same_decisions(
+    decisions: list[tuple[int, Decision]],
+) -> None:
     """Of one that had all of them READY at first, as they were promoted one by one."""
     before: list[tuple[int, Decision]] = [(step, PROMOTE) for step in range(10)]
     ready, rolled_back = set(range(10)), -1
@@ -71,4 +76,4 @@ def test_what_is_served_is_what_weight_sync_says_of_the_same_decisions(decisions
             ready |= {step}
             rolled_back = -1 if max(ready) == step else rolled_back
     ledger = decided(*before, *taken)
-    assert ledger.served == max(ready)
+    assert (ledger.served, ledger.rolled_back) == (max(ready), rolled_back)

@@ -89,9 +89,9 @@ class Ledger:
         draws: by source of tasks, where its next draw begins.
         rewards: by source and row, mean rewards of its groups, in order, the newest of them.
         recipes: with which the run went on, in order.
-        decisions: by version, what was decided of it last. rolled_back: the version that is served until somebody
-            promotes it or a newer one; −1 where no rollback stands. taken_back: promoted versions that a rollback took
-            back, until they are promoted again.
+        decisions: by version, what was decided of it last. rolled_back: the version that was rolled back to, until
+            somebody promotes what is served since, or a newer one; −1 where no rollback stands. taken_back: promoted
+            versions that a rollback took back, until they are promoted again.
     """
 
     def __init__(self) -> None:
@@ -242,7 +242,7 @@ class Ledger:
         if decision.decision == Decision.DECISION_ROLL_BACK:
             self.rolled_back = decision.step
             self.taken_back = sorted({*self.taken_back, *(s for s in self._promoted() if s > decision.step)})
-        elif decision.decision == Decision.DECISION_PROMOTE and decision.step >= self.rolled_back:
+        elif decision.decision == Decision.DECISION_PROMOTE and decision.step == self.served:
             self.rolled_back = -1
 
     def apply(self, subject: str, payload: bytes, sequence: int) -> None:
