@@ -40,14 +40,13 @@ def test_all_that_could_be_drawn_with_were_rejected(recipe: Recipe) -> None:
     said = standstill(ledger_of(BEHIND, *rejected), recipe)
     assert said.startswith("version 0 is served, all that are newer were rejected") and "`penstock promote`" in said
     assert standstill(ledger_of(BEHIND, *rejected[:-1]), recipe, rejected=BEHIND) == said
-    assert standstill(ledger_of(BEHIND, *rejected, in_flight=N - 1), recipe) == said, "too few for a batch"
+    assert standstill(ledger_of(BEHIND, *rejected, in_flight=N), recipe) == said, "nothing can be drawn behind it"
 
 
 def test_a_run_that_may_go_on_is_left_alone(recipe: Recipe) -> None:
     rejected = [(step, REJECT) for step in range(1, BEHIND + 1)]
     assert not standstill(Ledger(), recipe)
     assert not standstill(ledger_of(BEHIND, *rejected[:-1]), recipe), "the newest is tried"
-    assert not standstill(ledger_of(BEHIND, *rejected, in_flight=N), recipe), "there is a batch"
     assert not standstill(ledger_of(STALENESS, *rejected[:-1]), recipe), "staleness allows it"
     assert not standstill(ledger_of(recipe.steps, *((s, REJECT) for s in range(1, recipe.steps + 1))), recipe), "over"
 
@@ -57,4 +56,21 @@ def test_behind_a_rollback_it_waits_once_it_is_at_its_bound(recipe: Recipe) -> N
     assert not standstill(ledger_of(1 + STALENESS, *back), recipe)
     said = standstill(ledger_of(1 + BEHIND, *back), recipe)
     assert said.startswith("version 1 is served since a rollback, and the next batch must be drawn by version 2")
+    assert said.endswith("`penstock promote` one")
+    assert standstill(ledger_of(1 + BEHIND, *back, in_flight=N), recipe) == said, "they wait for a verdict"
     assert not standstill(ledger_of(1 + BEHIND, *back, (2, PROMOTE)), recipe)
+
+
+def test_without_trials_only_a_newer_version_helps(tmp_path: pathlib.Path) -> None:
+    said = standstill(ledger_of(1 + BEHIND, (1, ROLL_BACK)), make_recipe(tmp_path))
+    assert said.endswith("`penstock promote` a newer one")
+
+
+def test_what_a_rollback_took_back_is_promoted_by_nobody_but_a_person(recipe: Recipe) -> None:
+    newest = 3 + STALENESS
+    back = [*((step, PROMOTE) for step in (1, 2, 3)), (1, ROLL_BACK), (1, PROMOTE)]
+    rejected = [(step, REJECT) for step in range(4, newest + 1)]
+    said = standstill(ledger_of(newest, *back, *rejected), recipe)
+    assert said.startswith("version 1 is served, all that are newer were rejected or taken back by a rollback, and the")
+    assert not standstill(ledger_of(newest, *back, *rejected[:-1]), recipe), "the newest is tried"
+    assert not standstill(ledger_of(newest, *back, *rejected, (3, PROMOTE)), recipe)
