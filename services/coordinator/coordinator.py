@@ -71,7 +71,8 @@ class Coordinator:
         self._folds: dict[str, Fold] = {"alerts": self.alerts, "totals": self.totals}
         self._snapshots = Snapshots(bus, names, self.following, peers, self._folds, lambda: self.recorder.written)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
-        said = Said(self._verdict, self._decided, self.pause)
+        self._deciding = asyncio.Lock()
+        said = Said(self._verdict, self._decided, self.pause, self._deciding)
         self._trials = Trials(recipe, self.following, self.tasks, peers, said)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
         self._deadlines = Deadlines(bus, names, recipe, self.following, self._ending.give_up)
@@ -125,14 +126,16 @@ class Coordinator:
 
         Raises rpc.RpcError, and BusError if it was done and could not be recorded: then it can be asked for again.
         """
-        answer = await self.peers.decide(step, decision, reason)
-        await self._decided(step, decision, reason, {})
+        async with self._deciding:
+            answer = await self.peers.decide(step, decision, reason)
+            await self._decided(step, decision, reason, {})
         return answer
 
     async def _verdict(
         self, step: int, decision: weights_pb2.Decision, reason: str, metrics: Mapping[str, float]
     ) -> None:
-        """As `decide`, for a trial: what a person decided meanwhile stands. Raises FailedPrecondition then."""
+        """As `decide`, for a trial, which holds `_deciding`: what a person decided meanwhile stands. Raises
+        FailedPrecondition then."""
         await self.peers.decide(step, decision, reason, verdict=True)
         await self._decided(step, decision, reason, metrics)
 

@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import grpc
@@ -63,11 +63,13 @@ class Trial:
 @dataclasses.dataclass(frozen=True)
 class Said:
     """What a trial has done. decide: weight_sync does it, unless the trial is over, and the ledger has it; record: the
-    ledger has it; pause: the run is paused, with the reason."""
+    ledger has it; pause: the run is paused, with the reason. deciding: held from where weight_sync is asked until the
+    ledger has it, by whoever decides: nobody takes another's decision for what the ledger lacks."""
 
     decide: Decide
     record: Decide
     pause: Callable[[bool, str], Awaitable[None]]
+    deciding: asyncio.Lock
 
 
 class Trials:
@@ -82,32 +84,49 @@ class Trials:
         """Tries version after version; never ends, where versions are tried."""
         canary = self._recipe.canary
         while canary is not None:
-            seen, served = self._following.changes, self._following.ledger.served
+            seen = self._following.changes
             try:
-                listed = await self._peers.versions()
-                if listed is not None:
-                    await self._record(listed, served)
-                    tried = _on_trial(listed)
-                    if tried is not None and self._peers.engine_ready:  # its time counts from then
-                        await self._try(canary, tried)
-                        continue
+                tried = await self._look()
+                if tried is not None and self._peers.engine_ready:  # its time counts from then
+                    await self._try(canary, tried)
+                    continue
             except rpc.errors.FailedPrecondition as error:
                 logger.info("a verdict comes too late: %s", error)
             except (rpc.RpcError, BusError) as error:
                 logger.warning("a trial begins anew: %s", error)
             await self._following.changed(seen, TICK_SECONDS)  # weight_sync announces nothing to whoever is no receiver
 
-    async def _record(self, listed: weights_pb2.ListVersionsResponse, before: int) -> None:
-        """Has the ledger say what weight_sync has decided. before: what was served, as the ledger knew it before that
-        was asked: a rollback that came in between is no promotion of what was rolled back."""
-        await self._following.current()
+    async def _look(self) -> PolicyVersion | None:
+        """Has the ledger say what weight_sync has decided; gives the version on trial.
+
+        What was decided since weight_sync was asked is newer than its answer: a rollback that came in between is no
+        promotion of what was rolled back.
+        """
+        ledger = self._following.ledger
+        async with self._said.deciding:
+            served, decisions = ledger.served, dict(ledger.decisions)
+            listed = await self._peers.versions()
+            if listed is None:
+                return None
+            await self._following.current()
+            newer = {step for step, decided in ledger.decisions.items() if decided != decisions.get(step)}
+            await self._record(listed, served, newer)
+            return _on_trial(listed)
+
+    async def _record(self, listed: weights_pb2.ListVersionsResponse, before: int, newer: Collection[int]) -> None:
+        """before: what was served, as the ledger knew it before weight_sync was asked. newer: what was decided of
+        since, and is left alone."""
         ledger = self._following.ledger
         for info in listed.versions:
             step = info.version.step
-            if info.state == weights_pb2.VERSION_STATE_REJECTED and step <= ledger.step and not ledger.rejected(step):
+            if info.state != weights_pb2.VERSION_STATE_REJECTED or step in newer:
+                continue
+            if step <= ledger.step and not ledger.rejected(step):
                 await self._rejected(step, info.reason)
                 await self._said.record(step, weights_pb2.DECISION_REJECT, info.reason, {})
         served = listed.served.step
+        if served in newer:
+            return
         if before < served <= ledger.step and ledger.rejected(served):
             if self._told != served:
                 await self._said.pause(True, f"version {served} is served, and was rejected: promote it, or roll back")
@@ -139,13 +158,15 @@ class Trials:
         except ValueError as error:  # samples that have no such part of the reward
             reason, numbers = str(error), {}
         if not reason:
-            await self._said.decide(step, weights_pb2.DECISION_PROMOTE, "its trial was good", numbers)
+            async with self._said.deciding:
+                await self._said.decide(step, weights_pb2.DECISION_PROMOTE, "its trial was good", numbers)
             self._played = {step: found.samples}
             return
-        if _on_trial(await self._peers.versions()) != version:
-            return  # somebody decided of it in the last moment
-        await self._rejected(step, reason)  # first: whoever is started again finds the decision, and pauses no more
-        await self._said.decide(step, weights_pb2.DECISION_REJECT, reason[:LONGEST_REASON], numbers)
+        async with self._said.deciding:
+            if _on_trial(await self._peers.versions()) != version:
+                return  # somebody decided of it in the last moment
+            await self._rejected(step, reason)  # first: whoever is started again finds the decision, and pauses no more
+            await self._said.decide(step, weights_pb2.DECISION_REJECT, reason[:LONGEST_REASON], numbers)
 
     async def _rejected(self, step: int, reason: str) -> None:
         """Pauses the run where it is to be paused, or could not go on."""
