@@ -72,7 +72,7 @@ class Coordinator:
         self._snapshots = Snapshots(bus, names, self.following, peers, self._folds, lambda: self.recorder.written)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
         self._deciding = asyncio.Lock()
-        said = Said(self._verdict, self._decided, self.pause, self._deciding)
+        said = Said(self._verdict, self._decided, self.pause, self._deciding, self.state)
         self._trials = Trials(recipe, self.following, self.tasks, peers, said)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
         self._deadlines = Deadlines(bus, names, recipe, self.following, self._ending.give_up)

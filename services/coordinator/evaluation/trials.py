@@ -21,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock import rpc
 from penstock.bus import BusError, publish_once
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.coordinator.v1.coordinator_pb2 import RUN_STATE_PAUSED
 from penstock.generation.v1.generation_pb2 import ScoreTokensRequest
 from penstock.recipes import Recipe
 from penstock.recipes.sections import Canary
@@ -32,6 +33,7 @@ from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.evaluation.verdict import Found, Samples, verdict
 from services.coordinator.state.following import TICK_SECONDS, Following, Sample
 from services.coordinator.state.peers import Peers
+from services.coordinator.state.run_state import RunState
 from services.coordinator.state.standstill import standstill
 
 logger = logging.getLogger(__name__)
@@ -63,13 +65,14 @@ class Trial:
 @dataclasses.dataclass(frozen=True)
 class Said:
     """What a trial has done. decide: weight_sync does it, unless the trial is over, and the ledger has it; record: the
-    ledger has it; pause: the run is paused, with the reason. deciding: held from where weight_sync is asked until the
-    ledger has it, by whoever decides: nobody takes another's decision for what the ledger lacks."""
+    ledger has it; pause: the run is paused, with the reason, and `state` says so. deciding: held from where weight_sync
+    is asked until the ledger has it, by whoever decides: nobody takes another's decision for what the ledger lacks."""
 
     decide: Decide
     record: Decide
     pause: Callable[[bool, str], Awaitable[None]]
     deciding: asyncio.Lock
+    state: RunState
 
 
 class Trials:
@@ -165,17 +168,34 @@ class Trials:
         async with self._said.deciding:
             if _on_trial(await self._peers.versions()) != version:
                 return  # somebody decided of it in the last moment
-            await self._rejected(step, reason)  # first: whoever is started again finds the decision, and pauses no more
-            await self._said.decide(step, weights_pb2.DECISION_REJECT, reason[:LONGEST_REASON], numbers)
+            await self._reject(step, reason, numbers)
 
-    async def _rejected(self, step: int, reason: str) -> None:
-        """Pauses the run where it is to be paused, or could not go on."""
+    async def _reject(self, step: int, reason: str, numbers: Mapping[str, float]) -> None:
+        """Pauses the run first: whoever is started again finds the decision, and pauses no more. Where the verdict
+        comes too late, for somebody decided past this coordinator, the run is as it was before. Raises
+        FailedPrecondition then."""
+        state = self._said.state
+        paused, paused_for = state.value == RUN_STATE_PAUSED, state.paused_for
+        why = await self._rejected(step, reason)
+        try:
+            await self._said.decide(step, weights_pb2.DECISION_REJECT, reason[:LONGEST_REASON], numbers)
+        except rpc.errors.FailedPrecondition:
+            if why and state.value == RUN_STATE_PAUSED and state.paused_for == why:
+                own = paused_for == why  # of a coordinator that died over this verdict
+                await self._said.pause(paused and not own, "" if own else paused_for)
+            raise
+
+    async def _rejected(self, step: int, reason: str) -> str:
+        """Pauses the run where it is to be paused, or could not go on; gives why, or nothing."""
         await self._following.current()
         canary = self._recipe.canary
         if canary is None:
-            return
-        if canary.on_reject == "pause" or standstill(self._following.ledger, self._recipe, rejected=step):
-            await self._said.pause(True, f"version {step} was rejected by its trial: {reason}"[:LONGEST_REASON])
+            return ""
+        if canary.on_reject != "pause" and not standstill(self._following.ledger, self._recipe, rejected=step):
+            return ""
+        why = f"version {step} was rejected by its trial: {reason}"[:LONGEST_REASON]
+        await self._said.pause(True, why)
+        return why
 
     async def _measured(self, trial: Trial) -> bool:
         """Fills in what is found until all of it is, or the time is over; whether somebody decided meanwhile."""

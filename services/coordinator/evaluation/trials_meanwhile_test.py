@@ -10,6 +10,8 @@ from penstock.bus import Bus, RunNames, append
 from penstock.chat import ChatTokenizer
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.evaluation.trials_testing import PROMOTE, READY, REJECT, REJECTED, playing, world_of
+from services.coordinator.evaluation.verdict import mismatch_kl
+from services.coordinator.state.asked import Asked
 from services.coordinator.testing.run import settled
 
 
@@ -59,3 +61,25 @@ async def test_what_was_decided_since_weight_sync_was_asked_is_newer_than_its_an
     async with world.coordinator() as made:
         await settled(made, lambda: made.ledger.served == 1 and world.store.listed > 2)
         assert made.state.admitting and made.ledger.decisions[1].reason == "theirs"
+
+
+@pytest.mark.parametrize("paused_by", ["nobody", "a person", "a coordinator that died over its verdict"])
+async def test_a_verdict_that_comes_too_late_leaves_the_run_as_it_was(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer, paused_by: str
+) -> None:
+    world = world_of(bus, names, folder, tmp_path, chat)
+    world.engine.apart, world.store.late = 3.0, True
+    await world.first_step()
+    async with world.coordinator() as made:
+        await settled(made, lambda: made.state.admitting)
+        if paused_by != "nobody":
+            assert made.recipe.canary is not None
+            disagree = f"a KL of {mismatch_kl([-3.0]):.3g} exceeds mismatch_kl {made.recipe.canary.mismatch_kl:g}"
+            own = f"version 1 was rejected by its trial: engine and learner disagree: {disagree}"
+            await made.pause(True, "" if paused_by == "a person" else own)
+        async with playing(world):
+            await settled(made, lambda: world.store.refused > 0 and not made.state.paused_for)
+        asked = Asked(bus, names)
+        async with made._deciding:
+            assert (await asked.paused(), await asked.paused_for()) == (paused_by == "a person", "")
+        assert made.state.admitting == (paused_by != "a person")
