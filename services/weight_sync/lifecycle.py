@@ -37,12 +37,13 @@ class Standing:
 class Lifecycle:
     """The standing of each kept version, by its step; rolled_back: whether what is committed waits for a promotion.
 
-    tries: whether what is committed is tried before it is served.
+    tries: whether what is committed is tried before it is served. ended: by step, how many trials a rollback ended.
     """
 
     def __init__(self, tries: bool = False) -> None:
         self.rolled_back = False
         self.tries = tries
+        self.ended: dict[int, int] = {}
         self._standings: dict[int, Standing] = {}
 
     def standing(self, step: int) -> Standing:
@@ -93,6 +94,7 @@ class Lifecycle:
     def forget(self, step: int) -> None:
         """A version is no longer kept."""
         self._standings.pop(step, None)
+        self.ended.pop(step, None)
 
     def decide(self, step: int, decision: pb.Decision, reason: str) -> None:
         """Decides of a kept version. Raises NothingLeft, and then nothing has changed."""
@@ -114,6 +116,7 @@ class Lifecycle:
                         self._standings[other] = Standing(pb.VERSION_STATE_VERIFIED, why)
                     elif standing.state == pb.VERSION_STATE_CANARY:
                         self._standings[other] = Standing(pb.VERSION_STATE_VERIFIED)
+                        self.ended[other] = self.ended.get(other, 0) + 1
                 self._standings[step] = Standing(pb.VERSION_STATE_READY, reason)
                 self.rolled_back = True
             case _:
@@ -123,7 +126,9 @@ class Lifecycle:
         """All of it as JSON; a trial begins anew."""
         begun = {pb.VERSION_STATE_CANARY: pb.VERSION_STATE_VERIFIED}
         standings = {str(step): [int(begun.get(s.state, s.state)), s.reason] for step, s in self._standings.items()}
-        return json.dumps({"tries": self.tries, "rolled_back": self.rolled_back, "standings": standings})
+        ended = {str(step): count for step, count in sorted(self.ended.items())}
+        said = {"tries": self.tries, "rolled_back": self.rolled_back, "standings": standings, "ended": ended}
+        return json.dumps(said)
 
     @staticmethod
     def load(text: str, kept: Iterable[int], tries: bool = False) -> "Lifecycle":
@@ -134,7 +139,10 @@ class Lifecycle:
         rolled_back = bool(said["rolled_back"])
         found = Lifecycle(bool(said.get("tries", tries)))
         found.rolled_back = rolled_back
+        ended = said.get("ended", {})
         for step in sorted(kept):
+            if str(step) in ended:
+                found.ended[step] = int(ended[str(step)])
             if str(step) in said["standings"]:
                 state, reason = said["standings"][str(step)]
                 pb.VersionState.Name(state)  # raises for a number that is none

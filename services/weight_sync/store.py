@@ -219,6 +219,7 @@ class VersionStore:
         standing = self._life.standing(stored.manifest.version.step)
         info = self._info(stored.manifest, standing.state)
         info.reason, info.path = standing.reason, stored.way
+        info.ended_trials = self._life.ended.get(stored.manifest.version.step, 0)
         info.difference = stored.difference.nbytes if stored.difference is not None else 0
         return info
 

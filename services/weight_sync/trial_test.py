@@ -58,10 +58,11 @@ def test_the_way_out_of_a_rollback_tries_what_was_on_trial_and_never_what_was_fl
     assert (life.served(), life.trying()) == (2, 3)
     life.decide(1, ROLL_BACK, "worse")
     assert life.standing(2).reason == "taken back by a rollback to version 1"
+    assert life.ended == {3: 1}, "its next trial is another one"
     again = Lifecycle.load(life.dump(), range(4), tries=True)
     for each in (life, again):
         each.decide(1, PROMOTE, "")
-        assert (each.served(), each.trying()) == (1, 3)
+        assert (each.served(), each.trying(), each.ended) == (1, 3, {3: 1})
         each.decide(3, REJECT, "worse")
         assert (each.served(), each.trying()) == (1, None), "version 2 waits for a person"
         each.decide(2, PROMOTE, "")
@@ -211,6 +212,8 @@ async def test_a_verdict_decides_of_nothing_once_a_person_has(tmp_path: pathlib.
             with pytest.raises(rpc.errors.FailedPrecondition, match="version 1 is not on trial any more"):
                 await decide(stub, 1, verdict, verdict=True)
         assert await states(stub) == {0: READY, 1: VERIFIED}
+        listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
+        assert {info.version.step: info.ended_trials for info in listed.versions} == {0: 0, 1: 1}
         await decide(stub, 0, PROMOTE)
         assert await heard.get() == 1
         await decide(stub, 1, PROMOTE, verdict=True)

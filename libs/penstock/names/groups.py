@@ -20,8 +20,9 @@ def group_number(name: str) -> int:
     return int(found[1])
 
 
-def evaluation_group(step: int, row: int) -> str:
-    """The name of the row-th group of the evaluation of version `step`. Raises ValueError for a negative number."""
-    if step < 0 or row < 0:
-        raise ValueError(f"step {step}, row {row}: must not be negative")
-    return f"e{step:08d}-{row}"
+def evaluation_group(step: int, row: int, again: int = 0) -> str:
+    """The name of the row-th group of the evaluation of version `step`; again: how often it was begun before. Raises
+    ValueError for a negative number."""
+    if step < 0 or row < 0 or again < 0:
+        raise ValueError(f"step {step}, row {row}, again {again}: must not be negative")
+    return f"e{step:08d}-{row}" + (f"-{again}" if again else "")

@@ -109,9 +109,9 @@ class TaskMaker:
         admitted = group.admitted
         return self.training(group_number(group.name), Draw.recorded(admitted), admitted.min_step, admitted.deadline)
 
-    def evaluation(self, step: int, deadline: Timestamp) -> list[pb.GroupTask]:
+    def evaluation(self, step: int, deadline: Timestamp, again: int = 0) -> list[pb.GroupTask]:
         """The tasks of the evaluation of version `step`: the same rows every time, of every source that holds some
-        out."""
+        out. again: how often it was begun before, and ended with nothing said of it."""
         tasks: list[pb.GroupTask] = []
         for source in self._sources.values():
             environment, evaluation = source.recipe.environment, source.recipe.evaluation
@@ -120,7 +120,7 @@ class TaskMaker:
             for row in range(min(evaluation.tasks, len(source.held_out))):
                 task = pb.GroupTask(
                     run=self._run,
-                    group=evaluation_group(step, len(tasks)),
+                    group=evaluation_group(step, len(tasks), again),
                     kind=pb.TASK_KIND_EVAL,
                     group_size=evaluation.samples_per_task,
                     seed=row * evaluation.samples_per_task,

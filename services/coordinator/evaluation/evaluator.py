@@ -88,7 +88,7 @@ class Evaluator:
         following, seconds = self._following, self._recipe.limits.group_deadline_seconds
         deadline = Timestamp()
         deadline.FromNanoseconds(time.time_ns() + int(seconds * 1e9))
-        tasks = self._tasks.evaluation(step, deadline)
+        tasks = self._tasks.evaluation(step, deadline, await self._ended_trials(step))
         wanted = [(t.group, i) for t in tasks for i in range(t.group_size)]
         with following.awaiting(wanted):
             samples = await self._played(step, tasks, wanted)
@@ -108,6 +108,12 @@ class Evaluator:
             logger.info("evaluation %d was recorded by another coordinator", step)
         await following.until(lambda: step in following.ledger.evaluations)
         logger.info("evaluated", extra={"step": step, "reward": result.metrics["reward"]})
+
+    async def _ended_trials(self, step: int) -> int:
+        """How many trials of the version came to nothing: it plays on from the one behind them."""
+        listed = await self._peers.versions() if self._recipe.canary is not None else None
+        infos = listed.versions if listed is not None else ()
+        return next((info.ended_trials for info in infos if info.version.step == step), 0)
 
     async def _played(self, step: int, tasks: list[pb.GroupTask], wanted: list[Sample]) -> list[pb.Trajectory]:
         """The samples of an evaluation, in their order, once all have ended or their time is over."""

@@ -4,8 +4,10 @@
     tasks pinned to it -> verdict -> weight_sync -> ledger
 
 The tasks are the first of the version's evaluation, under the same names: an evaluation of it plays on from there, and
-a coordinator that is started again finds what was played in the log. What weight_sync decided and the ledger does not
-have, because a coordinator died in between or because the version was refused at once, is recorded first.
+a coordinator that is started again finds what was played in the log. Where a rollback ended a trial, whose samples may
+have failed for want of an engine, the next one of that version has names of its own. What weight_sync decided and the
+ledger does not have, because a coordinator died in between or because the version was refused at once, is recorded
+first.
 """
 
 import asyncio
@@ -47,14 +49,23 @@ LONGEST_REASON = 1000
 Decide = Callable[[int, weights_pb2.Decision, str, Mapping[str, float]], Awaitable[Any]]
 
 
+Tried = tuple[PolicyVersion, int]
+"""A version on trial, and how many of its trials were ended before by a rollback."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """One version's. found: what is known of it so far."""
 
     canary: Canary
-    version: PolicyVersion
+    tried: Tried
     tasks: list[pb.GroupTask]
     found: Found
+
+    @property
+    def version(self) -> PolicyVersion:
+        """The one that is tried."""
+        return self.tried[0]
 
     @property
     def samples(self) -> list[Sample]:
@@ -81,6 +92,7 @@ class Trials:
     def __init__(self, recipe: Recipe, following: Following, tasks: TaskMaker, peers: Peers, said: Said) -> None:
         self._recipe, self._following, self._tasks, self._peers, self._said = recipe, following, tasks, peers, said
         self._played: dict[int, Samples] = {}
+        self._ended: dict[int, int] = {}  # trials by their version, as weight_sync said last
         self._told: int | None = None  # the rejected version that a store which was lost serves
 
     async def run(self) -> None:
@@ -99,8 +111,8 @@ class Trials:
                 logger.warning("a trial begins anew: %s", error)
             await self._following.changed(seen, TICK_SECONDS)  # weight_sync announces nothing to whoever is no receiver
 
-    async def _look(self) -> PolicyVersion | None:
-        """Has the ledger say what weight_sync has decided; gives the version on trial.
+    async def _look(self) -> Tried | None:
+        """Has the ledger say what weight_sync has decided; gives what is on trial.
 
         What was decided since weight_sync was asked is newer than its answer: a rollback that came in between is no
         promotion of what was rolled back.
@@ -114,6 +126,7 @@ class Trials:
             await self._following.current()
             newer = {step for step, decided in ledger.decisions.items() if decided != decisions.get(step)}
             await self._record(listed, served, newer)
+            self._ended = {info.version.step: info.ended_trials for info in listed.versions}
             return _on_trial(listed)
 
     async def _record(self, listed: weights_pb2.ListVersionsResponse, before: int, newer: Collection[int]) -> None:
@@ -138,11 +151,11 @@ class Trials:
             await self._said.record(served, weights_pb2.DECISION_PROMOTE, "it is served", {})
         await self._following.current()
 
-    async def _try(self, canary: Canary, version: PolicyVersion) -> None:
+    async def _try(self, canary: Canary, tried: Tried) -> None:
         """Tries a version, and decides of it unless somebody else did meanwhile."""
-        step, before = version.step, self._following.ledger.served
+        step, before = tried[0].step, self._following.ledger.served
         tasks = self._chosen(canary, step)
-        trial = Trial(canary, version, tasks, Found(len(samples_of(tasks))))
+        trial = Trial(canary, tried, tasks, Found(len(samples_of(tasks))))
         found = trial.found
         logger.info("version %d is tried on %d samples", step, found.wanted)
         with self._following.awaiting(trial.samples):
@@ -166,7 +179,7 @@ class Trials:
             self._played = {step: found.samples}
             return
         async with self._said.deciding:
-            if _on_trial(await self._peers.versions()) != version:
+            if _on_trial(await self._peers.versions()) != tried:
                 return  # somebody decided of it in the last moment
             await self._reject(step, reason, numbers)
 
@@ -228,7 +241,7 @@ class Trials:
             seen = self._following.changes
             listed = await self._peers.versions()
             if listed is not None:
-                if _on_trial(listed) != version:
+                if _on_trial(listed) != trial.tried:
                     return
                 for receiver in listed.receivers:
                     if receiver.error and receiver.failed == version:
@@ -285,8 +298,8 @@ class Trials:
         """The first tasks of the version's evaluation, of all sources alike, that make so many samples."""
         deadline = Timestamp()
         deadline.FromNanoseconds(time.time_ns() + int(canary.seconds * 1e9))
-        chosen, count = list[pb.GroupTask](), 0
-        for task in sorted(self._tasks.evaluation(step, deadline), key=lambda task: task.row):
+        chosen, count, again = list[pb.GroupTask](), 0, self._ended.get(step, 0)
+        for task in sorted(self._tasks.evaluation(step, deadline, again), key=lambda task: task.row):
             if count < canary.samples:
                 chosen.append(task)
                 count += task.group_size
@@ -298,7 +311,7 @@ class Trials:
         with following.awaiting(samples):
             await asyncio.gather(*(following.find_evaluated(group, index) for group, index in samples))
             got = {sample: following.evaluated[sample] for sample in samples if sample in following.evaluated}
-        return {(group.partition("-")[2], index): t for (group, index), t in got.items()}
+        return {(group.split("-")[1], index): t for (group, index), t in got.items()}
 
 
 def samples_of(tasks: list[pb.GroupTask]) -> list[Sample]:
@@ -306,8 +319,7 @@ def samples_of(tasks: list[pb.GroupTask]) -> list[Sample]:
     return [(task.group, index) for task in tasks for index in range(task.group_size)]
 
 
-def _on_trial(listed: weights_pb2.ListVersionsResponse | None) -> PolicyVersion | None:
-    if listed is None:
-        return None
-    states = ((info.state, info.version) for info in listed.versions)
-    return next((version for state, version in states if state == weights_pb2.VERSION_STATE_CANARY), None)
+def _on_trial(listed: weights_pb2.ListVersionsResponse | None) -> Tried | None:
+    infos = listed.versions if listed is not None else ()
+    tried = ((info.version, info.ended_trials) for info in infos if info.state == weights_pb2.VERSION_STATE_CANARY)
+    return next(tried, None)

@@ -5,14 +5,25 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.bus import Bus, RunNames, append
 from penstock.chat import ChatTokenizer
+from penstock.trajectories import failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.coordinator.evaluation.trials_testing import PROMOTE, READY, REJECT, REJECTED, playing, world_of
+from services.coordinator.evaluation.trials_testing import (
+    CANARY,
+    PROMOTE,
+    READY,
+    REJECT,
+    REJECTED,
+    ROLL_BACK,
+    playing,
+    world_of,
+)
 from services.coordinator.evaluation.verdict import mismatch_kl
 from services.coordinator.state.asked import Asked
-from services.coordinator.testing.run import settled
+from services.coordinator.testing.run import publish, settled
 
 
 async def test_a_persons_decision_is_not_taken_for_a_trials_before_the_ledger_has_it(
@@ -83,3 +94,31 @@ async def test_a_verdict_that_comes_too_late_leaves_the_run_as_it_was(
         async with made._deciding:
             assert (await asked.paused(), await asked.paused_for()) == (paused_by == "a person", "")
         assert made.state.admitting == (paused_by != "a person")
+
+
+async def test_a_trial_behind_one_that_a_rollback_ended_plays_anew_and_so_does_a_coordinator_that_is_started_again(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    """The samples of the first trial failed: no engine held the version any more."""
+    world = world_of(bus, names, folder, tmp_path, chat)
+    await world.first_step()
+    async with world.coordinator() as made:
+        await settled(made, lambda: any(group.startswith("e00000001") for group, _ in made.following._awaited))
+        await made.decide(0, ROLL_BACK, "worse")
+        for task in made.tasks.evaluation(1, Timestamp()):
+            for index in range(task.group_size):
+                ended = failed(task, index, "m", pb.Outcome.FAILURE_TIMEOUT, "no replica held version 1 within 10 s")
+                await publish(bus, names, ended)
+        await made.decide(0, PROMOTE, "it was not worse")
+        world.store.held = False  # the second trial is played, and not over
+        world.store.states[1] = (CANARY, "")
+        async with playing(world):
+            await settled(made, lambda: sum(group.endswith("-1") for group, _ in made.following.evaluated) == 4)
+    world.store.held = True
+    async with world.coordinator(evaluation__every=1) as again:
+        decided = await world.decided()
+        assert (decided.decision, decided.metrics["scored"]) == (PROMOTE, 4), decided.reason
+        async with playing(world):
+            await settled(again, lambda: 1 in again.ledger.evaluations)
+        measured = again.ledger.evaluations[1]
+        assert (measured.samples, measured.metrics["failed"]) == (6, 0)

@@ -23,7 +23,11 @@ READY, CANARY, REJECTED = (
     weights_pb2.VERSION_STATE_CANARY,
     weights_pb2.VERSION_STATE_REJECTED,
 )
-PROMOTE, REJECT = weights_pb2.DECISION_PROMOTE, weights_pb2.DECISION_REJECT
+PROMOTE, REJECT, ROLL_BACK = (
+    weights_pb2.DECISION_PROMOTE,
+    weights_pb2.DECISION_REJECT,
+    weights_pb2.DECISION_ROLL_BACK,
+)
 
 
 class Store(weights_pb2_grpc.WeightSyncServiceServicer):
@@ -43,6 +47,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     def __init__(self) -> None:
         self.states = {0: (READY, ""), 1: (CANARY, "")}
         self.error = ""
+        self.ended = 0  # trials of version 1, by a rollback
         self.held = True
         self.late, self.refused = False, 0  # whether somebody rolls back just before a verdict
         self.meanwhile: Callable[[], Awaitable[None]] | None = None  # what happens once behind a listing
@@ -50,7 +55,12 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
 
     async def ListVersions(self, request: Any, context: Any) -> weights_pb2.ListVersionsResponse:
         infos = [
-            weights_pb2.VersionInfo(version=PolicyVersion(epoch=1, step=step), state=state, reason=reason)
+            weights_pb2.VersionInfo(
+                version=PolicyVersion(epoch=1, step=step),
+                state=state,
+                reason=reason,
+                ended_trials=self.ended if step == 1 else 0,
+            )
             for step, (state, reason) in self.states.items()
         ]
         served = max(step for step, (state, _) in self.states.items() if state == READY)
@@ -75,7 +85,8 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         return weights_pb2.GetManifestResponse(manifest=weights_pb2.Manifest(version=request.version, probes=[probe]))
 
     async def DecideVersion(self, request: Any, context: Any) -> weights_pb2.DecideVersionResponse:
-        if request.decision == weights_pb2.DECISION_ROLL_BACK:
+        if request.decision == ROLL_BACK:
+            self.ended += self.states[1][0] == CANARY
             self.states[1] = (weights_pb2.VERSION_STATE_VERIFIED, "")
             return weights_pb2.DecideVersionResponse()
         if self.late and request.verdict:
