@@ -150,6 +150,8 @@ class EngineHost:
                     async for told in stub.WatchVersions(self._watching()):
                         if told.taken_back:
                             self._taken_back = self._told()
+                        if told.version == self._taken_back:
+                            self._taken_back = None  # it was promoted again
                         self._target = told.version
                         self._wake.set()
             except rpc.RpcError as error:

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from penstock.common.v1.common_pb2 import SamplingParams
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
+from penstock.telemetry import waits
 from penstock.tensors import base_model
 from penstock.tiny_model import make_model
 from penstock.weights.v1 import weights_pb2 as pb
@@ -228,6 +229,29 @@ async def test_one_that_goes_on_from_a_rejected_version_waits_for_none_that_is_p
             await pinned
         engine.valve.set()
         assert await free == ["1.3"]
+
+
+async def test_one_that_goes_on_from_a_version_that_was_promoted_again_waits_for_what_is_pinned_to_it(
+    weights: Weights,
+) -> None:
+    factory = Factory()
+    async with hosting(weights, factory) as host:
+        for step in (1, 2):
+            await weights.publish(step)
+            await until(at(host, step))
+        await weights.decide(2, pb.DECISION_REJECT)
+        await until(at(host, 1))
+        await weights.decide(2, pb.DECISION_PROMOTE)
+        await until(at(host, 2))
+        engine = factory.engines[0]
+        engine.valve.clear()
+        pinned = asyncio.create_task(draw(host, 3, pinned=2))
+        await until(lambda: engine.requests == 1)
+        await weights.publish(3)
+        await until(lambda: any(wait.what == "pinned requests" for wait in waits.snapshot()))
+        assert await draw_while(engine.valve, host) == ["1.2"]
+        assert await pinned == ["1.2"] * 3
+        await until(at(host, 3))
 
 
 async def test_a_dead_engine_is_started_again_at_the_newest_version(weights: Weights) -> None:
