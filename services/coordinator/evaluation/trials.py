@@ -126,6 +126,7 @@ class Trials:
             await self._following.current()
             newer = {step for step, decided in ledger.decisions.items() if decided != decisions.get(step)}
             await self._record(listed, served, newer)
+            await self._following.current()
             self._ended = {info.version.step: info.ended_trials for info in listed.versions}
             return _on_trial(listed)
 
@@ -149,7 +150,6 @@ class Trials:
             self._told = served
         elif max(before, ledger.served) < served <= ledger.step:
             await self._said.record(served, weights_pb2.DECISION_PROMOTE, "it is served", {})
-        await self._following.current()
 
     async def _try(self, canary: Canary, tried: Tried) -> None:
         """Tries a version, and decides of it unless somebody else did meanwhile."""

@@ -18,6 +18,7 @@ from services.coordinator.evaluation.trials_testing import (
     REJECT,
     REJECTED,
     ROLL_BACK,
+    VERIFIED,
     playing,
     world_of,
 )
@@ -60,17 +61,22 @@ async def test_what_was_decided_since_weight_sync_was_asked_is_newer_than_its_an
 ) -> None:
     """By another coordinator, as two at once do no harm."""
     world = world_of(bus, names, folder, tmp_path, chat)
-    world.store.states[1] = (REJECTED, "not yet known")
-
-    async def promoted_elsewhere() -> None:
-        world.store.states[1] = (READY, "")
-        decided = pb.VersionDecision(step=1, decision=PROMOTE, reason="theirs")
-        await append(bus, names.ledger_version_subject(1), decided.SerializeToString(), expected_last_sequence=None)
-
-    world.store.meanwhile = promoted_elsewhere
+    world.store.states[1] = (VERIFIED, "")
     await world.first_step()
     async with world.coordinator() as made:
-        await settled(made, lambda: made.ledger.served == 1 and world.store.listed > 2)
+
+        async def promoted_elsewhere() -> None:
+            if made._deciding.locked() and world.store.states[1][0] == REJECTED:
+                world.store.states[1] = (READY, "")
+                decided = pb.VersionDecision(step=1, decision=PROMOTE, reason="theirs")
+                subject = names.ledger_version_subject(1)
+                await append(bus, subject, decided.SerializeToString(), expected_last_sequence=None)
+
+        world.store.meanwhile = promoted_elsewhere
+        world.store.states[1] = (REJECTED, "not yet known")
+        await settled(made, lambda: made.ledger.served == 1)
+        seen = world.store.listed
+        await settled(made, lambda: world.store.listed > seen + 1)
         assert made.state.admitting and made.ledger.decisions[1].reason == "theirs"
 
 

@@ -18,8 +18,9 @@ from services.coordinator.coordinator import Coordinator
 from services.coordinator.state.peers import peers
 from services.coordinator.testing.run import SIZE, make_coordinator, make_recipe, play_worker, running, train, until
 
-READY, CANARY, REJECTED = (
+READY, VERIFIED, CANARY, REJECTED = (
     weights_pb2.VERSION_STATE_READY,
+    weights_pb2.VERSION_STATE_VERIFIED,
     weights_pb2.VERSION_STATE_CANARY,
     weights_pb2.VERSION_STATE_REJECTED,
 )
@@ -50,7 +51,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         self.ended = 0  # trials of version 1, by a rollback
         self.held = True
         self.late, self.refused = False, 0  # whether somebody rolls back just before a verdict
-        self.meanwhile: Callable[[], Awaitable[None]] | None = None  # what happens once behind a listing
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None  # what happens behind a listing
         self.listed = 0
 
     async def ListVersions(self, request: Any, context: Any) -> weights_pb2.ListVersionsResponse:
@@ -74,8 +75,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
             versions=infos, receivers=[receiver], served=PolicyVersion(epoch=1, step=served)
         )
         if self.meanwhile is not None:
-            meanwhile, self.meanwhile = self.meanwhile, None
-            await meanwhile()
+            await self.meanwhile()
         return response
 
     async def GetManifest(self, request: Any, context: Any) -> weights_pb2.GetManifestResponse:
@@ -87,10 +87,10 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     async def DecideVersion(self, request: Any, context: Any) -> weights_pb2.DecideVersionResponse:
         if request.decision == ROLL_BACK:
             self.ended += self.states[1][0] == CANARY
-            self.states[1] = (weights_pb2.VERSION_STATE_VERIFIED, "")
+            self.states[1] = (VERIFIED, "")
             return weights_pb2.DecideVersionResponse()
         if self.late and request.verdict:
-            self.states[1] = (weights_pb2.VERSION_STATE_VERIFIED, "")
+            self.states[1] = (VERIFIED, "")
         if request.verdict and self.states[request.step][0] != CANARY:
             self.refused += 1
             raise rpc.failed_precondition("it is not on trial any more", reason="VERSION_REFUSED")
