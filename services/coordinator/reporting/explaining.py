@@ -1,7 +1,9 @@
 """Joins the waits of all services into one sentence. Pure.
 
 A chain ends at the wait nobody else explains: if the learner waits for rollout and rollout waits for generation, what
-generation waits for (or that it is unreachable) is the reason. Whether a wait is that of a healthy service, listening
+generation waits for (or that it is unreachable) is the reason. Waits can go in a circle (an evaluation that a reward
+keeps from ending holds the engines that all others wait for), so what scores and plays is told beside a service's
+longest wait. Whether a wait is that of a healthy service, listening
 for what may come, is said by who waits (`idle`).
 """
 
@@ -17,6 +19,8 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb_trajectory
 
 STEPS = 10
 """By which it is judged whether groups teach something."""
+ENDS = ("reward ", "environment ")
+"""How waits on what scores and plays begin."""
 ORDER = ("learner", "rollout", "gateway", "generation", "environment", "reward", "weight_sync", "nats")
 
 
@@ -25,13 +29,12 @@ def explain(services: Sequence[pb.ServiceWaits], now: float | None = None) -> st
     at = time.time() if now is None else now
     parts = [f"{s.service} does not answer ({s.unreachable.splitlines()[0][:160]})" for s in services if s.unreachable]
     for service in sorted(services, key=_rank):
-        longest = _longest(service)
-        if longest is not None:
-            seconds = at - longest.since.ToNanoseconds() / 1e9
-            if longest.on == ITSELF:
-                parts.append(f"{service.service} computes {longest.what} since {seconds:.0f} s")
+        for wait in _told(service):
+            seconds = at - wait.since.ToNanoseconds() / 1e9
+            if wait.on == ITSELF:
+                parts.append(f"{service.service} computes {wait.what} since {seconds:.0f} s")
             else:
-                parts.append(f"{service.service} waits for {longest.what} (on {longest.on}, {seconds:.0f} s)")
+                parts.append(f"{service.service} waits for {wait.what} (on {wait.on}, {seconds:.0f} s)")
     return "; ".join(parts) if parts else "nothing waits: every service is working"
 
 
@@ -56,6 +59,11 @@ def _rank(service: pb.ServiceWaits) -> int:
     return next((i for i, name in enumerate(ORDER) if service.service.startswith(name)), len(ORDER))
 
 
-def _longest(service: pb.ServiceWaits) -> diagnostics_pb2.Wait | None:
-    real = [w for w in service.waits if not w.idle]
-    return min(real, key=lambda w: w.since.ToNanoseconds(), default=None)
+def _told(service: pb.ServiceWaits) -> list[diagnostics_pb2.Wait]:
+    """The longest wait of a service, and the longest on each that scores or plays: no other wait explains those."""
+    real = sorted((w for w in service.waits if not w.idle), key=lambda w: w.since.ToNanoseconds())
+    told = real[:1]
+    for wait in real[1:]:
+        if wait.on.startswith(ENDS) and all(wait.on != other.on for other in told):
+            told.append(wait)
+    return told

@@ -25,6 +25,23 @@ def test_the_oldest_real_wait_of_every_service_from_the_learner_down() -> None:
     assert said == "learner waits for groups (on nats, 20 s); rollout-0 waits for tokens (on nats, 9 s)"
 
 
+def test_what_scores_and_plays_is_told_beside_the_longest_wait() -> None:
+    """A circle of waits is explained by none of them."""
+    rollout = service("rollout-0", ("tokens", 60, False))
+    for what, on, seconds in (
+        ("scores", "reward b:1", 1),
+        ("scores", "reward b:1", 4),
+        ("steps", "environment a:1", 2),
+    ):
+        rollout.waits.add(what=what, on=on).since.FromNanoseconds(int((NOW - seconds) * 1e9))
+    said = explain([rollout], NOW)
+    assert said == (
+        "rollout-0 waits for tokens (on nats, 60 s); rollout-0 waits for scores (on reward b:1, 4 s); "
+        "rollout-0 waits for steps (on environment a:1, 2 s)"
+    )
+    assert explain([service("rollout-0")], NOW) == "nothing waits: every service is working"
+
+
 def test_a_service_that_listens_explains_nothing_whatever_its_words() -> None:
     assert explain([service("weight_sync", ("groups", 900, True))], NOW) == "nothing waits: every service is working"
     said = explain([service("weight_sync", ("a new version", 900, True), ("messages", 5, False))], NOW)
