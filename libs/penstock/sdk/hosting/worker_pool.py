@@ -76,7 +76,7 @@ class Worker:
                 raise WorkerFailed(f"{self.name} was replaced since")
             target = request.get("target")
             if self._dead or (target is not None and target not in self._loaded):
-                async with self._starting:
+                async with self._turn():
                     if self._dead:
                         await self._start()
                     if target is not None:
@@ -87,6 +87,16 @@ class Worker:
                 self._lost = "an agent has left threads running"
                 await self.kill()
             return answer
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """While it may import; those before it have START_SECONDS each."""
+        with waiting("its turn to import", on=self.name, deadline=None):
+            await self._starting.acquire()
+        try:
+            yield
+        finally:
+            self._starting.release()
 
     @property
     def _dead(self) -> bool:
