@@ -34,7 +34,7 @@ AGAIN_SECONDS = 300.0
 BREAKS = 5
 PIECE_BYTES = 4 << 20
 FETCH_SECONDS = 600.0
-"""The most that one connection takes, however slowly bytes come."""
+"""The most that one connection or stream takes, however slowly bytes come."""
 
 
 class Bulk:

@@ -19,10 +19,9 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.tensors import ManifestError, Overlapped, Receiver, check_manifest, unframe
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.generation.bulk import Bulk
+from services.generation.bulk import FETCH_SECONDS, Bulk
 from services.generation.slots import Slot
 
-FETCH_SECONDS = 600.0
 READY_SECONDS = 30.0
 ATTEMPTS = 5
 # The connection says when the server is back: no pause beside it.

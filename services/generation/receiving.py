@@ -32,8 +32,8 @@ from penstock.system.boot import boot_id
 from penstock.telemetry import metrics
 from penstock.tensors import ChecksumError, check_sums, unframe
 from penstock.weights.v1 import weights_pb2 as pb
-from services.generation.bulk import Bulk
-from services.generation.fetching import FETCH_SECONDS, READY_SECONDS, described, failing, fetch_whole
+from services.generation.bulk import FETCH_SECONDS, Bulk
+from services.generation.fetching import READY_SECONDS, described, failing, fetch_whole
 from services.generation.slots import Slot
 
 LITTLE = 0.05
