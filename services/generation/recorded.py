@@ -11,7 +11,7 @@ token is computed again after an update; what a draft that was rejected left beh
 """
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,11 +24,9 @@ ENOUGH = 16
 
 
 class Step(NamedTuple):
-    """What a worker computed: of each request by `names`, tokens `starts` on, their rows [ends[i - 1], ends[i]) of
-    `rows`, which are bytes: of so small an array numpy's own work, and pickle's, would be most of what recording costs.
-    """
+    """What a worker computed: of each request tokens `starts` on, their rows [ends[i - 1], ends[i]) of `rows`. They
+    are bytes: of so small an array numpy's own work, and pickle's, would be most of what recording costs."""
 
-    names: list[str]
     starts: list[int]
     ends: list[int]
     rows: bytes
@@ -61,10 +59,10 @@ class RecordedRoutes:
         self._unknown = self.shape.unknown_rows(1).tobytes()
         self._block = self.block * len(self._unknown)
 
-    def step(self, step: Step, requests: Mapping[str, Any]) -> None:
-        """Lays down a step's rows. requests: vLLM's, by name; one that is gone is passed over."""
+    def step(self, step: Step, names: Sequence[str], requests: Mapping[str, Any]) -> None:
+        """Lays down a step's rows. names: whose. requests: vLLM's, by name; one that is gone is passed over."""
         cached, begin, size = list[tuple[_Request, int]](), 0, len(self._unknown)
-        for name, start, end in zip(step.names, step.starts, step.ends, strict=True):
+        for name, start, end in zip(names, step.starts, step.ends, strict=True):
             own, first = self._requests.get(name), begin
             begin = end
             if own is None:

@@ -72,14 +72,14 @@ def test_rows_follow_each_other_and_are_of_the_pass_that_drew_from_them(seed: in
             for each in running:
                 recorded.request_finished(each)
                 each.computed = 0
-        step, drafted, rows = Step([], [], [], b""), {}, list[bytes]()
+        step, names, drafted, rows = Step([], [], b""), list[str](), {}, list[bytes]()
         for each in running:
             drafts = [rng.randrange(200) for _ in range(rng.randint(0, 2))]
             left = each.tokens[each.computed :]
             whole = rng.random() < 0.7 or len(left) == 1
             inputs = left + drafts if whole else left[: rng.randint(1, len(left) - 1)]
             drafted[each.request_id] = (whole, len(inputs) - (len(drafts) if whole else 0))
-            step.names.append(each.request_id)
+            names.append(each.request_id)
             step.starts.append(each.computed)
             rows.append(rows_of(inputs, weights).tobytes())
             step.ends.append((step.ends or [0])[-1] + len(inputs))
@@ -90,7 +90,8 @@ def test_rows_follow_each_other_and_are_of_the_pass_that_drew_from_them(seed: in
             cache |= set(each.block_hashes[: (each.computed + len(inputs[: len(left)])) // BLOCK])
         # What a cached prompt was computed by is whatever its blocks were computed by.
         recorded.step(
-            Step(step.names, step.starts, step.ends, b"".join(rows)),
+            Step(step.starts, step.ends, b"".join(rows)),
+            names,
             {each.request_id: each for each in running},
         )
         for each in list(running):
@@ -118,9 +119,9 @@ def test_rows_follow_each_other_and_are_of_the_pass_that_drew_from_them(seed: in
 def test_what_was_forgotten_is_unknown() -> None:
     recorded = RecordedRoutes(SHAPE, BLOCK, 1)
     first = Request("a", list(range(12)), 12)
-    recorded.step(Step(["a"], [0], [12], rows_of(first.tokens, 0).tobytes()), {"a": first})
+    recorded.step(Step([0], [12], rows_of(first.tokens, 0).tobytes()), ["a"], {"a": first})
     second = Request("b", list(range(12)), 12)
-    recorded.step(Step(["b"], [8], [4], rows_of(second.tokens[8:], 0).tobytes()), {"b": second})
+    recorded.step(Step([8], [4], rows_of(second.tokens[8:], 0).tobytes()), ["b"], {"b": second})
     second.tokens.append(7)
     rows = recorded.take_output(second, None)
     assert rows is not None and rows[:, 0, 0].tolist() == [255] * 4 + [255] * 4 + [8, 9, 10, 11]

@@ -37,9 +37,9 @@ class RequestRoutes:
         """The rows up to that of the last of so many inputs; None where there is none yet. What lacks comes later."""
         if not self._waiting or inputs <= self._next:
             return None
-        rows = np.concatenate(self._waiting)
+        rows = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
         taken, left = rows[: inputs - self._next], rows[inputs - self._next :]
         self._waiting = [left] if len(left) else []
-        made = packed(self._shape, np.sort(taken.astype(self._shape.dtype), axis=-1), self._next)
+        made = packed(self._shape, np.sort(taken.astype(self._shape.dtype, copy=False), axis=-1), self._next)
         self._next += len(taken)
         return made

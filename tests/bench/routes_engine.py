@@ -22,13 +22,14 @@ from services.generation.engine import Engine, EngineSettings
 
 
 async def draw(engine: Engine, name: str, prompt: list[int], sampling: SamplingParams, rows: int | None) -> Any:
-    """(tokens, log-probs, routes) of one completion."""
+    """(tokens, log-probs, routes) of one completion. Its routes are left as messages: a service sends them on so, and
+    who reads them is not the engine."""
     tokens, logprobs, routes = list[int](), list[float](), []
     async for chunk in engine.generate(name, prompt, sampling, routes_from=rows):
         tokens += chunk.tokens
         logprobs += chunk.logprobs
-        routes += [] if chunk.routes is None else [unpacked(chunk.routes)]
-    return tokens, logprobs, np.concatenate(routes) if routes else None
+        routes += [] if chunk.routes is None else [chunk.routes]
+    return tokens, logprobs, routes
 
 
 def busy_seconds() -> float:
@@ -72,7 +73,9 @@ async def measured(args: argparse.Namespace, seed: int) -> tuple[np.ndarray[Any,
 async def main(args: argparse.Namespace) -> None:
     starts = [await measured(args, seed) for seed in range(args.starts)]
     _, drawn, prompts = starts[-1]
-    columns = {f"routes{i}": rows for i, (_, _, rows) in enumerate(drawn)}
+    columns: dict[str, Any] = {
+        f"routes{i}": np.concatenate([unpacked(r) for r in each]) for i, (_, _, each) in enumerate(drawn)
+    }
     tokens, logprobs = (np.array([each[i] for each in drawn]) for i in (0, 1))
     np.savez(args.out, prompts=np.array(prompts), tokens=tokens, logprobs=logprobs, **columns)
     found = np.concatenate([pairs for pairs, _, _ in starts])

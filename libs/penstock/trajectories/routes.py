@@ -52,8 +52,9 @@ class RouteShape:
 
 def packed(shape: RouteShape, rows: Rows, first: int = 0) -> pb.Routes:
     """rows: [n, layers, top] as `unpacked` gives them; `first` is the first one's number."""
-    gaps = np.diff(rows, axis=-1, prepend=np.zeros_like(rows[..., :1]))
-    slots = np.ascontiguousarray(gaps.transpose(1, 2, 0)).tobytes()
+    gaps = rows.copy()
+    gaps[..., 1:] -= rows[..., :-1]
+    slots = gaps.transpose(1, 2, 0).tobytes()
     return pb.Routes(
         first=first, count=len(rows), layers=shape.layers, top=shape.top, experts=shape.experts, gaps=slots
     )
