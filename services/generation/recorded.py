@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock.trajectories.routes import RouteShape, Rows
 
-ENOUGH = 16
+ENOUGH = 32
 """Rows that are handed out at once, but a request's first and last."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
@@ -50,10 +50,10 @@ Open = Callable[[str], AbstractAsyncContextManager[T]]
 
 
 class Pool(Sequence[T], Generic[T]):
-    """Those that get new work now. Made by `pool`, or of those that stay."""
+    """Those that get new work now. Made by `pool`, or of those that stay. changes: how often they became others."""
 
     def __init__(self, members: Sequence[T] = ()) -> None:
-        self._members = list(members)
+        self._members, self.changes = list(members), 0
         self._changed = asyncio.Condition()
 
     def __len__(self) -> int:
@@ -68,6 +68,9 @@ class Pool(Sequence[T], Generic[T]):
     def __getitem__(self, at: int | slice) -> T | Sequence[T]:
         return self._members[at]
 
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._members)
+
     async def some(self, what: str, *, on: str, within: float) -> bool:
         """Waits, listed, until there is one; False if there is none after `within` seconds."""
         if self._members:
@@ -81,6 +84,7 @@ class Pool(Sequence[T], Generic[T]):
         """These get new work from now on."""
         async with self._changed:
             self._members[:] = members
+            self.changes += 1
             self._changed.notify_all()
 
 
