@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
+from concurrent.futures import Future
 from multiprocessing import connection, context, forkserver, resource_tracker
 from typing import Any
 
@@ -50,8 +52,8 @@ class _Context(context.ForkServerContext):
 
 
 def begin(threads: int) -> None:
-    """Imports vLLM and begins the server, if this process has none: by its main thread, with which the server ends,
-    before it has others, and after vLLM's environment was set. threads: of what is computed in each process."""
+    """Imports vLLM and begins the server, if this process has none, before it has threads that hold locks, and after
+    vLLM's environment was set. threads: of what is computed in each process."""
     if _server._forkserver_pid is not None:
         return
     for name in IMPORTED:
@@ -69,7 +71,24 @@ def begin(threads: int) -> None:
 
 
 def serve() -> None:
-    """Forks the server from this process as it is."""
+    """Forks the server from this process as it is, by a thread of its own that stays: a thread that has computed with
+    others (OpenMP) believes in a fork that they are still there, and waits for them for ever."""
+    forked: Future[None] = Future()
+
+    def fork() -> None:
+        try:
+            _fork()
+        except BaseException as error:
+            forked.set_exception(error)
+            raise
+        forked.set_result(None)
+        threading.Event().wait()  # the server ends with the thread that forked it
+
+    threading.Thread(target=fork, name="forked-vllm", daemon=True).start()
+    forked.result()
+
+
+def _fork() -> None:
     resource_tracker.ensure_running()
     alive, held = os.pipe()
     address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]

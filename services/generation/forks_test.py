@@ -87,3 +87,34 @@ def test_without_its_server_a_process_spawns_again(asker: "subprocess.Popen[str]
     assert ended(forked, nested)
     assert asker.stdout.readline().split() == ["255", "spawn"]
     assert asker.wait(60) == 0
+
+
+COMPUTING = """
+import torch
+from services.generation import forks
+
+def compute():
+    torch.ones(1 << 22).exp_().sum()
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    compute()
+    forks.serve()
+    process = forks.forking().Process(target=compute)
+    process.start()
+    process.join(60)
+    print(process.exitcode)
+    process.kill()
+"""
+
+
+def test_what_was_forked_computes_with_threads_where_its_parent_did(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "script.py").write_text(COMPUTING)
+    found = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=120,
+    )
+    assert found.stdout.strip() == "0", found.stderr
