@@ -2,16 +2,17 @@
 
     committed -> READY                          the newest READY one is served
     committed -> VERIFIED -> READY              behind a rollback, until somebody promotes it
-    committed -> VERIFIED -> CANARY -> READY    where versions are tried: one at a time, the newest that waits
+    committed -> VERIFIED -> CANARY -> READY    where versions are tried: one at a time; next is the newest that waits
     READY, VERIFIED, CANARY -> REJECTED
 
 Where versions are tried, the first is READY at once: there is nothing that it could be compared with.
 
 Invariants (test names): what is rejected is never served; behind a rollback nothing newer is served until it is
 promoted; something that was served stays to be served, whatever is rejected; where versions are tried, one is on trial
-at a time, and it is newer than what is served; what a rollback took back is served by nobody's verdict but a person's;
-a version that was served is not tried; none waits for a trial where versions are not tried any more; what waits for a
-person goes on to, over restarts and writes that fail.
+at a time, and it is newer than what is served; a trial that began is over before another begins, over restarts too;
+what a rollback took back is served by nobody's verdict but a person's; a version that was served is not tried; none
+waits for a trial where versions are not tried any more; what waits for a person goes on to, over restarts and writes
+that fail.
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ class Standing:
 class Lifecycle:
     """The standing of each kept version, by its step; rolled_back: whether what is committed waits for a promotion.
 
-    tries: whether what is committed is tried before it is served. ended: by step, how many trials a rollback ended.
+    tries: whether what is committed is tried before it is served. ended: by step, how many trials a person's decision
+    of another version ended.
     """
 
     def __init__(self, tries: bool = False) -> None:
@@ -58,14 +60,19 @@ class Lifecycle:
         """The step of the newest READY version, at most `ceiling` where that is given."""
         return max((s for s in self._standings if self.ready(s) and (ceiling is None or s <= ceiling)), default=None)
 
-    def trying(self, ceiling: int | None = None) -> int | None:
-        """The step of the version on trial. Where none is, the newest that waits for one begins it, at most `ceiling`
-        where that is given."""
+    def next_trial(self, ceiling: int | None = None) -> int | None:
+        """The step of the version whose trial may begin now: the newest that waits for one, at most `ceiling` where
+        that is given; None while one is on trial."""
         served = self.served()
-        if self.on_trial is None and self.tries and not self.rolled_back and served is not None:
-            next_ = self.waiting(ceiling, untried=True)
-            if next_ is not None and next_ > served:
-                self._standings[next_] = Standing(pb.VERSION_STATE_CANARY)
+        if self.on_trial is not None or not self.tries or self.rolled_back or served is None:
+            return None
+        next_ = self.waiting(ceiling, untried=True)
+        return next_ if next_ is not None and next_ > served else None
+
+    def trying(self, ceiling: int | None = None) -> int | None:
+        """The step of the version on trial, which begins now where none is."""
+        if (next_ := self.next_trial(ceiling)) is not None:
+            self._standings[next_] = Standing(pb.VERSION_STATE_CANARY)
         return self.on_trial
 
     def waiting(self, ceiling: int | None = None, *, untried: bool = False) -> int | None:
@@ -102,6 +109,8 @@ class Lifecycle:
             case pb.DECISION_PROMOTE:
                 self._standings[step] = Standing(pb.VERSION_STATE_READY)
                 self.rolled_back = self.rolled_back and self.served() != step
+                if self.on_trial is not None and self.on_trial < step:
+                    self._end_trial(self.on_trial)
             case pb.DECISION_REJECT:
                 if not any(self.ready(s) for s in self._standings if s != step):
                     raise NothingLeft(
@@ -115,17 +124,20 @@ class Lifecycle:
                         why = f"taken back by a rollback to version {step}"
                         self._standings[other] = Standing(pb.VERSION_STATE_VERIFIED, why)
                     elif standing.state == pb.VERSION_STATE_CANARY:
-                        self._standings[other] = Standing(pb.VERSION_STATE_VERIFIED)
-                        self.ended[other] = self.ended.get(other, 0) + 1
+                        self._end_trial(other)
                 self._standings[step] = Standing(pb.VERSION_STATE_READY, reason)
                 self.rolled_back = True
             case _:
                 raise ValueError(f"decision {decision} is unknown")
 
+    def _end_trial(self, step: int) -> None:
+        """Without a verdict: its next one is another one."""
+        self._standings[step] = Standing(pb.VERSION_STATE_VERIFIED)
+        self.ended[step] = self.ended.get(step, 0) + 1
+
     def dump(self) -> str:
-        """All of it as JSON; a trial begins anew."""
-        begun = {pb.VERSION_STATE_CANARY: pb.VERSION_STATE_VERIFIED}
-        standings = {str(step): [int(begun.get(s.state, s.state)), s.reason] for step, s in self._standings.items()}
+        """All of it as JSON."""
+        standings = {str(step): [int(s.state), s.reason] for step, s in self._standings.items()}
         ended = {str(step): count for step, count in sorted(self.ended.items())}
         said = {"tries": self.tries, "rolled_back": self.rolled_back, "standings": standings, "ended": ended}
         return json.dumps(said)
@@ -133,8 +145,8 @@ class Lifecycle:
     @staticmethod
     def load(text: str, kept: Iterable[int], tries: bool = False) -> "Lifecycle":
         """The inverse, of the versions that are kept. One that it does not name was committed last, by what held then:
-        whether versions are tried may be another matter now, and what waited for a trial then is READY. Raises
-        ValueError, KeyError or TypeError for what `dump` did not write."""
+        whether versions are tried may be another matter now, and what waited for a trial then, or was on it, is READY.
+        Raises ValueError, KeyError or TypeError for what `dump` did not write."""
         said = json.loads(text)
         rolled_back = bool(said["rolled_back"])
         found = Lifecycle(bool(said.get("tries", tries)))
@@ -151,7 +163,7 @@ class Lifecycle:
                 found.commit(step)
         if found.tries and not tries and not found.rolled_back:
             for step, standing in list(found._standings.items()):
-                if standing == Standing(pb.VERSION_STATE_VERIFIED):  # it waited for a trial
+                if standing in (Standing(pb.VERSION_STATE_VERIFIED), Standing(pb.VERSION_STATE_CANARY)):
                     found._standings[step] = Standing(pb.VERSION_STATE_READY)
         found.tries = tries
         return found

@@ -16,6 +16,8 @@ learner's incarnation is refused; no version is so new that none could come afte
 import copy
 import logging
 import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from google.protobuf.message import DecodeError
 
@@ -64,9 +66,21 @@ class VersionStore:
         return self._stored[step].manifest.version if step is not None else None
 
     def trying(self, ceiling: int | None = None) -> PolicyVersion | None:
-        """The version on trial; a new one is at most `ceiling` (None: no bound)."""
-        step = self._life.trying(ceiling)
+        """The version on trial; a new one is at most `ceiling` (None: no bound). That one is goes to the disk before
+        anybody is told: a restart goes on with it."""
+        if self._life.next_trial(ceiling) is not None:
+            try:
+                with self._deciding():
+                    self._life.trying(ceiling)
+            except OSError as error:
+                logger.warning("disk full: the trial of a version does not begin yet (%s)", error.strerror)
+        step = self._life.on_trial
         return self._stored[step].manifest.version if step is not None else None
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether a rollback stands: what is committed waits for a promotion."""
+        return self._life.rolled_back
 
     def ready(self, version: PolicyVersion) -> bool:
         """Whether a version is kept and READY."""
@@ -79,16 +93,26 @@ class VersionStore:
             kept = ", ".join(map(str, sorted(self._stored))) or "none"
             raise NotKept(f"version {step} is not kept (kept: {kept})")
         if verdict and step != self._life.on_trial:
-            raise Refused(f"version {step} is not on trial any more: somebody decided meanwhile, or it begins anew")
-        before = copy.deepcopy(self._life)
+            raise Refused(f"version {step} is not on trial any more: somebody decided meanwhile")
         try:
-            self._life.decide(step, decision, reason)
-            decisions.write(self._directory, self._life)
+            with self._deciding():
+                self._life.decide(step, decision, reason)
         except NothingLeft as error:
             raise Refused(str(error)) from error
         except OSError as error:
-            self._life = before
             raise NoRoom(f"disk full: what is decided of version {step} cannot be kept ({error.strerror})") from error
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """What the block changes of the lifecycle is on the disk before it counts. Raises OSError; after that, and
+        after NothingLeft, nothing has changed."""
+        before = copy.deepcopy(self._life)
+        try:
+            yield
+            decisions.write(self._directory, self._life)
+        except (NothingLeft, OSError):
+            self._life = before
+            raise
 
     def get(self, version: PolicyVersion) -> Stored | None:
         """A committed version, by step and epoch."""

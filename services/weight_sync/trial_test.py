@@ -24,6 +24,7 @@ from services.weight_sync.store import VersionStore
 
 PROMOTE, REJECT, ROLL_BACK = pb.DECISION_PROMOTE, pb.DECISION_REJECT, pb.DECISION_ROLL_BACK
 READY, VERIFIED, CANARY = pb.VERSION_STATE_READY, pb.VERSION_STATE_VERIFIED, pb.VERSION_STATE_CANARY
+RETIRED = pb.VERSION_STATE_RETIRED
 
 
 def committed(*steps: int) -> Lifecycle:
@@ -76,16 +77,18 @@ def test_what_is_wrong_with_a_version_keeps_it_from_its_trial() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([PROMOTE, REJECT, ROLL_BACK, None])), max_size=20))
-def test_after_any_decisions_a_trial_begins_anew_behind_a_restart(moves: list[tuple[int, Any]]) -> None:
+def test_after_any_decisions_a_trial_goes_on_behind_a_restart(moves: list[tuple[int, Any]]) -> None:
     life = committed(*range(6))
     for step, decision in moves:
         life.trying(ceiling=step)
         if decision is not None and not (decision == REJECT and life.served() == step):
             life.decide(step, decision, "why")
         served, tried = life.served(), life.on_trial
-        assert served is not None and (tried is None or not life.ready(tried))
+        assert served is not None and (tried is None or (tried > served and not life.ready(tried)))
     again = Lifecycle.load(life.dump(), range(6), tries=True)
-    assert again.served() == life.served() and again.on_trial is None and again.dump() == life.dump()
+    assert (again.served(), again.on_trial, again.dump()) == (life.served(), life.on_trial, life.dump())
+    off = Lifecycle.load(life.dump(), range(6), tries=False)
+    assert off.on_trial is None and (life.on_trial is None or off.ready(life.on_trial))
 
 
 def test_never_more_than_replicas_and_whoever_is_one_stays_one_while_it_watches() -> None:
@@ -138,11 +141,11 @@ async def push(stub: Any, step: int, value: float = 1.0) -> PolicyVersion:
 
 
 @asynccontextmanager
-async def serving(folder: pathlib.Path, canaries: int = 1) -> AsyncIterator[Any]:
+async def serving(folder: pathlib.Path, canaries: int = 1, keep: int = 4) -> AsyncIterator[Any]:
     async with rpc.Server("weight_sync") as server:
         server.add(
             weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
-            WeightSync(VersionStore(folder, keep=4, tries=True), canaries),
+            WeightSync(VersionStore(folder, keep=keep, tries=True), canaries),
             raw_requests=RAW_REQUESTS,
             raw_responses=RAW_RESPONSES,
         )
@@ -268,6 +271,55 @@ async def test_a_trial_goes_on_behind_a_restart_and_what_was_rejected_stays_so(t
         assert await states(stub) == {0: READY, 1: pb.VERSION_STATE_REJECTED, 2: CANARY, 3: VERIFIED}
         await decide(stub, 2, REJECT)
         assert await heard.get() == 3
+
+
+async def test_a_trial_that_began_is_over_before_another_begins_over_restarts_too(tmp_path: pathlib.Path) -> None:
+    """Though newer ones wait by then, more than are kept, and nobody watches yet."""
+    async with serving(tmp_path, keep=2) as stub, watching(stub, "a") as heard:
+        for step in (0, 1):
+            await push(stub, step)
+            assert await heard.get() == step
+        for step in (2, 3, 4):
+            await push(stub, step)
+    async with serving(tmp_path, keep=2) as stub:
+        assert await states(stub) == {0: READY, 1: CANARY, 3: VERIFIED, 4: VERIFIED}
+        async with watching(stub, "b") as heard:
+            assert await heard.get() == 1
+            await decide(stub, 1, PROMOTE, verdict=True)
+            assert await heard.get() == 4
+    async with serving(tmp_path, keep=2) as stub:
+        assert await states(stub) == {0: RETIRED, 1: READY, 3: VERIFIED, 4: CANARY}
+        await decide(stub, 4, REJECT, verdict=True)
+    async with serving(tmp_path, keep=2) as stub, watching(stub, "b") as heard:
+        assert await heard.get() == 3
+
+
+async def test_a_trial_that_the_disk_does_not_take_begins_once_it_does(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path) as stub, watching(stub, "a") as heard:
+        await push(stub, 0)
+        assert await heard.get() == 0
+        with monkeypatch.context() as patched:
+            patched.setattr("services.weight_sync.decisions.os.fsync", no_room)
+            await push(stub, 1)
+            async with watching(stub, "b") as second:
+                assert await second.get() == 0
+            assert await states(stub) == {0: READY, 1: VERIFIED} and heard.empty()
+        await push(stub, 2)
+        assert await heard.get() == 2
+
+
+def no_room(*args: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_trial_ends_where_a_newer_version_is_promoted() -> None:
+    life = committed(0, 1)
+    assert life.trying() == 1
+    life.commit(2)
+    life.decide(2, PROMOTE, "")
+    assert (life.served(), life.trying(), life.standing(1).state, life.ended) == (2, None, VERIFIED, {1: 1})
 
 
 async def test_bytes_that_changed_on_the_disk_before_the_commit_are_rejected(tmp_path: pathlib.Path) -> None:
