@@ -90,7 +90,8 @@ class Bulk:
                         await asyncio.shield(pouring)
                     except asyncio.CancelledError:
                         with suppress(OSError):  # it was gone
-                            connection.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+                            # Which wakes the thread. SSLSocket's own method would have it read on without TLS.
+                            socket.socket.shutdown(connection, socket.SHUT_RDWR)
                         await asyncio.wait([pouring])
                         raise
 

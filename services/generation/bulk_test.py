@@ -250,6 +250,35 @@ async def test_a_receiver_that_gives_up_ends_its_connection(tmp_path: pathlib.Pa
     assert not list(folder.iterdir())
 
 
+async def test_a_receiver_that_gives_up_in_mid_version_leaves_no_thread_with_tls_either(
+    tmp_path: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca, _ = issue(tmp_path, "ca")
+    server, client = (
+        Certificates.of_files(authority=ca, certificate=certificate, key=key)
+        for certificate, key in (issue(tmp_path, name, "ca") for name in ("server", "client"))
+    )
+    sent, over = threading.Event(), threading.Event()
+
+    def pieces(grant: Grant) -> Iterator[memoryview]:
+        yield memoryview(whole(1)[: SIZE // 2])
+        sent.set()
+        assert over.wait(20)
+
+    monkeypatch.setattr(serving, "_pieces", pieces)
+    async with weight_sync(tmp_path / "store", has_bulk=True, certificates=server) as weights:
+        made = await weights.publish(1)
+        async with connected(weights) as channel:
+            taking = asyncio.create_task(Hands(folder, None, Bulk("127.0.0.1", client)).take(channel, made.version))
+            assert await asyncio.to_thread(sent.wait, 10)
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            assert not [each.name for each in threading.enumerate() if each.name.startswith("bulk_")]
+        over.set()
+    assert not [each.name for each in threading.enumerate() if each.name.startswith("bulk")]
+
+
 @pytest.mark.parametrize(
     ("address", "host"),
     [("127.0.0.1:7400", "127.0.0.1"), ("[::1]:7400", "::1"), ("dns:///weights:7400", "weights"), ("w:1", "w")],

@@ -5,7 +5,8 @@ a ticket is given, by OpenBulk; a connection has nothing to say but that ticket.
 buffer that is read from the file: a map's first faults, and sendfile's pages of 4 KiB, cost more than that copy.
 
 Invariants (test names): a wrong, used or expired ticket gets no byte, and is counted; a peer that sends or reads
-nothing is cut; with TLS nobody without a certificate gets as far as a ticket, and is counted.
+nothing is cut; with TLS nobody without a certificate gets as far as a ticket, and is counted; the end of the service
+ends what is sent, with TLS too, and leaves no thread.
 """
 
 import logging
@@ -28,6 +29,8 @@ TICKET_WAIT_SECONDS = 10.0
 STALL_SECONDS = 30.0
 """A peer that takes no byte for so long is gone."""
 MOST_CONNECTIONS = 64
+END_SECONDS = 5.0
+"""Within which the threads of connections that were cut have ended."""
 PAUSE_SECONDS = 1.0
 """Before the next try to accept a connection, where that failed: for want of descriptors, say."""
 SERVING = "bulk connection"
@@ -49,7 +52,7 @@ class Bulk:
         self._certificates, self._lock = certificates, threading.Lock()
         self._listening = _listening(host, port)
         self.port = int(self._listening.getsockname()[1])
-        self._open: set[socket.socket] = set()
+        self._open: dict[threading.Thread, socket.socket] = {}
         self._closing = threading.Event()
         self._accepting = threading.Thread(target=self._accept, name="bulk", daemon=True)
 
@@ -61,13 +64,19 @@ class Bulk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends it, and what is being sent."""
+        until = time.monotonic() + END_SECONDS
         self._closing.set()
         self._listening.shutdown(socket.SHUT_RDWR)  # which wakes `accept`
         self._accepting.join()
         self._listening.close()
         with self._lock:
-            for each in self._open:
-                _shut(each)
+            serving = list(self._open)
+            for connection in self._open.values():
+                _shut(connection)
+        for thread in serving:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                logger.error("a bulk connection that was cut does not end within %g s", END_SECONDS)
 
     def _accept(self) -> None:
         while not self._closing.is_set():
@@ -80,32 +89,37 @@ class Bulk:
                 continue
             with self._lock:
                 full = len(self._open) >= MOST_CONNECTIONS
-                if not full:
-                    self._open.add(connection)
             if full:
                 connection.close()  # the peer takes the stream instead
                 continue
+            serving = threading.Thread(target=self._serve, args=(connection,), name=SERVING, daemon=True)
             try:
-                threading.Thread(target=self._serve, args=(connection,), name=SERVING, daemon=True).start()
+                with self._lock:  # until it is known, it does not end
+                    serving.start()
+                    self._open[serving] = connection
             except RuntimeError as error:  # there may be no more threads
                 logger.warning("a bulk connection is not served: %s", error)
                 connection.close()
-                self._forget(connection)
-
-    def _forget(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.discard(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection, self._secured(connection) as secured:
-                grant = self._granted(secured)
-                if grant is not None:
-                    self._send(secured, grant)
+                if self._may_serve(secured):
+                    grant = self._granted(secured)
+                    if grant is not None:
+                        self._send(secured, grant)
         except (OSError, ValueError) as error:  # a handshake that fails, a peer that went or stalled
             logger.info("a bulk connection ends: %s", error)
         finally:
-            self._forget(connection)
+            with self._lock:
+                self._open.pop(threading.current_thread(), None)
+
+    def _may_serve(self, connection: socket.socket) -> bool:
+        """Has this thread's connection cut at the end of the service; False where that has come. With TLS it is another
+        object than the one that was accepted, which has no connection any more."""
+        with self._lock:
+            self._open[threading.current_thread()] = connection
+            return not self._closing.is_set()
 
     def _secured(self, connection: socket.socket) -> socket.socket:
         """With TLS it has the connection from now on, whose handshake is still to come."""
@@ -172,7 +186,8 @@ def _pieces(grant: Grant) -> Iterator[memoryview]:
 
 
 def _shut(connection: socket.socket) -> None:
+    """From another thread. Not by SSLSocket's own method: what that thread sends next would leave in plain text."""
     try:
-        connection.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
     except OSError as error:  # it has gone by itself
         logger.debug("a bulk connection was gone: %s", error)

@@ -175,15 +175,58 @@ def test_it_listens_at_the_addresses_of_its_host(
                 assert rest(connection) == DATA
 
 
-def test_the_end_of_the_service_ends_what_is_sent(path: pathlib.Path) -> None:
-    with Bulk("127.0.0.1", 0) as bulk:
-        connection = connected(bulk)
-        connection.sendall(issued(bulk, path))
-        assert connection.recv(1) == DATA[:1]
-    with connection:
-        assert len(rest(connection)) < len(DATA)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_the_end_of_the_service_ends_what_is_sent_and_leaves_no_thread(
+    tmp_path: pathlib.Path, path: pathlib.Path, tls: bool
+) -> None:
+    ca, _ = issue(tmp_path, "ca")
+    server, client = (held(tmp_path, name, ca) for name in ("server", "client"))
+    before = threading.active_count()
+    with contextlib.ExitStack() as peers:
+        with Bulk("127.0.0.1", 0, server if tls else None) as bulk:
+
+            def joined() -> socket.socket:
+                plain = connected(bulk)
+                both = client.context().wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain
+                return peers.enter_context(both)
+
+            silent = peers.enter_context(connected(bulk))
+            halfway, reading = joined(), joined()
+            halfway.sendall(issued(bulk, path)[:-1])
+            reading.sendall(issued(bulk, path))
+            assert reading.recv(1) == DATA[:1]
+            assert threading.active_count() == before + 4
+        assert threading.active_count() == before and not bulk._open
+        assert len(rest(reading)) < len(DATA) - 1 and rest(halfway) == rest(silent) == b""
     with pytest.raises(ConnectionRefusedError):
         connected(bulk)
+
+
+@pytest.mark.parametrize("ends", ["before the handshake's socket is there", "behind it"])
+def test_a_connection_that_comes_with_the_end_of_the_service_is_cut_too(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    ca, _ = issue(tmp_path, "ca")
+    server, before = held(tmp_path, "server", ca), threading.active_count()
+    reached, go_on, secured = threading.Event(), threading.Event(), Bulk._secured
+
+    def slowly(self: Bulk, connection: socket.socket) -> socket.socket:
+        made = secured(self, connection) if ends == "behind it" else None
+        reached.set()
+        assert go_on.wait(10)
+        return made or secured(self, connection)
+
+    monkeypatch.setattr(Bulk, "_secured", slowly)
+    bulk = Bulk("127.0.0.1", 0, server).__enter__()
+    with connected(bulk) as connection:
+        assert reached.wait(10)
+        ending = threading.Thread(target=bulk.__exit__, args=(None, None, None))
+        ending.start()
+        assert bulk._closing.wait(10)
+        bulk._accepting.join(10)
+        go_on.set()
+        ending.join(10)
+        assert threading.active_count() == before and rest(connection) == b""
 
 
 def test_with_tls_nobody_without_a_certificate_gets_as_far_as_a_ticket_and_is_counted(
@@ -191,12 +234,8 @@ def test_with_tls_nobody_without_a_certificate_gets_as_far_as_a_ticket_and_is_co
 ) -> None:
     ca, _ = issue(tmp_path, "ca")
     issue(tmp_path, "strangers")
-
-    def held(name: str, issuer: str) -> Certificates:
-        certificate, key = issue(tmp_path, name, issuer)
-        return Certificates.of_files(authority=ca, certificate=certificate, key=key)
-
-    server, client, stranger = held("server", "ca"), held("client", "ca"), held("stranger", "strangers")
+    server, client = held(tmp_path, "server", ca), held(tmp_path, "client", ca)
+    stranger = held(tmp_path, "stranger", ca, "strangers")
     with Bulk("127.0.0.1", 0, server) as bulk:
         before, ticket = refused(), issued(bulk, path)
 
@@ -216,6 +255,12 @@ def test_with_tls_nobody_without_a_certificate_gets_as_far_as_a_ticket_and_is_co
         assert trickled(bulk) < 5, "the time is that of the whole handshake"
         ended()
         assert refused() == before + 4
+
+
+def held(folder: pathlib.Path, name: str, authority: pathlib.Path, issuer: str = "ca") -> Certificates:
+    """What a process has that trusts an authority."""
+    certificate, key = issue(folder, name, issuer)
+    return Certificates.of_files(authority=authority, certificate=certificate, key=key)
 
 
 def trickled(bulk: Bulk) -> float:
