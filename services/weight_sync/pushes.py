@@ -11,14 +11,14 @@ from penstock.weights.v1 import weights_pb2 as pb
 MAX_CHUNK_BYTES = 2 << 20
 
 
-def first_push(message: bytes) -> tuple[PolicyVersion, memoryview]:
-    """Version and bytes of a stream's first message."""
+def first_push(message: bytes) -> tuple[PolicyVersion, int, memoryview]:
+    """Version, attempt (0 where it says none) and bytes of a stream's first message."""
     if unframe(message, field=pb.PushTensorsRequest.DATA_FIELD_NUMBER) is not None:
         raise rpc.invalid_argument("the first message must name the version", rpc.Violation("version", "is missing"))
     decoded = _decode_push(message)
     if not decoded.HasField("version"):
         raise rpc.invalid_argument("the first message must name the version", rpc.Violation("version", "is missing"))
-    return decoded.version, _bounded(memoryview(decoded.data))
+    return decoded.version, decoded.attempt, _bounded(memoryview(decoded.data))
 
 
 def next_push(message: bytes, version: PolicyVersion) -> memoryview:

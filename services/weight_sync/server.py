@@ -79,10 +79,10 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
 
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
         with rpc.refusing(ERRORS):
-            await asyncio.to_thread(self._store.begin, request.manifest)
+            attempt = await asyncio.to_thread(self._store.begin, request.manifest)
             places = self._store.staging.places(request.manifest.version)
         ways = {receiver.path for receiver in self._receivers.values()}
-        answer = pb.BeginVersionResponse(boot_id=boot_id() or "", all_mapped=ways == {pb.PATH_MAPPED})
+        answer = pb.BeginVersionResponse(boot_id=boot_id() or "", all_mapped=ways == {pb.PATH_MAPPED}, attempt=attempt)
         if places is not None:
             path, difference = places
             answer.path, answer.difference_path = str(path), str(difference or "")
@@ -93,16 +93,13 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         first = await anext(messages, None)
         if first is None:
             return pb.PushTensorsResponse()
-        version, data = first_push(first)
+        version, attempt, data = first_push(first)
         with rpc.refusing(PUSH_ERRORS):
-            try:
-                async with Overlapped(partial(self._store.staging.feed, version)) as feeding:
-                    await feeding.put(data)
-                    async for message in messages:
-                        await feeding.put(next_push(message, version))
-            except ChecksumError:
-                self._store.staging.abort(version)
-                raise
+            attempt = self._store.staging.attempt(version, attempt)
+            async with Overlapped(partial(self._store.staging.feed, version, attempt=attempt)) as feeding:
+                await feeding.put(data)
+                async for message in messages:
+                    await feeding.put(next_push(message, version))
         _received.inc(feeding.received)
         return pb.PushTensorsResponse(received=feeding.received)
 
@@ -111,21 +108,27 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         first = await anext(messages, None)
         if first is None:
             return pb.PushDifferenceResponse()
-        version, data = first_push(first)
+        version, attempt, data = first_push(first)
         with rpc.refusing(DIFFERENCE_ERRORS):
-            async with Overlapped(partial(self._store.staging.feed_difference, version)) as feeding:
+            attempt = self._store.staging.attempt(version, attempt)
+            async with Overlapped(partial(self._store.staging.feed_difference, version, attempt=attempt)) as feeding:
                 await feeding.put(data)
                 async for message in messages:
                     await feeding.put(next_push(message, version))
-            await asyncio.to_thread(self._store.staging.apply_difference, version)
+            await asyncio.to_thread(self._store.staging.apply_difference, version, attempt)
         _received.inc(feeding.received)
         return pb.PushDifferenceResponse(received=feeding.received)
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         with rpc.refusing(DIFFERENCE_ERRORS):
+            staging, attempt = self._store.staging, request.attempt
+            if staging.has(request.version):  # else it may be committed
+                attempt = staging.attempt(request.version, attempt)
             if request.written:
                 await asyncio.to_thread(self._store.staging.take_written, request.version, request.written)
             wrong = await asyncio.to_thread(self._store.examine, request.version)
+            if staging.has(request.version):
+                staging.attempt(request.version, attempt)  # no other one, begun while this was examined
             self._store.commit(request.version, self._holds.ceiling(time.monotonic()), wrong)
         if wrong:
             logger.error("version %d is rejected: %s", request.version.step, wrong)
@@ -136,7 +139,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         return pb.CommitVersionResponse()
 
     async def AbortVersion(self, request: pb.AbortVersionRequest, context: Any) -> pb.AbortVersionResponse:
-        self._store.staging.abort(request.version)
+        self._store.staging.abort(request.version, request.attempt)
         return pb.AbortVersionResponse()
 
     async def WatchVersions(

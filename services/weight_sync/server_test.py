@@ -51,12 +51,17 @@ async def push(stub: Any, step: int, epoch: int = 1) -> PolicyVersion:
     return m.version
 
 
+@pytest.fixture
+def store(tmp_path: pathlib.Path) -> VersionStore:
+    return VersionStore(tmp_path, keep=2)
+
+
 @pytest_asyncio.fixture
-async def channel(tmp_path: pathlib.Path) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(store: VersionStore) -> AsyncIterator[grpc.aio.Channel]:
     async with rpc.Server("weight_sync") as server:
         server.add(
             weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
-            WeightSync(VersionStore(tmp_path, keep=2)),
+            WeightSync(store),
             raw_requests=RAW_REQUESTS,
             raw_responses=RAW_RESPONSES,
         )
@@ -227,6 +232,71 @@ async def test_corrupted_bytes_are_data_loss_and_nothing_is_offered(stub: Any) -
     listed = await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))
     assert list(listed.versions) == []
     await push(stub, 1)
+
+
+async def test_what_lingers_of_an_older_attempt_touches_nothing_of_the_newer_one(
+    stub: Any, store: VersionStore
+) -> None:
+    m, halves = manifest(1), (whole(1)[: SIZE // 2], whole(1)[SIZE // 2 :])
+    older = await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
+    stale = list[tuple[asyncio.Queue[bytes], Any]]()
+    for attempt in (0, older.attempt):  # a learner of a release before, which says none; and one of ours
+        stale.append(pushing(stub, pb.PushTensorsRequest(version=m.version, data=b"damaged", attempt=attempt)))
+    async with asyncio.timeout(10):
+        while store.staging.find(m.version).receiver.received < len(b"damaged") * len(stale):
+            await asyncio.sleep(0.01)
+    newer = await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
+    assert 0 != newer.attempt != older.attempt
+    pieces, push = pushing(stub, pb.PushTensorsRequest(version=m.version, attempt=newer.attempt))
+    for start in range(0, SIZE // 2, CHUNK_BYTES):
+        pieces.put_nowait(halves[0][start : min(start + CHUNK_BYTES, SIZE // 2)])
+    for lingering, call in stale:
+        lingering.put_nowait(b"x" * CHUNK_BYTES)
+        lingering.put_nowait(b"")
+        error = await refusal(call)
+        assert (error.code, error.reason) == (CODES.NOT_FOUND, "NOT_STAGED")
+    late = pb.PushTensorsRequest(version=m.version, attempt=older.attempt, data=b"damaged")
+    for call in (
+        stub.PushTensors(iter([late])),
+        stub.PushDifference(iter([pb.PushDifferenceRequest(version=m.version, attempt=older.attempt)])),
+        stub.CommitVersion(pb.CommitVersionRequest(version=m.version, attempt=older.attempt)),
+        stub.CommitVersion(
+            pb.CommitVersionRequest(version=m.version, attempt=older.attempt, written=pb.WRITTEN_TENSORS)
+        ),
+    ):
+        error = await refusal(call)
+        assert (error.code, error.reason) == (CODES.NOT_FOUND, "NOT_STAGED") and "older attempt" in error.message
+    await rpc.call(stub.AbortVersion(pb.AbortVersionRequest(version=m.version, attempt=older.attempt)))
+    for start in range(0, SIZE - SIZE // 2, CHUNK_BYTES):
+        pieces.put_nowait(halves[1][start : start + CHUNK_BYTES])
+    pieces.put_nowait(b"")
+    assert (await rpc.call(push)).received == SIZE
+    commit = pb.CommitVersionRequest(version=m.version, attempt=newer.attempt)
+    for _ in range(2):
+        await rpc.call(stub.CommitVersion(commit))
+    fetched = [each.data async for each in stub.FetchTensors(pb.FetchTensorsRequest(version=m.version))]
+    assert b"".join(fetched) == whole(1)
+
+
+def pushing(stub: Any, first: pb.PushTensorsRequest) -> tuple["asyncio.Queue[bytes]", Any]:
+    """A stream that goes on with what is put into the queue, until that is empty bytes."""
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def sent() -> AsyncIterator[pb.PushTensorsRequest]:
+        yield first
+        while piece := await pieces.get():
+            yield pb.PushTensorsRequest(data=piece)
+
+    return pieces, stub.PushTensors(sent())
+
+
+async def test_an_attempt_is_aborted_by_its_number_or_whichever_it_is_without_one(stub: Any) -> None:
+    m = manifest(1)
+    for own in (True, False):
+        begun = await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=m)))
+        aborted = pb.AbortVersionRequest(version=m.version, attempt=begun.attempt if own else 0)
+        await rpc.call(stub.AbortVersion(aborted))
+        assert not (await rpc.call(stub.ListVersions(pb.ListVersionsRequest()))).versions
 
 
 async def test_a_watcher_hears_of_ready_versions_alone(stub: Any) -> None:

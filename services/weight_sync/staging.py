@@ -5,20 +5,22 @@
           -> take_written                     either of them, written into its file by a learner on this host
 
 Invariants (test names): what is being pushed stays within the quota; a difference makes its version of its parent, or
-nothing; what was taken as a learner wrote it does not change until it is committed.
+nothing; what was taken as a learner wrote it does not change until it is committed; what comes of an attempt that was
+begun again touches nothing of the newer one.
 """
 
 import dataclasses
 import errno
 import os
 import pathlib
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import BLOCK_BYTES, Block, DifferenceError, layout_of, make
-from penstock.tensors import Output, Receiver, check_sums
+from penstock.tensors import ChecksumError, Output, Receiver, check_sums
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import Get, parent_of
 from services.weight_sync.errors import NoParent, NoRoom, NotStaged, Refused, StoreError
@@ -39,7 +41,7 @@ class Staged:
 
     output: of its bytes. difference: of what makes it of its parent; differing: bytes of that which have come.
     applied: whether it was made of its parent. held: what a learner on this host has written, once it is taken.
-    way: how it comes.
+    way: how it comes. attempt: the number of this try to push it, which no other has, over restarts.
     """
 
     manifest: pb.Manifest
@@ -51,6 +53,7 @@ class Staged:
     applied: bool = False
     held: Held | None = None
     way: pb.Path = pb.PATH_WHOLE
+    attempt: int = dataclasses.field(default_factory=lambda: secrets.randbits(63) + 1)
 
     @property
     def difference_path(self) -> pathlib.Path:
@@ -87,8 +90,9 @@ class Staging:
         """Of all of them."""
         return [staged.manifest for staged in self._staged.values()]
 
-    def begin(self, manifest: pb.Manifest) -> None:
-        """Opens a version; what was staged of it before is discarded, and the oldest one where there are too many.
+    def begin(self, manifest: pb.Manifest) -> int:
+        """Opens a version, and gives the attempt's number; what was staged of it before is discarded, and the oldest
+        one where there are too many.
 
         Raises NoRoom.
         """
@@ -106,7 +110,9 @@ class Staging:
             path.unlink(missing_ok=True)
             needed = f"step {version.step} needs {manifest.total_size} bytes"
             raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
-        self._staged[version.epoch, version.step] = Staged(manifest, path, output, Receiver(manifest, output.write))
+        staged = Staged(manifest, path, output, Receiver(manifest, output.write))
+        self._staged[version.epoch, version.step] = staged
+        return staged.attempt
 
     def places(self, version: PolicyVersion) -> tuple[pathlib.Path, pathlib.Path | None] | None:
         """The files that a learner on this host may write instead of pushing: the version's, and that of what makes it
@@ -140,21 +146,22 @@ class Staging:
             raise NotStaged(f"step {version.step} was begun again while it was checked")
         staged.held, staged.way = held, pb.PATH_MAPPED
 
-    def feed(self, version: PolicyVersion, data: memoryview) -> int:
-        """Takes the next bytes of a version; gives the bytes received.
+    def feed(self, version: PolicyVersion, data: memoryview, attempt: int = 0) -> int:
+        """Takes the next bytes of a version; gives the bytes received. attempt: whose they are, 0 for whichever there
+        is. After a ChecksumError it is not staged.
 
         Raises NoRoom, NotStaged, Refused, ValueError for too many, tensors.ChecksumError.
         """
-        staged = self._open(version)
+        staged = self._open(version, attempt)
         with self._dropping(staged, but=ValueError):
             return staged.receiver.feed(data)
 
-    def feed_difference(self, version: PolicyVersion, data: memoryview) -> int:
-        """Takes the next bytes of what makes a version of its parent; gives the bytes received.
+    def feed_difference(self, version: PolicyVersion, data: memoryview, attempt: int = 0) -> int:
+        """Takes the next bytes of what makes a version of its parent; gives the bytes received. attempt: as for `feed`.
 
         Raises NoParent, NoRoom, NotStaged, Refused; DifferenceError for more bytes than a whole version has.
         """
-        staged = self._open(version)
+        staged = self._open(version, attempt)
         with self._dropping(staged, but=(ValueError, StoreError)):
             output = self._difference_of(staged)
             self._check_difference(staged, staged.differing + data.nbytes)
@@ -162,12 +169,13 @@ class Staging:
         staged.differing += data.nbytes
         return staged.differing
 
-    def apply_difference(self, version: PolicyVersion) -> None:
+    def apply_difference(self, version: PolicyVersion, attempt: int = 0) -> None:
         """Makes a version of its parent, and checks every tensor. After an error but NoParent it is not staged.
+        attempt: as for `feed`.
 
         Raises NoParent, NoRoom, NotStaged, Refused, DifferenceError, tensors.ChecksumError.
         """
-        staged = self._open(version)
+        staged = self._open(version, attempt)
         with self._dropping(staged, but=NoParent):
             self._make(staged, mapped(staged.difference_path, staged.differing))
         staged.way = pb.PATH_DIFFERENCE
@@ -176,12 +184,18 @@ class Staging:
         """Whether it is being pushed."""
         return (version.epoch, version.step) in self._staged
 
-    def find(self, version: PolicyVersion) -> Staged:
-        """Raises NotStaged."""
-        try:
-            return self._staged[version.epoch, version.step]
-        except KeyError:
-            raise NotStaged(f"step {version.step} of epoch {version.epoch} is not being pushed") from None
+    def find(self, version: PolicyVersion, attempt: int = 0) -> Staged:
+        """Raises NotStaged, also where another attempt than `attempt` is under way; 0: whichever there is."""
+        staged = self._staged.get((version.epoch, version.step))
+        if staged is None:
+            raise NotStaged(f"step {version.step} of epoch {version.epoch} is not being pushed")
+        if attempt not in (0, staged.attempt):
+            raise NotStaged(f"step {version.step} was begun again: this is of an older attempt to push it")
+        return staged
+
+    def attempt(self, version: PolicyVersion, attempt: int = 0) -> int:
+        """The number of the attempt under way. Raises NotStaged, as `find`."""
+        return self.find(version, attempt).attempt
 
     def check_held(self, staged: Staged) -> None:
         """Raises NotWritten where what a learner wrote may have changed since it was taken."""
@@ -196,15 +210,16 @@ class Staging:
             if epoch < version.epoch or step <= version.step:
                 self.abort(PolicyVersion(epoch=epoch, step=step))
 
-    def abort(self, version: PolicyVersion) -> None:
-        """Forgets a version, if it is staged."""
-        staged = self._staged.pop((version.epoch, version.step), None)
-        if staged is not None:
+    def abort(self, version: PolicyVersion, attempt: int = 0) -> None:
+        """Forgets a version, if it is staged; of an attempt, if that is under way; 0: whichever is."""
+        staged = self._staged.get((version.epoch, version.step))
+        if staged is not None and attempt in (0, staged.attempt):
+            del self._staged[version.epoch, version.step]
             staged.discard()
 
-    def _open(self, version: PolicyVersion) -> Staged:
+    def _open(self, version: PolicyVersion, attempt: int) -> Staged:
         """One of which more may come: nothing changes what was made of its parent, or taken as it was written."""
-        staged = self.find(version)
+        staged = self.find(version, attempt)
         if staged.applied or staged.held is not None:
             raise Refused(f"all of step {version.step} has come: begin it again to push it again")
         return staged
@@ -286,6 +301,9 @@ class Staging:
 
         try:
             yield
+        except ChecksumError:
+            drop()
+            raise
         except but:
             raise
         except OSError as error:

@@ -119,8 +119,9 @@ class VersionStore:
         stored = self._stored.get(version.step)
         return stored if stored is not None and stored.manifest.version.epoch == version.epoch else None
 
-    def begin(self, manifest: pb.Manifest) -> None:
-        """Opens a version; what was staged of it before is discarded. Raises StoreError or tensors.ManifestError."""
+    def begin(self, manifest: pb.Manifest) -> int:
+        """Opens a version, and gives the attempt's number; what was staged of it before is discarded. Raises StoreError
+        or tensors.ManifestError."""
         check_manifest(manifest)
         version, newest = manifest.version, self.newest
         if newest is not None:
@@ -128,7 +129,7 @@ class VersionStore:
             if version.epoch >= newest.epoch and held is not None and held.manifest.version.digest == version.digest:
                 raise AlreadyStored(f"step {version.step} is READY with this digest")
         self._check_is_next(version)
-        self.staging.begin(manifest)
+        return self.staging.begin(manifest)
 
     def differences(self, version: PolicyVersion, held: PolicyVersion) -> list[memoryview]:
         """What makes a version of the one that a receiver has. Raises NotKept, NoDifference."""

@@ -195,8 +195,8 @@ async def _push(
         written = how.written
     else:
         push: Any = channel.stream_unary(how.method, response_deserializer=how.response.FromString)
-        await rpc.call(push(_messages(version, buffers, how), timeout=PUSH_SECONDS))
-    commit = pb.CommitVersionRequest(version=version, written=written)
+        await rpc.call(push(_messages(version, begun.attempt, buffers, how), timeout=PUSH_SECONDS))
+    commit = pb.CommitVersionRequest(version=version, written=written, attempt=begun.attempt)
     try:
         await rpc.call(stub.CommitVersion(commit, timeout=PUSH_SECONDS))
     except (rpc.errors.FailedPrecondition, rpc.errors.DataLoss) as error:
@@ -210,8 +210,10 @@ async def _push(
     return True
 
 
-async def _messages(version: PolicyVersion, buffers: Iterable[memoryview], how: _How) -> AsyncIterator[bytes]:
-    yield how.request(version=version).SerializeToString()
+async def _messages(
+    version: PolicyVersion, attempt: int, buffers: Iterable[memoryview], how: _How
+) -> AsyncIterator[bytes]:
+    yield how.request(version=version, attempt=attempt).SerializeToString()
     for buffer in buffers:
         for start in range(0, len(buffer), CHUNK_BYTES):
             yield frame(buffer[start : start + CHUNK_BYTES], how.request.DATA_FIELD_NUMBER)

@@ -47,6 +47,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         self.held = held
         self.errors, self.begun, self.committed, self.data = list(errors), 0, list[int](), b""
         self.refuses: rpc.Abort | None = None
+        self.attempts = list[int]()
         self.parents, self.differences = list[int | None](), list[bytes]()
 
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
@@ -54,14 +55,16 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         self.parents.append(request.manifest.parent.step if request.manifest.HasField("parent") else None)
         if self.errors:
             raise self.errors.pop(0)
-        return pb.BeginVersionResponse()
+        return pb.BeginVersionResponse(attempt=self.begun)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         state = pb.VERSION_STATE_READY
         return pb.ListVersionsResponse(versions=[pb.VersionInfo(version=self.held, state=state)] if self.held else [])
 
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:
-        self.data = b"".join([r.data async for r in requests])
+        pushed = [r async for r in requests]
+        self.data = b"".join([r.data for r in pushed])
+        self.attempts.append(pushed[0].attempt)
         return pb.PushTensorsResponse(received=len(self.data))
 
     async def PushDifference(self, requests: Any, context: Any) -> pb.PushDifferenceResponse:
@@ -73,6 +76,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:
         self.committed.append(request.version.step)
+        self.attempts.append(request.attempt)
         return pb.CommitVersionResponse()
 
 
@@ -93,6 +97,7 @@ def test_what_passes_is_repeated_until_the_version_is_ready() -> None:
     )
     assert publish(store)
     assert (store.begun, store.committed) == (3, [7])
+    assert store.attempts == [3, 3], "pushed and committed as the attempt that was begun"
     assert store.data == bytes(TENSORS[0][1].numpy().data)
 
 
