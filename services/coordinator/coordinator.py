@@ -25,8 +25,9 @@ from services.coordinator.admission.admitting import Admission
 from services.coordinator.admission.deadlines import Deadlines
 from services.coordinator.admission.tasks import SHOWN, TaskMaker
 from services.coordinator.ending import Ending
+from services.coordinator.evaluation.agreeing import Agreement, Said
 from services.coordinator.evaluation.evaluator import Evaluator
-from services.coordinator.evaluation.trials import Said, Trials
+from services.coordinator.evaluation.trials import Trials
 from services.coordinator.reporting.alerts import Alerts
 from services.coordinator.reporting.machine import Machine
 from services.coordinator.reporting.recording import Recorder
@@ -73,7 +74,8 @@ class Coordinator:
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
         self._deciding = asyncio.Lock()
         said = Said(self._verdict, self._decided, self.pause, self._deciding, self.state)
-        self._trials = Trials(recipe, self.following, self.tasks, peers, said)
+        self._agreement = Agreement(recipe, self.following, peers, said)
+        self._trials = Trials(recipe, self.following, self.tasks, peers, said, self._agreement)
         self._ending = Ending(recipe, folder, self.state, self.following, peers, self.recorder, self.watch)
         self._deadlines = Deadlines(bus, names, recipe, self.following, self._ending.give_up)
         self.admission = Admission(bus, names, recipe, self.following, self.tasks, self.state, self._ending.give_up)
@@ -89,6 +91,7 @@ class Coordinator:
             tasks.create_task(self._ending.run(self._evaluator))
             tasks.create_task(self._deadlines.run())
             tasks.create_task(self._snapshots.run())
+            tasks.create_task(self._agreement.run())
             tasks.create_task(self._trials.run())
             tasks.create_task(self._tell_over())
             tasks.create_task(record_recipe(self.bus, self.names, self.following, self.recipe))
@@ -124,7 +127,7 @@ class Coordinator:
     async def decide(self, step: int, decision: weights_pb2.Decision, reason: str) -> weights_pb2.DecideVersionResponse:
         """Has weight_sync promote a version, reject it or roll back to it, and records that it has: a person's wish.
 
-        Raises rpc.RpcError, and BusError if it was done and could not be recorded: then it can be asked for again.
+        Raises rpc.RpcError, and BusError if it was done and could not be recorded: then it is as soon as it can be.
         """
         async with self._deciding:
             answer = await self.peers.decide(step, decision, reason)

@@ -125,7 +125,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             if staging.has(request.version):  # else it may be committed
                 attempt = staging.attempt(request.version, attempt)
             if request.written:
-                await asyncio.to_thread(self._store.staging.take_written, request.version, request.written)
+                await asyncio.to_thread(staging.take_written, request.version, request.written)
             wrong = await asyncio.to_thread(self._store.examine, request.version)
             if staging.has(request.version):
                 staging.attempt(request.version, attempt)  # no other one, begun while this was examined
@@ -231,6 +231,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             full_bytes=self._full + (self._bulk.full if self._bulk is not None else 0),
             applied=self._applied,
             served=self._store.served(),
+            rolled_back=self._store.rolled_back,
         )
         if self._pauses:
             response.pause_median.FromNanoseconds(int(statistics.median(self._pauses) * 1e9))

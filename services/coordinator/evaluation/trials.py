@@ -6,15 +6,15 @@
 The tasks are the first of the version's evaluation, under the same names: an evaluation of it plays on from there, and
 a coordinator that is started again finds what was played in the log. Where a rollback ended a trial, whose samples may
 have failed for want of an engine, the next one of that version has names of its own. What weight_sync decided and the
-ledger does not have, because a coordinator died in between or because the version was refused at once, is recorded
-first.
+ledger does not have is recorded first (`agreeing.py`). While weight_sync is silent no trial is over: its time begins
+anew when it answers again.
 """
 
 import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -32,11 +32,12 @@ from penstock.trajectories import from_float32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1 import weights_pb2
 from services.coordinator.admission.tasks import TaskMaker
+from services.coordinator.evaluation.agreeing import Agreement, Said
+from services.coordinator.evaluation.listing import Silent, ask, listed
+from services.coordinator.evaluation.unrecorded import LONGEST_REASON
 from services.coordinator.evaluation.verdict import Found, Samples, verdict
 from services.coordinator.state.following import TICK_SECONDS, Following, Sample
 from services.coordinator.state.peers import Peers
-from services.coordinator.state.run_state import RunState
-from services.coordinator.state.standstill import standstill
 
 logger = logging.getLogger(__name__)
 AGAIN = (
@@ -45,12 +46,8 @@ AGAIN = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # a full engine is no fault of the version's
 )
-LONGEST_REASON = 1000
-Decide = Callable[[int, weights_pb2.Decision, str, Mapping[str, float]], Awaitable[Any]]
-
-
 Tried = tuple[PolicyVersion, int]
-"""A version on trial, and how many of its trials were ended before by a rollback."""
+"""A version on trial, and how many of its trials were ended before without a verdict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,27 +70,16 @@ class Trial:
         return samples_of(self.tasks)
 
 
-@dataclasses.dataclass(frozen=True)
-class Said:
-    """What a trial has done. decide: weight_sync does it, unless the trial is over, and the ledger has it; record: the
-    ledger has it; pause: the run is paused, with the reason, and `state` says so. deciding: held from where weight_sync
-    is asked until the ledger has it, by whoever decides: nobody takes another's decision for what the ledger lacks."""
-
-    decide: Decide
-    record: Decide
-    pause: Callable[[bool, str], Awaitable[None]]
-    deciding: asyncio.Lock
-    state: RunState
-
-
 class Trials:
     """Those of one run."""
 
-    def __init__(self, recipe: Recipe, following: Following, tasks: TaskMaker, peers: Peers, said: Said) -> None:
+    def __init__(
+        self, recipe: Recipe, following: Following, tasks: TaskMaker, peers: Peers, said: Said, agreement: Agreement
+    ) -> None:
         self._recipe, self._following, self._tasks, self._peers, self._said = recipe, following, tasks, peers, said
+        self._agreement = agreement
         self._played: dict[int, Samples] = {}
         self._ended: dict[int, int] = {}  # trials by their version, as weight_sync said last
-        self._told: int | None = None  # the rejected version that a store which was lost serves
 
     async def run(self) -> None:
         """Tries version after version; never ends, where versions are tried."""
@@ -101,55 +87,21 @@ class Trials:
         while canary is not None:
             seen = self._following.changes
             try:
-                tried = await self._look()
+                found = await self._agreement.look()
+                self._ended = {info.version.step: info.ended_trials for info in found.versions}
+                tried = _on_trial(found)
                 if tried is not None and self._peers.engine_ready:  # its time counts from then
                     await self._try(canary, tried)
                     continue
+            except Silent as silent:
+                logger.info("nothing is decided of a trial: %s", silent)
+                await listed(self._following, self._peers)
+                continue
             except rpc.errors.FailedPrecondition as error:
                 logger.info("a verdict comes too late: %s", error)
             except (rpc.RpcError, BusError) as error:
                 logger.warning("a trial begins anew: %s", error)
             await self._following.changed(seen, TICK_SECONDS)  # weight_sync announces nothing to whoever is no receiver
-
-    async def _look(self) -> Tried | None:
-        """Has the ledger say what weight_sync has decided; gives what is on trial.
-
-        What was decided since weight_sync was asked is newer than its answer: a rollback that came in between is no
-        promotion of what was rolled back.
-        """
-        ledger = self._following.ledger
-        async with self._said.deciding:
-            served, decisions = ledger.served, dict(ledger.decisions)
-            listed = await self._peers.versions()
-            if listed is None:
-                return None
-            await self._following.current()
-            newer = {step for step, decided in ledger.decisions.items() if decided != decisions.get(step)}
-            await self._record(listed, served, newer)
-            await self._following.current()
-            self._ended = {info.version.step: info.ended_trials for info in listed.versions}
-            return _on_trial(listed)
-
-    async def _record(self, listed: weights_pb2.ListVersionsResponse, before: int, newer: Collection[int]) -> None:
-        """before: what was served, as the ledger knew it before weight_sync was asked. newer: what was decided of
-        since, and is left alone."""
-        ledger = self._following.ledger
-        for info in listed.versions:
-            step = info.version.step
-            if info.state != weights_pb2.VERSION_STATE_REJECTED or step in newer:
-                continue
-            if step <= ledger.step and not ledger.rejected(step):
-                await self._rejected(step, info.reason)
-                await self._said.record(step, weights_pb2.DECISION_REJECT, info.reason, {})
-        served = listed.served.step
-        if served in newer:
-            return
-        if before < served <= ledger.step and ledger.rejected(served):
-            if self._told != served:
-                await self._said.pause(True, f"version {served} is served, and was rejected: promote it, or roll back")
-            self._told = served
-        elif max(before, ledger.served) < served <= ledger.step:
-            await self._said.record(served, weights_pb2.DECISION_PROMOTE, "it is served", {})
 
     async def _try(self, canary: Canary, tried: Tried) -> None:
         """Tries a version, and decides of it unless somebody else did meanwhile."""
@@ -179,7 +131,7 @@ class Trials:
             self._played = {step: found.samples}
             return
         async with self._said.deciding:
-            if _on_trial(await self._peers.versions()) != tried:
+            if _on_trial(await ask(self._peers)) != tried:
                 return  # somebody decided of it in the last moment
             await self._reject(step, reason, numbers)
 
@@ -189,7 +141,7 @@ class Trials:
         FailedPrecondition then."""
         state = self._said.state
         paused, paused_for = state.value == RUN_STATE_PAUSED, state.paused_for
-        why = await self._rejected(step, reason)
+        why = await self._agreement.rejected(step, reason)
         try:
             await self._said.decide(step, weights_pb2.DECISION_REJECT, reason[:LONGEST_REASON], numbers)
         except rpc.errors.FailedPrecondition:
@@ -197,18 +149,6 @@ class Trials:
                 own = paused_for == why  # of a coordinator that died over this verdict
                 await self._said.pause(paused and not own, "" if own else paused_for)
             raise
-
-    async def _rejected(self, step: int, reason: str) -> str:
-        """Pauses the run where it is to be paused, or could not go on; gives why, or nothing."""
-        await self._following.current()
-        canary = self._recipe.canary
-        if canary is None:
-            return ""
-        if canary.on_reject != "pause" and not standstill(self._following.ledger, self._recipe, rejected=step):
-            return ""
-        why = f"version {step} was rejected by its trial: {reason}"[:LONGEST_REASON]
-        await self._said.pause(True, why)
-        return why
 
     async def _measured(self, trial: Trial) -> bool:
         """Fills in what is found until all of it is, or the time is over; whether somebody decided meanwhile."""
@@ -235,18 +175,17 @@ class Trials:
         await following.until(lambda: all(sample in following.evaluated for sample in samples))
 
     async def _watched(self, trial: Trial) -> None:
-        """Until the version is on trial no more, or an engine cannot take it."""
+        """Until the version is on trial no more, or an engine cannot take it. Raises Silent."""
         version = trial.version
         while True:
             seen = self._following.changes
-            listed = await self._peers.versions()
-            if listed is not None:
-                if _on_trial(listed) != trial.tried:
+            found = await ask(self._peers)
+            if _on_trial(found) != trial.tried:
+                return
+            for receiver in found.receivers:
+                if receiver.error and receiver.failed == version:
+                    trial.found.failure = f"{receiver.name} cannot take it: {receiver.error}"
                     return
-                for receiver in listed.receivers:
-                    if receiver.error and receiver.failed == version:
-                        trial.found.failure = f"{receiver.name} cannot take it: {receiver.error}"
-                        return
             await self._following.changed(seen, TICK_SECONDS)
 
     async def _scored(self, version: PolicyVersion, found: Found) -> None:
@@ -254,11 +193,8 @@ class Trials:
         probes = (await self._peers.manifest(version)).probes
         while True:
             seen = self._following.changes
-            listed = await self._peers.versions()
-            holders = (
-                [r.name for r in listed.receivers if r.canary and r.version == version] if listed is not None else []
-            )
             try:
+                holders = [r.name for r in (await ask(self._peers)).receivers if r.canary and r.version == version]
                 gaps = [gap for name in holders for gap in await self._gaps(name, version, probes)]
                 if holders:
                     found.held, found.gaps = True, gaps if probes else None
@@ -319,7 +255,6 @@ def samples_of(tasks: list[pb.GroupTask]) -> list[Sample]:
     return [(task.group, index) for task in tasks for index in range(task.group_size)]
 
 
-def _on_trial(listed: weights_pb2.ListVersionsResponse | None) -> Tried | None:
-    infos = listed.versions if listed is not None else ()
-    tried = ((info.version, info.ended_trials) for info in infos if info.state == weights_pb2.VERSION_STATE_CANARY)
-    return next(tried, None)
+def _on_trial(found: weights_pb2.ListVersionsResponse) -> Tried | None:
+    on_trial = (info for info in found.versions if info.state == weights_pb2.VERSION_STATE_CANARY)
+    return next(((info.version, info.ended_trials) for info in on_trial), None)
