@@ -11,6 +11,7 @@ from penstock.showing.reader import Reader
 from services.coordinator import view
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.reporting.explaining import dead_groups, explain
+from services.coordinator.state.own_waits import own_waits
 from services.coordinator.state.standstill import standstill
 
 WATCH_SECONDS = 0.5
@@ -67,11 +68,12 @@ class CoordinatorServicer(Reader):
         except rpc.RpcError as error:
             raise rpc.unavailable(f"weight_sync cannot be asked: {error}", reason="WEIGHT_SYNC") from error
         except BusError as error:
-            raise rpc.unavailable(f"it is done, but not in the ledger; ask again: {error}", reason="NATS") from error
+            said = f"it is done, and in the ledger once NATS takes it: {error}"
+            raise rpc.unavailable(said, reason="NATS") from error
         return pb.DecideVersionResponse(served=answer.served)
 
     async def ExplainStall(self, request: pb.ExplainStallRequest, context: Any) -> pb.ExplainStallResponse:
-        services = await self._c.peers.waits()
+        services = [*await self._c.peers.waits(), *own_waits()]
         waits = standstill(self._c.ledger, self._c.recipe)
         said = [waits, explain(services), self._c.watch.scarce, dead_groups(self._c.ledger.reports)]
         return pb.ExplainStallResponse(explanation="; ".join(filter(None, said)), services=services)

@@ -22,14 +22,21 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServiceServicer):
         self, request: diagnostics_pb2.ListWaitsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> diagnostics_pb2.ListWaitsResponse:
         """Every open wait, oldest first."""
-        response = diagnostics_pb2.ListWaitsResponse(service=self._service)
-        for wait in self._registry.snapshot():
-            listed = response.waits.add(what=wait.what, on=wait.on, since=_timestamp(wait.since), idle=wait.idle)
-            if wait.deadline is not None:
-                listed.deadline.CopyFrom(_timestamp(wait.deadline))
+        response = diagnostics_pb2.ListWaitsResponse(service=self._service, waits=open_waits(self._registry))
         if self._registry.progress_at is not None:
             response.progress_at.CopyFrom(_timestamp(self._registry.progress_at))
         return response
+
+
+def open_waits(registry: WaitRegistry = REGISTRY) -> list[diagnostics_pb2.Wait]:
+    """The open waits of this process as others are told them, oldest first."""
+    waits = list[diagnostics_pb2.Wait]()
+    for wait in registry.snapshot():
+        told = diagnostics_pb2.Wait(what=wait.what, on=wait.on, since=_timestamp(wait.since), idle=wait.idle)
+        if wait.deadline is not None:
+            told.deadline.CopyFrom(_timestamp(wait.deadline))
+        waits.append(told)
+    return waits
 
 
 def _timestamp(seconds: float) -> Timestamp:

@@ -2,6 +2,7 @@
 
 While one is due or under way weight_sync holds receivers at its version, so every token comes from exactly that one.
 A restarted coordinator goes on: tasks are published again under the same names, and what ended is found in the log.
+Where versions are tried weight_sync is asked which names those are: it is waited for.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.admission import deadlines
 from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.evaluation import plan as evaluation_plan
+from services.coordinator.evaluation.listing import listed
 from services.coordinator.state.following import Following, Sample
 from services.coordinator.state.peers import Peers
 
@@ -56,7 +58,9 @@ class Evaluator:
                 if following.ledger.rejected(step):
                     self.given_up.add(step)
                 elif not stopping():
-                    await self._evaluate(step)
+                    ended = await self._ended_trials(step, stopping)
+                    if ended is not None:
+                        await self._evaluate(step, ended)
                 holding.cancel()
         try:
             await self._peers.release()
@@ -84,11 +88,11 @@ class Evaluator:
                 logger.info("weight_sync cannot be asked to hold version %d: %s", step, error)
             await asyncio.sleep(HOLD_SECONDS / 3)  # a lease is renewed well before it ends
 
-    async def _evaluate(self, step: int) -> None:
+    async def _evaluate(self, step: int, ended: int) -> None:
         following, seconds = self._following, self._recipe.limits.group_deadline_seconds
         deadline = Timestamp()
         deadline.FromNanoseconds(time.time_ns() + int(seconds * 1e9))
-        tasks = self._tasks.evaluation(step, deadline, await self._ended_trials(step))
+        tasks = self._tasks.evaluation(step, deadline, ended)
         wanted = [(t.group, i) for t in tasks for i in range(t.group_size)]
         with following.awaiting(wanted):
             samples = await self._played(step, tasks, wanted)
@@ -109,11 +113,15 @@ class Evaluator:
         await following.until(lambda: step in following.ledger.evaluations)
         logger.info("evaluated", extra={"step": step, "reward": result.metrics["reward"]})
 
-    async def _ended_trials(self, step: int) -> int:
-        """How many trials of the version came to nothing: it plays on from the one behind them."""
-        listed = await self._peers.versions() if self._recipe.canary is not None else None
-        infos = listed.versions if listed is not None else ()
-        return next((info.ended_trials for info in infos if info.version.step == step), 0)
+    async def _ended_trials(self, step: int, stopping: Callable[[], bool]) -> int | None:
+        """How many trials of the version came to nothing: it plays on from the one behind them. None where the run is
+        being stopped before weight_sync has said so."""
+        if self._recipe.canary is None:
+            return 0
+        found = await listed(self._following, self._peers, stopping)
+        if found is None:
+            return None
+        return next((info.ended_trials for info in found.versions if info.version.step == step), 0)
 
     async def _played(self, step: int, tasks: list[pb.GroupTask], wanted: list[Sample]) -> list[pb.Trajectory]:
         """The samples of an evaluation, in their order, once all have ended or their time is over."""

@@ -53,8 +53,11 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         self.late, self.refused = False, 0  # whether somebody rolls back just before a verdict
         self.meanwhile: Callable[[], Awaitable[None]] | None = None  # what happens behind a listing
         self.listed = 0
+        self.silent = False
 
     async def ListVersions(self, request: Any, context: Any) -> weights_pb2.ListVersionsResponse:
+        if self.silent:
+            raise rpc.unavailable("it is being started again")
         infos = [
             weights_pb2.VersionInfo(
                 version=PolicyVersion(epoch=1, step=step),

@@ -14,6 +14,7 @@ from services.coordinator.reporting.recording import Recorder
 from services.coordinator.reporting.stalls import StallWatch
 from services.coordinator.reporting.summary import Services
 from services.coordinator.state.following import TICK_SECONDS, Following
+from services.coordinator.state.own_waits import own_waits
 from services.coordinator.state.peers import Peers
 from services.coordinator.state.room import scarce_log
 from services.coordinator.state.run_state import RunState
@@ -111,7 +112,7 @@ class Watch:
             _stalled.set(1)
             return
         if self._stalls.look(position, self._state.expected_to_move, now):
-            waits = await self._peers.waits()
+            waits = [*await self._peers.waits(), *own_waits()]
             if computes(waits):
                 self._stalls.excuse(now)
             else:
