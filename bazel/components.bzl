@@ -94,6 +94,9 @@ ROOMS = {
         "ranks",
         "testing",
     ],
+    "weight_sync": [
+        "standing",
+    ],
 }
 
 # Folders that are no component: programs of the build, tests that cross services, pages that are generated.

@@ -66,7 +66,7 @@ def test_a_decision_that_a_full_disk_does_not_take_changes_nothing_and_ends_no_t
     before = of(store)
     assert before == (1, 2 if tries else None)
     infos = store.infos()
-    monkeypatch.setattr("services.weight_sync.decisions.os.fsync", no_room)
+    monkeypatch.setattr("services.weight_sync.standing.decisions.os.fsync", no_room)
     with pytest.raises(NoRoom, match="what is decided of version 1 cannot be kept"):
         store.decide(1, ROLL_BACK, "")
     assert store.infos() == infos and of(store) == before

@@ -20,10 +20,10 @@ from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import errors as e
 from services.weight_sync.bulk import Bulk, bytes_sent
-from services.weight_sync.canaries import Canaries
 from services.weight_sync.files import Stored
-from services.weight_sync.holds import Holds, TooManyHolds
 from services.weight_sync.pushes import first_push, next_push
+from services.weight_sync.standing.canaries import Canaries
+from services.weight_sync.standing.holds import Holds, TooManyHolds
 from services.weight_sync.store import VersionStore
 from services.weight_sync.tickets import Grant
 

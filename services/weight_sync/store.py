@@ -25,13 +25,13 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.rules import bounds
 from penstock.tensors import ManifestError, check_manifest
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync import decisions
 from services.weight_sync.chains import chain
 from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, Refused
-from services.weight_sync.examining import wrong_with
 from services.weight_sync.files import Stored, mapped, opened, opened_checked
-from services.weight_sync.lifecycle import Lifecycle, NothingLeft
 from services.weight_sync.staging import Staging, stem
+from services.weight_sync.standing import decisions
+from services.weight_sync.standing.examining import wrong_with
+from services.weight_sync.standing.lifecycle import Lifecycle, NothingLeft
 
 logger = logging.getLogger(__name__)
 

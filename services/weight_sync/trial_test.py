@@ -16,10 +16,10 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.tensors import make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync.canaries import Canaries
-from services.weight_sync.examining import wrong_with
-from services.weight_sync.lifecycle import Lifecycle
 from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
+from services.weight_sync.standing.canaries import Canaries
+from services.weight_sync.standing.examining import wrong_with
+from services.weight_sync.standing.lifecycle import Lifecycle
 from services.weight_sync.store import VersionStore
 
 PROMOTE, REJECT, ROLL_BACK = pb.DECISION_PROMOTE, pb.DECISION_REJECT, pb.DECISION_ROLL_BACK
@@ -301,7 +301,7 @@ async def test_a_trial_that_the_disk_does_not_take_begins_once_it_does(
         await push(stub, 0)
         assert await heard.get() == 0
         with monkeypatch.context() as patched:
-            patched.setattr("services.weight_sync.decisions.os.fsync", no_room)
+            patched.setattr("services.weight_sync.standing.decisions.os.fsync", no_room)
             await push(stub, 1)
             async with watching(stub, "b") as second:
                 assert await second.get() == 0

@@ -15,37 +15,28 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock import rpc
 from penstock.bus import BusError, publish_once
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.coordinator.v1.coordinator_pb2 import RUN_STATE_PAUSED
-from penstock.generation.v1.generation_pb2 import ScoreTokensRequest
 from penstock.recipes import Recipe
 from penstock.recipes.sections import Canary
 from penstock.telemetry.waits import waiting
-from penstock.trajectories import from_float32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1 import weights_pb2
 from services.coordinator.admission.tasks import TaskMaker
 from services.coordinator.evaluation.agreeing import Agreement, Said
 from services.coordinator.evaluation.listing import Silent, ask, listed
+from services.coordinator.evaluation.scoring import scored
 from services.coordinator.evaluation.unrecorded import LONGEST_REASON
 from services.coordinator.evaluation.verdict import Found, Samples, verdict
 from services.coordinator.state.following import TICK_SECONDS, Following, Sample
 from services.coordinator.state.peers import Peers
 
 logger = logging.getLogger(__name__)
-AGAIN = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,  # a full engine is no fault of the version's
-)
 Tried = tuple[PolicyVersion, int]
 """A version on trial, and how many of its trials were ended before without a verdict."""
 
@@ -169,7 +160,7 @@ class Trials:
         for task in trial.tasks:
             subject = following.names.task_subject("eval", task.group)
             await publish_once(following.bus, subject, task.SerializeToString())
-        await self._scored(trial.version, trial.found)
+        await scored(self._following, self._peers, trial.version, trial.found)
         samples = trial.samples
         await asyncio.gather(*(following.find_evaluated(group, index) for group, index in samples))
         await following.until(lambda: all(sample in following.evaluated for sample in samples))
@@ -187,48 +178,6 @@ class Trials:
                     trial.found.failure = f"{receiver.name} cannot take it: {receiver.error}"
                     return
             await self._following.changed(seen, TICK_SECONDS)
-
-    async def _scored(self, version: PolicyVersion, found: Found) -> None:
-        """Asks all engines that hold the version about the tokens that the learner says something of."""
-        probes = (await self._peers.manifest(version)).probes
-        while True:
-            seen = self._following.changes
-            try:
-                holders = [r.name for r in (await ask(self._peers)).receivers if r.canary and r.version == version]
-                gaps = [gap for name in holders for gap in await self._gaps(name, version, probes)]
-                if holders:
-                    found.held, found.gaps = True, gaps if probes else None
-                    return
-            except rpc.RpcError as error:
-                if error.code not in AGAIN:
-                    found.held, found.failure = True, f"it cannot score: {error}"
-                    return
-                logger.info("a canary is asked again: %s", error)
-            await self._following.changed(seen, TICK_SECONDS)
-
-    async def _gaps(self, name: str, version: PolicyVersion, probes: Any) -> list[float]:
-        """What the learner says minus what an engine says of each token. Raises rpc.RpcError."""
-        gaps = list[float]()
-        for number, probe in enumerate(probes):
-            if 1 not in probe.mask:
-                continue
-            first = probe.mask.find(1)
-            request = ScoreTokensRequest(
-                request_id=f"trial-{version.step}-{number}",
-                tokens=probe.tokens,
-                token_count=probe.token_count,
-                first=first,
-            )
-            answer = await self._peers.score(name, request)
-            if (answer.version.epoch, answer.version.step) != (version.epoch, version.step):
-                raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, f"{name} holds version {answer.version.step} now")
-            own, engines = from_float32s(probe.logprobs)[first:], from_float32s(answer.logprobs)
-            if len(engines) != len(own):
-                said = f"{name} gives {len(engines)} log-probs for {len(own)} tokens"
-                raise rpc.RpcError(grpc.StatusCode.INTERNAL, said)
-            masked = [at for at, each in enumerate(probe.mask[first:]) if each]
-            gaps += [float(own[at]) - float(engines[at]) for at in masked]
-        return gaps
 
     def _chosen(self, canary: Canary, step: int) -> list[pb.GroupTask]:
         """The first tasks of the version's evaluation, of all sources alike, that make so many samples."""

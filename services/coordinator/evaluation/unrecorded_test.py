@@ -8,7 +8,7 @@ from penstock.ledger import Ledger
 from penstock.trajectory.v1 import trajectory_pb2
 from penstock.weights.v1 import weights_pb2 as pb
 from services.coordinator.evaluation.unrecorded import served_though_rejected, unrecorded
-from services.weight_sync.lifecycle import Lifecycle, NothingLeft
+from services.weight_sync.standing.lifecycle import Lifecycle, NothingLeft
 
 PROMOTE, REJECT, ROLL_BACK = pb.DECISION_PROMOTE, pb.DECISION_REJECT, pb.DECISION_ROLL_BACK
 NEWEST = 5

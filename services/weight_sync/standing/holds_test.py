@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.weight_sync.holds import MOST, Holds, TooManyHolds
+from services.weight_sync.standing.holds import MOST, Holds, TooManyHolds
 
 OPERATIONS = st.lists(
     st.one_of(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync.lifecycle import Lifecycle, NothingLeft
+from services.weight_sync.standing.lifecycle import Lifecycle, NothingLeft
 
 PROMOTE, REJECT, ROLL_BACK = pb.DECISION_PROMOTE, pb.DECISION_REJECT, pb.DECISION_ROLL_BACK
 

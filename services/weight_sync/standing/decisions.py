@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Collection
 
-from services.weight_sync.lifecycle import Lifecycle
+from services.weight_sync.standing.lifecycle import Lifecycle
 
 logger = logging.getLogger(__name__)
 LIFECYCLE = "lifecycle.json"
