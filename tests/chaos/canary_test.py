@@ -31,6 +31,7 @@ def test_a_version_that_disagrees_is_rejected_and_whoever_dies_in_the_middle_of_
     found = played(tmp_path, "goes-on", "engine and learner disagree")
     second = found["tried"][1]
     assert found["died"] and found["decisions"][second][0] == PROMOTE, "another engine took the place of the dead one"
+    assert set(found["tried"]) <= set(found["decisions"]), "a trial that began is over before another begins"
 
 
 def test_a_version_that_loses_its_reward_pauses_the_run_and_engines_are_back_within_seconds(
