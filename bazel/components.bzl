@@ -13,6 +13,7 @@ LIBRARIES = {
     "cli": "light",
     "datasets": "light",
     "differences": "light",
+    "fetching": "light",
     "histories": "light",
     "kube": "light",
     "ledger": "light",

@@ -50,6 +50,7 @@ ROWS = {
         "Bytes received a second": (f"sum by (instance) ({_rate('rl_weights_bytes_received_total')})", "Bps"),
         "Differences that proved wrong": ("sum(increase(rl_weights_differences_wrong_total[1h]))", "short"),
         "Bulk tickets refused": ("sum(increase(rl_weights_tickets_refused_total[1h]))", "short"),
+        "Relays passed over": ("sum by (why) (increase(rl_weights_relays_passed_over_total[1h]))", "short"),
         "Versions applied": ("sum(rate(rl_weights_applied_total[10m]))", "short"),
         "Checkpoints that failed": ("increase(rl_learner_checkpoint_failures_total[1h])", "short"),
     },

@@ -5,15 +5,16 @@ import functools
 import json
 import sys
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 from penstock import rpc
 from penstock.access import PARTS
+from penstock.fetching import Bulk, Relays
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, WrongAccelerator, check_accelerator, flags, run
 from penstock.system import exits
 from penstock.tensors import has_weights
-from services.generation.bulk import Bulk
 from services.generation.drafting import missing
 from services.generation.engine import Engine, EngineSettings
 from services.generation.engine_host import EngineHost, StartEngine
@@ -64,9 +65,16 @@ async def serve(process: Process, args: argparse.Namespace, start: StartEngine) 
     if weight_sync is None:
         await process.serving(host.run(None), ready=ready)
         return
-    async with rpc.channel(weight_sync, security=process.security, stream_seconds=86400) as channel:
+    async with AsyncExitStack() as stack:
+        channel = await stack.enter_async_context(
+            rpc.channel(weight_sync, security=process.security, stream_seconds=86400)
+        )
+        relays = None
+        if process.part is not None and args.weight_sync is None:
+            relays = Relays(process.part.watcher.view, process.part.member, process.security)
+            await stack.enter_async_context(relays)
         bulk = Bulk.beside(weight_sync, process.security)
-        await process.serving(host.run(channel, bulk), *beside, ready=ready)
+        await process.serving(host.run(channel, bulk, relays), *beside, ready=ready)
 
 
 def main(start: StartEngine = Engine.start) -> int:

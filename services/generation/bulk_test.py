@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import rpc
+from penstock.fetching import Bulk, FetchFailed, Hands, Held
+from penstock.fetching import bulk as module
 from penstock.rpc import Certificates, Security
 from penstock.telemetry.waits import snapshot
 from penstock.tensors import make_manifest
@@ -19,10 +21,6 @@ from penstock.tensors.manifest import ITEM_BYTES
 from penstock.testing.certificates import issue
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.generation import bulk as module
-from services.generation.bulk import Bulk
-from services.generation.fetching import FetchFailed
-from services.generation.receiving import Hands, Held
 from services.generation.weights_testing import SIZE, Weights, connected, weight_sync, whole
 from services.weight_sync import bulk as serving
 from services.weight_sync.tickets import Grant

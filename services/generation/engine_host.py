@@ -20,6 +20,7 @@ import grpc
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
+from penstock.fetching import AnotherModel, Bulk, FetchFailed, Hands, Relays, told_of
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
@@ -27,11 +28,8 @@ from penstock.tensors import base_model
 from penstock.trajectories.routes import RouteShape
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.generation.bulk import Bulk
 from services.generation.engine import Chunk, Engine, EngineDied, EngineSettings, Judgement
-from services.generation.fetching import AnotherModel, FetchFailed
 from services.generation.gate import Gate
-from services.generation.receiving import Hands
 
 logger = logging.getLogger(__name__)
 State = GetEngineResponse.State
@@ -96,13 +94,15 @@ class EngineHost:
         async with self.gate.passing(0, None, START_SECONDS):
             return
 
-    async def run(self, channel: grpc.aio.Channel | None, bulk: Bulk | None = None) -> None:
+    async def run(
+        self, channel: grpc.aio.Channel | None, bulk: Bulk | None = None, relays: Relays | None = None
+    ) -> None:
         """Runs until cancelled. Without a channel to weight_sync the model stays as it was loaded. bulk: its socket for
-        whole versions."""
+        whole versions. relays: who may have them nearer."""
         async with asyncio.TaskGroup() as tasks:
             if channel is not None:
                 tasks.create_task(self.follow(channel))
-            tasks.create_task(self.keep(channel, bulk))
+            tasks.create_task(self.keep(channel, bulk, relays))
 
     async def generate(
         self,
@@ -143,21 +143,13 @@ class EngineHost:
 
     async def follow(self, channel: grpc.aio.Channel) -> None:
         """Hears of versions for ever; a lost stream is asked for again."""
-        stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
-        while True:
-            try:
-                with rpc.translated():
-                    async for told in stub.WatchVersions(self._watching()):
-                        if told.taken_back:
-                            self._taken_back = self._told()
-                        if told.version == self._taken_back:
-                            self._taken_back = None  # it was promoted again
-                        self._target = told.version
-                        self._wake.set()
-            except rpc.RpcError as error:
-                logger.info("watching versions again: %s", error)
-            with waiting("weight_sync", on="weight_sync", deadline=RETRY_SECONDS):
-                await asyncio.sleep(RETRY_SECONDS)
+        async for told in told_of(channel, self._watching, RETRY_SECONDS):
+            if told.taken_back:
+                self._taken_back = self._told()
+            if told.version == self._taken_back:
+                self._taken_back = None  # it was promoted again
+            self._target = told.version
+            self._wake.set()
 
     def _watching(self) -> pb.WatchVersionsRequest:
         return pb.WatchVersionsRequest(receiver=self._receiver, held=self._told())
@@ -176,7 +168,9 @@ class EngineHost:
             )
         return self._digest()
 
-    async def keep(self, channel: grpc.aio.Channel | None, bulk: Bulk | None = None) -> None:
+    async def keep(
+        self, channel: grpc.aio.Channel | None, bulk: Bulk | None = None, relays: Relays | None = None
+    ) -> None:
         """Keeps the engine alive and at the target version for ever."""
         with tempfile.TemporaryDirectory(prefix="penstock-weights-", dir=_memory_folder()) as folder:
             hands = Hands.here(pathlib.Path(folder), bulk)
@@ -188,7 +182,7 @@ class EngineHost:
                         if self._engine is None or not self._engine.alive:
                             await self._replace()
                         if channel is not None and self._elsewhere():
-                            await self._update(channel, hands)
+                            await self._update(channel, hands, relays)
                     except EngineDied as error:
                         logger.error("the engine died: %s", error)
                         continue
@@ -222,12 +216,13 @@ class EngineHost:
         logger.info("version %d is served", self.version.step)
         await self.serves(self.version.step)
 
-    async def _update(self, channel: grpc.aio.Channel, hands: Hands) -> None:
+    async def _update(self, channel: grpc.aio.Channel, hands: Hands, relays: Relays | None) -> None:
         assert self._engine is not None and self._target is not None
         target = self._target
         began = time.monotonic()
         try:
-            held = await hands.take(channel, target, self._base_model)
+            held = await relays.take(hands, target, self._base_model) if relays is not None else None
+            held = held or await hands.take(channel, target, self._base_model)
         except FetchFailed as error:
             if not isinstance(error.__cause__, rpc.RpcError):  # the version's fault, not the network's
                 report = pb.ReportAppliedRequest(receiver=self._receiver, version=target, error=str(error)[:1000])
@@ -240,7 +235,11 @@ class EngineHost:
         await self.gate.close_unpinned(taken_back=back)
         self.state = State.STATE_UPDATING
         report = pb.ReportAppliedRequest(
-            receiver=self._receiver, version=held.manifest.version, path=held.way, bytes=held.crossed
+            receiver=self._receiver,
+            version=held.manifest.version,
+            path=held.way,
+            bytes=held.crossed,
+            relay=held.relay,
         )
         try:
             pause = await self._engine.update(held.manifest, held.file)

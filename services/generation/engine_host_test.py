@@ -13,7 +13,10 @@ import pytest
 import pytest_asyncio
 
 from penstock.common.v1.common_pb2 import SamplingParams
+from penstock.fetching import Hands, Relays
 from penstock.generation.v1.generation_pb2 import GetEngineResponse
+from penstock.membership import Member, MemberState, View
+from penstock.rpc import Security
 from penstock.telemetry import waits
 from penstock.tensors import base_model
 from penstock.tiny_model import make_model
@@ -23,8 +26,7 @@ from services.generation.engine import EngineDied, EngineSettings
 from services.generation.engine_host import EngineHost
 from services.generation.fake_engine_testing import Factory
 from services.generation.gate import PinMissed
-from services.generation.receiving import Hands
-from services.generation.weights_testing import Weights, connected, weight_sync, whole
+from services.generation.weights_testing import Weights, connected, relayed, weight_sync, whole
 
 State = GetEngineResponse.State
 SETTINGS = EngineSettings("model")
@@ -52,9 +54,9 @@ async def hosting(weights: Weights, factory: Factory) -> AsyncIterator[EngineHos
 
 
 @contextlib.asynccontextmanager
-async def running(host: EngineHost, channel: grpc.aio.Channel) -> AsyncIterator[None]:
+async def running(host: EngineHost, channel: grpc.aio.Channel, relays: Relays | None = None) -> AsyncIterator[None]:
     """While it follows versions; fails if it ends by itself."""
-    task = asyncio.create_task(host.run(channel))
+    task = asyncio.create_task(host.run(channel, relays=relays))
     try:
         yield
         assert not task.done()
@@ -195,6 +197,29 @@ async def test_adapters_on_another_model_are_never_applied_and_the_receiver_says
         await weights.publish(2, base=base_model(model))
         await until(at(host, 2))
         await until_reported(weights, 2)
+
+
+async def test_versions_come_from_the_relay_that_is_near_and_weight_sync_is_told_so(
+    weights: Weights, tmp_path: pathlib.Path
+) -> None:
+    factory, view = Factory(), View()
+    own = Member(kind="generation", instance="g0", host="elsewhere", zone="a")
+    async with (
+        relayed(weights, tmp_path / "relay") as address,
+        connected(weights) as channel,
+        Relays(view, own, Security()) as relays,
+        running(host := EngineHost(SETTINGS, "g0", start=factory), channel, relays),
+    ):
+        ready = MemberState.MEMBER_STATE_READY
+        relay = Member(kind="relay", instance="relay-a", zone="a", address=address, state=ready)
+        for step, said in ((1, ""), (2, "relay-a")):
+            if said:
+                view.entry("member.relay.relay-a", relay, 1, 0.0)
+            await weights.publish(step)
+            await until(at(host, step))
+            await until_reported(weights, step)
+            assert (await weights.receivers())["g0"].relay == said
+        assert factory.engines[0].updates == [(1, whole(1)), (2, whole(2))]
 
 
 async def test_adapters_for_an_engine_without_weights_are_refused_in_a_sentence(

@@ -16,8 +16,8 @@ import pytest_asyncio
 import torch
 
 from penstock.common.v1.common_pb2 import PolicyVersion, SamplingParams
+from penstock.fetching.hands import _mapped
 from services.generation.engine import MOST_TOP, Engine, EngineDied, EngineSettings
-from services.generation.receiving import _mapped
 from services.generation.reference_testing import distribution, draw, expected, tiny, version_file, weights
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -9,12 +9,17 @@ import grpc
 
 from penstock import rpc
 from penstock.differences import encoded, layout_of, tensors_in
+from penstock.fetching import Source
+from penstock.membership import beside
 from penstock.rpc import Certificates
 from penstock.tensors import CHUNK_BYTES, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync.bulk import Bulk
+from services.weight_sync.following import Following
+from services.weight_sync.relay import Relay
 from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
+from services.weight_sync.serving import Serving
 from services.weight_sync.store import VersionStore
 
 SIZE = 3 * CHUNK_BYTES + 4096
@@ -116,7 +121,7 @@ async def weight_sync(
 
 
 @contextlib.asynccontextmanager
-async def served(made: WeightSync, listen: str) -> AsyncIterator[str]:
+async def served(made: Serving, listen: str) -> AsyncIterator[str]:
     """Where a servicer is reached."""
     async with rpc.Server("weight_sync", listen) as server:
         server.add(
@@ -134,3 +139,13 @@ async def connected(weights: Weights) -> AsyncIterator[grpc.aio.Channel]:
     """A channel as the service opens it."""
     async with rpc.channel(weights.address, stream_seconds=60) as channel:
         yield channel
+
+
+@contextlib.asynccontextmanager
+async def relayed(weights: Weights, directory: pathlib.Path) -> AsyncIterator[str]:
+    """Where a relay is reached."""
+    async with connected(weights) as channel:
+        store = VersionStore(directory, keep=2, follows=True)
+        following = Following(store, Source(channel), "relay-a")
+        async with served(Relay(store, None, following), "127.0.0.1:0") as address, beside(following.run()):
+            yield address

@@ -5,25 +5,47 @@ import contextlib
 import pathlib
 import sys
 
+from penstock import fetching, rpc
 from penstock.process import Process, flags, run
 from penstock.rpc import AddressInUse
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync.bulk import Bulk
+from services.weight_sync.following import Following
+from services.weight_sync.relay import Relay
 from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
+from services.weight_sync.serving import Serving
 from services.weight_sync.store import VersionStore
 
 
 async def serve(process: Process, args: argparse.Namespace) -> None:
     quota = int(args.staged_gib * (1 << 30))
-    store = VersionStore(args.directory, args.keep, quota, tries=args.canaries > 0)
+    store = VersionStore(args.directory, args.keep, quota, tries=args.canaries > 0, follows=args.relay)
     with bulk_of(process, args) as bulk:
-        process.server.add(
-            weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
-            WeightSync(store, args.canaries, bulk),
-            raw_requests=RAW_REQUESTS,
-            raw_responses=RAW_RESPONSES,
-        )
+        if args.relay:
+            await relay(process, store, bulk)
+            return
+        _add(process, WeightSync(store, args.canaries, bulk))
         await process.serving()
+
+
+async def relay(process: Process, store: VersionStore, bulk: Bulk | None) -> None:
+    """Serves what the run's weight_sync has promoted."""
+    part = process.joined
+    address = await part.address_of("weight_sync")
+    async with rpc.channel(address, security=process.security, stream_seconds=86400) as channel:
+        source = fetching.Source(channel, fetching.Bulk.beside(address, process.security))
+        following = Following(store, source, process.name)
+        _add(process, Relay(store, bulk, following))
+        await process.serving(following.run(), part.until_moved("weight_sync", address))
+
+
+def _add(process: Process, servicer: Serving) -> None:
+    process.server.add(
+        weights_pb2_grpc.add_WeightSyncServiceServicer_to_server,
+        servicer,
+        raw_requests=RAW_REQUESTS,
+        raw_responses=RAW_RESPONSES,
+    )
 
 
 def bulk_of(process: Process, args: argparse.Namespace) -> contextlib.AbstractContextManager[Bulk | None]:
@@ -48,9 +70,18 @@ def main() -> int:
     parser.add_argument(
         "--bulk-port", type=int, default=0, help="port for whole versions, beside --listen; 0: a free one"
     )
+    parser.add_argument(
+        "--relay", action="store_true", help="fetch what the run's weight_sync promotes, and serve it to this --zone"
+    )
     args = parser.parse_args()
     if args.canaries < 0:
         parser.error(f"--canaries: {args.canaries} is less than 0, which serves every version at once")
+    if args.relay:
+        args.part = "relay"
+        if args.nats is None:
+            parser.error("--relay: which run is it a relay of? --nats and --run say it")
+        if args.canaries:
+            parser.error(f"--canaries: {args.canaries} with --relay: weight_sync tries versions, a relay serves them")
     return run(args, serve)
 
 

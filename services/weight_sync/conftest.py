@@ -1,4 +1,4 @@
-"""What the folders of these tests must have: leases that see who has a file open."""
+"""A real nats-server and a run, and what the folders of these tests must have: leases that see who has a file open."""
 
 import pathlib
 import tempfile
@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from penstock.testing.nats.fixtures import bus, names, nats
 from services.weight_sync.leases import can_lease
+
+__all__ = ["bus", "names", "nats", "tmp_path"]
 
 MEMORY = "/dev/shm"
 

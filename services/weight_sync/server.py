@@ -15,17 +15,15 @@ from penstock.differences import DifferenceError
 from penstock.system.boot import boot_id
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
-from penstock.tensors import CHUNK_BYTES, ChecksumError, ManifestError, Overlapped, frame
+from penstock.tensors import ChecksumError, ManifestError, Overlapped
 from penstock.weights.v1 import weights_pb2 as pb
-from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import errors as e
-from services.weight_sync.bulk import Bulk, bytes_sent
-from services.weight_sync.files import Stored
+from services.weight_sync.bulk import Bulk
 from services.weight_sync.pushes import first_push, next_push
+from services.weight_sync.serving import FETCH_ERRORS, Serving
 from services.weight_sync.standing.canaries import Canaries
 from services.weight_sync.standing.holds import Holds, TooManyHolds
 from services.weight_sync.store import VersionStore
-from services.weight_sync.tickets import Grant
 
 RAW_REQUESTS, RAW_RESPONSES = ("PushTensors", "PushDifference"), ("FetchTensors", "FetchDifference")
 """What passes as raw frames: whoever adds the servicer to a server says so."""
@@ -35,14 +33,13 @@ WATCH_SECONDS = 30.0
 MOST_RECEIVERS = 4096
 # What the callers of weights.proto are told.
 ERRORS: rpc.Refusals = {
+    **FETCH_ERRORS,
     ManifestError: lambda text: rpc.invalid_argument(text, rpc.Violation("manifest", text)),
     ChecksumError: partial(rpc.data_loss, reason="CHECKSUM"),
     e.AlreadyStored: partial(rpc.already_exists, reason="VERSION_READY"),
     e.Refused: partial(rpc.failed_precondition, reason="VERSION_REFUSED"),
     e.NotStaged: partial(rpc.not_found, reason="NOT_STAGED"),
     e.NoParent: partial(rpc.not_found, reason="NO_PARENT"),
-    e.NoDifference: partial(rpc.not_found, reason="NO_DIFFERENCE"),
-    e.NotKept: partial(rpc.not_found, reason="NO_VERSION"),
     e.Incomplete: partial(rpc.failed_precondition, reason="INCOMPLETE"),
     e.NotWritten: partial(rpc.failed_precondition, reason="NOT_WRITTEN"),
     e.NoRoom: partial(rpc.resource_exhausted, reason="NO_ROOM"),
@@ -63,26 +60,27 @@ _held = metrics.gauge(metrics.VERSION_HELD, "step of the newest READY version")
 _applied = metrics.counter(metrics.VERSIONS_APPLIED, "versions that engines have applied")
 
 
-class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
+class WeightSync(Serving):
     """One per process. Pushes and fetches touch bytes in threads; everything else is quick."""
 
     def __init__(self, store: VersionStore, canaries: int = 0, bulk: Bulk | None = None) -> None:
         """canaries: how many receivers are told a version that is on trial, where the store has them tried.
         bulk: the socket for whole versions, if there is one."""
-        self._store, self._bulk = store, bulk
+        super().__init__(store, bulk)
         self._holds, self._canaries = Holds(), Canaries(canaries)
         self._changed = asyncio.Condition()
         self._receivers: dict[str, pb.Receiver] = {}
         self._pauses: deque[float] = deque(maxlen=1000)
         self._transfers: deque[float] = deque(maxlen=1000)
-        self._sent = self._full = self._applied = self._changes = 0
+        self._applied = self._changes = self._relays = 0
 
     async def BeginVersion(self, request: pb.BeginVersionRequest, context: Any) -> pb.BeginVersionResponse:
         with rpc.refusing(ERRORS):
             attempt = await asyncio.to_thread(self._store.begin, request.manifest)
             places = self._store.staging.places(request.manifest.version)
         ways = {receiver.path for receiver in self._receivers.values()}
-        answer = pb.BeginVersionResponse(boot_id=boot_id() or "", all_mapped=ways == {pb.PATH_MAPPED}, attempt=attempt)
+        all_mapped = ways == {pb.PATH_MAPPED} and not self._relays
+        answer = pb.BeginVersionResponse(boot_id=boot_id() or "", all_mapped=all_mapped, attempt=attempt)
         if places is not None:
             path, difference = places
             answer.path, answer.difference_path = str(path), str(difference or "")
@@ -146,13 +144,13 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         self, request: pb.WatchVersionsRequest, context: Any
     ) -> AsyncIterator[pb.WatchVersionsResponse]:
         told = request.held if request.HasField("held") else None
-        receiver = self._receiver(request.receiver)
-        if told is not None and not receiver.HasField("version"):  # it holds what an earlier life of this process gave
-            receiver.version.CopyFrom(told)
-        self._canaries.come(request.receiver)
+        if request.relay:
+            self._relays += 1
+        else:
+            self._come(request.receiver, told)
         try:
             while True:
-                seen, offered = self._changes, self._offered(request.receiver)
+                seen, offered = self._changes, self._offered("" if request.relay else request.receiver)
                 if offered is not None and self._is_for(offered, told):
                     yield pb.WatchVersionsResponse(
                         version=offered, taken_back=told is not None and self._taken_back(told)
@@ -161,43 +159,11 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
                     continue
                 await self._wait_for_change(seen)
         finally:
-            self._canaries.leave(request.receiver)
-            await self._announce()  # another one may have to take its place
-
-    async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> pb.GetManifestResponse:
-        stored = self._find(request.version)
-        return pb.GetManifestResponse(
-            manifest=stored.manifest, path=str(stored.path.absolute()), boot_id=boot_id() or ""
-        )
-
-    async def FetchTensors(self, request: pb.FetchTensorsRequest, context: Any) -> Any:  # AsyncIterator[bytes]: raw
-        stored, size = self._wanted(request)
-        if request.offset == 0:
-            self._full += size
-        for start in range(request.offset, size, CHUNK_BYTES):
-            chunk = stored.view[start : start + CHUNK_BYTES]
-            self._sent += chunk.nbytes
-            bytes_sent.inc(chunk.nbytes)
-            yield frame(chunk, field=pb.FetchTensorsResponse.DATA_FIELD_NUMBER)
-
-    async def OpenBulk(self, request: pb.OpenBulkRequest, context: Any) -> pb.OpenBulkResponse:
-        stored, size = self._wanted(request)
-        if self._bulk is None:
-            raise rpc.failed_precondition("there is no bulk socket: fetch the tensors", reason="NO_BULK")
-        ticket = self._bulk.tickets.issue(Grant(stored.path, request.offset, size), time.monotonic())
-        return pb.OpenBulkResponse(ticket=ticket, port=self._bulk.port)
-
-    async def FetchDifference(self, request: pb.FetchDifferenceRequest, context: Any) -> Any:  # as FetchTensors
-        with rpc.refusing(ERRORS):
-            chain = self._store.differences(request.version, request.held)
-        self._full += self._find(request.version).manifest.total_size
-        yield pb.FetchDifferenceResponse(sizes=[each.nbytes for each in chain]).SerializeToString()
-        for each in chain:
-            for start in range(0, each.nbytes, CHUNK_BYTES):
-                chunk = each[start : start + CHUNK_BYTES]
-                self._sent += chunk.nbytes
-                bytes_sent.inc(chunk.nbytes)
-                yield frame(chunk, field=pb.FetchDifferenceResponse.DATA_FIELD_NUMBER)
+            if request.relay:
+                self._relays -= 1
+            else:
+                self._canaries.leave(request.receiver)
+                await self._announce()  # another one may have to take its place
 
     async def ReportApplied(self, request: pb.ReportAppliedRequest, context: Any) -> pb.ReportAppliedResponse:
         receiver = self._receiver(request.receiver)
@@ -207,7 +173,7 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
             receiver.version.CopyFrom(request.version)
             self._applied += 1
             _applied.inc()
-            receiver.path, receiver.bytes = request.path, request.bytes
+            receiver.path, receiver.bytes, receiver.relay = request.path, request.bytes, request.relay
             receiver.pause.CopyFrom(request.pause)
             receiver.transfer.CopyFrom(request.transfer)
             self._pauses.append(request.pause.ToTimedelta().total_seconds())
@@ -227,8 +193,8 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         response = pb.ListVersionsResponse(
             versions=self._store.infos(),
             receivers=self._receivers.values(),
-            sent_bytes=self._sent + (self._bulk.sent if self._bulk is not None else 0),
-            full_bytes=self._full + (self._bulk.full if self._bulk is not None else 0),
+            sent_bytes=self.sent,
+            full_bytes=self.full,
             applied=self._applied,
             served=self._store.served(),
             rolled_back=self._store.rolled_back,
@@ -250,7 +216,14 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
         await self._announce()
         return pb.ReleaseHoldResponse()
 
+    def _come(self, name: str, told: PolicyVersion | None) -> None:
+        receiver = self._receiver(name)
+        if told is not None and not receiver.HasField("version"):  # it holds what an earlier life of this process gave
+            receiver.version.CopyFrom(told)
+        self._canaries.come(name)
+
     def _offered(self, receiver: str) -> PolicyVersion | None:
+        """receiver: empty for a relay, which is no canary."""
         ceiling = self._holds.ceiling(time.monotonic())
         tried = self._store.trying(ceiling)
         return tried if tried is not None and self._canaries.are(receiver) else self._store.served(ceiling)
@@ -281,22 +254,6 @@ class WeightSync(weights_pb2_grpc.WeightSyncServiceServicer):
                         await self._changed.wait_for(lambda: self._changes != seen)
                 except TimeoutError:
                     return
-
-    def _find(self, version: PolicyVersion) -> Stored:
-        stored = self._store.get(version)
-        if stored is None:
-            raise rpc.not_found(
-                f"step {version.step} of epoch {version.epoch} is unknown or retired", reason="NO_VERSION"
-            )
-        return stored
-
-    def _wanted(self, request: pb.FetchTensorsRequest | pb.OpenBulkRequest) -> tuple[Stored, int]:
-        """The version of which a receiver wants the bytes, and how many it has."""
-        stored = self._find(request.version)
-        size = stored.manifest.total_size
-        if request.offset > size:
-            raise rpc.out_of_range(f"offset: {request.offset} is beyond the end, {size}", reason="OFFSET")
-        return stored, size
 
     def _receiver(self, name: str) -> pb.Receiver:
         """A receiver's entry, made the last to be forgotten."""

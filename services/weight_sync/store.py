@@ -16,7 +16,7 @@ learner's incarnation is refused; no version is so new that none could come afte
 import copy
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from google.protobuf.message import DecodeError
@@ -43,11 +43,14 @@ class VersionStore:
     of one version.
 
     quota: bytes that versions being pushed may take together. tries: whether versions are tried before they are served.
+    follows: whether it has what another store has, which says what is next: an older one after a rollback.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int, quota: int = QUOTA, tries: bool = False) -> None:
+    def __init__(
+        self, directory: pathlib.Path, keep: int, quota: int = QUOTA, tries: bool = False, follows: bool = False
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._keep, self._tries = directory, keep, tries
+        self._directory, self._keep, self._tries, self._follows = directory, keep, tries, follows
         self._retired: list[pb.VersionInfo] = []
         self._stored: dict[int, Stored] = {}
         self._life = Lifecycle(tries)
@@ -183,6 +186,13 @@ class VersionStore:
         self._retire(held)
         return staged.manifest.version
 
+    def keep_only(self, others: Collection[tuple[int, int, bytes]]) -> None:
+        """Retires what another store has not: its versions' step, epoch and digest."""
+        for step, stored in sorted(self._stored.items()):
+            version = stored.manifest.version
+            if (step, version.epoch, version.digest) not in others:
+                self._drop(step)
+
     def infos(self) -> list[pb.VersionInfo]:
         """Every known version, newest first."""
         kept = [self._kept_info(stored) for stored in self._stored.values()]
@@ -211,6 +221,8 @@ class VersionStore:
         self._retire(None)
 
     def _check_is_next(self, version: PolicyVersion) -> None:
+        if self._follows:
+            return
         newest = self.newest or PolicyVersion()
         if version.epoch > newest.epoch + bounds.LEAP or version.step > newest.step + bounds.LEAP:
             raise Refused(
@@ -228,14 +240,16 @@ class VersionStore:
         in_use = {self._life.served(), self._life.on_trial, self._life.waiting(held)}
         in_use |= {None if held is None else self._life.served(held)}
         for step in sorted(self._stored)[: -self._keep]:
-            if step in in_use:
-                continue
-            stored = self._stored.pop(step)
-            self._life.forget(step)
-            stored.path.with_suffix(".manifest").unlink(missing_ok=True)
-            self.staging.spare.keep(stored.path)
-            stored.path.with_suffix(".difference").unlink(missing_ok=True)
-            self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
+            if step not in in_use:
+                self._drop(step)
+
+    def _drop(self, step: int) -> None:
+        stored = self._stored.pop(step)
+        self._life.forget(step)
+        stored.path.with_suffix(".manifest").unlink(missing_ok=True)
+        self.staging.spare.keep(stored.path)
+        stored.path.with_suffix(".difference").unlink(missing_ok=True)
+        self._retired = [*self._retired[-63:], self._info(stored.manifest, pb.VERSION_STATE_RETIRED)]
 
     def _path(self, version: PolicyVersion) -> pathlib.Path:
         return self._directory / stem(version)

@@ -31,13 +31,12 @@ import torch
 from penstock import rpc
 from penstock.bus.embedded import free_ports
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.fetching import Bulk, Hands
 from penstock.supervisor.child import Child
 from penstock.supervisor.plan import launcher
 from penstock.system.boot import boot_id
 from penstock.tensors import checksum
 from penstock.weights.v1 import weights_pb2 as pb
-from services.generation.bulk import Bulk
-from services.generation.receiving import Hands
 from services.learner.leader.differences import Differences
 from services.learner.leader.publishing import publish
 from tests.bench.report import Report, median_ratio

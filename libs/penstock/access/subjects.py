@@ -18,6 +18,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "generation": ("generation", "teacher", "judge"),
     "learner": ("learner", "learner_node"),
     "environment": ("environment", "adapters"),
+    "weight_sync": ("weight_sync", "relay"),
 }
 """The parts that a kind's processes play in a run, where those are not the kind alone."""
 

@@ -11,9 +11,10 @@ from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.cli.commands.scale import there
 from penstock.cli.commands.serve import joined_words
-from penstock.cli.joining import FIRST, Joining, _needs_weights, recipe_of
+from penstock.cli.joining import FIRST, Joining, _needs_weights, recipe_of, this_host
 from penstock.cli.making import make_run
 from penstock.membership import Member, MemberState, View
+from penstock.process import flags
 from penstock.recipes import Recipe, RecipeError, resolve
 from penstock.tiny_model import make_model
 
@@ -67,6 +68,23 @@ async def test_whoever_joins_finds_the_recipe_in_the_run_and_needs_no_rows(
     assert not {"--generation", "--environment", "--token-file"} & set(found)
     with pytest.raises(ValueError, match="--join: which run is it"):
         await joined_words("rollout", ["--join", nats.url])
+
+
+async def test_a_relay_is_weight_sync_with_a_name_and_a_folder_of_its_own(
+    nats: EmbeddedServer, bus: Bus, recipe: Recipe, tmp_path: pathlib.Path
+) -> None:
+    await make_run(bus, recipe)
+    words = ["--join", nats.url, "--run", "r1", "--folder", str(tmp_path / "here"), "--zone", "a"]
+    args = flags("weight_sync", "")
+    args.add_argument("--relay", action="store_true")
+    args.add_argument("--directory", type=pathlib.Path)
+    args.add_argument("--keep", type=int)
+    for more, name in (([], f"relay-{this_host()}"), (["--name", "relay-2"], "relay-2")):
+        relay = args.parse_args(await joined_words("weight_sync", [*words, "--relay", *more]))
+        assert relay.relay and (relay.name, relay.zone, relay.nats) == (name, "a", nats.url)
+        assert relay.directory == tmp_path / "here" / name and relay.keep == recipe.weight_sync.keep_versions
+    itself = args.parse_args(await joined_words("weight_sync", words))
+    assert not itself.relay and itself.name == "weight_sync"
 
 
 async def test_a_host_without_the_model_has_its_tokenizer_from_the_run_and_starts_no_learner(

@@ -33,8 +33,9 @@ def found() -> pb.ListVersionsResponse:
     receiver = weights_pb2.Receiver(name="generation-0", version=SERVED, path=weights_pb2.PATH_DIFFERENCE)
     receiver.bytes = 1 << 18
     receiver.pause.FromMilliseconds(250)
+    near = weights_pb2.Receiver(name="generation-2", version=SERVED, path=weights_pb2.PATH_BULK, relay="relay-b")
     away = weights_pb2.Receiver(name="generation-1", error="OSError: full", canary=True)
-    return pb.ListVersionsResponse(versions=[rejected, ready, gone], receivers=[away, receiver], served=SERVED)
+    return pb.ListVersionsResponse(versions=[rejected, ready, gone], receivers=[near, away, receiver], served=SERVED)
 
 
 def shown(table: Table) -> list[list[str]]:
@@ -50,13 +51,14 @@ def test_kept_versions_are_listed_and_retired_ones_when_asked_for() -> None:
         ["8", "1", "rejected", "3.0", "-", "-"],
         ["7", "1", "ready, served", "3.0", "0.25", "mapped"],
     ]
-    assert rows[1][6:8] == ["00010203", "1"] and rows[0][-1] == "[b]NaN"
+    assert rows[1][6:8] == ["00010203", "2"] and rows[0][-1] == "[b]NaN"
     assert [row[2] for row in shown(module._versions(found(), retired=True))][-1] == "retired"
 
 
 def test_receivers_are_listed_with_the_path_by_which_their_version_came() -> None:
     rows = shown(module._receivers(found()))
     assert rows[0][:7] == ["generation-0", "7", "1", "difference", "0.25", "0.000 s", "0.250 s"]
+    assert rows[2][:4] == ["generation-2", "7", "1", "bulk, relay relay-b"]
     assert rows[1][:5] == ["generation-1 (canary)", "-", "-", "-", "-"] and rows[1][-1] == "OSError: full"
 
 

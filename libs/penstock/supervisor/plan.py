@@ -12,7 +12,7 @@ from penstock.packages import Overlay
 from penstock.recipes import Recipe
 from penstock.recipes.sections import Judge
 
-RUNS = {"teacher": "generation", "judge": "generation", "adapters": "environment_adapters"}
+RUNS = {"teacher": "generation", "judge": "generation", "adapters": "environment_adapters", "relay": "weight_sync"}
 """The program that plays a part, where it is not that of the part's name."""
 SHOWS = {part: kind for kind, parts in PARTS.items() for part in parts if part != kind}
 """The kind whose credentials a part shows, likewise."""
@@ -166,6 +166,8 @@ def _arguments(
             yield from ("--directory", folder / "versions", "--keep", recipe.weight_sync.keep_versions)
             if recipe.canary is not None:
                 yield from ("--canaries", recipe.canary.replicas)
+        case "relay":
+            yield from ("--relay", "--directory", folder / name, "--keep", recipe.weight_sync.keep_versions)
         case "generation":
             g = recipe.generation
             yield from ("--model", recipe.model.path)

@@ -13,7 +13,7 @@ from penstock.supervisor.plan import Service, kind_of
 from penstock.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
-SCALED = ("generation", "environment", "adapters", "gateway", "rollout", "teacher")
+SCALED = ("generation", "environment", "adapters", "gateway", "rollout", "teacher", "relay")
 """Kinds of which a run may have any number, at any time."""
 MOST = 256
 

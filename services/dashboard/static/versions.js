@@ -33,7 +33,7 @@ export function showVersions(answer) {
     (answer.receivers ?? []).map((r) => [
       r.name,
       (r.version ? String(r.version.step ?? 0) : "") + (r.canary ? " (canary)" : ""),
-      enumName(r.path, "PATH_").toLowerCase(),
+      enumName(r.path, "PATH_").toLowerCase() + (r.relay ? `, relay ${r.relay}` : ""),
       r.version ? mib(r.bytes) : "",
       seconds(r.transfer),
       seconds(r.pause),

@@ -70,9 +70,11 @@ async def joined_words(service: str, words: list[str]) -> list[str]:
     async with connect(args.join, name=args.name, login=login, within=None) as bus:
         recipe = await recipe_of(bus, RunNames(args.run), folder, [service])
     joining = Joining(args.join, args.run, folder)
-    part = PARTS.get(service, service)
+    part = "relay" if service == "weight_sync" and "--relay" in words else PARTS.get(service, service)
     name = args.name if args.name != service else f"{part}-{joining.place}-{os.getpid()}"
-    if service in ("coordinator", "learner", "weight_sync", "dashboard"):
+    if part == "relay":  # it finds again what it had
+        name = args.name if args.name != service else f"{part}-{joining.place}"
+    elif service in ("coordinator", "learner", "weight_sync", "dashboard"):
         name = args.name
     (planned,) = plan(recipe, folder, args.join, {name: f"{joining.host}:0"}, Joins(flags=()))
     return [*planned.command[runs_in(planned.command) :], *_without(words, "--join", "--folder")]

@@ -87,7 +87,7 @@ def _receivers(found: pb.ListVersionsResponse) -> Table:
             f"{r.name} (canary)" if r.canary else r.name,
             str(r.version.step) if held else "-",
             str(r.version.epoch) if held else "-",
-            _path(r.path),
+            f"{_path(r.path)}, relay {r.relay}" if r.relay else _path(r.path),
             f"{r.bytes / MIB:.2f}" if held else "-",
             f"{r.transfer.ToTimedelta().total_seconds():.3f} s" if held else "-",
             f"{r.pause.ToTimedelta().total_seconds():.3f} s" if held else "-",

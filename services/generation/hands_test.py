@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.fetching import FetchFailed, Hands, Held
+from penstock.fetching import hands as hands_module
 from penstock.system.boot import boot_id
 from penstock.tensors import frame
 from penstock.weights.v1 import weights_pb2 as pb
-from services.generation import receiving, weights_testing
-from services.generation.fetching import FetchFailed
-from services.generation.receiving import Hands, Held
+from services.generation import weights_testing
 from services.generation.weights_testing import SIZE, Weights, connected, weight_sync, whole
 from services.weight_sync.server import WeightSync
 
@@ -103,7 +103,7 @@ async def test_a_version_that_was_mapped_is_led_on_from_by_itself_alone(
         return bytes([step]) * 64 + b"x" * (SIZE - 64)
 
     monkeypatch.setattr(weights_testing, "whole", changed)
-    hands, wrong = Hands(folder), receiving._mismatches._value.get()
+    hands, wrong = Hands(folder), hands_module._mismatches._value.get()
     async with connected(weights) as channel:
         first = await weights.publish(1)
         await hands.take(channel, first.version)
@@ -115,7 +115,7 @@ async def test_a_version_that_was_mapped_is_led_on_from_by_itself_alone(
         hands._host = None
         held = await hands.take(channel, (await weights.publish_difference(third, 4)).version)
         assert (held.way, has(held)) == (DIFFERENCE, changed(4))
-    assert receiving._mismatches._value.get() == wrong
+    assert hands_module._mismatches._value.get() == wrong
 
 
 @pytest.mark.parametrize("path", ["", "/nowhere/version.bin", "/dev/zero", __file__])
@@ -172,11 +172,11 @@ def test_a_difference_that_makes_another_version_is_counted_and_cured_by_all_byt
             weights.servicer.how = how  # type: ignore[attr-defined]
             first = await weights.publish(1)
             await hands.take(channel, first.version)
-            before = receiving._mismatches._value.get()
+            before = hands_module._mismatches._value.get()
             second = await weights.publish_difference(first, 2)
             held = await hands.take(channel, second.version)
             assert (held.way, has(held)) == (WHOLE, whole(2))
-            assert receiving._mismatches._value.get() == before + 1
+            assert hands_module._mismatches._value.get() == before + 1
 
     asyncio.run(run())
 

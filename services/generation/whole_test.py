@@ -9,9 +9,10 @@ import pytest
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.fetching.source import ATTEMPTS
+from penstock.fetching.whole import FetchFailed, fetch
 from penstock.tensors import CHUNK_BYTES, frame
 from penstock.weights.v1 import weights_pb2 as pb
-from services.generation.fetching import ATTEMPTS, FetchFailed, fetch
 from services.generation.weights_testing import SIZE, Weights, connected, weight_sync, whole
 from services.weight_sync.server import WeightSync
 

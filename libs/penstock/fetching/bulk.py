@@ -1,4 +1,4 @@
-"""Takes whole versions from weight_sync's bulk socket, into memory, where it can be reached.
+"""Takes whole versions from the bulk socket of weight_sync or a relay, into memory, where it can be reached.
 
 What comes is hashed in a thread while the next bytes are received, and where a connection breaks the next one goes on.
 Whatever else goes wrong, gRPC's stream takes over from the same byte; only wrong bytes are an error.
@@ -38,18 +38,19 @@ FETCH_SECONDS = 600.0
 
 
 class Bulk:
-    """The socket beside weight_sync's gRPC port. host: where both are."""
+    """The socket beside a gRPC port. host: where both are. silent: seconds after which one that sends no byte is left,
+    after the first break; None has the patience that weight_sync needs, which may be started again."""
 
-    def __init__(self, host: str, certificates: Certificates | None = None) -> None:
-        self._host, self._certificates = host, certificates
+    def __init__(self, host: str, certificates: Certificates | None = None, silent: float | None = None) -> None:
+        self._host, self._certificates, self._silent = host, certificates, silent
         self._not_before = 0.0
 
     @staticmethod
-    def beside(address: str, security: Security) -> "Bulk | None":
-        """Of the weight_sync with this gRPC address; None where that is no host's."""
+    def beside(address: str, security: Security, silent: float | None = None) -> "Bulk | None":
+        """Of the server with this gRPC address; None where that is no host's."""
         if address.startswith("unix:"):
             return None
-        return Bulk(address.rpartition("/")[2].rpartition(":")[0].strip("[]"), security.certificates)
+        return Bulk(address.rpartition("/")[2].rpartition(":")[0].strip("[]"), security.certificates, silent)
 
     async def fill(
         self, channel: grpc.aio.Channel, version: PolicyVersion, whole: memoryview, receiver: Receiver
@@ -57,13 +58,13 @@ class Bulk:
         """Fills `whole` from where the receiver is; whether it is complete. Raises RpcError where the version is not to
         be had at all, ChecksumError."""
         stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
-        for _ in range(BREAKS):
+        for _ in range(BREAKS if self._silent is None else 1):
             before = receiver.received
             if time.monotonic() < self._not_before:
                 return False
             try:
                 request = pb.OpenBulkRequest(version=version, offset=before)
-                offered = await rpc.call(stub.OpenBulk(request, timeout=30))
+                offered = await rpc.call(stub.OpenBulk(request, timeout=self._silent or 30.0))
                 await self._pour(offered, whole, receiver)
             except rpc.errors.NotFound:
                 raise
@@ -96,14 +97,14 @@ class Bulk:
                         raise
 
     def _connected(self, port: int) -> socket.socket:
-        connection = socket.create_connection((self._host, port), CONNECT_SECONDS)
+        connection = socket.create_connection((self._host, port), self._silent or CONNECT_SECONDS)
         try:
             if self._certificates is not None:
                 connection = self._certificates.context().wrap_socket(connection, server_hostname=self._host)
         except BaseException:
             connection.close()
             raise
-        connection.settimeout(STALL_SECONDS)
+        connection.settimeout(self._silent or STALL_SECONDS)
         return connection
 
 

@@ -1,0 +1,350 @@
+"""A relay between a weight_sync and receivers, both processes of their own: what comes, by whom, how often, and what it
+costs when the relay is not what it should be."""
+
+import asyncio
+import logging
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from penstock import rpc
+from penstock.bus import Bus, EmbeddedServer, RunNames
+from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.fetching import Bulk, Hands, Held, relays
+from penstock.membership import Member
+from penstock.system.boot import boot_id
+from penstock.tensors import Receiver
+from penstock.testing.freezing import freeze
+from penstock.weights.v1 import weights_pb2 as pb
+from penstock.weights.v1 import weights_pb2_grpc
+from services.weight_sync.__main__ import main
+from services.weight_sync.relay import REFUSAL
+from services.weight_sync.relay_testing import Shapes, Stand, Version, drawn, made, publish, stand
+
+SMALL: Shapes = [("float32", 1), ("bfloat16", 0), ("bfloat16", 3001)]
+LARGE: Shapes = [("float32", 0), ("bfloat16", 24 << 20), ("float16", 1)]
+"""More than the kernel holds of a connection."""
+SERVICE = pb.DESCRIPTOR.services_by_name["WeightSyncService"]
+SERVED = {"GetManifest", "FetchTensors", "OpenBulk", "FetchDifference"}
+
+
+@pytest.fixture
+def chance() -> np.random.Generator:
+    return np.random.default_rng(13)
+
+
+@pytest_asyncio.fixture
+async def run(nats: EmbeddedServer, bus: Bus, names: RunNames, tmp_path: pathlib.Path) -> AsyncIterator[Stand]:
+    async with stand(nats, bus, names, tmp_path) as running:
+        yield running
+
+
+def bytes_of(held: Held) -> bytes:
+    return held.file.read_bytes()[: held.manifest.total_size]
+
+
+async def taken(run: Stand, seen: relays.Relays, hands: Hands, version: Version) -> Held:
+    """As an engine takes it; its bytes are those that were published."""
+    named = version.manifest.version
+    held = await seen.take(hands, named) or await hands.take(run.channel, named)
+    assert bytes_of(held) == version.data and held.manifest == version.manifest
+    return held
+
+
+def passed_over(why: str) -> float:
+    return float(relays._passed_over.labels(why)._value.get())
+
+
+async def test_versions_of_any_size_are_fetched_once_and_given_to_all_of_the_zone(
+    run: Stand, chance: np.random.Generator
+) -> None:
+    await run.relay("relay-a", "a")
+    left, hands = 0, [run.hands("g0"), run.hands("g1"), run.hands("g2", host=boot_id())]
+    shapes: list[Shapes] = [
+        SMALL,
+        [("float32", 0)],
+        [("float16", 1)],
+        [(str(chance.choice(["float32", "bfloat16"])), int(chance.integers(0, 1 << 20))) for _ in range(9)],
+    ]
+    step = 0
+    async with AsyncExitStack() as stack:
+        seen = [await stack.enter_async_context(run.relays(name=f"g{i}")) for i in range(3)]
+        for each in shapes:
+            version, parent = drawn(step + 1, each, chance), None
+            for _ in range(3):
+                step = version.manifest.version.step
+                travelled = await publish(run.channel, version, parent)
+                held = await asyncio.gather(*(taken(run, *pair, version) for pair in zip(seen, hands, strict=True)))
+                assert {h.relay for h in held} == {"relay-a"}
+                if version.data:
+                    assert held[2].way == pb.PATH_MAPPED
+                    assert held[0].way == (pb.PATH_BULK if travelled == len(version.data) else pb.PATH_DIFFERENCE)
+                sent = (await run.listed()).sent_bytes
+                assert sent - left == travelled, "once, by the shortest way"
+                left, parent, version = sent, version, version.after(chance)
+
+
+async def test_the_nearest_is_asked_and_nobody_elsewhere(run: Stand, chance: np.random.Generator) -> None:
+    version = drawn(1, SMALL, chance)
+    await publish(run.channel, version)
+    for zone in ("a", "b"):
+        await run.relay(f"relay-{zone}", zone)
+    for zone, expected in (("a", "relay-a"), ("b", "relay-b"), ("c", ""), ("", "")):
+        async with run.relays(zone) as seen:
+            assert (await taken(run, seen, run.hands(f"in {zone}"), version)).relay == expected
+
+
+@pytest.mark.parametrize("bulk", [True, False])
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_one_that_dies_or_hangs_in_mid_version_costs_a_refetch(
+    run: Stand,
+    chance: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+    bulk: bool,
+) -> None:
+    if not bulk:
+        monkeypatch.setattr(Bulk, "beside", lambda *_: None)
+    await run.relay("relay-a", "a")
+    first, version = drawn(1, SMALL, chance), drawn(2, LARGE, chance)
+    await publish(run.channel, first)
+    before, take, struck = passed_over("fails"), Receiver.take, list[int]()
+    async with run.relays() as seen:
+        hands = run.hands("g0")
+        await taken(run, seen, hands, first)
+        await publish(run.channel, version)
+        pid = run.children["relay-a"].pid
+
+        def striking(self: Receiver, view: memoryview) -> None:
+            take(self, view)
+            if not struck and 0 < self.received < len(version.data):
+                struck.append(self.received)
+                freeze(pid) if how == "frozen" else os.kill(pid, signal.SIGKILL)
+
+        monkeypatch.setattr(Receiver, "take", striking)
+        with caplog.at_level(logging.WARNING):
+            held = await taken(run, seen, hands, version)
+        assert struck and held.relay == "", "it was in mid-version"
+        assert passed_over("fails") == before + 1
+        assert caplog.text.count("relay relay-a is passed over for version 2: it fails") == 1
+        third = version.after(chance)
+        await publish(run.channel, third, version)
+        assert (await taken(run, seen, hands, third)).way == pb.PATH_DIFFERENCE, "what it has counts, whoever gave it"
+        assert passed_over("fails") == before + 1, "it is left alone for a while"
+    if how == "frozen":
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_one_that_hangs_is_left_within_seconds_and_asked_again_after_a_while(
+    run: Stand, chance: np.random.Generator
+) -> None:
+    now = [0.0]
+    await run.relay("relay-a", "a")
+    pid = run.children["relay-a"].pid
+    first = drawn(1, SMALL, chance)
+    await publish(run.channel, first)
+    async with run.relays(clock=lambda: now[0]) as seen:
+        hands = run.hands("g0")
+        freeze(pid)
+        async with asyncio.timeout(relays.SILENT_SECONDS + 5):
+            assert (await taken(run, seen, hands, first)).relay == ""
+        os.kill(pid, signal.SIGCONT)
+        for version, later, expected in (
+            (second := first.after(chance), 0.0, ""),
+            (second.after(chance), relays.AGAIN_SECONDS, "relay-a"),
+        ):
+            now[0] += later
+            await publish(run.channel, version)
+            assert (await taken(run, seen, hands, version)).relay == expected
+
+
+@pytest.mark.parametrize("way", [pb.PATH_BULK, pb.PATH_WHOLE, pb.PATH_MAPPED, pb.PATH_DIFFERENCE])
+async def test_one_with_other_bytes_is_found_out_and_not_asked_for_that_version_again(
+    run: Stand, chance: np.random.Generator, monkeypatch: pytest.MonkeyPatch, way: pb.Path
+) -> None:
+    await run.relay("relay-a", "a")
+    first = drawn(1, [("float32", 5000)], chance)
+    version = first.after(chance)
+    host = boot_id() if way == pb.PATH_MAPPED else None
+    if way == pb.PATH_WHOLE:
+        monkeypatch.setattr(Bulk, "beside", lambda *_: None)
+    await publish(run.channel, first)
+    async with run.relays() as seen, run.relays(name="other") as other:
+        hands = run.hands("g0", host)
+        await taken(run, seen, hands, first)
+        await publish(run.channel, version, first if way == pb.PATH_DIFFERENCE else None)
+        await taken(run, other, run.hands("other"), version)  # the relay has it now
+        (path,) = run.directory("relay-a").glob(
+            "00000002-*.difference" if way == pb.PATH_DIFFERENCE else "00000002-*.bin"
+        )
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2)
+            (byte,) = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+        lies = passed_over("lies")
+        assert (await taken(run, seen, hands, version)).relay == ""
+        assert passed_over("lies") == lies + 1
+        assert (await taken(run, seen, run.hands("anew", host), version)).relay == ""
+        assert passed_over("lies") == lies + 1, "it is not asked for this version"
+        third = version.after(chance)
+        await publish(run.channel, third)
+        assert (await taken(run, seen, hands, third)).relay == "relay-a", "and for the next it is"
+
+
+async def test_one_that_has_not_the_version_costs_nothing_but_the_question(
+    run: Stand, chance: np.random.Generator
+) -> None:
+    """It has no room for it: its quota is that of a store."""
+    await run.relay("relay-a", "a", "--staged-gib", "0.001")
+    small, large = drawn(1, SMALL, chance), drawn(2, [("float32", 1 << 20)], chance)
+    without = passed_over("has it not")
+    async with run.relays() as seen:
+        for version, expected in ((small, "relay-a"), (large, ""), (large, "")):
+            if expected or version.manifest.version != (await run.listed()).served:
+                await publish(run.channel, version)
+            assert (await taken(run, seen, run.hands(f"of {expected}"), version)).relay == expected
+        assert passed_over("has it not") == without + 1
+    assert not list(run.directory("relay-a").glob("*.staging"))
+
+
+async def test_what_weight_sync_has_retired_the_relay_has_no_more_and_a_rollback_is_served(
+    nats: EmbeddedServer, bus: Bus, names: RunNames, tmp_path: pathlib.Path, chance: np.random.Generator
+) -> None:
+    async with stand(nats, bus, names, tmp_path, "--keep", "2") as run:
+        await run.relay("relay-a", "a", "--keep", "10")
+        versions = [drawn(1, SMALL, chance)]
+        async with run.relays() as seen:
+            hands = run.hands("g0")
+            for _ in range(5):
+                await publish(run.channel, versions[-1])
+                assert (await taken(run, seen, hands, versions[-1])).relay == "relay-a"
+                versions.append(versions[-1].after(chance))
+            kept = {path.name for path in run.directory("relay-a").glob("*.manifest")}
+            assert kept == {f"0000000{step}-0001.manifest" for step in (4, 5)}
+            with pytest.raises(rpc.errors.NotFound):
+                await described(run, versions[0].manifest.version)
+        await run.relay("relay-b", "b", "--keep", "1")
+        async with run.relays("b") as seen:
+            hands = run.hands("late")
+            assert (await taken(run, seen, hands, versions[4])).relay == "relay-b", "it came late"
+            stub = weights_pb2_grpc.WeightSyncServiceStub(run.channel)
+            decided = pb.DecideVersionRequest(step=4, decision=pb.DECISION_ROLL_BACK)
+            await rpc.call(stub.DecideVersion(decided))
+            assert (await taken(run, seen, hands, versions[3])).relay == "relay-b", "an older one after a newer"
+
+
+async def described(run: Stand, version: PolicyVersion) -> pb.GetManifestResponse:
+    """What relay-a says of a version."""
+    (found,) = (m for m in run.watcher.view.ready("relay") if m.instance == "relay-a")
+    async with rpc.channel(found.address) as channel:
+        stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+        answer: pb.GetManifestResponse = await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version)))
+        return answer
+
+
+async def test_one_that_is_started_again_has_what_it_had(run: Stand, chance: np.random.Generator) -> None:
+    await run.relay("relay-a", "a")
+    version = drawn(1, SMALL, chance)
+    await publish(run.channel, version)
+    async with run.relays() as seen:
+        assert (await taken(run, seen, run.hands("g0"), version)).relay == "relay-a"
+        sent = (await run.listed()).sent_bytes
+        await run.kill("relay-a")
+        (run.directory("relay-a") / "00000009-0001.staging").write_bytes(b"half")
+        await run.relay("relay-a", "a")
+        assert (await taken(run, seen, run.hands("g1"), version)).relay == "relay-a"
+        assert (await run.listed()).sent_bytes == sent
+        assert not (run.directory("relay-a") / "00000009-0001.staging").exists()
+
+
+async def test_what_a_relay_cannot_answer_it_refuses_in_one_sentence(run: Stand, chance: np.random.Generator) -> None:
+    found = await run.relay("relay-a", "a")
+    version = drawn(1, SMALL, chance)
+    hold = pb.HoldVersionsRequest(holder="h", step=1)
+    hold.lease.FromSeconds(1)
+    named = version.manifest.version
+    requests: dict[str, Any] = {
+        "BeginVersion": pb.BeginVersionRequest(manifest=version.manifest),
+        "PushTensors": iter([pb.PushTensorsRequest(version=named)]),
+        "PushDifference": iter([pb.PushDifferenceRequest(version=named)]),
+        "CommitVersion": pb.CommitVersionRequest(version=named),
+        "AbortVersion": pb.AbortVersionRequest(version=named),
+        "WatchVersions": pb.WatchVersionsRequest(receiver="g"),
+        "ReportApplied": pb.ReportAppliedRequest(receiver="g", version=named),
+        "DecideVersion": pb.DecideVersionRequest(step=1, decision=pb.DECISION_PROMOTE),
+        "ListVersions": pb.ListVersionsRequest(),
+        "HoldVersions": hold,
+        "ReleaseHold": pb.ReleaseHoldRequest(holder="h"),
+    }
+    assert set(requests) == {method.name for method in SERVICE.methods} - SERVED
+    async with rpc.channel(found.address, default_seconds=10, stream_seconds=10) as channel:
+        stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+        for name, request in requests.items():
+            with pytest.raises(rpc.RpcError) as refused:
+                if name == "WatchVersions":
+                    with rpc.translated():
+                        _ = [told async for told in stub.WatchVersions(request)]
+                else:
+                    await rpc.call(getattr(stub, name)(request))
+            assert (refused.value.code, refused.value.reason, refused.value.message) == (
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "RELAY",
+                REFUSAL,
+            ), name
+    assert not list(run.directory("relay-a").iterdir())
+
+
+async def test_a_relay_is_told_what_is_promoted_and_is_neither_canary_nor_receiver(
+    nats: EmbeddedServer, bus: Bus, names: RunNames, tmp_path: pathlib.Path
+) -> None:
+    async def told(stub: Any, receiver: str) -> int:
+        watched = pb.WatchVersionsRequest(receiver=receiver, relay=receiver == "relay-a")
+        stream = stub.WatchVersions(watched)
+        answer = await anext(aiter(stream))
+        stream.cancel()
+        return int(answer.version.step)
+
+    async with stand(nats, bus, names, tmp_path, "--canaries", "1") as run:
+        stub: Any = weights_pb2_grpc.WeightSyncServiceStub(run.channel)
+        await run.relay("relay-a", "a")
+        for step in (1, 2):
+            await publish(run.channel, made(step, SMALL, bytes(4 + 2 * 3001)))
+        assert await told(stub, "generation-0") == 2, "it tries it"
+        assert await told(stub, "relay-a") == 1
+        assert [r.name for r in (await run.listed()).receivers] == ["generation-0"]
+        await rpc.call(stub.DecideVersion(pb.DecideVersionRequest(step=2, decision=pb.DECISION_PROMOTE)))
+        assert await told(stub, "relay-a") == 2
+
+
+async def test_its_record_says_what_it_is_and_where_and_no_peer_takes_it_for_weight_sync(run: Stand) -> None:
+    found: Member = await run.relay("relay-a", "a")
+    assert (found.kind, found.zone) == ("relay", "a") and found.address
+    assert [m.instance for m in run.watcher.view.of("weight_sync")] == ["weight_sync"]
+
+
+@pytest.fixture
+def refused_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    def words(*flags: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["weight_sync", "--directory", "d", *flags])
+        with pytest.raises(SystemExit):
+            main()
+        return capsys.readouterr().err
+
+    yield words
+
+
+def test_flags_that_make_no_relay_are_refused(refused_words: Any) -> None:
+    assert "--relay: which run is it a relay of? --nats and --run say it" in refused_words("--relay")
+    joined = ("--relay", "--nats", "nats://127.0.0.1:1", "--run", "r")
+    assert "--canaries: 1 with --relay" in refused_words(*joined, "--canaries", "1")
