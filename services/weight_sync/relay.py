@@ -51,5 +51,11 @@ class Relay(Serving):
     ) -> AsyncIterator[pb.WatchVersionsResponse]:
         yield await _refused(self, request, context)
 
-    BeginVersion = PushTensors = PushDifference = CommitVersion = AbortVersion = _refused
+    async def PushTensors(self, requests: Any, context: Any) -> Any:
+        return await _refused(self, requests, context)
+
+    async def PushDifference(self, requests: Any, context: Any) -> Any:
+        return await _refused(self, requests, context)
+
+    BeginVersion = CommitVersion = AbortVersion = _refused
     ReportApplied = DecideVersion = ListVersions = HoldVersions = ReleaseHold = _refused

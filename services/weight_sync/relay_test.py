@@ -20,6 +20,7 @@ from penstock import rpc
 from penstock.bus import Bus, EmbeddedServer, RunNames
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.fetching import Bulk, Hands, Held, relays
+from penstock.fetching.source import SILENT_SECONDS
 from penstock.membership import Member
 from penstock.system.boot import boot_id
 from penstock.tensors import Receiver
@@ -156,7 +157,7 @@ async def test_one_that_hangs_is_left_within_seconds_and_asked_again_after_a_whi
     async with run.relays(clock=lambda: now[0]) as seen:
         hands = run.hands("g0")
         freeze(pid)
-        async with asyncio.timeout(relays.SILENT_SECONDS + 5):
+        async with asyncio.timeout(SILENT_SECONDS + 5):
             assert (await taken(run, seen, hands, first)).relay == ""
         os.kill(pid, signal.SIGCONT)
         for version, later, expected in (
