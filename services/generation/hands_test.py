@@ -211,3 +211,11 @@ async def test_another_version_than_was_asked_for_is_refused(folder: pathlib.Pat
         await weights.publish(1)
         with pytest.raises(FetchFailed, match="step 1 was sent where step 2 was asked for"):
             await Hands(folder).take(channel, (await weights.publish(2)).version)
+
+
+async def test_a_version_has_the_digest_that_was_told(weights: Weights, folder: pathlib.Path) -> None:
+    async with connected(weights) as channel:
+        told = (await weights.publish(1)).version
+        told.digest = bytes(32)
+        with pytest.raises(FetchFailed, match="is that of other tensors than step 1 was told to have"):
+            await Hands(folder).take(channel, told)

@@ -19,7 +19,7 @@ import pytest_asyncio
 from penstock import rpc
 from penstock.bus import Bus, EmbeddedServer, RunNames
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.fetching import Bulk, Hands, Held, relays
+from penstock.fetching import FETCHING, Bulk, Hands, Held, relays
 from penstock.fetching.source import SILENT_SECONDS
 from penstock.membership import Member
 from penstock.system.boot import boot_id
@@ -167,6 +167,24 @@ async def test_one_that_hangs_is_left_within_seconds_and_asked_again_after_a_whi
             now[0] += later
             await publish(run.channel, version)
             assert (await taken(run, seen, hands, version)).relay == expected
+
+
+async def test_whoever_asks_while_it_is_fetching_is_told_so_and_waits(run: Stand, chance: np.random.Generator) -> None:
+    found = await run.relay("relay-a", "a")
+    relay, store = (run.children[name].pid for name in ("relay-a", "weight_sync"))
+    version = drawn(1, SMALL, chance)
+    freeze(relay)
+    await publish(run.channel, version)
+    freeze(store)
+    os.kill(relay, signal.SIGCONT)
+    async with run.relays() as seen, rpc.channel(found.address) as channel:
+        taking = asyncio.create_task(taken(run, seen, run.hands("g0"), version))
+        stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
+        with pytest.raises(rpc.errors.Unavailable, match="version 1 is being fetched") as told:
+            await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version.manifest.version)))
+        assert told.value.reason == FETCHING and not taking.done()
+        os.kill(store, signal.SIGCONT)
+        assert (await taking).relay == "relay-a"
 
 
 @pytest.mark.parametrize("way", [pb.PATH_BULK, pb.PATH_WHOLE, pb.PATH_MAPPED, pb.PATH_DIFFERENCE])
