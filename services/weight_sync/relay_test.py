@@ -346,6 +346,30 @@ async def test_a_relay_is_told_what_is_promoted_and_is_neither_canary_nor_receiv
         assert await told(stub, "relay-a") == 2
 
 
+async def test_differences_are_made_for_a_relay_where_all_engines_map_the_stores_file(
+    run: Stand, chance: np.random.Generator
+) -> None:
+    stub = weights_pb2_grpc.WeightSyncServiceStub(run.channel)
+    first, second = drawn(1, SMALL, chance), drawn(2, SMALL, chance)
+
+    async def all_mapped() -> bool:
+        answer = await rpc.call(stub.BeginVersion(pb.BeginVersionRequest(manifest=second.manifest)))
+        return bool(answer.all_mapped)
+
+    await publish(run.channel, first)
+    applied = pb.ReportAppliedRequest(receiver="g", version=first.manifest.version, path=pb.PATH_MAPPED)
+    await rpc.call(stub.ReportApplied(applied))
+    assert await all_mapped()
+    await run.relay("relay-a", "a")
+    async with run.relays() as seen:
+        await taken(run, seen, run.hands("g0"), first)  # so it watches
+    assert not await all_mapped()
+    await run.kill("relay-a")
+    async with asyncio.timeout(20):
+        while not await all_mapped():
+            await asyncio.sleep(0.05)
+
+
 async def test_its_record_says_what_it_is_and_where_and_no_peer_takes_it_for_weight_sync(run: Stand) -> None:
     found: Member = await run.relay("relay-a", "a")
     assert (found.kind, found.zone) == ("relay", "a") and found.address
