@@ -48,13 +48,16 @@ class Following:
             tasks.create_task(self._fetch_all())
 
     def coming(self, version: PolicyVersion) -> asyncio.Future[str]:
-        """What is done once the version is there, or cannot be had: then it says why. Raises TooMany."""
+        """What is done once the version is there, or cannot be had: then it says why. Raises TooMany.
+
+        Its digest is weight_sync's to say, whatever an asker names.
+        """
         key = (version.epoch, version.step)
         if key not in self._coming:
             if len(self._coming) >= MOST_COMING:
                 raise TooMany(f"{MOST_COMING} versions are being fetched already")
             self._coming[key] = asyncio.get_running_loop().create_future()
-            self._wanted.put_nowait(version)
+            self._wanted.put_nowait(PolicyVersion(epoch=version.epoch, step=version.step))
         return self._coming[key]
 
     async def _hear(self) -> None:
@@ -84,11 +87,10 @@ class Following:
         """Raises FetchFailed; then nothing of it is left."""
         try:
             with failing(version):
-                await self._retire()
-                if self._store.get(version) is not None:
-                    return
                 manifest = (await described(self._source, version)).manifest
-                await self._take(manifest)
+                await self._retire()
+                if self._store.get(version) is None:
+                    await self._take(manifest)
         except StoreError as error:
             raise FetchFailed(f"cannot keep version {version.step}: {error}") from error
         finally:
