@@ -172,15 +172,18 @@ async def test_one_that_hangs_is_left_within_seconds_and_asked_again_after_a_whi
 async def test_whoever_asks_while_it_is_fetching_is_told_so_and_waits(run: Stand, chance: np.random.Generator) -> None:
     found = await run.relay("relay-a", "a")
     relay, store = (run.children[name].pid for name in ("relay-a", "weight_sync"))
-    version = drawn(1, SMALL, chance)
-    freeze(relay)
-    await publish(run.channel, version)
-    freeze(store)
-    os.kill(relay, signal.SIGCONT)
+    first, version = drawn(1, SMALL, chance), drawn(2, SMALL, chance)
+    await publish(run.channel, first)
     async with run.relays() as seen, rpc.channel(found.address) as channel:
-        taking = asyncio.create_task(taken(run, seen, run.hands("g0"), version))
+        hands = run.hands("g0")
+        assert (await taken(run, seen, hands, first)).relay == "relay-a"  # so all of them are connected
+        freeze(relay)
+        await publish(run.channel, version)
+        freeze(store)
+        os.kill(relay, signal.SIGCONT)
+        taking = asyncio.create_task(taken(run, seen, hands, version))
         stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
-        with pytest.raises(rpc.errors.Unavailable, match="version 1 is being fetched") as told:
+        with pytest.raises(rpc.errors.Unavailable, match="version 2 is being fetched") as told:
             await rpc.call(stub.GetManifest(pb.GetManifestRequest(version=version.manifest.version)))
         assert told.value.reason == FETCHING and not taking.done()
         os.kill(store, signal.SIGCONT)
