@@ -90,7 +90,9 @@ async def test_a_relay_withstands_them_too_and_keeps_what_weight_sync_has(tmp_pa
             following = Following(own, Source(channel), "relay-a")
             near.add(adder, Relay(own, None, following), raw_requests=RAW_REQUESTS, raw_responses=RAW_RESPONSES)
             await near.start()
+            asked = following.coming(PolicyVersion(epoch=1, step=1, digest=bytes(32)))
             async with beside(following.run()):
+                assert await asked == "", "what an asker says of its digest spoils it for nobody"
                 assert await assault(near.address, SERVICE, seeds(version)) == []
                 assert [i.version.step for i in own.infos()] == [i.version.step for i in store.infos()] == [1]
                 kept = own.get(version)
