@@ -16,7 +16,7 @@ import numpy as np
 from penstock import rpc
 from penstock.bus import Bus, EmbeddedServer, RunNames
 from penstock.differences import encoded, layout_of, tensors_in
-from penstock.fetching import Bulk, Hands, Relays
+from penstock.fetching import Bulk, Hands, Held, Relays
 from penstock.membership import Member, Watcher, watching
 from penstock.rpc import Security
 from penstock.supervisor.child import Child
@@ -27,6 +27,7 @@ from penstock.weights.v1 import weights_pb2_grpc
 
 Shapes = Sequence[tuple[str, int]]
 """Type and elements of each tensor."""
+SMALL: Shapes = [("float32", 1), ("bfloat16", 0), ("bfloat16", 3001)]
 
 
 @dataclass(frozen=True)
@@ -156,3 +157,15 @@ async def stand(
         finally:
             for child in running.children.values():
                 await child.stop(5)
+
+
+def bytes_of(held: Held) -> bytes:
+    return held.file.read_bytes()[: held.manifest.total_size]
+
+
+async def taken(run: Stand, seen: Relays, hands: Hands, version: Version) -> Held:
+    """As an engine takes it; its bytes are those that were published."""
+    named = version.manifest.version
+    held = await seen.take(hands, named) or await hands.take(run.channel, named)
+    assert bytes_of(held) == version.data and held.manifest == version.manifest
+    return held
