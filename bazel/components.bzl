@@ -96,6 +96,7 @@ ROOMS = {
         "testing",
     ],
     "weight_sync": [
+        "disk",
         "standing",
     ],
 }

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import layout_of
 from penstock.weights.v1 import weights_pb2 as pb
+from services.weight_sync.disk.files import Stored
 from services.weight_sync.errors import NoDifference, NoParent, NotKept
-from services.weight_sync.files import Stored
 
 Get = Callable[[PolicyVersion], Stored | None]
 """A kept version, by step and epoch."""

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from penstock.bus import Bus, EmbeddedServer, RunNames
 from penstock.testing.nats.fixtures import bus, names, nats
-from services.weight_sync.leases import can_lease
+from services.weight_sync.disk.leases import can_lease
 from services.weight_sync.relay_testing import Stand, stand
 
 __all__ = ["bus", "names", "nats", "tmp_path"]

@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from penstock.testing.small_disk import run_on_small_disk
-from services.weight_sync import leases
+from services.weight_sync.disk import leases
 
 
 def an_overlay(folder: pathlib.Path) -> None:

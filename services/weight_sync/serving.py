@@ -12,7 +12,7 @@ from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import errors as e
 from services.weight_sync.bulk import Bulk, bytes_sent
-from services.weight_sync.files import Stored
+from services.weight_sync.disk.files import Stored
 from services.weight_sync.store import VersionStore
 from services.weight_sync.tickets import Grant
 

@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from services.weight_sync import spares
-from services.weight_sync.spares import Spare
+from services.weight_sync.disk import spares
+from services.weight_sync.disk.spares import Spare
 
 SIZE = 1000
 

@@ -23,10 +23,10 @@ from penstock.differences import BLOCK_BYTES, Block, DifferenceError, layout_of,
 from penstock.tensors import ChecksumError, Output, Receiver, check_sums
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import Get, parent_of
+from services.weight_sync.disk.files import mapped
+from services.weight_sync.disk.leases import can_lease
+from services.weight_sync.disk.spares import Spare
 from services.weight_sync.errors import NoParent, NoRoom, NotStaged, Refused, StoreError
-from services.weight_sync.files import mapped
-from services.weight_sync.leases import can_lease
-from services.weight_sync.spares import Spare
 from services.weight_sync.written import Held
 
 STAGED = 2

@@ -26,8 +26,8 @@ from penstock.rules import bounds
 from penstock.tensors import ManifestError, check_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import chain
+from services.weight_sync.disk.files import Stored, mapped, opened, opened_checked
 from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, Refused
-from services.weight_sync.files import Stored, mapped, opened, opened_checked
 from services.weight_sync.staging import Staging, stem
 from services.weight_sync.standing import decisions
 from services.weight_sync.standing.examining import wrong_with

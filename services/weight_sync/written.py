@@ -17,9 +17,9 @@ import weakref
 
 from penstock.tensors import check_file
 from penstock.weights.v1 import weights_pb2 as pb
+from services.weight_sync.disk.files import mapping
+from services.weight_sync.disk.leases import lease
 from services.weight_sync.errors import NotWritten
-from services.weight_sync.files import mapping
-from services.weight_sync.leases import lease
 
 Identity = tuple[int, int]
 """Device and inode of a file."""

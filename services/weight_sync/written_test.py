@@ -18,7 +18,8 @@ from penstock.differences import DifferenceError, encoded, layout_of, tensors_in
 from penstock.tensors import ChecksumError, check_file, make_manifest
 from penstock.tensors.manifest import ITEM_BYTES
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync import leases, written
+from services.weight_sync import written
+from services.weight_sync.disk import leases
 from services.weight_sync.errors import NoRoom, NotStaged, NotWritten, Refused
 from services.weight_sync.store import VersionStore
 
@@ -299,7 +300,7 @@ def test_where_there_are_no_leases_no_file_is_named(tmp_path: pathlib.Path, monk
     def none(descriptor: int, kind: int) -> bool:
         raise OSError("no leases here")
 
-    monkeypatch.setattr("services.weight_sync.leases.lease", none)
+    monkeypatch.setattr("services.weight_sync.disk.leases.lease", none)
     store = VersionStore(tmp_path, keep=4)
     store.begin(manifest(1))
     assert store.staging.places(manifest(1).version) is None

@@ -3,7 +3,7 @@
 import logging
 import pathlib
 
-from services.weight_sync.leases import alone
+from services.weight_sync.disk.leases import alone
 
 logger = logging.getLogger(__name__)
 
