@@ -5,8 +5,8 @@ A row is one of NeMo Gym's data: `responses_create_params` (what the model is as
 that says, errors too, is the call's output. Cookies carry the server's session. Numbers beside the reward become
 components.
 
-Not mapped: agents and models of NeMo Gym's own configuration, several resources servers, parameters of sampling in a
-row (the recipe's hold).
+Not mapped: agents and models of NeMo Gym's own configuration, several resources servers, its Gymnasium kind of server
+(/reset and /step in place of /seed_session and /verify), parameters of sampling in a row (the recipe's hold).
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def made(identity: str, settings: Mapping[str, Any]) -> Agent:
             httpx.AsyncClient(base_url=identity, timeout=None) as server,
             httpx.AsyncClient(base_url=endpoint.base_url, headers=shown, timeout=None) as policy,
         ):
-            (await server.post("/seed_session", json=dict(task.row))).raise_for_status()
+            seeded = await server.post("/seed_session", json=dict(task.row))
+            if seeded.status_code == httpx.codes.NOT_FOUND:
+                raise RuntimeError(f"{identity} has no /seed_session: a server with /reset and /step is not mapped")
+            seeded.raise_for_status()
             answer = await _conversation(server, policy, asked, steps)
             verified = await server.post("/verify", json={**task.row, "response": answer})
             verified.raise_for_status()

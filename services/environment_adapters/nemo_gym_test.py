@@ -1,4 +1,5 @@
-"""Against a resources server written to NeMo Gym's published contract: its package wants a newer Python than ours.
+"""Against a resources server written to NeMo Gym's contract: its package (0.4.0) wants a newer Python than ours, under
+which three servers of its own were tried by hand (docs/agents).
 
 `/seed_session`, a tool at the path of its name, `/verify` with the row and the response; a cookie is the session.
 """
@@ -94,6 +95,12 @@ async def test_a_conversation_has_an_end() -> None:
     async with serving(Counter().app()) as url, policy([[call('{"count": 1}')]] * 3) as (asked, endpoint):
         await made(url, {"max_steps": 3}).run(Task(ROW), endpoint, 30)
     assert len(asked.asked) == 3
+
+
+async def test_a_server_of_another_kind_is_said_to_be_one() -> None:
+    async with serving(Starlette()) as url, policy([]) as (_, endpoint):
+        with pytest.raises(AgentFailed, match="has no /seed_session: a server with /reset and /step is not mapped"):
+            await made(url, {}).run(Task(ROW), endpoint, 30)
 
 
 async def test_a_row_of_another_kind_and_a_server_that_is_away_give_no_reward() -> None:
