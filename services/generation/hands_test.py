@@ -1,6 +1,7 @@
 """What comes into a replica's hands, by every way, against a real weight_sync server."""
 
 import asyncio
+import os
 import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -118,8 +119,12 @@ async def test_a_version_that_was_mapped_is_led_on_from_by_itself_alone(
     assert hands_module._mismatches._value.get() == wrong
 
 
-@pytest.mark.parametrize("path", ["", "/nowhere/version.bin", "/dev/zero", __file__])
+@pytest.mark.parametrize("path", ["", "/nowhere/version.bin", "/dev/zero", __file__, "a pipe"])
 async def test_what_cannot_be_mapped_is_fetched(folder: pathlib.Path, tmp_path: pathlib.Path, path: str) -> None:
+    if path == "a pipe":  # which nobody writes to
+        path = str(tmp_path / "pipe")
+        os.mkfifo(path)
+
     class Elsewhere(WeightSync):
         async def GetManifest(self, request: Any, context: Any) -> pb.GetManifestResponse:
             answer = await super().GetManifest(request, context)

@@ -113,8 +113,8 @@ class RecordedRoutes:
     def reset(self) -> None:
         """The prefix cache is empty."""
         self._known.clear()
-        for own in self._requests.values():
-            own.stored = 0
+        for own in self._requests.values():  # what it has is of before, and its blocks are computed again
+            own.stored = -(-len(own.rows) // self._block)
 
     def _remember(self, own: _Request) -> None:
         full = min(len(own.of.block_hashes), len(own.rows) // self._block)

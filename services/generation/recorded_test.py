@@ -57,6 +57,7 @@ def test_rows_follow_each_other_and_are_of_the_pass_that_drew_from_them(seed: in
         tokens = prompt[: rng.randint(1, 20)] + [100 + i] * rng.randint(0, 2)
         waiting.append(Request(str(i), tokens, len(tokens), rng.randint(0, len(tokens))))
     running: list[Request] = []
+    cached: dict[str, tuple[int, int]] = {}  # tokens that a request found in the cache, and the weights of these
     truth: dict[str, list[int]] = {r.request_id: [] for r in waiting}
     done = []
     while waiting or running:
@@ -64,6 +65,7 @@ def test_rows_follow_each_other_and_are_of_the_pass_that_drew_from_them(seed: in
             new = waiting.pop()
             hit = next((i for i, h in enumerate(new.block_hashes) if h not in cache), len(new.block_hashes))
             new.computed = min(hit, (len(new.tokens) - 1) // BLOCK) * BLOCK
+            cached[new.request_id] = (new.computed, weights)
             running.append(new)
         if rng.random() < 0.1:  # an update: everything is computed again, by other weights
             weights += 50
@@ -72,6 +74,7 @@ def test_rows_follow_each_other_and_are_of_the_pass_that_drew_from_them(seed: in
             for each in running:
                 recorded.request_finished(each)
                 each.computed = 0
+                cached[each.request_id] = (0, weights)
         step, names, drafted, rows = Step([], [], b""), list[str](), {}, list[bytes]()
         for each in running:
             drafts = [rng.randrange(200) for _ in range(rng.randint(0, 2))]
@@ -112,7 +115,10 @@ def test_rows_follow_each_other_and_are_of_the_pass_that_drew_from_them(seed: in
         assert all(len(part) >= ENOUGH for part in each.got[1:-1]), "a chunk's worth at once, but first and last"
         for row, token in zip(found.tolist(), each.tokens[each.first :], strict=False):
             assert row == 255 or (row - token) % 250 in {w % 250 for w in range(0, weights + 1, 50)}
-            assert row != 255, "nothing was forgotten: the cache has room for all"
+            assert row != 255 or weights, "nothing was forgotten: the cache has room for all"
+        hit, by = cached[each.request_id]
+        for row, token in zip(found[: max(0, hit - each.first)].tolist(), each.tokens[each.first :], strict=False):
+            assert row in (255, (token + by) % 250), "a cached prompt's rows are of who computed it"
     assert not recorded._requests
 
 

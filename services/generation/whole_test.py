@@ -9,8 +9,9 @@ import pytest
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.fetching.source import ATTEMPTS
-from penstock.fetching.whole import FetchFailed, fetch
+from penstock.fetching import source
+from penstock.fetching.source import ATTEMPTS, FETCHING, Source
+from penstock.fetching.whole import FetchFailed, described, failing, fetch
 from penstock.tensors import CHUNK_BYTES, frame
 from penstock.weights.v1 import weights_pb2 as pb
 from services.generation.weights_testing import SIZE, Weights, connected, weight_sync, whole
@@ -120,3 +121,21 @@ async def test_a_retired_version_an_absent_server_and_a_full_disk_are_named(
                 await fetched(weights, newest.version, path)
     with pytest.raises(FetchFailed, match="Unavailable"):
         await fetched(weights, newest.version, path)
+
+
+async def test_a_relay_that_is_always_fetching_is_left_in_time(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fetching(WeightSync):
+        calls = 0
+
+        async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> pb.GetManifestResponse:
+            Fetching.calls += 1
+            raise rpc.unavailable("it is being fetched", retry_after=0.1, reason=FETCHING)
+
+    monkeypatch.setattr(source, "FETCHING_SECONDS", 1.0)
+    async with weight_sync(tmp_path / "store", Fetching) as weights, connected(weights) as channel:
+        made = await weights.publish(1)
+        with pytest.raises(FetchFailed, match="being fetched"), failing(made.version):
+            await described(Source(channel, relay="relay-1"), made.version)
+    assert 2 <= Fetching.calls <= 11, "it is asked again after a pause"

@@ -123,7 +123,7 @@ class WeightSync(Serving):
             if staging.has(request.version):  # else it may be committed
                 attempt = staging.attempt(request.version, attempt)
             if request.written:
-                await asyncio.to_thread(staging.take_written, request.version, request.written)
+                await asyncio.to_thread(staging.take_written, request.version, request.written, attempt)
             wrong = await asyncio.to_thread(self._store.examine, request.version)
             if staging.has(request.version):
                 staging.attempt(request.version, attempt)  # no other one, begun while this was examined

@@ -129,15 +129,16 @@ class Staging:
             return staged.path.absolute(), None
         return staged.path.absolute(), staged.difference_path.absolute()
 
-    def take_written(self, version: PolicyVersion, written: pb.Written) -> None:
+    def take_written(self, version: PolicyVersion, written: pb.Written, attempt: int = 0) -> None:
         """Takes what a learner on this host has written into a version's files, and checks it as a push is checked on
         its way; nothing where the version is committed. After an error it is not staged any more.
+        attempt: as for `feed`.
 
         Raises NoParent, NoRoom, NotStaged, NotWritten, DifferenceError, tensors.ChecksumError.
         """
         if not self.has(version) and self._get(version) is not None:
             return
-        staged = self.find(version)
+        staged = self.find(version, attempt)
         if staged.held is not None:
             return  # and the commit that it was for went wrong
         with self._dropping(staged):

@@ -188,7 +188,7 @@ def _mapped(manifest: pb.Manifest, path: str, relay: str = "") -> Held | None:
     memory by the time the engine loads it. That of a relay is read and checked. Raises ChecksumError, OSError.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe, too, is only looked at
     except OSError as error:
         logger.info("version %d is not mapped: %s", manifest.version.step, error)
         return None

@@ -68,15 +68,13 @@ class Relays:
         await self._stack.aclose()
 
     async def take(self, hands: Hands, version: PolicyVersion, model: Callable[[], bytes] = bytes) -> Held | None:
-        """Takes a version into the hands from the nearest relay that gives it; None where none does. Raises
-        AnotherModel."""
+        """Takes a version into the hands from the nearest relay that gives it; None where none does. Whether it is of
+        another model is for weight_sync to say."""
         for member in near(self._view, self._own):
             if not self._is_asked(member, version):
                 continue
             try:
                 return await hands.take_from(await self._source(member), version, model)
-            except AnotherModel:
-                raise
             except (FetchFailed, ValueError) as error:  # a ValueError: a token that would cross a network in plain text
                 self._pass_over(member, version, error)
         return None
@@ -89,7 +87,7 @@ class Relays:
 
     def _pass_over(self, member: Member, version: PolicyVersion, error: Exception) -> None:
         key, cause, until = _key(member), error.__cause__, self._clock() + AGAIN_SECONDS
-        if isinstance(cause, (ValueError, DecodeError)):
+        if isinstance(cause, (ValueError, DecodeError)) or isinstance(error, AnotherModel):
             why = "lies"
             self._lied.add((key, version.epoch, version.step))
         elif isinstance(cause, rpc.errors.NotFound):

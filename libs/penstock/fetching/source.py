@@ -13,6 +13,10 @@ from penstock.fetching.bulk import Bulk
 
 FETCHING = "FETCHING"
 """The reason of a relay that has not the version yet, and is fetching it: it is asked again."""
+FETCHING_PAUSE = 0.1
+"""Before it is asked again, also where it says so at once."""
+FETCHING_SECONDS = 60.0
+"""For so long: weight_sync may be reached though the relay does not reach it."""
 SILENT_SECONDS = 3.0
 """A relay that says nothing for so long is passed over."""
 ANSWER_SECONDS = 1.5
@@ -43,6 +47,11 @@ class Source:
     def silent_seconds(self) -> float:
         """After which it is gone, where no byte comes, or no answer."""
         return SILENT_SECONDS if self.relay else 30.0
+
+    @property
+    def fetching_seconds(self) -> float:
+        """For which it may say that it is fetching."""
+        return FETCHING_SECONDS if self.relay else 0.0
 
     @property
     def attempts(self) -> int:

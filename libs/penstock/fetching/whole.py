@@ -19,7 +19,7 @@ from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.fetching.bulk import FETCH_SECONDS
 from penstock.fetching.slots import Slot
-from penstock.fetching.source import ATTEMPTS, FETCHING, Source
+from penstock.fetching.source import ATTEMPTS, FETCHING, FETCHING_PAUSE, Source
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import waiting
 from penstock.tensors import ManifestError, Overlapped, Receiver, check_manifest, unframe
@@ -87,9 +87,10 @@ async def described(
 
 
 async def _described(source: Source, version: PolicyVersion) -> pb.GetManifestResponse:
-    stub, until = weights_pb2_grpc.WeightSyncServiceStub(source.channel), time.monotonic() + FETCH_SECONDS
+    patience = source.fetching_seconds
+    stub, until = weights_pb2_grpc.WeightSyncServiceStub(source.channel), time.monotonic() + patience
     request = pb.GetManifestRequest(version=version)
-    with waiting(f"the manifest of version {version.step}", on=source.name, deadline=FETCH_SECONDS):
+    with waiting(f"the manifest of version {version.step}", on=source.name, deadline=patience):
         if source.relay:
             await rpc.ready(source.channel, source.name, within=source.ready_seconds)
         while True:
@@ -100,6 +101,7 @@ async def _described(source: Source, version: PolicyVersion) -> pb.GetManifestRe
             except rpc.errors.Unavailable as error:
                 if error.reason != FETCHING or time.monotonic() >= until:
                     raise
+                await asyncio.sleep(FETCHING_PAUSE)
             else:
                 return answer
 

@@ -14,17 +14,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from penstock import rpc
-from penstock.bus import BusError
+from penstock.bus import BusError, BusTimeout
 from penstock.recipes import Recipe
 from penstock.weights.v1 import weights_pb2
 from services.coordinator.evaluation.listing import Silent, ask
-from services.coordinator.evaluation.unrecorded import LONGEST_REASON, served_though_rejected, unrecorded
+from services.coordinator.evaluation.unrecorded import LONGEST_REASON, undecided, unrecorded
 from services.coordinator.state.following import TICK_SECONDS, Following
 from services.coordinator.state.peers import Peers
 from services.coordinator.state.run_state import RunState
 from services.coordinator.state.standstill import standstill
 
 logger = logging.getLogger(__name__)
+LEDGER_SECONDS = 10.0
+"""A look that takes longer begins anew, so that whoever decides is not kept waiting."""
 Decide = Callable[[int, weights_pb2.Decision, str, Mapping[str, float]], Awaitable[Any]]
 
 
@@ -47,7 +49,7 @@ class Agreement:
 
     def __init__(self, recipe: Recipe, following: Following, peers: Peers, said: Said) -> None:
         self._recipe, self._following, self._peers, self._said = recipe, following, peers, said
-        self._told: int | None = None  # the rejected version that a store which was lost serves
+        self._told = ""  # of what a store that was lost serves
 
     async def run(self) -> None:
         """Looks about once a second, where nobody tries versions and looks before each trial; else it ends at once."""
@@ -66,13 +68,17 @@ class Agreement:
         What was decided since weight_sync was asked is newer than its answer: then the next look records.
         """
         ledger = self._following.ledger
-        async with self._said.deciding:
-            decided = dict(ledger.decisions)
-            listed = await ask(self._peers)
-            await self._following.current()
-            if ledger.decisions == decided:
-                await self._record(listed)
-                await self._following.current()
+        decided = dict(ledger.decisions)
+        listed = await ask(self._peers)
+        async with self._said.deciding:  # a person who decides waits for it, so it is not held for ever
+            try:
+                async with asyncio.timeout(LEDGER_SECONDS):
+                    await self._following.current()
+                    if ledger.decisions == decided:
+                        await self._record(listed)
+                        await self._following.current()
+            except TimeoutError as error:
+                raise BusTimeout("the ledger", LEDGER_SECONDS) from error
         return listed
 
     async def _record(self, listed: weights_pb2.ListVersionsResponse) -> None:
@@ -81,10 +87,10 @@ class Agreement:
             if decision == weights_pb2.DECISION_REJECT:
                 await self.rejected(step, reason)
             await self._said.record(step, decision, reason, {})
-        served = served_though_rejected(listed, ledger)
-        if served is not None and self._told != served:
-            await self._said.pause(True, f"version {served} is served, and was rejected: promote it, or roll back")
-        self._told = served
+        wrong = undecided(listed, ledger)
+        if wrong and self._told != wrong:
+            await self._said.pause(True, wrong)
+        self._told = wrong
 
     async def rejected(self, step: int, reason: str) -> str:
         """Pauses the run where it is to be paused for a version that is rejected, or could not go on; gives why, or

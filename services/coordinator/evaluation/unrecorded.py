@@ -30,7 +30,7 @@ class Unrecorded(NamedTuple):
 def unrecorded(listed: pb.ListVersionsResponse, ledger: Ledger, *, tries: bool) -> list[Unrecorded]:
     """Those decisions, in their order. tries: whether versions are tried, so that the ledger knows what is served.
 
-    One that is served though the ledger has it rejected is not among them: see `served_though_rejected`.
+    Nothing of what is served is among them where nobody decided it: see `undecided`.
     """
     found, then = list[Unrecorded](), _standing(ledger)
     infos = [info for info in listed.versions if info.state not in GONE and info.version.step <= ledger.step]
@@ -44,9 +44,11 @@ def unrecorded(listed: pb.ListVersionsResponse, ledger: Ledger, *, tries: bool) 
         if info.state == pb.VERSION_STATE_REJECTED and not then.rejected(step):
             lacks(step, pb.DECISION_REJECT, info.reason)
     served = kept.get(listed.served.step) if listed.HasField("served") else None
-    if served is None or served_though_rejected(listed, ledger) is not None:
+    if served is None or undecided(listed, ledger):
         return found
     step = served.version.step
+    if then.rejected(step) and not listed.rolled_back:
+        lacks(step, pb.DECISION_PROMOTE, served.reason)
     if listed.HasField("rolled_back"):
         back = then.rolled_back >= 0 and not then.rejected(then.rolled_back)
         if listed.rolled_back and (not back or then.served != step):
@@ -60,12 +62,19 @@ def unrecorded(listed: pb.ListVersionsResponse, ledger: Ledger, *, tries: bool) 
     return found
 
 
-def served_though_rejected(listed: pb.ListVersionsResponse, ledger: Ledger) -> int | None:
-    """The version that is served, where the ledger has it rejected and no rollback to it stands: a store that was lost
-    knows nothing of that."""
+def undecided(listed: pb.ListVersionsResponse, ledger: Ledger) -> str:
+    """What is served against the ledger though nobody decided it, as a sentence, or nothing: a store that was lost
+    knows of no rejection and of no rollback, and what it is given is served without a reason."""
+    if not listed.HasField("served") or listed.rolled_back:
+        return ""
     step = listed.served.step
-    wrong = listed.HasField("served") and ledger.rejected(step) and not listed.rolled_back
-    return step if wrong else None
+    decided = {i.version.step for i in listed.versions if i.state == pb.VERSION_STATE_READY and i.reason}
+    if ledger.rejected(step) and step not in decided:
+        return f"version {step} is served, and was rejected: promote it, or roll back"
+    if listed.HasField("rolled_back") and ledger.rolled_back >= 0 and not decided:
+        back = ledger.rolled_back
+        return f"version {step} is served, and a rollback to {back} stands: promote {step}, or roll back again"
+    return ""
 
 
 def _waits(info: pb.VersionInfo | None) -> bool:

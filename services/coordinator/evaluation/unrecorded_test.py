@@ -7,7 +7,7 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.ledger import Ledger
 from penstock.trajectory.v1 import trajectory_pb2
 from penstock.weights.v1 import weights_pb2 as pb
-from services.coordinator.evaluation.unrecorded import served_though_rejected, unrecorded
+from services.coordinator.evaluation.unrecorded import undecided, unrecorded
 from services.weight_sync.standing.lifecycle import Lifecycle, NothingLeft
 
 PROMOTE, REJECT, ROLL_BACK = pb.DECISION_PROMOTE, pb.DECISION_REJECT, pb.DECISION_ROLL_BACK
@@ -54,7 +54,7 @@ def test_whatever_was_not_recorded_the_ledger_says_behind_it_what_weight_sync_do
         if recorded:
             record(ledger, step, decision)
     found = listing(life)
-    assume(served_though_rejected(found, ledger) is None)
+    assume(not undecided(found, ledger))
     for step, decision, _ in unrecorded(found, ledger, tries=tries):
         record(ledger, step, decision)
     assert not unrecorded(found, ledger, tries=tries), "nothing is recorded again and again"
@@ -84,15 +84,35 @@ def test_a_store_that_does_not_say_whether_a_rollback_stands_ends_none() -> None
 
 
 def test_what_a_lost_store_serves_though_it_was_rejected_is_promoted_by_nobody() -> None:
-    life, ledger = of(True)
-    life.decide(3, PROMOTE, "")
-    record(ledger, 3, REJECT)
+    life, ledger = of(False)
+    record(ledger, NEWEST, REJECT)
     found = listing(life)
-    assert served_though_rejected(found, ledger) == 3 and not unrecorded(found, ledger, tries=True)
+    assert "was rejected: promote it" in undecided(found, ledger) and not unrecorded(found, ledger, tries=True)
     life.decide(3, ROLL_BACK, "rather this")
     found = listing(life)
-    assert served_though_rejected(found, ledger) is None
+    assert not undecided(found, ledger)
     assert unrecorded(found, ledger, tries=True) == [(3, ROLL_BACK, "rather this")]
+
+
+def test_a_store_that_was_lost_ends_no_rollback() -> None:
+    life, ledger = of(False)
+    record(ledger, 1, ROLL_BACK)
+    found = listing(life)
+    assert "a rollback to 1 stands" in undecided(found, ledger) and not unrecorded(found, ledger, tries=False)
+    life.decide(NEWEST, PROMOTE, "")
+    found = listing(life)
+    assert not undecided(found, ledger)
+    assert unrecorded(found, ledger, tries=False) == [(NEWEST, PROMOTE, "it is served")]
+
+
+def test_what_a_person_promotes_though_it_was_rejected_is_recorded() -> None:
+    life, ledger = of(True)
+    life.decide(NEWEST, REJECT, "worse")
+    record(ledger, NEWEST, REJECT)
+    life.decide(NEWEST, PROMOTE, "it is not")
+    found = listing(life)
+    assert not undecided(found, ledger)
+    assert unrecorded(found, ledger, tries=True)[0] == (NEWEST, PROMOTE, "it is not")
 
 
 def test_a_version_of_a_batch_that_the_ledger_does_not_have_is_decided_of_later() -> None:

@@ -28,8 +28,9 @@ class NothingLeft(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """state: READY, VERIFIED, CANARY or REJECTED. reason: why, where somebody decided it: a VERIFIED version with one
-    waits for a person, and is not tried: a rollback took it back, or nobody knows what was decided of it."""
+    """state: READY, VERIFIED, CANARY or REJECTED. reason: why, where somebody decided it, never empty then: a VERIFIED
+    version with one waits for a person, and is not tried: a rollback took it back, or nobody knows what was decided of
+    it. A READY one without was committed so."""
 
     state: pb.VersionState
     reason: str = ""
@@ -107,7 +108,7 @@ class Lifecycle:
         """Decides of a kept version. Raises NothingLeft, and then nothing has changed."""
         match decision:
             case pb.DECISION_PROMOTE:
-                self._standings[step] = Standing(pb.VERSION_STATE_READY)
+                self._standings[step] = Standing(pb.VERSION_STATE_READY, reason or "promoted")
                 self.rolled_back = self.rolled_back and self.served() != step
                 if self.on_trial is not None and self.on_trial < step:
                     self._end_trial(self.on_trial)
@@ -125,7 +126,7 @@ class Lifecycle:
                         self._standings[other] = Standing(pb.VERSION_STATE_VERIFIED, why)
                     elif standing.state == pb.VERSION_STATE_CANARY:
                         self._end_trial(other)
-                self._standings[step] = Standing(pb.VERSION_STATE_READY, reason)
+                self._standings[step] = Standing(pb.VERSION_STATE_READY, reason or "rolled back to")
                 self.rolled_back = True
             case _:
                 raise ValueError(f"decision {decision} is unknown")
