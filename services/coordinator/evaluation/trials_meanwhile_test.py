@@ -11,6 +11,9 @@ from penstock.bus import Bus, RunNames, append
 from penstock.chat import ChatTokenizer
 from penstock.trajectories import failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
+from penstock.weights.v1.weights_pb2 import ListVersionsResponse
+from services.coordinator.evaluation import agreeing
+from services.coordinator.evaluation.listing import ask
 from services.coordinator.evaluation.trials_testing import (
     CANARY,
     PROMOTE,
@@ -18,12 +21,12 @@ from services.coordinator.evaluation.trials_testing import (
     REJECT,
     REJECTED,
     ROLL_BACK,
-    VERIFIED,
     playing,
     world_of,
 )
 from services.coordinator.evaluation.verdict import mismatch_kl
 from services.coordinator.state.asked import Asked
+from services.coordinator.state.peers import Peers
 from services.coordinator.testing.run import publish, settled
 
 
@@ -57,27 +60,36 @@ async def test_a_persons_decision_is_not_taken_for_a_trials_before_the_ledger_ha
 
 
 async def test_what_was_decided_since_weight_sync_was_asked_is_newer_than_its_answer(
-    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+    bus: Bus,
+    names: RunNames,
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    chat: ChatTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By another coordinator, as two at once do no harm."""
     world = world_of(bus, names, folder, tmp_path, chat)
-    world.store.states[1] = (VERIFIED, "")
+    world.store.states[1] = (REJECTED, "not yet known")
     await world.first_step()
+    stale: list[ListVersionsResponse] = []
+
+    async def promoted_behind_it(peers: Peers) -> ListVersionsResponse:
+        answer = await ask(peers)
+        if not stale:
+            stale.append(answer)
+            world.store.states[1] = (READY, "")
+            decided = pb.VersionDecision(step=1, decision=PROMOTE, reason="theirs")
+            subject = names.ledger_version_subject(1)
+            await append(bus, subject, decided.SerializeToString(), expected_last_sequence=None)
+        return answer
+
+    monkeypatch.setattr(agreeing, "ask", promoted_behind_it)
     async with world.coordinator() as made:
-
-        async def promoted_elsewhere() -> None:
-            if made._deciding.locked() and world.store.states[1][0] == REJECTED:
-                world.store.states[1] = (READY, "")
-                decided = pb.VersionDecision(step=1, decision=PROMOTE, reason="theirs")
-                subject = names.ledger_version_subject(1)
-                await append(bus, subject, decided.SerializeToString(), expected_last_sequence=None)
-
-        world.store.meanwhile = promoted_elsewhere
-        world.store.states[1] = (REJECTED, "not yet known")
         await settled(made, lambda: made.ledger.served == 1)
         seen = world.store.listed
         await settled(made, lambda: world.store.listed > seen + 1)
         assert made.state.admitting and made.ledger.decisions[1].reason == "theirs"
+        assert {info.version.step: info.state for info in stale[0].versions}[1] == REJECTED
 
 
 @pytest.mark.parametrize("paused_by", ["nobody", "a person", "a coordinator that died over its verdict"])

@@ -1,7 +1,7 @@
 """A run whose version 1 is to be tried, over a real NATS: a fake weight_sync and a fake engine with planted faults."""
 
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -51,7 +51,6 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         self.ended = 0  # trials of version 1, by a rollback
         self.held = True
         self.late, self.refused = False, 0  # whether somebody rolls back just before a verdict
-        self.meanwhile: Callable[[], Awaitable[None]] | None = None  # what happens behind a listing
         self.listed = 0
         self.silent = False
 
@@ -74,12 +73,8 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
         elif self.held:
             receiver.version.CopyFrom(PolicyVersion(epoch=1, step=1))
         self.listed += 1
-        response = weights_pb2.ListVersionsResponse(
-            versions=infos, receivers=[receiver], served=PolicyVersion(epoch=1, step=served)
-        )
-        if self.meanwhile is not None:
-            await self.meanwhile()
-        return response
+        served_now = PolicyVersion(epoch=1, step=served)
+        return weights_pb2.ListVersionsResponse(versions=infos, receivers=[receiver], served=served_now)
 
     async def GetManifest(self, request: Any, context: Any) -> weights_pb2.GetManifestResponse:
         probe = weights_pb2.Probe(
