@@ -222,5 +222,5 @@ async def test_a_version_has_the_digest_that_was_told(weights: Weights, folder: 
     async with connected(weights) as channel:
         told = (await weights.publish(1)).version
         told.digest = bytes(32)
-        with pytest.raises(FetchFailed, match="is that of other tensors than step 1 was told to have"):
+        with pytest.raises(FetchFailed, match="is that of another version than step 1 was told to be"):
             await Hands(folder).take(channel, told)

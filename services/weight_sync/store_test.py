@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.tensors import ChecksumError, ManifestError, make_manifest
+from penstock.tensors import ChecksumError, ManifestError, digest, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
 from services.weight_sync.staging import STAGED
@@ -50,6 +50,25 @@ def test_a_half_pushed_version_is_never_visible(tmp_path: pathlib.Path) -> None:
     store.commit(m.version)
     stored = store.get(m.version)
     assert stored is not None and bytes(stored.view) == whole(1) and store.newest == m.version
+
+
+def test_adapters_of_an_older_release_are_neither_begun_nor_taken_up_and_it_is_said_why(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their digest left scale and base out: a relay could have given others."""
+    adapters, why = pb.Adapters(scale=2.0, base=bytes(32)), "leaves adapters.scale and adapters.base out"
+    store = VersionStore(tmp_path, keep=4)
+    made = make_manifest(1, 1, [("a", "float32", [750], whole(1))], adapters=adapters)
+    store.begin(made)
+    store.staging.feed(made.version, memoryview(whole(1)))
+    store.commit(made.version)
+    assert VersionStore(tmp_path, keep=4).newest == made.version
+    made.version.digest = digest(made.tensors)
+    (tmp_path / "00000001-0001.manifest").write_bytes(made.SerializeToString())
+    after = VersionStore(tmp_path, keep=4)
+    assert after.newest is None and not files(tmp_path) and why in caplog.text
+    with pytest.raises(ManifestError, match=why):
+        after.begin(made)
 
 
 def test_what_a_crash_left_of_a_push_is_forgotten(tmp_path: pathlib.Path) -> None:

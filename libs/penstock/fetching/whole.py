@@ -76,7 +76,7 @@ async def described(
     if (manifest.version.step, manifest.version.epoch) != (version.step, version.epoch):
         raise ManifestError(f"version: step {manifest.version.step} was sent where step {version.step} was asked for")
     if version.digest and manifest.version.digest != version.digest:
-        raise ManifestError(f"version.digest: is that of other tensors than step {version.step} was told to have")
+        raise ManifestError(f"version.digest: is that of another version than step {version.step} was told to be")
     if model is not None and manifest.HasField("adapters"):
         if manifest.adapters.base != await asyncio.to_thread(model):
             raise AnotherModel(

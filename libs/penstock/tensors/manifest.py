@@ -1,4 +1,4 @@
-"""What a version consists of: names, shapes, types, byte ranges, checksums, and one digest over all of it.
+"""What a version consists of: names, shapes, types, byte ranges, checksums, what adapters are of, and one digest over it.
 
 Checksums of tensors are XXH3-128, which is as fast as memory: they guard against accidents. What protects against
 people is who may push, and TLS. The digest over them is SHA-256, so versions are told apart for good. xxhash lets other
@@ -8,6 +8,7 @@ threads run meanwhile, so tensors are hashed on several cores.
 import hashlib
 import math
 import os
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -23,6 +24,7 @@ R = TypeVar("R")
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 MOST_BYTES = 2**62  # of a version: file offsets are signed
+BASE_BYTES = 32  # of SHA-256
 MOST_THREADS = 4
 PARALLEL_BYTES = 8 << 20
 
@@ -30,7 +32,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class ManifestError(ValueError):
-    """A manifest that contradicts itself. The text names the tensor and the field."""
+    """A manifest that contradicts itself. The text names the field, and its tensor."""
 
 
 def hasher() -> xxhash.xxh3_128:
@@ -56,13 +58,17 @@ def on_cores(work: Callable[[T], R], parts: Iterable[T], size: int) -> list[R]:
         return list(threads.map(work, parts))
 
 
-def digest(tensors: Iterable[pb.Tensor]) -> bytes:
-    """SHA-256 over "name|dtype|shape|checksum" of every tensor in order: equal digests mean equal weights."""
+def digest(tensors: Iterable[pb.Tensor], adapters: pb.Adapters | None = None) -> bytes:
+    """SHA-256 as common.proto defines it (PolicyVersion.digest): over every tensor in order, and over what adapters are
+    of, where the tensors are adapters. Equal digests mean equal weights."""
     whole = hashlib.sha256(usedforsecurity=False)
     for t in tensors:
         whole.update(f"{t.name}|{t.dtype}|{','.join(map(str, t.shape))}|".encode())
         whole.update(t.checksum)
-    return whole.digest()
+    if adapters is None:
+        return whole.digest()
+    scaled = whole.digest() + struct.pack(">d", adapters.scale) + adapters.base
+    return hashlib.sha256(scaled, usedforsecurity=False).digest()
 
 
 def make_manifest(
@@ -84,7 +90,7 @@ def make_manifest(
     manifest.total_size = offset
     manifest.version.epoch = epoch
     manifest.version.step = step
-    manifest.version.digest = digest(manifest.tensors)
+    manifest.version.digest = digest(manifest.tensors, adapters)
     if parent is not None:
         manifest.parent.CopyFrom(parent)
     manifest.created_at.GetCurrentTime()
@@ -93,7 +99,8 @@ def make_manifest(
 
 
 def check_manifest(manifest: pb.Manifest) -> None:
-    """Raises ManifestError unless ranges are gapless, sizes fit shapes, names are unique and the digest is right."""
+    """Raises ManifestError unless ranges are gapless, sizes fit shapes, names are unique, adapters can be applied and the
+    digest is right."""
     offset, names = 0, set()
     for t in manifest.tensors:
         if t.name in names:
@@ -113,5 +120,23 @@ def check_manifest(manifest: pb.Manifest) -> None:
         raise ManifestError(f"total_size: {offset} bytes; a version has at most {MOST_BYTES}")
     if manifest.total_size != offset:
         raise ManifestError(f"total_size: {manifest.total_size}, but the tensors hold {offset} bytes")
-    if manifest.version.digest != digest(manifest.tensors):
-        raise ManifestError("version.digest: is not the digest of the tensors")
+    adapters = manifest.adapters if manifest.HasField("adapters") else None
+    if adapters is not None:
+        _check_adapters(adapters)
+    if manifest.version.digest == digest(manifest.tensors, adapters):
+        return
+    if adapters is not None and manifest.version.digest == digest(manifest.tensors):
+        raise ManifestError(
+            "version.digest: leaves adapters.scale and adapters.base out, as an older Penstock made it; learner, "
+            "weight_sync, relays and engines must be of one release"
+        )
+    raise ManifestError(
+        f"version.digest: is not that of the tensors{' and the adapters' if adapters is not None else ''}"
+    )
+
+
+def _check_adapters(adapters: pb.Adapters) -> None:
+    if not (math.isfinite(adapters.scale) and adapters.scale > 0):
+        raise ManifestError(f"adapters.scale: {adapters.scale:g} is no number above 0 that is finite")
+    if len(adapters.base) != BASE_BYTES:
+        raise ManifestError(f"adapters.base: {len(adapters.base)} bytes, and a model's digest has {BASE_BYTES}")

@@ -1,5 +1,7 @@
 """Bytes arrive as they left, or an error names the tensor."""
 
+import hashlib
+import math
 import pathlib
 
 import pytest
@@ -28,6 +30,7 @@ TENSORS = [
     ("empty", "float32", [0], b""),
     ("b", "bfloat16", [5], b"0123456789"),
 ]
+BASE = bytes(range(32))
 
 
 def manifest() -> pb.Manifest:
@@ -104,6 +107,36 @@ def test_contradictory_manifests_are_refused() -> None:
 def test_the_digest_depends_on_every_tensor() -> None:
     other = [(n, d, s, b"\1" + b[1:] if n == "b" else b) for n, d, s, b in TENSORS]
     assert digest(manifest().tensors) != digest(make_manifest(1, 7, other).tensors)
+
+
+def test_the_digest_of_a_version_without_adapters_is_what_it_was_before_there_were_any() -> None:
+    whole = b"".join(
+        f"{t.name}|{t.dtype}|{','.join(map(str, t.shape))}|".encode() + t.checksum for t in manifest().tensors
+    )
+    assert manifest().version.digest == hashlib.sha256(whole).digest()
+
+
+def test_the_digest_of_adapters_is_over_the_tensors_the_scale_and_the_base() -> None:
+    made = make_manifest(1, 7, TENSORS, adapters=pb.Adapters(scale=0.5, base=BASE))
+    scale = bytes.fromhex("3fe0000000000000")
+    assert made.version.digest == hashlib.sha256(manifest().version.digest + scale + BASE).digest()
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_a_scale_that_is_no_number_above_0_is_refused_in_a_sentence(scale: float) -> None:
+    with pytest.raises(ManifestError, match=f"adapters.scale: {scale:g} is no number above 0 that is finite"):
+        make_manifest(1, 7, TENSORS, adapters=pb.Adapters(scale=scale, base=BASE))
+
+
+def test_adapters_of_no_model_and_those_of_an_older_release_are_refused_in_a_sentence() -> None:
+    with pytest.raises(ManifestError, match="adapters.base: 31 bytes, and a model's digest has 32"):
+        make_manifest(1, 7, TENSORS, adapters=pb.Adapters(scale=1, base=BASE[:31]))
+    older = make_manifest(1, 7, TENSORS, adapters=pb.Adapters(scale=1, base=BASE))
+    older.version.digest = digest(older.tensors)
+    with pytest.raises(
+        ManifestError, match="digest: leaves adapters.scale and adapters.base out.*must be of one release"
+    ):
+        check_manifest(older)
 
 
 @given(st.binary(max_size=300), st.sampled_from([1, 2]))
