@@ -16,8 +16,8 @@ from penstock.tensors import CHUNK_BYTES, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync.bulk import Bulk
-from services.weight_sync.following import Following
-from services.weight_sync.relay import Relay
+from services.weight_sync.relaying.following import Following
+from services.weight_sync.relaying.relay import Relay
 from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.serving import Serving
 from services.weight_sync.store import VersionStore

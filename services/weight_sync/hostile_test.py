@@ -14,8 +14,8 @@ from penstock.tensors import make_manifest
 from penstock.testing.hostile_messages import assault
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.weight_sync.following import MOST_COMING, Following, TooMany
-from services.weight_sync.relay import Relay
+from services.weight_sync.relaying.following import MOST_COMING, Following, TooMany
+from services.weight_sync.relaying.relay import Relay
 from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 

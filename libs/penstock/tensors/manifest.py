@@ -1,4 +1,4 @@
-"""What a version consists of: names, shapes, types, byte ranges, checksums, what adapters are of, and one digest over it.
+"""What a version consists of: names, shapes, types, byte ranges, checksums, what adapters belong to, and a digest.
 
 Checksums of tensors are XXH3-128, which is as fast as memory: they guard against accidents. What protects against
 people is who may push, and TLS. The digest over them is SHA-256, so versions are told apart for good. xxhash lets other
@@ -99,7 +99,7 @@ def make_manifest(
 
 
 def check_manifest(manifest: pb.Manifest) -> None:
-    """Raises ManifestError unless ranges are gapless, sizes fit shapes, names are unique, adapters can be applied and the
+    """Raises ManifestError unless ranges are gapless, sizes fit shapes, names are unique, adapters can be merged and the
     digest is right."""
     offset, names = 0, set()
     for t in manifest.tensors:

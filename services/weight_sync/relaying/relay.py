@@ -13,7 +13,7 @@ from penstock.fetching import ANSWER_SECONDS, FETCHING
 from penstock.telemetry.waits import waiting
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.bulk import Bulk
-from services.weight_sync.following import Following, TooMany
+from services.weight_sync.relaying.following import Following, TooMany
 from services.weight_sync.serving import Serving
 from services.weight_sync.store import VersionStore
 

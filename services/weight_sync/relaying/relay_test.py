@@ -24,8 +24,8 @@ from penstock.testing.freezing import freeze
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync.__main__ import main
-from services.weight_sync.relay import REFUSAL
-from services.weight_sync.relay_testing import SMALL, Shapes, Stand, drawn, made, publish, stand, taken
+from services.weight_sync.relaying.relay import REFUSAL
+from services.weight_sync.relaying.relay_testing import SMALL, Shapes, Stand, drawn, made, publish, stand, taken
 
 SERVICE = pb.DESCRIPTOR.services_by_name["WeightSyncService"]
 SERVED = {"GetManifest", "FetchTensors", "OpenBulk", "FetchDifference"}

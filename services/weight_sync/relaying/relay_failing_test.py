@@ -14,7 +14,7 @@ from penstock.system.boot import boot_id
 from penstock.tensors import Receiver
 from penstock.testing.freezing import freeze
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync.relay_testing import SMALL, Shapes, Stand, drawn, publish, taken
+from services.weight_sync.relaying.relay_testing import SMALL, Shapes, Stand, drawn, publish, taken
 
 LARGE: Shapes = [("float32", 0), ("bfloat16", 24 << 20), ("float16", 1)]
 """More than the kernel holds of a connection."""
