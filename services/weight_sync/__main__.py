@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 from penstock import fetching, rpc
-from penstock.process import Process, flags, run
+from penstock.process import Process, flags, run, security
 from penstock.rpc import AddressInUse
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync.bulk import Bulk
@@ -59,6 +59,15 @@ def bulk_of(process: Process, args: argparse.Namespace) -> contextlib.AbstractCo
         raise AddressInUse(f"--bulk-port: cannot listen on {host}:{args.bulk_port}: {error.strerror}") from error
 
 
+def shown_by(args: argparse.Namespace) -> str | None:
+    """The kind whose credentials the flags name; None where they name none, or cannot be read."""
+    try:
+        identity = security(args).identity
+    except (OSError, ValueError):
+        return None  # which is said where they are used
+    return identity.kind if identity is not None else None
+
+
 def main() -> int:
     parser = flags("weight_sync", "Stores and serves policy versions.")
     parser.add_argument("--directory", type=pathlib.Path, required=True, help="where versions are kept (disk or tmpfs)")
@@ -82,6 +91,8 @@ def main() -> int:
             parser.error("--relay: which run is it a relay of? --nats and --run say it")
         if args.canaries:
             parser.error(f"--canaries: {args.canaries} with --relay: weight_sync tries versions, a relay serves them")
+        if (kind := shown_by(args)) not in (None, "relay"):
+            parser.error(f"--token-file: it is the {kind}'s; a relay shows one of its own kind, relay.token")
     return run(args, serve)
 
 

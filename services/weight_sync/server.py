@@ -144,6 +144,10 @@ class WeightSync(Serving):
         self, request: pb.WatchVersionsRequest, context: Any
     ) -> AsyncIterator[pb.WatchVersionsResponse]:
         told = request.held if request.HasField("held") else None
+        if rpc.caller() == "relay" and not request.relay:
+            raise rpc.permission_denied(
+                "relay: a relay watches as one; a receiver, which versions may be tried on, is no relay"
+            )
         if request.relay:
             self._relays += 1
         else:

@@ -17,6 +17,7 @@ Kind = Literal[
     "reward_model",
     "learner",
     "weight_sync",
+    "relay",
     "dashboard",
     "operator",
 ]

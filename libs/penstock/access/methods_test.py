@@ -28,10 +28,10 @@ def test_every_method_of_every_service_has_a_row_and_every_row_its_method() -> N
 
 def test_rights_that_must_not_be_given_away() -> None:
     may = {kind: {m.rpartition("/")[2] for m, rule in METHODS.items() if kind in rule.callers} for kind in KINDS}
-    assert not may["environment"] and not may["reward_model"]
+    assert not may["environment"] and not may["reward_model"] and not may["weight_sync"]
     fetching = {"WatchVersions", "ListVersions", "GetManifest", "FetchTensors", "OpenBulk", "FetchDifference"}
-    assert may["weight_sync"] == fetching, "what a relay needs"
-    pushing = ("BeginVersion", "PushTensors", "CommitVersion", "AbortVersion")
+    assert may["relay"] == fetching, "as an engine does, and what it may keep"
+    pushing = ("BeginVersion", "PushTensors", "PushDifference", "CommitVersion", "AbortVersion")
     for kind in KINDS:
         assert may[kind].isdisjoint(pushing) or kind == "learner"
         assert may[kind].isdisjoint(("StopRun", "PauseRun", "ResumeRun")) or kind == "operator"

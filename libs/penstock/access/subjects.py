@@ -18,7 +18,6 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "generation": ("generation", "teacher", "judge"),
     "learner": ("learner", "learner_node"),
     "environment": ("environment", "adapters"),
-    "weight_sync": ("weight_sync", "relay"),
 }
 """The parts that a kind's processes play in a run, where those are not the kind alone."""
 
@@ -47,7 +46,7 @@ def subjects_of(names: RunNames) -> dict[Kind, Subjects]:
     keys = tuple(n.key_subject(key) for key in (n.paused_key, n.stopping_key, n.snapshot_key, n.over_key))
     taking_part: dict[Kind, Subjects] = {
         kind: _user(names, kind, (), looks=(), reads=(), more=[])
-        for kind in ("generation", "environment", "gateway", "reward_model", "weight_sync", "dashboard")
+        for kind in ("generation", "environment", "gateway", "reward_model", "weight_sync", "relay", "dashboard")
     }
     return {
         "operator": EVERYTHING,

@@ -1,6 +1,7 @@
 """What each kind may do in a run's NATS, on a real server: its work, and nothing of another's."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -160,6 +161,30 @@ async def test_each_kind_says_where_it_is_itself_and_hears_the_others(server: Em
         await denied(bus, NAMES.key_subject(NAMES.member_key("rollout", "rollout-0")))
         await denied(bus, NAMES.key_subject(NAMES.over_key))
         await denied(bus, NAMES.key_subject(NAMES.recipe_key))
+
+
+async def test_a_relay_says_where_it_is_and_nothing_else(server: EmbeddedServer) -> None:
+    async with as_kind(server, "relay") as bus, as_kind(server, "generation") as other:
+        async with hearing(other, NAMES.member_subjects) as heard:
+            own = NAMES.member_key("relay", "relay-a")
+            await Bucket(bus, NAMES).renew(own, b"here", 0, ttl=15)
+            assert (await asyncio.wait_for(heard.get(), 5)).payload == b"here"
+        for subject in (
+            NAMES.key_subject(NAMES.member_key("weight_sync", "weight_sync")),
+            NAMES.key_subject(NAMES.member_key("generation", "generation-0")),
+            *map(NAMES.key_subject, (NAMES.over_key, NAMES.recipe_key, NAMES.paused_key, NAMES.snapshot_key)),
+            NAMES.key_subject("learner_epoch"),
+            NAMES.ledger_version_subject(1),
+            NAMES.ledger_batch_subject(1),
+            NAMES.task_subject("train", "g1"),
+            NAMES.log_subject("g1", 0),
+        ):
+            await denied(bus, subject)
+        for stream in (NAMES.ledger, NAMES.log, NAMES.tasks):
+            with pytest.raises((BusTimeout, BusRefused), match="(?i)permissions violation"):
+                await bus.ask("what it may not", functools.partial(bus.js.stream_info, stream), within=SHORT)
+    async with as_kind(server, "weight_sync") as bus:
+        await denied(bus, NAMES.key_subject(NAMES.member_key("relay", "relay-b")))
 
 
 async def test_nobody_hears_anothers_answers(server: EmbeddedServer) -> None:

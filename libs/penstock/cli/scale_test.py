@@ -136,6 +136,9 @@ def test_a_process_that_joins_has_its_places_name_and_ends_with_the_run(recipe: 
     assert words[words.index("--listen") + 1].startswith("127.0.0.1:") and "--ends-with-run" in words
     assert words[words.index("--nats-token-file") + 1] == str(tmp_path / "s" / "secrets" / "generation.nats")
     assert "--zone=a" in words and near.service(recipe, "generation-b-0").ends
+    words = near.service(recipe, "relay-b-0").command
+    for flag, file in (("--token-file", "relay.token"), ("--nats-token-file", "relay.nats")):
+        assert words[words.index(flag) + 1] == str(tmp_path / "s" / "secrets" / file), "it is of no other kind"
     far = Joining("nats://10.0.0.1:4222", "r1", tmp_path, None, (), "b")
     words = far.service(recipe, "rollout-b-0").command
     assert words[words.index("--listen") + 1] == "0.0.0.0:0" and "--token-file" not in words

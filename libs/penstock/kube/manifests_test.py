@@ -188,7 +188,7 @@ def test_a_real_nats_takes_its_configuration(files: dict[str, list[dict[str, Any
     assert told.returncode == 0, told.stderr
 
 
-@pytest.mark.parametrize("kind", ["adapters", "teacher", "judge", "environment", "learner"])
+@pytest.mark.parametrize("kind", ["adapters", "teacher", "judge", "environment", "learner", "relay"])
 def test_every_kind_has_a_login_that_is_made(kind: str) -> None:
     assert login_of(kind) in {login_of(user) for user in USERS}
 

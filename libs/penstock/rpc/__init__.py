@@ -1,5 +1,6 @@
 """How every server and channel of Penstock is built, and the errors that cross them."""
 
+from penstock.rpc.boundary import caller
 from penstock.rpc.certificates import Certificates
 from penstock.rpc.channel import breathes, channel, ready
 from penstock.rpc.errors import (
@@ -13,6 +14,7 @@ from penstock.rpc.errors import (
     invalid_argument,
     not_found,
     out_of_range,
+    permission_denied,
     resource_exhausted,
     translated,
     unavailable,
@@ -40,6 +42,7 @@ __all__ = [
     "already_exists",
     "breathes",
     "call",
+    "caller",
     "channel",
     "data_loss",
     "deadline_exceeded",
@@ -48,6 +51,7 @@ __all__ = [
     "is_local",
     "not_found",
     "out_of_range",
+    "permission_denied",
     "ready",
     "refusing",
     "resource_exhausted",

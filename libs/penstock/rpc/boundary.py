@@ -13,6 +13,7 @@ blocking code cannot stop the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import uuid
@@ -23,7 +24,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from penstock.access import LARGEST, QUOTAS, rule_of
+from penstock.access import ANYBODY, LARGEST, QUOTAS, rule_of
 from penstock.rpc import validation
 from penstock.rpc.errors import Abort, deadline_exceeded, invalid_argument, resource_exhausted
 from penstock.rpc.quotas import Quotas
@@ -39,6 +40,14 @@ _calls_refused = metrics.counter(
     metrics.CALLS_REFUSED, "Calls of strangers, and of those who may not make them.", ["method"]
 )
 _incidents = metrics.counter(metrics.INCIDENTS, "Calls that failed by an unexpected exception.", ["method"])
+
+
+_caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default=ANYBODY)
+
+
+def caller() -> str:
+    """Who makes the call that is being answered here: a kind, or ANYBODY."""
+    return _caller.get()
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -73,6 +82,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             caller = self._security.by_certificate(method, caller, context.auth_context())
         except Abort as refusal:
             raise self._told(method, refusal) from None
+        _caller.set(caller)  # of the call's own task
         with self._quotas.place(caller):
             yield
 

@@ -81,6 +81,11 @@ def invalid_argument(message: str, *violations: Violation) -> Abort:
     return Abort(grpc.StatusCode.INVALID_ARGUMENT, message, details)
 
 
+def permission_denied(message: str) -> Abort:
+    """Who calls may not do this."""
+    return Abort(grpc.StatusCode.PERMISSION_DENIED, message)
+
+
 def not_found(message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> Abort:
     """The named thing does not exist."""
     return Abort(grpc.StatusCode.NOT_FOUND, message, _info(reason, metadata))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from penstock.access import KINDS, METHODS, Callers, Identity, Kind, service_of
-from penstock.coordinator.v1 import coordinator_pb2_grpc
+from penstock.access import ANYBODY, KINDS, METHODS, Callers, Identity, Kind, service_of
+from penstock.coordinator.v1 import coordinator_pb2, coordinator_pb2_grpc
 from penstock.environment.v1 import environment_pb2_grpc
 from penstock.gateway.v1 import gateway_pb2_grpc
 from penstock.generation.v1 import generation_pb2_grpc
 from penstock.learner.v1 import learner_pb2_grpc
 from penstock.reward.v1 import reward_pb2_grpc
-from penstock.rpc import Security, Server, channel
+from penstock.rpc import Security, Server, caller, channel
 from penstock.rpc.conftest import METHOD, RawWeights
 from penstock.telemetry import metrics
 from penstock.testing.certificates import issue, issue_kinds
@@ -70,6 +71,32 @@ async def test_every_kind_may_call_what_the_table_says_and_nothing_else() -> Non
                     assert code not in (DENIED, UNKNOWN), (kind, method, words)
                 else:
                     assert code is DENIED and words == f"{kind} may not call {method}"
+
+
+async def test_a_handler_knows_who_calls() -> None:
+    heard: list[str] = []
+
+    class Hearing(coordinator_pb2_grpc.CoordinatorServiceServicer):
+        async def GetRun(self, request: Any, context: Any) -> coordinator_pb2.GetRunResponse:
+            heard.append(caller())
+            return coordinator_pb2.GetRunResponse()
+
+        async def WatchRun(self, request: Any, context: Any) -> AsyncIterator[coordinator_pb2.WatchRunResponse]:
+            heard.append(caller())
+            yield coordinator_pb2.WatchRunResponse()
+            heard.append(caller())
+
+    servicer: Any = Hearing
+    for security in (Security(identity=IDENTITIES["coordinator"], callers=CALLERS), Security()):
+        async with Server("coordinator", security=security) as server:
+            server.add(coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server, servicer())
+            await server.start()
+            for kind in ("operator", "dashboard"):
+                async with channel(server.address, security=Security(identity=IDENTITIES[kind])) as opened:
+                    stub = coordinator_pb2_grpc.CoordinatorServiceStub(opened)
+                    await stub.GetRun(coordinator_pb2.GetRunRequest(), timeout=10)
+                    _ = [told async for told in stub.WatchRun(coordinator_pb2.WatchRunRequest(), timeout=10)]
+    assert heard == [*["operator"] * 3, *["dashboard"] * 3, *[ANYBODY] * 6]
 
 
 async def test_what_one_service_was_shown_opens_no_other() -> None:

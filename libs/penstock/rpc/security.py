@@ -18,7 +18,7 @@ import grpc
 
 from penstock.access import ANYBODY, Callers, Identity, kind_of_uri, rule_of, service_of
 from penstock.rpc.certificates import Certificates
-from penstock.rpc.errors import Abort
+from penstock.rpc.errors import Abort, permission_denied
 
 OPEN_METHODS = ("/grpc.health.v1.Health/",)
 _NAMES = "x509_subject_alternative_name"  # of a peer, as gRPC tells it
@@ -118,17 +118,19 @@ class Security:
             return caller
         kinds = {kind for name in peer.get(_NAMES, ()) if (kind := kind_of_uri(name.decode(errors="replace")))}
         if len(kinds) != 1:
-            raise _denied("its certificate names no kind, or several (a URI such as spiffe://penstock/learner)")
+            raise permission_denied(
+                "its certificate names no kind, or several (a URI such as spiffe://penstock/learner)"
+            )
         (kind,) = kinds
         if caller not in (ANYBODY, kind):
-            raise _denied(f"its certificate is the {kind}'s, and its token the {caller}'s")
+            raise permission_denied(f"its certificate is the {kind}'s, and its token the {caller}'s")
         self._permit(kind, method)
         return kind
 
     def _permit(self, caller: str, method: str) -> None:
         rule = rule_of(method)
         if caller != ANYBODY and (rule is None or caller not in rule.callers):
-            raise _denied(f"{caller} may not call {method.removeprefix('/')}")
+            raise permission_denied(f"{caller} may not call {method.removeprefix('/')}")
 
     def check_address(self, address: str) -> None:
         """Raises ValueError where a token would cross a network in plain text."""
@@ -144,10 +146,6 @@ class Security:
 
 def _unknown(why: str) -> Abort:
     return Abort(grpc.StatusCode.UNAUTHENTICATED, f"missing or wrong bearer token: {why}")
-
-
-def _denied(why: str) -> Abort:
-    return Abort(grpc.StatusCode.PERMISSION_DENIED, why)
 
 
 def is_local(address: str) -> bool:

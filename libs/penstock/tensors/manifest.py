@@ -99,8 +99,8 @@ def make_manifest(
 
 
 def check_manifest(manifest: pb.Manifest) -> None:
-    """Raises ManifestError unless ranges are gapless, sizes fit shapes, names are unique, adapters can be merged and the
-    digest is right."""
+    """Raises ManifestError unless ranges are gapless, sizes fit shapes, names are unique, adapters can be applied and
+    the digest is right."""
     offset, names = 0, set()
     for t in manifest.tensors:
         if t.name in names:

@@ -18,12 +18,12 @@ from penstock.bus import Bus, EmbeddedServer, RunNames
 from penstock.differences import encoded, layout_of, tensors_in
 from penstock.fetching import Bulk, Hands, Held, Relays
 from penstock.membership import Member, Watcher, watching
-from penstock.rpc import Security
 from penstock.supervisor.child import Child
 from penstock.tensors import CHUNK_BYTES, make_manifest
 from penstock.tensors.manifest import ITEM_BYTES
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
+from services.weight_sync.relaying.secured_testing import Nothing
 
 Shapes = Sequence[tuple[str, int]]
 """Type and elements of each tensor."""
@@ -87,12 +87,14 @@ async def publish(channel: grpc.aio.Channel, version: Version, parent: Version |
 
 @dataclass
 class Stand:
-    """The run. channel: to its weight_sync; watcher: who is there; children: its processes, by their names."""
+    """The run. channel: to its weight_sync, as its learner; watcher: who is there; shown: what its processes show;
+    children: these, by their names."""
 
     nats: EmbeddedServer
     names: RunNames
     folder: pathlib.Path
     watcher: Watcher
+    shown: Nothing
     address: str = ""
     channel: grpc.aio.Channel = field(init=False)
     children: dict[str, Child] = field(default_factory=dict)
@@ -103,10 +105,8 @@ class Stand:
 
     async def start(self, kind: str, name: str, *flags: str) -> Member:
         """Starts a process; waits until it is READY."""
-        command = [sys.executable, "-m", "services.weight_sync", "--name", name, "--nats", self.nats.url]
-        command += ["--run", self.names.run, "--directory", str(self.directory(name)), "--drain-seconds", "0.1"]
         before = {m.incarnation for m in self.watcher.view.of(kind)}
-        self.children[name] = await Child.start([*command, *flags], self.folder / f"{name}.log")
+        await self.spawn(kind, name, *flags)
 
         def there(m: Member) -> bool:
             return m.instance == name and m.incarnation not in before
@@ -115,6 +115,14 @@ class Stand:
             await self.watcher.until(lambda view: any(map(there, view.ready(kind))), name, on="test")
         (found,) = filter(there, self.watcher.view.ready(kind))
         return found
+
+    async def spawn(self, shows: str, name: str, *flags: str) -> Child:
+        """Starts a process with the credentials of a kind."""
+        command = [sys.executable, "-m", "services.weight_sync", "--name", name, "--nats", self.nats.url]
+        command += ["--run", self.names.run, "--directory", str(self.directory(name)), "--drain-seconds", "0.1"]
+        child = await Child.start([*command, *self.shown.flags(shows), *flags], self.folder / f"{name}.log")
+        self.children[name] = child
+        return child
 
     async def relay(self, name: str, zone: str, *flags: str) -> Member:
         """Starts a relay."""
@@ -135,24 +143,25 @@ class Stand:
         """Of a receiver."""
         folder = self.folder / f"{name} hands"
         folder.mkdir(exist_ok=True)
-        return Hands(folder, host, Bulk.beside(self.address, Security()))
+        return Hands(folder, host, Bulk.beside(self.address, self.shown.security("generation")))
 
     def relays(self, zone: str = "a", name: str = "g0", clock: Callable[[], float] = time.monotonic) -> Relays:
         """As a receiver in a zone, on a host where nobody else is, sees them."""
         own = Member(kind="generation", instance=name, host="elsewhere", zone=zone)
-        return Relays(self.watcher.view, own, Security(), clock)
+        return Relays(self.watcher.view, own, self.shown.security("generation"), clock)
 
 
 @contextlib.asynccontextmanager
 async def stand(
-    nats: EmbeddedServer, bus: Bus, names: RunNames, folder: pathlib.Path, *flags: str
+    nats: EmbeddedServer, bus: Bus, names: RunNames, folder: pathlib.Path, *flags: str, shown: Nothing | None = None
 ) -> AsyncIterator[Stand]:
     """A run whose weight_sync has these flags."""
     async with watching(bus, names) as watcher:
-        running = Stand(nats, names, folder, watcher)
+        running = Stand(nats, names, folder, watcher, shown or Nothing())
         try:
             running.address = (await running.start("weight_sync", "weight_sync", *flags)).address
-            async with rpc.channel(running.address, stream_seconds=60) as running.channel:
+            opened = rpc.channel(running.address, security=running.shown.security("learner"), stream_seconds=60)
+            async with opened as running.channel:
                 yield running
         finally:
             for child in running.children.values():

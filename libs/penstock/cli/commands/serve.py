@@ -16,11 +16,11 @@ from penstock.cli.joining import Joining, recipe_of
 from penstock.process import flags, nats_login, security
 from penstock.recipes import RecipeError
 from penstock.supervisor import Joins, plan
-from penstock.supervisor.plan import launcher, runs_in
+from penstock.supervisor.plan import RUNS, launcher, runs_in
 from penstock.system import exits
 from penstock.terminal import failed
 
-SERVICES = (*(kind for kind in KINDS if kind != "operator"), "environment_adapters")
+SERVICES = (*(kind for kind in KINDS if kind != "operator" and kind not in RUNS), "environment_adapters")
 PARTS = {"environment_adapters": "adapters"}
 """What a service is called in a run, where that is another name."""
 NEEDS = {"generation": "vllm", "learner": "torch", "reward_model": "torch", "environment_adapters": "verifiers"}
