@@ -8,6 +8,7 @@ import sys
 from penstock import fetching, rpc
 from penstock.process import Process, flags, run, security
 from penstock.rpc import AddressInUse
+from penstock.system.locks import alone
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync.bulk import Bulk
 from services.weight_sync.relaying.following import Following
@@ -19,8 +20,14 @@ from services.weight_sync.store import VersionStore
 
 async def serve(process: Process, args: argparse.Namespace) -> None:
     quota = int(args.staged_gib * (1 << 30))
-    store = VersionStore(args.directory, args.keep, quota, tries=args.canaries > 0, follows=args.relay)
-    with bulk_of(process, args) as bulk:
+    with contextlib.ExitStack() as stack:
+        if args.relay:
+            args.directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                alone(args.directory, "give this relay another --name and --directory, or end that one")
+            )
+        store = VersionStore(args.directory, args.keep, quota, tries=args.canaries > 0, follows=args.relay)
+        bulk = stack.enter_context(bulk_of(process, args))
         if args.relay:
             await relay(process, store, bulk)
             return

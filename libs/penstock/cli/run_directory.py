@@ -1,16 +1,16 @@
 """runs/<name>: one run's files, held by one process at a time."""
 
-import fcntl
 import json
 import os
 import pathlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import yaml
 
 from penstock.recipes import Recipe, RecipeError, differing, dump, resolve
+from penstock.system.locks import InUse, alone
 
 RATE = (
     "learner.optimizer.learning_rate",
@@ -96,11 +96,11 @@ def held(root: pathlib.Path, recipe: Recipe) -> Iterator[pathlib.Path]:
 @contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
     """The run directory is this process's alone for the block. Raises RunRefused if another one has it."""
-    with (folder / "lock").open("a") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunRefused(f"{folder} is in use by another process; wait for it or choose another run=NAME") from None
+            stack.enter_context(alone(folder, "wait for it or choose another run=NAME"))
+        except InUse as used:
+            raise RunRefused(str(used)) from None
         yield
 
 

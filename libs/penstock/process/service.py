@@ -27,6 +27,7 @@ from penstock.process.settings import security, serve_metrics
 from penstock.rpc import AddressInUse, Security, Server
 from penstock.system import exits
 from penstock.system.disk import DiskFull
+from penstock.system.locks import InUse
 from penstock.telemetry import logs, tracing
 
 logger = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ def _told_end(error: BaseException) -> tuple[int | None, str]:
         match each:
             case DiskFull() | PeerMoved():
                 return exits.FAILED, f"cannot go on: {each}"  # worth starting again
-            case AddressInUse() | Unreachable() | LoginRefused() | OtherRelease():
+            case AddressInUse() | InUse() | Unreachable() | LoginRefused() | OtherRelease():
                 return exits.BAD_INPUT, f"cannot start: {each}"
             case NameTaken():
                 return exits.BAD_INPUT, f"cannot go on: {each}"

@@ -20,6 +20,7 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.fetching import FETCHING
 from penstock.membership import Member
 from penstock.system.boot import boot_id
+from penstock.system.locks import LOCK
 from penstock.testing.freezing import freeze
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
@@ -141,6 +142,28 @@ async def test_one_that_is_started_again_has_what_it_had(run: Stand, chance: np.
         assert not (run.directory("relay-a") / "00000009-0001.staging").exists()
 
 
+async def test_a_second_start_of_one_is_refused_and_takes_nothing_from_the_first(
+    run: Stand, chance: np.random.Generator
+) -> None:
+    before = await run.relay("relay-a", "a")
+    first = run.children["relay-a"]
+    half = run.directory("relay-a") / "00000009-0001.staging"
+    half.write_bytes(b"half")
+    second = await run.spawn("relay", "relay-a", "--relay", "--zone", "a")
+    assert await second.ended() == 2
+    said = (run.folder / "relay-a.log").read_text()
+    assert f"{run.directory('relay-a')} is in use by another process ({first.pid}); give this relay another" in said, (
+        said
+    )
+    assert half.read_bytes() == b"half" and "Traceback" not in said
+    version = drawn(1, SMALL, chance)
+    await publish(run.channel, version)
+    async with run.relays() as seen:
+        assert (await taken(run, seen, run.hands("g0"), version)).relay == "relay-a"
+    assert [m.incarnation for m in run.watcher.view.ready("relay")] == [before.incarnation]
+    run.children["relay-a"] = first
+
+
 async def test_what_a_relay_cannot_answer_it_refuses_in_one_sentence(run: Stand, chance: np.random.Generator) -> None:
     found = await run.relay("relay-a", "a")
     version = drawn(1, SMALL, chance)
@@ -175,7 +198,7 @@ async def test_what_a_relay_cannot_answer_it_refuses_in_one_sentence(run: Stand,
                 "RELAY",
                 REFUSAL,
             ), name
-    assert not list(run.directory("relay-a").iterdir())
+    assert [path.name for path in run.directory("relay-a").iterdir()] == [LOCK]
 
 
 async def test_a_relay_is_told_what_is_promoted_and_is_neither_canary_nor_receiver(
