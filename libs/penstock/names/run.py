@@ -109,7 +109,7 @@ class RunNames:
 
     @property
     def paused_key(self) -> str:
-        """Key of the bucket: b"1" while the run is paused."""
+        """Key of the bucket: b"1", and why, while the run is paused; in a second line for which fact it was last."""
         return "paused"
 
     @property

@@ -33,13 +33,14 @@ Decide = Callable[[int, weights_pb2.Decision, str, Mapping[str, float]], Awaitab
 @dataclasses.dataclass(frozen=True)
 class Said:
     """What is done about a version. decide: weight_sync does it, unless the trial is over, and the ledger has it;
-    record: the ledger has it; pause: the run is paused, with the reason, and `state` says so. deciding: held from where
-    weight_sync is asked until the ledger has it, by whoever decides: nobody takes another's decision for what the
-    ledger lacks."""
+    record: the ledger has it; pause: the run is paused, with the reason, and `state` says so; pause_once: once for
+    what is so until somebody decides. deciding: held from where weight_sync is asked until the ledger has it, by
+    whoever decides: nobody takes another's decision for what the ledger lacks."""
 
     decide: Decide
     record: Decide
     pause: Callable[[bool, str], Awaitable[None]]
+    pause_once: Callable[[str], Awaitable[None]]
     deciding: asyncio.Lock
     state: RunState
 
@@ -49,7 +50,7 @@ class Agreement:
 
     def __init__(self, recipe: Recipe, following: Following, peers: Peers, said: Said) -> None:
         self._recipe, self._following, self._peers, self._said = recipe, following, peers, said
-        self._told = ""  # of what a store that was lost serves
+        self._told: str | None = None  # of what a store that was lost serves, in this life
 
     async def run(self) -> None:
         """Looks about once a second, where nobody tries versions and looks before each trial; else it ends at once."""
@@ -88,8 +89,8 @@ class Agreement:
                 await self.rejected(step, reason)
             await self._said.record(step, decision, reason, {})
         wrong = undecided(listed, ledger)
-        if wrong and self._told != wrong:
-            await self._said.pause(True, wrong)
+        if wrong != self._told:
+            await self._said.pause_once(wrong)
         self._told = wrong
 
     async def rejected(self, step: int, reason: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from penstock import rpc
 from penstock.bus import Bus, BusError, BusTimeout, RunNames, append
 from penstock.chat import ChatTokenizer
+from penstock.coordinator.v1 import coordinator_pb2
 from penstock.ledger import Ledger
 from penstock.tensors import make_manifest
 from penstock.trajectory.v1 import trajectory_pb2
@@ -74,6 +76,11 @@ class World:
             subject = self.names.ledger_group_subject(event.group)
             await append(self.bus, subject, event.SerializeToString(), expected_last_sequence=0)
             await train(self.bus, self.names, number + 1, {event.group: SIZE})
+        self.fill()
+
+    def fill(self) -> None:
+        """Has weight_sync hold the versions of every step, of which nothing was decided."""
+        shutil.rmtree(self.files / "versions", ignore_errors=True)
         store = VersionStore(self.files / "versions", keep=9, tries=self.tries)
         for step in range(NEWEST + 1):
             data = np.full(64, step, np.float32).tobytes()
@@ -184,9 +191,45 @@ def says(ledger: Ledger, dying: Dying, tries: bool) -> bool:
 async def agreed(dying: Dying, made: Coordinator, tries: bool) -> None:
     """Waits until it does, and has looked again since: then nothing changes any more."""
     await settled(made, lambda: says(made.ledger, dying, tries))
-    seen = dying.listed
-    await settled(made, lambda: dying.listed > seen + 3)
+    await looked(dying, made)
     assert says(made.ledger, dying, tries)
+
+
+async def test_what_a_lost_store_serves_pauses_the_run_once_over_restarts_until_somebody_decides(
+    bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
+) -> None:
+    """A whole coordinator: of a rejected version, twice, which a person promotes in between, and of a rollback."""
+    world = World(bus, names, folder, tmp_path, chat, tries=False)
+    await world.begin()
+    for step, decision, why in (
+        (NEWEST, REJECT, "version 2 is served, and was rejected: promote it, or roll back"),
+        (NEWEST, REJECT, "version 2 is served, and was rejected: promote it, or roll back"),
+        (1, ROLL_BACK, "version 2 is served, and a rollback to 1 stands: promote 2, or roll back again"),
+    ):
+        async with world.life() as (_, made):
+            await made.decide(step, decision, "mine")
+            await settled(made, lambda: made.state.admitting)
+        world.fill()
+        async with world.life() as (_, made):
+            await settled(made, lambda: made.state.value == coordinator_pb2.RUN_STATE_PAUSED)
+            assert made.state.paused_for == why
+        async with world.life() as (dying, made):
+            assert (made.state.value, made.state.paused_for) == (coordinator_pb2.RUN_STATE_PAUSED, why)
+            await made.pause(False)
+            await looked(dying, made)
+            assert made.state.admitting
+        async with world.life() as (dying, made):
+            await looked(dying, made)
+            assert made.state.admitting and not made.state.paused_for, "a person has resumed it, who knows"
+            await made.decide(NEWEST, PROMOTE, "it is good")
+            await looked(dying, made)
+            assert made.state.admitting
+
+
+async def looked(dying: Dying, made: Coordinator) -> None:
+    """Waits until the coordinator has looked at what weight_sync decided, from the beginning to the end."""
+    seen = dying.listed
+    await settled(made, lambda: dying.listed > seen + 2)
 
 
 async def test_what_ledger_and_weight_sync_agree_on_is_recorded_once(
