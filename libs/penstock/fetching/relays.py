@@ -6,15 +6,16 @@ weight_sync tells receivers of versions itself, with their digests, so a relay c
 nothing else for a version. Of several that are alike each receiver has its favourite, so that they share the work.
 
 Invariants (test names): a relay that has not the version, is dead, hangs, lies or dies in mid-version is passed over,
-counted and named once; one that lied is not asked for that version again.
+counted and named once; one that lied is not asked for that version again; of a life that is over nothing is kept.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from google.protobuf.message import DecodeError
@@ -46,6 +47,26 @@ def near(view: View, own: Member) -> list[Member]:
     return sorted(found, key=lambda m: (m.host != own.host, m.instance != favourite, m.instance))
 
 
+@dataclass
+class _Life:
+    """What is known of one life of a relay, and the connection to it; one that was started again begins anew.
+
+    away: until when it is not asked. without: likewise, for that version. lied: for which versions it never is.
+    """
+
+    connection: AsyncExitStack = field(default_factory=AsyncExitStack)
+    source: Source | None = None
+    away: float = 0.0
+    without: tuple[PolicyVersion | None, float] = (None, 0.0)
+    lied: set[tuple[int, int]] = field(default_factory=set)
+
+    def is_asked(self, version: PolicyVersion, now: float) -> bool:
+        """Whether it may be asked for a version."""
+        lacks, until = self.without
+        lied = (version.epoch, version.step) in self.lied
+        return not lied and now >= self.away and not (lacks == version and now < until)
+
+
 class Relays:
     """One receiver's, open in the block. view: who takes part in the run. own: what it says of itself."""
 
@@ -53,11 +74,7 @@ class Relays:
         self, view: View, own: Member, security: Security, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._view, self._own, self._security, self._clock = view, own, security, clock
-        self._sources = dict[str, Source]()  # by address; closed at the end
-        self._stack = AsyncExitStack()
-        self._lied = set[tuple[str, int, int]]()
-        self._away = dict[str, float]()  # until when one is not asked
-        self._without = dict[str, tuple[PolicyVersion, float]]()  # likewise, for that version
+        self._lives = dict[tuple[str, int], _Life]()
 
     async def __aenter__(self) -> Relays:
         return self
@@ -65,50 +82,50 @@ class Relays:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        await self._let_go(set())
 
     async def take(self, hands: Hands, version: PolicyVersion, model: Callable[[], bytes] = bytes) -> Held | None:
         """Takes a version into the hands from the nearest relay that gives it; None where none does. Whether it is of
         another model is for weight_sync to say."""
+        await self._let_go({_key(member) for member in self._view.of("relay")})
         for member in near(self._view, self._own):
-            if not self._is_asked(member, version):
+            life = self._lives.setdefault(_key(member), _Life())
+            if not life.is_asked(version, self._clock()):
                 continue
             try:
-                return await hands.take_from(await self._source(member), version, model)
+                return await hands.take_from(await self._source(member, life), version, model)
             except (FetchFailed, ValueError) as error:  # a ValueError: a token that would cross a network in plain text
-                self._pass_over(member, version, error)
+                self._pass_over(member, life, version, error)
         return None
 
-    def _is_asked(self, member: Member, version: PolicyVersion) -> bool:
-        now, key = self._clock(), _key(member)
-        without, until = self._without.get(key, (None, 0.0))
-        lied = (key, version.epoch, version.step) in self._lied
-        return not lied and now >= self._away.get(key, 0.0) and not (without == version and now < until)
-
-    def _pass_over(self, member: Member, version: PolicyVersion, error: Exception) -> None:
-        key, cause, until = _key(member), error.__cause__, self._clock() + AGAIN_SECONDS
+    def _pass_over(self, member: Member, life: _Life, version: PolicyVersion, error: Exception) -> None:
+        cause, until = error.__cause__, self._clock() + AGAIN_SECONDS
         if isinstance(cause, (ValueError, DecodeError)) or isinstance(error, AnotherModel):
             why = "lies"
-            self._lied.add((key, version.epoch, version.step))
+            life.lied.add((version.epoch, version.step))
         elif isinstance(cause, rpc.errors.NotFound):
             why = "has it not"
-            self._without[key] = (version, until)
+            life.without = version, until
         else:
             why = "fails"
-            self._away[key] = until
+            life.away = until
         _passed_over.labels(why).inc()
         logger.warning("relay %s is passed over for version %d: it %s: %s", member.instance, version.step, why, error)
 
-    async def _source(self, member: Member) -> Source:
+    async def _source(self, member: Member, life: _Life) -> Source:
         """Raises ValueError."""
-        if member.address not in self._sources:
+        if life.source is None:
             opened = rpc.channel(member.address, security=self._security, stream_seconds=86400)
-            channel = await self._stack.enter_async_context(opened)
-            bulk = Bulk.beside(member.address, self._security, SILENT_SECONDS)
-            self._sources[member.address] = Source(channel, bulk, member.instance)
-        return self._sources[member.address]
+            channel = await life.connection.enter_async_context(opened)
+            life.source = Source(channel, Bulk.beside(member.address, self._security, SILENT_SECONDS), member.instance)
+        return life.source
+
+    async def _let_go(self, there: Collection[tuple[str, int]]) -> None:
+        """Of every life that is not among these."""
+        for key in [key for key in self._lives if key not in there]:
+            await self._lives.pop(key).connection.aclose()
 
 
-def _key(member: Member) -> str:
-    """Of one life of a relay: one that was started again begins anew."""
-    return f"{member.instance} {member.incarnation}"
+def _key(member: Member) -> tuple[str, int]:
+    """Of one life of a relay."""
+    return member.instance, member.incarnation
