@@ -10,7 +10,7 @@ from penstock.coordinator.v1 import coordinator_pb2
 from penstock.telemetry.waits import snapshot
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.coordinator.coordinator import Coordinator
-from services.coordinator.evaluation.trials_testing import CANARY, PROMOTE, READY, World, playing, world_of
+from services.coordinator.evaluation.trials_testing import CANARY, PROMOTE, READY, World, played, playing, world_of
 from services.coordinator.server import CoordinatorServicer
 from services.coordinator.testing.run import settled
 
@@ -47,8 +47,8 @@ async def test_an_evaluation_waits_until_weight_sync_has_said_how_many_trials_of
         async with playing(world):
             await settled(made, lambda: 1 in made.ledger.evaluations)
         assert not waits()
-        assert [await played(world, task) for task in tasks(made, 1)] == [True, True, True]
-        assert not all([await played(world, task) for task in tasks(made, 0)]), "its trial had two of three"
+        assert [await was_played(world, task) for task in tasks(made, 1)] == [True, True, True]
+        assert not all([await was_played(world, task) for task in tasks(made, 0)]), "its trial had two of three"
 
 
 async def test_a_run_that_is_stopped_does_not_wait_for_weight_sync_to_evaluate(
@@ -68,10 +68,7 @@ async def test_a_trial_is_not_lost_for_the_time_that_weight_sync_was_away(
     bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
 ) -> None:
     world = world_of(bus, names, folder, tmp_path, chat)
-    world.store.held = False
-    await world.first_step()
-    async with playing(world), world.coordinator() as made:
-        await settled(made, lambda: len([k for k in made.following.evaluated if k[0].startswith("e00000001")]) == 4)
+    async with played(world) as made:
         world.store.silent = True
         await settled(made, lambda: waits() > 0 and not made.following.evaluated)
         assert world.store.states[1] == (CANARY, "") and 1 not in made.ledger.decisions
@@ -80,7 +77,7 @@ async def test_a_trial_is_not_lost_for_the_time_that_weight_sync_was_away(
     assert (decided.decision, decided.metrics["samples"]) == (PROMOTE, 4)
 
 
-async def played(world: World, task: pb.GroupTask) -> bool:
+async def was_played(world: World, task: pb.GroupTask) -> bool:
     return await last_entry(world.bus, world.names.log, world.names.log_subject(task.group, 0)) is not None
 
 

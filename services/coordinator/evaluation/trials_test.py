@@ -8,7 +8,7 @@ from penstock.bus import Bus, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.coordinator.v1 import coordinator_pb2
 from penstock.weights.v1 import weights_pb2
-from services.coordinator.evaluation.trials_testing import PROMOTE, READY, REJECT, REJECTED, playing, world_of
+from services.coordinator.evaluation.trials_testing import PROMOTE, READY, REJECT, REJECTED, played, playing, world_of
 from services.coordinator.server import CoordinatorServicer
 from services.coordinator.testing.run import drawn, publish, settled
 
@@ -80,10 +80,7 @@ async def test_samples_that_come_behind_a_trial_are_not_kept(
     bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
 ) -> None:
     world = world_of(bus, names, folder, tmp_path, chat)
-    world.store.held = False
-    await world.first_step()
-    async with playing(world), world.coordinator() as made:
-        await settled(made, lambda: len([k for k in made.following.evaluated if k[0].startswith("e00000001")]) == 4)
+    async with played(world) as made:
         world.store.states[1] = (READY, "")
         await settled(made, lambda: not made.following.evaluated)
         late = max(made.tasks.evaluation(1, Timestamp()), key=lambda task: task.row)
@@ -122,14 +119,11 @@ async def test_a_canary_that_is_gone_in_the_middle_is_waited_for_and_a_new_coord
 ) -> None:
     """The first coordinator sees no engine hold it, and dies; the next one finds what was played meanwhile."""
     world = world_of(bus, names, folder, tmp_path, chat)
-    world.store.held = False
-    await world.first_step()
-    async with playing(world):
-        async with world.coordinator() as made:
-            await settled(made, lambda: len([k for k in made.following.evaluated if k[0].startswith("e00000001")]) == 4)
-        world.store.held = True
-        async with world.coordinator():
-            decided = await world.decided()
+    async with played(world):
+        pass
+    world.store.held = True
+    async with playing(world), world.coordinator():
+        decided = await world.decided()
     assert decided.decision == PROMOTE and decided.metrics["samples"] == 4
 
 
@@ -161,10 +155,7 @@ async def test_what_a_person_decides_in_the_middle_stands_and_ends_the_trial(
     bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer
 ) -> None:
     world = world_of(bus, names, folder, tmp_path, chat)
-    world.store.held = False
-    await world.first_step()
-    async with playing(world), world.coordinator() as made:
-        await settled(made, lambda: len([k for k in made.following.evaluated if k[0].startswith("e00000001")]) == 4)
+    async with played(world) as made:
         world.store.states[1] = (READY, "")
         decided = await world.decided()
         assert (decided.decision, decided.reason) == (PROMOTE, "it is served") and made.state.admitting

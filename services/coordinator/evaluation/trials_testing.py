@@ -16,7 +16,16 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 from penstock.weights.v1 import weights_pb2, weights_pb2_grpc
 from services.coordinator.coordinator import Coordinator
 from services.coordinator.state.peers import peers
-from services.coordinator.testing.run import SIZE, make_coordinator, make_recipe, play_worker, running, train, until
+from services.coordinator.testing.run import (
+    SIZE,
+    make_coordinator,
+    make_recipe,
+    play_worker,
+    running,
+    settled,
+    train,
+    until,
+)
 
 READY, VERIFIED, CANARY, REJECTED = (
     weights_pb2.VERSION_STATE_READY,
@@ -166,6 +175,16 @@ async def playing(world: World, falls: bool = False) -> AsyncIterator[None]:
     worker = play_worker(world.bus, world.names, "eval", reward=lambda step: 0.0 if falls and step else 1.0)
     async with running(worker, within=60):
         yield
+
+
+@asynccontextmanager
+async def played(world: World) -> AsyncIterator[Coordinator]:
+    """A trial of which every sample is played and nothing is decided: no engine holds the version."""
+    world.store.held = False
+    await world.first_step()
+    async with playing(world), world.coordinator() as made:
+        await settled(made, lambda: sum(group.startswith("e00000001") for group, _ in made.following.evaluated) == 4)
+        yield made
 
 
 def world_of(bus: Bus, names: RunNames, folder: pathlib.Path, tmp_path: pathlib.Path, chat: ChatTokenizer) -> World:
