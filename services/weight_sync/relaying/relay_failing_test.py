@@ -3,18 +3,28 @@
 import asyncio
 import logging
 import os
+import pathlib
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
 
-from penstock.fetching import Bulk, relays
+from penstock import rpc
+from penstock.fetching import Bulk, Source, relays
 from penstock.fetching.source import SILENT_SECONDS
+from penstock.membership import Member, MemberState, View, beside
+from penstock.rpc import Security
 from penstock.system.boot import boot_id
-from penstock.tensors import Receiver
+from penstock.tensors import Receiver, digest, make_manifest
 from penstock.testing.freezing import freeze
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync.relaying.relay_testing import SMALL, Shapes, Stand, drawn, publish, taken
+from penstock.weights.v1 import weights_pb2_grpc
+from services.weight_sync.relaying.following import Following
+from services.weight_sync.relaying.relay import Relay
+from services.weight_sync.relaying.relay_testing import SMALL, Shapes, Stand, Version, drawn, publish, taken
+from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES
+from services.weight_sync.store import VersionStore
 
 LARGE: Shapes = [("float32", 0), ("bfloat16", 24 << 20), ("float16", 1)]
 """More than the kernel holds of a connection."""
@@ -121,6 +131,47 @@ async def test_one_with_other_bytes_is_found_out_and_not_asked_for_that_version_
         third = version.after(chance)
         await publish(run.channel, third)
         assert (await taken(run, seen, hands, third)).relay == "relay-a", "and for the next it is"
+
+
+class Lying(Relay):
+    """Gives adapters twice their scale; honest: with the digest that the version had."""
+
+    honest = True
+
+    async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> pb.GetManifestResponse:
+        answer = pb.GetManifestResponse.FromString((await super().GetManifest(request, context)).SerializeToString())
+        answer.manifest.adapters.scale *= 2
+        if not self.honest:
+            answer.manifest.version.digest = digest(answer.manifest.tensors, answer.manifest.adapters)
+        return answer
+
+
+@pytest.mark.parametrize("honest", [True, False], ids=["damaged", "a liar"])
+async def test_one_with_another_scale_of_adapters_is_found_out(
+    run: Stand, chance: np.random.Generator, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, honest: bool
+) -> None:
+    data, base = chance.bytes(4000), chance.bytes(32)
+    adapters = pb.Adapters(scale=0.5, base=base)
+    version = Version(make_manifest(1, 1, [("a.lora_A.weight", "float32", [10, 100], data)], adapters=adapters), data)
+    named = version.manifest.version
+    await publish(run.channel, version)
+    monkeypatch.setattr(Lying, "honest", honest)
+    store, view = VersionStore(tmp_path / "liar", keep=2, follows=True), View()
+    following = Following(store, Source(run.channel), "relay-a")
+    async with rpc.Server("relay") as server, beside(following.run()):
+        adder = weights_pb2_grpc.add_WeightSyncServiceServicer_to_server
+        server.add(adder, Lying(store, None, following), raw_requests=RAW_REQUESTS, raw_responses=RAW_RESPONSES)
+        await server.start()
+        near = Member(kind="relay", instance="relay-a", zone="a", address=server.address)
+        near.state, near.incarnation = MemberState.MEMBER_STATE_READY, 1
+        view.entry("member.relay.relay-a", near, 1, 0.0)
+        own, lies = Member(kind="generation", instance="g0", host="elsewhere", zone="a"), passed_over("lies")
+        async with relays.Relays(view, own, Security()) as seen:
+            hands = run.hands("g0")
+            assert await seen.take(hands, named, lambda: base) is None and hands.held is None
+            assert passed_over("lies") == lies + 1 and store.get(named) is not None
+            held = await hands.take(run.channel, named, lambda: base)
+            assert (held.manifest.adapters.scale, held.relay) == (0.5, "")
 
 
 async def test_one_that_has_not_the_version_costs_nothing_but_the_question(
