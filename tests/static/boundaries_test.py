@@ -190,6 +190,12 @@ def test_no_import_of_the_learner_goes_back_up() -> None:
     assert not violations(paths, forbidden)
 
 
+def test_a_relay_has_no_code_of_what_it_may_not_do() -> None:
+    """Neither pushes nor decisions: it serves what it has fetched."""
+    theirs = [f"services.weight_sync.{module}" for module in ("server", "pushes", "written", "standing", "__main__")]
+    assert not violations(files("services/weight_sync/relaying"), lambda _, module: starts(module, *theirs))
+
+
 def test_what_is_hosted_may_use_the_sandbox_and_never_the_other_way() -> None:
     sandbox = files("services/environment/sandbox")
     assert not violations(sandbox, lambda _, module: starts(module, "services.environment.builtin"))
