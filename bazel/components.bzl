@@ -92,6 +92,7 @@ ROOMS = {
         "interface",
         "leader",
         "nodes",
+        "publishing",
         "ranks",
         "testing",
     ],

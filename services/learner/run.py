@@ -19,6 +19,7 @@ import torch.distributed as dist
 from google.protobuf.json_format import MessageToJson, Parse
 
 from penstock.recipes import Recipe
+from penstock.system.boot import boot_id
 from penstock.telemetry.waits import computing
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.learner.algorithms.method import Trainer
@@ -36,12 +37,15 @@ from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Policy
 from services.learner.interface.rate import Rate
 from services.learner.interface.telling import told
-from services.learner.leader.leader import Addresses, Command, Idle, Leader, leading
+from services.learner.leader.idle import Idle
+from services.learner.leader.leader import Addresses, Command, Leader, leading
 from services.learner.leader.preparation import Prepared
-from services.learner.leader.publishing import weights_of
 from services.learner.leader.status import State, Status
 from services.learner.leader.trained import Trained
 from services.learner.probes import probes_of
+from services.learner.publishing.following import Follower
+from services.learner.publishing.publish import weights_of
+from services.learner.publishing.together import Together, ranks
 from services.learner.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -71,9 +75,14 @@ def learn(recipe: Recipe, folder: pathlib.Path, addresses: Addresses, at: Callab
     status = Status(recipe.algorithm.steps, step=resume.step, checkpoint_step=resume.step or None)
     sources = Sources.of(recipe)
     validation = Validation.of(recipe, sources, trainer, device)
+    together = ranks()
     leads: AbstractContextManager[Leader] = nullcontext(Idle())
     if dist.get_rank() == 0:
-        leads = leading(recipe, addresses, status, sources, resume.position, policy.takes, folder / "checkpoints")
+        folders = folder / "checkpoints"
+        leads = leading(recipe, addresses, status, sources, resume.position, policy.takes, folders, together)
+    elif isinstance(together, Together):
+        follower = Follower(together, addresses.security, boot_id(), recipe.weight_sync.full_every)
+        leads = nullcontext(Idle(follower))
     with leads as leader:
         signal.signal(signal.SIGTERM, lambda *_: status.evicted.set())
         logger.info("learning from step %d", resume.step, extra={"epoch": status.epoch})
@@ -134,6 +143,7 @@ class Life:
             match command:
                 case Command.END:
                     self.keeper.finish(step)
+                    self.leader.leave()
                     return False
                 case Command.FINISH:
                     return True

@@ -16,7 +16,7 @@ from services.learner.algorithms.reward_model.answers import BEHIND
 from services.learner.algorithms.sources import Sources
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.choose import make_policy
-from services.learner.leader.leader import Idle
+from services.learner.leader.idle import Idle
 from services.learner.testing.forked_ranks import run_ranks
 from services.learner.validation import Validation, held_out_batch
 

@@ -15,7 +15,7 @@ from penstock.differences import DifferenceError
 from penstock.system.boot import boot_id
 from penstock.telemetry import metrics
 from penstock.telemetry.waits import progress, waiting
-from penstock.tensors import ChecksumError, ManifestError, Overlapped
+from penstock.tensors import ChecksumError, ManifestError, NoTensor, Overlapped, Receiver, TwiceError
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync import errors as e
 from services.weight_sync.bulk import Bulk
@@ -50,7 +50,12 @@ DIFFERENCE_ERRORS: rpc.Refusals = {
     DifferenceError: lambda text: rpc.invalid_argument(f"data: {text}", rpc.Violation("data", text)),
 }
 # The receiver's complaint about bytes beyond the version's end is a plain ValueError.
-PUSH_ERRORS: rpc.Refusals = {**ERRORS, ValueError: partial(rpc.out_of_range, reason="TOO_MANY_BYTES")}
+PUSH_ERRORS: rpc.Refusals = {
+    **ERRORS,
+    NoTensor: lambda text: rpc.invalid_argument(f"offset: {text}", rpc.Violation("offset", text)),
+    TwiceError: partial(rpc.failed_precondition, reason="TWICE"),
+    ValueError: partial(rpc.out_of_range, reason="TOO_MANY_BYTES"),
+}
 
 
 logger = logging.getLogger(__name__)
@@ -80,7 +85,9 @@ class WeightSync(Serving):
             places = self._store.staging.places(request.manifest.version)
         ways = {receiver.path for receiver in self._receivers.values()}
         all_mapped = ways == {pb.PATH_MAPPED} and not self._relays
-        answer = pb.BeginVersionResponse(boot_id=boot_id() or "", all_mapped=all_mapped, attempt=attempt)
+        answer = pb.BeginVersionResponse(
+            boot_id=boot_id() or "", all_mapped=all_mapped, attempt=attempt, takes_parts=True
+        )
         if places is not None:
             path, difference = places
             answer.path, answer.difference_path = str(path), str(difference or "")
@@ -91,13 +98,25 @@ class WeightSync(Serving):
         first = await anext(messages, None)
         if first is None:
             return pb.PushTensorsResponse()
-        version, attempt, data = first_push(first)
+        begun, staging = first_push(first), self._store.staging
+        version, offset, data = begun.version, begun.offset, begun.data
         with rpc.refusing(PUSH_ERRORS):
-            attempt = self._store.staging.attempt(version, attempt)
-            async with Overlapped(partial(self._store.staging.feed, version, attempt=attempt)) as feeding:
-                await feeding.put(data)
-                async for message in messages:
-                    await feeding.put(next_push(message, version))
+            attempt = staging.attempt(version, begun.attempt)
+            part = None if offset is None else staging.part(version, attempt)
+            try:
+                async with Overlapped(partial(staging.feed, version, attempt=attempt, part=part)) as feeding:
+                    while True:
+                        if offset is not None:
+                            await feeding.settled()
+                            _seek(part, offset)
+                        await feeding.put(data)
+                        message = await anext(messages, None)
+                        if message is None:
+                            break
+                        offset, data = next_push(message, version)
+            finally:
+                if part is not None:
+                    part.close()
         _received.inc(feeding.received)
         return pb.PushTensorsResponse(received=feeding.received)
 
@@ -106,13 +125,14 @@ class WeightSync(Serving):
         first = await anext(messages, None)
         if first is None:
             return pb.PushDifferenceResponse()
-        version, attempt, data = first_push(first)
+        begun = first_push(first)
+        version = begun.version
         with rpc.refusing(DIFFERENCE_ERRORS):
-            attempt = self._store.staging.attempt(version, attempt)
+            attempt = self._store.staging.attempt(version, begun.attempt)
             async with Overlapped(partial(self._store.staging.feed_difference, version, attempt=attempt)) as feeding:
-                await feeding.put(data)
+                await feeding.put(begun.data)
                 async for message in messages:
-                    await feeding.put(next_push(message, version))
+                    await feeding.put(next_push(message, version)[1])
             await asyncio.to_thread(self._store.staging.apply_difference, version, attempt)
         _received.inc(feeding.received)
         return pb.PushDifferenceResponse(received=feeding.received)
@@ -266,3 +286,9 @@ class WeightSync(Serving):
         while len(self._receivers) > MOST_RECEIVERS:
             del self._receivers[next(iter(self._receivers))]
         return receiver
+
+
+def _seek(part: Receiver | None, offset: int) -> None:
+    if part is None:
+        raise NoTensor("only a stream whose first message says where its bytes begin may say it again")
+    part.seek(offset)

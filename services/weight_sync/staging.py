@@ -1,6 +1,7 @@
 """The versions that are being pushed: what has come of each, and whether it may be taken.
 
     begin -> feed ...                         a stream of all bytes
+          -> part, seek, feed ...             several streams at once, of some tensors each
           -> feed_difference ..., apply_difference    a stream of what makes it of its parent
           -> take_written                     either of them, written into its file by a learner on this host
 
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import BLOCK_BYTES, Block, DifferenceError, layout_of, make
-from penstock.tensors import ChecksumError, Output, Receiver, check_sums
+from penstock.tensors import Arrived, ChecksumError, Output, Receiver, check_sums
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import Get, parent_of
 from services.weight_sync.disk.files import mapped
@@ -39,7 +40,8 @@ _Errors = type[Exception] | tuple[type[Exception], ...]
 class Staged:
     """A version being pushed.
 
-    output: of its bytes. difference: of what makes it of its parent; differing: bytes of that which have come.
+    output: of its bytes. arrived: which tensors have come, by whatever stream; receiver: of the one that has all of
+    them. difference: of what makes it of its parent; differing: bytes of that which have come.
     applied: whether it was made of its parent. held: what a learner on this host has written, once it is taken.
     way: how it comes. attempt: the number of this try to push it, which no other has, over restarts.
     """
@@ -47,6 +49,7 @@ class Staged:
     manifest: pb.Manifest
     path: pathlib.Path
     output: Output
+    arrived: Arrived
     receiver: Receiver
     difference: Output | None = None
     differing: int = 0
@@ -63,7 +66,12 @@ class Staged:
     @property
     def complete(self) -> bool:
         """Whether every tensor is there and was checked."""
-        return self.applied or self.held is not None or self.receiver.complete
+        return self.applied or self.held is not None or self.arrived.complete
+
+    @property
+    def came(self) -> int:
+        """Bytes that have come as streams."""
+        return max(self.receiver.received, self.arrived.received)
 
     def discard(self) -> None:
         """Removes its files."""
@@ -110,7 +118,8 @@ class Staging:
             path.unlink(missing_ok=True)
             needed = f"step {version.step} needs {manifest.total_size} bytes"
             raise NoRoom(f"disk full: the version store cannot hold it: {needed} ({error.strerror})") from error
-        staged = Staged(manifest, path, output, Receiver(manifest, output.write))
+        arrived = Arrived(manifest)
+        staged = Staged(manifest, path, output, arrived, Receiver(manifest, output.write, arrived))
         self._staged[version.epoch, version.step] = staged
         return staged.attempt
 
@@ -147,15 +156,20 @@ class Staging:
             raise NotStaged(f"step {version.step} was begun again while it was checked")
         staged.held, staged.way = held, pb.PATH_MAPPED
 
-    def feed(self, version: PolicyVersion, data: memoryview, attempt: int = 0) -> int:
-        """Takes the next bytes of a version; gives the bytes received. attempt: whose they are, 0 for whichever there
-        is. After a ChecksumError it is not staged.
+    def part(self, version: PolicyVersion, attempt: int) -> Receiver:
+        """What takes some of a version's tensors, beside others. Raises NotStaged, Refused."""
+        staged = self._open(version, attempt)
+        return Receiver(staged.manifest, staged.output.write, staged.arrived)
 
-        Raises NoRoom, NotStaged, Refused, ValueError for too many, tensors.ChecksumError.
+    def feed(self, version: PolicyVersion, data: memoryview, attempt: int = 0, part: Receiver | None = None) -> int:
+        """Takes the next bytes of a version, or of a `part` of it; gives the bytes received. attempt: whose they are, 0
+        for whichever there is. After a ChecksumError it is not staged.
+
+        Raises NoRoom, NotStaged, Refused, ValueError for too many, tensors.{ChecksumError, TwiceError}.
         """
         staged = self._open(version, attempt)
         with self._dropping(staged, but=ValueError):
-            return staged.receiver.feed(data)
+            return (part or staged.receiver).feed(data)
 
     def feed_difference(self, version: PolicyVersion, data: memoryview, attempt: int = 0) -> int:
         """Takes the next bytes of what makes a version of its parent; gives the bytes received. attempt: as for `feed`.

@@ -163,7 +163,7 @@ class VersionStore:
         self._check_is_next(version)  # a newer learner may have committed since the push began
         staged = self.staging.find(version)
         if not staged.complete:
-            raise Incomplete(f"{staged.receiver.received} of {staged.manifest.total_size} bytes received")
+            raise Incomplete(f"{staged.came} of {staged.manifest.total_size} bytes received")
         self.staging.check_held(staged)
         final = self._path(version).with_suffix(".bin")
         temporary = final.with_suffix(".manifest.staging")

@@ -37,8 +37,8 @@ from penstock.supervisor.plan import launcher
 from penstock.system.boot import boot_id
 from penstock.tensors import checksum
 from penstock.weights.v1 import weights_pb2 as pb
-from services.learner.leader.differences import Differences
-from services.learner.leader.publishing import publish
+from services.learner.publishing.differences import Differences
+from services.learner.publishing.publish import publish
 from tests.bench.report import Report, median_ratio
 from tests.bench.slow_link import slow_link
 

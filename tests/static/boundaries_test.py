@@ -147,7 +147,7 @@ def test_servers_and_channels_are_built_in_one_place() -> None:
 # A room may import those of the floors below it, and no other.
 FLOORS = (
     ("interface",),
-    ("algorithms", "checkpoints", "huggingface", "ranks", "backends/optim", "backends/packing"),
+    ("algorithms", "checkpoints", "huggingface", "publishing", "ranks", "backends/optim", "backends/packing"),
     ("leader", "nodes", "backends/common"),
     ("backends/megatron_core", "backends/transformers_fsdp"),
     ("backends",),

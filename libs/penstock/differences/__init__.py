@@ -9,7 +9,7 @@ what was made of it.
 """
 
 from penstock.differences.applying import beside, in_place, make
-from penstock.differences.encoding import encoded
+from penstock.differences.encoding import encoded, joined, records_of
 from penstock.differences.layout import BLOCK_BYTES, Block, Layout, blocks, layout_of, tensors_in
 from penstock.differences.records import DifferenceError
 
@@ -22,7 +22,9 @@ __all__ = [
     "blocks",
     "encoded",
     "in_place",
+    "joined",
     "layout_of",
     "make",
+    "records_of",
     "tensors_in",
 ]

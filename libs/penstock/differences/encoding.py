@@ -1,6 +1,6 @@
 """The difference between two versions, as long as it is worth one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -21,9 +21,20 @@ ENOUGH = 64 << 20
 def encoded(layout: Layout, old: Sequence[Buffer], new: Sequence[Buffer], most: float) -> bytes | None:
     """What makes `new` of `old`, the bytes of each tensor of the layout; None where it would have more than the share
     `most` of their bytes."""
+    found = records_of(layout, old, new, most)
+    return None if found is None else joined(found)
+
+
+def joined(parts: Iterable[Buffer]) -> bytes:
+    """The difference whose tensors have these records, in the layout's order."""
+    return b"".join((MAGIC, *parts))
+
+
+def records_of(layout: Layout, old: Sequence[Buffer], new: Sequence[Buffer], most: float) -> list[bytes] | None:
+    """The records of each tensor, as `encoded` joins them."""
     sizes = [memoryview(data).nbytes for data in new]
     room, seen = most * sum(sizes), 0
-    pieces, length = [MAGIC], len(MAGIC)
+    pieces, length = [list[bytes]() for _ in layout], len(MAGIC)
     before, after = ([memoryview(data).cast("B") for data in side] for side in (old, new))
     todo = blocks(layout)
 
@@ -34,9 +45,9 @@ def encoded(layout: Layout, old: Sequence[Buffer], new: Sequence[Buffer], most: 
     with ThreadPoolExecutor(threads(), "differences") as pool:
         while group := list(islice(todo, LOOK)):
             for block, (kind, payload) in zip(group, pool.map(one, group), strict=True):
-                pieces += [bytes([kind]), len(payload).to_bytes(4, "little"), payload]
+                pieces[block.tensor] += [bytes([kind]), len(payload).to_bytes(4, "little"), payload]
                 length += HEAD + len(payload)
                 seen += block.size
             if length > most * max(seen, ENOUGH) or length > room:
                 return None
-    return b"".join(pieces)
+    return [b"".join(each) for each in pieces]

@@ -2,17 +2,40 @@
 
 from penstock.tensors.base_model import base_model
 from penstock.tensors.framing import frame, unframe
-from penstock.tensors.manifest import ManifestError, check_manifest, checksum, checksums, digest, make_manifest
-from penstock.tensors.receiving import ChecksumError, Output, Overlapped, Receiver, check_file, check_sums
+from penstock.tensors.manifest import (
+    ManifestError,
+    Row,
+    check_manifest,
+    checksum,
+    checksums,
+    digest,
+    make_manifest,
+    manifest_of,
+)
+from penstock.tensors.receiving import (
+    Arrived,
+    ChecksumError,
+    NoTensor,
+    Output,
+    Overlapped,
+    Receiver,
+    TwiceError,
+    check_file,
+    check_sums,
+)
 from penstock.tensors.weights import has_weights
 
 __all__ = [
     "CHUNK_BYTES",
+    "Arrived",
     "ChecksumError",
     "ManifestError",
+    "NoTensor",
     "Output",
     "Overlapped",
     "Receiver",
+    "Row",
+    "TwiceError",
     "base_model",
     "check_file",
     "check_manifest",
@@ -23,6 +46,7 @@ __all__ = [
     "frame",
     "has_weights",
     "make_manifest",
+    "manifest_of",
     "unframe",
 ]
 

@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import xxhash
 
@@ -29,6 +29,16 @@ MOST_THREADS = 4
 PARALLEL_BYTES = 8 << 20
 
 Buffer = bytes | bytearray | memoryview
+
+
+class Row(NamedTuple):
+    """What a manifest says of a tensor, but its place."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int]
+    size: int
+    checksum: bytes
 
 
 class ManifestError(ValueError):
@@ -79,12 +89,26 @@ def make_manifest(
     adapters: pb.Adapters | None = None,
 ) -> pb.Manifest:
     """The manifest of (name, dtype, shape, bytes) tensors laid out one after the other in this order."""
-    manifest = pb.Manifest(adapters=adapters)
-    offset = 0
     listed = list(tensors)
     sums = checksums([data for *_, data in listed])
-    for (name, dtype, shape, data), sum_ in zip(listed, sums, strict=True):
-        size = memoryview(data).nbytes
+    rows = [
+        Row(name, dtype, shape, memoryview(data).nbytes, sum_)
+        for (name, dtype, shape, data), sum_ in zip(listed, sums, strict=True)
+    ]
+    return manifest_of(epoch, step, rows, parent, adapters)
+
+
+def manifest_of(
+    epoch: int,
+    step: int,
+    rows: Iterable[Row],
+    parent: PolicyVersion | None = None,
+    adapters: pb.Adapters | None = None,
+) -> pb.Manifest:
+    """The manifest of tensors whose bytes may be elsewhere, laid out one after the other in this order."""
+    manifest = pb.Manifest(adapters=adapters)
+    offset = 0
+    for name, dtype, shape, size, sum_ in rows:
         manifest.tensors.add(name=name, dtype=dtype, shape=shape, offset=offset, size=size, checksum=sum_)
         offset += size
     manifest.total_size = offset

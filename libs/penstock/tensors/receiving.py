@@ -5,6 +5,7 @@ received: `Overlapped`. Writing is a system call (`Output`), not a copy into a m
 """
 
 import asyncio
+import bisect
 import errno
 import mmap
 import os
@@ -55,52 +56,125 @@ def _differs(tensor: pb.Tensor) -> ChecksumError:
     return ChecksumError(f"tensor {tensor.name!r}: the checksum of its {tensor.size} bytes differs")
 
 
+class NoTensor(ValueError):
+    """No tensor begins where the next bytes are said to belong."""
+
+
+class TwiceError(ValueError):
+    """A tensor comes from two sides, or once more after it was checked."""
+
+
+class Arrived:
+    """Which tensors of a version have come, whoever brings them; from any thread.
+
+    Invariant (test name): a tensor that was checked is never written again.
+    """
+
+    def __init__(self, manifest: pb.Manifest) -> None:
+        self._manifest, self._lock = manifest, threading.Lock()
+        self._missing = {index for index, tensor in enumerate(manifest.tensors) if tensor.size}
+        self._claimed: dict[int, object] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all have; one without a byte always has."""
+        return not self._missing
+
+    @property
+    def received(self) -> int:
+        """The bytes of those that have."""
+        with self._lock:
+            return self._manifest.total_size - sum(self._manifest.tensors[index].size for index in self._missing)
+
+    def claim(self, by: object, first: int, end: int) -> None:
+        """Tensors from number `first` up to byte `end` are brought by somebody, and by nobody else. Raises
+        TwiceError."""
+        tensors = self._manifest.tensors
+        with self._lock:
+            while first < len(tensors) and tensors[first].offset < end:
+                if tensors[first].size and (
+                    first not in self._missing or self._claimed.setdefault(first, by) is not by
+                ):
+                    raise TwiceError(f"tensor {tensors[first].name!r} comes twice")
+                first += 1
+
+    def has(self, index: int) -> None:
+        """One has come, and was checked."""
+        with self._lock:
+            self._missing.discard(index)
+            self._claimed.pop(index, None)
+
+    def let_go(self, by: object) -> None:
+        """Somebody brings no more."""
+        with self._lock:
+            for index in [index for index, claimed in self._claimed.items() if claimed is by]:
+                del self._claimed[index]
+
+
 class Receiver:
-    """A sink of the manifest's size that fills from the front.
+    """A sink of the manifest's size that fills from the front, or from any tensor's begin.
 
     Invariant (test name): it is complete only when every tensor has arrived with the manifest's checksum.
 
     Args:
         write: puts bytes at an offset.
+        arrived: of the same manifest, where several receivers share the work; each tensor is one receiver's then.
     """
 
-    def __init__(self, manifest: pb.Manifest, write: Callable[[memoryview, int], None]) -> None:
+    def __init__(
+        self, manifest: pb.Manifest, write: Callable[[memoryview, int], None], arrived: Arrived | None = None
+    ) -> None:
         self.received = 0
-        self._manifest, self._write = manifest, write
-        self._next, self._hash = 0, hasher()
-        self.take(memoryview(b""))  # tensors without a byte have arrived
+        self._manifest, self._write, self._arrived = manifest, write, arrived or Arrived(manifest)
+        self._at, self._next, self._hash = 0, 0, hasher()
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor has arrived and been checked."""
-        return self._next == len(self._manifest.tensors)
+        """Whether every tensor has arrived and been checked, here or elsewhere."""
+        return self._arrived.complete
+
+    def seek(self, offset: int) -> None:
+        """What is fed next begins there. Raises NoTensor where no tensor does, or where one has come in part."""
+        tensors = self._manifest.tensors
+        if self._next < len(tensors) and self._at > tensors[self._next].offset:
+            raise NoTensor(f"tensor {tensors[self._next].name!r} has come in part: its other bytes are next")
+        found = bisect.bisect_left(tensors, offset, key=lambda tensor: tensor.offset)
+        if found == len(tensors) or tensors[found].offset != offset:
+            raise NoTensor(f"no tensor of the version begins at byte {offset}")
+        self._at, self._next = offset, found
 
     def feed(self, data: Buffer) -> int:
         """Takes the next bytes; gives the number received.
 
-        Raises ChecksumError, or ValueError if there are more than the manifest has, or what `write` raises; then
-        nothing more may be fed.
+        Raises ChecksumError, TwiceError, or ValueError if there are more than the manifest has, or what `write` raises;
+        then nothing more may be fed.
         """
         view = memoryview(data)
-        end = self.received + view.nbytes
+        end = self._at + view.nbytes
         if end > self._manifest.total_size:
             raise ValueError(f"{end} bytes received, the version has {self._manifest.total_size}")
-        self._write(view, self.received)
+        self._arrived.claim(self, self._next, end)
+        self._write(view, self._at)
         self.take(view)
         return self.received
 
     def take(self, view: memoryview) -> None:
         """Checks the next bytes, which are where they belong already. Raises ChecksumError."""
-        while not self.complete:
+        while view:
             tensor = self._manifest.tensors[self._next]
-            part = view[: tensor.offset + tensor.size - self.received]
+            part = view[: tensor.offset + tensor.size - self._at]
             self._hash.update(part)
-            self.received, view = self.received + part.nbytes, view[part.nbytes :]
-            if self.received < tensor.offset + tensor.size:
+            self._at, self.received, view = self._at + part.nbytes, self.received + part.nbytes, view[part.nbytes :]
+            if self._at < tensor.offset + tensor.size:
                 return
             if self._hash.digest() != tensor.checksum:
                 raise _differs(tensor)
+            self._arrived.has(self._next)
             self._next, self._hash = self._next + 1, hasher()
+
+    def close(self) -> None:
+        """Nothing more is fed: what came in part may come from elsewhere."""
+        self._arrived.let_go(self)
 
 
 class Output:
@@ -171,10 +245,11 @@ class Overlapped:
 
     async def put(self, data: memoryview) -> None:
         """Begins to feed a piece; waits for the one before it."""
-        await self._finish()
+        await self.settled()
         self._under_way = asyncio.ensure_future(asyncio.to_thread(self._feed, data))
 
-    async def _finish(self) -> None:
+    async def settled(self) -> None:
+        """Waits until nothing is being fed."""
         if self._under_way is not None:
             under_way, self._under_way = self._under_way, None
             self.received = await under_way
@@ -186,6 +261,6 @@ class Overlapped:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            await self._finish()
+            await self.settled()
         elif self._under_way is not None:
             await asyncio.gather(self._under_way, return_exceptions=True)

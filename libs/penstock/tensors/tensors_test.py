@@ -3,18 +3,22 @@
 import hashlib
 import math
 import pathlib
+import random
 
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.tensors import (
+    Arrived,
     ChecksumError,
     ManifestError,
+    NoTensor,
     Output,
     Overlapped,
     Receiver,
+    TwiceError,
     check_manifest,
     checksum,
     checksums,
@@ -73,6 +77,70 @@ def test_a_surplus_byte_is_an_error_and_tensors_without_a_byte_are_there_at_once
     with pytest.raises(ValueError, match="35 bytes received, the version has 34"):
         Receiver(manifest(), Memory().write).feed(bytes(35))
     assert Receiver(make_manifest(1, 7, [("empty", "float32", [0], b"")]), Memory().write).complete
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 20), st.randoms())
+def test_several_receivers_make_one_version_in_any_order_and_a_checked_tensor_is_never_written_again(
+    sizes: list[int], receivers: int, chunk: int, chance: random.Random
+) -> None:
+    data = [bytes([i + 1]) * (4 * size) for i, size in enumerate(sizes)]
+    made = make_manifest(1, 7, [(f"t{i}", "float32", [len(d) // 4], d) for i, d in enumerate(data)])
+    memory = bytearray(made.total_size)
+
+    def write(piece: memoryview, offset: int) -> None:
+        memory[offset : offset + len(piece)] = piece
+
+    arrived = Arrived(made)
+    streams = [Receiver(made, write, arrived) for _ in range(receivers)]
+    waiting = [i for i, d in enumerate(data) if d]
+    chance.shuffle(waiting)
+    under_way: list[tuple[Receiver, int, list[bytes]]] = []
+    while waiting or under_way:
+        idle = [s for s in streams if s not in [each[0] for each in under_way]]
+        if waiting and idle:
+            index = waiting.pop()
+            idle[0].seek(made.tensors[index].offset)
+            under_way.append(
+                (idle[0], index, [data[index][at : at + chunk] for at in range(0, len(data[index]), chunk)])
+            )
+        place = chance.randrange(len(under_way))
+        stream, index, pieces = under_way[place]
+        assert not arrived.complete
+        stream.feed(pieces.pop(0))
+        another = Receiver(made, write, arrived)
+        another.seek(made.tensors[index].offset)
+        with pytest.raises(TwiceError, match=f"'t{index}' comes twice"):
+            another.feed(bytes(4))
+        if not pieces:
+            del under_way[place]
+    assert arrived.complete and bytes(memory) == b"".join(data) and arrived.received == made.total_size
+
+
+def test_what_came_in_part_may_come_from_elsewhere_once_its_stream_is_over() -> None:
+    memory = bytearray(len(WHOLE))
+
+    def write(piece: memoryview, offset: int) -> None:
+        memory[offset : offset + len(piece)] = piece
+
+    arrived = Arrived(manifest())
+    broken, other = Receiver(manifest(), write, arrived), Receiver(manifest(), write, arrived)
+    broken.feed(WHOLE[:20])
+    with pytest.raises(TwiceError):
+        other.feed(WHOLE)
+    broken.close()
+    other.feed(WHOLE)
+    assert arrived.complete and bytes(memory) == WHOLE
+
+
+@pytest.mark.parametrize("offset", [1, 23, 25, len(WHOLE), 2**63])
+def test_a_stream_begins_with_a_tensor_and_ends_one_before_the_next(offset: int) -> None:
+    receiver = Receiver(manifest(), Memory().write)
+    with pytest.raises(NoTensor, match=f"no tensor of the version begins at byte {offset}"):
+        receiver.seek(offset)
+    receiver.feed(WHOLE[:3])
+    with pytest.raises(NoTensor, match="'a' has come in part"):
+        receiver.seek(24)
 
 
 async def test_pieces_are_fed_in_order_and_an_error_comes_out(tmp_path: pathlib.Path) -> None:

@@ -6,6 +6,10 @@ class CannotGoOn(RuntimeError):
     last checkpoint and the log are as they were."""
 
 
+class AnotherLearner(CannotGoOn):
+    """A later learner trains this run: this one must end, and must not be started again."""
+
+
 class LayoutError(ValueError):
     """The parallel sizes do not fit the model, the backend or the number of ranks."""
 

@@ -179,6 +179,11 @@ class Policy(Protocol):
         merged into the weights."""
         ...
 
+    def owned(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, on every rank those that it publishes: over all ranks each tensor once, about as many bytes on
+        each, and no rank has all."""
+        ...
+
     def adapters(self) -> Iterator[tuple[str, Tensor]]:
         """As `export`, the adapters alone, under PEFT's names (see weights.proto, Adapters).
 

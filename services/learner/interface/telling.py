@@ -38,6 +38,23 @@ def told_by_all(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]
     return [_read(data[: int(size)]) for data, size in zip(gathered, sizes, strict=True)]
 
 
+def told_first(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's value in the order of the group's ranks on its first, nothing elsewhere; a collective."""
+    device, world = _device(group), dist.get_world_size(group)
+    sent = _sent(value, device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world)]
+    dist.all_gather(sizes, torch.tensor([sent.numel()], device=device), group=group)
+    if dist.get_rank(group):
+        dist.send(sent, group=group, group_dst=0)
+        return []
+    found = [value]
+    for rank in range(1, world):
+        data = torch.empty(int(sizes[rank]), dtype=torch.uint8, device=device)
+        dist.recv(data, group=group, group_src=rank)
+        found.append(_read(data))
+    return found
+
+
 def _device(group: dist.ProcessGroup | None) -> torch.device:
     """Where a group's collectives want their tensors."""
     if "nccl" in dist.get_backend(group):

@@ -11,15 +11,11 @@ import logging
 
 from penstock.bus import Bucket, KeyConflict, KeyValue
 from penstock.rules import bounds
-from services.learner.interface.errors import CannotGoOn
+from services.learner.interface.errors import AnotherLearner, CannotGoOn
 
 logger = logging.getLogger(__name__)
 KEY = "learner_epoch"
 PLAUSIBLE = bounds.MOST_EPOCH // 2
-
-
-class AnotherLearner(CannotGoOn):
-    """A later learner trains this run: this one must end, and must not be started again."""
 
 
 class Epoch:

@@ -3,8 +3,8 @@
 import pytest
 
 from penstock.bus import Bucket, Bus
-from services.learner.interface.errors import CannotGoOn
-from services.learner.leader.epochs import KEY, PLAUSIBLE, AnotherLearner, take_epoch
+from services.learner.interface.errors import AnotherLearner, CannotGoOn
+from services.learner.leader.epochs import KEY, PLAUSIBLE, take_epoch
 from services.learner.leader.run_testing import NAMES
 
 

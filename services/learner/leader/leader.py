@@ -33,18 +33,20 @@ from services.learner.checkpoints.resume import Position
 from services.learner.interface.errors import CannotGoOn
 from services.learner.interface.policy import Takes
 from services.learner.interface.rate import Rate
-from services.learner.leader.differences import Differences
 from services.learner.leader.epochs import take_epoch
 from services.learner.leader.follow import Following
 from services.learner.leader.judge import Judge
 from services.learner.leader.lineage import tie
 from services.learner.leader.link import Link, linked
 from services.learner.leader.preparation import Prepared, prepare
-from services.learner.leader.publishing import adapters_of, newest, publish
 from services.learner.leader.record import Batches
 from services.learner.leader.server import Learner
 from services.learner.leader.status import State, Status
 from services.learner.leader.trained import Trained, report_of
+from services.learner.publishing.differences import Differences
+from services.learner.publishing.following import LEAVE_SECONDS
+from services.learner.publishing.publish import adapters_of, newest, publish
+from services.learner.publishing.together import Ranks
 
 logger = logging.getLogger(__name__)
 PUBLISH_SECONDS = 300.0
@@ -103,6 +105,10 @@ class Leader(Protocol):
         """Waits until the version under way is READY."""
         ...
 
+    def leave(self) -> None:
+        """Gives the version under way a moment, and lets it be: the next learner publishes it."""
+        ...
+
     def position(self) -> Position:
         """What of the streams belongs to the current weights."""
         ...
@@ -110,34 +116,6 @@ class Leader(Protocol):
     def trim(self, before: int) -> None:
         """Gives room in the log: nothing at or before `before` is needed any more."""
         ...
-
-
-class Idle:
-    """The Leader of every rank but 0, which does what rank 0 says."""
-
-    def next(self, step: int, within: float, saving: bool) -> tuple[Command, Prepared | None]:
-        return Command.WAIT, None
-
-    def stepped(self, trained: Trained, tensors: Sequence[tuple[str, Tensor]]) -> Mapping[str, float]:
-        return {}
-
-    def lacks(self, step: int) -> bool:
-        return False
-
-    def publish(self, step: int, tensors: Sequence[tuple[str, Tensor]], probes: Sequence[Probe] = ()) -> None:
-        pass
-
-    def evaluated(self, report: pb.EvaluationReport) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
-    def position(self) -> Position:
-        return Position()
-
-    def trim(self, before: int) -> None:
-        pass
 
 
 class RunLeader:
@@ -153,13 +131,14 @@ class RunLeader:
         trims: bool,
         full_every: int,
         tries: bool,
+        ranks: Ranks,
     ) -> None:
         """adapters: said of what is published, where that is these alone. trims: whether checkpoints give room.
         full_every: of so many versions one is published whole. tries: whether versions are tried, which begins with the
-        one that all others are compared with."""
+        one that all others are compared with. ranks: which publish together."""
         self._link, self._opened, self._batches = link, opened, opened.batches
         self._sources, self._adapters, self._status, self._trims = sources, adapters, status, trims
-        self._tries = tries
+        self._tries, self._ranks = tries, ranks
         self._publishing: concurrent.futures.Future[bool] | None = None
         self._differences = Differences(full_every)
         self._given = opened.held is not None  # whether anything was published that engines could start from
@@ -217,6 +196,8 @@ class RunLeader:
             differences=self._differences,
             probes=probes,
             host=boot_id(),
+            ranks=self._ranks,
+            address=self._opened.weight_sync,
         )
         self._publishing = self._link.begin(version)
 
@@ -228,6 +209,18 @@ class RunLeader:
             self._publishing.result(PUBLISH_SECONDS + 60)
             self._publishing = None
 
+    def leave(self) -> None:
+        publishing, self._publishing = self._publishing, None
+        if publishing is None:
+            return
+        try:
+            publishing.result(LEAVE_SECONDS)
+        except TimeoutError:
+            publishing.cancel()
+            logger.warning("the version under way is not READY yet, and is left to the next learner")
+        except (rpc.RpcError, CannotGoOn) as error:
+            logger.warning("the version under way is left to the next learner: %s", error)
+
     def position(self) -> Position:
         return self._link.do(self._batches.position(), 30)
 
@@ -237,7 +230,7 @@ class RunLeader:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """Rank 0's connections. held: the newest version of weight_sync when they were opened."""
+    """Rank 0's connections. held: the newest version of weight_sync, whose address that is, when they were opened."""
 
     bus: Bus
     names: RunNames
@@ -246,6 +239,7 @@ class _Opened:
     batches: Batches
     held: PolicyVersion | None
     watcher: Watcher
+    weight_sync: str
 
     async def awaited(self) -> bool:
         """Whether an engine is there that has no weights, and can have none before version 0 is published."""
@@ -261,17 +255,18 @@ def leading(
     position: Position,
     takes: Takes,
     checkpoints: pathlib.Path,
+    ranks: Ranks,
 ) -> Iterator[RunLeader]:
     """Rank 0's Leader, whose thread and connections live as long as the block.
 
     position: from the checkpoint that the weights are of. takes: what these can be trained on. checkpoints: where they
-    are kept.
+    are kept. ranks: which publish together.
     """
     with linked() as link:
         opened = link.do(_open(link, recipe, addresses, status, sources, position, takes, checkpoints), JOIN_SECONDS)
         trims, full_every = not recipe.limits.keep_log, recipe.weight_sync.full_every
         tries = recipe.canary is not None
-        yield RunLeader(link, opened, sources, adapters_of(recipe), status, trims, full_every, tries)
+        yield RunLeader(link, opened, sources, adapters_of(recipe), status, trims, full_every, tries, ranks)
 
 
 async def _open(
@@ -314,7 +309,7 @@ async def _open(
     await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags, weight_sync)))
     schedule = Rate.of(recipe).recorded()
     batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch, schedule)
-    return _Opened(bus, names, channel, following, batches, held, part.watcher)
+    return _Opened(bus, names, channel, following, batches, held, part.watcher, weight_sync)
 
 
 async def _taking_part(part: Part, status: Status, flags: argparse.Namespace, weight_sync: str) -> None:

@@ -6,12 +6,15 @@ from typing import Any, cast
 import pytest
 
 from penstock.common.v1.common_pb2 import PolicyVersion
-from services.learner.leader.leader import Idle, RunLeader
+from services.learner.leader.idle import Idle
+from services.learner.leader.leader import RunLeader
+from services.learner.publishing.together import Alone
 
 
 def leader(held: PolicyVersion | None) -> RunLeader:
     opened = SimpleNamespace(batches=None, held=held, watcher=None)
-    return RunLeader(cast(Any, None), cast(Any, opened), cast(Any, None), None, cast(Any, None), True, 1, False)
+    nothing = cast(Any, None)
+    return RunLeader(nothing, cast(Any, opened), nothing, None, nothing, True, 1, False, Alone())
 
 
 @pytest.mark.parametrize(

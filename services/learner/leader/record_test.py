@@ -8,8 +8,8 @@ import pytest
 from penstock.bus import Bucket, Bus, append, last_entry, publish_once, store_payload, trim
 from penstock.trajectories import failed
 from penstock.trajectory.v1 import trajectory_pb2 as pb
-from services.learner.interface.errors import CannotGoOn
-from services.learner.leader.epochs import AnotherLearner, take_epoch
+from services.learner.interface.errors import AnotherLearner, CannotGoOn
+from services.learner.leader.epochs import take_epoch
 from services.learner.leader.run_testing import NAMES, SCHEDULE, admit, event_of, group, leader, publish, sample
 
 

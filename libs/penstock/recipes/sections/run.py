@@ -135,7 +135,7 @@ class WeightSync(Section):
     full_every: Positive = Field(
         default=32,
         description="of so many versions one is pushed whole, the others as what changed since the one before, unless "
-        "that is more than 40 % of it; 1 pushes all of them whole, and rank 0 keeps no copy of what it pushed last",
+        "that is more than 40 % of it; 1 pushes all of them whole, and ranks keep no copy of what they pushed last",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="type in which tensors are published; that of the engines, model.dtype, if absent"

@@ -174,6 +174,11 @@ class PolicyBase(abc.ABC):
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
 
+    @abc.abstractmethod
+    def owned(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, on every rank those that it publishes: over all ranks each tensor once, about as many bytes on
+        each, and no rank has all."""
+
     def _keep_reference(self, weights: Mapping[str, Tensor]) -> None:
         """Remembers the initial weights where the spec wants them and they are not there anyway."""
         if self.spec.keep_reference and self._without_adapters is None:

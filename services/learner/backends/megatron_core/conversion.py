@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from services.learner.backends.common.owners import Owners
 from services.learner.backends.megatron_core.layout import RankGroups
 from services.learner.huggingface.config import ModelConfig
 from services.learner.interface.errors import UnsupportedModel
@@ -218,6 +219,45 @@ def export(
         yield from _later_stages(stage, config, layout, value)
 
 
+@torch.no_grad()
+def owned(
+    chunks: Sequence[Any], config: ModelConfig, layout: RankGroups, value: Value = _data
+) -> Iterator[tuple[str, Tensor]]:
+    """Streams what this rank publishes, as `export` does what rank 0 exports: over all ranks each tensor once.
+
+    Stages and experts stay where they are; what replicas and tensor ranks could have as well is dealt out among them.
+    """
+    groups = layout.groups
+    replica, tp = groups.dp_cp.rank(), groups.tp.size()
+    dense, experts = Owners(groups.dp_cp.size() * tp), Owners(groups.expt_dp.size() if config.experts else 1)
+    for p in mapped_parameters(chunks):
+        if p.is_adapter or (p.hf_names == ["lm_head.weight"] and config.tied_embeddings):
+            continue
+        cut = 1 if p.is_expert else tp
+        sizes = [t.nbytes for t in unshard(p.kind, [torch.empty_like(p.parameter, device="meta")] * cut, config)]
+        if p.is_expert:
+            own, mine = groups.expt_dp.rank(), [experts.next(size) for size in sizes]
+            needed = own in mine
+        else:
+            own, mine = replica * tp + groups.tp.rank(), [dense.next(size) for size in sizes]
+            needed = any(owner // tp == replica for owner in mine)
+        if not needed:
+            continue
+        whole = unshard(p.kind, _over(value(p.parameter).contiguous(), groups.tp, p.kind, cut), config)
+        for name, tensor, owner in zip(p.hf_names, whole, mine, strict=True):
+            if owner == own:
+                yield name, tensor.to("cpu", copy=True).contiguous()
+
+
+def _over(local: Tensor, group: dist.ProcessGroup, kind: Kind, ranks: int) -> list[Tensor]:
+    """What all ranks of a group have of a parameter, which gloo wants without strides."""
+    if ranks == 1 or kind == "same":
+        return [local]
+    parts = [torch.empty_like(local) for _ in range(ranks)]
+    dist.all_gather(parts, local, group=group)
+    return parts
+
+
 def _gathered(
     stage: list[MappedParameter], config: ModelConfig, layout: RankGroups, value: Value
 ) -> Iterator[tuple[str, Tensor]]:
@@ -225,10 +265,7 @@ def _gathered(
     for p in stage:
         local = value(p.parameter).contiguous()  # gloo ignores strides
         group = layout.groups.ep if p.is_expert else layout.groups.tp
-        parts = [local]
-        if group.size() > 1 and (p.is_expert or p.kind != "same"):
-            parts = [torch.empty_like(local) for _ in range(group.size())]
-            dist.all_gather(parts, local, group=group)
+        parts = _over(local, group, "row" if p.is_expert else p.kind, group.size())
         yield from _named(p, parts, config)
 
 

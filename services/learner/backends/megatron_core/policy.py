@@ -151,6 +151,13 @@ class MegatronPolicy(PolicyBase):
             return conversion.export(self._models, self.config, self.layout, self._adapters.merged)
         return conversion.export(self._models, self.config, self.layout)
 
+    def owned(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, on every rank those that it publishes."""
+        self._settle()
+        if self._adapters is not None:
+            return conversion.owned(self._models, self.config, self.layout, self._adapters.merged)
+        return conversion.owned(self._models, self.config, self.layout)
+
     def _export_adapters(self) -> Iterator[tuple[str, Tensor]]:
         self._settle()
         for name, tensor in conversion.export(self._models, self.config, self.layout, adapters=True):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from services.learner.backends.common.adapters import peft_names
 from services.learner.backends.common.chunked_head import chunked_logprobs
+from services.learner.backends.common.owners import Owners
 from services.learner.backends.common.policy_base import PolicyBase
 from services.learner.backends.optim.muon import check_muon
 from services.learner.backends.packing.building import Cut, MicroBatch
@@ -145,23 +146,30 @@ class TransformersPolicy(PolicyBase):
     def architecture(self) -> str:
         return type(self._network.model).__name__
 
-    @torch.no_grad()
     def export(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, whole CPU tensor) on rank 0, nothing elsewhere; every rank must drain it. Adapters are
         merged into the weights."""
+        return self._gathered(Owners(1))
+
+    def owned(self) -> Iterator[tuple[str, Tensor]]:
+        """As `export`, on every rank those that it publishes."""
+        return self._gathered(Owners(dist.get_world_size()))
+
+    @torch.no_grad()
+    def _gathered(self, owners: Owners) -> Iterator[tuple[str, Tensor]]:
+        own = dist.get_rank()
         for name, parameter in self._network.model.named_parameters():
             if is_adapter(name):
                 continue
             whole = parameter.full_tensor()
             if self._adapters is not None:
                 whole = self._adapters.merged(name, whole)
-            if dist.get_rank() == 0:
+            if owners.next(whole.nbytes) == own:
                 yield name, whole.to("cpu", self.spec.torch_dtype, copy=True).contiguous()
-        if dist.get_rank() == 0:
-            persistent = self._network.model.state_dict().keys()
-            for name, buffer in self._network.model.named_buffers():
-                if name in persistent:
-                    yield name, buffer.to("cpu", copy=True)
+        persistent = self._network.model.state_dict().keys()
+        for name, buffer in self._network.model.named_buffers():
+            if name in persistent and owners.next(buffer.nbytes) == own:
+                yield name, buffer.to("cpu", copy=True)
 
     @torch.no_grad()
     def _export_adapters(self) -> Iterator[tuple[str, Tensor]]:

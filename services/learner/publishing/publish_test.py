@@ -19,11 +19,11 @@ from penstock.recipes import Recipe
 from penstock.recipes.sections import WeightSync
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.learner.interface.errors import CannotGoOn
+from services.learner.interface.errors import AnotherLearner, CannotGoOn
 from services.learner.interface.policy import Policy
-from services.learner.leader import publishing, writing
-from services.learner.leader.differences import Differences
-from services.learner.leader.epochs import AnotherLearner
+from services.learner.publishing import publish as publishing
+from services.learner.publishing import writing
+from services.learner.publishing.differences import Differences
 
 TENSORS = [("a", torch.arange(6.0).view(2, 3)), ("b", torch.zeros(0))]
 
@@ -206,7 +206,7 @@ def test_where_a_difference_cannot_be_used_the_whole_is_pushed(refusal: rpc.Abor
 
 def test_tensors_are_published_in_the_type_that_is_asked_for() -> None:
     class Exports:
-        def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+        def owned(self) -> Iterator[tuple[str, torch.Tensor]]:
             yield "a", torch.full((2,), 1 / 3)
 
     def published(**settings: Any) -> torch.Tensor:
@@ -313,7 +313,11 @@ def test_buffers_of_any_size_lie_one_behind_the_other(
     place.write_bytes(bytes(len(whole)))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(writing, "PIECE_BYTES", piece)
-        assert writing.write(str(place), len(whole), [memoryview(b) for b in buffers])
+        pieces, at = list[writing.Piece](), 0
+        for buffer in buffers:
+            pieces.append((at, memoryview(buffer)))
+            at += len(buffer)
+        assert writing.write(str(place), len(whole), pieces)
     assert place.read_bytes() == whole
 
 
@@ -328,5 +332,5 @@ def test_nothing_is_written_but_into_a_staged_file_of_the_right_size(tmp_path: p
     named["folder"].mkdir()
     os.mkfifo(named["pipe"])
     for place in (kept, *named.values()):
-        assert not writing.write(str(place), 4, [memoryview(b"oops")]), place
+        assert not writing.write(str(place), 4, [(0, memoryview(b"oops"))]), place
     assert kept.read_bytes() == named["second"].read_bytes() == b"keep" and named["longer"].read_bytes() == b"keeps"

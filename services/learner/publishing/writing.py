@@ -20,8 +20,12 @@ STAGED = ".staging"
 """What the names of weight_sync's files end with until they are committed."""
 
 
-def write(place: str, size: int, buffers: Sequence[memoryview]) -> bool:
-    """Writes buffers, one behind the other, into a file that has `size` bytes; False where that cannot be done here."""
+Piece = tuple[int, memoryview]
+"""Bytes, and where they begin."""
+
+
+def write(place: str, size: int, pieces: Sequence[Piece]) -> bool:
+    """Writes pieces into a file that has `size` bytes; False where that cannot be done here."""
     if not place.endswith(STAGED):
         return False
     try:
@@ -36,7 +40,7 @@ def write(place: str, size: int, buffers: Sequence[memoryview]) -> bool:
             logger.warning("%s is not weight_sync's file of %d bytes: all is pushed", place, size)
             return False
         with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "writing") as threads:
-            list(threads.map(lambda piece: _put(descriptor, *piece), _pieces(buffers)))
+            list(threads.map(lambda piece: _put(descriptor, *piece), _cut(pieces)))
     except OSError as error:
         logger.warning("weight_sync's file cannot be written, all is pushed: %s", error)
         return False
@@ -45,16 +49,14 @@ def write(place: str, size: int, buffers: Sequence[memoryview]) -> bool:
     return True
 
 
-def _pieces(buffers: Sequence[memoryview]) -> Iterator[tuple[memoryview, int]]:
-    """What is written at once, and where."""
-    at = 0
-    for buffer in buffers:
-        for start in range(0, len(buffer), PIECE_BYTES):
-            yield buffer[start : start + PIECE_BYTES], at + start
-        at += len(buffer)
+def _cut(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """What is written at once."""
+    for offset, data in pieces:
+        for start in range(0, len(data), PIECE_BYTES):
+            yield offset + start, data[start : start + PIECE_BYTES]
 
 
-def _put(descriptor: int, data: memoryview, offset: int) -> None:
+def _put(descriptor: int, offset: int, data: memoryview) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
