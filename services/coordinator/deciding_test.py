@@ -32,6 +32,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     GetManifest: ClassVar[Any]
     HoldVersions: ClassVar[Any]
     OpenBulk: ClassVar[Any]
+    OpenPush: ClassVar[Any]
     PushDifference: ClassVar[Any]
     PushTensors: ClassVar[Any]
     ReleaseHold: ClassVar[Any]

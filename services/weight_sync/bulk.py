@@ -1,8 +1,9 @@
-"""The bulk socket beside the gRPC port: a version's bytes as they are, to whoever shows a ticket.
+"""The bulk socket beside the gRPC port: a version's bytes as they are, to whoever shows a ticket, or from them.
 
 One gRPC stream carries half of what a socket does, before any check (docs/benchmarks.md). Who may fetch is asked where
-a ticket is given, by OpenBulk; a connection has nothing to say but that ticket. Each has a thread, and sends from a
-buffer that is read from the file: a map's first faults, and sendfile's pages of 4 KiB, cost more than that copy.
+a ticket is given, by OpenBulk, and who may push by OpenPush; before its ticket a connection has nothing to say. Each
+has a thread, and sends from a buffer that is read from the file: a map's first faults, and sendfile's pages of 4 KiB,
+cost more than that copy.
 
 Invariants (test names): a wrong, used or expired ticket gets no byte, and is counted; a peer that sends or reads
 nothing is cut; with TLS nobody without a certificate gets as far as a ticket, and is counted; the end of the service
@@ -20,7 +21,9 @@ from types import TracebackType
 
 from penstock.rpc import Certificates
 from penstock.telemetry import metrics
-from services.weight_sync.tickets import TICKET_BYTES, Grant, Tickets
+from services.weight_sync.errors import StoreError
+from services.weight_sync.intake import take
+from services.weight_sync.tickets import TICKET_BYTES, For, Grant, Tickets
 
 logger = logging.getLogger(__name__)
 
@@ -106,9 +109,12 @@ class Bulk:
             with connection, self._secured(connection) as secured:
                 if self._may_serve(secured):
                     grant = self._granted(secured)
-                    if grant is not None:
+                    if isinstance(grant, Grant):
                         self._send(secured, grant)
-        except (OSError, ValueError) as error:  # a handshake that fails, a peer that went or stalled
+                    elif grant is not None:
+                        secured.settimeout(STALL_SECONDS)
+                        take(secured, grant)
+        except (OSError, ValueError, StoreError) as error:  # a handshake that fails, a peer that stalled, bad bytes
             logger.info("a bulk connection ends: %s", error)
         finally:
             with self._lock:
@@ -128,7 +134,7 @@ class Bulk:
         context = self._certificates.server_context()
         return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
-    def _granted(self, connection: socket.socket) -> Grant | None:
+    def _granted(self, connection: socket.socket) -> For | None:
         """What the ticket is for that a peer shows in its time, handshake included; None, and counted, where that is no
         good one. Raises OSError, counted too."""
         until, grant = time.monotonic() + TICKET_WAIT_SECONDS, None

@@ -19,11 +19,13 @@ from penstock.tensors import ChecksumError, ManifestError, NoTensor, Overlapped,
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync import errors as e
 from services.weight_sync.bulk import Bulk
+from services.weight_sync.intake import bytes_received
 from services.weight_sync.pushes import first_push, next_push
 from services.weight_sync.serving import FETCH_ERRORS, Serving
 from services.weight_sync.standing.canaries import Canaries
 from services.weight_sync.standing.holds import Holds, TooManyHolds
 from services.weight_sync.store import VersionStore
+from services.weight_sync.tickets import Intake
 
 RAW_REQUESTS, RAW_RESPONSES = ("PushTensors", "PushDifference"), ("FetchTensors", "FetchDifference")
 """What passes as raw frames: whoever adds the servicer to a server says so."""
@@ -60,7 +62,6 @@ PUSH_ERRORS: rpc.Refusals = {
 
 logger = logging.getLogger(__name__)
 _committed = metrics.counter(metrics.VERSIONS_PUBLISHED, "versions made READY")
-_received = metrics.counter(metrics.WEIGHT_BYTES, "bytes of tensors pushed")
 _held = metrics.gauge(metrics.VERSION_HELD, "step of the newest READY version")
 _applied = metrics.counter(metrics.VERSIONS_APPLIED, "versions that engines have applied")
 
@@ -117,8 +118,19 @@ class WeightSync(Serving):
             finally:
                 if part is not None:
                     part.close()
-        _received.inc(feeding.received)
+        bytes_received.inc(feeding.received)
         return pb.PushTensorsResponse(received=feeding.received)
+
+    async def OpenPush(self, request: pb.OpenPushRequest, context: Any) -> pb.OpenPushResponse:
+        staging, version = self._store.staging, request.version
+        if self._bulk is None:
+            raise rpc.failed_precondition("there is no bulk socket: push the tensors", reason="NO_BULK")
+        with rpc.refusing(ERRORS):
+            attempt = staging.attempt(version, request.attempt)
+            part = staging.part(version, attempt)
+        intake = Intake(part.seek, partial(staging.feed, version, attempt=attempt, part=part), part.close)
+        ticket = self._bulk.tickets.issue(intake, time.monotonic())
+        return pb.OpenPushResponse(ticket=ticket, port=self._bulk.port)
 
     async def PushDifference(self, requests: Any, context: Any) -> pb.PushDifferenceResponse:  # as PushTensors
         messages = aiter(requests)
@@ -134,7 +146,7 @@ class WeightSync(Serving):
                 async for message in messages:
                     await feeding.put(next_push(message, version)[1])
             await asyncio.to_thread(self._store.staging.apply_difference, version, attempt)
-        _received.inc(feeding.received)
+        bytes_received.inc(feeding.received)
         return pb.PushDifferenceResponse(received=feeding.received)
 
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Any) -> pb.CommitVersionResponse:

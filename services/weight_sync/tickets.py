@@ -1,4 +1,4 @@
-"""Tickets of the bulk socket: who shows one gets the bytes that it was made for, once. Pure.
+"""Tickets of the bulk socket: who shows one gets the bytes that it was made for, or brings them, once. Pure.
 
 Invariant (test name): a ticket is good once and for TICKET_SECONDS, and no more than MOST are out.
 """
@@ -6,6 +6,7 @@ Invariant (test name): a ticket is good once and for TICKET_SECONDS, and no more
 import dataclasses
 import pathlib
 import secrets
+from collections.abc import Callable
 
 TICKET_BYTES = 32
 TICKET_SECONDS = 30.0
@@ -21,13 +22,26 @@ class Grant:
     end: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Intake:
+    """What a ticket is for: bytes of a version that is pushed. seek: where the next ones begin; feed: takes them;
+    close: no more come. The first two raise what is wrong with them."""
+
+    seek: Callable[[int], None]
+    feed: Callable[[memoryview], int]
+    close: Callable[[], None]
+
+
+For = Grant | Intake
+
+
 class Tickets:
     """Those that are out. `redeem` may be called by any thread, `issue` by one at a time."""
 
     def __init__(self) -> None:
-        self._out: dict[bytes, tuple[Grant, float]] = {}
+        self._out: dict[bytes, tuple[For, float]] = {}
 
-    def issue(self, grant: Grant, now: float) -> bytes:
+    def issue(self, grant: For, now: float) -> bytes:
         """A new ticket; of too many the oldest is good no more."""
         for ticket, (_, until) in list(self._out.items()):
             if until > now and len(self._out) < MOST:
@@ -37,7 +51,7 @@ class Tickets:
         self._out[made] = (grant, now + TICKET_SECONDS)
         return made
 
-    def redeem(self, ticket: bytes, now: float) -> Grant | None:
+    def redeem(self, ticket: bytes, now: float) -> For | None:
         """What a ticket is for, and it is used; None for one that is none, or none any more."""
         grant, until = self._out.pop(ticket, (None, now))
         return grant if now < until else None

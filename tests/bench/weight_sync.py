@@ -6,7 +6,7 @@ sends 1 MiB pieces, another receives them into a buffer, nothing is checked. A v
 the one after it `--changed` of the elements, chosen at random, have moved to their neighbour, which is what a step of
 GRPO with a learning rate of 5e-6 was measured to do to a real model of 135 million parameters.
 
-In each round: raw TCP, memcpy, the hash alone; then from a learner on another host (by gRPC's stream) and from one on
+In each round: raw TCP, memcpy, the hash alone; then from a learner on another host (by the bulk socket) and from one on
 weight_sync's own (into its files): a whole version pushed, and fetched by an engine on another host; the next one
 pushed as a difference and fetched as one, and then taken by an engine on weight_sync's host. `--slow` puts a link of
 1 Gbit/s and 5 ms (`slow_link.py`) before weight_sync; then there is the other host alone, and no bulk socket.
@@ -24,6 +24,7 @@ import time
 from collections import defaultdict
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +33,13 @@ from penstock import rpc
 from penstock.bus.embedded import free_ports
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.fetching import Bulk, Hands
+from penstock.rpc import Security
 from penstock.supervisor.child import Child
 from penstock.supervisor.plan import launcher
 from penstock.system.boot import boot_id
 from penstock.tensors import checksum
 from penstock.weights.v1 import weights_pb2 as pb
+from services.learner.publishing.bulk import Bulk as Pushing
 from services.learner.publishing.differences import Differences
 from services.learner.publishing.publish import publish
 from tests.bench.report import Report, median_ratio
@@ -144,7 +147,12 @@ async def measured(args: argparse.Namespace, address: str, memory: pathlib.Path)
                 watch.stop("checksum")
                 for where, host in hosts.items():
                     kept, changed = Differences(EVERY), stepped(tensors, args.changed)
-                    pushing = partial(publish, channel, 1, within=300, recorded=1 << 40, differences=kept, host=host)
+                    by: dict[str, Any] = {
+                        "host": host,
+                        "address": address,
+                        "bulk": None if args.slow else Pushing(Security()),
+                    }
+                    pushing = partial(publish, channel, 1, within=300, recorded=1 << 40, differences=kept, **by)
                     watch.start()
                     assert await pushing(step + 1, tensors)
                     watch.stop(f"push, whole, {where}")

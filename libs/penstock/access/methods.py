@@ -81,6 +81,7 @@ METHODS: Mapping[str, Rule] = {
     f"{_REWARD}Describe": _rule("rollout", "operator"),
     f"{_WEIGHTS}BeginVersion": _rule("learner", bytes=LARGEST),
     f"{_WEIGHTS}PushTensors": _rule("learner", bytes=LARGEST),
+    f"{_WEIGHTS}OpenPush": _rule("learner"),
     f"{_WEIGHTS}PushDifference": _rule("learner", bytes=LARGEST),
     f"{_WEIGHTS}CommitVersion": _rule("learner"),
     f"{_WEIGHTS}AbortVersion": _rule("learner"),

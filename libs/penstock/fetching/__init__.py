@@ -5,7 +5,7 @@ Relays    the run's relays as one receiver sees them: the nearest is asked first
 told_of   what weight_sync tells a receiver, for ever
 """
 
-from penstock.fetching.bulk import Bulk
+from penstock.fetching.bulk import AGAIN_SECONDS, Bulk, connected, moving
 from penstock.fetching.hands import Hands, Held, led_on
 from penstock.fetching.relays import Relays
 from penstock.fetching.source import ANSWER_SECONDS, FETCHING, Source
@@ -13,6 +13,7 @@ from penstock.fetching.telling import told_of
 from penstock.fetching.whole import AnotherModel, FetchFailed, bytes_received, described, failing, fetch_whole
 
 __all__ = [
+    "AGAIN_SECONDS",
     "ANSWER_SECONDS",
     "FETCHING",
     "AnotherModel",
@@ -23,9 +24,11 @@ __all__ = [
     "Relays",
     "Source",
     "bytes_received",
+    "connected",
     "described",
     "failing",
     "fetch_whole",
     "led_on",
+    "moving",
     "told_of",
 ]

@@ -11,8 +11,10 @@ import logging
 import queue
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 
 import grpc
 
@@ -84,28 +86,37 @@ class Bulk:
         with waiting("weights", on="weight_sync", deadline=FETCH_SECONDS):
             async with asyncio.timeout(FETCH_SECONDS):
                 with closing(await asyncio.to_thread(self._connected, offered.port)) as connection:
-                    pouring = asyncio.ensure_future(
-                        asyncio.to_thread(_pour, connection, offered.ticket, whole, receiver)
-                    )
-                    try:
-                        await asyncio.shield(pouring)
-                    except asyncio.CancelledError:
-                        with suppress(OSError):  # it was gone
-                            # Which wakes the thread. SSLSocket's own method would have it read on without TLS.
-                            socket.socket.shutdown(connection, socket.SHUT_RDWR)
-                        await asyncio.wait([pouring])
-                        raise
+                    await moving(connection, partial(_pour, connection, offered.ticket, whole, receiver))
 
     def _connected(self, port: int) -> socket.socket:
-        connection = socket.create_connection((self._host, port), self._silent or CONNECT_SECONDS)
-        try:
-            if self._certificates is not None:
-                connection = self._certificates.context().wrap_socket(connection, server_hostname=self._host)
-        except BaseException:
-            connection.close()
-            raise
-        connection.settimeout(self._silent or STALL_SECONDS)
-        return connection
+        return connected(self._host, port, self._certificates, self._silent)
+
+
+def connected(host: str, port: int, certificates: Certificates | None, silent: float | None = None) -> socket.socket:
+    """A connection to a bulk socket, with TLS where there are certificates. silent: seconds after which a peer that
+    moves no byte is left. Raises OSError."""
+    connection = socket.create_connection((host, port), silent or CONNECT_SECONDS)
+    try:
+        if certificates is not None:
+            connection = certificates.context().wrap_socket(connection, server_hostname=host)
+    except BaseException:
+        connection.close()
+        raise
+    connection.settimeout(silent or STALL_SECONDS)
+    return connection
+
+
+async def moving(connection: socket.socket, work: Callable[[], None]) -> None:
+    """Has a thread move bytes over a connection; cancelled, it is over when that thread is. Raises as `work` does."""
+    under_way = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(under_way)
+    except asyncio.CancelledError:
+        with suppress(OSError):  # it was gone
+            # Which wakes the thread. SSLSocket's own method would have it read on without TLS.
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        await asyncio.wait([under_way])
+        raise
 
 
 def _pour(connection: socket.socket, ticket: bytes, whole: memoryview, receiver: Receiver) -> None:

@@ -76,6 +76,7 @@ class RawWeights(weights_pb2_grpc.WeightSyncServiceServicer):
     HoldVersions: ClassVar[Any]
     OpenBulk: ClassVar[Any]
     ListVersions: ClassVar[Any]
+    OpenPush: ClassVar[Any]
     PushDifference: ClassVar[Any]
     ReleaseHold: ClassVar[Any]
     ReportApplied: ClassVar[Any]

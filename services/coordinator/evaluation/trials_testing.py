@@ -49,6 +49,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     CommitVersion: ClassVar[Any]
     FetchDifference: ClassVar[Any]
     FetchTensors: ClassVar[Any]
+    OpenPush: ClassVar[Any]
     PushDifference: ClassVar[Any]
     PushTensors: ClassVar[Any]
     ReportApplied: ClassVar[Any]

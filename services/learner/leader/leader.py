@@ -43,6 +43,7 @@ from services.learner.leader.record import Batches
 from services.learner.leader.server import Learner
 from services.learner.leader.status import State, Status
 from services.learner.leader.trained import Trained, report_of
+from services.learner.publishing.bulk import Bulk
 from services.learner.publishing.differences import Differences
 from services.learner.publishing.following import LEAVE_SECONDS
 from services.learner.publishing.publish import adapters_of, newest, publish
@@ -198,6 +199,7 @@ class RunLeader:
             host=boot_id(),
             ranks=self._ranks,
             address=self._opened.weight_sync,
+            bulk=self._opened.bulk,
         )
         self._publishing = self._link.begin(version)
 
@@ -240,6 +242,7 @@ class _Opened:
     held: PolicyVersion | None
     watcher: Watcher
     weight_sync: str
+    bulk: Bulk
 
     async def awaited(self) -> bool:
         """Whether an engine is there that has no weights, and can have none before version 0 is published."""
@@ -309,7 +312,7 @@ async def _open(
     await link.beside(_all(following.run(), judge.run(), _taking_part(part, status, flags, weight_sync)))
     schedule = Rate.of(recipe).recorded()
     batches = Batches(bus, names, following, judge, recipe.staleness.max_versions, epoch, schedule)
-    return _Opened(bus, names, channel, following, batches, held, part.watcher, weight_sync)
+    return _Opened(bus, names, channel, following, batches, held, part.watcher, weight_sync, Bulk(addresses.security))
 
 
 async def _taking_part(part: Part, status: Status, flags: argparse.Namespace, weight_sync: str) -> None:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from penstock import rpc
 from penstock.rpc import Security
+from services.learner.publishing.bulk import Bulk
 from services.learner.publishing.differences import Differences
-from services.learner.publishing.parts import Part, Place, put
+from services.learner.publishing.parts import Part, Place
+from services.learner.publishing.putting import put
 from services.learner.publishing.together import (
     TOGETHER_SECONDS,
     Over,
@@ -32,7 +34,7 @@ class Follower:
 
     def __init__(self, ranks: Together, security: Security, host: str | None, full_every: int) -> None:
         self._ranks, self._security, self._host = ranks, security, host
-        self._kept = Differences(full_every)
+        self._kept, self._bulk = Differences(full_every), Bulk(security)
         self._thread: threading.Thread | None = None
         self._failed: Exception | None = None
 
@@ -84,7 +86,7 @@ class Follower:
 
         async def there() -> bool:
             async with rpc.channel(place.address, security=self._security) as channel:
-                return await put(channel, place, pieces, self._host)
+                return await put(channel, place, pieces, self._host, self._bulk)
 
         try:
             return outcome(asyncio.run(there()))

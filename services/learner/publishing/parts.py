@@ -1,14 +1,10 @@
 """One rank's part of a version: its tensors' bytes, and how they come to weight_sync.
 
-    begun by rank 0 -> Place -> every rank puts its part: into weight_sync's own file where that is on this host, as a
-                                stream of its own else -> committed by rank 0
+    begun by rank 0 -> Place -> every rank puts its part (`putting.py`) -> committed by rank 0
 
 A weight_sync of an older release takes one stream alone: then rank 0 gets the others' bytes, and puts them all.
-
-Invariant (test name): however tensors are dealt out to ranks, weight_sync gets the version of one rank alone.
 """
 
-import asyncio
 import dataclasses
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,7 +19,7 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import Layout
 from penstock.tensors import CHUNK_BYTES, Row, checksums, frame
 from penstock.weights.v1 import weights_pb2 as pb
-from services.learner.publishing.writing import Piece, write
+from services.learner.publishing.writing import Piece
 
 PUSH_SECONDS = 600.0
 _SERVICE = "/penstock.weights.v1.WeightSyncService/"
@@ -71,16 +67,6 @@ class Part:
             Row(name, dtype, list(shape), len(data), sum_)
             for (name, dtype, shape), data, sum_ in zip(self.layout, self.buffers, sums, strict=True)
         ]
-
-
-async def put(channel: grpc.aio.Channel, place: Place, pieces: Sequence[Piece], host: str | None) -> bool:
-    """Puts pieces where they belong; whether into weight_sync's file. host: this one's boot id; None writes no file.
-    Raises rpc.RpcError."""
-    if place.path and host == place.boot_id and await asyncio.to_thread(write, place.path, place.size, pieces):
-        return True
-    if pieces:
-        await stream(channel, "PushTensors", place.version, place.attempt, pieces)
-    return False
 
 
 async def stream(

@@ -23,8 +23,10 @@ from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.learner.interface.errors import AnotherLearner, CannotGoOn
 from services.learner.interface.policy import Policy
+from services.learner.publishing.bulk import Bulk
 from services.learner.publishing.differences import Differences
-from services.learner.publishing.parts import PUSH_SECONDS, Part, Place, put, stream
+from services.learner.publishing.parts import PUSH_SECONDS, Part, Place, stream
+from services.learner.publishing.putting import put
 from services.learner.publishing.together import (
     Alone,
     Over,
@@ -95,6 +97,7 @@ async def publish(
     host: str | None = None,
     ranks: Ranks | None = None,
     address: str = "",
+    bulk: Bulk | None = None,
 ) -> bool:
     """Makes version (epoch, step) READY; False if this is a replayed step, whose version weight_sync has had before.
 
@@ -102,12 +105,12 @@ async def publish(
     has a batch. `differences`: what was published before, where that is kept; then what has changed is pushed, and all
     of it only where weight_sync cannot use that. `probes`: what the weights say of a few samples. `host`: which one
     this is, as weight_sync says it; None writes none of its files. `ranks`: the others, which have the rest of the
-    tensors and find weight_sync at `address`.
+    tensors and find weight_sync at `address`. `bulk`: its bulk socket, where that may be used.
     Raises AnotherLearner; CannotGoOn for a version that no learner of this run has made; rpc.RpcError after `within`
     seconds of trying.
     """
     kept, part = differences or Differences(1), Part(tensors)
-    publishing = _Publishing(channel, part, ranks or Alone(), address, host, recorded)
+    publishing = _Publishing(channel, part, ranks or Alone(), address, bulk, host, recorded)
     over = Over()
     try:
         offers = checked(await publishing.ranks.offered(await asyncio.to_thread(offer, part, kept)))
@@ -169,9 +172,16 @@ class _Publishing:
     """One version's way. part: of this rank; the rest as `publish`."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, part: Part, ranks: Ranks, address: str, host: str | None, recorded: int
+        self,
+        channel: grpc.aio.Channel,
+        part: Part,
+        ranks: Ranks,
+        address: str,
+        bulk: Bulk | None,
+        host: str | None,
+        recorded: int,
     ) -> None:
-        self.ranks = ranks
+        self.ranks, self._bulk = ranks, bulk
         self._channel, self._part, self._address, self._recorded = channel, part, address, recorded
         self._stub, self._host, self._wanted = weights_pb2_grpc.WeightSyncServiceStub(channel), host, True
 
@@ -246,9 +256,9 @@ class _Publishing:
         if place.alone:
             others = checked(await self.ranks.went(outcome(False)))
             pieces = _in_order([*pieces, *((at, unpacked(data)) for said in others for at, data in said["pieces"])])
-            return _written(await put(self._channel, place, pieces, self._host))
+            return _written(await put(self._channel, place, pieces, self._host, self._bulk))
         try:
-            own = outcome(await put(self._channel, place, pieces, self._host))
+            own = outcome(await put(self._channel, place, pieces, self._host, self._bulk))
         except rpc.RpcError as error:
             await self.ranks.went(failure(error))
             raise

@@ -39,6 +39,7 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
     GetManifest: ClassVar[Any]
     HoldVersions: ClassVar[Any]
     OpenBulk: ClassVar[Any]
+    OpenPush: ClassVar[Any]
     ReleaseHold: ClassVar[Any]
     ReportApplied: ClassVar[Any]
     WatchVersions: ClassVar[Any]

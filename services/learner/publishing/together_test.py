@@ -87,6 +87,9 @@ class Store(weights_pb2_grpc.WeightSyncServiceServicer):
             answer.path = str(place)
         return answer
 
+    async def OpenPush(self, request: pb.OpenPushRequest, context: Any) -> pb.OpenPushResponse:
+        raise rpc.failed_precondition("there is no bulk socket", reason="NO_BULK")
+
     async def PushTensors(self, requests: Any, context: Any) -> pb.PushTensorsResponse:
         at, self.streams = 0, self.streams + 1
         async for request in requests:

@@ -57,5 +57,5 @@ class Relay(Serving):
     async def PushDifference(self, requests: Any, context: Any) -> Any:
         return await _refused(self, requests, context)
 
-    BeginVersion = CommitVersion = AbortVersion = _refused
+    OpenPush = BeginVersion = CommitVersion = AbortVersion = _refused
     ReportApplied = DecideVersion = ListVersions = HoldVersions = ReleaseHold = _refused
