@@ -24,7 +24,6 @@ import time
 from collections import defaultdict
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -147,12 +146,9 @@ async def measured(args: argparse.Namespace, address: str, memory: pathlib.Path)
                 watch.stop("checksum")
                 for where, host in hosts.items():
                     kept, changed = Differences(EVERY), stepped(tensors, args.changed)
-                    by: dict[str, Any] = {
-                        "host": host,
-                        "address": address,
-                        "bulk": None if args.slow else Pushing(Security()),
-                    }
-                    pushing = partial(publish, channel, 1, within=300, recorded=1 << 40, differences=kept, **by)
+                    way = None if args.slow else Pushing(Security())
+                    at = partial(publish, channel, 1, address=address, bulk=way, host=host)
+                    pushing = partial(at, within=300, recorded=1 << 40, differences=kept)
                     watch.start()
                     assert await pushing(step + 1, tensors)
                     watch.stop(f"push, whole, {where}")
