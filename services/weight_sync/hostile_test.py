@@ -38,6 +38,7 @@ def seeds(version: PolicyVersion) -> dict[str, Message | Sequence[Message]]:
     return {
         "BeginVersion": pb.BeginVersionRequest(manifest=manifest(2)),
         "PushTensors": pb.PushTensorsRequest(version=PolicyVersion(epoch=1, step=2), data=DATA[:64]),
+        "OpenPush": pb.OpenPushRequest(version=PolicyVersion(epoch=1, step=2)),
         "PushDifference": pb.PushDifferenceRequest(version=PolicyVersion(epoch=1, step=2), data=DATA[:64]),
         "CommitVersion": pb.CommitVersionRequest(version=PolicyVersion(epoch=1, step=2)),
         "AbortVersion": pb.AbortVersionRequest(version=PolicyVersion(epoch=1, step=2)),
