@@ -101,7 +101,7 @@ def _memory(needs: Needs, device_gib: float | None) -> Table:
         "",
         *(f"stage {i}" for i in range(len(needs.stages))),
         title=f"memory of a learner rank, {needs.shapes.parameters / 1e6:,.1f} M parameters in all",
-        caption=f"beside, on the host: {_size(needs.published)} with rank 0 while a version is published, "
+        caption=f"beside, on the host: {_size(needs.published)} over all ranks while a version is published, "
         f"{_size(max(s.state for s in needs.stages))} with each rank while a checkpoint is written, "
         f"{_size(needs.stored)} of versions on weight_sync's disk",
     )
