@@ -42,9 +42,9 @@ class Needs:
     """Of a recipe: its stages, and what the hosts hold beside the devices.
 
     published: bytes that the ranks together hold of versions while one is published, about equally many each: the whole
-    model, and where what changed is published the one before. stored: most bytes of versions on weight_sync's disk: those that are kept, one
-    that is served beyond them, one that is pushed, each with its difference. routes: bytes of one token's row of
-    routes, where they are replayed.
+    model, and where what changed is published the one before. stored: most bytes of versions on weight_sync's disk:
+    those that are kept, one that is served beyond them, one that is pushed, each with its difference. routes: bytes of
+    one token's row of routes, where they are replayed.
     """
 
     shapes: Shapes
