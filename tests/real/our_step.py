@@ -2,7 +2,8 @@
 
     python -m tests.real.our_step MODEL BATCH RESULT --dtype float32 --steps 3
 
-Makes BATCH (the rollouts of 8 questions, 8 answers each) where it is not there yet; `trl_step` reads the same.
+Makes BATCH (the rollouts of 8 questions, 8 answers each, of which `--dead` questions' all scored alike) where it is not
+there yet; `trl_step` reads the same.
 """
 
 import argparse
@@ -26,8 +27,8 @@ from services.learner.testing.recipes import recipe_of, spec_of
 GROUPS, SIZE, RATE, TOKENS = 8, 8, 5e-6, 1024
 
 
-def make_batch(model: pathlib.Path, path: pathlib.Path) -> None:
-    """Questions in the model's own template, answers of 8 to 24 tokens."""
+def make_batch(model: pathlib.Path, path: pathlib.Path, dead: int) -> None:
+    """Questions in the model's own template, answers of 8 to 24 tokens. dead: groups whose advantages are all 0."""
     chat, random = ChatTokenizer(model), np.random.default_rng(0)
     rows = []
     for group in range(GROUPS):
@@ -37,14 +38,15 @@ def make_batch(model: pathlib.Path, path: pathlib.Path) -> None:
         for _ in range(SIZE):
             answer = chat.render([Message(role="user", content=f"{a} and {b} make {random.integers(20, 199)}.")])
             drawn = [*answer[-int(random.integers(8, 24)) :], chat.stop_token]
-            rows.append({"prompt": prompt, "answer": drawn, "advantage": float(random.normal()), "group": group})
+            advantage = float(random.normal()) * (group >= dead)
+            rows.append({"prompt": prompt, "answer": drawn, "advantage": advantage, "group": group})
     path.write_text(json.dumps(rows))
 
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     if not args.batch.exists():
-        make_batch(args.model, args.batch)
+        make_batch(args.model, args.batch, args.dead)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     policy = MegatronPolicy.create(
         spec_of(
@@ -84,4 +86,5 @@ if __name__ == "__main__":
         parser.add_argument(name, type=pathlib.Path)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--dead", type=int, default=0, help="groups of a new batch whose answers all scored alike")
     main(parser.parse_args())
