@@ -135,6 +135,8 @@ class PolicyBase(abc.ABC):
         if before is not None:
             said, sums, planned = said + before[0], sums + before[1], planned.beside(scored)
         experts = self._experts_used()
+        if live is not None and not bool(live.any()):
+            experts = {}  # no token was trained, and what fills up a pack says nothing
         if planned.unshared is not None:
             experts |= {steps.ROUTES_UNSHARED: planned.unshared}
         outcome = replace(stepped(self.optimizer, loss, (said[0], sums), planned), experts=experts)

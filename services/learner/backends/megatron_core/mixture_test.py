@@ -3,6 +3,7 @@
 Its numbers under every layout are in `mixture_parity_test`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -187,3 +188,15 @@ def test_experts_are_counted_alike_under_every_layout_and_recomputation(model_di
         found = run_ranks(LAYOUTS[layout][0], _experts, model_dir, layout, "none")
         assert all(each == found[0] for each in found), "equal on every rank"
         assert found[0] == pytest.approx(whole, abs=0.03)
+
+
+def _none_live(model_dir: Path) -> dict[str, float]:
+    policy, batch = make(model_dir, "one"), random_batch(5)
+    trainer = make_trainer(recipe_of(), policy)
+    return trainer.step(dataclasses.replace(batch, signal=torch.zeros_like(batch.signal))).metrics
+
+
+def test_a_step_without_a_live_sample_says_nothing_of_experts(model_dir: Path) -> None:
+    metrics = run_ranks(1, _none_live, model_dir)[0]
+    assert metrics["rl.groups.dead"] == 1.0
+    assert not [name for name in metrics if name.startswith("rl.experts.")]
