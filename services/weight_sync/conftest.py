@@ -1,4 +1,4 @@
-"""What the folders of these tests must have: leases that see who has a file open."""
+"""A weight_sync over a socket, and what the folders of these tests must have: leases that see who has a file open."""
 
 import pathlib
 import tempfile
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from services.weight_sync.disk.leases import can_lease
+from services.weight_sync.server_testing import channel, store, stub
+
+__all__ = ["channel", "store", "stub", "tmp_path"]
 
 MEMORY = "/dev/shm"
 

@@ -31,7 +31,7 @@ def test_rights_that_must_not_be_given_away() -> None:
     assert not may["environment"] and not may["reward_model"] and not may["weight_sync"]
     fetching = {"WatchVersions", "ListVersions", "GetManifest", "FetchTensors", "OpenBulk", "FetchDifference"}
     assert may["relay"] == fetching, "as an engine does, and what it may keep"
-    pushing = ("BeginVersion", "PushTensors", "PushDifference", "CommitVersion", "AbortVersion")
+    pushing = ("BeginVersion", "PushTensors", "OpenPush", "PushDifference", "CommitVersion", "AbortVersion")
     for kind in KINDS:
         assert may[kind].isdisjoint(pushing) or kind == "learner"
         assert may[kind].isdisjoint(("StopRun", "PauseRun", "ResumeRun")) or kind == "operator"
