@@ -22,7 +22,7 @@ from types import TracebackType
 from penstock.rpc import Certificates
 from penstock.telemetry import metrics
 from services.weight_sync.errors import StoreError
-from services.weight_sync.intake import take
+from services.weight_sync.pushing.intake import take
 from services.weight_sync.tickets import TICKET_BYTES, For, Grant, Tickets
 
 logger = logging.getLogger(__name__)

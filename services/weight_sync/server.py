@@ -19,8 +19,8 @@ from penstock.tensors import ChecksumError, ManifestError, NoTensor, Overlapped,
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync import errors as e
 from services.weight_sync.bulk import Bulk
-from services.weight_sync.intake import bytes_received
-from services.weight_sync.pushes import first_push, next_push
+from services.weight_sync.pushing.intake import bytes_received
+from services.weight_sync.pushing.pushes import first_push, next_push
 from services.weight_sync.serving import FETCH_ERRORS, Serving
 from services.weight_sync.standing.canaries import Canaries
 from services.weight_sync.standing.holds import Holds, TooManyHolds

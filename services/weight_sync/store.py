@@ -1,6 +1,6 @@
 """The versions this process holds: staged, verified, served, retired. Files on local disk or tmpfs.
 
-    begin -> STAGING -> (staging.py) -> commit -> READY -> (newer ones come) -> RETIRED
+    begin -> STAGING -> (pushing/staging.py) -> commit -> READY -> (newer ones come) -> RETIRED
 
 What else may become of a committed version is in `lifecycle.py`, and on disk by `decisions.py`.
 
@@ -28,7 +28,7 @@ from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import chain
 from services.weight_sync.disk.files import Stored, mapped, opened, opened_checked
 from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, Refused
-from services.weight_sync.staging import Staging, stem
+from services.weight_sync.pushing.staging import Staging, stem
 from services.weight_sync.standing import decisions
 from services.weight_sync.standing.examining import wrong_with
 from services.weight_sync.standing.lifecycle import Lifecycle, NothingLeft

@@ -10,7 +10,7 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.tensors import ChecksumError, ManifestError, digest, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.errors import AlreadyStored, Incomplete, NoRoom, NotKept, NotStaged, Refused
-from services.weight_sync.staging import STAGED
+from services.weight_sync.pushing.staging import STAGED
 from services.weight_sync.standing.decisions import LIFECYCLE
 from services.weight_sync.store import VersionStore
 

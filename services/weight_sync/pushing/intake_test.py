@@ -16,7 +16,7 @@ from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import bulk as module
 from services.weight_sync.bulk import Bulk
-from services.weight_sync.intake import TAKEN
+from services.weight_sync.pushing.intake import TAKEN
 from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 

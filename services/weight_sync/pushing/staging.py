@@ -28,7 +28,7 @@ from services.weight_sync.disk.files import mapped
 from services.weight_sync.disk.leases import can_lease
 from services.weight_sync.disk.spares import Spare
 from services.weight_sync.errors import NoParent, NoRoom, NotStaged, Refused, StoreError
-from services.weight_sync.written import Held
+from services.weight_sync.pushing.written import Held
 
 STAGED = 2
 """Versions that are pushed at once. A learner pushes one after the other; the second is that of one started again."""

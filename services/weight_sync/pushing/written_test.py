@@ -18,9 +18,9 @@ from penstock.differences import DifferenceError, encoded, layout_of, tensors_in
 from penstock.tensors import ChecksumError, check_file, make_manifest
 from penstock.tensors.manifest import ITEM_BYTES
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync import written
 from services.weight_sync.disk import leases
 from services.weight_sync.errors import NoRoom, NotStaged, NotWritten, Refused
+from services.weight_sync.pushing import written
 from services.weight_sync.store import VersionStore
 
 SIZE = 3000

@@ -10,10 +10,10 @@ from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import DifferenceError, encoded, in_place, layout_of, make, tensors_in
 from penstock.tensors import ChecksumError, make_manifest
 from penstock.weights.v1 import weights_pb2 as pb
-from services.weight_sync import staging
 from services.weight_sync.chains import chain
 from services.weight_sync.disk.files import Stored
 from services.weight_sync.errors import NoDifference, NoParent, NoRoom, NotKept, NotStaged
+from services.weight_sync.pushing import staging
 from services.weight_sync.store import VersionStore
 
 SIZE = 4000
