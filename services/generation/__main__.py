@@ -15,7 +15,7 @@ from penstock.generation.v1 import generation_pb2_grpc
 from penstock.process import Process, WrongAccelerator, check_accelerator, flags, run
 from penstock.system import exits
 from penstock.tensors import has_weights
-from services.generation.drafting import missing
+from services.generation.drafting.drafting import missing
 from services.generation.engine import Engine, EngineSettings
 from services.generation.engine_host import EngineHost, StartEngine
 from services.generation.server import Generation, vocabulary_of

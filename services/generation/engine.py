@@ -17,8 +17,8 @@ from penstock.trajectories.routes import RouteShape
 from penstock.trajectory.v1.trajectory_pb2 import Routes
 from penstock.weights.v1.weights_pb2 import Manifest
 from services.generation import forks
-from services.generation.drafting import Acceptance
-from services.generation.routes import RequestRoutes, recorded_shape
+from services.generation.drafting.drafting import Acceptance
+from services.generation.routing.routes import RequestRoutes, recorded_shape
 from services.generation.together import sizes
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class Engine:
                 load_format="auto" if settings.weights else "dummy",
                 worker_extension_cls="services.generation."
                 + ("recording.RecordingExtension" if by_hand else "weight_backend.WorkerExtension"),
-                scheduler_cls="services.generation.recording.RecordingScheduler" if by_hand else None,
+                scheduler_cls="services.generation.routing.recording.RecordingScheduler" if by_hand else None,
                 enable_return_routed_experts=settings.routes and not by_hand,
                 weight_transfer_config=WeightTransferConfig(backend="penstock"),
                 speculative_config=dict(settings.speculative) if settings.speculative else None,

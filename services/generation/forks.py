@@ -23,7 +23,7 @@ IMPORTED = (
     "vllm.v1.engine.core",
     "vllm.v1.executor.multiproc_executor",
     "vllm.v1.worker.gpu_model_runner",
-    "services.generation.recording",
+    "services.generation.routing.recording",
     "services.generation.weight_backend",
 )
 """What an engine's processes import."""

@@ -20,7 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from services.generation.cpu_sampling import repair_sampling
+from services.generation.drafting.cpu_sampling import repair_sampling
 from services.generation.merging import merged
 
 BACKEND = "penstock"

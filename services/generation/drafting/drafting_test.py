@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from services.generation.cpu_sampling import for_each_draft
-from services.generation.drafting import missing
-from services.generation.drafting_testing import Drafting
+from services.generation.drafting.cpu_sampling import for_each_draft
+from services.generation.drafting.drafting import missing
+from services.generation.drafting.drafting_testing import Drafting
 
-pytest_plugins = ["services.generation.drafting_testing"]
+pytest_plugins = ["services.generation.drafting.drafting_testing"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.trajectories.routes import RouteShape, Rows
-from services.generation.recorded import ENOUGH, RecordedRoutes, Step
+from services.generation.routing.recorded import ENOUGH, RecordedRoutes, Step
 
 SHAPE, BLOCK = RouteShape(1, 1, 250), 4
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from services.generation.drafting_testing import Drafting
+from services.generation.drafting.drafting_testing import Drafting
 
-pytest_plugins = ["services.generation.drafting_testing"]
+pytest_plugins = ["services.generation.drafting.drafting_testing"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HIDDEN, WORDS = 64, 64
 

@@ -14,8 +14,8 @@ from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from penstock.trajectories.routes import RouteShape
-from services.generation.recorded import RecordedRoutes, Step
-from services.generation.routes import recorded_shape
+from services.generation.routing.recorded import RecordedRoutes, Step
+from services.generation.routing.routes import recorded_shape
 from services.generation.weight_backend import WorkerExtension
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from penstock.common.v1.common_pb2 import PolicyVersion
 from services.generation.engine import Engine, EngineSettings
-from services.generation.routes_testing import mixture, several
+from services.generation.routing.routes_testing import mixture, several
 
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
 

@@ -14,7 +14,7 @@ from penstock.trajectories.routes import RouteShape
 from penstock.trajectory.v1.trajectory_pb2 import Routes
 from services.generation.engine import Chunk, Engine, EngineSettings
 from services.generation.reference_testing import draw, version_file, weights
-from services.generation.routes_testing import PROMPT, SAMPLING, joined, mixture, routes_of, several
+from services.generation.routing.routes_testing import PROMPT, SAMPLING, joined, mixture, routes_of, several
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

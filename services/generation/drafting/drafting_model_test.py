@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.generation.drafting_testing import Drafting
+from services.generation.drafting.drafting_testing import Drafting
 from services.generation.reference_testing import tiny
 
-pytest_plugins = ["services.generation.drafting_testing"]
+pytest_plugins = ["services.generation.drafting.drafting_testing"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
