@@ -105,7 +105,8 @@ class WeightSync(Serving):
             attempt = staging.attempt(version, begun.attempt)
             part = None if offset is None else staging.part(version, attempt)
             try:
-                async with Overlapped(partial(staging.feed, version, attempt=attempt, part=part)) as feeding:
+                feed = partial(staging.feed, version, attempt=attempt) if part is None else part.feed
+                async with Overlapped(feed) as feeding:
                     while True:
                         if offset is not None:
                             await feeding.settled()
@@ -127,8 +128,8 @@ class WeightSync(Serving):
             raise rpc.failed_precondition("there is no bulk socket: push the tensors", reason="NO_BULK")
         with rpc.refusing(ERRORS):
             attempt = staging.attempt(version, request.attempt)
-            part = staging.part(version, attempt)
-        intake = Intake(part.seek, partial(staging.feed, version, attempt=attempt, part=part), part.close)
+            staging.part(version, attempt)
+        intake = Intake(partial(staging.part, version, attempt))
         ticket = self._bulk.tickets.issue(intake, time.monotonic())
         return pb.OpenPushResponse(ticket=ticket, port=self._bulk.port)
 

@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 import secrets
 from collections.abc import Callable
+from typing import Protocol
 
 TICKET_BYTES = 32
 TICKET_SECONDS = 30.0
@@ -22,14 +23,27 @@ class Grant:
     end: int
 
 
+class Taking(Protocol):
+    """Takes bytes of a version that is pushed; each method raises what is wrong with them."""
+
+    def seek(self, offset: int) -> None:
+        """The next ones begin there."""
+
+    def feed(self, data: memoryview) -> int:
+        """These are the next ones."""
+
+    def check_whole(self) -> None:
+        """What came so far is whole tensors."""
+
+    def close(self) -> None:
+        """No more come."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Intake:
-    """What a ticket is for: bytes of a version that is pushed. seek: where the next ones begin; feed: takes them;
-    close: no more come. The first two raise what is wrong with them."""
+    """What a ticket is for: bytes of a version that is pushed, which holds nothing until the ticket is shown."""
 
-    seek: Callable[[int], None]
-    feed: Callable[[memoryview], int]
-    close: Callable[[], None]
+    begin: Callable[[], Taking]
 
 
 For = Grant | Intake

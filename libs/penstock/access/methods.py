@@ -104,7 +104,7 @@ QUOTAS: Mapping[str, Quota] = {
     "environment": Quota(1, 1),
     "gateway": Quota(4000, 4000),
     "reward_model": Quota(1, 1),
-    "learner": Quota(16, 1000),
+    "learner": Quota(1024, 4000),  # every rank pushes
     "weight_sync": Quota(1, 1),
     "relay": Quota(256, 500),
     "dashboard": Quota(256, 500),

@@ -9,12 +9,13 @@ what was made of it.
 """
 
 from penstock.differences.applying import beside, in_place, make
-from penstock.differences.encoding import encoded, joined, records_of
+from penstock.differences.encoding import ENOUGH, encoded, joined, records_of
 from penstock.differences.layout import BLOCK_BYTES, Block, Layout, blocks, layout_of, tensors_in
 from penstock.differences.records import DifferenceError
 
 __all__ = [
     "BLOCK_BYTES",
+    "ENOUGH",
     "Block",
     "DifferenceError",
     "Layout",

@@ -30,10 +30,12 @@ def joined(parts: Iterable[Buffer]) -> bytes:
     return b"".join((MAGIC, *parts))
 
 
-def records_of(layout: Layout, old: Sequence[Buffer], new: Sequence[Buffer], most: float) -> list[bytes] | None:
-    """The records of each tensor, as `encoded` joins them."""
+def records_of(
+    layout: Layout, old: Sequence[Buffer], new: Sequence[Buffer], most: float, least: int = 0
+) -> list[bytes] | None:
+    """The records of each tensor, as `encoded` joins them. least: bytes of which they may always have that share."""
     sizes = [memoryview(data).nbytes for data in new]
-    room, seen = most * sum(sizes), 0
+    room, seen = most * max(sum(sizes), least), 0
     pieces, length = [list[bytes]() for _ in layout], len(MAGIC)
     before, after = ([memoryview(data).cast("B") for data in side] for side in (old, new))
     todo = blocks(layout)

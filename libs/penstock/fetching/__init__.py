@@ -5,7 +5,7 @@ Relays    the run's relays as one receiver sees them: the nearest is asked first
 told_of   what weight_sync tells a receiver, for ever
 """
 
-from penstock.fetching.bulk import AGAIN_SECONDS, Bulk, connected, moving
+from penstock.fetching.bulk import AGAIN_SECONDS, Bulk, connected, host_of, moving
 from penstock.fetching.hands import Hands, Held, led_on
 from penstock.fetching.relays import Relays
 from penstock.fetching.source import ANSWER_SECONDS, FETCHING, Source
@@ -28,6 +28,7 @@ __all__ = [
     "described",
     "failing",
     "fetch_whole",
+    "host_of",
     "led_on",
     "moving",
     "told_of",

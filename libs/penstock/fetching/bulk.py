@@ -50,9 +50,8 @@ class Bulk:
     @staticmethod
     def beside(address: str, security: Security, silent: float | None = None) -> "Bulk | None":
         """Of the server with this gRPC address; None where that is no host's."""
-        if address.startswith("unix:"):
-            return None
-        return Bulk(address.rpartition("/")[2].rpartition(":")[0].strip("[]"), security.certificates, silent)
+        host = host_of(address)
+        return Bulk(host, security.certificates, silent) if host else None
 
     async def fill(
         self, channel: grpc.aio.Channel, version: PolicyVersion, whole: memoryview, receiver: Receiver
@@ -90,6 +89,11 @@ class Bulk:
 
     def _connected(self, port: int) -> socket.socket:
         return connected(self._host, port, self._certificates, self._silent)
+
+
+def host_of(address: str) -> str:
+    """The host of a gRPC address; empty where that is no host's."""
+    return "" if address.startswith("unix:") else address.rpartition("/")[2].rpartition(":")[0].strip("[]")
 
 
 def connected(host: str, port: int, certificates: Certificates | None, silent: float | None = None) -> socket.socket:

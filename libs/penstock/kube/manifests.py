@@ -228,7 +228,11 @@ def _ingress(kind: str, kinds: list[str]) -> list[dict[str, Any]]:
         players = [{"podSelector": {"matchLabels": _labels(each)}} for each in ("environment", "adapters")]
         found.append({"from": players, "ports": [{"port": HTTP}]})
     if kind == "weight_sync":  # whoever may have a ticket for the bulk socket; relays are not among these objects
-        may = METHODS["penstock.weights.v1.WeightSyncService/OpenBulk"].callers
+        may = {
+            each
+            for m in ("OpenBulk", "OpenPush")
+            for each in METHODS[f"penstock.weights.v1.WeightSyncService/{m}"].callers
+        }
         fetching = [{"podSelector": {"matchLabels": _labels(each)}} for each in kinds if each in may]
         found += [{"from": fetching, "ports": [{"port": BULK}]}] if fetching else []
     callers = [caller for caller in kinds if caller in callers_of(kind)]

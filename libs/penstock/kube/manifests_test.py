@@ -119,7 +119,7 @@ def test_engines_alone_reach_the_bulk_socket(files: dict[str, list[dict[str, Any
     (policy,) = (each["spec"] for each in files["network.yaml"] if each["metadata"]["name"] == "weight-sync")
     (rule,) = (rule for rule in policy["ingress"] if {"port": BULK} in rule["ports"])
     names = [pod["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for pod in rule["from"]]
-    assert names == ["generation"] and rule["ports"] == [{"port": BULK}]
+    assert names == ["generation", "learner"] and rule["ports"] == [{"port": BULK}]
     (service,) = (each["spec"] for each in files["weight-sync.yaml"] if each["kind"] == "Service")
     assert {"name": "bulk", "port": BULK, "targetPort": "bulk"} in service["ports"]
     (pods,) = (each["spec"]["template"]["spec"] for each in files["weight-sync.yaml"] if "template" in each["spec"])

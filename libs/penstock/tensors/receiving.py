@@ -73,7 +73,7 @@ class Arrived:
     def __init__(self, manifest: pb.Manifest) -> None:
         self._manifest, self._lock = manifest, threading.Lock()
         self._missing = {index for index, tensor in enumerate(manifest.tensors) if tensor.size}
-        self._claimed: dict[int, object] = {}
+        self._claimed: dict[int, Receiver] = {}
 
     @property
     def complete(self) -> bool:
@@ -86,11 +86,13 @@ class Arrived:
         with self._lock:
             return self._manifest.total_size - sum(self._manifest.tensors[index].size for index in self._missing)
 
-    def claim(self, by: object, first: int, end: int) -> None:
+    def claim(self, by: "Receiver", first: int, end: int) -> None:
         """Tensors from number `first` up to byte `end` are brought by somebody, and by nobody else. Raises
         TwiceError."""
         tensors = self._manifest.tensors
         with self._lock:
+            if by.closed:
+                raise TwiceError("what comes of a stream that is over may have come by another")
             while first < len(tensors) and tensors[first].offset < end:
                 if tensors[first].size and (
                     first not in self._missing or self._claimed.setdefault(first, by) is not by
@@ -104,9 +106,10 @@ class Arrived:
             self._missing.discard(index)
             self._claimed.pop(index, None)
 
-    def let_go(self, by: object) -> None:
-        """Somebody brings no more."""
+    def let_go(self, by: "Receiver") -> None:
+        """Somebody brings no more, from now on."""
         with self._lock:
+            by.closed = True
             for index in [index for index, claimed in self._claimed.items() if claimed is by]:
                 del self._claimed[index]
 
@@ -124,7 +127,7 @@ class Receiver:
     def __init__(
         self, manifest: pb.Manifest, write: Callable[[memoryview, int], None], arrived: Arrived | None = None
     ) -> None:
-        self.received = 0
+        self.received, self.closed = 0, False
         self._manifest, self._write, self._arrived = manifest, write, arrived or Arrived(manifest)
         self._at, self._next, self._hash = 0, 0, hasher()
 
@@ -133,11 +136,16 @@ class Receiver:
         """Whether every tensor has arrived and been checked, here or elsewhere."""
         return self._arrived.complete
 
-    def seek(self, offset: int) -> None:
-        """What is fed next begins there. Raises NoTensor where no tensor does, or where one has come in part."""
+    def check_whole(self) -> None:
+        """Raises NoTensor where one has come in part."""
         tensors = self._manifest.tensors
         if self._next < len(tensors) and self._at > tensors[self._next].offset:
             raise NoTensor(f"tensor {tensors[self._next].name!r} has come in part: its other bytes are next")
+
+    def seek(self, offset: int) -> None:
+        """What is fed next begins there. Raises NoTensor where no tensor does, or where one has come in part."""
+        tensors = self._manifest.tensors
+        self.check_whole()
         found = bisect.bisect_left(tensors, offset, key=lambda tensor: tensor.offset)
         if found == len(tensors) or tensors[found].offset != offset:
             raise NoTensor(f"no tensor of the version begins at byte {offset}")
@@ -189,7 +197,7 @@ class Output:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if kept else os.O_TRUNC)
         self._descriptor = os.open(path, flags, 0o644)
         self._closing = weakref.finalize(self, os.close, self._descriptor)
-        self._size, self._in_use = size, threading.Lock()
+        self._size, self._writers, self._idle = size, 0, threading.Condition()
         found = os.fstat(self._descriptor)
         if size and not (kept and found.st_blocks * BLOCK >= size):
             os.posix_fallocate(self._descriptor, 0, size)
@@ -203,17 +211,25 @@ class Output:
     @contextmanager
     def opened(self) -> Iterator[Callable[[memoryview, int], None]]:
         """What writes as `write` does, from several threads at once; it is not closed meanwhile."""
-        with self._in_use:
-            yield partial(_put, self._opened())
+        with self._idle:
+            descriptor = self._opened()
+            self._writers += 1
+        try:
+            yield partial(_put, descriptor)
+        finally:
+            with self._idle:
+                self._writers -= 1
+                self._idle.notify_all()
 
     def view(self) -> memoryview:
         """Its bytes, to be changed in place. Raises OSError."""
-        with self._in_use:
+        with self._idle:
             return memoryview(mmap.mmap(self._opened(), self._size)) if self._size else memoryview(bytearray())
 
     def close(self) -> None:
-        """Nothing is written through it any more, but by who has a `view`."""
-        with self._in_use:
+        """Nothing is written through it any more, but by who has a `view`; waits for who is writing."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._writers)
             self._closing()
 
     def _opened(self) -> int:
@@ -251,8 +267,8 @@ class Overlapped:
     async def settled(self) -> None:
         """Waits until nothing is being fed."""
         if self._under_way is not None:
-            under_way, self._under_way = self._under_way, None
-            self.received = await under_way
+            self.received = await asyncio.shield(self._under_way)
+            self._under_way = None
 
     async def __aenter__(self) -> "Overlapped":
         return self

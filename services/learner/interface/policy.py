@@ -181,7 +181,7 @@ class Policy(Protocol):
 
     def owned(self) -> Iterator[tuple[str, Tensor]]:
         """As `export`, on every rank those that it publishes: over all ranks each tensor once, about as many bytes on
-        each, and no rank has all."""
+        each of a pipeline stage."""
         ...
 
     def adapters(self) -> Iterator[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import logging
 import pathlib
+import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -141,6 +142,7 @@ class RunLeader:
         self._sources, self._adapters, self._status, self._trims = sources, adapters, status, trims
         self._tries, self._ranks = tries, ranks
         self._publishing: concurrent.futures.Future[bool] | None = None
+        self._published = threading.Event()
         self._differences = Differences(full_every)
         self._given = opened.held is not None  # whether anything was published that engines could start from
         self._crowded_at = 0  # the step before which a full log was answered: once, be the save good or not
@@ -201,7 +203,14 @@ class RunLeader:
             address=self._opened.weight_sync,
             bulk=self._opened.bulk,
         )
-        self._publishing = self._link.begin(version)
+        self._published.clear()
+        self._publishing = self._link.begin(self._until_published(version))
+
+    async def _until_published(self, version: Coroutine[Any, Any, bool]) -> bool:
+        try:
+            return await version
+        finally:
+            self._published.set()
 
     def evaluated(self, report: pb.EvaluationReport) -> None:
         self._link.do(self._batches.evaluated(report), 150)
@@ -219,8 +228,9 @@ class RunLeader:
             publishing.result(LEAVE_SECONDS)
         except TimeoutError:
             publishing.cancel()
+            self._published.wait(LEAVE_SECONDS)  # the other ranks are told
             logger.warning("the version under way is not READY yet, and is left to the next learner")
-        except (rpc.RpcError, CannotGoOn) as error:
+        except (rpc.RpcError, RuntimeError) as error:  # a rank that died, too
             logger.warning("the version under way is left to the next learner: %s", error)
 
     def position(self) -> Position:

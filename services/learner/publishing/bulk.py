@@ -11,22 +11,28 @@ import logging
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 import grpc
 
 from penstock import rpc
-from penstock.fetching import AGAIN_SECONDS, connected, moving
+from penstock.fetching import AGAIN_SECONDS, connected, host_of, moving
 from penstock.rpc import Security
 from penstock.telemetry.waits import waiting
+from penstock.tensors.stretches import END, GOOD, TAKEN, head
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.learner.publishing.parts import PUSH_SECONDS, Place
 from services.learner.publishing.writing import Piece
 
 logger = logging.getLogger(__name__)
-TAKEN = b"\1"
+PIECE_BYTES = 1 << 20
+"""Sent at once: what a time-out is for, however slowly all of it goes."""
+WORDS = 500
+
+
+NOT_HERE = (rpc.errors.FailedPrecondition, rpc.errors.Unimplemented, rpc.errors.ResourceExhausted)
 
 
 class Bulk:
@@ -38,43 +44,69 @@ class Bulk:
 
     async def pour(self, channel: grpc.aio.Channel, place: Place, pieces: Sequence[Piece]) -> bool:
         """Pushes pieces; False where no socket takes them. Raises rpc.RpcError where one broke."""
-        host = place.address.rpartition("/")[2].rpartition(":")[0].strip("[]")
-        if not host or place.alone or place.address.startswith("unix:") or time.monotonic() < self._not_before:
+        host = host_of(place.address)
+        if not host or place.alone or time.monotonic() < self._not_before:
             return False
         stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
         try:
             request = pb.OpenPushRequest(version=place.version, attempt=place.attempt)
             offered = await rpc.call(stub.OpenPush(request, timeout=30))
-            connection = await asyncio.to_thread(connected, host, offered.port, self._certificates)
-        except (rpc.errors.FailedPrecondition, rpc.errors.Unimplemented, OSError) as error:
+            connection = await asyncio.to_thread(self._entered, host, offered.port, offered.ticket)
+        except (*NOT_HERE, OSError) as error:
             self._later(error)
             return False
         try:
             with waiting("weight_sync to take a version", on="weight_sync", deadline=PUSH_SECONDS), closing(connection):
                 async with asyncio.timeout(PUSH_SECONDS):
-                    await moving(connection, partial(_pour, connection, offered.ticket, pieces))
+                    await moving(connection, partial(_pour, connection, pieces))
         except OSError as error:  # TimeoutError too
             self._later(error)
             raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, f"the bulk socket broke: {error}") from error
         return True
+
+    def _entered(self, host: str, port: int, ticket: bytes) -> socket.socket:
+        """A connection whose ticket was good. Raises OSError."""
+        connection = connected(host, port, self._certificates)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(ticket)
+            if connection.recv(1) != GOOD:
+                raise OSError("weight_sync does not take this ticket, or has no room for another connection")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _later(self, error: Exception) -> None:
         logger.info("the bulk socket takes nothing for now: %s", error)
         self._not_before = time.monotonic() + AGAIN_SECONDS
 
 
-def _pour(connection: socket.socket, ticket: bytes, pieces: Sequence[Piece]) -> None:
+def _pour(connection: socket.socket, pieces: Sequence[Piece]) -> None:
     """Sends all pieces and hears that they were taken. Raises OSError."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(ticket)
-    for stretch in stretches(pieces):
-        size = sum(len(data) for _, data in stretch)
-        connection.sendall(stretch[0][0].to_bytes(8) + size.to_bytes(8))
-        for _, data in stretch:
-            connection.sendall(data)
-    connection.sendall(bytes(16))
-    if connection.recv(1) != TAKEN:
-        raise OSError("weight_sync did not take what was pushed")
+    try:
+        for stretch in stretches(pieces):
+            connection.sendall(head(stretch[0][0], sum(len(data) for _, data in stretch)))
+            for _, data in stretch:
+                for start in range(0, len(data), PIECE_BYTES):
+                    connection.sendall(data[start : start + PIECE_BYTES])
+        connection.sendall(END)
+    except ConnectionError as error:  # it may have said why
+        raise OSError(_answer(connection) or str(error)) from error
+    answer = _answer(connection)
+    if answer:
+        raise OSError(answer)
+
+
+def _answer(connection: socket.socket) -> str:
+    """Why what was pushed was not taken; empty where it was."""
+    said = b""
+    with suppress(ConnectionError):
+        while len(said) < WORDS and (piece := connection.recv(WORDS)):
+            said += piece
+            if said == TAKEN:
+                return ""
+    return said[1:].decode(errors="replace") or "weight_sync ended the connection"
 
 
 def stretches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from penstock import rpc
 from penstock.rpc import Security
+from penstock.tensors.stretches import GOOD, HEAD_BYTES, REFUSED, TAKEN, stretch
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
-from services.learner.publishing.bulk import TAKEN, Bulk, stretches
+from services.learner.publishing import bulk as module
+from services.learner.publishing.bulk import Bulk, _pour, stretches
 from services.learner.publishing.publish import publish
 
 TICKET = b"t" * 32
@@ -25,9 +27,10 @@ WHOLE = b"".join(tensor.numpy().tobytes() for _, tensor in sorted(TENSORS, key=l
 
 
 class Socket:
-    """The other end, for one connection after the other. takes: of each, whether it takes all or breaks off."""
+    """The other end, for one connection after the other. takes: of each, what becomes of it: whether it takes all,
+    breaks off, says why it does not, or knows no ticket."""
 
-    def __init__(self, *takes: bool) -> None:
+    def __init__(self, *takes: bool | str | None) -> None:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.takes, self.data, self.connections = list(takes), bytearray(len(WHOLE)), 0
         self.port = int(self.listening.getsockname()[1])
@@ -39,13 +42,16 @@ class Socket:
             self.connections += 1
             with connection, connection.makefile("rb") as coming:
                 assert coming.read(32) == TICKET
+                if takes is None:
+                    continue
+                connection.sendall(GOOD)
                 if not takes:
                     coming.read(1000)
                     continue
-                while size := int.from_bytes((head := coming.read(16))[8:]):
-                    offset = int.from_bytes(head[:8])
+                while head := stretch(coming.read(HEAD_BYTES)):
+                    offset, size = head
                     self.data[offset : offset + size] = coming.read(size)
-                connection.sendall(TAKEN)
+                connection.sendall(REFUSED + takes.encode() if isinstance(takes, str) else TAKEN)
 
 
 class Store(weights_pb2_grpc.WeightSyncServiceServicer):
@@ -109,6 +115,41 @@ def test_all_tensors_go_by_the_socket() -> None:
     assert bytes(there.data) == WHOLE and store.data == b"" and there.connections == 2
 
 
+def test_where_it_says_why_not_that_is_logged_and_the_version_is_streamed(caplog: pytest.LogCaptureFixture) -> None:
+    there = Socket("tensor 'b': the checksum of its 2800000 bytes differs")
+    store = Store(there.port)
+    published(store)
+    assert store.begun == 2 and store.data == WHOLE
+    assert "tensor 'b': the checksum of its 2800000 bytes differs" in caplog.text
+
+
+def test_a_connection_that_is_refused_before_a_byte_was_taken_costs_no_attempt() -> None:
+    there = Socket(None)
+    store = Store(there.port)
+    published(store, times=2)
+    assert (store.begun, store.data, there.connections) == (2, WHOLE, 1)
+
+
+def test_a_slow_reader_that_goes_on_is_not_taken_for_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0.5)
+    whole = memoryview(bytes(40 << 20))
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    monkeypatch.setattr(module, "PIECE_BYTES", 1 << 16)
+
+    def read() -> None:
+        left = len(whole) + 2 * HEAD_BYTES
+        while left:
+            left -= len(theirs.recv(min(left, 1 << 19)))
+            threading.Event().wait(0.01)  # slower than any network: 80 pieces take longer than one may be awaited
+        theirs.sendall(TAKEN)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    _pour(ours, [(0, whole)])
+    reading.join()
+
+
 def test_where_it_breaks_the_version_is_begun_again_and_streamed() -> None:
     there = Socket(False)
     store = Store(there.port)
@@ -132,8 +173,8 @@ def test_a_stretch_is_what_stands_one_behind_the_other(parts: list[tuple[bool, i
         pieces.append((at, memoryview(random.randbytes(size))))
         at += size
     found = list(stretches(pieces))
-    assert [piece for stretch in found for piece in stretch] == pieces
+    assert [piece for together in found for piece in together] == pieces
     assert len(found) == sum(gap for gap, _ in parts[1:]) + bool(parts)
-    for stretch in found:
-        ends = [offset + len(data) for offset, data in stretch]
-        assert [offset for offset, _ in stretch[1:]] == ends[:-1]
+    for together in found:
+        ends = [offset + len(data) for offset, data in together]
+        assert [offset for offset, _ in together[1:]] == ends[:-1]

@@ -10,11 +10,11 @@ Invariant (test name): a difference is only ever from what weight_sync took last
 from collections.abc import Sequence
 
 from penstock.common.v1.common_pb2 import PolicyVersion
-from penstock.differences import Layout, records_of
+from penstock.differences import ENOUGH, Layout, records_of
 from services.learner.publishing.parts import Part
 
 WORTH = 0.4
-"""Of a part's bytes: a difference of more is not pushed."""
+"""Of a version's bytes: a difference of more is not pushed."""
 
 
 class Differences:
@@ -36,11 +36,12 @@ class Differences:
         return self._last[0] if self._last is not None else None
 
     def to(self, part: Part) -> list[bytes] | None:
-        """What makes each tensor of the next version's part of the one before; None if it is to be pushed whole."""
+        """What makes each tensor of the next version's part of the one before; None if it is to be pushed whole. Of a
+        small part it may be all of it: what it is worth is seen in the whole (`worth`)."""
         if self._last is None or not self._left or not self.wanted:
             return None
         _, layout, old = self._last
-        return records_of(layout, old, part.buffers, WORTH) if layout == part.layout else None
+        return records_of(layout, old, part.buffers, WORTH, ENOUGH) if layout == part.layout else None
 
     def took(self, version: PolicyVersion, part: Part, *, whole: bool) -> None:
         """weight_sync has a version, and this part of it. whole: whether it was pushed so."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import Sequence
 
+import grpc
 from torch import Tensor
 
 from penstock import rpc
@@ -15,6 +17,7 @@ from services.learner.publishing.parts import Part, Place
 from services.learner.publishing.putting import put
 from services.learner.publishing.together import (
     TOGETHER_SECONDS,
+    UNREACHED,
     Over,
     Said,
     Together,
@@ -25,8 +28,17 @@ from services.learner.publishing.together import (
 )
 
 logger = logging.getLogger(__name__)
+REACH_SECONDS = 10.0
 LEAVE_SECONDS = 20.0
 """For which a learner that ends waits for the version under way."""
+
+
+async def _reached(channel: grpc.aio.Channel, address: str) -> None:
+    try:
+        await rpc.ready(channel, "weight_sync", within=REACH_SECONDS)
+    except rpc.RpcError as error:
+        text = f"weight_sync cannot be reached at {address} from {socket.gethostname()}: {error.message}"
+        raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, text, reason=UNREACHED) from error
 
 
 class Follower:
@@ -80,16 +92,14 @@ class Follower:
         remember(self._kept, part, Over(**said["over"]))
 
     def _put(self, place: Place, part: Part) -> Said:
-        pieces = part.pieces(place)
-        if place.alone:
-            return outcome(False, pieces)
-
         async def there() -> bool:
             async with rpc.channel(place.address, security=self._security) as channel:
+                await _reached(channel, place.address)
                 return await put(channel, place, pieces, self._host, self._bulk)
 
         try:
-            return outcome(asyncio.run(there()))
+            pieces = part.pieces(place)
+            return outcome(False, pieces) if place.alone else outcome(asyncio.run(there()))
         except Exception as error:  # rank 0 is told, and begins again or ends
             logger.warning("this rank's part of version %d was not pushed: %s", place.step, error)
             return failure(error)

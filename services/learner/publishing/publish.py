@@ -24,10 +24,11 @@ from penstock.weights.v1 import weights_pb2_grpc
 from services.learner.interface.errors import AnotherLearner, CannotGoOn
 from services.learner.interface.policy import Policy
 from services.learner.publishing.bulk import Bulk
-from services.learner.publishing.differences import Differences
+from services.learner.publishing.differences import WORTH, Differences
 from services.learner.publishing.parts import PUSH_SECONDS, Part, Place, stream
 from services.learner.publishing.putting import put
 from services.learner.publishing.together import (
+    UNREACHED,
     Alone,
     Over,
     Ranks,
@@ -113,8 +114,7 @@ async def publish(
     publishing = _Publishing(channel, part, ranks or Alone(), address, bulk, host, recorded)
     over = Over()
     try:
-        offers = checked(await publishing.ranks.offered(await asyncio.to_thread(offer, part, kept)))
-        rows, difference = await asyncio.to_thread(_assembled, offers)
+        rows, difference = await publishing.assembled(kept)
         manifest = manifest_of(epoch, step, rows, kept.parent, adapters)
         manifest.probes.extend(probes)
         over = await publishing.until_ready(manifest, difference, within)
@@ -126,7 +126,7 @@ async def publish(
 
 def _assembled(offers: Sequence[Said]) -> tuple[list[Row], bytes | None]:
     """The rows of all ranks' tensors in the order of their names; and what makes them of the version before, where
-    every rank has that."""
+    every rank has that and it is worth it."""
     rows, records = list[Row](), dict[str, memoryview]()
     differ = all(said["difference"] is not None for said in offers)
     for said in offers:
@@ -135,7 +135,8 @@ def _assembled(offers: Sequence[Said]) -> tuple[list[Row], bytes | None]:
         if differ:
             records |= {row.name: unpacked(made) for row, made in zip(own, said["difference"], strict=True)}
     rows.sort(key=lambda row: row.name)
-    return rows, joined(records[row.name] for row in rows) if differ else None
+    worth = sum(map(len, records.values())) <= WORTH * sum(row.size for row in rows)
+    return rows, joined(records[row.name] for row in rows) if differ and worth else None
 
 
 async def newest(channel: grpc.aio.Channel, within: float = 60.0) -> PolicyVersion | None:
@@ -182,8 +183,17 @@ class _Publishing:
         recorded: int,
     ) -> None:
         self.ranks, self._bulk = ranks, bulk
+        self._alone = False  # whether another rank could not reach weight_sync
         self._channel, self._part, self._address, self._recorded = channel, part, address, recorded
         self._stub, self._host, self._wanted = weights_pb2_grpc.WeightSyncServiceStub(channel), host, True
+
+    async def assembled(self, kept: Differences) -> tuple[list[Row], bytes | None]:
+        """What all ranks have, as `_assembled`. Raises rpc.RpcError where one of them fails."""
+        try:
+            own = await asyncio.to_thread(offer, self._part, kept)
+        except Exception as error:  # as another rank's: all are told
+            own = failure(error)
+        return await asyncio.to_thread(_assembled, checked(await self.ranks.offered(own)))
 
     async def until_ready(self, manifest: pb.Manifest, difference: bytes | None, within: float) -> Over:
         """Pushes until the version is READY, or was had before. Raises as `publish`."""
@@ -250,20 +260,36 @@ class _Publishing:
         version = manifest.version
         offsets = {tensor.name: tensor.offset for tensor in manifest.tensors}
         at, size = (begun.attempt, begun.boot_id, begun.path), manifest.total_size
-        place = Place(self._address, version.epoch, version.step, *at, size, offsets, alone=not begun.takes_parts)
+        alone = self._alone or not begun.takes_parts
+        place = Place(self._address, version.epoch, version.step, *at, size, offsets, alone)
         await self.ranks.putting(place)
         pieces = self._part.pieces(place)
         if place.alone:
             others = checked(await self.ranks.went(outcome(False)))
             pieces = _in_order([*pieces, *((at, unpacked(data)) for said in others for at, data in said["pieces"])])
-            return _written(await put(self._channel, place, pieces, self._host, self._bulk))
-        try:
-            own = outcome(await put(self._channel, place, pieces, self._host, self._bulk))
-        except rpc.RpcError as error:
-            await self.ranks.went(failure(error))
-            raise
+            return _written(await self._put(place, pieces))
+        own = outcome(await self._put(place, pieces))
         found = await self.ranks.went(own)
-        return _written(any(said["written"] for said in checked(found)))
+        try:
+            return _written(any(said["written"] for said in checked(found)))
+        except rpc.RpcError as error:
+            if error.reason == UNREACHED:
+                logger.warning("this rank puts all of version %d: %s", version.step, error.message)
+                self._alone = True
+            raise _again(error) from error
+
+    async def _put(self, place: Place, pieces: Sequence[Piece]) -> bool:
+        try:
+            return await put(self._channel, place, pieces, self._host, self._bulk)
+        except rpc.RpcError as error:
+            raise _again(error) from error
+
+
+def _again(error: rpc.RpcError) -> rpc.RpcError:
+    """A push that is refused as it stands, for another one came between, is begun again like one that broke."""
+    if error.code is not grpc.StatusCode.FAILED_PRECONDITION:
+        return error
+    return rpc.RpcError(grpc.StatusCode.UNAVAILABLE, error.message, reason=error.reason)
 
 
 def _in_order(pieces: Sequence[Piece]) -> list[Piece]:

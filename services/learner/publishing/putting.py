@@ -20,8 +20,10 @@ async def put(
 ) -> bool:
     """Puts pieces where they belong; whether into weight_sync's file. host: this one's boot id; None writes no file.
     bulk: as this rank sees it, where it may be used. Raises rpc.RpcError."""
+    if not pieces:
+        return False
     if place.path and host == place.boot_id and await asyncio.to_thread(write, place.path, place.size, pieces):
         return True
-    if pieces and (bulk is None or not await bulk.pour(channel, place, pieces)):
+    if bulk is None or not await bulk.pour(channel, place, pieces):
         await stream(channel, "PushTensors", place.version, place.attempt, pieces)
     return False

@@ -4,8 +4,8 @@
     rank 0      Place ──► every rank puts its part; how that went ──► rank 0: committed, or begun again
     rank 0      Over: what became of it ──► every rank remembers that, or not
 
-A group is used by one thread of each rank alone, in this order, so its collectives meet. Who dies is seen by the others
-as an error of their next collective.
+A group is used by one thread of each rank at once, in this order, so its collectives meet. Who dies is seen by the
+others as an error of their next collective.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from penstock import rpc
 from penstock.common.v1.common_pb2 import PolicyVersion
+from penstock.telemetry.waits import waiting
 from services.learner.interface.telling import told, told_first
 from services.learner.publishing.differences import Differences
 from services.learner.publishing.parts import PUSH_SECONDS, Part, Place
@@ -30,6 +32,8 @@ from services.learner.publishing.writing import Piece
 T = TypeVar("T")
 TOGETHER_SECONDS = 2 * PUSH_SECONDS
 """For which one rank waits for the others in the middle of a version: longer than any of their calls."""
+UNREACHED = "UNREACHED"
+"""The reason of a rank that has no way to weight_sync: rank 0 puts its part too then."""
 Said = dict[str, Any]
 """A message as plain values."""
 
@@ -85,24 +89,41 @@ class Alone:
 
 
 class Together:
-    """Ranks of torch's group. The constructor is a collective."""
+    """Ranks of torch's group. The constructor is a collective.
+
+    Invariant (test name): wherever rank 0 fails or is cancelled, it hears what the others are about to say before it
+    tells them anything else.
+    """
 
     def __init__(self) -> None:
         timeout = datetime.timedelta(seconds=TOGETHER_SECONDS)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread = ThreadPoolExecutor(1, "publishing")
+        self._due = True  # whether the others are about to say something: on rank 0, in its thread
 
     async def offered(self, own: Said) -> list[Said]:
-        return await self._do(lambda: self.gathered(own))
+        return await self._do(partial(self._heard, own))
 
     async def putting(self, place: Place) -> None:
-        await self._do(lambda: self.told({"place": dataclasses.asdict(place)}))
+        await self._do(partial(self._told, {"place": dataclasses.asdict(place)}))
 
     async def went(self, own: Said) -> list[Said]:
-        return await self._do(lambda: self.gathered(own))
+        return await self._do(partial(self._heard, own))
 
     async def over(self, what: Over) -> None:
-        await self._do(lambda: self.told({"over": dataclasses.asdict(what)}))
+        await self._do(partial(self._told, {"over": dataclasses.asdict(what)}))
+
+    def _heard(self, own: Said) -> list[Said]:
+        found = self.gathered(own)
+        self._due = False
+        return found
+
+    def _told(self, said: Said) -> None:
+        """What the others answer, or behind a version begin the next one with."""
+        if self._due:
+            self._heard(outcome(False))
+        self.told(said)
+        self._due = True
 
     def gathered(self, value: Said) -> list[Said]:
         """Every rank's on rank 0, nothing elsewhere; a collective, as `told`."""
@@ -114,10 +135,12 @@ class Together:
         return said
 
     async def _do(self, collective: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, collective)
+        """Even where nobody waits for it any more: the others do."""
+        with waiting("the other ranks", on="learner", deadline=TOGETHER_SECONDS):
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, collective))
 
 
-def ranks() -> Ranks | Together:
+def ranks() -> Ranks:
     """Those of the world; a collective."""
     return Together() if dist.get_world_size() > 1 else Alone()
 
@@ -147,15 +170,16 @@ def outcome(written: bool, pieces: Sequence[Piece] = ()) -> Said:
 def failure(error: Exception) -> Said:
     """A rank could not do its part."""
     if isinstance(error, rpc.RpcError):
-        return {"code": error.code.name, "text": error.message}
-    return {"code": grpc.StatusCode.UNKNOWN.name, "text": f"{type(error).__name__}: {error}"}
+        return {"code": error.code.name, "text": error.message, "reason": error.reason}
+    return {"code": grpc.StatusCode.UNKNOWN.name, "text": f"{type(error).__name__}: {error}", "reason": ""}
 
 
 def checked(found: list[Said]) -> list[Said]:
     """What all ranks said. Raises rpc.RpcError where one of them could not do its part."""
     for rank, said in enumerate(found):
         if "code" in said:
-            raise rpc.RpcError(grpc.StatusCode[said["code"]], f"rank {rank}: {said['text']}")
+            code = grpc.StatusCode[said["code"]]
+            raise rpc.RpcError(code, f"rank {rank}: {said['text']}", reason=said["reason"])
     return found
 
 

@@ -7,49 +7,58 @@ import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from penstock.telemetry import metrics
-from services.weight_sync.tickets import Intake
+from penstock.tensors.stretches import GOOD, HEAD_BYTES, REFUSED, TAKEN, stretch
+from services.weight_sync.errors import StoreError
+from services.weight_sync.tickets import Intake, Taking
 
-HEAD_BYTES = 16
 PIECE_BYTES = 1 << 20
-TAKEN = b"\1"
+WORDS = 400
 
 bytes_received = metrics.counter(metrics.WEIGHT_BYTES, "bytes of tensors pushed")
 
 
 def take(connection: socket.socket, intake: Intake) -> None:
-    """Takes stretches until the end, and answers that all were taken. Raises OSError, and what the intake does."""
+    """Takes what is pushed, and answers whether all was taken, or why not. Raises OSError, and what the intake does."""
+    try:
+        taking = intake.begin()
+        try:
+            connection.sendall(GOOD)
+            _take(connection, taking)
+        finally:
+            taking.close()
+    except (ValueError, StoreError) as error:
+        connection.sendall(REFUSED + str(error).encode()[:WORDS])
+        raise
+    connection.sendall(TAKEN)
+
+
+def _take(connection: socket.socket, taking: Taking) -> None:
     memories = [memoryview(bytearray(PIECE_BYTES)) for _ in range(2)]
     feeding: Future[int] | None = None
     with ThreadPoolExecutor(1, "intake") as thread:
-        try:
-            while head := _stretch(connection):
-                offset, left = head
-                if feeding is not None:
-                    feeding.result()
-                intake.seek(offset)
-                while left:
-                    memories.reverse()
-                    piece = memories[0][:left]
-                    _fill(connection, piece)
-                    if feeding is not None:
-                        feeding.result()
-                    feeding = thread.submit(intake.feed, piece)
-                    left -= len(piece)
-                    bytes_received.inc(len(piece))
+        while head := _next(connection):
+            offset, left = head
             if feeding is not None:
                 feeding.result()
-            connection.sendall(TAKEN)
-        finally:
-            thread.shutdown()
-            intake.close()
+            taking.seek(offset)
+            while left:
+                memories.reverse()
+                piece = memories[0][:left]
+                _fill(connection, piece)
+                if feeding is not None:
+                    feeding.result()
+                feeding = thread.submit(taking.feed, piece)
+                left -= len(piece)
+                bytes_received.inc(len(piece))
+        if feeding is not None:
+            feeding.result()
+    taking.check_whole()
 
 
-def _stretch(connection: socket.socket) -> tuple[int, int] | None:
-    """Where the next bytes begin, and how many they are; None at the end."""
-    head = memoryview(bytearray(HEAD_BYTES))
-    _fill(connection, head)
-    offset, size = int.from_bytes(head[:8]), int.from_bytes(head[8:])
-    return (offset, size) if size else None
+def _next(connection: socket.socket) -> tuple[int, int] | None:
+    said = memoryview(bytearray(HEAD_BYTES))
+    _fill(connection, said)
+    return stretch(said)
 
 
 def _fill(connection: socket.socket, memory: memoryview) -> None:

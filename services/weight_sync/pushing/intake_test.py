@@ -1,6 +1,8 @@
 """A version pushed by the bulk socket: whole tensors with their checksums, or nothing, whatever a peer does."""
 
 import asyncio
+import contextlib
+import os
 import pathlib
 import random
 import socket
@@ -12,21 +14,35 @@ import pytest
 
 from penstock import rpc
 from penstock.tensors import make_manifest
+from penstock.tensors.stretches import END, GOOD, REFUSED, TAKEN, head
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import bulk as module
 from services.weight_sync.bulk import Bulk
-from services.weight_sync.pushing.intake import TAKEN
 from services.weight_sync.server import RAW_REQUESTS, RAW_RESPONSES, WeightSync
 from services.weight_sync.store import VersionStore
 
-END = bytes(16)
 TENSORS: list[tuple[str, str, Sequence[int], bytes]] = [
     ("a", "float32", [3], b"a" * 12),
     ("b", "float32", [2], b"b" * 8),
     ("c", "bfloat16", [3_000_000], random.Random(5).randbytes(6_000_000)),
 ]
 DATA = b"".join(data for *_, data in TENSORS)
+
+
+def pushed(port: int, ticket: bytes, sent: bytes, ends: bool = True) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(ticket)
+        answer = connection.recv(1)
+        if answer != GOOD:
+            return answer + connection.recv(400)
+        with contextlib.suppress(OSError):  # it was cut
+            connection.sendall(sent)
+            if ends:
+                connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            return connection.recv(400)
+        return b""
 
 
 class Stand:
@@ -49,19 +65,7 @@ class Stand:
 
     async def push(self, *sent: bytes, ends: bool = True) -> bytes:
         """What the socket answers to that; ends: whether nothing more is sent after it."""
-        ticket = await self.ticket()
-
-        def pushed() -> bytes:
-            with socket.create_connection(("127.0.0.1", self.bulk.port), timeout=20) as connection:
-                try:
-                    connection.sendall(b"".join((ticket, *sent)))
-                    if ends:
-                        connection.shutdown(socket.SHUT_WR)
-                    return connection.recv(100)
-                except OSError:  # it was cut
-                    return b""
-
-        return await asyncio.to_thread(pushed)
+        return await asyncio.to_thread(pushed, self.bulk.port, await self.ticket(), b"".join(sent), ends)
 
     async def commit(self) -> None:
         request = pb.CommitVersionRequest(version=self.manifest.version, attempt=self.attempt)
@@ -81,7 +85,7 @@ async def stand(folder: pathlib.Path) -> AsyncIterator[Stand]:
 
 
 def stretch(offset: int, size: int) -> bytes:
-    return offset.to_bytes(8) + size.to_bytes(8) + DATA[offset : offset + size]
+    return head(offset, size) + DATA[offset : offset + size]
 
 
 @pytest.mark.parametrize(
@@ -106,30 +110,33 @@ async def test_whoever_is_told_that_all_was_taken_has_brought_whole_tensors(
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "why"),
     [
-        [stretch(0, 12)],  # no end
-        [stretch(0, 12)[:-1]],
-        [stretch(0, 12)[:9]],
-        [stretch(0, 11), END],  # no whole tensor: told so at the commit
-        [stretch(1, 11), END],
-        [stretch(0, 12), stretch(0, 12), END],
-        [(0).to_bytes(8) + (12).to_bytes(8) + b"x" * 12, END],
-        [(20).to_bytes(8) + (2**63).to_bytes(8) + DATA[20:], b"more" * 1000],
-        [(2**64 - 1).to_bytes(8) + (12).to_bytes(8) + b"a" * 12, END],
-        [b"\xff" * 1000],
-        [],
+        ([stretch(0, 12)], None),  # no end
+        ([stretch(0, 12)[:-1]], None),
+        ([stretch(0, 12)[:9]], None),
+        ([], None),
+        ([stretch(0, 11), END], "tensor 'a' has come in part"),
+        ([stretch(1, 11), END], "no tensor of the version begins at byte 1"),
+        ([stretch(0, 12), stretch(0, 12), END], "tensor 'a' comes twice"),
+        ([head(0, 12) + b"x" * 12, END], "tensor 'a': the checksum of its 12 bytes differs"),
+        ([head(20, 2**63) + DATA[20:], b"more" * 1000, bytes(1 << 20)], "bytes received, the version has 6000020"),
+        ([head(2**64 - 1, 12) + b"a" * 12, END], "no tensor of the version begins at byte 18446744073709551615"),
+        ([b"\xff" * 1000], "no tensor of the version begins"),
     ],
 )
 async def test_what_is_broken_off_wrong_or_belongs_nowhere_makes_no_version_and_the_next_push_is_good(
-    tmp_path: pathlib.Path, sent: list[bytes]
+    tmp_path: pathlib.Path, sent: list[bytes], why: str | None
 ) -> None:
     async with stand(tmp_path) as run:
         await run.begin()
         answered = await run.push(*sent)
         with pytest.raises((rpc.errors.FailedPrecondition, rpc.errors.NotFound)):
             await run.commit()
-        assert answered == b"" or sent == [stretch(0, 11), END]
+        if why is None:
+            assert answered == b""
+        elif answered:  # a peer that still sends may be reset before it reads
+            assert answered.startswith(REFUSED) and why in answered.decode(), answered
         await run.begin()
         assert await run.push(stretch(0, len(DATA)), END) == TAKEN
         await run.commit()
@@ -142,15 +149,8 @@ async def test_a_ticket_of_an_attempt_that_was_begun_again_brings_nothing(tmp_pa
         old = await run.ticket()
         await run.begin()
 
-        def pushed() -> bytes:
-            with socket.create_connection(("127.0.0.1", run.bulk.port), timeout=20) as connection:
-                try:
-                    connection.sendall(old + stretch(0, 12) + END)
-                    return connection.recv(100)
-                except OSError:  # it was cut
-                    return b""
-
-        assert await asyncio.to_thread(pushed) == b""
+        answered = await asyncio.to_thread(pushed, run.bulk.port, old, stretch(0, 12) + END)
+        assert answered.startswith(REFUSED) and b"was begun again" in answered
         assert await run.push(stretch(0, len(DATA)), END) == TAKEN
         await run.commit()
 
@@ -158,12 +158,25 @@ async def test_a_ticket_of_an_attempt_that_was_begun_again_brings_nothing(tmp_pa
 async def test_a_peer_that_stops_pushing_is_cut_and_another_one_may_bring_its_tensor(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STALL_SECONDS", 0.2)
     async with stand(tmp_path) as run:
         await run.begin()
-        assert await run.push(stretch(0, 12)[:-3], ends=False) == b""
+        with monkeypatch.context() as quick:
+            quick.setattr(module, "STALL_SECONDS", 0.2)
+            assert await run.push(stretch(0, 12)[:-3], ends=False) == b""
         assert await run.push(stretch(0, len(DATA)), END) == TAKEN
         await run.commit()
+
+
+async def test_tickets_that_nobody_shows_hold_no_file(tmp_path: pathlib.Path) -> None:
+    async with stand(tmp_path) as run:
+
+        def held() -> int:
+            return sum(str(tmp_path) in os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+
+        for _ in range(8):
+            await run.begin()
+            await run.ticket()
+        assert held() <= 1
 
 
 async def test_without_a_bulk_socket_the_tensors_are_pushed(tmp_path: pathlib.Path) -> None:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from penstock.common.v1.common_pb2 import PolicyVersion
 from penstock.differences import BLOCK_BYTES, Block, DifferenceError, layout_of, make
 from penstock.tensors import Arrived, ChecksumError, Output, Receiver, check_sums
+from penstock.tensors.manifest import Buffer
 from penstock.weights.v1 import weights_pb2 as pb
 from services.weight_sync.chains import Get, parent_of
 from services.weight_sync.disk.files import mapped
@@ -156,20 +157,19 @@ class Staging:
             raise NotStaged(f"step {version.step} was begun again while it was checked")
         staged.held, staged.way = held, pb.PATH_MAPPED
 
-    def part(self, version: PolicyVersion, attempt: int) -> Receiver:
+    def part(self, version: PolicyVersion, attempt: int) -> "Part":
         """What takes some of a version's tensors, beside others. Raises NotStaged, Refused."""
-        staged = self._open(version, attempt)
-        return Receiver(staged.manifest, staged.output.write, staged.arrived)
+        return Part(self, version, attempt, self._open(version, attempt))
 
-    def feed(self, version: PolicyVersion, data: memoryview, attempt: int = 0, part: Receiver | None = None) -> int:
-        """Takes the next bytes of a version, or of a `part` of it; gives the bytes received. attempt: whose they are, 0
-        for whichever there is. After a ChecksumError it is not staged.
+    def feed(self, version: PolicyVersion, data: memoryview, attempt: int = 0) -> int:
+        """Takes the next bytes of a version; gives the bytes received. attempt: whose they are, 0 for whichever there
+        is. After a ChecksumError it is not staged.
 
         Raises NoRoom, NotStaged, Refused, ValueError for too many, tensors.{ChecksumError, TwiceError}.
         """
         staged = self._open(version, attempt)
         with self._dropping(staged, but=ValueError):
-            return (part or staged.receiver).feed(data)
+            return staged.receiver.feed(data)
 
     def feed_difference(self, version: PolicyVersion, data: memoryview, attempt: int = 0) -> int:
         """Takes the next bytes of what makes a version of its parent; gives the bytes received. attempt: as for `feed`.
@@ -327,6 +327,23 @@ class Staging:
         except Exception:
             drop()
             raise
+
+
+class Part(Receiver):
+    """Takes some of a version's tensors, beside others. It keeps no file of an attempt that is over."""
+
+    def __init__(self, staging: Staging, version: PolicyVersion, attempt: int, staged: Staged) -> None:
+        self._staging, self._of = staging, (version, attempt)
+        super().__init__(staged.manifest, self._put, staged.arrived)
+
+    def feed(self, data: Buffer) -> int:
+        """As a receiver, and as `Staging.feed`."""
+        staged = self._staging._open(*self._of)
+        with self._staging._dropping(staged, but=ValueError):
+            return super().feed(data)
+
+    def _put(self, data: memoryview, offset: int) -> None:
+        self._staging._open(*self._of).output.write(data, offset)
 
 
 def stem(version: PolicyVersion) -> str:

@@ -179,7 +179,7 @@ class PolicyBase(abc.ABC):
     @abc.abstractmethod
     def owned(self) -> Iterator[tuple[str, Tensor]]:
         """As `export`, on every rank those that it publishes: over all ranks each tensor once, about as many bytes on
-        each, and no rank has all."""
+        each of a pipeline stage."""
 
     def _keep_reference(self, weights: Mapping[str, Tensor]) -> None:
         """Remembers the initial weights where the spec wants them and they are not there anyway."""
