@@ -1,7 +1,6 @@
 """Rendered manifests are what Kubernetes' own schemas ask for: no unknown field, no field of a wrong kind."""
 
 import itertools
-from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -9,35 +8,10 @@ import pytest
 from penstock.access import Login, subjects_of
 from penstock.bus import RunNames, User
 from penstock.kube import Place, manifests
-from penstock.recipes import Recipe
+from tests.manifests.shapes import SHAPES, recipe
 
 VERSIONS = ("1.28", "1.31", "1.34")
 USERS: dict[str, User] = {kind: User(Login(kind, "secret"), each) for kind, each in subjects_of(RunNames("r")).items()}
-SHAPES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "judged": {
-        "environment": {"name": "length", "rewards": ({"name": "length"}, {"name": "j", "judge": {"path": "m"}})}
-    },
-    "agents": {"environment": {"name": "sorting_agent", "agent": True, "max_turns": 2}},
-    "many": {
-        "generation": {"replicas": 4, "tensor": 2},
-        "learner": {"ranks": 8, "nodes": 2},
-        "rollout": {"workers": 3},
-    },
-    "teacher": {"teacher": {"path": "m"}},
-}
-
-
-def recipe(changes: dict[str, Any]) -> Recipe:
-    """One that nothing of this machine is asked about."""
-    said = {
-        "run": "r",
-        "model": {"path": "m"},
-        "data": {"train": "rows.jsonl"},
-        "environment": {"name": "length"},
-        "algorithm": {"steps": 2, "groups_per_step": 2, "group_size": 2},
-    }
-    return Recipe.model_validate({**said, **changes})
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,8 +1,9 @@
 """A rendered run as real pods: `python -m tests.pods.pods FOLDER`, as root, with podman and our images.
 
-`penstock kube` renders a small recipe; every Deployment, StatefulSet and Job becomes pods of `podman kube play` on a
-network of their own. Of two engines one is killed in the middle, and the rollout too, for which another comes; the run
-must end by itself with streams that `verify` finds nothing in. What came of it is printed as JSON.
+`penstock kube` renders a small recipe, kubectl builds it, and every Deployment, StatefulSet and Job becomes pods of
+`podman kube play` on a network of their own, each with its kind's login for NATS. Of two engines one is killed in the
+middle, and the rollout too, for which another comes; the run must end by itself with streams that `verify` finds
+nothing in. What came of it is printed as JSON.
 
 Podman knows no Services, claims of sets or gRPC probes: volumes become folders of this host, probes are left out, and
 what a field of the pod would say is written into its variables.
@@ -59,7 +60,8 @@ class Cluster:
 
     def __init__(self, rendered: pathlib.Path, folder: pathlib.Path, files: pathlib.Path) -> None:
         self.folder, self._files = folder, files
-        objects = [o for path in sorted(rendered.glob("*.yaml")) for o in yaml.safe_load_all(path.read_text())]
+        done = subprocess.run(["kubectl", "kustomize", str(rendered)], capture_output=True, text=True, check=True)
+        objects = list(yaml.safe_load_all(done.stdout))
         self._beside = [
             _plain(o) if o["kind"] == "Secret" else o for o in objects if o["kind"] in ("ConfigMap", "Secret")
         ]
@@ -95,8 +97,8 @@ class Cluster:
         for container in spec["containers"]:
             for left_out in ("startupProbe", "readinessProbe", "livenessProbe", "ports"):  # which it would publish here
                 container.pop(left_out, None)
-            said = {"metadata.name": pod, "spec.nodeName": pod}
-            values = {e["name"]: e.get("value", said.get(_field(e), "0")) for e in container.get("env", ())}
+            said = {"metadata.name": pod, "spec.nodeName": pod, "recipe": RUN}
+            values = {e["name"]: e.get("value", said.get(_source(e), "0")) for e in container.get("env", ())}
             container["env"] = [{"name": name, "value": value} for name, value in values.items()]
             container["args"] = [_filled(word, values) for word in container.get("args", ())]
         made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, **template["metadata"]}, "spec": spec}
@@ -131,9 +133,10 @@ class Cluster:
         return {"name": volume["name"], "hostPath": {"path": str(path), "type": "Directory"}}
 
 
-def _field(variable: dict[str, Any]) -> str:
-    """Which field of a pod a variable has the value of."""
-    found: str = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
+def _source(variable: dict[str, Any]) -> str:
+    """Which field of a pod, or which ConfigMap, a variable has the value of."""
+    source = variable.get("valueFrom", {})
+    found: str = source.get("configMapKeyRef", {}).get("name", "") or source.get("fieldRef", {}).get("fieldPath", "")
     return found
 
 
@@ -210,7 +213,7 @@ def main(folder: pathlib.Path) -> dict[str, Any]:
     path.write_text(json.dumps(recipe(files)))
     words = ["kube", str(path), "--files", str(files), "--output", str(rendered)]
     subprocess.run([sys.executable, "-m", "penstock.cli", *words], check=True, stdout=sys.stderr)
-    with Cluster(rendered, folder, files) as cluster:
+    with Cluster(rendered / "overlays" / RUN, folder, files) as cluster:
         found = play(cluster)
     return found | asyncio.run(audited(cluster.volume("nats", "store"), folder))
 

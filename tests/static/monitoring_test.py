@@ -11,7 +11,7 @@ import yaml
 
 from deploy.monitoring.dashboard import dashboard
 from penstock.kube.containers import METRICS, object_name
-from penstock.kube.manifests import SERVES
+from penstock.kube.network import SERVES
 from penstock.telemetry import metrics
 
 HERE, COMPOSE = pathlib.Path("deploy/monitoring"), pathlib.Path("deploy/compose")

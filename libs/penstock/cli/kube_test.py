@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from typing import Any
 
 import pytest
 import yaml
@@ -36,22 +37,36 @@ def kube(files: pathlib.Path, *words: str) -> tuple[int, str]:
     return done.exit_code, " ".join(done.output.split())
 
 
+def config_of(files: pathlib.Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((files.parent / "k" / "overlays" / "r" / "recipe.yaml").read_text())
+    return found
+
+
 def test_the_recipe_names_its_files_where_containers_have_them(files: pathlib.Path) -> None:
     code, said = kube(files, "--files", str(files), "--namespace", "mine")
     assert code == 0, said
-    config = next(yaml.safe_load_all((files.parent / "k" / "run.yaml").read_text()))
+    config = config_of(files)
     recipe = yaml.safe_load(config["data"]["recipe.yaml"])
     assert (recipe["model"]["path"], recipe["data"]["train"]) == ("/files/model", "/files/rows.jsonl")
-    assert config["metadata"]["namespace"] == "mine" and not (files.parent / "k" / ".recipe.yaml").exists()
+    assert not (files.parent / "k" / ".recipe.yaml").exists()
+    listing = yaml.safe_load((files.parent / "k" / "overlays" / "r" / "kustomization.yaml").read_text())
+    assert listing["namespace"] == "mine" and "components" not in listing
+
+
+def test_a_component_is_switched_on_by_one_flag_for_the_overlay_that_is_named(files: pathlib.Path) -> None:
+    code, said = kube(files, "--files", str(files), "--overlay", "small", "--component", "monitoring")
+    assert code == 0, said
+    listing = yaml.safe_load((files.parent / "k" / "overlays" / "small" / "kustomization.yaml").read_text())
+    assert listing["components"] == ["../../components/monitoring"]
 
 
 def test_what_is_written_again_has_the_same_secrets(files: pathlib.Path) -> None:
     made = []
     for _ in range(2):
         assert kube(files, "--files", str(files))[0] == 0
-        made.append((files.parent / "k" / "secrets.yaml").read_text())
+        made.append((files.parent / "k" / "overlays" / "r" / "secrets.yaml").read_text())
     assert made[0] == made[1] and "learner:" in made[0]
-    assert (files.parent / "k" / ".kept").stat().st_mode & 0o777 == 0o700
+    assert (files.parent / "k" / "overlays" / "r" / ".kept").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_compose_file_has_all_that_it_names_beside_it(files: pathlib.Path) -> None:
@@ -74,9 +89,7 @@ def test_files_are_found_by_bare_names_and_by_patterns(files: pathlib.Path, monk
     raw["model"]["path"], raw["data"] = "model", {"train": "rows.jsonl", "eval": str(files / "row*.jsonl")}
     (files / "recipe.yaml").write_text(json.dumps(raw))
     assert kube(files)[0] == 0
-    recipe = yaml.safe_load(
-        next(yaml.safe_load_all((files.parent / "k" / "run.yaml").read_text()))["data"]["recipe.yaml"]
-    )
+    recipe = yaml.safe_load(config_of(files)["data"]["recipe.yaml"])
     assert recipe["model"]["path"] == "/files/model"
     assert (recipe["data"]["train"], recipe["data"]["eval"]) == ("/files/rows.jsonl", "/files/row*.jsonl")
 
@@ -101,8 +114,10 @@ def test_what_compose_cannot_do_is_refused_in_a_sentence(files: pathlib.Path, wo
     [
         (["--files", "/usr/bin"], "is not below /usr/bin; --files names the folder"),
         (["--accelerator", "tpu"], "'tpu' is neither cpu nor cuda"),
+        (["--component", "mesh"], "--component: there is no 'mesh'; there are monitoring, autoscaling"),
+        (["--overlay", "../mine"], "--overlay: '../mine' is no name of a folder"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(files: pathlib.Path, words: list[str], why: str) -> None:
-    code, said = kube(files, *words)
+    code, said = kube(files, "--files", str(files), *words)
     assert code == 2 and why in said, said

@@ -3,6 +3,7 @@
 from penstock.kube.components import components
 from penstock.kube.compose import Host, compose, kept
 from penstock.kube.manifests import Place, manifests
+from penstock.kube.overlay import overlay
 from penstock.kube.writing import written
 
-__all__ = ["Host", "Place", "components", "compose", "kept", "manifests", "written"]
+__all__ = ["Host", "Place", "components", "compose", "kept", "manifests", "overlay", "written"]

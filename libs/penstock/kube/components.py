@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock.bus import RunNames
 from penstock.kube.containers import MONITOR, Place
+from penstock.kube.objects import placed
 from penstock.recipes import Recipe
 
 PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
@@ -31,7 +32,7 @@ def components(recipe: Recipe, place: Place) -> dict[str, list[dict[str, Any]]]:
 
 
 def _object(api: str, what: str, name: str, place: Place, spec: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": api, "kind": what, "metadata": {"name": name, "namespace": place.namespace}, "spec": spec}
+    return placed({"apiVersion": api, "kind": what, "metadata": {"name": name}, "spec": spec}, place)
 
 
 def _monitor(place: Place) -> dict[str, Any]:

@@ -56,8 +56,12 @@ def compose(
     """The file's content, and by path what lies beside it: recipe and secrets. `place.files` is the folder that
     containers find at FILES.
 
-    Raises ValueError for a learner of several nodes, which are several hosts.
+    Raises ValueError for a learner of several nodes and a cluster of NATS, which are several hosts.
     """
+    if recipe.limits.replicas > 1:
+        raise ValueError(
+            f"limits.replicas: {recipe.limits.replicas} copies want as many hosts with NATS, and Compose is one; set 1"
+        )
     if recipe.learner.nodes > 1:
         raise ValueError(f"learner.nodes: {recipe.learner.nodes} nodes are as many hosts, and Compose is one; set 1")
     services = {

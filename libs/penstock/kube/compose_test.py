@@ -117,3 +117,5 @@ def test_a_learner_of_several_nodes_is_refused_in_a_sentence(source: dict[str, A
     recipe = resolve({**source, "learner": {"ranks": 4, "nodes": 2}})
     with pytest.raises(ValueError, match="learner.nodes: 2 nodes are as many hosts, and Compose is one; set 1"):
         made(recipe)
+    with pytest.raises(ValueError, match="limits.replicas: 3 copies want as many hosts with NATS, and Compose is one"):
+        made(resolve({**source, "limits": {"replicas": 3}}))

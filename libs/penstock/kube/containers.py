@@ -7,6 +7,7 @@ that is where it listens. Calls are plain text inside the namespace, which netwo
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from penstock.bus import RunLimits, User, users_section
 from penstock.recipes import Recipe
 from penstock.supervisor.plan import RUNS, SHOWS
 
-GRPC, BULK, METRICS, PAGE, HTTP, NATS, MONITOR = 7000, 7001, 9400, 8080, 8000, 4222, 8222
+GRPC, BULK, METRICS, PAGE, HTTP, NATS, MONITOR, CLUSTER = 7000, 7001, 9400, 8080, 8000, 4222, 8222, 6222
 """Ports of every pod that has them."""
 DRAIN_SECONDS = 30
 USER = 65532
@@ -42,6 +43,10 @@ http_port: {monitor}
 max_payload: 8MB
 jetstream {{ store_dir: /store, sync_interval: always, max_file_store: {store} }}
 {users}"""
+ROUTES = """\
+server_name: $POD
+cluster {{ name: {run}, listen: "0.0.0.0:{cluster}", routes: {routes} }}
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Place:
 
     def image(self, kind: str) -> str:
         """Of a kind of service."""
-        return f"{self.images}-{IMAGES.get(kind, 'light')}-{self.accelerator}:{self.tag}"
+        return f"{self.images}-{environment_of(kind)}-{self.accelerator}:{self.tag}"
 
 
 def object_name(kind: str) -> str:
@@ -65,14 +70,23 @@ def object_name(kind: str) -> str:
     return kind.replace("_", "-")
 
 
+def environment_of(kind: str) -> str:
+    """Which packages a kind needs, as its image's name has it."""
+    return IMAGES.get(kind, "light")
+
+
 def login_of(kind: str) -> str:
     """The Secret with what a kind shows to NATS."""
     return f"nats-{object_name(SHOWS.get(kind, kind))}"
 
 
-def container(recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: bool = False) -> dict[str, Any]:
-    """Of one kind of service. numbered: its name in the run ends with its number of the set."""
-    words = ["serve", RUNS.get(kind, kind), "--join", f"nats://nats:{NATS}", "--run", recipe.run, "--folder", FOLDER]
+def container(
+    recipe: Recipe, kind: str, place: Place, gpus: int = 0, numbered: bool = False, run: str | None = None
+) -> dict[str, Any]:
+    """Of one kind of service. numbered: its name in the run ends with its number of the set. run: what it is told of
+    the run's name, where that is a variable."""
+    words = ["serve", RUNS.get(kind, kind), "--join", f"nats://nats:{NATS}", "--run", run or recipe.run]
+    words += ["--folder", FOLDER]
     variables = [{"name": "HOME", "value": "/tmp"}, _field("PENSTOCK_ZONE", "spec.nodeName")]
     several = kind == "learner" and recipe.learner.nodes > 1
     if several or kind not in ("coordinator", "learner", "weight_sync", "dashboard"):
@@ -163,22 +177,30 @@ def store_bytes(recipe: Recipe) -> int:
     return room.log_bytes + room.tasks_bytes + room.ledger_bytes + room.blob_bytes + (1 << 30)
 
 
-def nats_config(recipe: Recipe, users: Mapping[str, User]) -> str:
-    """Of the run's NATS, which lets these in."""
-    return CONFIG.format(nats=NATS, monitor=MONITOR, store=store_bytes(recipe), users=users_section(users))
+def nats_config(recipe: Recipe, users: Mapping[str, User], servers: int = 1) -> str:
+    """Of the run's NATS, which lets these in. servers: of its cluster, each of which is the pod `nats-NUMBER`."""
+    said = CONFIG.format(nats=NATS, monitor=MONITOR, store=store_bytes(recipe), users=users_section(users))
+    if servers == 1:
+        return said
+    routes = json.dumps([f"nats://nats-{i}.nats:{CLUSTER}" for i in range(servers)])
+    return said + ROUTES.format(run=recipe.run, cluster=CLUSTER, routes=routes)
 
 
 def nats_container(place: Place) -> dict[str, Any]:
     """NATS, which the light image has."""
-    probe = {"httpGet": {"path": "/healthz", "port": MONITOR}, "periodSeconds": 5}
+    lives, serves = ({"path": f"/healthz?js-{what}-only=true", "port": MONITOR} for what in ("enabled", "server"))
     mounts = [{"name": "config", "mountPath": "/config", "readOnly": True}, {"name": "store", "mountPath": "/store"}]
     return {
         "name": "nats",
         "image": place.image("nats"),
         "command": ["nats-server", "-c", "/config/nats.conf"],
-        "ports": [{"name": "nats", "containerPort": NATS}, {"name": "monitor", "containerPort": MONITOR}],
-        "readinessProbe": probe,
-        "livenessProbe": {**probe, "periodSeconds": 20, "failureThreshold": 6},
+        "env": [_field("POD", "metadata.name")],
+        "ports": [
+            {"name": name, "containerPort": port}
+            for name, port in (("nats", NATS), ("monitor", MONITOR), ("cluster", CLUSTER))
+        ],
+        "readinessProbe": {"httpGet": serves, "periodSeconds": 5},
+        "livenessProbe": {"httpGet": lives, "periodSeconds": 20, "failureThreshold": 6},
         "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
         "securityContext": LOCKED,
         "volumeMounts": mounts,

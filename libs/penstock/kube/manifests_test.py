@@ -2,18 +2,18 @@
 
 import argparse
 import itertools
+import os
 import pathlib
 import subprocess
 from typing import Any
 
 import pytest
-import yaml
 
 from penstock.access import KINDS, METHODS, Login, subjects_of
 from penstock.bus import RunNames, User, find_nats_server
-from penstock.kube import Place, components, manifests, written
-from penstock.kube.containers import BULK, GRPC, HTTP, METRICS, login_of
-from penstock.kube.manifests import SERVES, callers_of
+from penstock.kube import Place, components, manifests
+from penstock.kube.containers import BULK, CLUSTER, GRPC, HTTP, METRICS, login_of
+from penstock.kube.network import SERVES, callers_of
 from penstock.process import flags
 from penstock.recipes import Recipe, resolve
 from penstock.telemetry import metrics
@@ -65,6 +65,7 @@ def pods(files: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def test_every_container_of_a_service_is_told_what_its_own_flags_are(files: dict[str, list[dict[str, Any]]]) -> None:
     served = 0
+    names = {each["metadata"]["name"]: each for each in files["run.yaml"]}
     for each in pods(files):
         for container in each["spec"]["template"]["spec"]["containers"]:
             words = container.get("args", [])
@@ -74,7 +75,9 @@ def test_every_container_of_a_service_is_told_what_its_own_flags_are(files: dict
             for flag in ("--join", "--folder", *OWN.get(words[1], ())):
                 parser.add_argument(flag, required=True)
             args = parser.parse_args(words[2:])
-            assert words[1] in KINDS and args.run == "r" and args.metrics_port == METRICS
+            assert words[1] in KINDS and args.run == "$(RUN)" and args.metrics_port == METRICS
+            (told,) = (e["valueFrom"]["configMapKeyRef"] for e in container["env"] if e["name"] == "RUN")
+            assert names[told["name"]]["data"][told["key"]] == "r"
             assert args.listen.rpartition(":")[2] == str(container["ports"][0]["containerPort"])
             served += 1
     assert served == 8
@@ -181,11 +184,23 @@ def test_autoscalers_scale_what_is_there_by_what_is_there(
     assert (found["generation"]["minReplicaCount"], found["rollout"]["minReplicaCount"]) == (3, 2)
 
 
-def test_a_real_nats_takes_its_configuration(files: dict[str, list[dict[str, Any]]], tmp_path: pathlib.Path) -> None:
-    (text,) = (e["stringData"]["nats.conf"] for e in files["nats.yaml"] if e["kind"] == "Secret")
+@pytest.mark.parametrize("servers", [1, 3])
+def test_a_real_nats_takes_its_configuration(recipe: Recipe, servers: int, tmp_path: pathlib.Path) -> None:
+    source = recipe.model_dump()
+    source["limits"] |= {"replicas": servers}
+    made = manifests(Recipe.model_validate(source), Place(), "k", USERS)["nats.yaml"]
+    (text,) = (e["stringData"]["nats.conf"] for e in made if e["kind"] == "Secret")
     (tmp_path / "nats.conf").write_text(text.replace("/store", str(tmp_path)))
-    told = subprocess.run([str(find_nats_server()), "-t", "-c", str(tmp_path / "nats.conf")], capture_output=True)
+    told = subprocess.run(
+        [str(find_nats_server()), "-t", "-c", str(tmp_path / "nats.conf")],
+        capture_output=True,
+        env={**os.environ, "POD": "nats-0"},
+    )
     assert told.returncode == 0, told.stderr
+    (pods,) = (each["spec"] for each in made if each["kind"] == "StatefulSet")
+    assert pods["replicas"] == servers and all(
+        f"nats-{i}.nats:{CLUSTER}" in text for i in range(servers) if servers > 1
+    )
 
 
 @pytest.mark.parametrize("kind", ["adapters", "teacher", "judge", "environment", "learner", "relay"])
@@ -221,22 +236,6 @@ def test_nodes_of_a_learner_are_pods_of_one_job_that_share_a_folder_and_reach_ea
     assert [pod["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for r in whole for pod in r["from"]] == [
         "learner"
     ]
-
-
-def test_files_are_listed_and_a_secret_is_its_owners(
-    recipe: Recipe, files: dict[str, list[dict[str, Any]]], tmp_path: pathlib.Path
-) -> None:
-    written(files, tmp_path, "penstock", components(recipe, Place()))
-    listed = yaml.safe_load((tmp_path / "kustomization.yaml").read_text())["resources"]
-    assert {path.name for path in tmp_path.iterdir()} == {"kustomization.yaml", "components", *listed}
-    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("secrets.yaml", "nats.yaml")} == {0o600}
-    for name, (first, *_) in components(recipe, Place()).items():
-        beside = tmp_path / "components" / name
-        (file,) = yaml.safe_load((beside / "kustomization.yaml").read_text())["resources"]
-        assert next(yaml.safe_load_all((beside / file).read_text())) == first
-    for name in listed:
-        for each in yaml.safe_load_all((tmp_path / name).read_text()):
-            assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "penstock"
 
 
 def test_a_flag_that_no_service_has_is_found() -> None:

@@ -1,47 +1,58 @@
-"""A run's manifests as files of a folder, with the kustomization that lists them."""
+"""A run's manifests as folders for `kubectl apply -k`: base and components for everybody, an overlay for the run."""
 
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from penstock.kube.manifests import shown
+from penstock.kube.overlay import Object, Overlay, base, shared
 from penstock.system.secret_files import write_secret
 
+SECRETS = "secrets.yaml"
 
-def written(
-    files: Mapping[str, list[dict[str, Any]]],
+
+def written(folder: pathlib.Path, name: str, made: Overlay) -> pathlib.Path:
+    """Writes base, components and the overlay `name`, its secrets for nobody else to read; the overlay's folder.
+
+    What is there is written again, and patches that are no more are removed. Raises OSError.
+    """
+    _listed(folder / "base", base())
+    for component, objects in shared().items():
+        _listed(folder / "components" / component, {f"{component}.yaml": objects}, kind="Component")
+    there = folder / "overlays" / name
+    for path in (there / "patches").glob("*.yaml"):
+        path.unlink()
+    _listed(there, made.resources, listing=made.kustomization)
+    for file, patch in made.patches.items():
+        _write(there / file, [patch])
+    for component, patches in made.own.items():
+        listing = {
+            "components": [f"../../../components/{component}"],
+            "patches": [{"path": file} for file in patches],
+        }
+        _listed(there / component, {}, kind="Component", listing=listing)
+        for file, patch in patches.items():
+            _write(there / component / file, [patch])
+    return there
+
+
+def _listed(
     folder: pathlib.Path,
-    namespace: str,
-    components: Mapping[str, list[dict[str, Any]]],
-) -> list[pathlib.Path]:
-    """Writes them, those with a Secret for nobody else to read. components: are there for who names them in the
-    kustomization. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    files: Mapping[str, list[Object]],
+    kind: str = "Kustomization",
+    listing: Mapping[str, Any] | None = None,
+) -> None:
+    """Files with objects, and the kustomization that names them, or what is given."""
     for name, objects in files.items():
-        path = folder / name
-        if any(each["kind"] == "Secret" for each in objects):
-            write_secret(path, shown(objects))
-        else:
-            path.write_text(shown(objects))
-        found.append(path)
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-    (folder / "namespace.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
-    _list(folder, "v1beta1", "Kustomization", ["namespace.yaml", *files])
-    for name, objects in components.items():
-        beside = folder / "components" / name
-        beside.mkdir(parents=True, exist_ok=True)
-        (beside / f"{name}.yaml").write_text(shown(objects))
-        _list(beside, "v1alpha1", "Component", [f"{name}.yaml"])
-    if components:
-        with (folder / "kustomization.yaml").open("a") as kustomization:
-            kustomization.write("# Where the cluster has Prometheus' operator, or KEDA:\n# components:\n")
-            kustomization.writelines(f"# - components/{name}\n" for name in components)
-    return [folder / "kustomization.yaml", folder / "namespace.yaml", *found]
+        _write(folder / name, objects)
+    version = "v1beta1" if kind == "Kustomization" else "v1alpha1"
+    said = {"apiVersion": f"kustomize.config.k8s.io/{version}", "kind": kind, **(listing or {"resources": [*files]})}
+    _write(folder / "kustomization.yaml", [said])
 
 
-def _list(folder: pathlib.Path, version: str, kind: str, files: list[str]) -> None:
-    listed = {"apiVersion": f"kustomize.config.k8s.io/{version}", "kind": kind, "resources": files}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(listed, sort_keys=False))
+def _write(path: pathlib.Path, objects: list[Object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name == SECRETS:
+        write_secret(path, shown(objects))
+    else:
+        path.write_text(shown(objects))

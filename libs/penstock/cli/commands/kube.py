@@ -10,7 +10,7 @@ import yaml
 from penstock.bus import User
 from penstock.cli.credentials import make_secrets, page_key_of, users_of
 from penstock.cli.words import Overrides
-from penstock.kube import Place, components, manifests, written
+from penstock.kube import Place, overlay, written
 from penstock.kube.containers import FILES
 from penstock.recipes import Recipe, RecipeError, dump, load, recorded
 from penstock.system.secret_files import write_secret
@@ -19,7 +19,7 @@ from penstock.terminal import console, failed, plain
 FILED = ("path", "train", "eval")
 """Keys of a recipe whose values may be names of files."""
 KEPT = ".kept"
-"""Below the folder of what is written: the run's secrets, which are the same when it is written again."""
+"""Beside what is written: the run's secrets, which are the same when it is written again."""
 Files = Annotated[pathlib.Path, typer.Option(help="folder with the model and the rows of the recipe")]
 Images = Annotated[str, typer.Option(help="what the images' names begin with")]
 Tag = Annotated[str, typer.Option(help="the images' tag")]
@@ -38,21 +38,26 @@ def kube(
         str, typer.Option(help="persistent volume claim with what --files has; with a slash, a path of the nodes")
     ] = Place.files,
     accelerator: Accelerator = Place.accelerator,
+    name: Annotated[str | None, typer.Option("--overlay", help="the overlay's name; the run's if not given")] = None,
+    component: Annotated[
+        list[str] | None, typer.Option(help="what the cluster has beside Kubernetes: monitoring, autoscaling")
+    ] = None,
 ) -> None:
-    """Write the manifests of a recipe's run, for `kubectl apply -k`: one namespace, closed by network policies."""
+    """Write a recipe's run for `kubectl apply -k`, as a base and an overlay: one namespace, closed by policies."""
     if accelerator not in ("cpu", "cuda"):
         raise failed(f"--accelerator: {accelerator!r} is neither cpu nor cuda")
+    if name is not None and pathlib.PurePath(name).name != name:
+        raise failed(f"--overlay: {name!r} is no name of a folder")
     place = Place(namespace, images, tag, claim, accelerator)
     try:
         there = moved(load(recipe, overrides or []), files.absolute(), output)
-        made = written(
-            manifests(there, place, *secrets_of(output, there.run)), output, namespace, components(there, place)
-        )
+        own = output / "overlays" / (name or there.run)
+        own.mkdir(parents=True, exist_ok=True)
+        made = overlay(there, place, *secrets_of(own, there.run), dict.fromkeys(component or ()))
+        written(output, own.name, made)
     except (RecipeError, OSError, ValueError) as error:
         raise failed(str(error)) from error
-    for path in made:
-        console.print(plain(path))
-    console.print(plain(f"{claim} is to hold what {files.absolute()} has; then: kubectl apply -k {output}"))
+    console.print(plain(f"{claim} is to hold what {files.absolute()} has; then: kubectl apply -k {own}"))
 
 
 def secrets_of(output: pathlib.Path, run: str) -> tuple[str, dict[str, User]]:
