@@ -5,20 +5,25 @@
     c    generation (a named fake), rollout, environment: `penstock join`
 
 With two nodes the learner's second is on c, which has the weights then, and shares the run's folder with b. In the
-middle c is parted from the others for SECONDS; a second node is then killed, and started again. The run must come to
-its end, every process must end by itself, and `verify` must find nothing. What came of it is printed as JSON.
+middle c is parted from the others for SECONDS; a second node is then killed, and its `penstock join` starts it again.
+The run must come to its end, every process must end by itself, and `verify` must find nothing. What came of it is
+printed as JSON.
 """
 
 import argparse
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from penstock.audit import read_run
@@ -86,16 +91,17 @@ class Hosts:
         self._run(self.a, "create", str(self.recipe), "--nats", self.nats, "--monitor", monitor, *shown)
         for kind in ("weight_sync", "coordinator"):
             self._serve(self.a, kind, kind, self.folder / "a" / RUN)
-        for node in (self.b, self.c)[: self.nodes]:
-            self.learn(node)
-        kept = ["--folder", str(self.folder / "c" / RUN), "--place", "c"]
-        kept += ["--flag=--insecure"] if secured is None else secured.join()
-        counts = ("generation=1", "rollout=1", "environment=1")
-        self._start(self.c, "join", *PENSTOCK, "join", self.nats, RUN, *counts, *kept)
+        learns = self.folder / "shared" / RUN
+        if self.nodes == 1:
+            self._serve(self.b, "learner", "learner-b", learns)
+        for node in (self.b, self.c)[: self.nodes if self.nodes > 1 else 0]:
+            self._join(node, f"learner-{node.name}", learns, "learner=1")
+        self._join(self.c, "join", self.folder / "c" / RUN, "generation=1", "rollout=1", "environment=1")
 
-    def learn(self, host: Host) -> None:
-        """The learner there, or a node of it."""
-        self._serve(host, "learner", f"learner-{host.name}", self.folder / "shared" / RUN)
+    def _join(self, host: Host, name: str, folder: pathlib.Path, *counts: str) -> None:
+        kept = ["--folder", str(folder), "--place", host.name]
+        kept += ["--flag=--insecure"] if self.secured is None else self.secured.join()
+        self._start(host, name, *PENSTOCK, "join", self.nats, RUN, *counts, *kept)
 
     def _serve(self, host: Host, kind: str, name: str, folder: pathlib.Path) -> None:
         place = ["--folder", str(folder), "--listen", "0.0.0.0:0", "--name", name]
@@ -104,10 +110,11 @@ class Hosts:
         self._start(host, name, *PENSTOCK, "serve", kind, *joins)
 
     def kill(self, name: str) -> None:
-        """kill -9, and nobody starts it again by himself."""
-        process = self.services.pop(name)
-        process.kill()
-        process.wait()
+        """kill -9 of what a `penstock join` keeps under a name; its ranks have the same command, and die with it."""
+        own = {("--name", name), ("--run-directory", str(self.folder / "shared" / RUN))}
+        found = {pid: parent for pid, parent, words in _processes() if own <= {*itertools.pairwise(words)}}
+        (top,) = (pid for pid, parent in found.items() if parent not in found)
+        os.kill(top, signal.SIGKILL)
 
     def until_step(self, step: int) -> None:
         """Waits for a step. Raises RuntimeError if a process has ended, or nothing comes."""
@@ -146,6 +153,18 @@ class Hosts:
         return f"{name}: {(self.folder / 'logs' / f'{name}.log').read_text(errors='replace')[-1500:]}"
 
 
+def _text(path: pathlib.Path) -> str:
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _processes() -> Iterator[tuple[int, int, list[str]]]:
+    """Every process here: its id, its parent's, and its command."""
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            yield int(path.name), int((path / "stat").read_text().rpartition(")")[2].split()[1]), words
+
+
 async def audited(folder: pathlib.Path) -> dict[str, Any]:
     """What the streams say of the run, once nobody writes them any more."""
     async with EmbeddedServer(folder / "a" / "nats", folder / "logs" / "nats-read.log") as server:
@@ -170,12 +189,12 @@ def main(folder: pathlib.Path, nodes: int, secured: bool) -> dict[str, Any]:
         if nodes > 1:
             run.until_step(before + 1)
             run.kill("learner-c")
-            run.learn(run.c)
         run.until_step(STEPS)
         codes = run.ended()
     return {
         "codes": codes,
-        "learner": (folder / "logs" / "learner-b.log").read_text(errors="replace"),
+        "learner": _text(folder / "shared" / RUN / "logs" / "learner-b.log"),
+        "kept": _text(folder / "logs" / "learner-c.log"),
         "during": during,
         "steps": run.metrics.read_text().count("\n"),
         **asyncio.run(audited(folder)),

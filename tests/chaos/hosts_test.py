@@ -33,4 +33,5 @@ def test_a_learner_on_two_hosts_outlives_a_partition_and_the_loss_of_a_node(tmp_
     """Under mutual TLS, with an identity for each kind and its user of NATS."""
     found = run(tmp_path / "run", "--nodes", "2", "--secured")
     assert "its nodes meet again" in found["learner"]
+    assert "learner-c was killed by SIGKILL and is started again" in " ".join(found["kept"].split())
     assert {"learner-b", "learner-c"} <= set(found["codes"])

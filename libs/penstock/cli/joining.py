@@ -28,7 +28,7 @@ from penstock.rpc import Certificates, is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
 from penstock.supervisor.devices import Devices, visible
 from penstock.supervisor.plan import SHOWS, nats_of
-from penstock.supervisor.scaling import moves
+from penstock.supervisor.scaling import LEARNER, moves
 from penstock.telemetry.waits import waiting
 from penstock.tensors import has_weights
 
@@ -157,8 +157,30 @@ async def follow_wanted(bus: Bus, names: RunNames, where: str, scaling: Scaling)
         await asyncio.sleep(LOOK_SECONDS)  # who keeps processes may be no user who hears this key
 
 
-async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable[[str, str], None]) -> None:
-    """Keeps as many processes as are wanted, until the run is over; cancelling drains and ends them.
+def names_here(recipe: Recipe, wanted: Mapping[str, int], place: str) -> list[str]:
+    """Of the processes that a place keeps; each keeps its name over its restarts. Raises RecipeError."""
+    if LEARNER in wanted and recipe.mode == "evaluate":
+        raise RecipeError(recipe.run, ["learner=1: the run trains nothing, its mode is 'evaluate'"])
+    learner = {LEARNER: [LEARNER if recipe.learner.nodes == 1 else f"{LEARNER}-{place}"]}
+    return [name for kind, count in wanted.items() for name in learner.get(kind) or moves([], kind, count, place)[0]]
+
+
+async def until_over(bus: Bus, names: RunNames) -> str:
+    """Waits until the run is over; how it ended."""
+    with waiting(f"the end of run {names.run}", on="the run", deadline=None):
+        while True:
+            try:
+                held = await Bucket(bus, names).get(names.over_key)
+                if held is not None and held.value:
+                    return held.value.decode(errors="replace")
+            except BusError as error:
+                logger.info("asking NATS again: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)  # as in `follow_wanted`
+
+
+async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable[[str, str], None]) -> str:
+    """Keeps as many processes as are wanted, until they end with the run; how it ended, where it has said so by then.
+    Cancelling drains and ends them.
 
     Raises RecipeError, LoginRefused, OSError, and an ExceptionGroup of ServiceFailed.
     """
@@ -171,17 +193,25 @@ async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable
     ) as bus:
         recipe = await recipe_of(bus, names, joining.folder, wanted)
         supervisor = Supervisor(joining.folder / "logs", on_restart)
-        started = [name for kind, count in wanted.items() for name in moves([], kind, count, where)[0]]
+        started = names_here(recipe, wanted, where)
         devices = Devices(visible())
 
         def made(name: str) -> Service:
             return joining.service(recipe, name, devices.variables(recipe, name, scaling.names))
 
         scaling = Scaling(supervisor, made, started, where)
-        scaled = asyncio.create_task(follow_wanted(bus, names, where, scaling))
+
+        async def over() -> str:
+            how = await until_over(bus, names)
+            supervisor.let_end()  # what ends now is not started again, whatever its code is
+            return how
+
+        scaled, ending = asyncio.create_task(follow_wanted(bus, names, where, scaling)), asyncio.create_task(over())
         try:
             await supervisor.keep([made(name) for name in started])
+            return ending.result() if ending.done() else ""
         finally:
-            scaled.cancel()
-            await asyncio.gather(scaled, return_exceptions=True)
+            for each in (scaled, ending):
+                each.cancel()
+            await asyncio.gather(scaled, ending, return_exceptions=True)
             await supervisor.stop()

@@ -1,7 +1,9 @@
 """What scale, join, create and serve --join make of their words, and of a run that is there, over, or not."""
 
 import argparse
+import asyncio
 import pathlib
+import sys
 from typing import Any
 
 import pytest
@@ -11,11 +13,13 @@ from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
 from penstock.chat import ChatTokenizer
 from penstock.cli.commands.scale import there
 from penstock.cli.commands.serve import joined_words
-from penstock.cli.joining import FIRST, Joining, _needs_weights, recipe_of, this_host
+from penstock.cli.joining import FIRST, Joining, _needs_weights, join, names_here, recipe_of, this_host
 from penstock.cli.making import make_run
 from penstock.membership import Member, MemberState, View
 from penstock.process import flags
 from penstock.recipes import Recipe, RecipeError, resolve
+from penstock.supervisor.plan import kind_of
+from penstock.supervisor.supervisor import FAST_DEATHS
 from penstock.tiny_model import make_model
 
 READY, STARTING = MemberState.MEMBER_STATE_READY, MemberState.MEMBER_STATE_STARTING
@@ -128,6 +132,64 @@ async def test_making_a_run_again_says_that_it_goes_on(bus: Bus, recipe: Recipe)
     await make_run(bus, recipe)
     over = await Bucket(bus, names).get(names.over_key)
     assert over is not None and over.value == b""
+
+
+def test_a_host_keeps_the_learner_or_a_node_of_it_under_a_name_that_stays(recipe: Recipe) -> None:
+    assert names_here(recipe, {"generation": 2, "learner": 1}, "b") == ["generation-b-0", "generation-b-1", "learner"]
+    nodes = Recipe.model_validate({**recipe.model_dump(), "learner": {"ranks": 4, "nodes": 2}})
+    assert names_here(nodes, {"learner": 1}, "b") == ["learner-b"]
+    assert kind_of("learner-b") == "learner"
+    measured = Recipe.model_validate({**recipe.model_dump(), "mode": "evaluate"})
+    with pytest.raises(RecipeError, match="learner=1: the run trains nothing, its mode is 'evaluate'"):
+        names_here(measured, {"learner": 1}, "b")
+
+
+LIVES = """
+import pathlib, sys, time
+lives = pathlib.Path(sys.argv[sys.argv.index("--run-directory") + 1], "lives")
+with lives.open("a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
+if lives.read_text().count("\\n") == 1:
+    raise SystemExit(7)
+pathlib.Path(lives.parent, "second").touch()
+while not lives.with_name("end").exists():
+    time.sleep(0.02)
+raise SystemExit(int(lives.with_name("end").read_text()))
+"""
+
+
+@pytest.mark.parametrize(("over", "code"), [(b"", 0), (b"failed", 1)])
+async def test_a_learner_that_a_host_keeps_is_started_again_and_ends_with_the_run(
+    nats: EmbeddedServer,
+    bus: Bus,
+    recipe: Recipe,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    over: bytes,
+    code: int,
+) -> None:
+    """A program in its place dies, lives again, and ends as it is told; after a failed run it is not started again."""
+    await make_run(bus, recipe)
+    program, folder = tmp_path / "learner", tmp_path / "shared"
+    program.write_text(f"#!{sys.executable}{LIVES}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PENSTOCK_LAUNCH_LEARNER", str(program))
+    restarted = list[tuple[str, str]]()
+    keeping = asyncio.create_task(
+        join(Joining(nats.url, "r1", folder), {"learner": 1}, lambda *each: restarted.append(each))
+    )
+    async with asyncio.timeout(30):
+        while not (folder / "second").exists():
+            await asyncio.sleep(0.02)  # a file announces nothing
+        if over:
+            await Bucket(bus, RunNames("r1")).put(RunNames("r1").over_key, over)
+        (folder / "end.part").write_text(str(code))
+        (folder / "end.part").rename(folder / "end")
+        assert await keeping == over.decode()
+    lives = (folder / "lives").read_text().splitlines()
+    assert len(lives) == 2 if not over else 2 <= len(lives) < FAST_DEATHS
+    assert all("--name learner " in life and "--ends-with-run" in life for life in lives)
+    assert restarted[0][0] == "learner" and "7" in restarted[0][1]
 
 
 def test_a_process_that_joins_has_its_places_name_and_ends_with_the_run(recipe: Recipe, tmp_path: pathlib.Path) -> None:

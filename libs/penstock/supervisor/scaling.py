@@ -16,6 +16,19 @@ logger = logging.getLogger(__name__)
 SCALED = ("generation", "environment", "adapters", "gateway", "rollout", "teacher", "relay")
 """Kinds of which a run may have any number, at any time."""
 MOST = 256
+LEARNER = "learner"
+"""Of which a host keeps one process, where `penstock join` is told so: all ranks, or one node of several."""
+
+
+def joined_counts_of(words: Sequence[str]) -> dict[str, int]:
+    """What `generation=3 learner=1` says where a host joins. Raises ValueError, in one sentence, for anything else."""
+    own = [word for word in words if word.partition("=")[0] == LEARNER]
+    for word in own:
+        if word != f"{LEARNER}=1":
+            raise ValueError(
+                f"{word!r}: a host keeps one process of the learner, or one node of learner.nodes; say learner=1"
+            )
+    return {**counts_of([word for word in words if word not in own]), **({LEARNER: 1} if own else {})}
 
 
 def counts_of(words: Sequence[str]) -> dict[str, int]:

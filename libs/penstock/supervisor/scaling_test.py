@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.supervisor.scaling import counts_of, moves
+from penstock.supervisor.scaling import counts_of, joined_counts_of, moves
 
 
 @given(st.sets(st.integers(0, 20)), st.integers(0, 24), st.sampled_from(["", "host-b"]))
@@ -27,3 +27,13 @@ def test_a_kind_that_cannot_be_scaled_and_what_is_no_number_are_refused() -> Non
     for word in ("learner=2", "generation", "generation=-1", "generation=many", "rollout=1000"):
         with pytest.raises(ValueError, match="KIND=COUNT, COUNT at most 256 and KIND one of generation"):
             counts_of([word])
+
+
+def test_a_host_that_joins_keeps_one_process_of_the_learner() -> None:
+    assert joined_counts_of(["generation=3", "learner=1"]) == {"generation": 3, "learner": 1}
+    assert joined_counts_of(["rollout=2"]) == {"rollout": 2}
+    for word in ("learner=2", "learner=0", "learner"):
+        with pytest.raises(ValueError, match="one process of the learner, or one node of learner.nodes; say learner=1"):
+            joined_counts_of(["generation=1", word])
+    with pytest.raises(ValueError, match="KIND=COUNT"):
+        joined_counts_of(["learner=1", "coordinator=1"])

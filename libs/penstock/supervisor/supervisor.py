@@ -81,6 +81,10 @@ class Supervisor:
             if name in self._children:
                 await self._children[name].stop(GRACE_SECONDS)
 
+    def let_end(self) -> None:
+        """Starts nothing again from now on: children end by themselves."""
+        self._stopping = True
+
     async def restart(self, name: str) -> None:
         """Stops one child; it is started again as if it had died."""
         await self._children[name].stop(GRACE_SECONDS)

@@ -9,7 +9,7 @@ import typer
 
 from penstock.bus import BusError
 from penstock.cli.joining import Joining, join, this_host
-from penstock.supervisor import ServiceFailed, counts_of
+from penstock.supervisor import ServiceFailed, joined_counts_of
 from penstock.system import exits
 from penstock.terminal import console, failed, plain
 
@@ -17,11 +17,21 @@ from penstock.terminal import console, failed, plain
 def join_command(
     nats: Annotated[str, typer.Argument(help="nats://HOST:PORT of the run")],
     run: Annotated[str, typer.Argument(help="the run's name")],
-    counts: Annotated[list[str], typer.Argument(metavar="KIND=COUNT...", help="as in generation=2 rollout=1")],
+    counts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KIND=COUNT...", help="as in generation=2 rollout=1, or learner=1: its ranks, or a node of several"
+        ),
+    ],
     secrets: Annotated[
         pathlib.Path | None, typer.Option(help="folder that holds the run's `secrets`; none for a run without any")
     ] = None,
-    folder: Annotated[pathlib.Path | None, typer.Option(help="where logs go; runs/NAME-PLACE if not given")] = None,
+    folder: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="where logs go, and checkpoints, which a learner's nodes share; runs/NAME-PLACE if not given"
+        ),
+    ] = None,
     place: Annotated[
         str | None, typer.Option(help="what this host is called in names; its host name if not given")
     ] = None,
@@ -35,7 +45,7 @@ def join_command(
     failures: list[BaseException] = []
     try:
         joining = Joining(nats, run, kept, secrets, tuple(flag or ()), where)
-        asyncio.run(_until_over(joining, counts_of(counts)))
+        asyncio.run(_until_over(joining, joined_counts_of(counts)))
     except* (ServiceFailed, ValueError, BusError, OSError) as group:
         failures += group.exceptions
     if failures:
@@ -53,6 +63,10 @@ async def _until_over(joining: Joining, wanted: dict[str, int]) -> None:
         loop.add_signal_handler(each, working.cancel)
     console.print(plain(f"{joining.place} takes part in {joining.run}; logs: {joining.folder / 'logs'}"))
     try:
-        await working
+        over = await working
     except asyncio.CancelledError:
         console.print("drained and ended")
+        return
+    if over == "failed":
+        raise ServiceFailed(f"run {joining.run!r} has failed; `penstock status {joining.run}` on its host says why")
+    console.print(plain(f"run {joining.run!r} is over{f' ({over})' if over else ''}"))
