@@ -29,12 +29,15 @@ from typing import Any
 from penstock.audit import read_run
 from penstock.bus import EmbeddedServer, RunNames, connect, server_command, write_config
 from penstock.bus.embedded import STORE
+from penstock.process.joining import DOMAIN
 from tests.chaos.network import Host, network
 from tests.chaos.secured import Secured
 from tests.chaos.shapes import assets, shape
 
 RUN, STEPS, SECONDS = "r", 6, 10.0
 NATS_PORT = 4222
+NAMED = "r.hosts"
+"""With certificates hosts are known below it by their addresses with dashes, as pods are."""
 WITHIN = 240.0
 PENSTOCK = (sys.executable, "-m", "penstock.cli")
 
@@ -58,7 +61,9 @@ class Hosts:
     def __init__(self, folder: pathlib.Path, hosts: dict[str, Host], nodes: int, secured: bool) -> None:
         self.nodes = nodes
         addresses = [host.address for host in hosts.values()]
-        self.secured = Secured(folder / "secrets", RUN, addresses) if secured else None
+        self.secured = Secured(folder / "secrets", RUN, addresses, NAMED) if secured else None
+        known = folder / "known"
+        known.write_text("".join(f"{each} {each.replace('.', '-')}.{NAMED}\n" for each in addresses))
         self.folder, self.a, self.b, self.c = folder, hosts["a"], hosts["b"], hosts["c"]
         self.nats = f"nats://{self.a.address}:{NATS_PORT}"
         self.metrics = folder / "a" / RUN / "metrics.jsonl"
@@ -75,6 +80,7 @@ class Hosts:
             left += ["*.safetensors"] if host is self.c and nodes == 1 else []
             shutil.copytree(shared, own / "assets", ignore=shutil.ignore_patterns(*left))
             host.bind(own / "assets", shared)
+            host.bind(known, pathlib.Path("/etc/hosts"))
             for other in hosts.values():
                 if other is not host:
                     (folder / other.name).mkdir(exist_ok=True)
@@ -142,7 +148,8 @@ class Hosts:
         return codes
 
     def _start(self, host: Host, name: str, *command: str) -> None:
-        self.services[name] = host.start(command, self.folder / "logs" / f"{name}.log")
+        named = {DOMAIN: NAMED} if self.secured is not None else {}
+        self.services[name] = host.start(command, self.folder / "logs" / f"{name}.log", named)
 
     def _run(self, host: Host, *words: str) -> None:
         self._start(host, words[0], *PENSTOCK, *words)

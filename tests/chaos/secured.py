@@ -8,16 +8,17 @@ from penstock.access import KINDS
 from penstock.bus import Files, User
 from penstock.cli.credentials import make_secrets, users_of
 from penstock.supervisor.plan import CALLERS, nats_of, token_of
-from penstock.testing.certificates import issue_kinds
+from penstock.testing.certificates import issue, issue_kinds
 
 
 class Secured:
-    """What was made for a run in `folder`, which every host has."""
+    """What was made for a run in `folder`, which every host has. Services are named below `domain`, NATS by address."""
 
-    def __init__(self, folder: pathlib.Path, run: str, addresses: Sequence[str]) -> None:
+    def __init__(self, folder: pathlib.Path, run: str, addresses: Sequence[str], domain: str) -> None:
         self.run, self._run, self._pem = folder, run, folder / "certificates"
         self._pem.mkdir(parents=True)
-        self._authority = issue_kinds(self._pem, *KINDS, "nats", addresses=addresses)
+        self._authority = issue_kinds(self._pem, *KINDS, addresses=(), names=[f"*.{domain}"])
+        issue(self._pem, "nats", "ca", uri="spiffe://penstock/nats", addresses=addresses)
         make_secrets(folder, run)
 
     @property

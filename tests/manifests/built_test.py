@@ -1,5 +1,6 @@
 """kustomize makes of base, overlay and components just the objects that the recipe's manifests are."""
 
+import dataclasses
 import itertools
 import pathlib
 from typing import Any
@@ -40,12 +41,14 @@ def write(made: Recipe, folder: pathlib.Path, *switched: str) -> pathlib.Path:
 
 
 @pytest.mark.skipif(bool(no_kustomize()), reason=no_kustomize())
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_overlay_over_the_base_is_the_run(shape: str, tmp_path: pathlib.Path) -> None:
-    made = recipe(SHAPES[shape])
-    switched = [name for name in components(made, PLACE)]
-    found = keyed(built(write(made, tmp_path, *switched)))
-    wanted = keyed(itertools.chain(*manifests(made, PLACE, "key", USERS).values(), *components(made, PLACE).values()))
+def test_an_overlay_over_the_base_is_the_run(shape: str, whole: bool, tmp_path: pathlib.Path) -> None:
+    """Without components, and with all of them."""
+    made, place = recipe(SHAPES[shape]), dataclasses.replace(PLACE, tls=whole)
+    beside = components(made, place) if whole else {}
+    found = keyed(built(write(made, tmp_path, *beside)))
+    wanted = keyed(itertools.chain(*manifests(made, place, "key", USERS).values(), *beside.values()))
     assert found.pop(("Namespace", "mine"))
     assert found.keys() == wanted.keys()
     for key, each in wanted.items():
@@ -84,7 +87,7 @@ def test_what_is_switched_off_again_leaves_nothing_behind(tmp_path: pathlib.Path
 @pytest.mark.parametrize(
     ("shape", "name", "why"),
     [
-        ("plain", "mesh", "--component: there is no 'mesh'; there are monitoring, autoscaling"),
+        ("plain", "mesh", "--component: there is no 'mesh'; there are monitoring, tls, autoscaling"),
         ("demonstrations", "autoscaling", "--component: 'autoscaling' has nothing to scale in this run"),
     ],
 )

@@ -30,7 +30,7 @@ from penstock.bus.publishing import Published, append, publish_once
 from penstock.bus.reading import Entry, last_entry, read
 from penstock.bus.streams import RunLimits, StreamState, ensure_run, stream_state, trim, until_run
 from penstock.bus.tasks import Backlog, Task, TaskConsumer
-from penstock.bus.users import Files, User, users_section
+from penstock.bus.users import Files, User, tls_section, users_section
 from penstock.names import RunNames, TaskKind
 
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "stream_state",
     "trim",
     "until_run",
+    "tls_section",
     "users_section",
     "write_config",
 ]

@@ -1,6 +1,7 @@
 """Whom commands ask about a run: its coordinator, or its files where nothing of it runs any more.
 
-Where the run's directory is elsewhere, as with containers, PENSTOCK_COORDINATOR says where the coordinator answers.
+Where the run's directory is elsewhere, as with containers, PENSTOCK_COORDINATOR says where the coordinator answers, and
+PENSTOCK_TLS where the operator's certificate is, if it wants one.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ Stub: TypeAlias = "coordinator_pb2_grpc.CoordinatorServiceAsyncStub"
 T = TypeVar("T")
 COORDINATOR = "coordinator"
 NAME_SECONDS = 5.0
+TLS = "PENSTOCK_TLS"
+"""The variable with a folder that has ca.crt, tls.crt and tls.key, as a Secret of cert-manager's has them."""
 
 
 def ask(run: str, runs: pathlib.Path, call: Callable[[Stub], Awaitable[T]]) -> T:
@@ -45,7 +48,7 @@ def ask(run: str, runs: pathlib.Path, call: Callable[[Stub], Awaitable[T]]) -> T
     async def asked() -> T:
         async with AsyncExitStack() as stack:
             address = given or await stack.enter_async_context(coordinator_of(folder))
-            security = shown_to(folder, address) if not given or folder.is_dir() else rpc.Security()
+            security = shown_to(folder, address) if not given or folder.is_dir() else _certified()
             stub = coordinator_pb2_grpc.CoordinatorServiceStub(
                 await stack.enter_async_context(rpc.channel(address, security=security))
             )
@@ -110,6 +113,15 @@ async def coordinator_of(folder: pathlib.Path) -> AsyncIterator[str]:
 def shown_to(folder: pathlib.Path, address: str) -> rpc.Security:
     """What a command shows at an address: nothing to a socket that this user alone can reach. Raises OSError."""
     return rpc.Security() if address.startswith("unix:") else security_of(folder)
+
+
+def _certified() -> rpc.Security:
+    """What a command shows that knows the run by variables alone. Raises OSError, ValueError."""
+    told = os.environ.get(TLS, "")
+    if not told:
+        return rpc.Security()
+    authority, certificate, key = (pathlib.Path(told, name) for name in ("ca.crt", "tls.crt", "tls.key"))
+    return rpc.Security.of_files(authority=authority, certificate=certificate, key=key)
 
 
 def _texts(recipe: Recipe, folder: pathlib.Path) -> HasText:

@@ -10,10 +10,12 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from penstock import rpc
+from penstock.cli.asking import TLS
 from penstock.cli.main import app
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.kube.containers import COORDINATOR
+from penstock.testing.certificates import issue_kinds
 
 
 class Coordinator(coordinator_pb2_grpc.CoordinatorServiceServicer):
@@ -49,6 +51,27 @@ async def coordinator(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Coordina
         await server.start()
         monkeypatch.setenv(COORDINATOR, server.address)
         yield made
+
+
+async def test_the_operator_shows_a_certificate_to_a_coordinator_that_wants_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a Secret of Kubernetes has it, to what `kubectl port-forward` reaches."""
+    authority = issue_kinds(tmp_path, "coordinator", "operator", "rollout")
+    held = [tmp_path / f"coordinator.{end}" for end in ("crt", "key")]
+    own = rpc.Security.of_files(authority=authority, certificate=held[0], key=held[1], named=True)
+    async with rpc.Server("coordinator", security=own) as server:
+        server.add(coordinator_pb2_grpc.add_CoordinatorServiceServicer_to_server, Coordinator())
+        await server.start()
+        monkeypatch.setenv(COORDINATOR, server.address)
+        for kind, code, said in (("operator", 0, "│ step │ 7"), ("rollout", 1, "rollout may not call")):
+            folder = tmp_path / f"of-{kind}"
+            folder.mkdir()
+            for name, file in (("ca.crt", "ca.crt"), ("tls.crt", f"{kind}.crt"), ("tls.key", f"{kind}.key")):
+                (folder / name).write_bytes((tmp_path / file).read_bytes())
+            monkeypatch.setenv(TLS, str(folder))
+            done = await told(tmp_path, "status", "r1")
+            assert done.exit_code == code and said in " ".join(done.output.split()), done.output
 
 
 async def told(tmp_path: pathlib.Path, *words: str) -> Any:

@@ -114,7 +114,7 @@ def test_what_compose_cannot_do_is_refused_in_a_sentence(files: pathlib.Path, wo
     [
         (["--files", "/usr/bin"], "is not below /usr/bin; --files names the folder"),
         (["--accelerator", "tpu"], "'tpu' is neither cpu nor cuda"),
-        (["--component", "mesh"], "--component: there is no 'mesh'; there are monitoring, autoscaling"),
+        (["--component", "mesh"], "--component: there is no 'mesh'; there are monitoring, tls, autoscaling"),
         (["--overlay", "../mine"], "--overlay: '../mine' is no name of a folder"),
     ],
 )

@@ -1,7 +1,9 @@
-"""What a cluster may have beside Kubernetes, Prometheus' operator and KEDA: kustomize components, used where named.
+"""What a cluster may have beside Kubernetes: kustomize components, used where named.
 
-Scaling down is draining, so an autoscaler needs to know nothing of the run: rollouts follow the tasks that wait,
-engines the requests that run.
+monitoring     Prometheus' operator
+autoscaling    KEDA. Scaling down is draining, so it needs to know nothing of the run: rollouts follow the tasks that
+               wait, engines the requests that run
+tls            cert-manager: an authority of the namespace's own, and a certificate for each kind (`kube.identities`)
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from typing import Any
 
 from penstock.bus import RunNames
 from penstock.kube.containers import MONITOR, Place
+from penstock.kube.identities import identities, scraping
 from penstock.kube.objects import placed
 from penstock.recipes import Recipe
 
@@ -25,7 +28,7 @@ BUSY = 0.75
 
 def components(recipe: Recipe, place: Place) -> dict[str, list[dict[str, Any]]]:
     """By component, its objects."""
-    found = {"monitoring": [_monitor(place)]}
+    found = {"monitoring": [_monitor(place)], "tls": identities(place)}
     if recipe.generates:
         found["autoscaling"] = [_rollout(recipe, place), _generation(recipe, place), _asking(place)]
     return found
@@ -37,7 +40,8 @@ def _object(api: str, what: str, name: str, place: Place, spec: dict[str, Any]) 
 
 def _monitor(place: Place) -> dict[str, Any]:
     selector = {"matchLabels": {"app.kubernetes.io/part-of": "penstock"}}
-    spec = {"selector": selector, "podMetricsEndpoints": [{"port": "metrics", "interval": "10s"}]}
+    endpoint = {"port": "metrics", "interval": "10s", **(scraping() if place.tls else {})}
+    spec = {"selector": selector, "podMetricsEndpoints": [endpoint]}
     return _object("monitoring.coreos.com/v1", "PodMonitor", "penstock", place, spec)
 
 

@@ -116,10 +116,10 @@ def _named(made: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _unnamed(made: dict[str, Any]) -> dict[str, Any]:
-    """A container whose process finds by itself what only a pod is told: its name, and where agents find it."""
+    """A container whose process finds by itself what only a pod is told: its name."""
     words = list(made["args"])
-    for flag in {"--name", "--advertise-http"} & {*words}:
-        at = words.index(flag)
+    if "--name" in words:
+        at = words.index("--name")
         del words[at : at + 2]
     return {**made, "args": words}
 

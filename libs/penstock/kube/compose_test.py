@@ -15,7 +15,7 @@ from penstock.tiny_model import make_model
 USERS: dict[str, User] = {
     kind: User(Login(kind, f"{kind}'s"), each) for kind, each in subjects_of(RunNames("r")).items()
 }
-OWN = {"dashboard": ("--key-file",), "gateway": ("--http", "--advertise-http"), "weight_sync": ("--bulk-port",)}
+OWN = {"dashboard": ("--key-file",), "gateway": ("--http",), "weight_sync": ("--bulk-port",)}
 
 
 @pytest.fixture(scope="module")

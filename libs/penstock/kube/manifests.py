@@ -33,6 +33,7 @@ from penstock.kube.containers import (
     nats_config,
     nats_container,
     object_name,
+    pair_volume,
     store_bytes,
     volumes,
 )
@@ -166,10 +167,12 @@ def _login(kind: str, user: User) -> dict[str, Any]:
 def _nats(recipe: Recipe, place: Place, users: Mapping[str, User]) -> list[dict[str, Any]]:
     """One server, or a cluster of as many as streams have copies."""
     servers, own = recipe.limits.replicas, labels("nats")
-    config = object_of("v1", "Secret", "nats", stringData={"nats.conf": nats_config(recipe, users, servers)})
+    config = object_of("v1", "Secret", "nats", stringData={"nats.conf": nats_config(recipe, users, servers, place.tls)})
     source = {"secret": {"secretName": "nats", "defaultMode": 0o440}}
     claim = _claim("store", f"{-(-store_bytes(recipe) // (1 << 30)) + 2}Gi")
-    pod = _pod("nats", [nats_container(place)], [{"name": "config", **source}])
+    pod = _pod(
+        "nats", [nats_container(place)], [{"name": "config", **source}, *([pair_volume("nats")] if place.tls else [])]
+    )
     spec = {
         "replicas": servers,
         "serviceName": "nats",

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from penstock.access import KINDS, METHODS, Login, subjects_of
+from penstock.access import KINDS, METHODS, Login, kind_of_uri, subjects_of
 from penstock.bus import RunNames, User, find_nats_server
 from penstock.kube import Place, components, manifests
 from penstock.kube.containers import BULK, CLUSTER, GRPC, HTTP, METRICS, login_of
 from penstock.kube.network import SERVES, callers_of
 from penstock.process import flags
+from penstock.process.joining import DOMAIN
 from penstock.recipes import Recipe, resolve
 from penstock.telemetry import metrics
 from penstock.tiny_model import make_model
@@ -23,7 +24,7 @@ PODS = ("Deployment", "StatefulSet", "Job")
 USERS: dict[str, User] = {
     kind: User(Login(kind, f"{kind}'s"), each) for kind, each in subjects_of(RunNames("r")).items()
 }
-OWN = {"dashboard": ("--key-file",), "gateway": ("--http", "--advertise-http"), "weight_sync": ("--bulk-port",)}
+OWN = {"dashboard": ("--key-file",), "gateway": ("--http",), "weight_sync": ("--bulk-port",)}
 """Flags of a service beside those that all have."""
 
 
@@ -236,6 +237,37 @@ def test_nodes_of_a_learner_are_pods_of_one_job_that_share_a_folder_and_reach_ea
     assert [pod["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for r in whole for pod in r["from"]] == [
         "learner"
     ]
+
+
+def test_with_tls_every_container_shows_a_certificate_that_is_made_and_nobody_is_insecure(recipe: Recipe) -> None:
+    place = Place(namespace="mine", tls=True)
+    files, beside = manifests(recipe, place, "k", USERS), components(recipe, place)
+    made = {e["spec"]["secretName"]: e["spec"] for e in beside["tls"] if e["kind"] == "Certificate"}
+    issuers = {e["metadata"]["name"]: e["spec"] for e in beside["tls"] if e["kind"] == "Issuer"}
+    assert {spec["issuerRef"]["name"] for spec in made.values()} == set(issuers)
+    assert issuers["penstock"]["ca"]["secretName"] in made and made["tls-ca"]["isCA"]
+    for each in pods(files):
+        spec, name = each["spec"]["template"]["spec"], each["metadata"]["name"]
+        (shown,) = (v["secret"]["secretName"] for v in spec["volumes"] if v["name"] == "tls")
+        (uri,) = made[shown]["uris"]
+        kind = {"create": "operator", "judge": "generation"}.get(name, name.replace("-", "_"))
+        assert uri == f"spiffe://penstock/{kind}" and kind_of_uri(uri) == (kind if kind in KINDS else None)
+        (container,) = spec["containers"]
+        words = container.get("args", [])
+        assert "--insecure" not in words and ("--tls-ca" in words) == (name != "nats")
+        for flag in ("--tls-ca", "--tls-certificate", "--tls-key"):
+            assert name == "nats" or words[words.index(flag) + 1] in {"/tls/ca.crt", "/tls/tls.crt", "/tls/tls.key"}
+        assert {"name": "tls", "mountPath": "/tls", "readOnly": True} in container["volumeMounts"]
+        assert not any("grpc" in probe for key, probe in container.items() if key.endswith("Probe"))
+        domain = [v["value"].replace("$(NAMESPACE)", "mine") for v in container["env"] if v["name"] == DOMAIN]
+        assert all(f"*.{each}" in made[shown]["dnsNames"] for each in domain)
+        assert domain or name in ("nats", "create")
+    assert {"nats", *(f"nats-{i}.nats" for i in range(5))} <= set(made["tls-nats"]["dnsNames"])
+    (text,) = (e["stringData"]["nats.conf"] for e in files["nats.yaml"] if e["kind"] == "Secret")
+    assert '"/tls/tls.crt"' in text and "verify: true" in text
+    (endpoint,) = beside["monitoring"][0]["spec"]["podMetricsEndpoints"]
+    told = endpoint["tlsConfig"]
+    assert told["keySecret"]["name"] in made and told["serverName"] in made["tls-rollout"]["dnsNames"]
 
 
 def test_a_flag_that_no_service_has_is_found() -> None:

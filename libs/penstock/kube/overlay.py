@@ -72,7 +72,8 @@ def overlay(
 
     Raises ValueError for a component that there is not, or that has nothing to do in this run.
     """
-    nowhere = Anywhere("", place.images, place.tag, place.files, place.accelerator)
+    place = dataclasses.replace(place, tls="tls" in switched)
+    nowhere = Anywhere("", place.images, place.tag, place.files, place.accelerator, place.tls)
     has = {_key(each): each for each in itertools.chain(*base().values())}
     resources: Files = {}
     patches: dict[str, Object] = {}

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import platform
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,9 @@ from penstock.system.version import VERSION
 logger = logging.getLogger(__name__)
 ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - what it means to listen there
 CALL_BACK_SECONDS = 3.0
+DOMAIN = "PENSTOCK_DOMAIN"
+"""The variable with a domain below which hosts are known by their addresses with dashes, as 10-0-0-7.DOMAIN: what a
+certificate can name where addresses come and go."""
 
 
 class Unreachable(ValueError):
@@ -143,11 +147,13 @@ def nats_login(args: argparse.Namespace, held: Security) -> Login:
 
 def advertised(bound: str, nats: str) -> str:
     """Where others reach what is bound here: where it listens, or, for one that listens everywhere, the address by
-    which this host reaches NATS."""
+    which this host reaches NATS, or the name that it has by it below DOMAIN."""
     host, _, port = bound.rpartition(":")
     if host.strip("[]") not in ANYWHERE:
         return bound
-    return f"{_own_address(nats)}:{port}"
+    own = _own_address(nats)
+    domain = os.environ.get(DOMAIN, "")
+    return f"{re.sub('[.:]', '-', own.strip('[]'))}.{domain}:{port}" if domain else f"{own}:{port}"
 
 
 def _own_address(nats: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from penstock.bus import Bucket, Bus, EmbeddedServer, RunNames
 from penstock.membership import Member, MemberState, NameTaken, Watcher, announcing, watching
 from penstock.process import PeerMoved, Process, Unreachable, advertised, check_reachable, flags, joined, run
-from penstock.process.joining import OtherRelease, check_release
+from penstock.process.joining import DOMAIN, OtherRelease, check_release
 from penstock.rpc import Security, Server
 from penstock.system import exits
 
@@ -155,3 +155,11 @@ async def test_a_process_of_another_release_does_not_start(nats: EmbeddedServer,
 
 async def _never(_: Process, __: argparse.Namespace) -> None:
     raise AssertionError("it must not begin")
+
+
+def test_who_is_known_by_a_name_says_his_address_with_dashes_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert advertised("0.0.0.0:7000", "nats://127.0.0.1:4222") == "127.0.0.1:7000"
+    monkeypatch.setenv(DOMAIN, "mine.pod.cluster.local")
+    assert advertised("0.0.0.0:7000", "nats://127.0.0.1:4222") == "127-0-0-1.mine.pod.cluster.local:7000"
+    assert advertised("[::]:7000", "nats://[::1]:4222") == "--1.mine.pod.cluster.local:7000"
+    assert advertised("127.0.0.1:7000", "nats://127.0.0.1:4222") == "127.0.0.1:7000", "where it listens is said already"

@@ -40,7 +40,8 @@ def kube(
     accelerator: Accelerator = Place.accelerator,
     name: Annotated[str | None, typer.Option("--overlay", help="the overlay's name; the run's if not given")] = None,
     component: Annotated[
-        list[str] | None, typer.Option(help="what the cluster has beside Kubernetes: monitoring, autoscaling")
+        list[str] | None,
+        typer.Option(help="what the cluster has beside Kubernetes: monitoring, autoscaling, tls; repeat for more"),
     ] = None,
 ) -> None:
     """Write a recipe's run for `kubectl apply -k`, as a base and an overlay: one namespace, closed by policies."""

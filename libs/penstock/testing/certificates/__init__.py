@@ -11,10 +11,17 @@ HERE = ("127.0.0.1",)
 
 
 def issue(
-    directory: Path, name: str, issuer: str = "", *, uri: str = "", days: int = 1, addresses: Sequence[str] = HERE
+    directory: Path,
+    name: str,
+    issuer: str = "",
+    *,
+    uri: str = "",
+    days: int = 1,
+    addresses: Sequence[str] = HERE,
+    names: Sequence[str] = (),
 ) -> tuple[Path, Path]:
-    """A certificate for these IP addresses (and `uri`) and its key in PEM, valid for some days, signed by `issuer`
-    (made before in the same directory) or by itself. Skips the test where there is no openssl."""
+    """A certificate for these IP addresses (and `uri`, DNS names) and its key in PEM, valid for some days, signed by
+    `issuer` (made before in the same directory) or by itself. Skips the test where there is no openssl."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make certificates with")
     certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
@@ -33,15 +40,16 @@ def issue(
     command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
     if issuer:
         command += ["-CA", str(directory / f"{issuer}.crt"), "-CAkey", str(directory / f"{issuer}.key")]
-        names = ",".join([*(f"IP:{address}" for address in addresses), *([f"URI:{uri}"] if uri else [])])
-        command += ["-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE"]
+        known = [*(f"IP:{address}" for address in addresses), *(f"DNS:{each}" for each in names)]
+        known += [f"URI:{uri}"] if uri else []
+        command += ["-addext", f"subjectAltName={','.join(known)}", "-addext", "basicConstraints=critical,CA:FALSE"]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
 
 
-def issue_kinds(directory: Path, *kinds: str, addresses: Sequence[str] = HERE) -> Path:
+def issue_kinds(directory: Path, *kinds: str, addresses: Sequence[str] = HERE, names: Sequence[str] = ()) -> Path:
     """An authority, and for each kind a certificate of it whose URI names the kind; gives the authority's."""
     authority, _ = issue(directory, "ca")
     for kind in kinds:
-        issue(directory, kind, "ca", uri=f"spiffe://penstock/{kind}", addresses=addresses)
+        issue(directory, kind, "ca", uri=f"spiffe://penstock/{kind}", addresses=addresses, names=names)
     return authority
