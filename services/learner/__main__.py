@@ -78,10 +78,7 @@ def _join(recipe: Recipe, rank: int, world: int) -> None:
     torch.set_num_threads(recipe.learner.threads)
     cuda = torch.cuda.is_available()
     if cuda:
-        own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if own >= there:
-            raise SystemExit(f"learner.ranks: rank {rank} needs a GPU of its own, and this host gives {there}")
-        torch.cuda.set_device(own)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         store=store(world),

@@ -13,6 +13,7 @@ import json
 import pathlib
 import re
 import tarfile
+from collections.abc import Iterator
 
 NAMES = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json"
@@ -47,12 +48,23 @@ def packed(model: pathlib.Path) -> bytes:
 def unpack(data: bytes, folder: pathlib.Path) -> None:
     """Writes a bundle's files into a folder. Raises NoBundle for what `packed` would not have made, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _files(data):
+        (folder / name).write_bytes(content)
+
+
+def differing(data: bytes, model: pathlib.Path) -> list[str]:
+    """Names of a bundle's files that a model directory has with another content. Raises NoBundle, OSError."""
+    return [name for name, content in _files(data) if (own := model / name).is_file() and own.read_bytes() != content]
+
+
+def _files(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Name and content of what a bundle holds. Raises NoBundle."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for entry in archive:
                 content = archive.extractfile(entry) if entry.isreg() and NAMES.fullmatch(entry.name) else None
                 if content is None:
                     raise NoBundle(f"the run's model bundle holds {entry.name[:80]!r}, which is no file of a bundle")
-                (folder / entry.name).write_bytes(content.read())
+                yield entry.name, content.read()
     except tarfile.TarError as error:
         raise NoBundle(f"the run's model bundle cannot be read: {error}") from error

@@ -22,7 +22,7 @@ import yaml
 from penstock.access import Login
 from penstock.bus import Bucket, Bus, BusError, RunNames, connect, load_payload, until_run
 from penstock.bus.embedded import free_ports
-from penstock.cli.bundling import NoBundle, unpack
+from penstock.cli.bundling import NoBundle, differing, unpack
 from penstock.recipes import Recipe, RecipeError, load, recorded
 from penstock.rpc import Certificates, is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
@@ -105,12 +105,19 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
         return recorded(path)
     raw: dict[str, Any] = yaml.safe_load(held.value)
     there = pathlib.Path(raw["model"]["path"])
-    if not there.is_dir() and (bundle := await Bucket(bus, names).get(names.model_key)) is not None:
+    if (bundle := await Bucket(bus, names).get(names.model_key)) is not None:
         try:
-            unpack(await load_payload(bus, names, bundle.value), folder / "model")
+            sent = await load_payload(bus, names, bundle.value)
+            if not there.is_dir():
+                unpack(sent, folder / "model")
+                raw["model"]["path"] = str((folder / "model").absolute())
+            elif others := differing(sent, there):
+                raise NoBundle(
+                    f"model.path: {str(there)!r} here is another model than the run's ({', '.join(others)} differ); "
+                    "put the run's there, or nothing: what needs no weights takes its tokenizer from the run"
+                )
         except NoBundle as none:
             raise RecipeError(names.run, [str(none)]) from none
-        raw["model"]["path"] = str((folder / "model").absolute())
     beside = path.with_name(f".{path.name}.{os.getpid()}")  # nodes of a learner share the folder
     beside.write_text(yaml.safe_dump(raw, sort_keys=False))
     os.replace(beside, path)

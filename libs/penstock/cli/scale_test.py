@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import pathlib
+import shutil
 import sys
 from typing import Any
 
@@ -102,6 +103,11 @@ async def test_a_host_without_the_model_has_its_tokenizer_from_the_run_and_start
     assert await recipe_of(bus, RunNames("r1"), tmp_path / "engines", ["generation", "rollout"]), "they fetch a version"
     with pytest.raises(RecipeError, match="model.path: no directory .*model' here, and learner needs its weights: tr"):
         await recipe_of(bus, RunNames("r1"), tmp_path / "there", ["learner", "rollout"])
+    make_model(tmp_path / "model", hidden=64, layers=1, intermediate=64)  # another one
+    with pytest.raises(RecipeError, match=r"model.path: .*model' here is another model .* \(config.json differ\); put"):
+        await recipe_of(bus, RunNames("r1"), tmp_path / "other", ["rollout"])
+    assert await recipe_of(bus, RunNames("r1"), tmp_path / "blind", ["environment"]), "it reads no model"
+    shutil.rmtree(tmp_path / "model")
     await Bucket(bus, RunNames("r1")).put(RunNames("r1").model_key, b"\x00no archive")
     with pytest.raises(RecipeError, match="model bundle cannot be read"):
         await recipe_of(bus, RunNames("r1"), tmp_path / "bad", ["rollout"])

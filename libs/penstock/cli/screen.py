@@ -91,7 +91,7 @@ def _of_one_host(recipe: Recipe) -> str:
         words = "a run of `train` has one NATS; `penstock create` makes one on a cluster of yours"
         return f"limits.replicas: {recipe.limits.replicas}: {words}"
     if recipe.learner.nodes > 1:
-        words = "a run of `train` has one host; `penstock create` makes one that `penstock serve learner --join` "
+        words = "a run of `train` has one host; `penstock create` makes one that `penstock join NATS RUN learner=1` "
         return f"learner.nodes: {recipe.learner.nodes}: {words}takes part in on each (docs/fleet/hosts.md)"
     return ""
 

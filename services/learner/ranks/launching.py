@@ -22,6 +22,7 @@ import signal
 import uuid
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -39,6 +40,11 @@ def launch(ranks: int, command: Sequence[str]) -> int:
     """Runs `command` on every rank of this node until all have ended; the exit code (see above)."""
     kills, place = memory_kills(), Meeting.here()
     nodes = 1 if place is None else place.nodes
+    if lacking := too_few(ranks, torch.cuda.device_count()):
+        log.error("cannot start: %s", lacking)
+        if place is not None:
+            pathlib.Path(place.said).write_text(json.dumps({"text": lacking, "weight": 1}))
+        return exits.BAD_INPUT
     try:
         with meeting() as rendezvous:
             config = LaunchConfig(
@@ -67,6 +73,17 @@ def launch(ranks: int, command: Sequence[str]) -> int:
         log.info("ended by signal %d", error.sigval)
         return 128 + int(error.sigval)
     return 0
+
+
+def too_few(ranks: int, there: int) -> str:
+    """Why so many ranks cannot run on a host that gives so many GPUs; empty where they can. None at all: they compute
+    on the CPU."""
+    if not 0 < there < ranks:
+        return ""
+    return (
+        f"learner.ranks: {ranks} ranks on this host want a GPU each, and it gives {there}; set learner.ranks to "
+        f"{there} for each node, or give it more (learner.devices, CUDA_VISIBLE_DEVICES)"
+    )
 
 
 def _leave_together(place: Meeting) -> None:

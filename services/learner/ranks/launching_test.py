@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from penstock.system import exits
 from penstock.system.memory_kills import memory_kills
-from services.learner.ranks.launching import reason
+from services.learner.ranks.launching import reason, too_few
 
 HUNG = 3.0
 SOON = 60.0  # far below the collectives' time-out of 600 s
@@ -156,6 +156,11 @@ def listeners(pid: int) -> set[str]:
                 if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
                     found.add(fields[1].partition(":")[0])
     return found
+
+
+def test_more_ranks_than_the_host_gives_devices_are_refused_before_any_is_started() -> None:
+    assert not too_few(4, 4) and not too_few(1, 8) and not too_few(4, 0), "without a GPU ranks compute on the CPU"
+    assert "4 ranks on this host want a GPU each, and it gives 2; set learner.ranks to 2" in too_few(4, 2)
 
 
 def test_nothing_of_a_group_listens_beyond_loopback() -> None:

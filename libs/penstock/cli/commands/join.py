@@ -61,7 +61,9 @@ async def _until_over(joining: Joining, wanted: dict[str, int]) -> None:
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, working.cancel)
-    console.print(plain(f"{joining.place} takes part in {joining.run}; logs: {joining.folder / 'logs'}"))
+    console.print(
+        plain(f"{joining.place} takes part in {joining.run} once that is there; logs: {joining.folder / 'logs'}")
+    )
     try:
         over = await working
     except asyncio.CancelledError:
