@@ -1,6 +1,7 @@
-"""Writes docs/metrics.md from the register of step metrics, so that the page names what is reported and nothing else.
+"""Writes docs/metrics.md from the register of step metrics, and from the sources of what processes export, so that the
+page names what is reported and nothing else.
 
-    python docs/generate_metrics.py            # after a change of libs/penstock/telemetry/steps.py
+    python docs/generate_metrics.py            # after a change of libs/penstock/telemetry/steps.py, or of a metric
 
 `metrics_page_test.py` fails where the committed page is not the one that this makes.
 """
@@ -10,15 +11,23 @@ from collections.abc import Callable, Iterable
 
 from penstock.telemetry import steps
 from penstock.telemetry.evaluations import EVALUATIONS
+from penstock.telemetry.exported import exported
 from penstock.telemetry.tracked import tracked, tracked_evaluation
 
 HERE = pathlib.Path(__file__).parent
+PROCESSES = """
+## What processes export: `/metrics`
+
+Every service serves these on `--metrics-port` (`penstock status` and the member record have the address; on Kubernetes
+the port is 9400), beside those of Python's own process. Names are stable: rules and dashboards name them. A histogram
+has `_bucket`, `_sum` and `_count`. Those of a library are in the processes that use it.
+
+"""
 INTRODUCTION = """# Metrics of a step
 
 One record of `metrics.jsonl` per optimizer step: `step`, `time` (seconds since the epoch) and the metrics below, as far
 as the method has them. An alert (`telemetry.alerts`) may be set on every metric of the first table; one on a family
-(`rl.failed`) watches each of its members. Metrics of the processes (Prometheus), such as how many
-drafted tokens engines proposed and took, are on the [services' pages](index.md).
+(`rl.failed`) watches each of its members. What the processes export to Prometheus is the last table.
 
 ## What trackers get
 
@@ -50,7 +59,17 @@ def page() -> str:
         + _table("What the learner reports", reported, tracked)
         + _table("What the coordinator adds when a step ends", others, tracked)
         + _table("What an evaluation says: `evaluations.jsonl`", EVALUATIONS, tracked_evaluation)
+        + _exported()
     )
+
+
+def _exported() -> str:
+    rows = "".join(
+        f"| `{each.flat[0].removesuffix('_bucket')}` | {each.kind} | {', '.join(each.labels)} | {each.meaning} | "
+        f"{', '.join(each.made_by)} |\n"
+        for each in exported(HERE.parent)
+    )
+    return f"{PROCESSES}| metric | kind | labels | meaning | made by |\n|---|---|---|---|---|\n{rows}"
 
 
 def _table(title: str, metrics: Iterable[steps.StepMetric], tracked_name: Callable[[str], str]) -> str:

@@ -62,9 +62,8 @@ class Cluster:
         self.folder, self._files = folder, files
         done = subprocess.run(["kubectl", "kustomize", str(rendered)], capture_output=True, text=True, check=True)
         objects = list(yaml.safe_load_all(done.stdout))
-        self._beside = [
-            _plain(o) if o["kind"] == "Secret" else o for o in objects if o["kind"] in ("ConfigMap", "Secret")
-        ]
+        self._beside = [o for o in objects if o["kind"] == "ConfigMap"]
+        self._secrets = {o["metadata"]["name"]: _texts(o) for o in objects if o["kind"] == "Secret"}
         self._workloads = {o["metadata"]["name"]: o for o in objects if o["kind"] in PODS}
         self.started = dict[str, float]()
 
@@ -108,6 +107,16 @@ class Cluster:
         self.started[pod] = time.monotonic()
         return pod
 
+    def _secret(self, volume: dict[str, Any]) -> dict[str, Any]:
+        """A folder with what a Secret holds, for the pod's group to read."""
+        path = self.folder / "secrets" / volume["secret"]["secretName"]
+        path.mkdir(parents=True, exist_ok=True)
+        for key, text in self._secrets[path.name].items():
+            (path / key).write_text(text)
+            (path / key).chmod(volume["secret"]["defaultMode"])
+            os.chown(path / key, 0, USER)
+        return {"name": volume["name"], "hostPath": {"path": str(path), "type": "Directory"}}
+
     def stop(self, pod: str) -> None:
         """Kills it, whatever it does."""
         podman("pod", "rm", "-f", "-t", "0", pod)
@@ -122,15 +131,21 @@ class Cluster:
         return podman("logs", "--tail", "12", f"{pod}-{container}", check=False)[-2000:]
 
     def _on_host(self, pod: str, volume: dict[str, Any]) -> dict[str, Any]:
-        if "secret" in volume:
-            volume["secret"].setdefault("optional", False)  # podman 4.3 dies of its absence
-        if "configMap" in volume or "secret" in volume:
+        if "configMap" in volume:
             return volume
+        if "secret" in volume:  # podman 4.3 shows their base64
+            return self._secret(volume)
         path = self._files if volume["name"] == "files" else self.volume(pod, volume["name"])
         path.mkdir(parents=True, exist_ok=True)
         if path != self._files:
             os.chown(path, USER, USER)
         return {"name": volume["name"], "hostPath": {"path": str(path), "type": "Directory"}}
+
+
+def _texts(secret: dict[str, Any]) -> dict[str, str]:
+    """What a Secret holds, by key."""
+    found = {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
+    return found | secret.get("stringData", {})
 
 
 def _source(variable: dict[str, Any]) -> str:
@@ -145,12 +160,6 @@ def _filled(word: str, values: dict[str, str]) -> str:
     for name, value in values.items():
         word = word.replace(f"$({name})", value)
     return word
-
-
-def _plain(secret: dict[str, Any]) -> dict[str, Any]:
-    """A Secret as podman takes it."""
-    told = secret.pop("stringData", {})
-    return {**secret, "data": {key: base64.b64encode(value.encode()).decode() for key, value in told.items()}}
 
 
 def podman(*words: str, check: bool = True) -> str:

@@ -12,25 +12,16 @@ import yaml
 from deploy.monitoring.dashboard import dashboard
 from penstock.kube.containers import METRICS, object_name
 from penstock.kube.network import SERVES
-from penstock.telemetry import metrics
+from penstock.telemetry.exported import exported
 
 HERE, COMPOSE = pathlib.Path("deploy/monitoring"), pathlib.Path("deploy/compose")
-MADE = re.compile(r"metrics\.(counter|gauge|histogram)\(\s*metrics\.([A-Z_]+),\s*\"[^\"]*\"(?:,\s*\[([^\]]*)\])?", re.S)
-SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 NAME = re.compile(r"\b(?:rl|rpc)_[a-z_]+")
 LABELS = {"le", "instance", "__name__"}
 
 
-def exported() -> dict[str, set[str]]:
+def known() -> dict[str, set[str]]:
     """Names as Prometheus has them, each with its labels."""
-    found = dict[str, set[str]]()
-    for root in ("services", "libs"):
-        for path in pathlib.Path(root).rglob("*.py"):
-            for kind, constant, labels in MADE.findall(path.read_text()):
-                flat = getattr(metrics, constant).replace(".", "_")
-                for suffix in SUFFIXES[kind]:
-                    found[flat + suffix] = set(re.findall(r"\"(\w+)\"", labels))
-    return found
+    return {name: set(each.labels) for each in exported(pathlib.Path()) for name in each.flat}
 
 
 def queries() -> list[str]:
@@ -42,18 +33,18 @@ def queries() -> list[str]:
 
 @pytest.mark.parametrize("query", queries())
 def test_every_metric_and_label_that_is_asked_for_is_exported(query: str) -> None:
-    known = exported()
+    there = known()
     names = set(NAME.findall(query))
-    assert names and names <= set(known), names - set(known)
+    assert names and names <= set(there), names - set(there)
     labels = {label for each in re.findall(r"by \(([^)]*)\)", query) for label in re.split(r",\s*", each)}
     labels |= set(re.findall(r"(\w+)=~?[\"']", query))
-    assert labels <= set.union(*(known[name] for name in names)) | LABELS, query
+    assert labels <= set.union(*(there[name] for name in names)) | LABELS, query
 
 
 def test_every_metric_is_on_the_dashboard_or_in_a_rule() -> None:
     asked = {name for query in queries() for name in NAME.findall(query)}
-    known = {re.sub("_(bucket|sum|count)$", "", name) for name in exported()}
-    assert known <= {re.sub("_(bucket|sum|count)$", "", name) for name in asked}
+    there = {re.sub("_(bucket|sum|count)$", "", name) for name in known()}
+    assert there <= {re.sub("_(bucket|sum|count)$", "", name) for name in asked}
 
 
 def test_the_dashboard_is_the_one_that_is_written_here() -> None:

@@ -12,6 +12,7 @@ async def serve(process: Process, args) -> None:
 
 import argparse
 import asyncio
+import gc
 import logging
 import pathlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -97,6 +98,7 @@ class Process:
     async def _becoming_ready(self, part: Part, ready: Callable[[], Awaitable[None]] | None) -> None:
         if ready is not None:
             await ready()
+        gc.freeze()  # what was imported and made to begin with stays: no use in looking through it again and again
         await _told(part, MemberState.MEMBER_STATE_READY)
 
     async def _until_over(self, part: Part) -> None:

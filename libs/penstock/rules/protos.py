@@ -67,15 +67,22 @@ def _out_of_range(message: Message, path: str) -> Iterator[Violation]:
         if signs or not least <= seconds <= most or not least_nanos <= nanos <= 999_999_999:
             yield Violation(path, f"{seconds} s {nanos} ns is not a {name}", "penstock.range")
         return
-    for field, value in message.ListFields():
-        if field.message_type is None or not _may_hold_range(field.message_type):
+    ranged = _ranged(message.DESCRIPTOR)
+    for field, value in message.ListFields() if ranged else ():
+        if field.number not in ranged:
             continue
         where = f"{path}.{field.name}" if path else field.name
         if not field.is_repeated:
             yield from _out_of_range(value, where)
-        elif not field.message_type.GetOptions().map_entry:
+        elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
             for index, each in enumerate(value):
                 yield from _out_of_range(each, f"{where}[{index}]")
+
+
+@functools.cache
+def _ranged(kind: Descriptor) -> frozenset[int]:
+    """The fields of a type in which a Duration or Timestamp can be, by number."""
+    return frozenset(f.number for f in kind.fields if f.message_type is not None and _may_hold_range(f.message_type))
 
 
 @functools.cache

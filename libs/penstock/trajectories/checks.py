@@ -5,6 +5,7 @@ breaks one becomes FAILED{invalid}: it never becomes a trained sample, and never
 """
 
 import itertools
+import math
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def _check_rewards(t: pb.Trajectory) -> None:
 def _check_branches(t: pb.Trajectory) -> None:
     if t.branches and t.teacher_logprobs:
         raise TrajectoryError(f"{name(t)}: a teacher judges one context, and the sample has {len(t.branches)} branches")
-    if not np.isfinite(from_float32s(t.teacher_logprobs)).all():
+    if t.teacher_logprobs and not np.isfinite(from_float32s(t.teacher_logprobs)).all():
         raise TrajectoryError(f"{name(t)}: teacher_logprobs holds a value that is not finite")
     every = contexts(t)
     for i, j in itertools.permutations(range(len(every)), 2):
@@ -98,23 +99,24 @@ def _check_branches(t: pb.Trajectory) -> None:
 def _check_arrays(t: Drawn, where: str) -> None:
     if t.token_count < 2:
         raise TrajectoryError(f"{where}: token_count {t.token_count} is below 2, nothing can be predicted")
-    mask = np.frombuffer(t.loss_mask, np.uint8)
-    if mask.max() > 1:
-        raise TrajectoryError(f"{where}: loss_mask holds {mask.max()}; it must be 0 or 1")
-    if not mask.any():
+    mask = t.loss_mask  # as bytes: most samples are short, and numpy's calls cost more than their work then
+    if other := mask.translate(None, b"\x00\x01"):
+        raise TrajectoryError(f"{where}: loss_mask holds {max(other)}; it must be 0 or 1")
+    if 1 not in mask:
         raise TrajectoryError(f"{where}: loss_mask has no trained token")
     if mask[0]:
         raise TrajectoryError(f"{where}: loss_mask[0] is 1, but nothing precedes the first token")
     logprobs = from_float32s(t.logprobs)
-    if not np.isfinite(logprobs).all():
+    least, most = float(np.minimum.reduce(logprobs)), float(np.maximum.reduce(logprobs))  # either is NaN where one is
+    if not (math.isfinite(least) and math.isfinite(most)):
         at = int(np.flatnonzero(~np.isfinite(logprobs))[0])
         raise TrajectoryError(f"{where}: logprobs[{at}] is {logprobs[at]}; it must be finite")
-    if (logprobs > 1e-4).any():
+    if most > 1e-4:
         at = int(np.argmax(logprobs))
         raise TrajectoryError(f"{where}: logprobs[{at}] is {logprobs[at]}; a log-probability is at most 0")
-    if logprobs[mask == 0].any():
+    if np.count_nonzero(logprobs[np.frombuffer(mask, np.uint8) == 0]):
         raise TrajectoryError(f"{where}: logprobs must be 0 where loss_mask is 0")
-    if from_int32s(t.tokens).min() < 0:
+    if np.minimum.reduce(from_int32s(t.tokens)) < 0:
         raise TrajectoryError(f"{where}: tokens holds a negative id")
 
 
@@ -138,8 +140,7 @@ def _check_segments(t: Drawn, where: str) -> None:
         raise TrajectoryError(f"{where}: version_segments must have increasing `first` (got {firsts[:8]})")
     if firsts and firsts[-1] >= t.token_count:
         raise TrajectoryError(f"{where}: version_segments[-1].first {firsts[-1]} is beyond token_count {t.token_count}")
-    trained = np.flatnonzero(np.frombuffer(t.loss_mask, np.uint8))
-    if firsts and trained[0] < firsts[0]:
+    if firsts and t.loss_mask.find(1) < firsts[0]:
         raise TrajectoryError(f"{where}: version_segments start at {firsts[0]}, after the first trained token")
     for segment in t.version_segments:
         _check_version(where, segment.version.epoch, segment.version.step)

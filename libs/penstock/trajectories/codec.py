@@ -5,6 +5,8 @@ A frame may declare its size, and a decompressor that believes it takes that muc
 by piece before it is unpacked.
 """
 
+import threading
+
 import zstandard
 from google.protobuf.message import DecodeError
 
@@ -19,7 +21,7 @@ _PIECE_BYTES = 2**20
 
 def encode(trajectory: pb.Trajectory) -> bytes:
     """The payload of a trajectory."""
-    return zstandard.ZstdCompressor(level=1).compress(trajectory.SerializeToString())
+    return _tools.compressor.compress(trajectory.SerializeToString())
 
 
 def without_excess(trajectory: pb.Trajectory, limit: int = MAX_BYTES) -> bool:
@@ -47,7 +49,7 @@ def _unpacked(payload: bytes, limit: int) -> bytes:
     size = declared if declared >= 0 else _measured(payload, limit)
     if size > limit:
         raise TrajectoryError(f"not a trajectory: it unpacks to more than {limit} bytes")
-    unpacking = _decompressor().decompressobj()
+    unpacking = _tools.decompressor.decompressobj()
     raw: bytes = unpacking.decompress(payload)
     if not unpacking.eof or len(raw) != size:
         raise TrajectoryError(f"not a trajectory: {len(raw)} bytes of a frame that is cut off")
@@ -57,11 +59,18 @@ def _unpacked(payload: bytes, limit: int) -> bytes:
 def _measured(payload: bytes, limit: int) -> int:
     """The bytes that a frame unpacks to; counting ends beyond the limit."""
     size = 0
-    with _decompressor().stream_reader(payload) as reader:
+    with _tools.decompressor.stream_reader(payload) as reader:
         while size <= limit and (piece := reader.read(_PIECE_BYTES)):
             size += len(piece)
     return size
 
 
-def _decompressor() -> zstandard.ZstdDecompressor:
-    return zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+class _Tools(threading.local):
+    """Of one thread, which makes them once: to make them costs as much as a short sample's work."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=1)
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+
+
+_tools = _Tools()
