@@ -4,7 +4,7 @@ Tasks are delivered at least once (`TaskConsumer`), trajectories and decisions a
 (`publish_once`, `append`) and read in order (`read`); large payloads travel by claim check.
 """
 
-from penstock.bus.claims import load_payload, store_payload
+from penstock.bus.claims import is_payload_of, load_payload, store_payload
 from penstock.bus.connection import Bus, connect
 from penstock.bus.embedded import EmbeddedServer, find_nats_server, server_command, write_config
 from penstock.bus.errors import (
@@ -68,6 +68,7 @@ __all__ = [
     "connect",
     "ensure_run",
     "find_nats_server",
+    "is_payload_of",
     "last_entry",
     "load_payload",
     "publish_once",

@@ -84,6 +84,12 @@ async def load_payload(bus: Bus, names: RunNames, envelope: bytes) -> bytes:
     return payload
 
 
+def is_payload_of(envelope: bytes, payload: bytes) -> bool:
+    """Whether a payload is that of an envelope, without a look at its pieces. Raises DigestMismatch for no envelope."""
+    tag, body = envelope[:1], envelope[1:]
+    return body == payload if tag == _INLINE else _reference(body)[0] == _digest(payload)
+
+
 def _reference(body: bytes) -> tuple[str, int, int]:
     """Digest, size and number of pieces. Whoever wrote it may have written anything: Infinity, [[[[, years of bytes."""
     if len(body) > _REFERENCE_BYTES:

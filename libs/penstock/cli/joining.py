@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import yaml
 
 from penstock.access import Login
-from penstock.bus import Bucket, Bus, BusError, RunNames, connect, load_payload, until_run
+from penstock.bus import Bucket, Bus, BusError, RunNames, connect, is_payload_of, load_payload, until_run
 from penstock.bus.embedded import free_ports
-from penstock.cli.bundling import NoBundle, differing, unpack
+from penstock.cli.bundling import NoBundle, differing, packed, unpack
 from penstock.recipes import Recipe, RecipeError, load, recorded
 from penstock.rpc import Certificates, is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
@@ -107,15 +107,11 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
     there = pathlib.Path(raw["model"]["path"])
     if (bundle := await Bucket(bus, names).get(names.model_key)) is not None:
         try:
-            sent = await load_payload(bus, names, bundle.value)
             if not there.is_dir():
-                unpack(sent, folder / "model")
+                unpack(await load_payload(bus, names, bundle.value), folder / "model")
                 raw["model"]["path"] = str((folder / "model").absolute())
-            elif others := differing(sent, there):
-                raise NoBundle(
-                    f"model.path: {str(there)!r} here is another model than the run's ({', '.join(others)} differ); "
-                    "put the run's there, or nothing: what needs no weights takes its tokenizer from the run"
-                )
+            elif not is_payload_of(bundle.value, await asyncio.to_thread(packed, there)):
+                await _check_is_same(bus, names, bundle.value, there)
         except NoBundle as none:
             raise RecipeError(names.run, [str(none)]) from none
     beside = path.with_name(f".{path.name}.{os.getpid()}")  # nodes of a learner share the folder
@@ -129,6 +125,16 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
             names.run, [f"model.path: no directory {str(there)!r} here, and {kind} needs its weights: {why}"]
         )
     return recipe
+
+
+async def _check_is_same(bus: Bus, names: RunNames, bundle: bytes, there: pathlib.Path) -> None:
+    """Raises NoBundle where a file of the run's model has another content in the directory here; what it has more or
+    less is no matter. Raises BusError."""
+    if others := differing(await load_payload(bus, names, bundle), there):
+        raise NoBundle(
+            f"model.path: {str(there)!r} here is another model than the run's ({', '.join(others)} differ); put the "
+            "run's there, or nothing: what needs no weights takes its tokenizer from the run"
+        )
 
 
 def _needs_weights(recipe: Recipe, kind: str) -> str:
