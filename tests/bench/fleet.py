@@ -130,10 +130,24 @@ async def processes(commands: Mapping[str, tuple[str, ...]], folder: pathlib.Pat
                 process.kill()
 
 
-def cpu(process: Program) -> float:
+def cpu(pid: int) -> float:
     """Seconds of a process, without its children."""
-    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> list[int]:
+    """Of a process, with theirs."""
+    own = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(each) for path in own for each in path.read_text().split()]
+    return found + [each for child in found for each in children(child)]
+
+
+def spent(running: Mapping[str, Program]) -> dict[str, float]:
+    """Seconds of each process until now, with what scores for the environment and what stands in for the learner."""
+    found = {name: cpu(process.pid) for name, process in running.items()}
+    found["scoring"] = sum(cpu(each) for each in children(running["environment-0"].pid))
+    return {**found, "learner": cpu(os.getpid())}
 
 
 def mib(process: Program) -> float:
@@ -186,16 +200,17 @@ async def timed(running: Mapping[str, Program], learner: Learner, samples: int, 
         work = asyncio.create_task(learner.run())
         while learner.samples < WARM * samples:
             await asyncio.sleep(0.01)
-        began, before, done = time.perf_counter(), {name: cpu(p) for name, p in running.items()}, learner.samples
+        began, before, done = time.perf_counter(), spent(running), learner.samples
         await work
     count = learner.samples - done
-    spent = {name: (cpu(p) - before[name]) / count * 1e3 for name, p in running.items()}
-    counted = sum(spent[name] for name in COUNTED)
+    each = {name: (now - before[name]) / count * 1e3 for name, now in spent(running).items()}
+    counted = sum(each[name] for name in COUNTED)
     return {
         "a_second": count / (time.perf_counter() - began),
         "ms": counted,
         "us_a_token": counted * 1e3 / tokens,
-        **{name.removesuffix("-0"): each for name, each in spent.items()},
+        "all": sum(each.values()),
+        **{name.removesuffix("-0"): ms for name, ms in each.items()},
         "rollout_mib": mib(running["rollout-0"]),
         "coordinator_mib": mib(running["coordinator"]),
     }
@@ -209,7 +224,8 @@ async def main(args: argparse.Namespace) -> None:
                 found = await measure(pathlib.Path(folder), replicas, args.samples, tokens)
             report.add(replicas=replicas, tokens=tokens, samples=args.samples, **found)
     report.note(
-        "ms: CPU milliseconds a sample of coordinator, rollout, generation's front and NATS together; then each"
+        "ms: CPU milliseconds a sample of coordinator, rollout, generation's front and NATS together; all: with what "
+        "scores and what stands in for the learner (two cores give at most 2000 / all samples a second); then each"
     )
     report.finish()
 

@@ -37,6 +37,8 @@ IMAGES = {
     "reward_model": "learner",
     "learner": "learner",
 }
+PULL = "IfNotPresent"
+"""Also of a tag `latest`: images may have been loaded into the nodes, and be in no registry."""
 LOCKED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -131,6 +133,7 @@ def container(
     made: dict[str, Any] = {
         "name": object_name(kind),
         "image": place.image(kind),
+        "imagePullPolicy": PULL,
         "args": words,
         "env": variables,
         "ports": [*ports, {"name": "metrics", "containerPort": METRICS}],
@@ -223,6 +226,7 @@ def nats_container(place: Place) -> dict[str, Any]:
     return {
         "name": "nats",
         "image": place.image("nats"),
+        "imagePullPolicy": PULL,
         "command": ["nats-server", "-c", "/config/nats.conf"],
         "env": [_field("POD", "metadata.name")],
         "ports": [
@@ -251,6 +255,7 @@ def create_container(place: Place) -> dict[str, Any]:
     return {
         "name": "create",
         "image": place.image("create"),
+        "imagePullPolicy": PULL,
         "args": words,
         "env": [{"name": "HOME", "value": "/tmp"}],
         "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
