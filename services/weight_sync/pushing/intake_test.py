@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from penstock import rpc
+from penstock.fetching import connected
+from penstock.rpc import Certificates
 from penstock.tensors import make_manifest
 from penstock.tensors.stretches import END, GOOD, REFUSED, TAKEN, head
+from penstock.testing.certificates import issue
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.weight_sync import bulk as module
@@ -73,10 +76,10 @@ class Stand:
 
 
 @asynccontextmanager
-async def stand(folder: pathlib.Path) -> AsyncIterator[Stand]:
+async def stand(folder: pathlib.Path, certificates: Certificates | None = None) -> AsyncIterator[Stand]:
     store = VersionStore(folder, keep=2)
     async with rpc.Server("weight_sync") as server:
-        with Bulk("127.0.0.1", 0) as bulk:
+        with Bulk("127.0.0.1", 0, certificates) as bulk:
             adder = weights_pb2_grpc.add_WeightSyncServiceServicer_to_server
             server.add(adder, WeightSync(store, bulk=bulk), raw_requests=RAW_REQUESTS, raw_responses=RAW_RESPONSES)
             await server.start()
@@ -153,6 +156,30 @@ async def test_a_ticket_of_an_attempt_that_was_begun_again_brings_nothing(tmp_pa
         assert answered.startswith(REFUSED) and b"was begun again" in answered
         assert await run.push(stretch(0, len(DATA)), END) == TAKEN
         await run.commit()
+
+
+def held(folder: pathlib.Path, name: str, authority: pathlib.Path) -> Certificates:
+    certificate, key = issue(folder, name, "ca")
+    return Certificates.of_files(authority=authority, certificate=certificate, key=key)
+
+
+async def test_with_tls_a_learner_pushes_by_it_too(tmp_path: pathlib.Path) -> None:
+    authority, _ = issue(tmp_path, "ca")
+    server, learner = held(tmp_path, "server", authority), held(tmp_path, "learner", authority)
+    async with stand(tmp_path / "store", server) as run:
+        await run.begin()
+
+        def pushed(ticket: bytes) -> bytes:
+            with connected("127.0.0.1", run.bulk.port, learner) as connection:
+                connection.sendall(ticket)
+                assert connection.recv(1) == GOOD
+                connection.sendall(stretch(0, len(DATA)) + END)
+                return connection.recv(400)
+
+        assert await asyncio.to_thread(pushed, await run.ticket()) == TAKEN
+        await run.commit()
+        stored = run.store.get(run.manifest.version)
+        assert stored is not None and bytes(stored.view) == DATA
 
 
 async def test_a_peer_that_stops_pushing_is_cut_and_another_one_may_bring_its_tensor(
