@@ -7,8 +7,9 @@ import pytest
 from penstock.chat import ChatTokenizer
 from penstock.testing.nats.fixtures import bus, names, nats
 from penstock.tiny_model import make_model
+from services.rollout.episode_testing import environment_address, quick
 
-__all__ = ["bus", "chat", "names", "nats"]
+__all__ = ["bus", "chat", "environment_address", "names", "nats", "quick"]
 
 
 @pytest.fixture(scope="session")

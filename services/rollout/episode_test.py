@@ -1,147 +1,39 @@
 """Whole episodes over real gRPC: real environments, a fake engine. Tokens are the engine's; ends are typed."""
 
 import asyncio
-import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
-import numpy as np
 import pytest
-import pytest_asyncio
 
 from penstock import rpc
 from penstock.bus.embedded import free_ports
 from penstock.chat import ChatTokenizer
-from penstock.common.v1.common_pb2 import Message, SamplingParams
-from penstock.datasets import tokenise
-from penstock.environment.v1 import environment_pb2_grpc
-from penstock.recipes import Longest
-from penstock.recipes.sections import Environment, Reward
-from penstock.replicas import engines as engines_module
-from penstock.replicas.engines import engines
+from penstock.common.v1.common_pb2 import Message
 from penstock.replicas.pool import Pool
-from penstock.sdk import Environment as SdkEnvironment
-from penstock.sdk import Invalid, Sample, Turn, reward
-from penstock.sdk import Message as SdkMessage
 from penstock.sdk.environments import InProcess
 from penstock.sdk.serving import add_services
 from penstock.telemetry.waits import snapshot
-from penstock.testing.fake_engine import FakeEngine, Step, Tokens, serving
+from penstock.testing.fake_engine import FakeEngine, Step, Tokens
 from penstock.trajectories import check_trajectory, from_float32s, from_int32s
 from penstock.trajectory.v1 import trajectory_pb2 as pb
 from services.environment.builtin.guess_number import GuessNumber
 from services.rollout import episode as episode_module
 from services.rollout.episode import play
-from services.rollout.scoring import scoring
-from services.rollout.tools import Place, Tools
-
-COMPLETED, TRUNCATED, FAILED = (
-    pb.Outcome.STATUS_COMPLETED,
-    pb.Outcome.STATUS_TRUNCATED,
-    pb.Outcome.STATUS_FAILED,
+from services.rollout.episode_testing import (
+    COMPLETED,
+    FAILED,
+    LENGTH,
+    STOP,
+    TRUNCATED,
+    encoded,
+    soon,
+    task,
+    tools,
+    trained,
 )
-ROOMY = Longest(2048, "generation.max_context", cut=False)
-STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
-
-
-@reward
-def brevity(sample: Sample) -> float | Invalid:
-    """1 for a word that stopped; an "x" cannot be judged."""
-    return Invalid("an x cannot be judged") if sample.completion == "x" else float(sample.finish_reason == "stop")
-
-
-class Silent(SdkEnvironment):
-    """Says nothing of a reward and never ends."""
-
-    def reset(self, row: object, seed: int) -> list[SdkMessage]:
-        return [SdkMessage("user", "0")]
-
-    def step(self, action: SdkMessage, finish_reason: str) -> Turn:
-        return Turn([SdkMessage("user", "0")])
-
-
-class Broken(SdkEnvironment):
-    """Raises in its second turn."""
-
-    summary = "raises"
-    max_turns = 4
-
-    def reset(self, row: object, seed: int) -> list[SdkMessage]:
-        self.turns = 0
-        return [SdkMessage("user", "go")]
-
-    def step(self, action: SdkMessage, finish_reason: str) -> Turn:
-        self.turns += 1
-        if self.turns > 1:
-            raise RuntimeError("the simulator fell over")
-        return Turn([SdkMessage("user", "on")])
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines_module, "AVOID_SECONDS", 0.05)
-
-
-@pytest_asyncio.fixture
-async def environment_address() -> AsyncIterator[str]:
-    async with rpc.Server("environment") as server:
-        hosts = [InProcess(GuessNumber, "guess_number"), InProcess(Broken, "broken"), InProcess(Silent, "silent")]
-        episodes = add_services(server, [brevity], hosts)
-        await server.start()
-        yield server.address
-        await episodes.close_all()
-
-
-@contextlib.asynccontextmanager
-async def tools(
-    chat: ChatTokenizer,
-    fake: FakeEngine,
-    environment_address: str,
-    *,
-    environment: str = "",
-    attempts: int = 2,
-    longest: Longest = ROOMY,
-    outage: float = 0.0,
-) -> AsyncIterator[Tools]:
-    """What an episode is driven with; `environment` makes it a multi-turn one."""
-    settings = Environment(name=environment or "brevity", multi_turn=bool(environment), max_turns=8)
-    async with (
-        serving(fake) as addresses,
-        engines(addresses, rpc.Security(), attempts, 5.0) as pool,
-        scoring([Reward(name="brevity")], [environment_address], rpc.Security()) as scorer,
-        rpc.channel(environment_address) as channel,
-    ):
-        place = Place(environment_address, environment_pb2_grpc.EnvironmentServiceStub(channel))
-        yield Tools("model", chat, pool, scorer, settings, longest, longest, Pool([place]), None, outage)
-
-
-def task(environment: str = "brevity", *, row: str = "{}", max_tokens: int = 24) -> pb.GroupTask:
-    made = pb.GroupTask(run="r1", group="g00000000", kind=pb.TASK_KIND_TRAIN, group_size=4, seed=40)
-    made.rollout.task.id = "train/0"
-    made.rollout.task.environment = environment
-    made.rollout.task.row_json = row
-    if environment == "brevity":
-        made.rollout.task.messages.add(role="user", content="cab")
-    made.rollout.sampling.CopyFrom(SamplingParams(temperature=1, top_p=1, max_tokens=max_tokens))
-    made.rollout.min_step = 3
-    return made
-
-
-def encoded(chat: ChatTokenizer, text: str) -> list[int]:
-    """Text as the model would draw it, with its stop token."""
-    whole = chat.render([Message(role="user", content="a"), Message(role="assistant", content=text)], generate=False)
-    return whole[len(chat.render([Message(role="user", content="a")])) :]
-
-
-def soon() -> float:
-    return time.monotonic() + 20
-
-
-def trained(t: pb.Trajectory) -> list[int]:
-    mask = np.frombuffer(t.loss_mask, np.uint8) == 1
-    return [int(x) for x in from_int32s(t.tokens)[mask]]
 
 
 async def test_a_single_turn_is_prompt_and_exactly_the_engines_tokens(
@@ -325,82 +217,6 @@ async def test_an_episode_waits_for_an_environment_that_is_away(
             t = await playing
             await episodes.close_all()
     assert t.outcome.status in (COMPLETED, TRUNCATED), t.outcome.detail
-
-
-async def test_a_demonstration_that_cannot_be_rendered_is_invalid(chat: ChatTokenizer) -> None:
-    made = pb.GroupTask(run="r1", group="g00000000", kind=pb.TASK_KIND_TRAIN, group_size=2)
-    good = made.demonstration.demonstrations.add()
-    good.messages.add(role="user", content="ba")
-    good.messages.add(role="assistant", content="ab")
-    made.demonstration.demonstrations.add().messages.add(role="user", content="ba")
-    t = tokenise(chat, "model", made, 0, ROOMY)
-    check_trajectory(t)
-    assert chat.text(trained(t)) == "ab" and not t.HasField("reward")
-    for index in (1, 2):
-        bad = tokenise(chat, "model", made, index, ROOMY)
-        assert bad.outcome.failure == pb.Outcome.FAILURE_INVALID
-
-
-def length(chat: ChatTokenizer) -> int:
-    """Tokens of the prompt of `task`."""
-    return len(chat.render(task().rollout.task.messages))
-
-
-@pytest.mark.parametrize("cut", [False, True])
-async def test_a_prompt_that_leaves_too_little_room_is_invalid_or_its_answer_is_cut(
-    chat: ChatTokenizer, environment_address: str, cut: bool
-) -> None:
-    fake = FakeEngine(answer=lambda prompt: encoded(chat, "ab"))
-    longest = Longest(length(chat) + 5, "learner.micro_batch_tokens", cut)
-    async with tools(chat, fake, environment_address, longest=longest) as with_tools:
-        t = await play(with_tools, task(max_tokens=24), 0, soon())
-    if cut:
-        assert t.outcome.status == COMPLETED and fake.requests[0].sampling.max_tokens == 5
-    else:
-        assert t.outcome.failure == pb.Outcome.FAILURE_INVALID and not fake.requests
-        assert f"are more than learner.micro_batch_tokens ({longest.tokens}) holds" in t.outcome.detail
-
-
-@pytest.mark.parametrize("cut", [False, True])
-async def test_a_prompt_without_any_room_is_invalid(chat: ChatTokenizer, environment_address: str, cut: bool) -> None:
-    longest = Longest(length(chat), "generation.max_context", cut)
-    for environment, row in (("", "{}"), ("guess_number", '{"low": 60}')):
-        async with tools(chat, FakeEngine(), environment_address, environment=environment, longest=longest) as driven:
-            t = await play(driven, task(environment or "brevity", row=row), 0, soon())
-        assert t.outcome.failure == pb.Outcome.FAILURE_INVALID, t.outcome.detail
-
-
-@pytest.mark.parametrize("room", range(1, 40, 7))
-async def test_no_episode_is_longer_than_what_is_bound(
-    chat: ChatTokenizer, environment_address: str, room: int
-) -> None:
-    fake = FakeEngine(answer=lambda prompt: encoded(chat, "1"))
-    start = FakeEngine(answer=lambda prompt: encoded(chat, "1"))
-    made = task("guess_number", row='{"low": 60}', max_tokens=400)
-    async with tools(chat, start, environment_address, environment="guess_number") as driven:
-        free = await play(driven, made, 0, soon())
-    longest = Longest(len(start.prompts[0]) + room, "generation.max_context", cut=False)
-    async with tools(chat, fake, environment_address, environment="guess_number", longest=longest) as driven:
-        t = await play(driven, made, 0, soon())
-    asked = [len(p) + r.sampling.max_tokens for p, r in zip(fake.prompts, fake.requests, strict=True)]
-    assert max(asked) <= longest.tokens < free.token_count
-    assert t.outcome.status in (TRUNCATED, FAILED) and t.outcome.failure != pb.Outcome.FAILURE_GENERATION
-
-
-@pytest.mark.parametrize("cut", [False, True])
-async def test_a_demonstration_that_is_too_long_is_invalid_or_loses_its_end(chat: ChatTokenizer, cut: bool) -> None:
-    made = pb.GroupTask(run="r1", group="g00000000", kind=pb.TASK_KIND_TRAIN, group_size=1)
-    shown = made.demonstration.demonstrations.add()
-    shown.messages.add(role="user", content="ba")
-    shown.messages.add(role="assistant", content="abcabcabcabc")
-    whole = tokenise(chat, "model", made, 0, ROOMY)
-    t = tokenise(chat, "model", made, 0, Longest(whole.token_count - 3, "learner.micro_batch_tokens", cut))
-    if cut:
-        assert t.outcome.status == TRUNCATED and t.token_count == whole.token_count - 3
-        check_trajectory(t)
-        assert trained(t) == trained(whole)[:-3]
-    else:
-        assert t.outcome.failure == pb.Outcome.FAILURE_INVALID and "learner.micro_batch_tokens" in t.outcome.detail
 
 
 async def test_replicas_share_episodes_and_a_sample_that_comes_again_goes_there_again(
