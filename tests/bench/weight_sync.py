@@ -8,8 +8,10 @@ GRPO with a learning rate of 5e-6 was measured to do to a real model of 135 mill
 
 In each round: raw TCP, memcpy, the hash alone; then from a learner on another host (by the bulk socket) and from one on
 weight_sync's own (into its files): a whole version pushed, and fetched by an engine on another host; the next one
-pushed as a difference and fetched as one, and then taken by an engine on weight_sync's host. `--slow` puts a link of
-1 Gbit/s and 5 ms (`slow_link.py`) before weight_sync; then there is the other host alone, and no bulk socket.
+pushed as a difference and fetched as one, and then taken by an engine on weight_sync's host. With `--versions BEFORE
+AFTER` the two are a real model's (what `tests.real.our_step --export` leaves), in turn each the other's next. `--slow`
+puts a link of 1 Gbit/s and 5 ms (`slow_link.py`) before weight_sync; then there is the other host alone, and no bulk
+socket.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from penstock import rpc
 from penstock.bus.embedded import free_ports
@@ -112,11 +115,20 @@ def stepped(tensors: Tensors, share: float) -> Tensors:
     return made
 
 
+def first_and_next(args: argparse.Namespace) -> tuple[Tensors, Tensors | None]:
+    """The first version, and of a real model the one after it."""
+    if args.versions is None:
+        elements = args.megabytes * MIB // args.tensors // 2
+        return [(f"tensor.{i}", torch.randn(elements).to(torch.bfloat16)) for i in range(args.tensors)], None
+    read = [load_file(folder / "model.safetensors") for folder in args.versions]
+    before, after = ([(name, tensor.to(torch.bfloat16)) for name, tensor in sorted(each.items())] for each in read)
+    return before, after
+
+
 async def measured(args: argparse.Namespace, address: str, memory: pathlib.Path) -> tuple[Stopwatch, list[float], int]:
     """Times of every round, the shares of the bytes that differences were, and the bytes of a version."""
-    elements = args.megabytes * MIB // args.tensors // 2
-    tensors = [(f"tensor.{i}", torch.randn(elements).to(torch.bfloat16)) for i in range(args.tensors)]
-    data = memoryview(torch.cat([t for _, t in tensors]).view(torch.uint8).numpy())
+    tensors, after = first_and_next(args)
+    data = memoryview(torch.cat([t.reshape(-1) for _, t in tensors]).view(torch.uint8).numpy())
     source, watch, shares = np.frombuffer(data, np.uint8), Stopwatch(), list[float]()
     copy, hosts = source.copy(), {OTHER: None} if args.slow else {OTHER: None, SAME: boot_id()}
     folders = [memory / name for name in ("elsewhere", "here")]
@@ -145,7 +157,7 @@ async def measured(args: argparse.Namespace, address: str, memory: pathlib.Path)
                 checksum(data)
                 watch.stop("checksum")
                 for where, host in hosts.items():
-                    kept, changed = Differences(EVERY), stepped(tensors, args.changed)
+                    kept, changed = Differences(EVERY), stepped(tensors, args.changed) if after is None else after
                     way = None if args.slow else Pushing(Security())
                     at = partial(publish, channel, 1, address=address, bulk=way, host=host)
                     pushing = partial(at, within=300, recorded=1 << 40, differences=kept)
@@ -160,7 +172,7 @@ async def measured(args: argparse.Namespace, address: str, memory: pathlib.Path)
                     watch.stop(f"fetch, difference, {where}")
                     await taken(here, step + 2, pb.PATH_MAPPED)
                     watch.stop(f"take here, mapped, {where}")
-                    step, tensors = step + 2, changed
+                    step, tensors, after = step + 2, changed, None if after is None else tensors
     finally:
         tcp.close()
         elsewhere.release()
@@ -243,6 +255,7 @@ if __name__ == "__main__":
     parser.add_argument("--megabytes", type=int, default=256)
     parser.add_argument("--tensors", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--versions", type=pathlib.Path, nargs=2, help="folders of a model before and after a step")
     parser.add_argument("--changed", type=float, default=0.0112, help="share of the elements that a step changes")
     parser.add_argument("--slow", action="store_true", help="a link of 1 Gbit/s and 5 ms")
     parser.add_argument(

@@ -3,7 +3,8 @@
     python -m tests.real.our_step MODEL BATCH RESULT --dtype float32 --steps 3
 
 Makes BATCH (the rollouts of 8 questions, 8 answers each, of which `--dead` questions' all scored alike) where it is not
-there yet; `trl_step` reads the same.
+there yet; `trl_step` reads the same. With `--export FOLDER` the model is left there as it was before the last step
+and after it, for the bench of weights.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from penstock.common.v1.common_pb2 import Message
 from penstock.recipes.sections import Optimizer, Parallel
 from services.learner.algorithms.table import make_trainer
 from services.learner.backends.megatron_core.policy import MegatronPolicy
+from services.learner.huggingface import export
 from services.learner.interface.batch import Batch, TrainingSample
 from services.learner.testing.recipes import recipe_of, spec_of
 
@@ -67,10 +69,14 @@ def main(args: argparse.Namespace) -> None:
     batch = Batch.from_samples(samples, "advantage")
     trainer = make_trainer(recipe_of(correction="none"), policy)
     seconds, began = [], 0.0
-    for _ in range(args.steps):
+    for left in reversed(range(args.steps)):
+        if args.export is not None and not left:
+            export.write(policy.export(), args.model, args.export / "before")
         began = time.process_time()
         trainer.step(batch)
         seconds.append(time.process_time() - began)
+    if args.export is not None:
+        export.write(policy.export(), args.model, args.export / "after")
     said = policy.logprobs(batch)
     trained = sum(len(row["answer"]) for row in json.loads(args.batch.read_text()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -86,5 +92,6 @@ if __name__ == "__main__":
         parser.add_argument(name, type=pathlib.Path)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--export", type=pathlib.Path, help="where the last two versions are left")
     parser.add_argument("--dead", type=int, default=0, help="groups of a new batch whose answers all scored alike")
     main(parser.parse_args())
