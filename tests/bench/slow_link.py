@@ -51,14 +51,14 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link
                 await way.put((link.due(len(data)), data))
 
 
-def serve(listening: socket.socket, port: int, bits: float, delay: float) -> None:
-    """Carries connections to a port of this machine, for ever."""
+def serve(listening: socket.socket, host: str, port: int, bits: float, delay: float) -> None:
+    """Carries connections to a port of an address of this machine, for ever."""
 
     async def run() -> None:
         there, back = (Direction(bits / 8, delay) for _ in range(2))
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+            far_reader, far_writer = await asyncio.open_connection(host, port)
             await asyncio.gather(
                 carry(reader, far_writer, there), carry(far_reader, writer, back), return_exceptions=True
             )
@@ -70,11 +70,12 @@ def serve(listening: socket.socket, port: int, bits: float, delay: float) -> Non
 
 
 @contextlib.contextmanager
-def slow_link(port: int, bits: float, delay: float) -> Iterator[int]:
-    """A port behind which, at the other end of the link, is `port`. bits: a second; delay: seconds one way."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+def slow_link(port: int, bits: float, delay: float, host: str = "127.0.0.1", at: int = 0) -> Iterator[int]:
+    """A port behind which, at the other end of the link, is `port` of `host`. bits: a second; delay: seconds one way;
+    at: that port, where it is not to be any free one."""
+    with socket.create_server(("127.0.0.1", at)) as listening:
         process = multiprocessing.get_context("fork").Process(
-            target=serve, args=(listening, port, bits, delay), daemon=True
+            target=serve, args=(listening, host, port, bits, delay), daemon=True
         )
         process.start()
         try:
