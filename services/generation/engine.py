@@ -129,7 +129,7 @@ class Engine:
                 disable_log_stats=True,
                 load_format="auto" if settings.weights else "dummy",
                 worker_extension_cls="services.generation."
-                + ("recording.RecordingExtension" if by_hand else "weight_backend.WorkerExtension"),
+                + ("routing.recording.RecordingExtension" if by_hand else "weight_backend.WorkerExtension"),
                 scheduler_cls="services.generation.routing.recording.RecordingScheduler" if by_hand else None,
                 enable_return_routed_experts=settings.routes and not by_hand,
                 weight_transfer_config=WeightTransferConfig(backend="penstock"),
