@@ -72,7 +72,7 @@ class Coordinator:
         self._folds: dict[str, Fold] = {"alerts": self.alerts, "totals": self.totals}
         self._snapshots = Snapshots(bus, names, self.following, peers, self._folds, lambda: self.recorder.written)
         self._evaluator = Evaluator(recipe, self.following, self.tasks, peers, recipe.evaluation_steps)
-        self._deciding = asyncio.Lock()
+        self._deciding, self._pausing = asyncio.Lock(), asyncio.Lock()
         said = Said(self._verdict, self._decided, self.pause, self.pause_once, self._deciding, self.state)
         self._agreement = Agreement(recipe, self.following, peers, said)
         self._trials = Trials(recipe, self.following, self.tasks, peers, said, self._agreement)
@@ -120,16 +120,19 @@ class Coordinator:
 
     async def pause(self, paused: bool, why: str = "") -> None:
         """Stops or resumes admission, also over restarts of this process. why: where it was no person's wish."""
-        self.state.pause(paused, why)
-        await Asked(self.bus, self.names).pause(paused, why)
+        async with self._pausing:  # who is asked meanwhile is asked behind it
+            self.state.pause(paused, why)
+            await Asked(self.bus, self.names).pause(paused, why)
         await self.following.notify()
 
     async def pause_once(self, fact: str) -> None:
         """Stops admission for what is so until somebody decides; who resumed the run knows it, also over restarts.
         Empty: nothing is so any more."""
-        if await Asked(self.bus, self.names).pause_once(fact):
-            self.state.pause(True, fact)
-            await self.following.notify()
+        async with self._pausing:
+            paused = await Asked(self.bus, self.names).pause_once(fact)
+            if paused and self.state.paused_for != fact:
+                self.state.pause(True, fact)
+        await self.following.notify()
 
     async def decide(self, step: int, decision: weights_pb2.Decision, reason: str) -> weights_pb2.DecideVersionResponse:
         """Has weight_sync promote a version, reject it or roll back to it, and records that it has: a person's wish.

@@ -192,7 +192,7 @@ def test_no_import_of_the_learner_goes_back_up() -> None:
 
 def test_a_relay_has_no_code_of_what_it_may_not_do() -> None:
     """Neither pushes nor decisions: it serves what it has fetched."""
-    theirs = [f"services.weight_sync.{module}" for module in ("server", "pushes", "written", "standing", "__main__")]
+    theirs = [f"services.weight_sync.{module}" for module in ("server", "pushing", "standing", "__main__")]
     assert not violations(files("services/weight_sync/relaying"), lambda _, module: starts(module, *theirs))
 
 

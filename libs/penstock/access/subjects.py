@@ -22,10 +22,6 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """The parts that a kind's processes play in a run, where those are not the kind alone."""
 
 
-BUNDLED = ("generation", "gateway")
-"""The kinds that take part and start from the run's model bundle, where their host has no model."""
-
-
 @dataclass(frozen=True)
 class Subjects:
     """What one user may publish and subscribe to, as NATS writes it."""
@@ -49,7 +45,7 @@ def subjects_of(names: RunNames) -> dict[Kind, Subjects]:
     samples = (n.subjects("log"), n.subjects("blob"))
     keys = tuple(n.key_subject(key) for key in (n.paused_key, n.stopping_key, n.snapshot_key, n.over_key))
     taking_part: dict[Kind, Subjects] = {
-        kind: _user(names, kind, (), looks=(n.blobs,) if kind in BUNDLED else (), reads=(), more=[])
+        kind: _user(names, kind, (), looks=(), reads=(), more=[])
         for kind in ("generation", "environment", "gateway", "reward_model", "weight_sync", "relay", "dashboard")
     }
     return {

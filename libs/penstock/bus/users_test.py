@@ -187,7 +187,7 @@ async def test_a_relay_says_where_it_is_and_nothing_else(server: EmbeddedServer)
         await denied(bus, NAMES.key_subject(NAMES.member_key("relay", "relay-b")))
 
 
-@pytest.mark.parametrize("kind", ["generation", "gateway", "rollout", "learner"])
+@pytest.mark.parametrize("kind", ["rollout", "learner"])
 async def test_whoever_starts_without_a_model_may_read_the_runs_bundle(server: EmbeddedServer, kind: str) -> None:
     bundle = bytes(range(256)) * 8
     async with as_kind(server, "operator") as operator, as_kind(server, kind) as bus:

@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import re
+import secrets
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from penstock.access import Login
 from penstock.bus import Bucket, Bus, BusError, RunNames, connect, is_payload_of, load_payload, until_run
 from penstock.bus.embedded import free_ports
 from penstock.cli.bundling import NoBundle, differing, packed, unpack
+from penstock.names import ENDS
 from penstock.recipes import Recipe, RecipeError, load, recorded
 from penstock.rpc import Certificates, is_local
 from penstock.supervisor import Joins, Scaling, Service, Supervisor, counts_of, plan
@@ -34,6 +36,8 @@ from penstock.tensors import has_weights
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
+MAY_READ = ("rollout", "learner")
+"""The kinds whose NATS users may read the run's model bundle."""
 READ_MODEL = frozenset({"coordinator", "gateway", "generation", "learner", "rollout"})
 """Kinds that read the model's directory at all."""
 FIRST = "first"
@@ -114,7 +118,7 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
                 await _check_is_same(bus, names, bundle.value, there)
         except NoBundle as none:
             raise RecipeError(names.run, [str(none)]) from none
-    beside = path.with_name(f".{path.name}.{os.getpid()}")  # nodes of a learner share the folder
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # nodes of a learner share the folder
     beside.write_text(yaml.safe_dump(raw, sort_keys=False))
     os.replace(beside, path)
     recipe = load(path, rows=False)
@@ -184,8 +188,8 @@ async def until_over(bus: Bus, names: RunNames) -> str:
         while True:
             try:
                 held = await Bucket(bus, names).get(names.over_key)
-                if held is not None and held.value:
-                    return held.value.decode(errors="replace")
+                if held is not None and (said := held.value.decode(errors="replace")) in ENDS:
+                    return said
             except BusError as error:
                 logger.info("asking NATS again: %s", error)
             await asyncio.sleep(LOOK_SECONDS)  # as in `follow_wanted`
@@ -201,7 +205,7 @@ async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable
     async with connect(
         joining.nats,
         name="penstock",
-        login=joining.login("rollout" if "rollout" in wanted else min(wanted)),
+        login=joining.login(next((kind for kind in MAY_READ if kind in wanted), min(wanted))),
         within=None,
     ) as bus:
         recipe = await recipe_of(bus, names, joining.folder, wanted)
@@ -222,7 +226,11 @@ async def join(joining: Joining, wanted: Mapping[str, int], on_restart: Callable
         scaled, ending = asyncio.create_task(follow_wanted(bus, names, where, scaling)), asyncio.create_task(over())
         try:
             await supervisor.keep([made(name) for name in started])
-            return ending.result() if ending.done() else ""
+            if not ending.done():  # a process may hear of the end first
+                held = await Bucket(bus, names).get(names.over_key)
+                said = "" if held is None else held.value.decode(errors="replace")
+                return said if said in ENDS else ""
+            return ending.result()
         finally:
             for each in (scaled, ending):
                 each.cancel()

@@ -31,6 +31,7 @@ from penstock.cli.streams import NATS
 from penstock.coordinator.v1 import coordinator_pb2 as pb
 from penstock.coordinator.v1 import coordinator_pb2_grpc
 from penstock.histories.history import summary_of
+from penstock.names import ENDS
 from penstock.recipes import Recipe
 from penstock.rpc import Certificates
 from penstock.supervisor import Scaling, Service, Supervisor, plan
@@ -40,7 +41,6 @@ from penstock.supervisor.plan import instances
 START_SECONDS = 60.0
 RENEW_SECONDS = 5.0
 OVER_SECONDS = 3.0
-ENDS = ("done", "stopped", "failed")
 
 
 @dataclasses.dataclass

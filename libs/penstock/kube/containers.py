@@ -215,7 +215,7 @@ def nats_config(recipe: Recipe, users: Mapping[str, User], servers: int = 1, tls
     if servers == 1:
         return said
     routes = json.dumps([f"nats://nats-{i}.nats:{CLUSTER}" for i in range(servers)])
-    return said + ROUTES.format(run=recipe.run, cluster=CLUSTER, routes=routes, tls=section)
+    return said + ROUTES.format(run=json.dumps(recipe.run), cluster=CLUSTER, routes=routes, tls=section)
 
 
 def nats_container(place: Place) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from penstock.kube.objects import placed
 
 ISSUER, API = "penstock", "cert-manager.io/v1"
 HOURS, NATS_HOURS = 24 * 90, 24 * 365
+SCRAPER, CLIENT = "scraper", ["digital signature", "client auth"]
 """Of a certificate; NATS, which reads its own once, wants a restart before it ends."""
 MOST_SERVERS = 5
 """Of a cluster of NATS."""
@@ -21,9 +22,7 @@ MOST_SERVERS = 5
 
 def identities(place: Place) -> list[dict[str, Any]]:
     """The objects; those of `place.namespace`, which stands in the names."""
-    authority = _certificate(
-        "ca", place, "penstock-self", HOURS * 40, isCA=True, commonName=f"penstock {place.namespace}"
-    )
+    authority = _certificate("ca", place, "penstock-self", HOURS * 40, isCA=True, commonName="penstock")
     servers = ["nats", f"nats.{place.namespace}.svc", *(f"nats-{i}.nats" for i in range(MOST_SERVERS))]
     return [
         _object("Issuer", "penstock-self", place, {"selfSigned": {}}),
@@ -31,6 +30,8 @@ def identities(place: Place) -> list[dict[str, Any]]:
         _object("Issuer", ISSUER, place, {"ca": {"secretName": pair_of("ca")}}),
         *(_of_kind(kind, place, HOURS) for kind in KINDS),
         _of_kind("nats", place, NATS_HOURS, servers),
+        # Of no kind, so that it opens metrics and nothing else: Prometheus keeps it where others may read it.
+        _certificate(SCRAPER, place, ISSUER, HOURS, uris=[f"spiffe://penstock/{SCRAPER}"], usages=CLIENT),
     ]
 
 
@@ -38,7 +39,7 @@ def scraping() -> dict[str, Any]:
     """How Prometheus shows itself to pods."""
 
     def key(name: str) -> dict[str, Any]:
-        return {"name": pair_of("operator"), "key": name}
+        return {"name": pair_of(SCRAPER), "key": name}
 
     told = {"ca": {"secret": key("ca.crt")}, "cert": {"secret": key("tls.crt")}, "keySecret": key("tls.key")}
     return {"scheme": "https", "tlsConfig": {**told, "serverName": "localhost"}}

@@ -105,16 +105,16 @@ def _workload(recipe: Recipe, kind: str, count: int, place: Place) -> dict[str, 
         return object_of(
             "apps/v1", "StatefulSet", kind, spec={**selected, "serviceName": object_name(kind), "template": pod}
         )
-    spread = {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": labels(kind)},
-    }
-    more = {"topologySpreadConstraints": [spread]} if kind not in SINGLE else {}
+    more = {"topologySpreadConstraints": [_spread(kind, "ScheduleAnyway")]} if kind not in SINGLE else {}
     pod = _pod(kind, [own], _kept(held, "coordinator") if kind == "coordinator" else held, **more)
     strategy = {"strategy": {"type": "Recreate"}} if kind in SINGLE else {}
     return object_of("apps/v1", "Deployment", kind, spec={**selected, **strategy, "template": pod})
+
+
+def _spread(kind: str, otherwise: str) -> dict[str, Any]:
+    """Over hosts. otherwise: what becomes of a pod for which there is none."""
+    found = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": otherwise}
+    return {**found, "labelSelector": {"matchLabels": labels(kind)}}
 
 
 def _kept(held: list[dict[str, Any]], claim: str) -> list[dict[str, Any]]:
@@ -170,9 +170,9 @@ def _nats(recipe: Recipe, place: Place, users: Mapping[str, User]) -> list[dict[
     config = object_of("v1", "Secret", "nats", stringData={"nats.conf": nats_config(recipe, users, servers, place.tls)})
     source = {"secret": {"secretName": "nats", "defaultMode": 0o440}}
     claim = _claim("store", f"{-(-store_bytes(recipe) // (1 << 30)) + 2}Gi")
-    pod = _pod(
-        "nats", [nats_container(place)], [{"name": "config", **source}, *([pair_volume("nats")] if place.tls else [])]
-    )
+    held = [{"name": "config", **source}, *([pair_volume("nats")] if place.tls else [])]
+    apart = {"topologySpreadConstraints": [_spread("nats", "DoNotSchedule")]} if servers > 1 else {}
+    pod = _pod("nats", [nats_container(place)], held, **apart)
     spec = {
         "replicas": servers,
         "serviceName": "nats",

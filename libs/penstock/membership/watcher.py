@@ -19,6 +19,7 @@ from penstock.bus import Bucket, Bus, BusError, Heard, RunNames, hearing
 from penstock.members.v1.members_pb2 import Member
 from penstock.membership.beside import beside
 from penstock.membership.view import GONE_SECONDS, View
+from penstock.names import ENDS
 from penstock.telemetry.waits import waiting
 
 logger = logging.getLogger(__name__)
@@ -142,8 +143,13 @@ class Watcher:
             await self._notify()
 
     def _said_over(self, value: bytes) -> bool:
-        before, self.over = self.over, value.decode(errors="replace")
-        return before != self.over
+        """Whether that is news. What no coordinator says is none: NATS can be made to write its own words."""
+        said = value.decode(errors="replace")
+        if said and said not in ENDS:
+            logger.warning("%r is no end of a run", said[:60])
+            return False
+        before, self.over = self.over, said
+        return before != said
 
     async def _notify(self) -> None:
         async with self._changed:

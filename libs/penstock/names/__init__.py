@@ -5,9 +5,10 @@ A library of its own, without NATS, because the ledger reads names too and stays
 
 from penstock.names.files import EXPORT_MARK
 from penstock.names.groups import evaluation_group, group_number, training_group
-from penstock.names.run import LedgerKind, RunNames, TaskKind, family, ledger_key, log_key, task_key, token
+from penstock.names.run import ENDS, LedgerKind, RunNames, TaskKind, family, ledger_key, log_key, task_key, token
 
 __all__ = [
+    "ENDS",
     "EXPORT_MARK",
     "LedgerKind",
     "RunNames",

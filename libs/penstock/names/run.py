@@ -73,6 +73,10 @@ def family(subject: str) -> str:
     return ".".join(subject.split(".")[:3])
 
 
+ENDS = ("done", "stopped", "failed")
+"""How a run may be over, as its bucket says it."""
+
+
 @dataclass(frozen=True)
 class RunNames:
     """Names of everything that run `run` owns on the bus.

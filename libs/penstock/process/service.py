@@ -98,6 +98,7 @@ class Process:
     async def _becoming_ready(self, part: Part, ready: Callable[[], Awaitable[None]] | None) -> None:
         if ready is not None:
             await ready()
+        gc.collect()
         gc.freeze()  # what was imported and made to begin with stays: no use in looking through it again and again
         await _told(part, MemberState.MEMBER_STATE_READY)
 

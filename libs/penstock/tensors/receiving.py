@@ -276,7 +276,9 @@ class Overlapped:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            await self.settled()
-        elif self._under_way is not None:
-            await asyncio.gather(self._under_way, return_exceptions=True)
+        try:
+            if kind is None:
+                await self.settled()
+        finally:
+            if self._under_way is not None:
+                await asyncio.wait([self._under_way])

@@ -17,6 +17,7 @@ from penstock.trajectory.v1 import trajectory_pb2 as pb
 MAX_BYTES = 256 * 2**20
 _WINDOW_BYTES = 128 * 2**20  # what a decompressor keeps beside: the most that zstd's own levels ask for
 _PIECE_BYTES = 2**20
+_ROOM_BYTES = 8 * 2**20  # what ours take to unpack, many times over
 
 
 def encode(trajectory: pb.Trajectory) -> bytes:
@@ -59,9 +60,12 @@ def _unpacked(payload: bytes, limit: int) -> bytes:
 def _measured(payload: bytes, limit: int) -> int:
     """The bytes that a frame unpacks to; counting ends beyond the limit."""
     size = 0
-    with _tools.decompressor.stream_reader(payload) as reader:
-        while size <= limit and (piece := reader.read(_PIECE_BYTES)):
-            size += len(piece)
+    try:
+        with _tools.decompressor.stream_reader(payload) as reader:
+            while size <= limit and (piece := reader.read(_PIECE_BYTES)):
+                size += len(piece)
+    finally:
+        _tools.let_go()
     return size
 
 
@@ -71,6 +75,11 @@ class _Tools(threading.local):
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=1)
         self.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+
+    def let_go(self) -> None:
+        """Gives back what a frame with a window that none of ours has has taken."""
+        if self.decompressor.memory_size() > _ROOM_BYTES:
+            self.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
 
 
 _tools = _Tools()

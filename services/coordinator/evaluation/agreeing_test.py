@@ -204,7 +204,7 @@ async def test_what_a_lost_store_serves_pauses_the_run_once_over_restarts_until_
     for step, decision, why in (
         (NEWEST, REJECT, "version 2 is served, and was rejected: promote it, or roll back"),
         (NEWEST, REJECT, "version 2 is served, and was rejected: promote it, or roll back"),
-        (1, ROLL_BACK, "version 2 is served, and a rollback to 1 stands: promote 2, or roll back again"),
+        (1, ROLL_BACK, "a rollback to version 1 stands, and a newer one is served: promote that, or roll back again"),
     ):
         async with world.life() as (_, made):
             await made.decide(step, decision, "mine")

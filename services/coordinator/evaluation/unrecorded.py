@@ -73,7 +73,7 @@ def undecided(listed: pb.ListVersionsResponse, ledger: Ledger) -> str:
         return f"version {step} is served, and was rejected: promote it, or roll back"
     if listed.HasField("rolled_back") and ledger.rolled_back >= 0 and not decided:
         back = ledger.rolled_back
-        return f"version {step} is served, and a rollback to {back} stands: promote {step}, or roll back again"
+        return f"a rollback to version {back} stands, and a newer one is served: promote that, or roll back again"
     return ""
 
 

@@ -98,7 +98,7 @@ def test_a_store_that_was_lost_ends_no_rollback() -> None:
     life, ledger = of(False)
     record(ledger, 1, ROLL_BACK)
     found = listing(life)
-    assert "a rollback to 1 stands" in undecided(found, ledger) and not unrecorded(found, ledger, tries=False)
+    assert "a rollback to version 1 stands" in undecided(found, ledger) and not unrecorded(found, ledger, tries=False)
     life.decide(NEWEST, PROMOTE, "")
     found = listing(life)
     assert not undecided(found, ledger)

@@ -35,11 +35,14 @@ class Asked:
             await self._bucket.put(self._names.stopping_key, b"")
 
     async def pause_once(self, fact: str) -> bool:
-        """The run is paused for a fact, or nothing is so any more (empty); whether it is now, and was not before."""
+        """The run is paused for a fact, or nothing is so any more (empty); whether it is paused
+        for that: nobody has resumed it since. Where an answer was lost it may be asked again."""
+        fact = _one_line(fact)
         said, before = await self._paused()
         if fact != before:
-            await self._pause(_line(True, fact) if fact else said, _one_line(fact))
-        return bool(fact) and fact != before
+            said = _line(True, fact) if fact else said
+            await self._pause(said, fact)
+        return bool(fact) and said == _line(True, fact)
 
     async def stop(self, reason: str) -> None:
         """The run is to end; the first reason stands."""

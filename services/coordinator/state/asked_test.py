@@ -13,6 +13,9 @@ async def test_a_run_is_paused_for_a_fact_once_over_restarts_and_resumes_until_i
 ) -> None:
     for fact, paused in ((FACT, True), (FACT, False), (OTHER, True), ("", False), (OTHER, True), ("", False)):
         assert await Asked(bus, names).pause_once(fact) == paused
+        assert await Asked(bus, names).pause_once(fact) == paused, (
+            "also where an answer was lost, and it is asked again"
+        )
         if paused:
             assert (await Asked(bus, names).paused(), await Asked(bus, names).paused_for()) == (True, fact)
             await Asked(bus, names).pause(True, "a trial")

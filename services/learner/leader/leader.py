@@ -228,8 +228,9 @@ class RunLeader:
             publishing.result(LEAVE_SECONDS)
         except TimeoutError:
             publishing.cancel()
-            self._published.wait(LEAVE_SECONDS)  # the other ranks are told
-            logger.warning("the version under way is not READY yet, and is left to the next learner")
+            told = self._published.wait(LEAVE_SECONDS)
+            rest = "" if told else "; the other ranks are not told yet"
+            logger.warning("the version under way is not READY yet, and is left to the next learner%s", rest)
         except (rpc.RpcError, RuntimeError) as error:  # a rank that died, too
             logger.warning("the version under way is left to the next learner: %s", error)
 

@@ -9,6 +9,7 @@ Invariant (test name): what the bulk socket does not take is streamed, and the v
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -20,7 +21,7 @@ from penstock import rpc
 from penstock.fetching import AGAIN_SECONDS, connected, host_of, moving
 from penstock.rpc import Security
 from penstock.telemetry.waits import waiting
-from penstock.tensors.stretches import END, GOOD, TAKEN, head
+from penstock.tensors.stretches import END, GOOD, REFUSED, TAKEN, head
 from penstock.weights.v1 import weights_pb2 as pb
 from penstock.weights.v1 import weights_pb2_grpc
 from services.learner.publishing.parts import PUSH_SECONDS, Place
@@ -32,7 +33,16 @@ PIECE_BYTES = 1 << 20
 WORDS = 500
 
 
-NOT_HERE = (rpc.errors.FailedPrecondition, rpc.errors.Unimplemented, rpc.errors.ResourceExhausted)
+NOT_HERE = (
+    rpc.errors.FailedPrecondition,
+    rpc.errors.Unimplemented,
+    rpc.errors.ResourceExhausted,
+    rpc.errors.DeadlineExceeded,
+)
+
+
+class Refused(OSError):
+    """weight_sync did not take what was pushed, and the socket is as good as before."""
 
 
 class Bulk:
@@ -50,8 +60,9 @@ class Bulk:
         stub = weights_pb2_grpc.WeightSyncServiceStub(channel)
         try:
             request = pb.OpenPushRequest(version=place.version, attempt=place.attempt)
-            offered = await rpc.call(stub.OpenPush(request, timeout=30))
-            connection = await asyncio.to_thread(self._entered, host, offered.port, offered.ticket)
+            with waiting("weight_sync to open a push", on="weight_sync", deadline=30):
+                offered = await rpc.call(stub.OpenPush(request, timeout=30))
+                connection = await asyncio.to_thread(self._entered, host, offered.port, offered.ticket)
         except (*NOT_HERE, OSError) as error:
             self._later(error)
             return False
@@ -60,7 +71,8 @@ class Bulk:
                 async with asyncio.timeout(PUSH_SECONDS):
                     await moving(connection, partial(_pour, connection, pieces))
         except OSError as error:  # TimeoutError too
-            self._later(error)
+            if not isinstance(error, Refused):
+                self._later(error)
             raise rpc.RpcError(grpc.StatusCode.UNAVAILABLE, f"the bulk socket broke: {error}") from error
         return True
 
@@ -91,22 +103,23 @@ def _pour(connection: socket.socket, pieces: Sequence[Piece]) -> None:
                 for start in range(0, len(data), PIECE_BYTES):
                     connection.sendall(data[start : start + PIECE_BYTES])
         connection.sendall(END)
-    except ConnectionError as error:  # it may have said why
-        raise OSError(_answer(connection) or str(error)) from error
-    answer = _answer(connection)
-    if answer:
-        raise OSError(answer)
+    except (ConnectionError, ssl.SSLError) as error:  # it may have said why
+        _check_taken(connection)
+        raise OSError(str(error)) from error
+    _check_taken(connection)
 
 
-def _answer(connection: socket.socket) -> str:
-    """Why what was pushed was not taken; empty where it was."""
+def _check_taken(connection: socket.socket) -> None:
+    """Raises Refused where weight_sync says why what was pushed was not taken, OSError where it says nothing."""
     said = b""
-    with suppress(ConnectionError):
+    with suppress(ConnectionError, ssl.SSLError):
         while len(said) < WORDS and (piece := connection.recv(WORDS)):
             said += piece
             if said == TAKEN:
-                return ""
-    return said[1:].decode(errors="replace") or "weight_sync ended the connection"
+                return
+    if said[:1] == REFUSED:
+        raise Refused(said[1:].decode(errors="replace"))
+    raise OSError("weight_sync ended the connection")
 
 
 def stretches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:

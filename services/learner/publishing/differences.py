@@ -37,7 +37,7 @@ class Differences:
 
     def to(self, part: Part) -> list[bytes] | None:
         """What makes each tensor of the next version's part of the one before; None if it is to be pushed whole. Of a
-        small part it may be all of it: what it is worth is seen in the whole (`worth`)."""
+        small part it may be all of it: what it is worth is seen in the whole (`WORTH`)."""
         if self._last is None or not self._left or not self.wanted:
             return None
         _, layout, old = self._last

@@ -99,7 +99,9 @@ class Follower:
 
         try:
             pieces = part.pieces(place)
-            return outcome(False, pieces) if place.alone else outcome(asyncio.run(there()))
+            if place.alone or not pieces:
+                return outcome(False, pieces)
+            return outcome(asyncio.run(there()))
         except Exception as error:  # rank 0 is told, and begins again or ends
             logger.warning("this rank's part of version %d was not pushed: %s", place.step, error)
             return failure(error)

@@ -183,7 +183,9 @@ class _Publishing:
         recorded: int,
     ) -> None:
         self.ranks, self._bulk = ranks, bulk
-        self._alone = False  # whether another rank could not reach weight_sync
+        self._alone = self._unreached = (
+            False  # whether another rank could not reach weight_sync, so that this one puts all
+        )
         self._channel, self._part, self._address, self._recorded = channel, part, address, recorded
         self._stub, self._host, self._wanted = weights_pb2_grpc.WeightSyncServiceStub(channel), host, True
 
@@ -274,8 +276,8 @@ class _Publishing:
             return _written(any(said["written"] for said in checked(found)))
         except rpc.RpcError as error:
             if error.reason == UNREACHED:
-                logger.warning("this rank puts all of version %d: %s", version.step, error.message)
-                self._alone = True
+                logger.warning("not all of version %d was put: %s", version.step, error.message)
+                self._alone, self._unreached = self._unreached, True  # a second time
             raise _again(error) from error
 
     async def _put(self, place: Place, pieces: Sequence[Piece]) -> bool:

@@ -30,8 +30,8 @@ from services.learner.publishing.parts import PUSH_SECONDS, Part, Place
 from services.learner.publishing.writing import Piece
 
 T = TypeVar("T")
-TOGETHER_SECONDS = 2 * PUSH_SECONDS
-"""For which one rank waits for the others in the middle of a version: longer than any of their calls."""
+TOGETHER_SECONDS = 3 * PUSH_SECONDS
+"""For which one rank waits for the others in the middle of a version: longer than all calls of an attempt."""
 UNREACHED = "UNREACHED"
 """The reason of a rank that has no way to weight_sync: rank 0 puts its part too then."""
 Said = dict[str, Any]
@@ -99,6 +99,7 @@ class Together:
         timeout = datetime.timedelta(seconds=TOGETHER_SECONDS)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread = ThreadPoolExecutor(1, "publishing")
+        self._broken: Exception | None = None
         self._due = True  # whether the others are about to say something: on rank 0, in its thread
 
     async def offered(self, own: Said) -> list[Said]:
@@ -135,9 +136,19 @@ class Together:
         return said
 
     async def _do(self, collective: Callable[[], T]) -> T:
-        """Even where nobody waits for it any more: the others do."""
+        """Even where nobody waits for it any more: the others do. Behind one that failed half-way none would meet."""
+
+        def done() -> T:
+            if self._broken is not None:
+                raise RuntimeError(f"the ranks are out of step since: {self._broken}") from self._broken
+            try:
+                return collective()
+            except Exception as error:
+                self._broken = error
+                raise
+
         with waiting("the other ranks", on="learner", deadline=TOGETHER_SECONDS):
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, collective))
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, done))
 
 
 def ranks() -> Ranks:

@@ -76,6 +76,7 @@ class Staged:
 
     def discard(self) -> None:
         """Removes its files."""
+        self.receiver.close()  # which would keep the file of a tensor that came in part
         if self.held is not None:
             self.held.release()
         self.path.unlink(missing_ok=True)
@@ -229,7 +230,7 @@ class Staging:
         """Forgets a version, if it is staged; of an attempt, if that is under way; 0: whichever is."""
         staged = self._staged.get((version.epoch, version.step))
         if staged is not None and attempt in (0, staged.attempt):
-            del self._staged[version.epoch, version.step]
+            self._staged.pop((version.epoch, version.step), None)  # by another thread, perhaps
             staged.discard()
 
     def _open(self, version: PolicyVersion, attempt: int) -> Staged:
@@ -311,8 +312,7 @@ class Staging:
         version = staged.manifest.version
 
         def drop() -> None:
-            if self._staged.get((version.epoch, version.step)) is staged:
-                self.abort(version)
+            self.abort(version, staged.attempt)
 
         try:
             yield
@@ -339,7 +339,7 @@ class Part(Receiver):
     def feed(self, data: Buffer) -> int:
         """As a receiver, and as `Staging.feed`."""
         staged = self._staging._open(*self._of)
-        with self._staging._dropping(staged, but=ValueError):
+        with self._staging._dropping(staged, but=(ValueError, StoreError)):
             return super().feed(data)
 
     def _put(self, data: memoryview, offset: int) -> None:

@@ -173,6 +173,7 @@ async def test_what_a_relay_cannot_answer_it_refuses_in_one_sentence(run: Stand,
     requests: dict[str, Any] = {
         "BeginVersion": pb.BeginVersionRequest(manifest=version.manifest),
         "PushTensors": iter([pb.PushTensorsRequest(version=named)]),
+        "OpenPush": pb.OpenPushRequest(version=named),
         "PushDifference": iter([pb.PushDifferenceRequest(version=named)]),
         "CommitVersion": pb.CommitVersionRequest(version=named),
         "AbortVersion": pb.AbortVersionRequest(version=named),

@@ -2,6 +2,7 @@
 
 import glob
 import pathlib
+import re
 from typing import Annotated, Any
 
 import typer
@@ -47,7 +48,7 @@ def kube(
     """Write a recipe's run for `kubectl apply -k`, as a base and an overlay: one namespace, closed by policies."""
     if accelerator not in ("cpu", "cuda"):
         raise failed(f"--accelerator: {accelerator!r} is neither cpu nor cuda")
-    if name is not None and pathlib.PurePath(name).name != name:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise failed(f"--overlay: {name!r} is no name of a folder")
     place = Place(namespace, images, tag, claim, accelerator)
     try:
