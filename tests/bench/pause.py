@@ -1,7 +1,7 @@
 """What an update costs an engine that draws: its pause, against loading the same version into the same engine at rest.
 
-A real engine of vLLM draws `--requests` long completions at once; in each round it is given the model's own weights as a
-version, from a file in memory, while it draws and while nothing is drawn. Fetching is no part of either: an engine
+A real engine of vLLM draws `--requests` long completions at once; in each round it is given the model's own weights as
+a version, from a file in memory, while it draws and while nothing is drawn. Fetching is no part of either: an engine
 fetches while it draws (`weight_sync`'s bench). Without a model one is made, of `--hidden` and `--layers`.
 """
 
@@ -70,6 +70,7 @@ async def measured(args: argparse.Namespace, model: pathlib.Path, file: pathlib.
                 tasks.create_task(draw(number))
 
     try:
+        await loaded(engine, manifest, file)
         for _ in range(args.rounds):
             seconds["loading"].append(await loaded(engine, manifest, file))
             work, before = asyncio.create_task(drawing()), drawn
@@ -78,6 +79,8 @@ async def measured(args: argparse.Namespace, model: pathlib.Path, file: pathlib.
             seconds["pause"].append(await engine.update(manifest, file))
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            while engine.running():
+                await asyncio.sleep(0.01)
     finally:
         engine.stop()
     return seconds
@@ -99,7 +102,7 @@ async def main(args: argparse.Namespace) -> None:
         seconds = await measured(args, args.model or folder / "model", folder / "version")
         size = os.stat(folder / "version").st_size
     for what, times in seconds.items():
-        report.add(what=what, seconds=statistics.median(times), best=min(times))
+        report.add(what=what, seconds=statistics.median(times), best=min(times), worst=max(times))
     report.note(f"pause / loading alone (<= 1.1): {median_ratio(seconds['pause'], seconds['loading']):.3f}")
     report.note(f"{size / 1e6:.0f} MB of bfloat16; the decoding step under way is in the pause, and not in loading")
     report.finish()
