@@ -119,7 +119,7 @@ def test_who_may_call_may_reach_and_nobody_else(files: dict[str, list[dict[str, 
     }
 
 
-def test_engines_alone_reach_the_bulk_socket(files: dict[str, list[dict[str, Any]]]) -> None:
+def test_engines_and_the_learner_alone_reach_the_bulk_socket(files: dict[str, list[dict[str, Any]]]) -> None:
     (policy,) = (each["spec"] for each in files["network.yaml"] if each["metadata"]["name"] == "weight-sync")
     (rule,) = (rule for rule in policy["ingress"] if {"port": BULK} in rule["ports"])
     names = [pod["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for pod in rule["from"]]
