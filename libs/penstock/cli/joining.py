@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from penstock.access import Login
-from penstock.bus import Bucket, Bus, BusError, RunNames, connect, is_payload_of, load_payload, until_run
+from penstock.bus import Bucket, Bus, BusError, BusTimeout, RunNames, connect, is_payload_of, load_payload, until_run
 from penstock.bus.embedded import free_ports
 from penstock.cli.bundling import NoBundle, differing, packed, unpack
 from penstock.names import ENDS
@@ -112,7 +112,7 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
     if (bundle := await Bucket(bus, names).get(names.model_key)) is not None:
         try:
             if not there.is_dir():
-                unpack(await load_payload(bus, names, bundle.value), folder / "model")
+                unpack(await _bundle(bus, names, bundle.value, there), folder / "model")
                 raw["model"]["path"] = str((folder / "model").absolute())
             elif not is_payload_of(bundle.value, await asyncio.to_thread(packed, there)):
                 await _check_is_same(bus, names, bundle.value, there)
@@ -129,6 +129,19 @@ async def recipe_of(bus: Bus, names: RunNames, folder: pathlib.Path, kinds: Coll
             names.run, [f"model.path: no directory {str(there)!r} here, and {kind} needs its weights: {why}"]
         )
     return recipe
+
+
+async def _bundle(bus: Bus, names: RunNames, held: bytes, there: pathlib.Path) -> bytes:
+    """Raises BusError; RecipeError where NATS lets this user read none."""
+    try:
+        return await load_payload(bus, names, held)
+    except BusTimeout as error:
+        if "permissions violation" not in str(error).lower():
+            raise
+        why = (
+            f"model.path: no directory {str(there)!r} here, and NATS lets {' and '.join(MAY_READ)} alone read the run's"
+        )
+        raise RecipeError(names.run, [f"{why} bundle: put the model there, or keep one of these here too"]) from error
 
 
 async def _check_is_same(bus: Bus, names: RunNames, bundle: bytes, there: pathlib.Path) -> None:
