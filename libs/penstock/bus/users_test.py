@@ -71,7 +71,7 @@ async def denied(bus: Bus, subject: str) -> None:
         await append(bus, subject, b"forged", expected_last_sequence=None, within=SHORT)
 
 
-async def said(bus: Bus, key: str, heard: Heard) -> bytes:
+async def said(bus: Bus, key: str, heard: "asyncio.Queue[Heard]") -> bytes:
     """What a user says of itself, as another one hears it: again and again, as one that connects anew has missed it."""
     revision = 0
     while True:
