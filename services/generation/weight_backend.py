@@ -68,6 +68,7 @@ class FileWeightTransfer(WeightTransferEngine[FileInit, FileUpdate]):
         if missing:
             raise RuntimeError(f"the model did not take {len(missing)} tensors, first {missing[0]!r}")
         left = sorted(name for name, _ in self.model.named_parameters() if name not in taken) if taken else []
+        left = [name for name in left if not _is_tied_head(self.model, name)]
         if left:  # of an engine that was started without weights it would be random
             raise RuntimeError(f"the version has nothing for {len(left)} of the model's tensors, first {left[0]!r}")
 
@@ -88,6 +89,12 @@ class FileWeightTransfer(WeightTransferEngine[FileInit, FileUpdate]):
             tensor = whole[offset : offset + size].clone().view(getattr(torch, dtype)).view(shape)
             seen.add(name)
             yield name, tensor
+
+
+def _is_tied_head(model: torch.nn.Module, name: str) -> bool:
+    """Whether a parameter is a head that the configuration ties to the embedding: a version has none."""
+    tied = bool(getattr(getattr(model, "config", None), "tie_word_embeddings", False))
+    return tied and name == "lm_head.weight"
 
 
 def _repack_tied_heads(model: torch.nn.Module) -> None:

@@ -24,7 +24,7 @@ from penstock.tensors import make_manifest
 from penstock.tiny_model import make_model
 from penstock.weights.v1.weights_pb2 import Manifest
 from services.generation.engine import Engine, EngineSettings
-from tests.bench.report import Report, median_ratio
+from tests.bench.report import Report
 
 PROMPT, LONGEST = 32, 2048
 
@@ -103,7 +103,11 @@ async def main(args: argparse.Namespace) -> None:
         size = os.stat(folder / "version").st_size
     for what, times in seconds.items():
         report.add(what=what, seconds=statistics.median(times), best=min(times), worst=max(times))
-    report.note(f"pause / loading alone (<= 1.1): {median_ratio(seconds['pause'], seconds['loading']):.3f}")
+    ratio = min(seconds["pause"]) / min(seconds["loading"])
+    report.note(f"pause / loading alone (<= 1.1), best of {args.rounds}: {ratio:.3f}")
+    report.note(
+        "vLLM's processes at rest look for work each 0.1 s, which is in most of loading's times: hence the best"
+    )
     report.note(f"{size / 1e6:.0f} MB of bfloat16; the decoding step under way is in the pause, and not in loading")
     report.finish()
 
