@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES = 1 << 20
 """Sent at once: what a time-out is for, however slowly all of it goes."""
 WORDS = 500
-
-
+"""Most bytes of what weight_sync says of a push that it does not take."""
 NOT_HERE = (
     rpc.errors.FailedPrecondition,
     rpc.errors.Unimplemented,
     rpc.errors.ResourceExhausted,
     rpc.errors.DeadlineExceeded,
 )
+"""Errors of OpenPush by which there is no socket for this push: gRPC's stream is another matter."""
 
 
 class Refused(OSError):

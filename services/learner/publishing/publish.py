@@ -170,7 +170,10 @@ def check_replayed(ours: PolicyVersion, held: PolicyVersion | None, recorded: in
 
 
 class _Publishing:
-    """One version's way. part: of this rank; the rest as `publish`."""
+    """One version's way. part: of this rank; the rest as `publish`.
+
+    Where another rank could not reach weight_sync (_unreached), twice, this one puts all (_alone).
+    """
 
     def __init__(
         self,
@@ -183,9 +186,7 @@ class _Publishing:
         recorded: int,
     ) -> None:
         self.ranks, self._bulk = ranks, bulk
-        self._alone = self._unreached = (
-            False  # whether another rank could not reach weight_sync, so that this one puts all
-        )
+        self._alone = self._unreached = False
         self._channel, self._part, self._address, self._recorded = channel, part, address, recorded
         self._stub, self._host, self._wanted = weights_pb2_grpc.WeightSyncServiceStub(channel), host, True
 

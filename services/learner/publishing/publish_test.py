@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,25 +24,13 @@ from services.learner.interface.policy import Policy
 from services.learner.publishing import publish as publishing
 from services.learner.publishing import writing
 from services.learner.publishing.differences import Differences
+from services.learner.publishing.store_testing import Unasked
 
 TENSORS = [("a", torch.arange(6.0).view(2, 3)), ("b", torch.zeros(0))]
 
 
-class Store(weights_pb2_grpc.WeightSyncServiceServicer):
+class Store(Unasked):
     """Fails each call of BeginVersion with the next error, then takes what comes."""
-
-    # Nobody asks it these: generated code answers UNIMPLEMENTED, and only its stubs call them abstract.
-    AbortVersion: ClassVar[Any]
-    DecideVersion: ClassVar[Any]
-    FetchDifference: ClassVar[Any]
-    FetchTensors: ClassVar[Any]
-    GetManifest: ClassVar[Any]
-    HoldVersions: ClassVar[Any]
-    OpenBulk: ClassVar[Any]
-    OpenPush: ClassVar[Any]
-    ReleaseHold: ClassVar[Any]
-    ReportApplied: ClassVar[Any]
-    WatchVersions: ClassVar[Any]
 
     def __init__(self, errors: Sequence[rpc.Abort], held: PolicyVersion | None = None) -> None:
         self.held = held

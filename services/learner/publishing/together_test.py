@@ -7,7 +7,7 @@ import pathlib
 import random
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from services.learner.publishing import publish as module
 from services.learner.publishing.differences import Differences
 from services.learner.publishing.following import Follower
 from services.learner.publishing.publish import publish
+from services.learner.publishing.store_testing import Unasked
 from services.learner.publishing.together import Together, ranks
 from services.learner.testing.forked_ranks import run_ranks
 
@@ -55,20 +56,8 @@ def dealt(tensors: Tensors, seed: int, rank: int, world: int) -> Tensors:
 
 
 @dataclasses.dataclass
-class Store(weights_pb2_grpc.WeightSyncServiceServicer):
+class Store(Unasked):
     """Keeps what comes. pushes: what calls of PushTensors end with, in turn; folder: where its files are, if any."""
-
-    AbortVersion: ClassVar[Any]
-    DecideVersion: ClassVar[Any]
-    FetchDifference: ClassVar[Any]
-    FetchTensors: ClassVar[Any]
-    GetManifest: ClassVar[Any]
-    HoldVersions: ClassVar[Any]
-    ListVersions: ClassVar[Any]
-    OpenBulk: ClassVar[Any]
-    ReleaseHold: ClassVar[Any]
-    ReportApplied: ClassVar[Any]
-    WatchVersions: ClassVar[Any]
 
     folder: pathlib.Path | None = None
     takes_parts: bool = True
